@@ -1,0 +1,198 @@
+"""The embedded default: a drawn world of moving shapes, from nothing to videos that follow their prompts.
+
+Runs anywhere, downloads nothing:
+  python -m sora_jax.main --config=configs/base.py --workdir=runs/base
+
+This file is the vocabulary: every key that exists is here with its meaning. The other configs call `get_config` and
+change what they need. A key is overridden on the command line as --config.stages.videos.steps=200.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """Returns the config of the base run."""
+    c = ConfigDict()
+    c.seed = 0  # all randomness of the run; same seed, same machine, same weights
+    c.precision = placeholder(str)  # of activations: "float32", "bfloat16"; None: bfloat16 on accelerators, float32 on CPU
+    c.run = ("autoencoder", "prepare", "images", "videos")  # names in `stages`, in order; finished ones never run again
+
+    c.mesh = mesh = ConfigDict()  # devices along each axis; None (one axis at most) takes all that are left
+    mesh.data = placeholder(int)  # replicas of the weights; the batch is split
+    mesh.fsdp = 1  # weights, moments and batch are split
+    mesh.sequence = 1  # the tokens of a row are split
+    mesh.tensor = 1  # heads and hidden widths are split
+
+    c.data = data = ConfigDict()
+    data.source = "shapes"  # "shapes": the drawn world; "folder": clips and captions under `path`
+    data.path = placeholder(str)  # the folder of clips; needed by source "folder"
+    data.captions = placeholder(str)  # a captions.jsonl or .csv elsewhere; None looks inside `path`
+    data.max_frames = 17  # frames, from the start of a clip; later ones are cut and counted
+    data.min_tokens = 4  # per clip; smaller clips are skipped and named
+    data.max_tokens = 100  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
+    data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
+
+    c.shapes = shapes = ConfigDict()  # the drawn world (data/shapes_world.py)
+    shapes.num_clips = 8192  # clips that training draws; half of them images
+    shapes.sides = ((24, 24), (32, 32), (24, 40), (40, 24))  # (height, width), px, 16 to 64
+    shapes.frames = (5, 9)  # frames of a moving clip, 2 to 17
+    shapes.image_share = 0.5  # share of one-frame clips
+    shapes.fps = (6.0, 8.0)  # frames per second
+    shapes.max_objects = 1  # 1 or 2
+    shapes.occluder = False  # whether some objects pass behind a bar
+
+    c.autoencoder = ae = ConfigDict()  # preset `tiny`: 4x4 px and 4 frames to one position
+    ae.patch = 4  # px, side of the blocks that are folded into channels before the first convolution
+    ae.width = 32  # channels of the encoder's first level
+    ae.multipliers = (1, 1, 2)  # width of each level, times `width`
+    ae.space_down = (False, False)  # between levels: whether height and width are halved
+    ae.time_down = (True, True)  # between levels: whether time is halved
+    ae.blocks = 1  # residual blocks per level, encoder
+    ae.decoder_width = 32  # channels of the decoder's last level
+    ae.decoder_blocks = 1  # residual blocks per level, decoder
+    ae.channels = 16  # of the latent
+    ae.attention = False  # whether the middle attends within frames
+    ae.shortcuts = True  # parameter-free shortcuts around resampling (Wan 2.2); they give a linear start
+
+    c.autoencoder_loss = loss = ConfigDict()  # weights of the terms
+    loss.squared = 1.0  # squared error; finds small moving things early
+    loss.absolute = 0.0  # absolute error
+    loss.gradient = 0.1  # absolute error of gradients over three scales: edges
+    loss.kl = 1e-4  # divergence of the latent from a unit normal
+
+    c.transformer = dit = ConfigDict()
+    dit.patch = (1, 2, 2)  # latent positions of one token over (time, height, width)
+    dit.width = 128  # D, a multiple of `heads`
+    dit.depth = 4  # blocks
+    dit.heads = 4  # attention heads
+    dit.mlp_width = 512  # hidden width of the feed-forward
+    dit.frequency_dim = 128  # sinusoids of a noise level
+    dit.rope_theta = 100.0  # base of the rotary wavelengths; larger for larger grids
+    dit.time_rate = 2.0  # time positions per second of video
+    dit.remat = "none"  # what the backward pass keeps: "none" all, "dots" matmuls, "full" block inputs
+    dit.pooled_text = True  # whether the mean of the text also enters the modulation (Wan: False)
+    dit.place_features = True  # whether a token also gets sinusoids of its place in the clip (Wan: False)
+
+    c.text = text = ConfigDict()  # the byte encoder, trained with the transformer
+    text.width = 128  # of the encoder
+    text.depth = 1  # blocks
+    text.heads = 4  # attention heads
+    text.max_tokens = 24  # text tokens per caption (a token is at most 8 bytes of a word); longer ones are cut
+
+    c.packing = packing = ConfigDict()
+    packing.tokens = 144  # L, tokens of a row
+    packing.text_tokens = 192  # K, text tokens of a row
+    packing.segments = 12  # S, clips of a row at most
+    packing.rows = 8  # B, rows of a global batch
+    packing.window = 2048  # clips planned together; more packs tighter, and plans longer
+
+    c.diffusion = diffusion = ConfigDict()
+    diffusion.caption_dropout = 0.1  # share of clips that train without their caption, for guidance
+    diffusion.path = path = ConfigDict()
+    path.prediction = "clean"  # what the network outputs: "clean", "velocity", "noise"
+    path.loss_space = "velocity"  # where the error is taken: "velocity", "clean"
+    path.weighting = "flat"  # "flat", or "min_snr" with loss_space "clean"
+    path.min_sigma = 0.1  # smallest divisor when a clean prediction becomes a velocity, in (0, 1)
+    diffusion.noise = noise = ConfigDict()
+    noise.mean = 0.0  # of logit(sigma), before the shift
+    noise.std = 1.0  # of logit(sigma)
+    noise.shift_base_tokens = placeholder(float)  # clips of more tokens see more noise than this many do; None: no shift
+    noise.shift_power = 0.5  # growth of the shift with the token count
+    noise.shift_limits = (0.25, 16.0)  # smallest and largest shift
+    noise.uniform_share = 0.1  # share of clips that draw a plain uniform level
+    diffusion.known = known = ConfigDict()  # which part of a clip is given; shares sum to 1
+    known.none = 0.85  # nothing: text to video
+    known.first = 0.06  # first frames: animate, extend forward
+    known.last = 0.03  # last frames: extend backward
+    known.ends = 0.03  # both: connect, loop
+    known.random_frames = 0.01  # any frames: interpolate
+    known.region = 0.02  # a rectangle, or all but one: fill in
+    known.max_level = 0.05  # given tokens carry a noise level uniform in [0, max_level]
+
+    c.ema = ema = ConfigDict()
+    ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
+
+    c.optimizer = optimizer = ConfigDict()  # of diffusion stages
+    optimizer.name = "adamw"  # "adamw", or "muon" for the matrices
+    optimizer.b1 = 0.9  # decay of the first moment
+    optimizer.b2 = 0.95  # decay of the second moment
+    optimizer.weight_decay = 0.0  # of matrices, times the learning rate
+    optimizer.clip_norm = 1.0  # global norm to which gradients are scaled down
+
+    c.stages = stages = ConfigDict()
+    stages.autoencoder = stage = ConfigDict()
+    stage.kind = "autoencoder"
+    stage.steps = 1500
+    stage.accumulate = 1  # micro-batches per step
+    stage.schedule = schedule(3e-3, warmup_steps=50, decay_share=0.6, final_share=0.02)
+    stage.crops = crops = ConfigDict()
+    crops.buckets = ((1, 24, 24, 24), (9, 24, 24, 6))  # (frames, height, width, clips) of the batches, in turn
+    crops.cache_mb = 512  # memory for decoded clips
+    stage.optimizer = ConfigDict(optimizer.to_dict())
+    stage.optimizer.name = "muon"
+    stage.optimizer.b1 = 0.95
+
+    stages.prepare = stage = ConfigDict()
+    stage.kind = "prepare"
+    stage.batch = 32  # clips encoded at once
+    stage.clips_per_shard = 1024  # records of one file
+
+    stages.images = diffusion_stage(steps=1200, learning_rate=2e-3, decay_share=0.01, final_share=1.0)
+    stages.images.mix.images, stages.images.mix.videos = 1.0, 0.0
+    stages.videos = diffusion_stage(steps=2400, learning_rate=2e-3, decay_share=0.5, final_share=0.02)
+
+    c.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every_steps = 500  # steps between saves; the end of a stage is always saved
+    checkpoint.keep = 2  # newest checkpoints that stay
+
+    c.log = log = ConfigDict()
+    log.every_steps = 20  # steps between lines of metrics.jsonl
+    log.samples_per_stage = 5  # times per stage that fixed prompts are sampled, or clips reconstructed
+    log.max_skipped_steps = 10  # steps in a row with a non-finite loss or gradient, then the run ends with code 65
+
+    c.sampling = sampling = ConfigDict()
+    sampling.steps = 20  # solver steps
+    sampling.solver = "euler"  # "euler", or "heun": two evaluations a step
+    sampling.shift_base_tokens = 4.0  # as noise.shift_base_tokens, for the schedule of the solver
+    sampling.fps = 8.0  # frames per second of what is made
+    sampling.prompts = (  # sampled as training proceeds, at seed 0
+        "a red circle moves right on a dark background",
+        "a blue square moves up on a light background",
+        "a yellow triangle moves left on a grey background",
+        "a green circle stays still on a dark background",
+    )
+    sampling.size = (32, 32)  # height and width of those samples, px
+    sampling.frames = 9  # of those samples
+    sampling.guidance = guidance = ConfigDict()
+    guidance.scale = 3.0  # 1: none
+    guidance.interval = (0.0, 1.0)  # noise levels where it applies
+    guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
+
+    c.evaluation = evaluation = ConfigDict()
+    evaluation.prompts = 72  # held-out prompts that the oracle judges; 0 to 72
+    evaluation.clips = 64  # held-out clips that the autoencoder is judged on
+    return c
+
+
+def schedule(learning_rate: float, *, warmup_steps: int, decay_share: float, final_share: float) -> ConfigDict:
+    """Returns a learning rate over a stage: a linear rise, a plateau, a linear fall."""
+    s = ConfigDict()
+    s.learning_rate = learning_rate  # of the plateau
+    s.warmup_steps = warmup_steps  # length of the rise
+    s.decay_share = decay_share  # share of the stage, at its end, over which it falls
+    s.final_share = final_share  # what is left at the end
+    return s
+
+
+def diffusion_stage(*, steps: int, learning_rate: float, decay_share: float, final_share: float) -> ConfigDict:
+    """Returns a stage that trains the transformer on prepared clips."""
+    s = ConfigDict()
+    s.kind = "diffusion"
+    s.steps = steps
+    s.accumulate = 1  # micro-batches per step
+    s.schedule = schedule(learning_rate, warmup_steps=60, decay_share=decay_share, final_share=final_share)
+    s.mix = ConfigDict()  # shares of what is drawn
+    s.mix.images = 0.25  # of one-frame clips
+    s.mix.videos = 0.75  # of longer ones
+    return s

@@ -1,0 +1,111 @@
+"""From the `ml_collections` tree that a user edits to the frozen dataclasses that the code reads.
+
+Every key lives in `configs/base.py` with its comment; nothing here supplies a default. Each consumer declares its
+sub-tree as a frozen keyword-only dataclass and gets it through `build`, which says what is misspelt, missing or of the
+wrong type, all at once.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from sora_jax.core.errors import UserError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], tree: Mapping[str, Any] | ConfigDict, path: str = "config") -> T:
+    """Returns the dataclass `cls` filled from `tree`; nested dataclass fields are built from nested trees.
+
+    Raises UserError listing every unknown, missing or wrongly typed key by its full path.
+    """
+    problems: list[str] = []
+    result = _build(cls, tree, path, problems)
+    if problems:
+        raise UserError("; ".join(problems))
+    return result
+
+
+def _build(cls: Any, tree: Mapping[str, Any] | ConfigDict, path: str, problems: list[str]) -> Any:
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    for key in tree:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            problems.append(f"{path}.{key} is unknown" + (f"; did you mean {near[0]}?" if near else ""))
+    values = {}
+    for name in names:
+        if name not in tree:
+            problems.append(f"{path}.{name} is missing")
+            continue
+        value, hint = tree[name], hints[name]
+        inner = _dataclass_of(hint)
+        if inner is not None and value is not None:
+            values[name] = _build(inner, value, f"{path}.{name}", problems)
+        elif _matches(value, hint):
+            values[name] = _freeze(value)
+        else:
+            problems.append(f"{path}.{name} must be {_words(hint)}, not {value!r}")
+    return None if problems else cls(**values)
+
+
+def _dataclass_of(hint: Any) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_matches(value, option) for option in typing.get_args(hint))
+    if hint is None or hint is type(None):
+        return value is None
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        if len(args) == 2 and args[1] is Ellipsis:
+            return all(_matches(item, args[0]) for item in value)
+        return len(value) == len(args) and all(map(_matches, value, args))
+    if origin is typing.Literal:
+        return value in args
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the config as JSON text, keys sorted, tuples as lists."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def differences(saved: Mapping[str, Any], config: Mapping[str, Any], path: str = "") -> list[str]:
+    """Returns "key: old -> new" for every leaf in which two JSON trees differ."""
+    result = []
+    for key in sorted({*saved, *config}):
+        name = f"{path}{key}"
+        old, new = saved.get(key), config.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            result += differences(old, new, f"{name}.")
+        elif old != new:
+            result.append(f"{name}: {json.dumps(old)} -> {json.dumps(new)}")
+    return result

@@ -1,0 +1,104 @@
+"""One table from logical axes to mesh axes, for parameters and for activations.
+
+Parameters and activations have separate logical names, so an experiment with shardings is an edit of this table. An
+axis without a rule is an error: silence would replicate it.
+"""
+
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import Axes
+
+RULES: dict[str | None, str | tuple[str, ...] | None] = {
+    None: None,
+    # activations
+    "batch": ("data", "fsdp"),
+    "length": "sequence",
+    "segments": None,
+    "text": None,
+    "features": None,
+    # parameters
+    "layers": None,
+    "embed": "fsdp",  # the model width
+    "heads": "tensor",  # heads x head width
+    "mlp": "tensor",  # the hidden width of feed-forwards
+    "patch": None,  # what a token holds
+    "norm": None,
+    "modulation": None,
+    "vocabulary": None,
+    "conv_in": None,
+    "conv_out": "fsdp",
+}
+
+
+def spec(axes: tuple[str | None, ...]) -> P:
+    """Returns the partition spec of logical axes; an unknown axis raises KeyError."""
+    return P(*(RULES[axis] for axis in axes))
+
+
+def param_shardings(axes: Axes, shapes: dict[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
+    """Returns the sharding of each parameter by name.
+
+    A dimension that its mesh axes do not divide is left whole when it is smaller than they are; otherwise UserError.
+    """
+    result = {}
+    for name, names in axes.items():
+        entries = []
+        for dim, (axis, rule) in enumerate(zip(names, spec(names), strict=True)):
+            size, ways = shapes[name].shape[dim], _ways(rule, mesh)
+            if size % ways and size > ways:
+                raise UserError(
+                    f"parameter {name}: dimension {dim} ({axis}) of size {size} is not divisible by the {ways} devices "
+                    f"of mesh axis {rule}; change the width or the mesh"
+                )
+            entries.append(None if size % ways else rule)
+        result[name] = NamedSharding(mesh, P(*entries))
+    return result
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, params: dict[str, Any], shardings: dict[str, NamedSharding], mesh: Mesh
+) -> Any:
+    """Returns shardings for the optimizer's state: moments like their parameters, the rest replicated."""
+    return optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, params),
+        shardings,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays whose first dimension is the global batch."""
+    return NamedSharding(mesh, spec(("batch",)))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Returns `x`, laid out by logical `axes` if a mesh is set (`jax.set_mesh`), unchanged otherwise."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Returns the number of parts that the batch is split into."""
+    return _ways(RULES["batch"], mesh)
+
+
+def _ways(rule: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+    names = (rule,) if isinstance(rule, str) else rule or ()
+    ways = 1
+    for name in names:
+        ways *= mesh.shape[name]
+    return ways

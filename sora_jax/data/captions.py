@@ -1,0 +1,219 @@
+"""Captions: text to byte tokens, and the caption files of a folder of clips.
+
+Shapes: `K` text tokens, `Q` bytes of a text token.
+
+A text token is a patch of bytes, as a latent token is a patch of pixels: no vocabulary, no file to download,
+and nothing that a caption can contain is unknown. Tokens begin where words begin, so that a word has the same
+bytes in the same slots wherever it stands (compare Xue et al., "ByT5", arXiv 2105.13626, section 3: one token
+per byte, several times as many).
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.video_io import MEDIA_SUFFIXES
+
+BYTES_PER_TOKEN = 8
+
+
+def clean_caption(caption: str) -> str:
+    """Returns the caption in Unicode NFC, control characters and runs of white space made one space."""
+    composed = unicodedata.normalize("NFC", caption)
+    printable = (" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in composed)
+    return " ".join("".join(printable).split())
+
+
+def tokenize(caption: str, *, max_tokens: int) -> np.ndarray:
+    """Returns the cleaned caption's tokens, int32 (k, Q) with 1 <= k <= `max_tokens`, Q = `BYTES_PER_TOKEN`.
+
+    The first token is START, all zeros; the empty caption is START alone, which is also what caption dropout
+    leaves. Then each word gives its UTF-8 bytes, `BYTES_PER_TOKEN` to a token, stored as byte + 1 (values
+    1...256) with zeros after the last. What exceeds `max_tokens` is cut off: `count_tokens` tells beforehand.
+    """
+    assert max_tokens > 0, max_tokens
+    pieces = _pieces(caption)[: max_tokens - 1]
+    tokens_KQ = np.zeros((1 + len(pieces), BYTES_PER_TOKEN), np.int32)
+    for row_Q, piece in zip(tokens_KQ[1:], pieces, strict=True):
+        row_Q[: len(piece)] = np.frombuffer(piece, np.uint8).astype(np.int32) + 1
+    return tokens_KQ
+
+
+def count_tokens(caption: str) -> int:
+    """Returns the number of tokens of the whole caption, START included."""
+    return 1 + len(_pieces(caption))
+
+
+def check_prompt(text: str, max_tokens: int) -> str:
+    """Returns the cleaned prompt; raises `UserError` when it is empty or longer than `max_tokens` tokens."""
+    prompt = clean_caption(text)
+    if not prompt:
+        raise UserError(f"the prompt {text!r} is empty: describe the video in a few words")
+    tokens = count_tokens(prompt)
+    if tokens > max_tokens:
+        raise UserError(
+            f"the prompt has {tokens} tokens and this model takes {max_tokens}: shorten it "
+            f"(a word costs one token for every {BYTES_PER_TOKEN} bytes); it begins {prompt[:40]!r}"
+        )
+    return prompt
+
+
+def _pieces(caption: str) -> list[bytes]:
+    """Returns the words' bytes in order, each word in pieces of at most `BYTES_PER_TOKEN`."""
+    words = [word.encode() for word in clean_caption(caption).split()]
+    return [word[i : i + BYTES_PER_TOKEN] for word in words for i in range(0, len(word), BYTES_PER_TOKEN)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderCaptions:
+    """The media files of a folder and what is written about them; names are relative, with forward slashes.
+
+    `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `uncaptioned` are
+    media files about which nothing is written; `missing` are names with captions but no media file.
+    """
+
+    by_file: dict[str, tuple[str, ...]]
+    uncaptioned: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def read_captions(
+    folder: str | os.PathLike, captions: str | os.PathLike | None = None, *, required: bool = True
+) -> FolderCaptions:
+    """Returns the captions of every media file under `folder`, and the names without a partner.
+
+    Read from the first that exists: the file `captions` (.jsonl or .csv), `captions.jsonl` in the folder
+    (lines `{"file": ..., "caption": text or list}`, or "captions"), `captions.csv` (columns file and caption)
+    or a text file beside each media file (`a.mp4`, `a.txt`), wholly one caption. A file on several lines has
+    several captions. Hidden files and folders are left out.
+
+    Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
+    (with its line number) or, where captions are `required`, no media file has one.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
+    names = list(_walk(root))
+    media = [name for name in names if PurePosixPath(name).suffix.lower() in MEDIA_SUFFIXES]
+    if not media:
+        endings = ", ".join(sorted(MEDIA_SUFFIXES))
+        raise UserError(f"the folder {root} holds {len(names)} files but no video or image ({endings})")
+    written = _read_written(root, captions, media=media, names=names)
+    written = {name: tuple(filter(None, map(clean_caption, texts))) for name, texts in written.items()}
+    by_file = {name: written[name] for name in media if written.get(name)}
+    if required and not by_file:
+        raise UserError(_nothing_found(root, captions, media=media, written=list(written)))
+    return FolderCaptions(
+        by_file=by_file,
+        uncaptioned=tuple(name for name in media if name not in by_file),
+        missing=tuple(sorted(written.keys() - set(media))),
+    )
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yields the relative names of all files under `root` that are not hidden, in sorted order."""
+    found = []
+    for directory, subdirectories, files in os.walk(root):
+        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+        found += [Path(directory, name).relative_to(root).as_posix() for name in files if name[0] != "."]
+    yield from sorted(found)
+
+
+def _read_written(
+    root: Path, captions: str | os.PathLike | None, *, media: list[str], names: list[str]
+) -> dict[str, list[str]]:
+    """Returns uncleaned captions by normalised file name, from the source of captions that comes first."""
+    if captions is not None:
+        path = Path(captions) if Path(captions).exists() else root / captions
+        if not path.is_file():
+            raise UserError(f"the caption file {captions} does not exist, neither here nor in {root}")
+        if path.suffix not in (".jsonl", ".csv"):
+            raise UserError(f"the caption file {path} must end in .jsonl or .csv")
+        return _read_table(path)
+    for default in ("captions.jsonl", "captions.csv"):
+        if (root / default).is_file():
+            return _read_table(root / default)
+    return _read_sidecars(root, media=media, names=names)
+
+
+def _read_table(path: Path) -> dict[str, list[str]]:
+    """Returns captions by file name from a .jsonl or .csv file."""
+    rows = _jsonl_rows(path) if path.suffix == ".jsonl" else _csv_rows(path)
+    table: dict[str, list[str]] = {}
+    for name, texts in rows:
+        table.setdefault(PurePosixPath(name).as_posix(), []).extend(texts)
+    return table
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields (file name, captions) of every line; raises `UserError` with the number of a broken one."""
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"line {number} of {path}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{place} is not JSON ({error}): {line[:60]!r}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("file"), str):
+            raise UserError(f'{place} must be {{"file": ..., "caption": ...}}, found {line[:60]!r}')
+        texts = row.get("caption", row.get("captions"))
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f'{place} must have a "caption" that is a text or a list of texts')
+        yield row["file"], texts
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields (file name, [caption]) of every row; raises `UserError` with the number of a broken one."""
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    try:
+        if not {"file", "caption"} <= set(reader.fieldnames or ()):
+            raise UserError(f"{path} must begin with the header file,caption; found {reader.fieldnames}")
+        for row in reader:
+            if not row["file"] or row["caption"] is None:
+                raise UserError(f"line {reader.line_num} of {path} lacks the file or the caption")
+            yield row["file"], [row["caption"]]
+    except csv.Error as error:
+        raise UserError(f"line {reader.line_num} of {path} is not CSV: {error}") from error
+
+
+def _read_sidecars(root: Path, *, media: list[str], names: list[str]) -> dict[str, list[str]]:
+    """Returns captions by media file from the .txt of the same name; a .txt without one stands for itself."""
+    texts = {name.removesuffix(".txt"): name for name in names if name.endswith(".txt")}
+    stems = {name: PurePosixPath(name).with_suffix("").as_posix() for name in media}
+    captions = {name: [_read_text(root / texts[stem])] for name, stem in stems.items() if stem in texts}
+    orphans = texts.keys() - set(stems.values())
+    return captions | {texts[stem]: [] for stem in orphans}
+
+
+def _read_text(path: Path) -> str:
+    """Returns a file's text with any line ends as they are; raises `UserError` where it is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+
+
+def _nothing_found(
+    root: Path, captions: str | os.PathLike | None, *, media: list[str], written: list[str]
+) -> str:
+    """Returns the sentence for a folder in which no media file has a caption."""
+    looked = (
+        f"the caption file {captions}"
+        if captions is not None
+        else ("captions.jsonl, captions.csv and a .txt file beside each clip")
+    )
+    named = f"; the captions name {len(written)} other files such as {written[0]}" if written else ""
+    return (
+        f"none of the {len(media)} media files in {root} has a caption{named}; looked for {looked}: "
+        f'write captions.jsonl with lines like {{"file": "{media[0]}", "caption": "..."}}'
+    )

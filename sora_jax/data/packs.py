@@ -1,0 +1,118 @@
+"""The pack: the one layout of rows that training, sampling and evaluation share.
+
+Letters: B rows, L tokens of a row, S segments of a row, K text tokens of a row, P patch width, Q bytes of a text token.
+
+A pack is a dict of numpy arrays, batch first:
+  tokens_BLP        float32  patches of normalised latents, zero where padding
+  position_BL3      float32  (time, row, column) of each token; time in seconds x `time_rate`, the rest in patches
+  segment_BL        int32    1...S, 0 where padding
+  text_BKQ          int32    byte tokens of the captions (see `data/captions.py`)
+  text_segment_BK   int32    1...S, 0 where padding
+  text_position_BK  int32    position within its caption
+  grid_BS3          int32    (t, h, w) token grid of each segment, zero where absent
+  time_step_BS      float32  distance in time position between neighbouring token frames, zero where absent
+  sample_BS         int32    index in the prepared set (or of the request), -1 where absent
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from sora_jax.data.captions import BYTES_PER_TOKEN, tokenize
+from sora_jax.data.packing import Budget
+from sora_jax.video import shapes
+
+Pack = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackLayout:
+    """What fixes the arrays of a row besides its clips.
+
+    Attributes:
+      budget: L, K and S.
+      patch: Latent positions of a token over (time, height, width).
+      channels: Of the latent.
+      temporal_stride: Frames of one latent frame after the first.
+      time_rate: Time positions per second.
+    """
+
+    budget: Budget
+    patch: shapes.Size
+    channels: int
+    temporal_stride: int
+    time_rate: float
+
+    def row(self) -> "Row":
+        """Returns an empty row."""
+        return Row(self)
+
+
+class Row:
+    """One row being filled, clip after clip; `arrays` are those of a pack without their axis B."""
+
+    def __init__(self, layout: PackLayout):
+        budget = layout.budget
+        width = math.prod(layout.patch) * layout.channels
+        self.layout = layout
+        self.arrays: Pack = {
+            "tokens_BLP": np.zeros((budget.tokens, width), np.float32),
+            "position_BL3": np.zeros((budget.tokens, 3), np.float32),
+            "segment_BL": np.zeros(budget.tokens, np.int32),
+            "text_BKQ": np.zeros((budget.text_tokens, BYTES_PER_TOKEN), np.int32),
+            "text_segment_BK": np.zeros(budget.text_tokens, np.int32),
+            "text_position_BK": np.zeros(budget.text_tokens, np.int32),
+            "grid_BS3": np.zeros((budget.segments, 3), np.int32),
+            "time_step_BS": np.zeros(budget.segments, np.float32),
+            "sample_BS": np.full(budget.segments, -1, np.int32),
+        }
+        self._token = self._text = self._slot = 0
+
+    def put(
+        self, *, sample: int, grid: shapes.Size, fps: float, caption: str, tokens_LP: np.ndarray | None
+    ) -> slice:
+        """Adds a clip and returns where its tokens are; `tokens_LP` None leaves zeros to be filled by sampling.
+
+        The clip must fit: planning has seen to that.
+        """
+        step = shapes.time_step(
+            fps,
+            temporal_stride=self.layout.temporal_stride,
+            temporal_patch=self.layout.patch[0],
+            time_rate=self.layout.time_rate,
+        )
+        there = slice(self._token, self._token + shapes.count(grid))
+        row = self.arrays
+        assert there.stop <= len(row["segment_BL"]), (there, len(row["segment_BL"]))
+        if tokens_LP is not None:
+            row["tokens_BLP"][there] = tokens_LP
+        row["position_BL3"][there] = shapes.positions(grid, step)
+        row["segment_BL"][there] = self._slot + 1
+        row["grid_BS3"][self._slot] = grid
+        row["time_step_BS"][self._slot] = step
+        row["sample_BS"][self._slot] = sample
+        self._put_caption(caption)
+        self._token = there.stop
+        self._slot += 1
+        return there
+
+    def _put_caption(self, caption: str) -> None:
+        text_KQ = tokenize(caption, max_tokens=self.layout.budget.text_tokens)
+        there = slice(self._text, self._text + len(text_KQ))
+        assert there.stop <= self.layout.budget.text_tokens, there
+        self.arrays["text_BKQ"][there] = text_KQ
+        self.arrays["text_segment_BK"][there] = self._slot + 1
+        self.arrays["text_position_BK"][there] = np.arange(len(text_KQ))
+        self._text = there.stop
+
+
+def stack_rows(rows: list[Row]) -> Pack:
+    """Returns the pack of several rows."""
+    return {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}
+
+
+def fill(pack: Mapping[str, np.ndarray]) -> float:
+    """Returns the share of a pack's tokens that are not padding, in [0, 1]."""
+    return float(np.mean(pack["segment_BL"] > 0))

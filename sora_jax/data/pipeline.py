@@ -1,0 +1,306 @@
+"""Packs from prepared samples: rows by number, batches from any row on, the fingerprint of their order.
+
+Letters: B rows, L tokens of a row, S segments of a row, K text tokens of a row, P patch width, Q bytes of a
+text token, N samples.
+
+A pack is a dict of numpy arrays, batch first:
+  tokens_BLP        float32  patches of normalised latents, zero where padding
+  position_BL3      float32  (time, row, column) of each token: seconds x `time_rate`, then patches
+  segment_BL        int32    1...S, 0 where padding
+  text_BKQ          int32    byte tokens of the captions (see `data/captions.py`)
+  text_segment_BK   int32    1...S, 0 where padding
+  text_position_BK  int32    position within its caption
+  grid_BS3          int32    (t, h, w) token grid of each segment, zero where absent
+  time_step_BS      float32  distance in time position between neighbouring token frames, zero where absent
+  sample_BS         int32    index in the prepared set, -1 where absent
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import numpy as np
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.captions import BYTES_PER_TOKEN, tokenize
+from sora_jax.data.packing import Budget
+from sora_jax.data.rows import Lengths, Pool, RowPlan
+from sora_jax.data.shards import Prepared, PreparedSet
+from sora_jax.video import shapes
+from sora_jax.video.patches import patchify
+
+Pack = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackingConfig:
+    """How samples are packed; all at least 1.
+
+    A row holds at most `tokens` latent tokens, `text_tokens` caption tokens and `segments` clips. Too few
+    segments for rows full of the smallest clips leave tokens unused: `tokens` over the tokens of the smallest
+    clip is always enough. `rows` make a global batch; `window` samples are packed together: some hundred
+    rows' worth fills best.
+    """
+
+    tokens: int
+    text_tokens: int
+    segments: int
+    rows: int
+    window: int
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise UserError(f"packing.{name} must be at least 1, got {value}")
+
+    def budget(self) -> Budget:
+        """Returns the three capacities of a row."""
+        return Budget(tokens=self.tokens, text_tokens=self.text_tokens, segments=self.segments)
+
+
+def make_pools(grid_N3: np.ndarray, mix: Mapping[str, float] | None) -> list[Pool]:
+    """Returns the pools of samples to draw from.
+
+    Without a `mix` every sample is drawn once in each epoch. A mix gives "images" (clips of one latent frame)
+    and "videos" weights: their shares of the samples drawn; a kind left out is not drawn.
+
+    Raises `UserError` for an unknown kind, a weight that is not positive, or a kind without samples.
+    """
+    if mix is None:
+        return [Pool(ids_N=np.arange(len(grid_N3)), share=1.0)]
+    kinds = {"images": np.flatnonzero(grid_N3[:, 0] == 1), "videos": np.flatnonzero(grid_N3[:, 0] > 1)}
+    for kind, weight in mix.items():
+        if kind not in kinds:
+            raise UserError(f"the mix names {kind!r}: it can give weights to {' and '.join(kinds)}")
+        if not 0 < weight < math.inf:
+            raise UserError(f"the mix gives {kind} the weight {weight}: make it positive or leave {kind} out")
+        if not len(kinds[kind]):
+            raise UserError(
+                f"the mix gives {kind} the weight {weight}, but 0 of {len(grid_N3)} prepared samples are "
+                f"{kind}: prepare some, or leave {kind} out of the mix"
+            )
+    if not mix:
+        raise UserError(f"the mix is empty: give weights to {' or '.join(kinds)}, or leave it out")
+    return [Pool(ids_N=kinds[kind], share=float(mix[kind])) for kind in sorted(mix)]
+
+
+class RowDataset:
+    """The packed rows of a prepared set by number, without end; a grain source of single rows.
+
+    `plan` says which samples each row holds, `plan.rejected` which samples fit none. `patch` is (pt, ph, pw);
+    `time_rate` is in time positions per second. Thread safe.
+
+    Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedSet,
+        packing: PackingConfig,
+        *,
+        patch: shapes.Size,
+        time_rate: float,
+        seed: int,
+        mix: Mapping[str, float] | None = None,
+    ):
+        self._prepared = prepared
+        self._packing = packing
+        self._patch = patch
+        self._time_rate = time_rate
+        self._seed = seed
+        self._mix = None if mix is None else dict(mix)
+        for sample in np.flatnonzero(np.any(prepared.grid_N3 % patch, axis=1))[:1].tolist():
+            shapes.token_grid(tuple(prepared.grid_N3[sample].tolist()), patch)
+        lengths = Lengths(
+            tokens_N=np.prod(prepared.grid_N3 // patch, axis=1),
+            text_tokens_M=prepared.text_tokens_M,
+            caption_start_N1=prepared.caption_start_N1,
+        )
+        pools = make_pools(prepared.grid_N3, mix)
+        self.plan = RowPlan(
+            lengths,
+            pools,
+            packing.budget(),
+            seed=seed,
+            window=packing.window,
+            rows_per_batch=packing.rows,
+        )
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, number: int) -> Pack:
+        """Returns row `number` >= 0: the arrays of a pack without their axis B."""
+        planned = self.plan.row(number)
+        row = self._empty_row()
+        token = text = 0
+        chosen = zip(planned.samples_S.tolist(), planned.captions_S.tolist(), strict=True)
+        for slot, (index, caption) in enumerate(chosen):
+            sample = self._prepared[index]
+            row["sample_BS"][slot] = index
+            token += self._put_latent(row, sample, slot=slot, start=token)
+            text += self._put_caption(row, sample.captions[caption], slot=slot, start=text)
+        return row
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns what the order of rows depends on, fit for JSON; with a row number it is all state."""
+        return {
+            "seed": self._seed,
+            "data": self._prepared.fingerprint(),
+            "patch": list(self._patch),
+            "mix": self._mix,
+            **dataclasses.asdict(self._packing),
+        }
+
+    def batches(
+        self, *, start_row: int = 0, process_index: int = 0, process_count: int = 1, threads: int = 4
+    ) -> "Batches":
+        """Returns the endless iterator of one process's part of each global batch, from `start_row` on.
+
+        Nothing before `start_row` is read. Raises `UserError` when the processes cannot share a batch.
+        """
+        if self._packing.rows % process_count:
+            raise UserError(
+                f"packing.rows = {self._packing.rows} rows in a batch cannot be shared by {process_count} "
+                f"processes: make it a multiple of {process_count}"
+            )
+        assert 0 <= process_index < process_count, (process_index, process_count)
+        return Batches(
+            self,
+            next_row=start_row,
+            rows_per_batch=self._packing.rows,
+            process_index=process_index,
+            process_count=process_count,
+            threads=threads,
+        )
+
+    def _empty_row(self) -> Pack:
+        tokens, text_tokens, segments = (
+            self._packing.tokens,
+            self._packing.text_tokens,
+            self._packing.segments,
+        )
+        width = math.prod(self._patch) * self._prepared.header["channels"]
+        return {
+            "tokens_BLP": np.zeros((tokens, width), np.float32),
+            "position_BL3": np.zeros((tokens, 3), np.float32),
+            "segment_BL": np.zeros(tokens, np.int32),
+            "text_BKQ": np.zeros((text_tokens, BYTES_PER_TOKEN), np.int32),
+            "text_segment_BK": np.zeros(text_tokens, np.int32),
+            "text_position_BK": np.zeros(text_tokens, np.int32),
+            "grid_BS3": np.zeros((segments, 3), np.int32),
+            "time_step_BS": np.zeros(segments, np.float32),
+            "sample_BS": np.full(segments, -1, np.int32),
+        }
+
+    def _put_latent(self, row: Pack, sample: Prepared, *, slot: int, start: int) -> int:
+        """Writes a sample's tokens from `start` on and returns their number."""
+        t, h, w, _ = sample.latent_THWC.shape
+        grid = shapes.token_grid((t, h, w), self._patch)
+        step = shapes.time_step(
+            sample.fps,
+            temporal_stride=self._prepared.header["strides"][0],
+            temporal_patch=self._patch[0],
+            time_rate=self._time_rate,
+        )
+        tokens_LP = patchify(sample.latent_THWC, self._patch)
+        there = slice(start, start + len(tokens_LP))
+        row["tokens_BLP"][there] = tokens_LP
+        row["position_BL3"][there] = shapes.positions(grid, step)
+        row["segment_BL"][there] = slot + 1
+        row["grid_BS3"][slot] = grid
+        row["time_step_BS"][slot] = step
+        return len(tokens_LP)
+
+    def _put_caption(self, row: Pack, caption: str, *, slot: int, start: int) -> int:
+        """Writes a caption's tokens from `start` on and returns their number."""
+        text_KQ = tokenize(caption, max_tokens=self._packing.text_tokens)
+        there = slice(start, start + len(text_KQ))
+        row["text_BKQ"][there] = text_KQ
+        row["text_segment_BK"][there] = slot + 1
+        row["text_position_BK"][there] = np.arange(len(text_KQ))
+        return len(text_KQ)
+
+
+class _Part:
+    """A grain source of the rows of one process: the contiguous part of each batch that is its own."""
+
+    def __init__(self, rows: RowDataset, *, start: int, per_batch: int, process: int, count: int):
+        self._rows = rows
+        self._start = start
+        self._per_batch = per_batch
+        self._own = per_batch // count
+        self._offset = process * self._own
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._per_batch
+
+    def __getitem__(self, index: int) -> Pack:
+        batch, slot = divmod(index, self._own)
+        return self._rows[self._start + batch * self._per_batch + self._offset + slot]
+
+
+class Batches(Iterator[Pack]):
+    """Endless iterator of one process's packs, read ahead by threads; `next_row` is its whole state.
+
+    `next_row` is the global number of the first row not yet returned (by any process). Close it when done
+    with it, or use it as a context manager: its threads read on until then.
+    """
+
+    def __init__(
+        self,
+        rows: RowDataset,
+        *,
+        next_row: int,
+        rows_per_batch: int,
+        process_index: int,
+        process_count: int,
+        threads: int,
+    ):
+        assert next_row >= 0, next_row
+        self.next_row = next_row
+        self._rows_per_batch = rows_per_batch
+        own = rows_per_batch // process_count
+        part = _Part(
+            rows, start=next_row, per_batch=rows_per_batch, process=process_index, count=process_count
+        )
+        # Two batches ahead: one being handed over, one to cover a slow read.
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * own))
+        self._iterator = iter(grain.MapDataset.source(part).to_iter_dataset(options).batch(own))
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __next__(self) -> Pack:
+        pack = next(self._iterator)
+        self.next_row += self._rows_per_batch
+        return pack
+
+    def close(self) -> None:
+        """Ends the reading threads."""
+        self._iterator.close()
+
+
+def fill(pack: Mapping[str, np.ndarray]) -> float:
+    """Returns the share of a pack's tokens that are not padding, in [0, 1]."""
+    return float(np.mean(pack["segment_BL"] > 0))
+
+
+def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raises `UserError` with each field, old and new, in which two `RowDataset.fingerprint` differ."""
+    changes = [
+        f"{name} was {saved.get(name)!r} and is now {current.get(name)!r}"
+        for name in sorted(saved.keys() | current.keys())
+        if saved.get(name) != current.get(name)
+    ]
+    if changes:
+        raise UserError(
+            f"the data would not go on where it stopped: {'; '.join(changes)}: "
+            "go back to the old values, or start a new workdir"
+        )

@@ -1,0 +1,400 @@
+"""The drawn world: captioned clips of moving shapes, made on demand from (seed, split, index).
+
+Nothing is downloaded or stored, clip `i` never depends on another clip, and what a caption says can be read
+back from the pixels (`evaluation/shapes_oracle.py`), so "follows its prompt" is a number on any machine.
+A fixed third of the (colour, shape, motion) combinations is held out of training: a model that draws them
+right has composed what it learned apart.
+
+T frames, H rows, W columns, C channels (RGB). Coordinates are fractions of the frame unless "px" is said.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from typing import Literal
+
+import numpy as np
+
+from sora_jax.core import rng as rng_lib
+from sora_jax.core.errors import UserError
+from sora_jax.data.clips import Clip
+
+# Six hues about 60 degrees apart, so that a blurred or faded sample still has one nearest name.
+PALETTE = {
+    "red": (222, 40, 40),
+    "yellow": (230, 205, 30),
+    "green": (40, 180, 60),
+    "cyan": (30, 195, 215),
+    "blue": (45, 75, 228),
+    "purple": (195, 45, 210),
+}
+SHAPES = ("circle", "square", "triangle")
+DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+STILL = "still"
+MOTIONS = (*DIRECTIONS, STILL)
+BACKGROUNDS = {"dark": 40, "grey": 120, "light": 214}
+RADII = {"small": 0.20, "large": 0.27}
+PAIR_RADIUS = 0.15
+BAR_COLOUR = (80, 58, 46)
+BAR_HALF_WIDTH = 0.05
+_TRAVEL = (0.40, 0.50)
+_SQUARE_HALF_SIDE = 0.886  # of the radius: the area of a circle of that radius
+_DRAWING = 1  # raise when the same config would draw other pixels or captions: it enters the fingerprint
+
+Split = Literal["train", "heldout"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """What the world draws from; raises `UserError` where a value is outside its range."""
+
+    seed: int
+    num_clips: int
+    sides: tuple[tuple[int, int], ...]  # (height, width) in px, each >= 16
+    frames: tuple[int, ...]  # lengths of moving clips, each >= 2
+    image_share: float  # share of clips with one frame, in [0, 1]
+    fps: tuple[float, ...]  # frames per second; a property of the clip that does not alter its travel
+    max_objects: int = 1  # 1, or 2: half of the clips then show two
+    occluder: bool = False  # half of the moving one-object clips then pass behind a bar
+    split: Split = "train"
+
+    def __post_init__(self):
+        _check(self.seed >= 0, f"world seed must be 0 or more, got {self.seed}")
+        _check(self.num_clips >= 1, f"num_clips must be at least 1, got {self.num_clips}")
+        _check(len(self.sides) > 0, "sides must name at least one (height, width)")
+        for side in self.sides:
+            _check(len(side) == 2 and min(side) >= 16, f"a side must be (height, width) >= 16 px, got {side}")
+        _check(0 <= self.image_share <= 1, f"image_share must lie in [0, 1], got {self.image_share}")
+        _check(len(self.frames) > 0 or self.image_share == 1, "frames must name at least one clip length")
+        for count in self.frames:
+            _check(count >= 2, f"frames must be 2 or more, got {count}; for images raise image_share")
+        _check(len(self.fps) > 0, "fps must name at least one rate")
+        for rate in self.fps:
+            _check(rate > 0, f"fps must be over 0, got {rate}")
+        _check(self.max_objects in (1, 2), f"max_objects must be 1 or 2, got {self.max_objects}")
+        _check(self.split in ("train", "heldout"), f"split is 'train' or 'heldout', got {self.split!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectSpec:
+    """One object of a scene; `motion` is None in an image, `size` is None where two objects share a frame."""
+
+    colour: str
+    shape: str
+    motion: str | None
+    size: str | None
+    radius: float  # fraction of the short side
+    start: tuple[float, float]  # centre (row, column) in the first frame, fractions of (height, width)
+    end: tuple[float, float]  # centre in the last frame
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene:
+    """All that determines the pixels of a clip and its captions."""
+
+    objects: tuple[ObjectSpec, ...]
+    background: str
+    background_level: int  # grey value of the background, 0..255
+    height: int  # px
+    width: int  # px
+    frames: int
+    fps: float
+    bar: float | None  # centre of the bar along the axis of motion, None without one
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attributes:
+    """What a prompt asks of one object; `motion` is None when it asks for an image."""
+
+    colour: str
+    shape: str
+    motion: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptCase:
+    """A prompt and what must be seen in a clip that follows it."""
+
+    prompt: str
+    background: str
+    objects: tuple[Attributes, ...]
+
+    @property
+    def colour(self) -> str:
+        """The first object's colour."""
+        return self.objects[0].colour
+
+    @property
+    def shape(self) -> str:
+        """The first object's shape."""
+        return self.objects[0].shape
+
+    @property
+    def motion(self) -> str | None:
+        """The first object's motion, None for an image."""
+        return self.objects[0].motion
+
+
+class ShapesWorld:
+    """A `data.sources.Source` of drawn clips; clip `i` is a pure function of (config, i)."""
+
+    def __init__(self, config: WorldConfig):
+        self.config = config
+
+    def __len__(self) -> int:
+        return self.config.num_clips
+
+    def scene(self, index: int) -> Scene:
+        """Returns what clip `index` shows; raises IndexError outside 0..num_clips - 1."""
+        if not 0 <= index < self.config.num_clips:
+            raise IndexError(f"clip {index} of a world of {self.config.num_clips}")
+        name = f"shapes/{self.config.split}"
+        return _draw_scene(self.config, rng_lib.generator(self.config.seed, name, index))
+
+    def __getitem__(self, index: int) -> Clip:
+        scene = self.scene(index)
+        return Clip(
+            pixels_THWC=render(scene),
+            fps=scene.fps,
+            captions=describe(scene),
+            source_id=self.source_id(index),
+        )
+
+    def source_id(self, index: int) -> str:
+        """Returns the name of clip `index`, unique over seeds and splits."""
+        return f"shapes-{self.config.split}-{self.config.seed}-{index}"
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 that changes whenever any clip or caption of the world could change."""
+        tables = (_DRAWING, PALETTE, SHAPES, MOTIONS, BACKGROUNDS, RADII, PAIR_RADIUS, BAR_COLOUR)
+        return hashlib.sha256(repr((self.config, tables)).encode()).hexdigest()
+
+
+def is_held_out(colour: str, shape: str, motion: str | None) -> bool:
+    """Returns whether training never shows the combination: 24 of the 72 moving ones, no still or image.
+
+    Every (colour, shape), (colour, motion) and (shape, motion) pair remains in training.
+    """
+    if motion is None or motion == STILL:
+        return False
+    return (list(PALETTE).index(colour) + 2 * SHAPES.index(shape) + MOTIONS.index(motion)) % 3 == 0
+
+
+def coverage(shape: str, row_offset: np.ndarray, column_offset: np.ndarray, *, radius: float) -> np.ndarray:
+    """Returns the share of each pixel that the shape covers, in [0, 1], broadcast over the two offsets.
+
+    Offsets are from the shape's centre to the pixel's centre and the radius is half of the shape's box, in
+    px. Exact for straight edges along the axes, and right to a few hundredths along the others.
+    """
+    if shape == "circle":
+        return np.clip(radius + 0.5 - np.sqrt(row_offset**2 + column_offset**2), 0, 1)
+    if shape == "square":
+        half = _SQUARE_HALF_SIDE * radius + 0.5
+        return np.clip(half - np.abs(row_offset), 0, 1) * np.clip(half - np.abs(column_offset), 0, 1)
+    assert shape == "triangle", shape
+    slope = (row_offset + radius) / np.sqrt(5) + 0.5
+    lean = 2 / np.sqrt(5) * column_offset
+    sides = np.clip(slope + lean, 0, 1) + np.clip(slope - lean, 0, 1) - 1
+    return np.clip(sides, 0, 1) * np.clip(radius + 0.5 - row_offset, 0, 1)
+
+
+def render(scene: Scene) -> np.ndarray:
+    """Returns the pixels of a scene, uint8 (T, H, W, 3)."""
+    progress_T = np.linspace(0, 1, scene.frames, dtype=np.float32)[:, None, None]
+    row_H = np.arange(scene.height, dtype=np.float32)[None, :, None] + 0.5
+    column_W = np.arange(scene.width, dtype=np.float32)[None, None, :] + 0.5
+    shape_THWC = (scene.frames, scene.height, scene.width, 3)
+    pixels_THWC = np.full(shape_THWC, scene.background_level, np.float32)
+    for spec in scene.objects:
+        row_T = (spec.start[0] + (spec.end[0] - spec.start[0]) * progress_T) * scene.height
+        column_T = (spec.start[1] + (spec.end[1] - spec.start[1]) * progress_T) * scene.width
+        radius = spec.radius * min(scene.height, scene.width)
+        cover_THW = coverage(spec.shape, row_H - row_T, column_W - column_T, radius=radius)
+        colour_C = np.array(PALETTE[spec.colour], np.float32)
+        pixels_THWC += cover_THW[..., None] * (colour_C - pixels_THWC)
+    if scene.bar is not None:
+        horizontal = scene.objects[0].motion in ("left", "right")
+        position, side = (column_W, scene.width) if horizontal else (row_H, scene.height)
+        half = BAR_HALF_WIDTH * min(scene.height, scene.width) + 0.5
+        cover_HW = np.clip(half - np.abs(position - scene.bar * side), 0, 1)
+        pixels_THWC += cover_HW[..., None] * (np.array(BAR_COLOUR, np.float32) - pixels_THWC)
+    return np.round(pixels_THWC).astype(np.uint8)
+
+
+def describe(scene: Scene) -> tuple[str, ...]:
+    """Returns the captions of a scene: short, plain (the one prompts use), plain reordered, detailed.
+
+    Each names colour, shape and, where there is one, the direction; the last names the size too.
+    """
+    plain = " and ".join(_phrase(spec) for spec in scene.objects)
+    detailed = " and ".join(_detailed_phrase(spec) for spec in scene.objects)
+    behind = "" if scene.bar is None else " behind a bar"
+    ground = f"a {scene.background} background"
+    return (
+        f"{plain}{behind}",
+        f"{plain} on {ground}{behind}",
+        f"on {ground} {plain}{behind}",
+        f"{detailed} over {ground}{behind}",
+    )
+
+
+def case_of(scene: Scene) -> PromptCase:
+    """Returns the prompt of a scene (its plain caption) with what must be seen."""
+    objects = tuple(Attributes(colour=o.colour, shape=o.shape, motion=o.motion) for o in scene.objects)
+    return PromptCase(prompt=describe(scene)[1], background=scene.background, objects=objects)
+
+
+def heldout_prompts(num_prompts: int, *, seed: int = 0) -> list[PromptCase]:
+    """Returns distinct prompts that training never showed, up to 72; every beginning of the list is balanced.
+
+    Motions take turns, and so do backgrounds; the first 24 show each held-out combination once.
+    Raises `UserError` for more than there are.
+    """
+    generator = rng_lib.generator(seed, "shapes/prompts")
+    by_motion = []
+    for motion in DIRECTIONS:
+        kinds = [(c, s, motion) for c in PALETTE for s in SHAPES if is_held_out(c, s, motion)]
+        by_motion.append([kinds[i] for i in generator.permutation(len(kinds))])
+    kinds = [kind for turn in zip(*by_motion, strict=True) for kind in turn]
+    return _cases(kinds, num_prompts)
+
+
+def image_prompts(num_prompts: int, *, seed: int = 0) -> list[PromptCase]:
+    """Returns distinct prompts for images, up to 54; the first 18 show each colour and shape once.
+
+    Raises `UserError` for more than there are.
+    """
+    generator = rng_lib.generator(seed, "shapes/image_prompts")
+    colours = [list(PALETTE)[i] for i in generator.permutation(len(PALETTE))]
+    kinds: list[tuple[str, str, str | None]] = [
+        (c, SHAPES[(i + k) % 3], None) for k in range(3) for i, c in enumerate(colours)
+    ]
+    return _cases(kinds, num_prompts)
+
+
+def _cases(kinds: list[tuple[str, str, str | None]], num_prompts: int) -> list[PromptCase]:
+    most = len(kinds) * len(BACKGROUNDS)
+    _check(1 <= num_prompts <= most, f"the world has 1 to {most} such prompts, asked for {num_prompts}")
+    grounds = tuple(BACKGROUNDS)
+    cases = []
+    for number in range(num_prompts):
+        colour, shape, motion = kinds[number % len(kinds)]
+        background = grounds[(number + number // len(kinds)) % len(grounds)]
+        kind = Attributes(colour=colour, shape=shape, motion=motion)
+        prompt = f"{_phrase(kind)} on a {background} background"
+        cases.append(PromptCase(prompt=prompt, background=background, objects=(kind,)))
+    return cases
+
+
+def _phrase(kind: ObjectSpec | Attributes) -> str:
+    verb = {None: "", STILL: " stays still"}.get(kind.motion, f" moves {kind.motion}")
+    return f"a {kind.colour} {kind.shape}{verb}"
+
+
+def _detailed_phrase(spec: ObjectSpec) -> str:
+    size = "" if spec.size is None else f"{spec.size} "
+    name = f"a {size}{spec.colour} {spec.shape}"
+    if spec.motion is None:
+        return name
+    if spec.motion == STILL:
+        return f"{name} staying still"
+    return f"{name} moving {'to the ' if spec.motion in ('left', 'right') else ''}{spec.motion}"
+
+
+def _draw_scene(config: WorldConfig, generator: np.random.Generator) -> Scene:
+    """Returns a scene drawn from the generator; the order of the draws is part of `_DRAWING`."""
+    height, width = config.sides[generator.integers(len(config.sides))]
+    image = generator.random() < config.image_share
+    frames = 1 if image else int(config.frames[generator.integers(len(config.frames))])
+    fps = float(config.fps[generator.integers(len(config.fps))])
+    background = tuple(BACKGROUNDS)[generator.integers(len(BACKGROUNDS))]
+    level = BACKGROUNDS[background] + int(generator.integers(-5, 6))
+    side = (height, width)
+    if config.max_objects == 2 and generator.random() < 0.5:
+        objects = _draw_pair(generator, config.split, image, side)
+    else:
+        objects = (_draw_object(generator, _draw_kind(generator, config.split, image), side, pair=False),)
+    bar = None
+    direction = DIRECTIONS.get(objects[0].motion or STILL)
+    if config.occluder and len(objects) == 1 and direction and generator.random() < 0.5:
+        # Nearer to one end of the path: at the other end the whole object is in view.
+        axis = int(direction[0] == 0)
+        share = 0.3 if generator.random() < 0.5 else 0.7
+        bar = objects[0].start[axis] + share * (objects[0].end[axis] - objects[0].start[axis])
+    return Scene(
+        objects=objects,
+        background=background,
+        background_level=level,
+        height=height,
+        width=width,
+        frames=frames,
+        fps=fps,
+        bar=bar,
+    )
+
+
+def _draw_kind(generator: np.random.Generator, split: Split, image: bool) -> Attributes:
+    """Returns a kind that the split may show: motions equally likely, then colour and shape."""
+    if image:
+        motion = None
+        kinds = list(itertools.product(PALETTE, SHAPES))
+    else:
+        motions = MOTIONS if split == "train" else tuple(DIRECTIONS)
+        motion = motions[generator.integers(len(motions))]
+        heldout = split == "heldout"
+        kinds = [(c, s) for c in PALETTE for s in SHAPES if is_held_out(c, s, motion) == heldout]
+    colour, shape = kinds[generator.integers(len(kinds))]
+    return Attributes(colour=colour, shape=shape, motion=motion)
+
+
+def _draw_object(
+    generator: np.random.Generator, kind: Attributes, side: tuple[int, int], *, pair: bool
+) -> ObjectSpec:
+    """Returns the kind placed so that it stays whole inside the frame from its start to its end."""
+    size = None if pair else tuple(RADII)[generator.integers(len(RADII))]
+    radius = (RADII[size] if size else PAIR_RADIUS) * generator.uniform(0.97, 1.03)
+    direction = DIRECTIONS.get(kind.motion or STILL, (0, 0))
+    start, end = [0.0, 0.0], [0.0, 0.0]
+    for axis in range(2):
+        reach = radius * min(side) / side[axis]
+        room = 1 - 2 * reach
+        travel = direction[axis] * generator.uniform(_TRAVEL[0], min(_TRAVEL[1], room))
+        low = reach + generator.uniform(0, room - abs(travel))
+        start[axis] = low if travel >= 0 else low - travel
+        end[axis] = start[axis] + travel
+    return ObjectSpec(
+        colour=kind.colour,
+        shape=kind.shape,
+        motion=kind.motion,
+        size=size,
+        radius=radius,
+        start=(start[0], start[1]),
+        end=(end[0], end[1]),
+    )
+
+
+def _draw_pair(
+    generator: np.random.Generator, split: Split, image: bool, side: tuple[int, int]
+) -> tuple[ObjectSpec, ObjectSpec]:
+    """Returns two objects of different colour and shape that never come near each other, by rejection."""
+    while True:
+        first = _draw_object(generator, _draw_kind(generator, split, image), side, pair=True)
+        second = _draw_object(generator, _draw_kind(generator, split, image), side, pair=True)
+        different = first.colour != second.colour and first.shape != second.shape
+        if different and _apart(first, second, side):
+            return first, second
+
+
+def _apart(first: ObjectSpec, second: ObjectSpec, side: tuple[int, int]) -> bool:
+    """Returns whether the boxes of two objects keep a gap of a tenth of the short side at all times."""
+    progress = np.linspace(0, 1, 33)[:, None]
+    positions = [
+        np.array(o.start) + progress * (np.array(o.end) - np.array(o.start)) for o in (first, second)
+    ]
+    gap = np.abs(positions[0] - positions[1]) * np.array(side) / min(side)
+    return bool(np.all(gap.max(axis=1) > first.radius + second.radius + 0.1))
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)

@@ -1,0 +1,232 @@
+"""What is in a directory of prepared shards: the files, their layout and their checks.
+
+Letters: N samples, M captions, T H W C latents.
+
+  header.json                 what the latents were made with (see `HEADER_KEYS`)
+  NAME-00000.arrayrecord      one record a sample
+  NAME-00000.index.npz        lengths, source ids and checksums of a shard; a shard without it does not exist
+  skipped.jsonl               lines {"source_id", "reason"}
+
+A record is, little endian: uint32 crc32 of all that follows, uint32 length of the json, the json, and the
+bfloat16 bytes of the latent. Nothing is ever unpickled.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from sora_jax.core.errors import DataError, StorageError, UserError
+from sora_jax.data.captions import count_tokens
+
+FORMAT = 1
+HEADER_FILE = "header.json"
+SKIPPED_FILE = "skipped.jsonl"
+# What a header says, in words: fingerprints (of the autoencoder's weights, of the text tokenizer's name and
+# version, of the source), then lists of C floats, [temporal, spatial] strides, and C.
+_WORDS = {
+    "autoencoder": "autoencoder",
+    "text_encoder": "text encoder",
+    "source": "source",
+    "latent_mean": "autoencoder's latent mean",
+    "latent_scale": "autoencoder's latent scale",
+    "strides": "autoencoder's strides",
+    "channels": "autoencoder's channels",
+}
+HEADER_KEYS = frozenset(_WORDS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """One sample: float32 `latent_THWC`, and what is known about the clip that it was made from.
+
+    `latent_THWC` is raw when it is given to a writer and normalised when it comes from a `PreparedSet`.
+    `pixel_shape` is the encoded clip's (frames, height, width), `trimmed_frames` how many were cut before
+    that.
+    """
+
+    latent_THWC: np.ndarray
+    fps: float
+    captions: tuple[str, ...]
+    source_id: str
+    pixel_shape: tuple[int, int, int]
+    trimmed_frames: int
+
+
+def encode_record(sample: Prepared) -> bytes:
+    """Returns the record of a sample; the latent is rounded to bfloat16."""
+    known = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample) if f.name != "latent_THWC"}
+    header = json.dumps({**known, "latent_shape": sample.latent_THWC.shape}).encode()
+    latent = sample.latent_THWC.astype(ml_dtypes.bfloat16).tobytes()
+    body = struct.pack("<I", len(header)) + header + latent
+    return struct.pack("<I", zlib.crc32(body)) + body
+
+
+def decode_record(record: bytes) -> Prepared:
+    """Returns the sample of a record, its latent float32; raises `ValueError` when the checksum is wrong."""
+    if zlib.crc32(record[4:]) != checksum(record):
+        raise ValueError("its checksum does not match its contents")
+    start = 8 + struct.unpack_from("<I", record, 4)[0]
+    header = json.loads(record[8:start])
+    latent_THWC = np.frombuffer(record, ml_dtypes.bfloat16, offset=start).reshape(header.pop("latent_shape"))
+    return Prepared(
+        latent_THWC=latent_THWC.astype(np.float32),
+        fps=header["fps"],
+        captions=tuple(header["captions"]),
+        source_id=header["source_id"],
+        pixel_shape=tuple(header["pixel_shape"]),
+        trimmed_frames=header["trimmed_frames"],
+    )
+
+
+def checksum(record: bytes) -> int:
+    """Returns the crc32 that a record carries."""
+    return struct.unpack_from("<I", record)[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What the index keeps of a sample."""
+
+    grid: tuple[int, ...]
+    fps: float
+    text_tokens: tuple[int, ...]
+    trimmed_frames: int
+    crc: int
+    source_id: str
+
+    @classmethod
+    def of(cls, sample: Prepared, *, crc: int) -> "Entry":
+        """Returns the entry of a sample whose record carries the checksum `crc`."""
+        return cls(
+            grid=sample.latent_THWC.shape[:3],
+            fps=sample.fps,
+            text_tokens=tuple(map(count_tokens, sample.captions)),
+            trimmed_frames=sample.trimmed_frames,
+            crc=crc,
+            source_id=sample.source_id,
+        )
+
+
+def write_index(path: Path, entries: Sequence[Entry]) -> None:
+    """Writes the index of a shard whose records are `entries`, in order."""
+    source_ids = json.dumps([entry.source_id for entry in entries]).encode()
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            grid_N3=np.array([entry.grid for entry in entries], np.int32),
+            fps_N=np.array([entry.fps for entry in entries], np.float32),
+            captions_N=np.array([len(entry.text_tokens) for entry in entries], np.int32),
+            text_tokens_M=np.array([n for entry in entries for n in entry.text_tokens], np.int32),
+            trimmed_frames_N=np.array([entry.trimmed_frames for entry in entries], np.int32),
+            crc_N=np.array([entry.crc for entry in entries], np.uint32),
+            source_ids=np.frombuffer(source_ids, np.uint8),
+        )
+
+
+def read_skipped(directory: str | os.PathLike) -> dict[str, str]:
+    """Returns source id -> reason for every clip left out; a line torn by a killed writer is passed over."""
+    path = Path(directory) / SKIPPED_FILE
+    skipped = {}
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            skipped[entry["source_id"]] = entry["reason"]
+    return skipped
+
+
+def done_sources(directory: str | os.PathLike) -> frozenset[str]:
+    """Returns the source ids in committed shards and those recorded as skipped."""
+    indices = map(read_index, index_paths(Path(directory)))
+    written = (json.loads(index["source_ids"].tobytes()) for index in indices)
+    return frozenset(itertools.chain(*written, read_skipped(directory)))
+
+
+def index_paths(directory: Path) -> list[Path]:
+    """Returns the indices of all committed shards, in the order of their samples."""
+    return sorted(directory.glob("*.index.npz"))
+
+
+def read_index(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an index; raises `DataError` that names it when it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+        raise DataError(
+            f"the index {path} is damaged ({error}): delete it and its shard, then run prepare again"
+        ) from error
+
+
+def write_header(directory: Path, header: Mapping[str, Any]) -> None:
+    """Writes the header, or checks that the one there is the same."""
+    path = directory / HEADER_FILE
+    if not path.exists():
+        # The process id keeps writers of one directory from writing into each other's temporary file.
+        temporary = directory / f"{HEADER_FILE}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps({"format": FORMAT, **header}, indent=2) + "\n")
+        commit(temporary, path)
+    check_same(directory, read_header(directory), header)
+
+
+def read_header(directory: Path) -> dict[str, Any]:
+    """Returns the header; raises `UserError` when none of this format is there, `DataError` on damage."""
+    path = directory / HEADER_FILE
+    if not path.exists():
+        raise UserError(f"{directory} holds no prepared data (no {HEADER_FILE}): run prepare first")
+    try:
+        header = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): delete the directory and run prepare again") from error
+    if header.pop("format", None) != FORMAT:
+        raise UserError(f"{path} is not of format {FORMAT}, the only one read here: run prepare again")
+    return header
+
+
+def check_same(directory: Path, header: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
+    """Raises `UserError` naming everything in `expect` that differs, such as the autoencoder."""
+    assert expect.keys() <= HEADER_KEYS, expect.keys()
+    asked = json.loads(json.dumps(dict(expect)))
+    changes = [
+        f"the {words} changed from {header[key]} to {asked[key]}"
+        for key, words in _WORDS.items()
+        if key in asked and header[key] != asked[key]
+    ]
+    if changes:
+        raise UserError(
+            f"{directory} was prepared with something else: {'; '.join(changes)}: "
+            "prepare into a new directory, or go back to what it was prepared with"
+        )
+
+
+def end_last_line(path: Path) -> None:
+    """Ends a line torn by a killed writer, so that it does not swallow the next one."""
+    if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Gives a finished file its name, once its bytes are on disk."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turns what the disk or the record writer refuses into a `StorageError` that names the path."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise StorageError(f"cannot write {path}: {error}") from error

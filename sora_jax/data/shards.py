@@ -1,0 +1,205 @@
+"""Prepared shards: latents and captions of clips, written once and read by every stage.
+
+Letters: N samples, M captions, T H W C latents. The files are described in `data/shard_files.py`.
+"""
+
+import bisect
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import struct
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from sora_jax.core.errors import DataError, UserError
+from sora_jax.data import shard_files
+from sora_jax.data.shard_files import HEADER_KEYS, SKIPPED_FILE, Prepared, storage
+
+_DIGITS = "[0-9]" * 6
+
+
+class ShardWriter:
+    """Writes samples to shards of `records_per_shard`, and goes on where an interrupted writer stopped.
+
+    A shard appears under its name only when it is whole; what a killed writer had not yet committed is
+    written again. `done` holds the source ids that earlier writers of the directory (of any name) wrote or
+    skipped: leave those out. Each process writes under its own `name`. As a context manager it commits the
+    last shard on leaving, also when left by an exception, since every added record is complete.
+
+    Raises `UserError` when the directory holds shards made with something else, `StorageError` when the disk
+    refuses, `DataError` when a latent is not finite.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        header: Mapping[str, Any],
+        name: str = "data",
+        records_per_shard: int = 512,
+    ):
+        assert header.keys() == HEADER_KEYS, sorted(header.keys() ^ HEADER_KEYS)
+        assert records_per_shard > 0, records_per_shard
+        self._directory = Path(directory)
+        self._name = name
+        self._records_per_shard = records_per_shard
+        self._channels = header["channels"]
+        self._entries: list[shard_files.Entry] = []
+        self._writer: ArrayRecordWriter | None = None
+        with storage(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            shard_files.write_header(self._directory, header)
+            for leftover in self._directory.glob(f"{name}-{_DIGITS}.*.tmp"):
+                leftover.unlink()
+            shard_files.end_last_line(self._directory / SKIPPED_FILE)
+        indices = self._directory.glob(f"{name}-{_DIGITS}.index.npz")
+        numbers = [int(path.name.removeprefix(f"{name}-").split(".")[0]) for path in indices]
+        self._number = 1 + max(numbers, default=-1)
+        self.done = shard_files.done_sources(self._directory)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, sample: Prepared) -> None:
+        """Adds a sample with a raw latent; a sample without captions gets the empty one."""
+        assert sample.latent_THWC.ndim == 4, sample.latent_THWC.shape
+        assert sample.latent_THWC.shape[-1] == self._channels, (sample.latent_THWC.shape, self._channels)
+        assert sample.fps > 0, sample.fps
+        if not np.all(np.isfinite(sample.latent_THWC)):
+            raise DataError(f"the latent of {sample.source_id} is not finite: check the autoencoder")
+        sample = dataclasses.replace(sample, captions=sample.captions or ("",))
+        record = shard_files.encode_record(sample)
+        with storage(self._path("arrayrecord")):
+            self._open_writer().write(record)
+        self._entries.append(shard_files.Entry.of(sample, crc=shard_files.checksum(record)))
+        if len(self._entries) == self._records_per_shard:
+            self.close()
+
+    def skip(self, source_id: str, reason: str) -> None:
+        """Records at once that a source clip is left out, and why."""
+        path = self._directory / SKIPPED_FILE
+        with storage(path), path.open("ab") as file:
+            file.write(json.dumps({"source_id": source_id, "reason": reason}).encode() + b"\n")
+
+    def close(self) -> None:
+        """Commits the shard being written, if any; the writer may go on with the next one."""
+        if self._writer is None:
+            return
+        records, index = self._path("arrayrecord"), self._path("index.npz")
+        with storage(records):
+            self._writer.close()
+            self._writer = None
+            # The index comes last: without it the shard does not exist.
+            shard_files.commit(self._path("arrayrecord.tmp"), records)
+            shard_files.write_index(self._path("index.npz.tmp"), self._entries)
+            shard_files.commit(self._path("index.npz.tmp"), index)
+        self._entries = []
+        self._number += 1
+
+    def _open_writer(self) -> ArrayRecordWriter:
+        if self._writer is None:
+            # Random access reads one record at a time, and bfloat16 noise does not compress.
+            path = self._path("arrayrecord.tmp")
+            self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        return self._writer
+
+    def _path(self, suffix: str) -> Path:
+        return self._directory / f"{self._name}-{self._number:06d}.{suffix}"
+
+
+class PreparedSet:
+    """All samples in a directory of shards, by index; thread safe.
+
+    `header` is what the shards were made with. In the order of samples: `grid_N3` int32 latent sizes (t, h,
+    w), `fps_N` float32, `trimmed_frames_N` int32, and of each caption `text_tokens_M` int32, those of sample
+    i from `caption_start_N1[i]` up to `caption_start_N1[i + 1]`.
+
+    Raises `UserError` when the directory holds no prepared samples, `DataError` when an index is damaged.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self._directory = Path(directory)
+        self.header = shard_files.read_header(self._directory)
+        paths = shard_files.index_paths(self._directory)
+        if not paths:
+            skipped = len(shard_files.read_skipped(directory))
+            raise UserError(
+                f"{directory} holds no prepared samples and {skipped} skipped clips (see {SKIPPED_FILE}): "
+                "run prepare again"
+            )
+        indices = [shard_files.read_index(path) for path in paths]
+        self._shards = [path.with_name(path.name.replace(".index.npz", ".arrayrecord")) for path in paths]
+        self._first = list(itertools.accumulate((len(index["crc_N"]) for index in indices), initial=0))
+        joined = {name: np.concatenate([index[name] for index in indices]) for name in indices[0]}
+        self.grid_N3 = joined["grid_N3"]
+        self.fps_N = joined["fps_N"]
+        self.trimmed_frames_N = joined["trimmed_frames_N"]
+        self.text_tokens_M = joined["text_tokens_M"]
+        self.caption_start_N1 = np.concatenate([[0], np.cumsum(joined["captions_N"], dtype=np.int64)])
+        self._crc_N = joined["crc_N"]
+        self._mean_C = np.array(self.header["latent_mean"], np.float32)
+        self._scale_C = np.array(self.header["latent_scale"], np.float32)
+        self._readers: dict[Path, ArrayRecordReader] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike, expect: Mapping[str, str]) -> "PreparedSet":
+        """Returns the set, if it was made with what `expect` says ("autoencoder", "text_encoder", "source").
+
+        Fingerprints that `expect` leaves out are not compared. Raises `UserError` that names what changed.
+        """
+        prepared = cls(directory)
+        shard_files.check_same(Path(directory), prepared.header, expect)
+        return prepared
+
+    def __len__(self) -> int:
+        return self._first[-1]
+
+    def __getitem__(self, index: int) -> Prepared:
+        """Returns a sample with its latent normalised, (latent - mean) / scale for each channel.
+
+        Raises `DataError` that names the shard and the record when the record is damaged.
+        """
+        shard = bisect.bisect_right(self._first, index) - 1
+        path, record_number = self._shards[shard], index - self._first[shard]
+        try:
+            record = self._reader(path).read([record_number])[0]
+            if shard_files.checksum(record) != self._crc_N[index]:
+                raise ValueError("it is not the record that the index was written for")
+            sample = shard_files.decode_record(record)
+        except (RuntimeError, ValueError, OSError, struct.error) as error:
+            raise DataError(
+                f"record {record_number} of shard {path} is damaged ({error}): "
+                f"delete the shard and its index, then run prepare again"
+            ) from error
+        latent_THWC = (sample.latent_THWC - self._mean_C) / self._scale_C
+        return dataclasses.replace(sample, latent_THWC=latent_THWC)
+
+    @property
+    def text_lengths(self) -> list[list[int]]:
+        """Returns for each sample the number of text tokens of each of its captions."""
+        return [part.tolist() for part in np.split(self.text_tokens_M, self.caption_start_N1[1:-1])]
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 in hex of the header, the lengths and the checksum of every record, in order."""
+        digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
+        for array in (self._crc_N, self.grid_N3, self.text_tokens_M, self.caption_start_N1):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _reader(self, path: Path) -> ArrayRecordReader:
+        with self._lock:
+            if path not in self._readers:
+                options = "readahead_buffer_size:0,max_parallelism:0"
+                self._readers[path] = ArrayRecordReader(str(path), options)
+            return self._readers[path]

@@ -1,0 +1,89 @@
+"""Where clips come from: anything with a length, an index, names and a fingerprint."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Protocol
+
+from sora_jax.data import video_io
+from sora_jax.data.captions import read_captions
+from sora_jax.data.clips import BadClip, Clip
+
+
+class Source(Protocol):
+    """A fixed list of clips in a fixed order; the same index always gives the same clip."""
+
+    def __len__(self) -> int:
+        """Returns the number of clips, unusable ones included."""
+        ...
+
+    def __getitem__(self, index: int) -> Clip:
+        """Returns a clip at its native size; raises `BadClip` when it cannot be used."""
+        ...
+
+    def source_id(self, index: int) -> str:
+        """Returns the clip's name within the source, without decoding it."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 in hex that changes whenever the list of clips or their captions do."""
+        ...
+
+
+class FolderSource:
+    """Captioned videos and images of a folder and its subfolders, decoded one by one when asked for.
+
+    `uncaptioned` and `missing` list media files without captions and captions without media files (see
+    `captions.read_captions`, which also says how captions are written and which mistakes raise `UserError`).
+    Files without captions are left out, unless `captions_required` is False: then they have no captions.
+    Of each video at most `max_frames` frames are decoded, and none of more than `max_pixels` T * H * W.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        captions: str | os.PathLike | None = None,
+        captions_required: bool = True,
+        max_frames: int | None = None,
+        max_pixels: int = video_io.MAX_PIXELS,
+    ):
+        found = read_captions(path, captions, required=captions_required)
+        extra = () if captions_required else found.uncaptioned
+        self._root = Path(path)
+        self._captions = found.by_file | {name: () for name in extra}
+        self._names = sorted(self._captions)
+        self._max_frames = max_frames
+        self._max_pixels = max_pixels
+        self.uncaptioned = list(found.uncaptioned)
+        self.missing = list(found.missing)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Clip:
+        name = self._names[index]
+        path, pixels = self._root / name, self._max_pixels
+        try:
+            pixels_THWC, fps = video_io.read_clip(path, max_frames=self._max_frames, max_pixels=pixels)
+        except BadClip as error:
+            raise BadClip(name, error.reason) from error
+        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=self._captions[name], source_id=name)
+
+    def source_id(self, index: int) -> str:
+        """Returns the file's name relative to the folder, with forward slashes."""
+        return self._names[index]
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 in hex of names, sizes and captions; when files were touched does not matter."""
+        rows = [(name, _size(self._root / name), self._captions[name]) for name in self._names]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _size(path: Path) -> int | None:
+    """Returns the file's bytes; None for a name that leads nowhere, which is for `read_clip` to report."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

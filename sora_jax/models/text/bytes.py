@@ -1,0 +1,88 @@
+"""The embedded text encoder: pieces of bytes through a small transformer, trained with the model; needs no files.
+
+Shapes: B rows, K text tokens, Q bytes of a text token, D width of the encoder.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sora_jax.core.sharding import constrain
+from sora_jax.nn.attention import attend
+from sora_jax.nn.embed import sinusoid
+from sora_jax.nn.linear import Linear, truncated_normal
+from sora_jax.nn.norm import RMSNorm
+from sora_jax.nn.stack import scan_blocks, stack_blocks
+
+# A byte is stored as its value + 1; 0 fills the slots that a short piece leaves empty.
+NUM_BYTES = 257
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Shape of the byte encoder: model width, number of blocks, attention heads."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+class TextBlock(nnx.Module):
+    """Pre-norm self-attention within the caption, then a feed-forward of four times the width."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        self.norm1 = RMSNorm(width)
+        self.to_qkv = Linear(width, 3 * width, axes=("embed", "heads"), rngs=rngs)
+        self.to_out = Linear(width, width, axes=("heads", "embed"), std=0.02, rngs=rngs)
+        self.norm2 = RMSNorm(width)
+        self.mlp_in = Linear(width, 4 * width, axes=("embed", "mlp"), rngs=rngs)
+        self.mlp_out = Linear(4 * width, width, axes=("mlp", "embed"), std=0.02, rngs=rngs)
+        self.heads = config.heads
+
+    def __call__(self, x_BKD: jax.Array, segment_BK: jax.Array) -> jax.Array:
+        qkv = self.to_qkv(self.norm1(x_BKD))
+        query, key, value = (
+            part.reshape(*part.shape[:2], self.heads, -1) for part in jnp.split(qkv, 3, axis=-1)
+        )
+        mixed = attend(query, key, value, segment_BK, segment_BK)
+        x_BKD = x_BKD + self.to_out(mixed.reshape(x_BKD.shape))
+        return x_BKD + self.mlp_out(jax.nn.gelu(self.mlp_in(self.norm2(x_BKD))))
+
+
+class ByteEncoder(nnx.Module):
+    """Captions as pieces of at most Q bytes -> one vector per piece.
+
+    A piece is embedded as the sum over its slots of a table indexed by (slot, byte), so every spelling has its own
+    vector and no vocabulary is needed.
+    """
+
+    def __init__(self, config: TextConfig, *, bytes_per_token: int, rngs: nnx.Rngs):
+        shape = (bytes_per_token, NUM_BYTES, config.width)
+        std = bytes_per_token**-0.5
+        self.table = nnx.Param(truncated_normal(rngs.params(), shape, std), axes=(None, "vocabulary", "embed"))
+        self.start = nnx.Param(truncated_normal(rngs.params(), (config.width,), 1.0), axes=("embed",))
+        self.blocks = stack_blocks(lambda r: TextBlock(config, rngs=r), config.depth, rngs)
+        self.norm = RMSNorm(config.width)
+
+    def __call__(
+        self, text_BKQ: jax.Array, segment_BK: jax.Array, position_BK: jax.Array, dtype: jnp.dtype
+    ) -> jax.Array:
+        """Returns text_BKD in `dtype`.
+
+        Args:
+          text_BKQ: int32, byte + 1 by slot, 0 for an empty slot; a piece of only zeros starts a caption.
+          segment_BK: int32 segment of each text token, 0 for padding.
+          position_BK: int32 position inside the caption.
+          dtype: Of the computation and the result.
+        """
+        slots = jnp.arange(text_BKQ.shape[-1])
+        embedded = self.table[...][slots, text_BKQ] * (text_BKQ > 0)[..., None]
+        x = jnp.sum(embedded, axis=-2)
+        is_start = jnp.all(text_BKQ == 0, axis=-1, keepdims=True)
+        x = jnp.where(is_start, self.start[...], x) + sinusoid(position_BK, x.shape[-1], max_period=1_000.0)
+        x = constrain(x.astype(dtype), "batch", "text", "features")
+        x = scan_blocks(self.blocks, x, lambda block, x: block(x, segment_BK), remat="none")
+        return self.norm(x)

@@ -1,0 +1,75 @@
+"""What a run shows as it trains: the same clips reconstructed, the same prompts sampled, side by side over time."""
+
+import json
+
+import numpy as np
+
+from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.sources import Source
+from sora_jax.data.video_io import write_clip
+from sora_jax.generate.canvas import Canvas
+from sora_jax.models.codec import Codec
+from sora_jax.preparation.run import Limits
+from sora_jax.train.metrics import MetricsWriter
+from sora_jax.train.workdir import Workdir, write_atomically
+
+
+def choose_clips(source: Source, limits: Limits, *, count: int) -> list[Clip]:
+    """Returns up to `count` fitted clips spread evenly over the source; clips that cannot be used are passed over."""
+    clips = []
+    for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)).tolist():
+        try:
+            clips.append(limits.fit(source, index).clip)
+        except BadClip:
+            continue  # the prepare stage names it
+    return clips
+
+
+def show_reconstructions(
+    workdir: Workdir, metrics: MetricsWriter, stage: str, step: int, codec: Codec, clips: list[Clip]
+) -> None:
+    """Writes each clip beside its reconstruction."""
+    names = {}
+    for number, clip in enumerate(clips):
+        name = f"clip_{number:02d}"
+        names[name] = clip.captions[0] if clip.captions else clip.source_id
+        pixels_THWC = clip.pixels_THWC
+        pair_THWC = np.concatenate([pixels_THWC, codec.reconstruct(pixels_THWC[None])[0]], axis=2)
+        _show(workdir, metrics, stage, step, name, pair_THWC, clip.fps)
+    _name(workdir, stage, names)
+
+
+def show_samples(
+    workdir: Workdir, metrics: MetricsWriter, stage: str, step: int, canvases: list[Canvas], clips: list[np.ndarray]
+) -> None:
+    """Writes the clip made from each canvas."""
+    names = {}
+    for number, (canvas, pixels_THWC) in enumerate(zip(canvases, clips, strict=True)):
+        name = f"prompt_{number:02d}"
+        names[name] = canvas.prompt
+        _show(workdir, metrics, stage, step, name, pixels_THWC, canvas.fps)
+    _name(workdir, stage, names)
+
+
+def _show(
+    workdir: Workdir,
+    metrics: MetricsWriter,
+    stage: str,
+    step: int,
+    name: str,
+    pixels_THWC: np.ndarray,
+    fps: float,
+) -> None:
+    folder = workdir.samples(stage, step)
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(pixels_THWC) == 1:
+        write_clip(folder / f"{name}.png", pixels_THWC, fps=fps)
+        metrics.write_image(stage, step, name, pixels_THWC[0])
+    else:
+        write_clip(folder / f"{name}.gif", pixels_THWC, fps=fps)
+        metrics.write_video(stage, step, name, pixels_THWC, fps)
+
+
+def _name(workdir: Workdir, stage: str, names: dict[str, str]) -> None:
+    path = workdir.path / "samples" / stage / "prompts.json"
+    write_atomically(path, json.dumps(names, indent=2, ensure_ascii=False))

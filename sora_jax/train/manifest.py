@@ -1,0 +1,87 @@
+"""Digests of a directory of files, so that a changed, missing or added file is found before it is read.
+
+    DIRECTORY/manifest.json    {"name": "200", "sha256": {"state/d/0f3a...": "9c1e...", ...}}
+
+A digest finds accidents. It does not say who wrote the files: whoever can change a file can change the
+manifest.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+from etils import epath
+
+NAME = "manifest.json"
+# Orbax writes these two after the manifest; nothing that is restored depends on them.
+_NOT_COVERED = frozenset({NAME, "_CHECKPOINT_METADATA", "commit_success.txt"})
+_BLOCK_BYTES = 1 << 22
+
+
+def write(directory: epath.Path, *, name: str) -> None:
+    """Writes the manifest of `directory`, which is or will be called `name`.
+
+    Raises ValueError if there is a link or a special file in it, OSError as the file system does.
+    """
+    content = {"name": name, "sha256": _digests(directory)}
+    (directory / NAME).write_text(json.dumps(content, indent=1))
+
+
+def distrust(directory: epath.Path) -> str | None:
+    """Why the files are not those that were written, naming one; None if every byte is the same."""
+    try:
+        _refuse_link(directory / NAME)
+        content = json.loads((directory / NAME).read_text())
+        expected = dict(content["sha256"])
+        if content["name"] != directory.name:
+            return f"its manifest belongs to {content['name']}"
+        actual = _digests(directory)
+    except FileNotFoundError:
+        return "it has no manifest, so this program did not finish writing it"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it cannot be read: {error}"
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in actual:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} was not part of it"
+        if actual[name] != expected[name]:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _digests(directory: epath.Path) -> dict[str, str]:
+    """SHA-256 in hexadecimal by path relative to `directory`."""
+    paths = {path.relative_to(directory).as_posix(): path for path in _files(directory)}
+    paths = {name: path for name, path in paths.items() if name not in _NOT_COVERED}
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return dict(zip(paths, pool.map(_digest, paths.values()), strict=True))
+
+
+def _files(directory: epath.Path) -> list[epath.Path]:
+    """All files below `directory`, never through a link, which could bring in any file of the host."""
+    _refuse_link(directory)
+    found = []
+    for path in directory.iterdir():
+        _refuse_link(path)
+        found += _files(path) if path.is_dir() else [path]
+    return found
+
+
+def _refuse_link(path: epath.Path) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return  # an object store, which has neither links nor pipes
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path.name} is a link or a special file")
+
+
+def _digest(path: epath.Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

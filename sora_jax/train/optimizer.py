@@ -1,0 +1,90 @@
+"""Optimizers from optax, with the learning rate left to the train step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import Axes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How gradients become updates.
+
+    Attributes:
+      name: "adamw", or "muon": orthogonalised momentum for the matrices of the blocks, AdamW for all else.
+      b1: Decay of the first moment.
+      b2: Decay of the second moment.
+      weight_decay: Decoupled decay of matrices, times the learning rate.
+      clip_norm: Global norm that gradients are scaled down to.
+    """
+
+    name: str
+    b1: float
+    b2: float
+    weight_decay: float
+    clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Learning rate over the steps of a stage: a linear rise, a plateau, a linear fall.
+
+    Attributes:
+      learning_rate: Of the plateau.
+      warmup_steps: Length of the rise from 0.
+      decay_share: Share of the stage, at its end, over which the rate falls.
+      final_share: What is left of the rate at the end, as a share of it.
+    """
+
+    learning_rate: float
+    warmup_steps: int
+    decay_share: float
+    final_share: float
+
+
+def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransformation:
+    """Returns clip -> moments -> weight decay, at learning rate 1; the step multiplies by `-learning_rate`."""
+    matrices = {name: is_matrix(name, axes[name]) for name in axes}
+    if config.name == "adamw":
+        scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=1e-8)
+    elif config.name == "muon":
+        # consistent_rms matches the size of an update to Adam's (arXiv 2502.16982): one learning rate serves both.
+        muon = optax.contrib.muon(
+            1.0,
+            beta=config.b1,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers={
+                name: muon_dimensions(axes[name]) if matrices[name] else None for name in axes
+            },
+        )
+        scale = optax.chain(muon, optax.scale(-1.0))
+    else:
+        raise UserError(f"optimizer {config.name!r} is none of adamw, muon")
+    decay = optax.add_decayed_weights(config.weight_decay, mask=matrices)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), scale, decay)
+
+
+def is_matrix(name: str, axes: tuple[str | None, ...]) -> bool:
+    """Returns whether a parameter is a linear map or a convolution, stacked over layers or not."""
+    return name.endswith("kernel") and len(axes) >= 2
+
+
+def muon_dimensions(axes: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumbers:
+    """Returns which dimensions of a kernel are its rows and its columns: all but layers and the last, and the last."""
+    last = len(axes) - 1
+    return optax.contrib.MuonDimensionNumbers(tuple(range(axes[0] == "layers", last)), last)
+
+
+def learning_rate(config: ScheduleConfig, step: jax.Array, steps: int) -> jax.Array:
+    """Returns the float32 learning rate of `step` (0-based) of a stage of `steps`."""
+    step = step.astype(jnp.float32)
+    rise = jnp.minimum((step + 1) / max(1, config.warmup_steps), 1.0)
+    left = (steps - step) / max(1.0, config.decay_share * steps)
+    fall = config.final_share + (1 - config.final_share) * jnp.clip(left, 0.0, 1.0)
+    return config.learning_rate * rise * fall

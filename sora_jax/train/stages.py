@@ -1,0 +1,267 @@
+"""The stages of a run, in order: each is done once, and an interrupted one goes on.
+
+A stage is a function (run) -> facts. What passes from one to the next lies in the workdir: weights in checkpoints,
+latent statistics, shards.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from sora_jax.core import rng
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import make_mesh
+from sora_jax.core.precision import compute_dtype
+from sora_jax.core.sharding import batch_ways
+from sora_jax.core.tree import abstract_model
+from sora_jax.data.shards import PreparedSet
+from sora_jax.data.sources import Source
+from sora_jax.generate.canvas import Canvas
+from sora_jax.models.codec import Codec, measure_latents
+from sora_jax.objectives import autoencoder as autoencoder_objective
+from sora_jax.objectives import diffusion as diffusion_objective
+from sora_jax.preparation.run import Limits, header, prepare
+from sora_jax.train import exhibits
+from sora_jax.train.checkpoint import Checkpointer
+from sora_jax.train.loop import Surroundings, Task, train
+from sora_jax.train.metrics import MetricsWriter
+from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
+from sora_jax.train.settings import AutoencoderStage, DiffusionStage, PrepareStage, Settings, StageConfig
+from sora_jax.train.state import StateMaker, TrainState, begin_stage, track_name
+from sora_jax.train.step import StepConfig
+from sora_jax.train.streams import PackedBatches, PixelBatches, open_source
+from sora_jax.train.trained import build_autoencoder, build_generator, load_codec, make_sampler
+from sora_jax.train.workdir import Workdir
+from sora_jax.video import shapes
+
+# Clips over which the latent's statistics are measured.
+_CLIPS_MEASURED = 128
+# Clips whose reconstruction is shown as the autoencoder trains.
+_CLIPS_SHOWN = 6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything the stages of one run share.
+
+    Attributes:
+      settings: The config, read.
+      workdir: Where it writes.
+      mesh: The devices.
+      metrics: Its curves.
+      source: Its clips.
+    """
+
+    settings: Settings
+    workdir: Workdir
+    mesh: Mesh
+    metrics: MetricsWriter
+    source: Source
+
+    @property
+    def around(self) -> Surroundings:
+        """What the loop needs of the run."""
+        return Surroundings(
+            workdir=self.workdir,
+            metrics=self.metrics,
+            checkpoint=self.settings.checkpoint,
+            log=self.settings.log,
+        )
+
+    @functools.cached_property
+    def limits(self) -> Limits:
+        """What is done to clips before they are encoded."""
+        data = self.settings.data
+        return Limits(
+            stride=self.settings.token_stride,
+            min_tokens=data.min_tokens,
+            max_tokens=data.max_tokens,
+            max_frames=data.max_frames,
+            max_text_tokens=self.settings.text.max_tokens,
+            max_bad_share=data.max_bad_share,
+        )
+
+
+def check_start(settings: Settings) -> Mesh:
+    """Returns the mesh; raises UserError for whatever the devices and the config cannot do together."""
+    mesh = make_mesh(settings.mesh)
+    ways = batch_ways(mesh)
+    batches = {"packing.rows": settings.packing.rows}
+    for name in settings.run:
+        stage = settings.stages[name]
+        if isinstance(stage, AutoencoderStage):
+            batches |= {f"stages.{name}.crops.buckets {bucket}": bucket[3] for bucket in stage.crops.buckets}
+    problems = [f"{key} is {size}" for key, size in batches.items() if size % ways]
+    if problems:
+        raise UserError(
+            f"the batch is split over {ways} devices (mesh data x fsdp), which does not divide it: "
+            f"{'; '.join(problems)}; choose multiples of {ways}"
+        )
+    strides = settings.token_stride
+    shapes.clip_token_grid(
+        (settings.sampling.frames, *settings.sampling.size), stride=settings.stride, patch=settings.transformer.patch
+    )
+    assert min(strides) >= 1
+    return mesh
+
+
+def run_stages(run: Run) -> None:
+    """Runs every stage that is not done yet, in order, and records the facts of each."""
+    for number, name in enumerate(run.settings.run):
+        if name in run.workdir.facts()["stages"]:
+            logging.info("stage %s is done", name)
+            continue
+        stage = run.settings.stages[name]
+        print(f"stage {number + 1} of {len(run.settings.run)}: {name}", flush=True)
+        began = time.monotonic()
+        facts = RUNNERS[type(stage)](run, name, stage)
+        run.workdir.finish_stage(name, {**facts, "kind": stage.kind, "seconds": time.monotonic() - began})
+
+
+def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, Any]:
+    """Trains the autoencoder, then measures its latents and stores their statistics."""
+    settings = run.settings
+    maker = _maker(run, functools.partial(build_autoencoder, settings), stage.optimizer)
+    shown = exhibits.choose_clips(run.source, run.limits, count=_CLIPS_SHOWN)
+
+    def codec(state: TrainState, *, mean: Any = 0.0, scale: Any = 1.0) -> Codec:
+        channels = np.ones(settings.autoencoder.channels)
+        params = state.ema[track_name(settings.ema.widths[0])]
+        return Codec(settings.autoencoder, params, mean_C=mean * channels, scale_C=scale * channels)
+
+    def show(state: TrainState, step: int) -> None:
+        exhibits.show_reconstructions(run.workdir, run.metrics, name, step, codec(state), shown)
+
+    task = Task(
+        objective=autoencoder_objective.make_objective(settings.autoencoder_loss),
+        maker=maker,
+        initial=lambda: maker.fresh(rng.key(settings.seed, "autoencoder parameters")),
+        step=_step_config(settings, name, stage),
+        stream=PixelBatches(run.source, stage.crops, seed=settings.seed),
+        show=show,
+    )
+    state, facts = train(task, run.around)
+    measured = exhibits.choose_clips(run.source, run.limits, count=_CLIPS_MEASURED)
+    statistics = measure_latents(codec(state), [clip.pixels_THWC for clip in measured])
+    run.workdir.write_json(
+        "latents.json", {"mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()}
+    )
+    return facts
+
+
+def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
+    """Encodes every clip of the source once."""
+    codec = load_codec(run.workdir, run.settings)
+    with tqdm(total=len(run.source), desc=name, unit="clip", disable=None) as bar:
+        summary = prepare(
+            run.source,
+            codec,
+            run.workdir.prepared(),
+            limits=run.limits,
+            batch=stage.batch,
+            clips_per_shard=stage.clips_per_shard,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            progress=bar.update,
+        )
+    facts = dataclasses.asdict(summary)
+    print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
+    return facts
+
+
+def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
+    """Trains the transformer on prepared clips, from where the previous diffusion stage ended."""
+    settings = run.settings
+    codec = load_codec(run.workdir, settings)
+    expected = {key: str(value) for key, value in header(codec, run.source).items() if isinstance(value, str)}
+    prepared = PreparedSet.open(run.workdir.prepared(), expected)
+    maker = _maker(run, functools.partial(build_generator, settings), settings.optimizer)
+    structure, _, _ = abstract_model(maker.build)
+    sampler = make_sampler(settings, codec, structure)
+    canvases = example_canvases(settings)
+
+    def show(state: TrainState, step: int) -> None:
+        clips = sampler(state.ema[track_name(settings.ema.widths[0])], canvases)
+        exhibits.show_samples(run.workdir, run.metrics, name, step, canvases, clips)
+
+    stream = PackedBatches(prepared, stage, settings)
+    for rejected in stream.rows.plan.rejected:
+        logging.warning("%s: sample %d is left out: %s", name, rejected.sample, rejected.reason)
+    task = Task(
+        objective=diffusion_objective.make_objective(
+            settings.diffusion, dtype=compute_dtype(settings.precision)
+        ),
+        maker=maker,
+        initial=lambda: _carried_over(run, name, maker),
+        step=_step_config(settings, name, stage),
+        stream=stream,
+        show=show,
+    )
+    return train(task, run.around)[1]
+
+
+RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
+    AutoencoderStage: run_autoencoder,
+    PrepareStage: run_prepare,
+    DiffusionStage: run_diffusion,
+}
+
+
+def example_canvases(settings: Settings) -> list[Canvas]:
+    """Returns the configured examples, at seed 0."""
+    sampling = settings.sampling
+    grid = shapes.clip_token_grid(
+        (sampling.frames, *sampling.size), stride=settings.stride, patch=settings.transformer.patch
+    )
+    return [Canvas(prompt=prompt, grid=grid, fps=sampling.fps, seed=0) for prompt in sampling.prompts]
+
+
+def _maker(run: Run, build: Callable[[jax.Array], Any], optimizer: OptimizerConfig) -> StateMaker:
+    return StateMaker(
+        build=build,
+        make_optimizer=functools.partial(make_optimizer, optimizer),
+        ema=run.settings.ema,
+        mesh=run.mesh,
+    )
+
+
+def _step_config(settings: Settings, name: str, stage: AutoencoderStage | DiffusionStage) -> StepConfig:
+    return StepConfig(
+        name=name,
+        seed=settings.seed,
+        steps=stage.steps,
+        accumulate=stage.accumulate,
+        schedule=stage.schedule,
+        ema=settings.ema,
+    )
+
+
+def _carried_over(run: Run, name: str, maker: StateMaker) -> TrainState:
+    """Returns the end of the diffusion stage before `name`, its counters at zero, or a fresh state."""
+    before = [
+        other
+        for other in run.settings.run[: run.settings.run.index(name)]
+        if _kind(run.settings.stages[other]) == "diffusion"
+    ]
+    if not before:
+        return maker.fresh(rng.key(run.settings.seed, "generator parameters"))
+    with Checkpointer(run.workdir.checkpoints(before[-1]), keep=run.settings.checkpoint.keep) as saver:
+        restored = saver.restore(maker.abstract())
+    if restored is None:
+        raise UserError(
+            f"stage {name} goes on from {before[-1]}, whose checkpoint is missing in {run.workdir.path}: "
+            "restore it, or start in another --workdir"
+        )
+    return begin_stage(restored.state)
+
+
+def _kind(stage: StageConfig) -> str:
+    return stage.kind

@@ -1,0 +1,151 @@
+"""What training changes, as one pytree: created sharded, donated to every step, saved as a unit."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from sora_jax.core import sharding, tree
+from sora_jax.core.errors import UserError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """The state of one model in training.
+
+    Attributes:
+      step: int32, steps done in the current stage.
+      updates: int32, updates done over all stages of this model; the clock of EMA.
+      skipped: int32, steps of this stage whose loss or gradient was not finite, left out.
+      unbroken: int32, how many of the latest steps in a row were skipped.
+      params: float32 parameters by name.
+      ema: For each track, an average of the parameters by name.
+      opt_state: The optimizer's moments.
+    """
+
+    step: jax.Array
+    updates: jax.Array
+    skipped: jax.Array
+    unbroken: jax.Array
+    params: tree.Params
+    ema: dict[str, tree.Params]
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """Power-function averages of the weights (arXiv 2312.02696, section 3).
+
+    Attributes:
+      widths: Relative width of each track's window, each in (0, 0.28): 0.05 averages over about the last 5 % of the
+        updates so far. Sampling uses the first.
+    """
+
+    widths: tuple[float, ...]
+
+    def __post_init__(self):
+        if not self.widths or not all(0 < width < 0.28 for width in self.widths):
+            raise UserError(
+                f"ema widths {self.widths} must be one or more numbers in (0, 0.28); 0.05 and 0.1 are usual"
+            )
+
+
+def ema_exponent(width: float) -> float:
+    """Returns gamma of the track of relative standard deviation `width`, where
+    width² = (gamma + 1) / ((gamma + 2)² (gamma + 3)) (arXiv 2312.02696, equation 126)."""
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        gamma = (low + high) / 2
+        wide = math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2) > width
+        low, high = (gamma, high) if wide else (low, gamma)
+    return (low + high) / 2
+
+
+def track_name(width: float) -> str:
+    """Returns the name under which the track of `width` is kept."""
+    return f"width_{width:g}"
+
+
+def update_ema(
+    ema: dict[str, tree.Params], params: tree.Params, updates: jax.Array, config: EmaConfig
+) -> dict[str, tree.Params]:
+    """Returns the tracks after update number `updates` (1-based): ema = beta ema + (1 - beta) params,
+    beta = (1 - 1 / updates)^(gamma + 1), so the first update replaces the initial weights."""
+    result = {}
+    for width in config.widths:
+        beta = (1.0 - 1.0 / updates.astype(jnp.float32)) ** (ema_exponent(width) + 1)
+        old = ema[track_name(width)]
+        result[track_name(width)] = {n: beta * old[n] + (1 - beta) * params[n] for n in params}
+    return result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateMaker:
+    """Builds states of one model: abstract, fresh, or carried over from an earlier stage.
+
+    Attributes:
+      build: Key -> module.
+      optimizer: The gradient transformation.
+      ema: The tracks.
+      mesh: Where the state lives.
+    """
+
+    build: Callable[[jax.Array], nnx.Module]
+    make_optimizer: Callable[[tree.Axes], optax.GradientTransformation]
+    ema: EmaConfig
+    mesh: Mesh
+
+    def abstract(self) -> TrainState:
+        """Returns the state with `jax.ShapeDtypeStruct`s that carry shardings in place of arrays."""
+        _, params, axes = tree.abstract_model(self.build)
+        optimizer = self.make_optimizer(axes)
+        param_shardings = sharding.param_shardings(axes, params, self.mesh)
+        scalar = sharding.replicated(self.mesh)
+        shardings = TrainState(
+            step=scalar,
+            updates=scalar,
+            skipped=scalar,
+            unbroken=scalar,
+            params=param_shardings,
+            ema={track_name(width): param_shardings for width in self.ema.widths},
+            opt_state=sharding.optimizer_shardings(optimizer, params, param_shardings, self.mesh),
+        )
+        shapes = jax.eval_shape(self._fresh, jax.random.key(0))
+        return jax.tree.map(
+            lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
+            shapes,
+            shardings,
+        )
+
+    def fresh(self, key: jax.Array) -> TrainState:
+        """Returns the initial state, created where it will live."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract())
+        return jax.jit(self._fresh, out_shardings=shardings)(key)
+
+    def _fresh(self, key: jax.Array) -> TrainState:
+        _, params, axes = tree.split_model(self.build(key))
+        # Distinct buffers: the state is donated, and a buffer may be donated once.
+        ema = {track_name(width): jax.tree.map(jnp.copy, params) for width in self.ema.widths}
+        zeros = [jnp.zeros((), jnp.int32) for _ in range(4)]
+        return TrainState(
+            step=zeros[0],
+            updates=zeros[1],
+            skipped=zeros[2],
+            unbroken=zeros[3],
+            params=params,
+            ema=ema,
+            opt_state=self.make_optimizer(axes).init(params),
+        )
+
+
+def begin_stage(state: TrainState) -> TrainState:
+    """Returns `state` with the counters of the stage at zero; weights, moments and EMA carry over."""
+    zero = jnp.zeros_like(state.step)
+    return dataclasses.replace(state, step=zero, skipped=jnp.copy(zero), unbroken=jnp.copy(zero))

@@ -1,0 +1,82 @@
+"""The data of each kind of stage, as numbered batches."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.crops import CropConfig, CropStream
+from sora_jax.data.pipeline import RowDataset
+from sora_jax.data.shapes_world import ShapesWorld
+from sora_jax.data.shards import PreparedSet
+from sora_jax.data.sources import FolderSource, Source
+from sora_jax.train.settings import DiffusionStage, Settings
+
+HostBatch = dict[str, np.ndarray]
+
+
+def open_source(settings: Settings) -> Source:
+    """Returns the clips that training draws from."""
+    data = settings.data
+    if data.source == "shapes":
+        return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
+    if data.path is None:
+        raise UserError("data.source 'folder' needs a folder: pass --config.data.path=DIR")
+    return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames)
+
+
+class PixelBatches:
+    """Windows of clips for the autoencoder; a token is a pixel."""
+
+    def __init__(self, source: Source, config: CropConfig, *, seed: int):
+        self._crops = CropStream(
+            source, config, seed=seed, process_index=jax.process_index(), process_count=jax.process_count()
+        )
+
+    def batches(self, start: int) -> Iterator[HostBatch]:
+        """Returns batches `start`, `start` + 1, ..., read ahead."""
+        return iter(self._crops.batches(start))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns what the order of batches depends on."""
+        return self._crops.fingerprint()
+
+    def tokens(self, batch: HostBatch) -> tuple[int, int]:
+        """Returns the number of pixels twice: nothing is padded."""
+        pixels = batch["clip_BTHWC"].size // 3
+        return pixels, pixels
+
+
+class PackedBatches:
+    """Packs of prepared clips for the transformer."""
+
+    def __init__(self, prepared: PreparedSet, stage: DiffusionStage, settings: Settings):
+        shares = {"images": stage.mix.images, "videos": stage.mix.videos}
+        self._per_batch = settings.packing.rows
+        self.rows = RowDataset(
+            prepared,
+            settings.packing,
+            patch=settings.transformer.patch,
+            time_rate=settings.transformer.time_rate,
+            seed=settings.seed,
+            mix={kind: share for kind, share in shares.items() if share > 0},
+        )
+
+    def batches(self, start: int) -> Iterator[HostBatch]:
+        """Returns batches `start`, `start` + 1, ..., read ahead; nothing before `start` is read."""
+        return self.rows.batches(
+            start_row=start * self._per_batch,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns what the order of batches depends on."""
+        return self.rows.fingerprint()
+
+    def tokens(self, batch: HostBatch) -> tuple[int, int]:
+        """Returns (real, possible) tokens of a pack."""
+        segment_BL = batch["segment_BL"]
+        return int(np.count_nonzero(segment_BL)), segment_BL.size

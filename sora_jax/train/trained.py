@@ -1,0 +1,119 @@
+"""Trained models as later stages and other commands load them from a workdir."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.precision import compute_dtype
+from sora_jax.core.tree import Params, abstract_model
+from sora_jax.data.captions import BYTES_PER_TOKEN
+from sora_jax.data.packs import PackLayout
+from sora_jax.generate.run import Sampler, SolverConfig
+from sora_jax.models.autoencoder import Autoencoder
+from sora_jax.models.codec import Codec
+from sora_jax.objectives.diffusion import Generator
+from sora_jax.train.checkpoint import load_tree
+from sora_jax.train.settings import Settings
+from sora_jax.train.state import track_name
+from sora_jax.train.workdir import Workdir
+
+
+def build_autoencoder(settings: Settings, key: jax.Array) -> Autoencoder:
+    """Returns a fresh autoencoder."""
+    return Autoencoder(settings.autoencoder, rngs=nnx.Rngs(key))
+
+
+def build_generator(settings: Settings, key: jax.Array) -> Generator:
+    """Returns a fresh text encoder and transformer."""
+    return Generator(
+        settings.transformer,
+        settings.text.encoder(),
+        patch_width=settings.patch_width,
+        bytes_per_token=BYTES_PER_TOKEN,
+        rngs=nnx.Rngs(key),
+    )
+
+
+def load_codec(workdir: Workdir, settings: Settings) -> Codec:
+    """Returns the trained autoencoder of a run; raises UserError while there is none."""
+    if not (workdir.path / "latents.json").exists():
+        raise UserError(f"{workdir.path} has no trained autoencoder yet: run main until that stage is done")
+    statistics = workdir.read_json("latents.json")
+    stage = next(name for name in settings.run if settings.stages[name].kind == "autoencoder")
+    _, params, _ = abstract_model(lambda key: build_autoencoder(settings, key))
+    return Codec(
+        settings.autoencoder,
+        load_average(workdir, stage, params, settings)[0],
+        mean_C=np.array(statistics["mean"]),
+        scale_C=np.array(statistics["scale"]),
+    )
+
+
+def load_generator(workdir: Workdir, settings: Settings, *, step: int | None = None) -> tuple[Params, str, int]:
+    """Returns (averaged parameters, stage, step) of the newest diffusion stage with a checkpoint.
+
+    Args:
+      workdir: Of the run.
+      settings: Of the run.
+      step: Of the checkpoint; None takes the newest verified one.
+
+    Raises:
+      UserError: there is none.
+    """
+    _, params, _ = abstract_model(lambda key: build_generator(settings, key))
+    for stage in reversed(settings.run):
+        saved = workdir.checkpoints(stage)
+        if settings.stages[stage].kind == "diffusion" and saved.exists() and any(saved.iterdir()):
+            average, found = load_average(workdir, stage, params, settings, step=step)
+            return average, stage, found
+    raise UserError(f"{workdir.path} has no checkpoint of a transformer yet: run main until one is written")
+
+
+def load_average(
+    workdir: Workdir, stage: str, abstract: Params, settings: Settings, *, step: int | None = None
+) -> tuple[Params, int]:
+    """Returns (averaged weights, step) of a stage's checkpoint: the first EMA track."""
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in abstract.items()}
+    track = track_name(settings.ema.widths[0])
+    restored = load_tree(workdir.checkpoints(stage), {"ema": {track: shapes}}, step=step)
+    return restored.state["ema"][track], restored.step
+
+
+def pack_layout(settings: Settings) -> PackLayout:
+    """Returns the layout of the run's rows."""
+    return PackLayout(
+        budget=settings.packing.budget(),
+        patch=settings.transformer.patch,
+        channels=settings.autoencoder.channels,
+        temporal_stride=settings.stride[0],
+        time_rate=settings.transformer.time_rate,
+    )
+
+
+def make_sampler(settings: Settings, codec: Codec, structure: Any, *, solver: SolverConfig | None = None) -> Sampler:
+    """Returns the sampler of a run; `solver` replaces the configured one."""
+    return Sampler(
+        structure,
+        codec,
+        pack_layout(settings),
+        rows=settings.packing.rows,
+        config=solver_config(settings) if solver is None else solver,
+        dtype=compute_dtype(settings.precision),
+    )
+
+
+def solver_config(settings: Settings) -> SolverConfig:
+    """Returns the configured solver."""
+    sampling, diffusion = settings.sampling, settings.diffusion
+    return SolverConfig(
+        steps=sampling.steps,
+        method=sampling.solver,
+        path=diffusion.path,
+        noise=dataclasses.replace(diffusion.noise, shift_base_tokens=sampling.shift_base_tokens),
+        guidance=sampling.guidance,
+    )

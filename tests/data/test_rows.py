@@ -1,0 +1,162 @@
+import collections
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.packing import Budget
+from sora_jax.data.rows import Draws, Lengths, Pool, RowPlan
+
+
+def one_pool(count):
+    return [Pool(ids_N=np.arange(count), share=1.0)]
+
+
+def make_lengths(count, *, seed=0, captions=1):
+    generator = np.random.default_rng(seed)
+    return Lengths(
+        tokens_N=generator.choice([9, 12, 16, 20, 36, 48, 80], count),
+        text_tokens_M=generator.integers(1, 12, count * captions),
+        caption_start_N1=np.arange(0, count * captions + 1, captions),
+    )
+
+
+def make_plan(lengths, *, seed=0, window=64, rows_per_batch=4, pools=None):
+    pools = pools or one_pool(len(lengths.tokens_N))
+    budget = Budget(tokens=128, text_tokens=64, segments=16)
+    return RowPlan(lengths, pools, budget, seed=seed, window=window, rows_per_batch=rows_per_batch)
+
+
+def contents(plan, start, stop):
+    rows = [plan.row(number) for number in range(start, stop)]
+    return [(row.samples_S.tolist(), row.captions_S.tolist()) for row in rows]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 100), st.integers(0, 200), st.integers(0, 3))
+def test_any_stretch_of_draws_is_cut_from_one_sequence_of_shuffled_epochs(size, start, count, seed):
+    draws = Draws(one_pool(size), seed=seed)
+    stretch = draws.take(start, start + count + 1)
+    np.testing.assert_array_equal(
+        stretch, Draws(one_pool(size), seed=seed).take(0, start + count + 1)[start:]
+    )
+    epoch = draws.take(3 * size, 4 * size)
+    assert sorted(epoch.tolist()) == list(range(size))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.floats(0.01, 10), st.integers(1, 6))
+def test_pools_are_drawn_by_share_and_each_evenly(first, second, share, epochs):
+    pools = [Pool(ids_N=np.arange(first), share=1.0), Pool(ids_N=first + np.arange(second), share=share)]
+    draws = Draws(pools, seed=0)
+    counts = collections.Counter(draws.take(0, epochs * draws.per_epoch).tolist())
+    of_first = [counts[sample] for sample in range(first)]
+    of_second = [counts[sample] for sample in range(first, first + second)]
+    for of_pool in (of_first, of_second):
+        assert max(of_pool) - min(of_pool) <= 1
+    expected = max(1, round((first + second) / (1 + share)))
+    assert sum(of_first) == epochs * expected
+
+
+def test_rows_hold_every_sample_exactly_once_in_an_epoch():
+    # Two windows of 64 draws make an epoch of 128 samples.
+    plan = make_plan(make_lengths(128), rows_per_batch=1)
+    seen = collections.defaultdict(list)
+    for number in range(200):
+        row = plan.row(number)
+        seen[row.epoch].extend(row.samples_S.tolist())
+    assert sorted(seen[0]) == list(range(128))
+    assert sorted(seen[1]) == list(range(128))
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize(("samples", "window"), [(10, 64), (100, 64), (100, 7)])
+def test_windows_that_do_not_divide_epochs_lose_and_repeat_nothing(samples, window):
+    plan = make_plan(make_lengths(samples), window=window, rows_per_batch=1)
+    drawn, number = [], 0
+    while plan.row(number).window < samples:
+        drawn.extend(plan.row(number).samples_S.tolist())
+        number += 1
+    # As many windows as samples hold each sample `window` times.
+    assert collections.Counter(drawn) == dict.fromkeys(range(samples), window)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 120), st.integers(1, 9), st.integers(0, 3))
+def test_rows_do_not_depend_on_which_were_asked_for_before(start, rows_per_batch, seed):
+    lengths = make_lengths(90, captions=2)
+    plan = make_plan(lengths, seed=seed, rows_per_batch=rows_per_batch)
+    sequence = contents(plan, 0, 140)
+    again = make_plan(lengths, seed=seed, rows_per_batch=rows_per_batch)
+    assert contents(again, start, 140) == sequence[start:]
+    assert contents(again, 0, start) == sequence[:start]
+
+
+def test_a_batch_holds_the_same_rows_in_whatever_order_balances_it():
+    lengths = make_lengths(200)
+    plain, balanced = make_plan(lengths, rows_per_batch=1), make_plan(lengths, rows_per_batch=8)
+    for batch in range(5):
+        first = sorted(contents(plain, batch * 8, batch * 8 + 8))
+        assert sorted(contents(balanced, batch * 8, batch * 8 + 8)) == first
+
+
+def test_devices_get_nearly_the_same_attention_cost():
+    lengths = make_lengths(4000)
+
+    def imbalance(plan):
+        shares = []
+        for batch in range(8):
+            costs = [np.sum(lengths.tokens_N[plan.row(batch * 32 + i).samples_S] ** 2.0) for i in range(32)]
+            halves = np.reshape(costs, (8, 4)).sum(axis=1)
+            shares.append(halves.max() / halves.mean())
+        return np.mean(shares) - 1
+
+    unbalanced = imbalance(make_plan(lengths, window=1000, rows_per_batch=1))
+    assert imbalance(make_plan(lengths, window=1000, rows_per_batch=32)) < 0.5 * unbalanced
+
+
+def test_captions_are_chosen_among_those_that_fit_and_all_are_seen():
+    lengths = Lengths(
+        tokens_N=np.full(6, 20),
+        text_tokens_M=np.array([5, 100, 7] * 6),
+        caption_start_N1=np.arange(0, 19, 3),
+    )
+    plan = make_plan(lengths)
+    rows = [plan.row(number) for number in range(40)]
+    seen = collections.Counter(np.concatenate([row.captions_S for row in rows]).tolist())
+    assert seen.keys() == {0, 2}
+    assert min(seen.values()) > 0.3 * sum(seen.values())
+    text_N3 = lengths.text_tokens_M.reshape(6, 3)
+    assert all(text_N3[row.samples_S, row.captions_S].sum() <= 64 for row in rows)
+    assert not plan.rejected
+
+
+def test_samples_that_fit_no_row_are_named_and_never_drawn():
+    lengths = Lengths(
+        tokens_N=np.array([20, 200, 20, 20]),
+        text_tokens_M=np.array([5, 5, 70, 90, 5]),
+        caption_start_N1=np.array([0, 1, 2, 4, 5]),
+    )
+    plan = make_plan(lengths)
+    assert [item.sample for item in plan.rejected] == [1, 2]
+    assert "200 tokens" in plan.rejected[0].reason
+    assert "70 text tokens" in plan.rejected[1].reason
+    assert {sample for row, _ in contents(plan, 0, 30) for sample in row} == {0, 3}
+
+
+def test_only_rejections_of_samples_in_the_mix_are_reported():
+    lengths = Lengths(
+        tokens_N=np.array([200, 20, 300]), text_tokens_M=np.ones(3, int), caption_start_N1=np.arange(4)
+    )
+    plan = make_plan(lengths, pools=[Pool(ids_N=np.array([1, 2]), share=1.0)])
+    assert [item.sample for item in plan.rejected] == [2]
+
+
+def test_a_set_of_which_nothing_fits_is_refused():
+    lengths = Lengths(
+        tokens_N=np.array([300]), text_tokens_M=np.array([1]), caption_start_N1=np.array([0, 1])
+    )
+    with pytest.raises(UserError, match="300 tokens do not fit a row of 128"):
+        make_plan(lengths)

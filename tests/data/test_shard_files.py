@@ -1,0 +1,88 @@
+import dataclasses
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora_jax.core.errors import DataError, StorageError, UserError
+from sora_jax.data import shard_files
+from sora_jax.data.shard_files import Prepared, decode_record, encode_record
+
+HEADER = {
+    "autoencoder": "a1",
+    "text_encoder": "bytes-1",
+    "source": "s1",
+    "latent_mean": [0.0, 1.0],
+    "latent_scale": (1.0, 2.0),
+    "strides": (4, 8),
+    "channels": 2,
+}
+
+
+def make_sample(shape=(2, 3, 4, 2)):
+    latent_THWC = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return Prepared(
+        latent_THWC=latent_THWC,
+        fps=24.0,
+        captions=("a red square", "ein Quadrat \u2588\n"),
+        source_id="folder/clip.mp4",
+        pixel_shape=(5, 24, 32),
+        trimmed_frames=3,
+    )
+
+
+def test_a_record_returns_what_was_put_in_with_the_latent_rounded_to_bfloat16():
+    sample = make_sample()
+    read = decode_record(encode_record(sample))
+    assert read.latent_THWC.dtype == np.float32
+    np.testing.assert_array_equal(read.latent_THWC, sample.latent_THWC.astype(ml_dtypes.bfloat16))
+    for field in dataclasses.fields(Prepared):
+        if field.name != "latent_THWC":
+            assert getattr(read, field.name) == getattr(sample, field.name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_flipped_bit_of_a_record_is_noticed(data):
+    record = bytearray(encode_record(make_sample()))
+    record[data.draw(st.integers(0, len(record) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(ValueError, match="checksum"):
+        decode_record(bytes(record))
+
+
+def test_the_header_is_read_back_and_a_second_writer_must_agree(tmp_path):
+    shard_files.write_header(tmp_path, HEADER)
+    assert shard_files.read_header(tmp_path)["strides"] == [4, 8]
+    shard_files.write_header(tmp_path, HEADER)
+    with pytest.raises(UserError, match="autoencoder's latent scale"):
+        shard_files.write_header(tmp_path, {**HEADER, "latent_scale": [1.0, 3.0]})
+
+
+def test_a_header_of_another_format_or_damaged_is_refused(tmp_path):
+    with pytest.raises(UserError, match="run prepare first"):
+        shard_files.read_header(tmp_path)
+    path = tmp_path / shard_files.HEADER_FILE
+    path.write_text('{"format": 0}')
+    with pytest.raises(UserError, match="format 1"):
+        shard_files.read_header(tmp_path)
+    path.write_text('{"format": ')
+    with pytest.raises(DataError, match=r"header\.json is damaged"):
+        shard_files.read_header(tmp_path)
+
+
+def test_a_damaged_index_is_named(tmp_path):
+    path = tmp_path / "data-000000.index.npz"
+    shard_files.write_index(path, [shard_files.Entry.of(make_sample(), crc=1)])
+    assert shard_files.read_index(path)["text_tokens_M"].tolist() == [4, 4]
+    contents = path.read_bytes()
+    for damaged in (contents[:-30], b"", contents.replace(b"\x02\x00\x00\x00\x03\x00\x00\x00", b"\x09" * 8)):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"data-000000\.index\.npz is damaged"):
+            shard_files.read_index(path)
+
+
+def test_what_the_disk_refuses_becomes_a_storage_error_with_the_path(tmp_path):
+    with pytest.raises(StorageError, match="cannot write .*here"), shard_files.storage(tmp_path / "here"):
+        (tmp_path / "missing" / "file").write_bytes(b"")

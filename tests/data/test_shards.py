@@ -1,0 +1,227 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from sora_jax.core.errors import DataError, UserError
+from sora_jax.data.captions import count_tokens
+from sora_jax.data.shard_files import read_skipped
+from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
+
+HEADER = {
+    "autoencoder": "a1",
+    "text_encoder": "bytes-1",
+    "source": "s1",
+    "latent_mean": [0.5, -1.0, 0.0],
+    "latent_scale": [2.0, 0.5, 1.0],
+    "strides": [4, 8],
+    "channels": 3,
+}
+MAKE_SAMPLE = """
+import numpy as np
+from sora_jax.data.shards import Prepared
+
+def make_sample(number):
+    generator = np.random.default_rng(number)
+    shape = (1 + number % 3, 2 + number % 2, 4, 3)
+    return Prepared(
+        latent_THWC=generator.normal(size=shape).astype(np.float32),
+        fps=8.0 + number,
+        captions=tuple(f"caption {i} of clip {number}" for i in range(number % 3)),
+        source_id=f"clip {number}",
+        pixel_shape=(1 + 4 * (shape[0] - 1), 8 * shape[1], 32),
+        trimmed_frames=number % 4,
+    )
+"""
+scope: dict = {}
+exec(MAKE_SAMPLE, scope)
+make_sample = scope["make_sample"]
+
+
+def write(directory, numbers, **kwargs):
+    with ShardWriter(directory, header=HEADER, **kwargs) as writer:
+        for number in numbers:
+            writer.add(make_sample(number))
+
+
+def test_a_set_returns_normalised_samples_and_their_lengths(tmp_path):
+    write(tmp_path, range(10), records_per_shard=4)
+    prepared = PreparedSet(tmp_path)
+    assert len(prepared) == 10
+    assert len(list(tmp_path.glob("*.arrayrecord"))) == 3
+    mean_C, scale_C = np.array(HEADER["latent_mean"]), np.array(HEADER["latent_scale"])
+    for number in range(10):
+        expected, sample = make_sample(number), prepared[number]
+        raw_THWC = expected.latent_THWC.astype(ml_dtypes.bfloat16).astype(np.float32)
+        np.testing.assert_allclose(sample.latent_THWC, (raw_THWC - mean_C) / scale_C, rtol=1e-5)
+        assert sample.latent_THWC.dtype == np.float32
+        assert sample.source_id == expected.source_id
+        assert sample.captions == (expected.captions or ("",))
+        assert tuple(prepared.grid_N3[number]) == expected.latent_THWC.shape[:3]
+        assert prepared.text_lengths[number] == [count_tokens(caption) for caption in sample.captions]
+        assert prepared.fps_N[number] == expected.fps
+        assert prepared.trimmed_frames_N[number] == expected.trimmed_frames
+    assert prepared.header == HEADER
+
+
+def test_reading_from_many_threads_gives_the_same_samples(tmp_path):
+    write(tmp_path, range(12), records_per_shard=5)
+    prepared = PreparedSet(tmp_path)
+    found: dict[int, list[str]] = {thread: [] for thread in range(4)}
+
+    def read(thread):
+        found[thread] = [prepared[number].source_id for number in range(12)]
+
+    threads = [threading.Thread(target=read, args=(thread,)) for thread in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(found.values()) == [[f"clip {number}" for number in range(12)]] * 4
+
+
+def test_an_interrupted_writer_continues(tmp_path):
+    writer = ShardWriter(tmp_path, header=HEADER, records_per_shard=3)
+    writer.skip("clip 0", "too dark")
+    for number in range(1, 6):
+        writer.add(make_sample(number))
+    # The writer vanishes: its second shard holds two records and was never committed.
+    assert PreparedSet(tmp_path).text_lengths == [[6], [6, 6], [1]]
+    again = ShardWriter(tmp_path, header=HEADER, records_per_shard=3)
+    assert again.done == {"clip 0", "clip 1", "clip 2", "clip 3"}
+    assert not list(tmp_path.glob("*.tmp"))
+    with again:
+        for number in range(8):
+            if f"clip {number}" not in again.done:
+                again.add(make_sample(number))
+    prepared = PreparedSet(tmp_path)
+    assert [prepared[i].source_id for i in range(len(prepared))] == [f"clip {n}" for n in range(1, 8)]
+
+
+def test_a_killed_writer_leaves_only_whole_shards(tmp_path):
+    program = MAKE_SAMPLE + f"""
+import os, signal
+from sora_jax.data.shards import ShardWriter
+writer = ShardWriter({str(tmp_path)!r}, header={HEADER!r}, records_per_shard=2)
+for number in range(5):
+    writer.add(make_sample(number))
+writer.skip("clip 9", "not a video")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=os.getcwd(), check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert ShardWriter(tmp_path, header=HEADER).done == {"clip 0", "clip 1", "clip 2", "clip 3", "clip 9"}
+    assert len(PreparedSet(tmp_path)) == 4
+
+
+def test_a_shard_without_its_index_does_not_exist_and_is_written_over(tmp_path):
+    write(tmp_path, range(4), records_per_shard=2)
+    (tmp_path / "data-000001.index.npz").unlink()
+    assert len(PreparedSet(tmp_path)) == 2
+    write(tmp_path, [7], records_per_shard=2)
+    prepared = PreparedSet(tmp_path)
+    assert [prepared[i].source_id for i in range(3)] == ["clip 0", "clip 1", "clip 7"]
+
+
+def test_processes_write_side_by_side_and_leave_each_others_files_alone(tmp_path):
+    first = ShardWriter(tmp_path, header=HEADER, name="data")
+    first.add(make_sample(1))
+    with ShardWriter(tmp_path, header=HEADER, name="data-1") as second:
+        second.add(make_sample(2))
+    first.close()
+    prepared = PreparedSet(tmp_path)
+    assert {prepared[i].source_id for i in range(2)} == {"clip 1", "clip 2"}
+
+
+def test_records_added_before_an_exception_are_kept(tmp_path):
+    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path, header=HEADER) as writer:
+        writer.add(make_sample(1))
+        raise KeyboardInterrupt
+    assert len(PreparedSet(tmp_path)) == 1
+
+
+def test_a_line_torn_by_a_kill_swallows_no_other_skipped_clip(tmp_path):
+    ShardWriter(tmp_path, header=HEADER).skip("a", "no video stream")
+    with (tmp_path / "skipped.jsonl").open("a") as file:
+        file.write('{"source_id": "b", "rea')
+    ShardWriter(tmp_path, header=HEADER).skip("c", "too short")
+    assert read_skipped(tmp_path) == {"a": "no video stream", "c": "too short"}
+    lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == {"source_id": "a", "reason": "no video stream"}
+
+
+def flip(path, offset, mask=1):
+    contents = bytearray(path.read_bytes())
+    contents[offset] ^= mask
+    path.write_bytes(contents)
+
+
+def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path):
+    write(tmp_path, range(4), records_per_shard=4)
+    path = tmp_path / "data-000000.arrayrecord"
+    offset = path.read_bytes().index(b"caption 0 of clip 2")
+    flip(path, offset)
+    prepared = PreparedSet(tmp_path)
+    with pytest.raises(DataError, match=r"record 2 of shard .*data-000000\.arrayrecord is damaged"):
+        prepared[2]
+    assert [prepared[number].source_id for number in (0, 1, 3)] == ["clip 0", "clip 1", "clip 3"]
+
+
+def test_a_shard_in_the_place_of_another_is_noticed(tmp_path):
+    write(tmp_path, range(4), records_per_shard=2)
+    os.replace(tmp_path / "data-000001.arrayrecord", tmp_path / "data-000000.arrayrecord")
+    prepared = PreparedSet(tmp_path)
+    with pytest.raises(DataError, match="not the record that the index was written for"):
+        prepared[0]
+    with pytest.raises(DataError, match=r"record 1 of shard .*data-000001"):
+        prepared[3]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("autoencoder", "autoencoder"), ("text_encoder", "text encoder"), ("source", "source")],
+)
+def test_a_mismatch_is_refused_by_name_with_old_and_new(tmp_path, key, words):
+    write(tmp_path, range(2))
+    expect = {"autoencoder": "a1", "text_encoder": "bytes-1", "source": "s1"}
+    assert len(PreparedSet.open(tmp_path, expect)) == 2
+    message = f"the {words} changed from {HEADER[key]} to other"
+    with pytest.raises(UserError, match=message) as refusal:
+        PreparedSet.open(tmp_path, {**expect, key: "other"})
+    for other in {"autoencoder", "text encoder", "source"} - {words}:
+        assert f"the {other} changed" not in str(refusal.value)
+    with pytest.raises(UserError, match=message):
+        ShardWriter(tmp_path, header={**HEADER, key: "other"})
+
+
+def test_the_fingerprint_follows_contents_and_not_the_moment_of_writing(tmp_path):
+    write(tmp_path / "a", range(4))
+    write(tmp_path / "b", range(4))
+    write(tmp_path / "c", [0, 1, 2, 5])
+    fingerprints = [PreparedSet(tmp_path / name).fingerprint() for name in "abc"]
+    assert fingerprints[0] == fingerprints[1]
+    assert fingerprints[0] != fingerprints[2]
+
+
+def test_a_latent_that_is_not_finite_is_refused(tmp_path):
+    sample = make_sample(1)
+    sample.latent_THWC[0, 0, 0, 0] = np.nan
+    with ShardWriter(tmp_path, header=HEADER) as writer, pytest.raises(DataError, match="clip 1 is not finite"):
+        writer.add(sample)
+
+
+def test_an_empty_set_is_refused_with_the_number_of_skipped_clips(tmp_path):
+    with ShardWriter(tmp_path, header=HEADER) as writer:
+        writer.skip("a", "too short")
+    with pytest.raises(UserError, match="no prepared samples and 1 skipped"):
+        PreparedSet(tmp_path)
+
+
+def test_prepared_is_offered_beside_the_writer():
+    assert isinstance(make_sample(0), Prepared)

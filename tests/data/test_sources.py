@@ -1,0 +1,85 @@
+"""A folder as a source of clips."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from sora_jax.data.clips import BadClip
+from sora_jax.data.sources import FolderSource, Source
+from sora_jax.data.video_io import write_clip
+
+
+def drawn(frames: int, value: int) -> np.ndarray:
+    pixels_THWC = np.full((frames, 16, 24, 3), value, np.uint8)
+    pixels_THWC[np.arange(frames), 0, np.arange(frames)] = 255
+    return pixels_THWC
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_clip(tmp_path / "z.gif", drawn(6, 50), fps=10.0)
+    write_clip(tmp_path / "deep" / "er" / "a.png", drawn(1, 90), fps=1.0)
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    write_clip(tmp_path / "silent.gif", drawn(2, 10), fps=10.0)
+    named = {"z.gif": "grey", "deep/er/a.png": "light", "broken.mp4": "lost", "gone.mp4": "nobody"}
+    rows = [json.dumps({"file": name, "caption": caption}) for name, caption in named.items()]
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    return tmp_path
+
+
+def test_clips_come_sorted_with_their_captions(folder):
+    source: Source = FolderSource(folder)
+    assert [source.source_id(i) for i in range(len(source))] == ["broken.mp4", "deep/er/a.png", "z.gif"]
+    clip = source[2]
+    np.testing.assert_array_equal(clip.pixels_THWC, drawn(6, 50))
+    assert (clip.fps, clip.captions, clip.source_id) == (pytest.approx(10), ("grey",), "z.gif")
+    np.testing.assert_array_equal(source[1].pixels_THWC, drawn(1, 90))
+
+
+def test_nothing_is_lost_in_silence(folder):
+    source = FolderSource(folder)
+    assert source.uncaptioned == ["silent.gif"]
+    assert source.missing == ["gone.mp4"]
+    with pytest.raises(BadClip) as caught:
+        source[0]
+    assert caught.value.source_id == "broken.mp4"
+    assert "cannot be decoded" in caught.value.reason
+
+
+def test_limits_reach_the_decoder(folder):
+    assert len(FolderSource(folder, max_frames=4)[2].pixels_THWC) == 4
+    with pytest.raises(BadClip, match="max_pixels"):
+        FolderSource(folder, max_pixels=100)[2]
+
+
+def test_captions_may_be_waived(folder):
+    source = FolderSource(folder, captions_required=False)
+    names = [source.source_id(i) for i in range(len(source))]
+    assert names == ["broken.mp4", "deep/er/a.png", "silent.gif", "z.gif"]
+    assert source[2].captions == ()
+
+
+def test_fingerprint_follows_content_but_not_dates(folder):
+    before = FolderSource(folder).fingerprint()
+    os.utime(folder / "z.gif", (1, 1))
+    assert FolderSource(folder).fingerprint() == before
+    captions = (folder / "captions.jsonl").read_text()
+    (folder / "captions.jsonl").write_text(captions.replace("grey", "gray"))
+    reworded = FolderSource(folder).fingerprint()
+    write_clip(folder / "z.gif", drawn(7, 50), fps=10.0)
+    regrown = FolderSource(folder).fingerprint()
+    (folder / "z.gif").rename(folder / "silent.gif")
+    (folder / "captions.jsonl").write_text(captions.replace("z.gif", "silent.gif"))
+    renamed = FolderSource(folder).fingerprint()
+    assert len({before, reworded, regrown, renamed}) == 4
+
+
+def test_a_link_that_leads_nowhere_is_one_bad_clip(folder):
+    (folder / "z.gif").unlink()
+    (folder / "z.gif").symlink_to(folder / "nowhere.gif")
+    source = FolderSource(folder)
+    assert source.fingerprint()
+    with pytest.raises(BadClip, match="No such file"):
+        source[2]

@@ -1,0 +1,114 @@
+"""Strata are hit once each, levels follow their distribution, shifts move odds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora_jax.core.errors import UserError
+from sora_jax.diffusion import noise_levels
+
+B, S = 4, 6
+draw = jax.jit(noise_levels.draw, static_argnums=2)
+
+
+def logit(sigma):
+    return np.log(sigma) - np.log1p(-sigma)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 999), absent=st.lists(st.integers(0, B * S - 1), max_size=B * S - 1))
+def test_each_stratum_holds_one_present_segment(seed, absent):
+    tokens = np.full(B * S, 100)
+    tokens[absent] = 0
+    config = noise_levels.NoiseConfig(mean=0.5, std=0.8, uniform_share=0.0)
+    sigma_BS = np.asarray(draw(jax.random.key(seed), jnp.asarray(tokens.reshape(B, S)), config), np.float64)
+    present = tokens > 0
+    z = (logit(sigma_BS.reshape(-1)[present]) - 0.5) / 0.8
+    u = np.asarray(jax.scipy.stats.norm.cdf(z))
+    edges = np.sort(u) * present.sum()
+    assert np.all(edges > np.arange(present.sum()) - 1e-3)
+    assert np.all(edges < np.arange(present.sum()) + 1 + 1e-3)
+    np.testing.assert_array_equal(sigma_BS.reshape(-1)[~present], 1.0)
+
+
+def test_strata_are_shared_out_at_random():
+    """Over many keys a given slot sees the whole distribution: its rank is uniform."""
+    config = noise_levels.NoiseConfig(uniform_share=0.0)
+    tokens_BS = jnp.full((B, S), 100)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    sigma_NBS = jax.vmap(lambda key: noise_levels.draw(key, tokens_BS, config))(keys)
+    u = np.asarray(jax.scipy.stats.norm.cdf(logit(np.asarray(sigma_NBS[:, 1, 2], np.float64))))
+    np.testing.assert_allclose(
+        np.quantile(u, [0.1, 0.25, 0.5, 0.75, 0.9]), [0.1, 0.25, 0.5, 0.75, 0.9], atol=0.04
+    )
+
+
+def test_the_tail_is_uniform_and_unshifted_and_of_its_share():
+    config = noise_levels.NoiseConfig(mean=30.0, std=0.1, uniform_share=0.25, shift_base_tokens=1.0)
+    sigma_BS = np.asarray(draw(jax.random.key(3), jnp.full((B, S), 100), config))
+    tail = sigma_BS[sigma_BS < 0.999]
+    assert len(tail) in (5, 6)  # 24 / 4, less a tail level that happens to be near 1
+    config = noise_levels.NoiseConfig(mean=30.0, std=0.1, uniform_share=1.0, shift_base_tokens=1.0)
+    sigma = np.sort(np.asarray(draw(jax.random.key(3), jnp.full((B, S), 100), config)).reshape(-1))
+    strata = np.ceil(sigma * B * S - 1e-3)
+    np.testing.assert_array_equal(strata, np.arange(1, B * S + 1))
+
+
+def test_levels_stay_in_range_at_extremes():
+    for mean in (-60.0, 60.0):
+        config = noise_levels.NoiseConfig(mean=mean, std=5.0, uniform_share=0.5)
+        sigma_BS = np.asarray(draw(jax.random.key(1), jnp.full((B, S), 7), config))
+        assert np.all(sigma_BS > 0)
+        assert np.all(sigma_BS <= 1)
+        assert sigma_BS.dtype == np.float32
+
+
+@settings(deadline=None)
+@given(sigma=st.floats(0.01, 0.99), factor=st.floats(0.1, 20))
+def test_shift_multiplies_the_odds_and_is_the_published_formula(sigma, factor):
+    shifted = float(noise_levels.shift(jnp.float32(sigma), jnp.float32(factor)))
+    np.testing.assert_allclose(shifted, factor * sigma / (1 + (factor - 1) * sigma), rtol=1e-4)
+    np.testing.assert_allclose(shifted / (1 - shifted), factor * sigma / (1 - sigma), rtol=1e-3)
+
+
+def test_alpha_grows_as_the_root_of_tokens_within_limits():
+    config = noise_levels.NoiseConfig(shift_base_tokens=100.0, shift_limits=(0.5, 3.0))
+    found = noise_levels.alpha(jnp.array([1, 25, 100, 400, 10_000]), config)
+    np.testing.assert_allclose(found, [0.5, 0.5, 1, 2, 3], rtol=1e-6)
+    np.testing.assert_array_equal(noise_levels.alpha(jnp.array([1, 400]), noise_levels.NoiseConfig()), 1.0)
+
+
+def test_more_tokens_draw_more_noise():
+    """The same key at four times the tokens doubles the odds of every level."""
+    config = noise_levels.NoiseConfig(shift_base_tokens=100.0, uniform_share=0.0)
+    few, many = (
+        np.asarray(draw(jax.random.key(0), jnp.full((B, S), n), config), np.float64) for n in (100, 400)
+    )
+    np.testing.assert_allclose(logit(many) - logit(few), np.log(2), atol=1e-3)
+
+
+def test_schedule_falls_from_one_to_zero_with_the_same_shift():
+    config = noise_levels.NoiseConfig(shift_base_tokens=100.0)
+    tokens_BS = jnp.array([[100, 400], [0, 10_000]])
+    sigma = np.asarray(noise_levels.schedule(8, tokens_BS, config))
+    assert sigma.shape == (9, 2, 2)
+    np.testing.assert_array_equal(sigma[0], 1.0)
+    np.testing.assert_array_equal(sigma[-1], 0.0)
+    assert np.all(np.diff(sigma, axis=0) < 0)
+    np.testing.assert_allclose(sigma[:, 0, 0], np.linspace(1, 0, 9), atol=1e-6)
+    np.testing.assert_allclose(sigma[4, 0, 1], 2 / 3, rtol=1e-5)
+    np.testing.assert_array_equal(noise_levels.schedule(8, 400, config), sigma[:, 0, 1])
+    with pytest.raises(UserError, match="at least 1"):
+        noise_levels.schedule(0, 400, config)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"std": 0.0}, {"shift_base_tokens": 0.0}, {"shift_limits": (2.0, 1.0)}, {"uniform_share": 1.5}],
+)
+def test_bad_settings_are_named(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        noise_levels.NoiseConfig(**change)

@@ -1,0 +1,93 @@
+"""Solvers on fields with known solutions: exactness, order of convergence, and known tokens left alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sora_jax.core.errors import UserError
+from sora_jax.diffusion import known, noise_levels, path, solvers
+
+METHODS = ("euler", "heun")
+
+
+def even(steps):
+    return jnp.linspace(1.0, 0.0, steps + 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_straight_field_is_solved_exactly(method, steps):
+    clean_BLP, noise_BLP = jax.random.normal(jax.random.key(0), (2, 1, 3, 2))
+    found = solvers.solve(lambda x, sigma: noise_BLP - clean_BLP, noise_BLP, even(steps), method=method)
+    np.testing.assert_allclose(found, clean_BLP, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_perfect_clean_prediction_is_reached(method):
+    clean_BLP, noise_BLP = jax.random.normal(jax.random.key(0), (2, 1, 3, 2))
+    config = path.PathConfig(prediction="clean")
+
+    def velocity(x, sigma):
+        return path.to_velocity(clean_BLP, x_sigma=x, sigma=sigma, config=config)
+
+    np.testing.assert_allclose(
+        solvers.solve(velocity, noise_BLP, even(7), method=method), clean_BLP, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
+def test_order_of_convergence_on_a_gaussian(method, order):
+    """Data N(0, s^2) has velocity x (sigma - (1 - sigma) s^2) / variance, and x(0) = s x(1)."""
+    data_variance = 0.25
+
+    def velocity(x, sigma):
+        variance = (1 - sigma) ** 2 * data_variance + sigma**2
+        return x * (sigma - (1 - sigma) * data_variance) / variance
+
+    x = jnp.full((1, 1, 1), 1.5)
+    errors = [
+        abs(float(solvers.solve(velocity, x, even(steps), method=method)[0, 0, 0]) - 0.75)
+        for steps in (16, 32, 64)
+    ]
+    rates = np.log2(np.array(errors[:-1]) / errors[1:])
+    np.testing.assert_allclose(rates, order, atol=0.3)
+
+
+def test_evaluations_never_happen_at_sigma_zero():
+    """A velocity that is infinite at sigma = 0 does no harm: the last step is Euler's."""
+    for method in METHODS:
+        found = solvers.solve(lambda x, sigma: x / sigma, jnp.ones((1, 2, 2)), even(4), method=method)
+        np.testing.assert_allclose(found, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_levels_per_token_and_per_group_agree_and_known_tokens_stand_still(method):
+    segment_BL = jnp.array([[1, 1, 2, 2, 2, 0]])
+    known_BL = jnp.array([[True, False, False, True, False, False]])
+    schedule = noise_levels.schedule(
+        5, jnp.array([[2, 300]]), noise_levels.NoiseConfig(shift_base_tokens=10.0)
+    )
+    levels = known.level_table(schedule, jnp.array([[0.0, 0.05]]))
+    level_BL = known.level_index(segment_BL, known_BL, num_segments=2)
+    x_BLP = jax.random.normal(jax.random.key(1), (1, 6, 3))
+
+    def velocity(x, sigma_BL):
+        return jnp.sin(x) * (1 + sigma_BL[..., None]) + jnp.mean(x)
+
+    def grouped_velocity(x, levels_BG):
+        assert levels_BG.shape == (1, 4)
+        return velocity(x, known.token_level(levels_BG, level_BL))
+
+    solve = jax.jit(solvers.solve, static_argnums=0, static_argnames="method")
+    by_group = solve(grouped_velocity, x_BLP, levels, method=method, level_BL=level_BL)
+    per_token = jax.vmap(known.token_level, in_axes=(0, None))(levels, level_BL)
+    by_token = solve(velocity, x_BLP, per_token, method=method)
+    np.testing.assert_allclose(by_group, by_token, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(by_group[known_BL], x_BLP[known_BL])
+    assert np.all(by_group[0, [1, 2, 4]] != x_BLP[0, [1, 2, 4]])
+
+
+def test_an_unknown_method_is_named_with_the_known_ones():
+    with pytest.raises(UserError, match="'ddim' is not one of: euler, heun"):
+        solvers.solve(lambda x, sigma: x, jnp.ones((1, 1, 1)), even(2), method="ddim")

@@ -1,0 +1,293 @@
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sora_jax.core.errors import StorageError, UserError
+from sora_jax.train.checkpoint import Checkpointer, load_tree
+
+DATA = {"row": 12, "fingerprint": "ab"}
+CONFIG = {"model": {"width": 8, "patch": [1, 2, 2]}, "text": None}
+
+
+def make_mesh(data: int, fsdp: int) -> jax.sharding.Mesh:
+    devices = jax.devices()[: data * fsdp]
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def values(seed: int = 0) -> dict:
+    """bf16, float32, integers and a scalar step, with an optax state inside."""
+    generator = np.random.default_rng(seed)
+    params = {
+        "w": jnp.asarray(generator.normal(size=(8, 16)), jnp.float32),
+        "b": jnp.asarray(generator.normal(size=16), jnp.bfloat16),
+    }
+    ema = jax.tree.map(lambda x: x.astype(jnp.float32) * 2, params)
+    optimizer = optax.adamw(1e-3).init(params)
+    return {"step": jnp.int32(seed), "params": params, "ema": ema, "opt_state": optimizer}
+
+
+def sharded(state, mesh):
+    def place(leaf):
+        axes = P("data", "fsdp") if leaf.ndim == 2 else P()
+        return jax.device_put(leaf, NamedSharding(mesh, axes))
+
+    return jax.tree.map(place, state)
+
+
+def abstract(state):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return sharded(values(), make_mesh(2, 4))
+
+
+@pytest.fixture(scope="module")
+def saved(state, tmp_path_factory):
+    """Three committed steps, 10, 20 and 30; each test works on its own copy."""
+    directory = tmp_path_factory.mktemp("run") / "checkpoints"
+    with Checkpointer(directory, keep=3) as checkpointer:
+        for step in (10, 20, 30):
+            checkpointer.save(step, state, DATA | {"row": step}, CONFIG)
+    return directory
+
+
+@pytest.fixture
+def directory(saved, tmp_path):
+    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+
+
+def restored_step(directory, state) -> int:
+    with Checkpointer(directory, keep=3) as checkpointer:
+        restored = checkpointer.restore(abstract(state))
+    assert restored is not None
+    assert restored.data["row"] == restored.step
+    return restored.step
+
+
+def files(directory: Path) -> list[Path]:
+    bookkeeping = ("_CHECKPOINT_METADATA", "commit_success.txt")
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    return [path for path in paths if path.relative_to(directory).as_posix() not in bookkeeping]
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(2, 4), (8, 1), (1, 2), (1, 1)])
+def test_restores_bit_for_bit_on_any_mesh(saved, state, data, fsdp):
+    wanted = abstract(sharded(values(seed=1), make_mesh(data, fsdp)))
+    with Checkpointer(saved, keep=3) as checkpointer:
+        restored = checkpointer.restore(wanted)
+    assert restored is not None
+    assert (restored.step, restored.data, restored.config) == (30, {"row": 30, "fingerprint": "ab"}, CONFIG)
+    assert jax.tree.structure(restored.state) == jax.tree.structure(state)
+    for got, put, want in zip(
+        jax.tree.leaves(restored.state), jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True
+    ):
+        assert got.dtype == put.dtype
+        assert got.sharding.is_equivalent_to(want.sharding, got.ndim)
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(put))
+
+
+def test_a_save_is_a_snapshot_of_donated_state(tmp_path):
+    add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    tree = sharded({"w": jnp.zeros((512, 512))}, make_mesh(2, 4))
+    want = abstract(tree)
+    with Checkpointer(tmp_path, keep=4) as checkpointer:
+        for step in range(4):
+            checkpointer.save(step, tree, {}, {})
+            tree = add(tree)
+        for step in range(4):
+            checkpointer.wait()
+            loaded = load_tree(tmp_path, want, step=step)
+            np.testing.assert_array_equal(np.asarray(loaded.state["w"]), step)
+
+
+def test_one_flipped_bit_in_any_file_is_found(directory, state):
+    generator = random.Random(0)
+    for path in files(directory / "30"):
+        content = path.read_bytes()
+        if not content:
+            continue
+        place, bit = generator.randrange(len(content)), generator.randrange(8)
+        flipped = bytes([content[place] ^ (1 << bit)])
+        path.write_bytes(content[:place] + flipped + content[place + 1 :])
+        assert restored_step(directory, state) == 20, path
+        path.write_bytes(content)
+    assert restored_step(directory, state) == 30
+
+
+def test_truncated_missing_added_and_linked_files_are_found(directory, state, caplog):
+    def truncate(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:-1])
+
+    def link(path: Path) -> None:
+        path.rename(directory / "elsewhere")
+        path.symlink_to(directory / "elsewhere")
+
+    def add(path: Path) -> None:
+        (path.parent / "added").write_text("x")
+
+    for damage in (truncate, Path.unlink, link, add):
+        step = directory / "30"
+        shutil.copytree(step, directory / "copy")
+        path = max((step / "state").rglob("d/*"), key=lambda x: x.stat().st_size)
+        damage(path)
+        caplog.clear()
+        assert restored_step(directory, state) == 20, damage
+        named = "added" if damage is add else path.name
+        assert any("step 30" in line and named in line for line in caplog.messages), damage
+        shutil.rmtree(step)
+        (directory / "copy").rename(step)
+    assert restored_step(directory, state) == 30
+
+
+def test_orbax_bookkeeping_is_not_needed(directory, state):
+    (directory / "30" / "_CHECKPOINT_METADATA").write_text("{")
+    (directory / "30" / "commit_success.txt").unlink()
+    assert restored_step(directory, state) == 30
+
+
+def test_falls_back_over_several_steps_and_never_starts_afresh(directory, state):
+    (directory / "30" / "manifest.json").unlink()
+    (directory / "20" / "config" / "metadata").write_text("{}")
+    assert restored_step(directory, state) == 10
+    shutil.rmtree(directory / "10" / "data")
+    with pytest.raises(StorageError, match="none of the 3 checkpoints"):
+        restored_step(directory, state)
+    with pytest.raises(StorageError, match="none of the 3 checkpoints"):
+        load_tree(directory, abstract(state))
+
+
+def test_foreign_directories_are_ignored_and_unfinished_saves_removed(directory, state):
+    for name in ("notes", "010", "40.backup", "999", "50.orbax-checkpoint-tmp"):
+        (directory / name).mkdir()
+    (directory / "70").write_text("a file")
+    shutil.copytree(directory / "30", directory / "60")
+    os.symlink(directory / "30", directory / "80")
+    assert restored_step(directory, state) == 30
+    left = {path.name for path in directory.iterdir()}
+    assert left == {"10", "20", "30", "notes", "010", "40.backup", "999", "60", "70", "80"}
+
+
+def test_nothing_saved_is_none(tmp_path, state):
+    with Checkpointer(tmp_path / "new", keep=1) as checkpointer:
+        assert checkpointer.restore(abstract(state)) is None
+    with pytest.raises(UserError, match="no checkpoint in"):
+        load_tree(tmp_path / "new", abstract(state))
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(UserError, match="no checkpoint in"):
+        load_tree(tmp_path / "other", abstract(state))
+
+
+def test_differing_leaves_are_refused_by_name(saved, state):
+    def change(name, **leaf):
+        wanted = abstract(state)
+        old = wanted["params"]["w"]
+        new = jax.ShapeDtypeStruct(
+            leaf.get("shape", old.shape), leaf.get("dtype", old.dtype), sharding=old.sharding
+        )
+        wanted["params"] = wanted["params"] | {name: new}
+        return wanted
+
+    missing = abstract(state)
+    del missing["params"]["b"]
+    cases = [
+        (change("w", dtype=jnp.bfloat16), r"params/w is float32\[8, 16\] .* bfloat16\[8, 16\]"),
+        (change("w", shape=(8, 32)), r"params/w is float32\[8, 16\] .* float32\[8, 32\]"),
+        (change("u"), "params/u is not in the checkpoint"),
+        (missing, "params/b is not in this config's state"),
+    ]
+    with Checkpointer(saved, keep=3) as checkpointer:
+        for wanted, message in cases:
+            with pytest.raises(UserError, match=message):
+                checkpointer.restore(wanted)
+
+
+def test_load_tree_reads_a_part(saved, state):
+    wanted = {"ema": abstract(sharded(values()["ema"], make_mesh(1, 1)))}
+    restored = load_tree(saved, wanted, step=20)
+    assert restored.step == 20
+    assert restored.config == CONFIG
+    assert jax.tree.structure(restored.state) == jax.tree.structure(wanted)
+    np.testing.assert_array_equal(np.asarray(restored.state["ema"]["w"]), np.asarray(state["ema"]["w"]))
+    with pytest.raises(UserError, match="no checkpoint of step 25"):
+        load_tree(saved, wanted, step=25)
+
+
+def test_keeps_the_newest_and_never_counts_a_damaged_one(tmp_path, state):
+    with Checkpointer(tmp_path, keep=2) as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(step, state, {"row": step}, CONFIG)
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}
+    (tmp_path / "3" / "data" / "metadata").write_text("{}")
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        restored = checkpointer.restore(abstract(state))
+        assert restored is not None
+        assert restored.step == 2
+        checkpointer.save(2, state, {"row": 99}, CONFIG)
+        checkpointer.wait()
+        assert load_tree(tmp_path, abstract(state), step=2).data == {"row": 2}
+        checkpointer.save(3, state, {"row": 3}, CONFIG)
+    assert {path.name for path in tmp_path.iterdir()} == {"3"}
+    assert restored_step(tmp_path, state) == 3
+
+
+def test_a_failed_save_is_told_and_the_last_good_step_stays(tmp_path, state, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    checkpointer.save(1, state, {"row": 1}, CONFIG)
+    checkpointer.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr("sora_jax.train.manifest._digests", full)
+        checkpointer.save(2, state, {"row": 2}, CONFIG)
+        with pytest.raises(StorageError, match=r"step 2 was not saved .*No space left"):
+            checkpointer.wait()
+    checkpointer.poll()
+    checkpointer.close()
+    assert restored_step(tmp_path, state) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"1"}
+
+
+def test_a_failure_at_the_end_is_raised_but_hides_no_other_exception(tmp_path, state, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sora_jax.train.manifest._digests", full)
+
+    def run(*, interrupted: bool) -> None:
+        with Checkpointer(tmp_path, keep=1) as checkpointer:
+            checkpointer.save(2, state, {}, CONFIG)
+            if interrupted:
+                raise KeyboardInterrupt
+
+    with pytest.raises(StorageError, match="No space left"):
+        run(interrupted=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted=True)
+
+
+def test_the_manifest_is_there_when_the_step_is(saved):
+    manifest = json.loads((saved / "30" / "manifest.json").read_text())
+    names = {path.relative_to(saved / "30").as_posix() for path in files(saved / "30")} - {"manifest.json"}
+    assert set(manifest["sha256"]) == names
+    assert manifest["name"] == "30"
+
+
+def test_bad_places_are_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="cannot be written"):
+        Checkpointer(tmp_path / "file", keep=1)
+    with pytest.raises(UserError, match="keep is 0"):
+        Checkpointer(tmp_path, keep=0)

@@ -1,0 +1,70 @@
+import os
+
+import pytest
+from etils import epath
+
+from sora_jax.train import manifest
+
+
+@pytest.fixture
+def directory(tmp_path):
+    path = epath.Path(tmp_path / "200")
+    (path / "deep" / "empty").mkdir(parents=True)
+    (path / "a").write_bytes(b"a" * 5_000_000)
+    (path / "deep" / "b").write_bytes(b"")
+    manifest.write(path, name="200")
+    return path
+
+
+def test_untouched_files_are_trusted_under_their_name_only(directory):
+    assert manifest.distrust(directory) is None
+    other = directory.rename(directory.parent / "300")
+    assert manifest.distrust(other) == "its manifest belongs to 200"
+
+
+def test_a_flip_in_any_block_is_named(directory):
+    content = bytearray((directory / "a").read_bytes())
+    content[-1] ^= 1
+    (directory / "a").write_bytes(content)
+    assert manifest.distrust(directory) == "a has changed since it was written"
+
+
+def test_missing_and_added_files_are_named(directory):
+    (directory / "deep" / "c").write_text("")
+    assert manifest.distrust(directory) == "deep/c was not part of it"
+    (directory / "a").unlink()
+    assert manifest.distrust(directory) == "a is missing"
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: os.symlink("a", path), lambda path: os.symlink("/", path)]
+)
+def test_links_and_pipes_are_refused_before_they_are_read(directory, make):
+    make(os.fspath(directory / "deep" / "odd"))
+    assert "odd is a link or a special file" in (manifest.distrust(directory) or "")
+    with pytest.raises(ValueError, match="odd is a link"):
+        manifest.write(directory, name="200")
+
+
+def test_a_directory_that_is_a_link_is_refused(directory):
+    link = directory.parent / "linked" / "200"
+    link.parent.mkdir()
+    os.symlink(directory, link)
+    assert "200 is a link" in (manifest.distrust(link) or "")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"name": "200"}', '{"name": "200", "sha256": 3}'])
+def test_a_damaged_manifest_is_not_a_crash(directory, content):
+    (directory / manifest.NAME).write_text(content)
+    assert "cannot be read" in (manifest.distrust(directory) or "")
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(directory):
+    (directory / manifest.NAME).unlink()
+    os.mkfifo(os.fspath(directory / manifest.NAME))
+    assert "special file" in (manifest.distrust(directory) or "")
+
+
+def test_no_manifest(directory):
+    (directory / manifest.NAME).unlink()
+    assert "no manifest" in (manifest.distrust(directory) or "")
