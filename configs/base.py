@@ -15,8 +15,15 @@ def get_config() -> ConfigDict:
     """Returns the config of the base run."""
     c = ConfigDict()
     c.seed = 0  # all randomness of the run; same seed, same machine, same weights
-    c.precision = placeholder(str)  # of activations: "float32", "bfloat16"; None: bfloat16 on accelerators, float32 on CPU
-    c.run = ("autoencoder", "prepare", "images", "videos")  # names in `stages`, in order; finished ones never run again
+    c.precision = placeholder(
+        str
+    )  # of activations: "float32", "bfloat16"; None: bfloat16 on accelerators, float32 on CPU
+    c.run = (
+        "autoencoder",
+        "prepare",
+        "images",
+        "videos",
+    )  # names in `stages`, in order; finished ones never run again
 
     c.mesh = mesh = ConfigDict()  # devices along each axis; None (one axis at most) takes all that are left
     mesh.data = placeholder(int)  # replicas of the weights; the batch is split
@@ -97,7 +104,9 @@ def get_config() -> ConfigDict:
     diffusion.noise = noise = ConfigDict()
     noise.mean = 0.0  # of logit(sigma), before the shift
     noise.std = 1.0  # of logit(sigma)
-    noise.shift_base_tokens = placeholder(float)  # clips of more tokens see more noise than this many do; None: no shift
+    noise.shift_base_tokens = placeholder(
+        float
+    )  # clips of more tokens see more noise than this many do; None: no shift
     noise.shift_power = 0.5  # growth of the shift with the token count
     noise.shift_limits = (0.25, 16.0)  # smallest and largest shift
     noise.uniform_share = 0.1  # share of clips that draw a plain uniform level
@@ -127,7 +136,10 @@ def get_config() -> ConfigDict:
     stage.accumulate = 1  # micro-batches per step
     stage.schedule = schedule(3e-3, warmup_steps=50, decay_share=0.6, final_share=0.02)
     stage.crops = crops = ConfigDict()
-    crops.buckets = ((1, 24, 24, 24), (9, 24, 24, 6))  # (frames, height, width, clips) of the batches, in turn
+    crops.buckets = (
+        (1, 24, 24, 24),
+        (9, 24, 24, 6),
+    )  # (frames, height, width, clips) of the batches, in turn
     crops.cache_mb = 512  # memory for decoded clips
     stage.optimizer = ConfigDict(optimizer.to_dict())
     stage.optimizer.name = "muon"
@@ -138,9 +150,12 @@ def get_config() -> ConfigDict:
     stage.batch = 32  # clips encoded at once
     stage.clips_per_shard = 1024  # records of one file
 
-    stages.images = diffusion_stage(steps=1200, learning_rate=2e-3, decay_share=0.01, final_share=1.0)
-    stages.images.mix.images, stages.images.mix.videos = 1.0, 0.0
-    stages.videos = diffusion_stage(steps=2400, learning_rate=2e-3, decay_share=0.5, final_share=0.02)
+    stages.images = diffusion_stage(
+        steps=1200, schedule=schedule(2e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
+    )
+    stages.videos = diffusion_stage(
+        steps=2400, schedule=schedule(2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+    )
 
     c.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_steps = 500  # steps between saves; the end of a stage is always saved
@@ -172,7 +187,7 @@ def get_config() -> ConfigDict:
     c.evaluation = evaluation = ConfigDict()
     evaluation.prompts = 72  # held-out prompts that the oracle judges; 0 to 72
     evaluation.clips = 64  # held-out clips that the autoencoder is judged on
-    return c
+    return c.lock()
 
 
 def schedule(learning_rate: float, *, warmup_steps: int, decay_share: float, final_share: float) -> ConfigDict:
@@ -185,14 +200,14 @@ def schedule(learning_rate: float, *, warmup_steps: int, decay_share: float, fin
     return s
 
 
-def diffusion_stage(*, steps: int, learning_rate: float, decay_share: float, final_share: float) -> ConfigDict:
+def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> ConfigDict:
     """Returns a stage that trains the transformer on prepared clips."""
     s = ConfigDict()
     s.kind = "diffusion"
     s.steps = steps
     s.accumulate = 1  # micro-batches per step
-    s.schedule = schedule(learning_rate, warmup_steps=60, decay_share=decay_share, final_share=final_share)
-    s.mix = ConfigDict()  # shares of what is drawn
-    s.mix.images = 0.25  # of one-frame clips
-    s.mix.videos = 0.75  # of longer ones
+    s.schedule = schedule
+    s.mix = mix = ConfigDict()  # shares of what is drawn
+    mix.images = images  # of one-frame clips
+    mix.videos = 1.0 - images  # of longer ones
     return s

@@ -1,0 +1,1 @@
+"""Floor 0: config, mesh, sharding, randomness, precision, means, errors."""

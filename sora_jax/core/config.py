@@ -20,8 +20,10 @@ from sora_jax.core.errors import UserError
 T = TypeVar("T")
 
 
-def build(cls: type[T], tree: Mapping[str, Any] | ConfigDict, path: str = "config") -> T:
+def build(cls: type[T], tree: Any, path: str = "config") -> T:
     """Returns the dataclass `cls` filled from `tree`; nested dataclass fields are built from nested trees.
+
+    `tree` is a ConfigDict or a mapping.
 
     Raises UserError listing every unknown, missing or wrongly typed key by its full path.
     """
@@ -32,7 +34,7 @@ def build(cls: type[T], tree: Mapping[str, Any] | ConfigDict, path: str = "confi
     return result
 
 
-def _build(cls: Any, tree: Mapping[str, Any] | ConfigDict, path: str, problems: list[str]) -> Any:
+def _build(cls: Any, tree: Any, path: str, problems: list[str]) -> Any:
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     for key in tree:

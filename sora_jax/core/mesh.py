@@ -2,8 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+from jax.sharding import AxisType, Mesh
 
 from sora_jax.core.errors import UserError
 
@@ -20,7 +23,7 @@ class MeshConfig:
     tensor: int | None
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh over `devices` (default: all of all processes).
 
     Raises UserError when the sizes do not multiply to the number of devices.
@@ -37,5 +40,5 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> ja
             f"{len(devices)} devices; set one axis to None to take what is left"
         )
     sizes = [len(devices) // known if size is None else size for size in sizes]
-    auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    auto = (AxisType.Auto,) * len(MESH_AXES)
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)

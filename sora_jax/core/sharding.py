@@ -7,7 +7,6 @@ axis without a rule is an error: silence would replicate it.
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -61,17 +60,18 @@ def param_shardings(axes: Axes, shapes: dict[str, Any], mesh: Mesh) -> dict[str,
     return result
 
 
-def optimizer_shardings(
-    optimizer: optax.GradientTransformation, params: dict[str, Any], shardings: dict[str, NamedSharding], mesh: Mesh
-) -> Any:
-    """Returns shardings for the optimizer's state: moments like their parameters, the rest replicated."""
-    return optax.tree.map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, params),
-        shardings,
-        transform_non_params=lambda _: replicated(mesh),
-    )
+def optimizer_shardings(opt_state: Any, shapes: dict[str, Any], shardings: dict[str, NamedSharding], mesh: Mesh) -> Any:
+    """Returns shardings for an optimizer's abstract state: moments like their parameters, the rest replicated.
+
+    A moment is a leaf under the name of a parameter, of that parameter's shape.
+    """
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        is_moment = bool(names) and names[-1] in shapes and shapes[names[-1]].shape == leaf.shape
+        return shardings[names[-1]] if is_moment else replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, opt_state)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -23,6 +23,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.video_io import MEDIA_SUFFIXES
 
 BYTES_PER_TOKEN = 8
+# Name and version of the tokens, as prepared shards record them; raise it when a caption would give others.
+TOKENIZER = "byte patches of 8, version 1"
 
 
 def clean_caption(caption: str) -> str:
@@ -50,6 +52,17 @@ def tokenize(caption: str, *, max_tokens: int) -> np.ndarray:
 def count_tokens(caption: str) -> int:
     """Returns the number of tokens of the whole caption, START included."""
     return 1 + len(_pieces(caption))
+
+
+def cut_caption(caption: str, max_tokens: int) -> str:
+    """Returns the cleaned caption, whole words off its end until it has at most `max_tokens` tokens."""
+    words = clean_caption(caption).split()
+    used = 1
+    for number, word in enumerate(words):
+        used += -(-len(word.encode()) // BYTES_PER_TOKEN)
+        if used > max_tokens:
+            return " ".join(words[:number])
+    return " ".join(words)
 
 
 def check_prompt(text: str, max_tokens: int) -> str:
@@ -203,9 +216,7 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
 
 
-def _nothing_found(
-    root: Path, captions: str | os.PathLike | None, *, media: list[str], written: list[str]
-) -> str:
+def _nothing_found(root: Path, captions: str | os.PathLike | None, *, media: list[str], written: list[str]) -> str:
     """Returns the sentence for a folder in which no media file has a caption."""
     looked = (
         f"the caption file {captions}"

@@ -96,9 +96,7 @@ def fit_clip(
     steps = 1 + (allowed_frames - 1) // st
     fit = _fit_grid(steps, (height, width), stride=(sh, sw), max_tokens=max_tokens)
     if fit is None:
-        reason = (
-            f"{height}x{width} pixels are too elongated for one frame of max_tokens = {max_tokens} tokens"
-        )
+        reason = f"{height}x{width} pixels are too elongated for one frame of max_tokens = {max_tokens} tokens"
         raise BadClip(clip.source_id, reason)
     steps, scale, (rows, columns) = fit
     tokens = steps * rows * columns
@@ -136,9 +134,7 @@ def _fit_grid(
 
 def _exact_scales(sides: tuple[int, int], *, stride: tuple[int, int]) -> list[Fraction]:
     """Returns the ascending scales in (0, 1] that make a side an exact multiple and leave a token on both."""
-    scales = {
-        Fraction(n * s, side) for side, s in zip(sides, stride, strict=True) for n in range(1, side // s + 1)
-    }
+    scales = {Fraction(n * s, side) for side, s in zip(sides, stride, strict=True) for n in range(1, side // s + 1)}
     return sorted(scale for scale in scales if min(_grid(scale, sides, stride=stride)) >= 1)
 
 

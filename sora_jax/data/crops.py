@@ -75,9 +75,7 @@ class CropStream:
     ):
         for bucket in config.buckets:
             if bucket[3] % process_count:
-                raise UserError(
-                    f"bucket {bucket} holds {bucket[3]} clips, not divisible by {process_count} processes"
-                )
+                raise UserError(f"bucket {bucket} holds {bucket[3]} clips, not divisible by {process_count} processes")
         self._clips = ClipCache(source, max_bytes=config.cache_mb * 2**20)
         self._buckets = config.buckets
         self._seed = seed

@@ -83,9 +83,7 @@ def find_rejected(tokens_N: np.ndarray, text_N: np.ndarray, budget: Budget) -> t
     return tuple(found)
 
 
-def plan_window(
-    tokens_N: np.ndarray, text_N: np.ndarray, budget: Budget, *, seed: int, window: int = 0
-) -> WindowPlan:
+def plan_window(tokens_N: np.ndarray, text_N: np.ndarray, budget: Budget, *, seed: int, window: int = 0) -> WindowPlan:
     """Returns rows that hold every sample exactly once, except for the rejected; a function of its arguments.
 
     `tokens_N` and `text_N` are integers >= 1. Vector bin packing, longest first, ties and the order of rows

@@ -16,7 +16,6 @@ A pack is a dict of numpy arrays, batch first:
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -70,9 +69,7 @@ class Row:
         }
         self._token = self._text = self._slot = 0
 
-    def put(
-        self, *, sample: int, grid: shapes.Size, fps: float, caption: str, tokens_LP: np.ndarray | None
-    ) -> slice:
+    def put(self, *, sample: int, grid: shapes.Size, fps: float, caption: str, tokens_LP: np.ndarray | None) -> slice:
         """Adds a clip and returns where its tokens are; `tokens_LP` None leaves zeros to be filled by sampling.
 
         The clip must fit: planning has seen to that.
@@ -111,8 +108,3 @@ class Row:
 def stack_rows(rows: list[Row]) -> Pack:
     """Returns the pack of several rows."""
     return {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}
-
-
-def fill(pack: Mapping[str, np.ndarray]) -> float:
-    """Returns the share of a pack's tokens that are not padding, in [0, 1]."""
-    return float(np.mean(pack["segment_BL"] > 0))

@@ -1,18 +1,6 @@
 """Packs from prepared samples: rows by number, batches from any row on, the fingerprint of their order.
 
-Letters: B rows, L tokens of a row, S segments of a row, K text tokens of a row, P patch width, Q bytes of a
-text token, N samples.
-
-A pack is a dict of numpy arrays, batch first:
-  tokens_BLP        float32  patches of normalised latents, zero where padding
-  position_BL3      float32  (time, row, column) of each token: seconds x `time_rate`, then patches
-  segment_BL        int32    1...S, 0 where padding
-  text_BKQ          int32    byte tokens of the captions (see `data/captions.py`)
-  text_segment_BK   int32    1...S, 0 where padding
-  text_position_BK  int32    position within its caption
-  grid_BS3          int32    (t, h, w) token grid of each segment, zero where absent
-  time_step_BS      float32  distance in time position between neighbouring token frames, zero where absent
-  sample_BS         int32    index in the prepared set, -1 where absent
+Letters: B rows, L tokens of a row, S segments of a row, N samples. The arrays are those of `data/packs.py`.
 """
 
 import dataclasses
@@ -25,14 +13,12 @@ import grain
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.captions import BYTES_PER_TOKEN, tokenize
 from sora_jax.data.packing import Budget
+from sora_jax.data.packs import Pack, PackLayout
 from sora_jax.data.rows import Lengths, Pool, RowPlan
-from sora_jax.data.shards import Prepared, PreparedSet
+from sora_jax.data.shards import PreparedSet
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
-
-Pack = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,8 +94,13 @@ class RowDataset:
     ):
         self._prepared = prepared
         self._packing = packing
-        self._patch = patch
-        self._time_rate = time_rate
+        self._layout = PackLayout(
+            budget=packing.budget(),
+            patch=patch,
+            channels=prepared.header["channels"],
+            temporal_stride=prepared.header["strides"][0],
+            time_rate=time_rate,
+        )
         self._seed = seed
         self._mix = None if mix is None else dict(mix)
         for sample in np.flatnonzero(np.any(prepared.grid_N3 % patch, axis=1))[:1].tolist():
@@ -135,22 +126,26 @@ class RowDataset:
     def __getitem__(self, number: int) -> Pack:
         """Returns row `number` >= 0: the arrays of a pack without their axis B."""
         planned = self.plan.row(number)
-        row = self._empty_row()
-        token = text = 0
-        chosen = zip(planned.samples_S.tolist(), planned.captions_S.tolist(), strict=True)
-        for slot, (index, caption) in enumerate(chosen):
+        row = self._layout.row()
+        patch = self._layout.patch
+        for index, caption in zip(planned.samples_S.tolist(), planned.captions_S.tolist(), strict=True):
             sample = self._prepared[index]
-            row["sample_BS"][slot] = index
-            token += self._put_latent(row, sample, slot=slot, start=token)
-            text += self._put_caption(row, sample.captions[caption], slot=slot, start=text)
-        return row
+            t, h, w, _ = sample.latent_THWC.shape
+            row.put(
+                sample=index,
+                grid=shapes.token_grid((t, h, w), patch),
+                fps=sample.fps,
+                caption=sample.captions[caption],
+                tokens_LP=patchify(sample.latent_THWC, patch),
+            )
+        return row.arrays
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns what the order of rows depends on, fit for JSON; with a row number it is all state."""
         return {
             "seed": self._seed,
             "data": self._prepared.fingerprint(),
-            "patch": list(self._patch),
+            "patch": list(self._layout.patch),
             "mix": self._mix,
             **dataclasses.asdict(self._packing),
         }
@@ -176,53 +171,6 @@ class RowDataset:
             process_count=process_count,
             threads=threads,
         )
-
-    def _empty_row(self) -> Pack:
-        tokens, text_tokens, segments = (
-            self._packing.tokens,
-            self._packing.text_tokens,
-            self._packing.segments,
-        )
-        width = math.prod(self._patch) * self._prepared.header["channels"]
-        return {
-            "tokens_BLP": np.zeros((tokens, width), np.float32),
-            "position_BL3": np.zeros((tokens, 3), np.float32),
-            "segment_BL": np.zeros(tokens, np.int32),
-            "text_BKQ": np.zeros((text_tokens, BYTES_PER_TOKEN), np.int32),
-            "text_segment_BK": np.zeros(text_tokens, np.int32),
-            "text_position_BK": np.zeros(text_tokens, np.int32),
-            "grid_BS3": np.zeros((segments, 3), np.int32),
-            "time_step_BS": np.zeros(segments, np.float32),
-            "sample_BS": np.full(segments, -1, np.int32),
-        }
-
-    def _put_latent(self, row: Pack, sample: Prepared, *, slot: int, start: int) -> int:
-        """Writes a sample's tokens from `start` on and returns their number."""
-        t, h, w, _ = sample.latent_THWC.shape
-        grid = shapes.token_grid((t, h, w), self._patch)
-        step = shapes.time_step(
-            sample.fps,
-            temporal_stride=self._prepared.header["strides"][0],
-            temporal_patch=self._patch[0],
-            time_rate=self._time_rate,
-        )
-        tokens_LP = patchify(sample.latent_THWC, self._patch)
-        there = slice(start, start + len(tokens_LP))
-        row["tokens_BLP"][there] = tokens_LP
-        row["position_BL3"][there] = shapes.positions(grid, step)
-        row["segment_BL"][there] = slot + 1
-        row["grid_BS3"][slot] = grid
-        row["time_step_BS"][slot] = step
-        return len(tokens_LP)
-
-    def _put_caption(self, row: Pack, caption: str, *, slot: int, start: int) -> int:
-        """Writes a caption's tokens from `start` on and returns their number."""
-        text_KQ = tokenize(caption, max_tokens=self._packing.text_tokens)
-        there = slice(start, start + len(text_KQ))
-        row["text_BKQ"][there] = text_KQ
-        row["text_segment_BK"][there] = slot + 1
-        row["text_position_BK"][there] = np.arange(len(text_KQ))
-        return len(text_KQ)
 
 
 class _Part:
@@ -264,9 +212,7 @@ class Batches(Iterator[Pack]):
         self.next_row = next_row
         self._rows_per_batch = rows_per_batch
         own = rows_per_batch // process_count
-        part = _Part(
-            rows, start=next_row, per_batch=rows_per_batch, process=process_index, count=process_count
-        )
+        part = _Part(rows, start=next_row, per_batch=rows_per_batch, process=process_index, count=process_count)
         # Two batches ahead: one being handed over, one to cover a slow read.
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * own))
         self._iterator = iter(grain.MapDataset.source(part).to_iter_dataset(options).batch(own))
@@ -285,11 +231,6 @@ class Batches(Iterator[Pack]):
     def close(self) -> None:
         """Ends the reading threads."""
         self._iterator.close()
-
-
-def fill(pack: Mapping[str, np.ndarray]) -> float:
-    """Returns the share of a pack's tokens that are not padding, in [0, 1]."""
-    return float(np.mean(pack["segment_BL"] > 0))
 
 
 def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

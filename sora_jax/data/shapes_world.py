@@ -347,9 +347,7 @@ def _draw_kind(generator: np.random.Generator, split: Split, image: bool) -> Att
     return Attributes(colour=colour, shape=shape, motion=motion)
 
 
-def _draw_object(
-    generator: np.random.Generator, kind: Attributes, side: tuple[int, int], *, pair: bool
-) -> ObjectSpec:
+def _draw_object(generator: np.random.Generator, kind: Attributes, side: tuple[int, int], *, pair: bool) -> ObjectSpec:
     """Returns the kind placed so that it stays whole inside the frame from its start to its end."""
     size = None if pair else tuple(RADII)[generator.integers(len(RADII))]
     radius = (RADII[size] if size else PAIR_RADIUS) * generator.uniform(0.97, 1.03)
@@ -388,9 +386,7 @@ def _draw_pair(
 def _apart(first: ObjectSpec, second: ObjectSpec, side: tuple[int, int]) -> bool:
     """Returns whether the boxes of two objects keep a gap of a tenth of the short side at all times."""
     progress = np.linspace(0, 1, 33)[:, None]
-    positions = [
-        np.array(o.start) + progress * (np.array(o.end) - np.array(o.start)) for o in (first, second)
-    ]
+    positions = [np.array(o.start) + progress * (np.array(o.end) - np.array(o.start)) for o in (first, second)]
     gap = np.abs(positions[0] - positions[1]) * np.array(side) / min(side)
     return bool(np.all(gap.max(axis=1) > first.radius + second.radius + 0.1))
 

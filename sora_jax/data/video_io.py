@@ -112,9 +112,7 @@ def read_clip(
     limits = _Limits(source_id=os.fspath(path), max_frames=max_frames, max_pixels=max_pixels)
     suffix = Path(path).suffix.lower()
     if suffix not in MEDIA_SUFFIXES:
-        raise BadClip(
-            limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}"
-        )
+        raise BadClip(limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
     try:
         with _regular_file(path) as file:
             if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):

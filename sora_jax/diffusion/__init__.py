@@ -1,0 +1,1 @@
+"""Floor 2: the mathematics of diffusion, as pure functions."""

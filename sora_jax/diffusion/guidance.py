@@ -55,9 +55,7 @@ def guide(
     conditional_BLP = conditional_BLP.astype(jnp.float32)
     guided_BLP = unconditional_BLP + config.scale * (conditional_BLP - unconditional_BLP)
     if config.rescale > 0:
-        wanted_BS, given_BS = (
-            _deviation(x_BLP, segment_BL, num_segments) for x_BLP in (conditional_BLP, guided_BLP)
-        )
+        wanted_BS, given_BS = (_deviation(x_BLP, segment_BL, num_segments) for x_BLP in (conditional_BLP, guided_BLP))
         ratio_BS = wanted_BS / jnp.maximum(given_BS, 1e-12)
         ratio_BL = jnp.where(segment_BL > 0, known.per_token(ratio_BS, segment_BL), 1.0)
         guided_BLP = (config.rescale * ratio_BL + 1 - config.rescale)[..., None] * guided_BLP

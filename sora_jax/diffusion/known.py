@@ -45,9 +45,7 @@ class KnownConfig:
         shares = {family: getattr(self, family) for family in _FAMILIES}
         if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
             listed = ", ".join(f"{family} {share}" for family, share in shares.items())
-            raise UserError(
-                f"known-token shares sum to {sum(shares.values()):g}, not 1 (each >= 0): {listed}"
-            )
+            raise UserError(f"known-token shares sum to {sum(shares.values()):g}, not 1 (each >= 0): {listed}")
         if not 0 <= self.max_level < 1:
             raise UserError(f"known-token max_level {self.max_level} is outside [0, 1)")
 
@@ -84,9 +82,7 @@ def draw_pattern(key: jax.Array, grid_BS3: jax.Array, config: KnownConfig) -> Pa
     family_key, count_key, spread_key, box_key, side_key = jax.random.split(key, 5)
     shares = jnp.array([getattr(config, family) for family in _FAMILIES])
     family_BS = jax.random.categorical(family_key, jnp.log(shares), shape=segments)
-    first_BS, last_BS, ends_BS, spread_BS, region_BS = (
-        family_BS == index for index in range(1, len(_FAMILIES))
-    )
+    first_BS, last_BS, ends_BS, spread_BS, region_BS = (family_BS == index for index in range(1, len(_FAMILIES)))
     frames_BS = grid_BS3[..., 0]
     u_BS2 = jax.random.uniform(count_key, (*segments, 2))
     count_BS = _log_uniform(u_BS2[..., 0], frames_BS - 1)

@@ -79,9 +79,7 @@ def to_clean(prediction: jax.Array, *, x_sigma: jax.Array, sigma: jax.Array, con
     return (x_sigma - sigma * prediction) / jnp.maximum(1 - sigma, config.min_sigma)
 
 
-def to_velocity(
-    prediction: jax.Array, *, x_sigma: jax.Array, sigma: jax.Array, config: PathConfig
-) -> jax.Array:
+def to_velocity(prediction: jax.Array, *, x_sigma: jax.Array, sigma: jax.Array, config: PathConfig) -> jax.Array:
     """Returns the velocity (..., P) that a network output implies at `x_sigma`.
 
     A clean prediction gives (x_sigma - clean) / max(sigma, min_sigma): below min_sigma a step to sigma = 0

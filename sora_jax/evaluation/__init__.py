@@ -1,0 +1,1 @@
+"""Floor 5: what the models are worth, in numbers."""

@@ -65,9 +65,7 @@ def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[l
         for index in plan.row(number).tolist():
             canvas = canvases[index]
             noise = canvas.noise(math.prod(layout.patch) * layout.channels)
-            there = row.put(
-                sample=index, grid=canvas.grid, fps=canvas.fps, caption=canvas.prompt, tokens_LP=noise
-            )
+            there = row.put(sample=index, grid=canvas.grid, fps=canvas.fps, caption=canvas.prompt, tokens_LP=noise)
             places[index] = Placement(batch=number // rows, row=number % rows, tokens=there)
         filled.append(row)
     filled += [layout.row() for _ in range(-len(filled) % rows)]

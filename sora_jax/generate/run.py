@@ -40,9 +40,7 @@ class SolverConfig:
     guidance: guidance.GuidanceConfig
 
 
-def make_solver(
-    structure: Any, config: SolverConfig, *, dtype: jnp.dtype
-) -> Callable[[Params, Pack], jax.Array]:
+def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Callable[[Params, Pack], jax.Array]:
     """Returns the jitted `(params, pack) -> clean tokens_BLP`; the pack's tokens are the noise to start from."""
 
     def solve(params: Params, pack: Pack) -> jax.Array:
@@ -122,7 +120,7 @@ class Sampler:
         A clip depends on its canvas and the weights alone, up to rounding, whatever shares its batch.
         """
         packs, places = lay_out(canvases, self._layout, rows=self._rows)
-        solved = [np.asarray(self._solve(params, pack)) for pack in packs]
+        solved = [np.asarray(self._solve(params, jax.device_put(pack))) for pack in packs]
         by_grid = collections.defaultdict(list)
         for index, canvas in enumerate(canvases):
             by_grid[canvas.grid].append(index)

@@ -1,0 +1,1 @@
+"""Floor 3: the transformer, the autoencoder, text encoders."""

@@ -6,7 +6,7 @@ clip encodes to a prefix of its latent.
 """
 
 import dataclasses
-import math
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ class FrameAttention(nnx.Module):
         batch, frames, height = x_BTHWC.shape[:3]
         qkv = rearrange(self.to_qkv(self.norm(x_BTHWC)), "B T H W (n C) -> n (B T) (H W) 1 C", n=3)
         one_segment = jnp.ones(qkv.shape[1:3], jnp.int32)
-        mixed = attend(*qkv, one_segment, one_segment)
+        mixed = attend(qkv[0], qkv[1], qkv[2], one_segment, one_segment)
         mixed = rearrange(mixed, "(B T) (H W) 1 C -> B T H W C", B=batch, T=frames, H=height)
         return x_BTHWC + self.proj(mixed)
 
@@ -120,10 +120,18 @@ class DownLevel(nnx.Module):
     """Residual blocks, then an optional halving of space and of time."""
 
     def __init__(
-        self, in_dim: int, out_dim: int, *, blocks: int, space: bool, time: bool, shortcut: bool, rngs: nnx.Rngs
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        blocks: int,
+        space: bool,
+        time: bool,
+        shortcut: bool,
+        rngs: nnx.Rngs,
     ):
         dims = [in_dim] + [out_dim] * blocks
-        self.blocks = nnx.List([ResidualBlock(a, b, rngs=rngs) for a, b in zip(dims, dims[1:], strict=False)])
+        self.blocks = nnx.List([ResidualBlock(a, b, rngs=rngs) for a, b in itertools.pairwise(dims)])
         self.space = conv.CausalConv(out_dim, out_dim, (1, 3, 3), stride=2, rngs=rngs) if space else None
         self.time = conv.CausalConv(out_dim, out_dim, (3, 1, 1), rngs=rngs) if time else None
         self.shortcut = shortcut and (space or time)
@@ -147,10 +155,18 @@ class UpLevel(nnx.Module):
     """Residual blocks, then an optional doubling of time and of space."""
 
     def __init__(
-        self, in_dim: int, out_dim: int, *, blocks: int, space: bool, time: bool, shortcut: bool, rngs: nnx.Rngs
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        blocks: int,
+        space: bool,
+        time: bool,
+        shortcut: bool,
+        rngs: nnx.Rngs,
     ):
         dims = [in_dim] + [out_dim] * blocks
-        self.blocks = nnx.List([ResidualBlock(a, b, rngs=rngs) for a, b in zip(dims, dims[1:], strict=False)])
+        self.blocks = nnx.List([ResidualBlock(a, b, rngs=rngs) for a, b in itertools.pairwise(dims)])
         self.time = conv.CausalConv(out_dim, 2 * out_dim, (3, 1, 1), rngs=rngs) if time else None
         self.space = conv.CausalConv(out_dim, out_dim, (1, 3, 3), rngs=rngs) if space else None
         self.shortcut = shortcut and (space or time)
@@ -179,9 +195,7 @@ class Encoder(nnx.Module):
         flags = zip(dims, dims[1:], (*config.space_down, False), (*config.time_down, False), strict=False)
         self.levels = nnx.List(
             [
-                DownLevel(
-                    a, b, blocks=config.blocks, space=s, time=t, shortcut=config.shortcuts, rngs=rngs
-                )
+                DownLevel(a, b, blocks=config.blocks, space=s, time=t, shortcut=config.shortcuts, rngs=rngs)
                 for a, b, s, t in flags
             ]
         )
@@ -209,14 +223,10 @@ class Decoder(nnx.Module):
         self.post_quant_conv = conv.CausalConv(config.channels, config.channels, (1, 1, 1), rngs=rngs)
         self.conv_in = conv.CausalConv(config.channels, dims[0], rngs=rngs)
         self.middle = Middle(dims[0], attention=config.attention, rngs=rngs)
-        flags = zip(
-            dims, dims[1:], (*config.space_down[::-1], False), (*config.time_down[::-1], False), strict=False
-        )
+        flags = zip(dims, dims[1:], (*config.space_down[::-1], False), (*config.time_down[::-1], False), strict=False)
         self.levels = nnx.List(
             [
-                UpLevel(
-                    a, b, blocks=config.decoder_blocks, space=s, time=t, shortcut=config.shortcuts, rngs=rngs
-                )
+                UpLevel(a, b, blocks=config.decoder_blocks, space=s, time=t, shortcut=config.shortcuts, rngs=rngs)
                 for a, b, s, t in flags
             ]
         )

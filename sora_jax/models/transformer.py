@@ -121,7 +121,7 @@ def gather_level(table_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
 
 
 class Block(nnx.Module):
-    """Self-attention within segments, cross-attention to the segment's text, feed-forward; all modulated by noise level."""
+    """Self-attention within segments, cross-attention to their text, feed-forward; modulated by noise level."""
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         width = config.width
@@ -199,9 +199,7 @@ class Transformer(nnx.Module):
         width = config.width
         self.patch_embedding = Linear(patch_width, width, axes=("patch", "embed"), rngs=rngs)
         self.condition_embedder = ConditionEmbedder(config, text_dim=text_dim, rngs=rngs)
-        self.place = (
-            Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs) if config.place_features else None
-        )
+        self.place = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs) if config.place_features else None
         self.blocks = stack_blocks(lambda r: Block(config, rngs=r), config.depth, rngs)
         self.modulation = nnx.Param(
             truncated_normal(rngs.params(), (2, width), width**-0.5), axes=("modulation", "embed")
@@ -248,9 +246,7 @@ class Transformer(nnx.Module):
             text_segment_BK=text_segment_BK,
         )
         x = scan_blocks(self.blocks, x, lambda block, x: block(x, context), remat=config.remat)
-        shift, scale = (
-            gather_level(level_BGD + self.modulation[...][i], level_BL).astype(x.dtype) for i in range(2)
-        )
+        shift, scale = (gather_level(level_BGD + self.modulation[...][i], level_BL).astype(x.dtype) for i in range(2))
         x = (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
         return self.proj_out(x).astype(jnp.float32)
 

@@ -1,0 +1,1 @@
+"""Floor 1: layers; they know no video."""

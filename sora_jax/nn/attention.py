@@ -59,9 +59,7 @@ def _attend_whole(
     key_segment_BM: jax.Array,
 ) -> jax.Array:
     scale = 1.0 / math.sqrt(query_BLNH.shape[-1])
-    scores = jnp.einsum(
-        "BLNH,BMNH->BNLM", query_BLNH * scale, key_BMNH, preferred_element_type=jnp.float32
-    )
+    scores = jnp.einsum("BLNH,BMNH->BNLM", query_BLNH * scale, key_BMNH, preferred_element_type=jnp.float32)
     seen = (query_segment_BL[:, :, None] == key_segment_BM[:, None, :]) & (key_segment_BM[:, None, :] > 0)
     scores = jnp.where(seen[:, None], scores, -jnp.inf)
     # A row without keys has maximum -inf; 0 in its place keeps exp, and its gradient, finite.

@@ -68,9 +68,7 @@ def causal_conv(x_BTHWC: jax.Array, kernel: jax.Array, *, stride: int = 1) -> ja
     else:
         pad = [((size - 1) // 2, size // 2) if stride == 1 else (0, size // 2) for size in (height, width)]
         numbers = ("NHWC", "HWIO", "NHWC")
-        result = jax.lax.conv_general_dilated(
-            images, kernel_2d, (stride, stride), pad, dimension_numbers=numbers
-        )
+        result = jax.lax.conv_general_dilated(images, kernel_2d, (stride, stride), pad, dimension_numbers=numbers)
     return rearrange(result, "(B T) H W C -> B T H W C", B=batch)
 
 

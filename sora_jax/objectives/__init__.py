@@ -1,0 +1,1 @@
+"""Floor 4: what is minimised: (model, batch, key) -> (loss, metrics)."""

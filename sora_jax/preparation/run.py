@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sora_jax.core.errors import DataError
-from sora_jax.data.captions import TOKENIZER, cut_caption
+from sora_jax.data.captions import TOKENIZER, count_tokens, cut_caption
 from sora_jax.data.clips import BadClip, Fitted, fit_clip
 from sora_jax.data.shards import Prepared, ShardWriter
 from sora_jax.data.sources import Source
@@ -118,8 +118,8 @@ def prepare(
     seen = summary.written + summary.skipped
     if summary.skipped > limits.max_bad_share * max(seen, 1):
         raise DataError(
-            f"{summary.skipped} of {seen} clips could not be used, more than the share of {limits.max_bad_share:g} that "
-            f"data.max_bad_share allows; {directory / 'skipped.jsonl'} names each with its reason"
+            f"{summary.skipped} of {seen} clips could not be used, more than the share of {limits.max_bad_share:g} "
+            f"that data.max_bad_share allows; {directory / 'skipped.jsonl'} names each with its reason"
         )
     return summary
 
@@ -161,7 +161,7 @@ def _sample(fitted: Fitted, latent_THWC: np.ndarray, limits: Limits, summary: Su
     summary.written += 1
     summary.trimmed_frames += fitted.trimmed_frames
     summary.scaled_down += fitted.scale < 1
-    summary.cut_captions += captions != clip.captions
+    summary.cut_captions += any(count_tokens(c) > limits.max_text_tokens for c in clip.captions)
     frames, height, width = clip.pixels_THWC.shape[:3]
     return Prepared(
         latent_THWC=latent_THWC,

@@ -62,14 +62,14 @@ class Checkpointer:
     def save(self, step: int, state: PyTree, data: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Starts a save and returns once `state` is copied, so its buffers may be donated to the next step.
 
-        `state` is a tree of global jax arrays, `data` and `config` are JSON. A step that this object has just
-        saved or restored is not written again. Raises `StorageError` if this or the previous save failed.
+        `state` is any tree of global jax arrays, `data` and `config` are JSON. A step that this object has
+        just saved or restored is not written again. Raises `StorageError` if this or the last save failed.
         """
         self.wait()
         if step == self._saved:
             return
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(_nested(state)),
             data=ocp.args.JsonSave(dict(data)),
             config=ocp.args.JsonSave(dict(config)),
         )
@@ -158,12 +158,13 @@ class Checkpointer:
     def _prune(self, newest: int) -> None:
         steps = [step for step in _steps(self._directory) if step <= newest and step not in self._bad]
         for step in sorted(steps)[: -self._keep]:
-            (self._directory / str(step)).rmtree(missing_ok=True)
+            try:
+                (self._directory / str(step)).rmtree(missing_ok=True)
+            except OSError as error:
+                logging.warning("the old checkpoint of step %d was not removed: %s", step, error)
 
 
-def load_tree(
-    directory: str | os.PathLike[str], abstract_subset: PyTree, *, step: int | None = None
-) -> Restored:
+def load_tree(directory: str | os.PathLike[str], abstract_subset: PyTree, *, step: int | None = None) -> Restored:
     """A part of a checkpoint, such as `{"ema": ...}`: only the leaves of `abstract_subset` are read.
 
     `step` None takes the newest step that can be trusted. Nothing in `directory` is changed, so a run may be
@@ -225,9 +226,10 @@ def _newest_trusted(directory: epath.Path, *, wanted: int | None) -> tuple[int |
 
 def _read(directory: epath.Path, *, step: int, abstract: PyTree, whole: bool) -> Restored:
     _check_leaves(directory, abstract, whole=whole)
-    arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+    wanted = _nested(abstract)
+    arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
     items = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(abstract, restore_args=arguments, partial_restore=not whole),
+        state=ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=not whole),
         data=ocp.args.JsonRestore(),
         config=ocp.args.JsonRestore(),
     )
@@ -236,7 +238,9 @@ def _read(directory: epath.Path, *, step: int, abstract: PyTree, whole: bool) ->
             restored = orbax.restore(directory, args=items)
     except (OSError, ValueError) as error:
         raise StorageError(f"the checkpoint {directory} cannot be restored: {error}") from error
-    return Restored(step=step, state=restored.state, data=restored.data, config=restored.config)
+    leaves = _leaves(restored.state)
+    state = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in _leaves(abstract)])
+    return Restored(step=step, state=state, data=restored.data, config=restored.config)
 
 
 def _check_leaves(directory: epath.Path, abstract: PyTree, *, whole: bool) -> None:
@@ -257,5 +261,20 @@ def _check_leaves(directory: epath.Path, abstract: PyTree, *, whole: bool) -> No
 
 
 def _leaves(tree: PyTree) -> dict[str, Any]:
+    return {"/".join(names): leaf for names, leaf in _paths(tree)}
+
+
+def _nested(tree: PyTree) -> dict[str, Any]:
+    """The same leaves in plain dicts, so that what is on disk depends on names and not on Python classes."""
+    nested: dict[str, Any] = {}
+    for names, leaf in _paths(tree):
+        node = nested
+        for name in names[:-1]:
+            node = node.setdefault(name, {})
+        node[names[-1]] = leaf
+    return nested
+
+
+def _paths(tree: PyTree) -> list[tuple[list[str], Any]]:
     paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+    return [([jax.tree_util.keystr((key,), simple=True) for key in path], leaf) for path, leaf in paths]

@@ -40,7 +40,12 @@ def show_reconstructions(
 
 
 def show_samples(
-    workdir: Workdir, metrics: MetricsWriter, stage: str, step: int, canvases: list[Canvas], clips: list[np.ndarray]
+    workdir: Workdir,
+    metrics: MetricsWriter,
+    stage: str,
+    step: int,
+    canvases: list[Canvas],
+    clips: list[np.ndarray],
 ) -> None:
     """Writes the clip made from each canvas."""
     names = {}

@@ -21,7 +21,7 @@ from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.pipeline import check_resume
 from sora_jax.train.checkpoint import Checkpointer
-from sora_jax.train.clock import StepClock
+from sora_jax.train.clock import StepClock, peak_memory_gb
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.settings import CheckpointConfig, LogConfig
 from sora_jax.train.state import StateMaker, TrainState
@@ -117,10 +117,9 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
     ):
         state, first = _start(task, saver)
         around.metrics.truncate(name, first)
-        clock = StepClock(stage=name, start=first, steps=task.step.steps)
         show_at = _moments(task.step.steps, around.log.samples_per_stage)
-        report = _Reporter(task, around, clock)
-        with clock:
+        with StepClock(stage=name, steps=task.step.steps, start=first) as clock:
+            report = _Reporter(task, around, clock)
             batches = task.stream.batches(first)
             for step in range(first, task.step.steps):
                 with clock.waiting():
@@ -196,19 +195,29 @@ class _Reporter:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         real, possible = self._task.stream.tokens(batch)
         self._clock.step_done(loss=values["loss"], tokens=real, capacity=possible)
-        name = self._task.step.name
-        if values["unbroken"]:
-            logging.warning("%s: step %d skipped, its loss or gradient is not finite", name, step)
-            if values["unbroken"] >= self._around.log.max_skipped_steps:
-                raise NumericsError(
-                    f"{name}: {values['unbroken']:.0f} steps in a row up to step {step} had a loss or gradient that is "
-                    "not finite; lower the learning rate, or look at the data of these steps"
-                )
         for key, value in values.items():
             self._sums[key] = self._sums.get(key, 0.0) + value
         self._count += 1
+        self._guard(step, values)
         done = step + 1
         if done % self._around.log.every_steps == 0 or done == self._task.step.steps:
-            means = {key: total / self._count for key, total in self._sums.items()}
-            self._around.metrics.write(name, done, {**means, **self._clock.rates()})
-            self._sums, self._count = {}, 0
+            self._write(done)
+
+    def _guard(self, step: int, values: dict[str, float]) -> None:
+        """Names a skipped step; raises NumericsError when there were too many in a row."""
+        if not values["unbroken"]:
+            return
+        name, most = self._task.step.name, self._around.log.max_skipped_steps
+        logging.warning("%s: step %d skipped, its loss or gradient is not finite", name, step)
+        if values["unbroken"] >= most:
+            raise NumericsError(
+                f"{name}: {values['unbroken']:.0f} steps in a row, up to step {step}, had a loss or gradient that "
+                "is not finite; lower the learning rate, or look at the data of these steps"
+            )
+
+    def _write(self, done: int) -> None:
+        """Writes a line of means over the steps since the last one."""
+        means = {key: total / self._count for key, total in self._sums.items()}
+        rates = {**self._clock.rates(), "peak_memory_gb": peak_memory_gb()}
+        self._around.metrics.write(self._task.step.name, done, {**means, **rates})
+        self._sums, self._count = {}, 0

@@ -60,7 +60,7 @@ class MetricsWriter:
             raise self._refused(error) from error
         # TensorBoard can show where a curve became NaN.
         tagged = [Summary.Value(tag=f"{stage}/{name}", simple_value=values[name]) for name in values]
-        self._add(stage, Event(wall_time=time.time(), step=int(step), summary=Summary(value=tagged)))
+        self._add(stage, step, summary=Summary(value=tagged))
 
     def write_image(self, stage: str, step: int, name: str, pixels_HWC: np.ndarray) -> None:
         """Writes one picture, uint8 (H, W, 3), to TensorBoard."""
@@ -85,8 +85,7 @@ class MetricsWriter:
             self._lines = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise self._refused(error) from error
-        restart = SessionLog(status=SessionLog.START)
-        self._add(stage, Event(wall_time=time.time(), step=step + 1, session_log=restart))
+        self._add(stage, step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def close(self) -> None:
         """Writes out what is buffered and closes the files."""
@@ -107,9 +106,10 @@ class MetricsWriter:
         height, width = size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
         tagged = [Summary.Value(tag=f"{stage}/{name}", image=image)]
-        self._add(stage, Event(wall_time=time.time(), step=int(step), summary=Summary(value=tagged)))
+        self._add(stage, step, summary=Summary(value=tagged))
 
-    def _add(self, stage: str, event: Event) -> None:
+    def _add(self, stage: str, step: int, **content: Any) -> None:
+        event = Event(wall_time=time.time(), step=int(step), **content)
         try:
             if stage not in self._events:
                 directory = self._path.parent / "tensorboard" / stage

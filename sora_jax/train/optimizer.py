@@ -1,6 +1,7 @@
 """Optimizers from optax, with the learning rate left to the train step."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,15 +54,14 @@ def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransfo
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=1e-8)
     elif config.name == "muon":
         # consistent_rms matches the size of an update to Adam's (arXiv 2502.16982): one learning rate serves both.
+        dimensions: Any = {n: muon_dimensions(axes[n]) if matrices[n] else None for n in axes}
         muon = optax.contrib.muon(
             1.0,
             beta=config.b1,
             adam_b1=config.b1,
             adam_b2=config.b2,
             consistent_rms=0.2,
-            muon_weight_dimension_numbers={
-                name: muon_dimensions(axes[name]) if matrices[name] else None for name in axes
-            },
+            muon_weight_dimension_numbers=dimensions,
         )
         scale = optax.chain(muon, optax.scale(-1.0))
     else:

@@ -1,10 +1,7 @@
 """The config of a run as frozen dataclasses: read once, checked as a whole, before anything compiles."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from sora_jax.core.config import build
 from sora_jax.core.errors import UserError
@@ -203,14 +200,17 @@ class Settings:
         return time * height * width * self.autoencoder.channels
 
 
-def read_settings(config: ConfigDict | Mapping[str, Any]) -> Settings:
-    """Returns the settings of a config; raises UserError saying all that is misspelt, missing or impossible."""
+def read_settings(config: Any) -> Settings:
+    """Returns the settings of a config (a ConfigDict, or what is in config.json).
+
+    Raises UserError saying all that is misspelt, missing or impossible.
+    """
     if "stages" not in config or "run" not in config:
         raise UserError("the config needs `run` and `stages`; start it from configs/base.py")
     stages: dict[str, StageConfig] = {}
     for name in config["stages"]:
         tree = config["stages"][name]
-        kind = tree["kind"] if "kind" in tree else None
+        kind = tree.get("kind")
         if kind not in STAGE_KINDS:
             raise UserError(f"config.stages.{name}.kind {kind!r} is none of {', '.join(STAGE_KINDS)}")
         stages[name] = build(STAGE_KINDS[kind], tree, f"config.stages.{name}")
@@ -229,9 +229,7 @@ def _check(settings: Settings) -> None:
     kinds = [settings.stages[name].kind for name in settings.run if name in settings.stages]
     order = [kind for kind in STAGE_KINDS if kind in kinds]
     if sorted(kinds, key=list(STAGE_KINDS).index) != kinds or order != list(STAGE_KINDS)[: len(order)]:
-        problems.append(
-            f"run has stages of kinds {', '.join(kinds)}; the order is autoencoder, prepare, diffusion"
-        )
+        problems.append(f"run has stages of kinds {', '.join(kinds)}; the order is autoencoder, prepare, diffusion")
     if settings.data.max_tokens > settings.packing.tokens:
         problems.append(
             f"data.max_tokens {settings.data.max_tokens} exceeds a row's packing.tokens {settings.packing.tokens}"

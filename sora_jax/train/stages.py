@@ -34,10 +34,10 @@ from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
-from sora_jax.train.settings import AutoencoderStage, DiffusionStage, PrepareStage, Settings, StageConfig
+from sora_jax.train.settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage, Settings
 from sora_jax.train.state import StateMaker, TrainState, begin_stage, track_name
 from sora_jax.train.step import StepConfig
-from sora_jax.train.streams import PackedBatches, PixelBatches, open_source
+from sora_jax.train.streams import PackedBatches, PixelBatches
 from sora_jax.train.trained import build_autoencoder, build_generator, load_codec, make_sampler
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
@@ -107,15 +107,23 @@ def check_start(settings: Settings) -> Mesh:
         )
     strides = settings.token_stride
     shapes.clip_token_grid(
-        (settings.sampling.frames, *settings.sampling.size), stride=settings.stride, patch=settings.transformer.patch
+        (settings.sampling.frames, *settings.sampling.size),
+        stride=settings.stride,
+        patch=settings.transformer.patch,
     )
     assert min(strides) >= 1
     return mesh
 
 
-def run_stages(run: Run) -> None:
-    """Runs every stage that is not done yet, in order, and records the facts of each."""
+def run_stages(run: Run, *, until: str | None = None) -> None:
+    """Runs every stage that is not done yet, in order, and records the facts of each.
+
+    `until` is the last kind of stage to run; None runs all.
+    """
+    kinds = list(STAGE_KINDS)
     for number, name in enumerate(run.settings.run):
+        if until is not None and kinds.index(run.settings.stages[name].kind) > kinds.index(until):
+            continue
         if name in run.workdir.facts()["stages"]:
             logging.info("stage %s is done", name)
             continue
@@ -151,9 +159,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
     state, facts = train(task, run.around)
     measured = exhibits.choose_clips(run.source, run.limits, count=_CLIPS_MEASURED)
     statistics = measure_latents(codec(state), [clip.pixels_THWC for clip in measured])
-    run.workdir.write_json(
-        "latents.json", {"mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()}
-    )
+    run.workdir.write_json("latents.json", {"mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()})
     return facts
 
 
@@ -170,11 +176,16 @@ def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
             clips_per_shard=stage.clips_per_shard,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            progress=bar.update,
+            progress=lambda clips: show_progress(bar, clips),
         )
     facts = dataclasses.asdict(summary)
     print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
     return facts
+
+
+def show_progress(bar: tqdm, clips: int) -> None:
+    """Moves the bar on by `clips`."""
+    bar.update(clips)
 
 
 def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
@@ -196,9 +207,7 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     for rejected in stream.rows.plan.rejected:
         logging.warning("%s: sample %d is left out: %s", name, rejected.sample, rejected.reason)
     task = Task(
-        objective=diffusion_objective.make_objective(
-            settings.diffusion, dtype=compute_dtype(settings.precision)
-        ),
+        objective=diffusion_objective.make_objective(settings.diffusion, dtype=compute_dtype(settings.precision)),
         maker=maker,
         initial=lambda: _carried_over(run, name, maker),
         step=_step_config(settings, name, stage),
@@ -249,7 +258,7 @@ def _carried_over(run: Run, name: str, maker: StateMaker) -> TrainState:
     before = [
         other
         for other in run.settings.run[: run.settings.run.index(name)]
-        if _kind(run.settings.stages[other]) == "diffusion"
+        if run.settings.stages[other].kind == "diffusion"
     ]
     if not before:
         return maker.fresh(rng.key(run.settings.seed, "generator parameters"))
@@ -261,7 +270,3 @@ def _carried_over(run: Run, name: str, maker: StateMaker) -> TrainState:
             "restore it, or start in another --workdir"
         )
     return begin_stage(restored.state)
-
-
-def _kind(stage: StageConfig) -> str:
-    return stage.kind

@@ -105,19 +105,18 @@ class StateMaker:
     def abstract(self) -> TrainState:
         """Returns the state with `jax.ShapeDtypeStruct`s that carry shardings in place of arrays."""
         _, params, axes = tree.abstract_model(self.build)
-        optimizer = self.make_optimizer(axes)
+        shapes = jax.eval_shape(self._fresh, jax.random.key(0))
         param_shardings = sharding.param_shardings(axes, params, self.mesh)
         scalar = sharding.replicated(self.mesh)
-        shardings = TrainState(
+        shardings = _state_of(
             step=scalar,
             updates=scalar,
             skipped=scalar,
             unbroken=scalar,
             params=param_shardings,
             ema={track_name(width): param_shardings for width in self.ema.widths},
-            opt_state=sharding.optimizer_shardings(optimizer, params, param_shardings, self.mesh),
+            opt_state=sharding.optimizer_shardings(shapes.opt_state, params, param_shardings, self.mesh),
         )
-        shapes = jax.eval_shape(self._fresh, jax.random.key(0))
         return jax.tree.map(
             lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
             shapes,
@@ -143,6 +142,11 @@ class StateMaker:
             ema=ema,
             opt_state=self.make_optimizer(axes).init(params),
         )
+
+
+def _state_of(**fields: Any) -> TrainState:
+    """Returns a TrainState of something else than arrays: shardings."""
+    return TrainState(**fields)
 
 
 def begin_stage(state: TrainState) -> TrainState:

@@ -1,0 +1,1 @@
+"""Floor 2: pixels, latents, patches, as pure functions."""

@@ -122,15 +122,11 @@ def test_jsonl_with_texts_lists_and_several_lines(tmp_path):
 
 def test_csv_with_quotes_and_extra_columns(tmp_path):
     text = '\ufefflicence,file,caption\r\nfree,a.mp4,"a ""big"", red\nball"\r\n'
-    assert read_captions(folder(tmp_path, "a.mp4", captions__csv=text)).by_file == {
-        "a.mp4": ('a "big", red ball',)
-    }
+    assert read_captions(folder(tmp_path, "a.mp4", captions__csv=text)).by_file == {"a.mp4": ('a "big", red ball',)}
 
 
 def test_sidecars(tmp_path):
-    folder(
-        tmp_path, "a.mp4", "b.c.mp4", "d.gif", a__txt="a cat\non a mat\n", b__c__txt="a dog", orphan__txt="x"
-    )
+    folder(tmp_path, "a.mp4", "b.c.mp4", "d.gif", a__txt="a cat\non a mat\n", b__c__txt="a dog", orphan__txt="x")
     found = read_captions(tmp_path)
     assert found.by_file == {"a.mp4": ("a cat on a mat",), "b.c.mp4": ("a dog",)}
     assert (found.uncaptioned, found.missing) == (("d.gif",), ("orphan.txt",))

@@ -45,9 +45,7 @@ def test_limits_hold_and_little_is_lost(frames, sides, stride, max_tokens, max_f
     assert kept + fitted.trimmed_frames == frames
     assert kept <= (max_frames or frames)
     assert all(side % s == 0 for side, s in zip(cut, side_strides, strict=True))
-    tokens = (1 + (kept - 1) // time_stride) * np.prod(
-        [c // s for c, s in zip(cut, side_strides, strict=True)]
-    )
+    tokens = (1 + (kept - 1) // time_stride) * np.prod([c // s for c, s in zip(cut, side_strides, strict=True)])
     assert fitted.tokens == tokens <= max_tokens
     assert 0 < fitted.scale <= 1
     lost = (fitted.cropped_rows, fitted.cropped_columns)
@@ -86,9 +84,7 @@ def test_scaling_is_isotropic_and_antialiased():
     fitted = fit(clip, stride=(1, 8, 8), max_tokens=2 * 40)
     disc_HW, board_HW = fitted.clip.pixels_THWC[..., 0] / 255
     assert fitted.scale < 0.5
-    spread = [
-        np.sqrt(4 * np.average((i - i.mean()) ** 2, weights=disc_HW)) for i in np.indices(disc_HW.shape)
-    ]
+    spread = [np.sqrt(4 * np.average((i - i.mean()) ** 2, weights=disc_HW)) for i in np.indices(disc_HW.shape)]
     np.testing.assert_allclose(spread, 40 * fitted.scale, rtol=0.02)
     for index in np.indices(disc_HW.shape):
         assert np.average(index, weights=disc_HW) == pytest.approx(index.mean(), abs=0.1)

@@ -142,9 +142,7 @@ def test_unfillable_tables_equal_a_search_over_all_sums():
         sums = {0}
         for _ in range(tokens):
             sums |= {total + size for total in sums for size in used if total + size <= tokens}
-        assert list(table) == [
-            gap - max(total for total in sums if total <= gap) for gap in range(tokens + 1)
-        ]
+        assert list(table) == [gap - max(total for total in sums if total <= gap) for gap in range(tokens + 1)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -153,9 +151,7 @@ def test_a_balanced_order_is_a_permutation(costs):
     assert sorted(balance_order(np.array(costs))) == list(range(len(costs)))
 
 
-@pytest.mark.parametrize(
-    ("rows", "parts"), [(512, 64), (512, 8), (512, 2), (96, 3), (96, 12), (96, 2), (60, 5)]
-)
+@pytest.mark.parametrize(("rows", "parts"), [(512, 64), (512, 8), (512, 2), (96, 3), (96, 12), (96, 2), (60, 5)])
 def test_equal_parts_of_a_balanced_order_cost_nearly_the_same(rows, parts):
     cost_B = np.random.default_rng(5).lognormal(0, 0.4, rows)
 

@@ -39,9 +39,7 @@ def contents(plan, start, stop):
 def test_any_stretch_of_draws_is_cut_from_one_sequence_of_shuffled_epochs(size, start, count, seed):
     draws = Draws(one_pool(size), seed=seed)
     stretch = draws.take(start, start + count + 1)
-    np.testing.assert_array_equal(
-        stretch, Draws(one_pool(size), seed=seed).take(0, start + count + 1)[start:]
-    )
+    np.testing.assert_array_equal(stretch, Draws(one_pool(size), seed=seed).take(0, start + count + 1)[start:])
     epoch = draws.take(3 * size, 4 * size)
     assert sorted(epoch.tolist()) == list(range(size))
 
@@ -147,16 +145,12 @@ def test_samples_that_fit_no_row_are_named_and_never_drawn():
 
 
 def test_only_rejections_of_samples_in_the_mix_are_reported():
-    lengths = Lengths(
-        tokens_N=np.array([200, 20, 300]), text_tokens_M=np.ones(3, int), caption_start_N1=np.arange(4)
-    )
+    lengths = Lengths(tokens_N=np.array([200, 20, 300]), text_tokens_M=np.ones(3, int), caption_start_N1=np.arange(4))
     plan = make_plan(lengths, pools=[Pool(ids_N=np.array([1, 2]), share=1.0)])
     assert [item.sample for item in plan.rejected] == [2]
 
 
 def test_a_set_of_which_nothing_fits_is_refused():
-    lengths = Lengths(
-        tokens_N=np.array([300]), text_tokens_M=np.array([1]), caption_start_N1=np.array([0, 1])
-    )
+    lengths = Lengths(tokens_N=np.array([300]), text_tokens_M=np.array([1]), caption_start_N1=np.array([0, 1]))
     with pytest.raises(UserError, match="300 tokens do not fit a row of 128"):
         make_plan(lengths)

@@ -17,8 +17,7 @@ SIDES = ((24, 24), (24, 40), (40, 24), (32, 32), (64, 64))
 
 def world(**overrides):
     values: dict[str, Any] = (
-        dict(seed=1, num_clips=300, sides=SIDES, frames=(5, 9, 17), image_share=0.2, fps=(8.0, 12.0))
-        | overrides
+        dict(seed=1, num_clips=300, sides=SIDES, frames=(5, 9, 17), image_share=0.2, fps=(8.0, 12.0)) | overrides
     )
     return sw.ShapesWorld(sw.WorldConfig(**values))
 

@@ -84,5 +84,5 @@ def test_a_damaged_index_is_named(tmp_path):
 
 
 def test_what_the_disk_refuses_becomes_a_storage_error_with_the_path(tmp_path):
-    with pytest.raises(StorageError, match="cannot write .*here"), shard_files.storage(tmp_path / "here"):
+    with pytest.raises(StorageError, match=r"cannot write .*here"), shard_files.storage(tmp_path / "here"):
         (tmp_path / "missing" / "file").write_bytes(b"")

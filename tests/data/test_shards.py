@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import signal
@@ -23,9 +24,7 @@ HEADER = {
     "strides": [4, 8],
     "channels": 3,
 }
-MAKE_SAMPLE = """
-import numpy as np
-from sora_jax.data.shards import Prepared
+
 
 def make_sample(number):
     generator = np.random.default_rng(number)
@@ -38,10 +37,6 @@ def make_sample(number):
         pixel_shape=(1 + 4 * (shape[0] - 1), 8 * shape[1], 32),
         trimmed_frames=number % 4,
     )
-"""
-scope: dict = {}
-exec(MAKE_SAMPLE, scope)
-make_sample = scope["make_sample"]
 
 
 def write(directory, numbers, **kwargs):
@@ -105,9 +100,11 @@ def test_an_interrupted_writer_continues(tmp_path):
 
 
 def test_a_killed_writer_leaves_only_whole_shards(tmp_path):
-    program = MAKE_SAMPLE + f"""
+    program = f"""
 import os, signal
-from sora_jax.data.shards import ShardWriter
+import numpy as np
+from sora_jax.data.shards import Prepared, ShardWriter
+{inspect.getsource(make_sample)}
 writer = ShardWriter({str(tmp_path)!r}, header={HEADER!r}, records_per_shard=2)
 for number in range(5):
     writer.add(make_sample(number))
@@ -140,9 +137,13 @@ def test_processes_write_side_by_side_and_leave_each_others_files_alone(tmp_path
 
 
 def test_records_added_before_an_exception_are_kept(tmp_path):
-    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path, header=HEADER) as writer:
-        writer.add(make_sample(1))
-        raise KeyboardInterrupt
+    def stop_after_one():
+        with ShardWriter(tmp_path, header=HEADER) as writer:
+            writer.add(make_sample(1))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_after_one()
     assert len(PreparedSet(tmp_path)) == 1
 
 
@@ -212,7 +213,10 @@ def test_the_fingerprint_follows_contents_and_not_the_moment_of_writing(tmp_path
 def test_a_latent_that_is_not_finite_is_refused(tmp_path):
     sample = make_sample(1)
     sample.latent_THWC[0, 0, 0, 0] = np.nan
-    with ShardWriter(tmp_path, header=HEADER) as writer, pytest.raises(DataError, match="clip 1 is not finite"):
+    with (
+        ShardWriter(tmp_path, header=HEADER) as writer,
+        pytest.raises(DataError, match="clip 1 is not finite"),
+    ):
         writer.add(sample)
 
 
@@ -221,7 +225,3 @@ def test_an_empty_set_is_refused_with_the_number_of_skipped_clips(tmp_path):
         writer.skip("a", "too short")
     with pytest.raises(UserError, match="no prepared samples and 1 skipped"):
         PreparedSet(tmp_path)
-
-
-def test_prepared_is_offered_beside_the_writer():
-    assert isinstance(make_sample(0), Prepared)

@@ -38,9 +38,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(float) - b).mean())
 
 
-def encode(
-    path: Path, pixels_THWC: np.ndarray, codec: str, *, ticks=None, aspect=None, **options: str
-) -> Path:
+def encode(path: Path, pixels_THWC: np.ndarray, codec: str, *, ticks=None, aspect=None, **options: str) -> Path:
     """Writes a video at 10 frames per second, or at the given times in tenths of a second."""
     with av.open(path, "w") as container:
         stream = container.add_stream(codec, rate=10, options=options)
@@ -138,9 +136,7 @@ def test_png_bytes_are_the_pixels():
 def test_endings_are_checked_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match=r"must be one of .mp4, .gif, .webp, .png"):
         write_clip(tmp_path / "a.avi", drawn(), fps=8)
-    with pytest.raises(
-        UserError, match=r"cannot write 9 frames to .*a.png: a video ends in .mp4, .gif or .webp"
-    ):
+    with pytest.raises(UserError, match=r"cannot write 9 frames to .*a.png: a video ends in .mp4, .gif or .webp"):
         write_clip(tmp_path / "a.png", drawn(), fps=8)
     assert not list(tmp_path.iterdir())
 
@@ -198,9 +194,7 @@ def test_wide_pixels_are_made_square(tmp_path):
     assert read_clip(path)[0].shape == (9, 64, 48, 3)
 
 
-@pytest.mark.parametrize(
-    ("matrix", "quarters"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
-)
+@pytest.mark.parametrize(("matrix", "quarters"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
 def test_videos_are_turned_upright(tmp_path, matrix, quarters):
     # Phones write the picture as the sensor lies and a 3x3 display matrix (16.16 fixed point) beside it.
     a, b, c, d = (value << 16 for value in matrix)

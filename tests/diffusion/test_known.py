@@ -212,8 +212,6 @@ def test_bad_shares_are_named():
 
 
 def test_the_draw_is_a_function_of_its_key():
-    one, two, other = (
-        draw_known(jax.random.key(seed), **PACK, config=only("random_frames")) for seed in (0, 0, 1)
-    )
+    one, two, other = (draw_known(jax.random.key(seed), **PACK, config=only("random_frames")) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, two)
     assert np.any(np.asarray(one) != np.asarray(other))

@@ -41,9 +41,7 @@ def test_strata_are_shared_out_at_random():
     keys = jax.random.split(jax.random.key(0), 2000)
     sigma_NBS = jax.vmap(lambda key: noise_levels.draw(key, tokens_BS, config))(keys)
     u = np.asarray(jax.scipy.stats.norm.cdf(logit(np.asarray(sigma_NBS[:, 1, 2], np.float64))))
-    np.testing.assert_allclose(
-        np.quantile(u, [0.1, 0.25, 0.5, 0.75, 0.9]), [0.1, 0.25, 0.5, 0.75, 0.9], atol=0.04
-    )
+    np.testing.assert_allclose(np.quantile(u, [0.1, 0.25, 0.5, 0.75, 0.9]), [0.1, 0.25, 0.5, 0.75, 0.9], atol=0.04)
 
 
 def test_the_tail_is_uniform_and_unshifted_and_of_its_share():
@@ -84,9 +82,7 @@ def test_alpha_grows_as_the_root_of_tokens_within_limits():
 def test_more_tokens_draw_more_noise():
     """The same key at four times the tokens doubles the odds of every level."""
     config = noise_levels.NoiseConfig(shift_base_tokens=100.0, uniform_share=0.0)
-    few, many = (
-        np.asarray(draw(jax.random.key(0), jnp.full((B, S), n), config), np.float64) for n in (100, 400)
-    )
+    few, many = (np.asarray(draw(jax.random.key(0), jnp.full((B, S), n), config), np.float64) for n in (100, 400))
     np.testing.assert_allclose(logit(many) - logit(few), np.log(2), atol=1e-3)
 
 

@@ -44,9 +44,7 @@ def test_velocity_is_the_derivative_of_the_path():
 
 
 @settings(deadline=None)
-@given(
-    prediction=st.sampled_from(PREDICTIONS), sigma=st.floats(0.125, 0.875, width=32), seed=st.integers(0, 9)
-)
+@given(prediction=st.sampled_from(PREDICTIONS), sigma=st.floats(0.125, 0.875, width=32), seed=st.integers(0, 9))
 def test_a_perfect_prediction_gives_clean_tokens_and_velocity(prediction, sigma, seed):
     clean_BLP, noise_BLP, _ = draw(seed)
     config = path.PathConfig(prediction=prediction)
@@ -59,9 +57,7 @@ def test_a_perfect_prediction_gives_clean_tokens_and_velocity(prediction, sigma,
 
 
 @settings(deadline=None)
-@given(
-    prediction=st.sampled_from(PREDICTIONS), sigma=st.floats(0.125, 0.875, width=32), seed=st.integers(0, 9)
-)
+@given(prediction=st.sampled_from(PREDICTIONS), sigma=st.floats(0.125, 0.875, width=32), seed=st.integers(0, 9))
 def test_any_prediction_lies_on_one_path(prediction, sigma, seed):
     """The clean tokens and the velocity implied by one output satisfy x_sigma = clean + sigma velocity."""
     clean_BLP, noise_BLP, output_BLP = draw(seed)
@@ -72,9 +68,7 @@ def test_any_prediction_lies_on_one_path(prediction, sigma, seed):
     np.testing.assert_allclose(found_clean + sigma * found_velocity, x_sigma, atol=5e-5)
 
 
-@pytest.mark.parametrize(
-    ("prediction", "loss_space"), list(itertools.product(PREDICTIONS, ("velocity", "clean")))
-)
+@pytest.mark.parametrize(("prediction", "loss_space"), list(itertools.product(PREDICTIONS, ("velocity", "clean"))))
 @pytest.mark.parametrize("sigma", [0.0, 0.01, 0.3, 0.7, 0.99, 1.0])
 def test_loss_is_the_squared_difference_of_converted_predictions(prediction, loss_space, sigma):
     """Convert the output and the truth, both with the clipped divisor, subtract, square: the slow way."""
@@ -85,8 +79,7 @@ def test_loss_is_the_squared_difference_of_converted_predictions(prediction, los
     convert = {"velocity": path.to_velocity, "clean": path.to_clean}[loss_space]
     output_BLP = truth(prediction, clean_BLP, noise_BLP)
     wrong, right = (
-        convert(value, x_sigma=x_sigma, sigma=sigma_BL, config=config)
-        for value in (output_BLP + error_BLP, output_BLP)
+        convert(value, x_sigma=x_sigma, sigma=sigma_BL, config=config) for value in (output_BLP + error_BLP, output_BLP)
     )
     loss_BL = path.token_loss(
         output_BLP + error_BLP, clean_BLP=clean_BLP, noise_BLP=noise_BLP, sigma_BL=sigma_BL, config=config

@@ -31,9 +31,7 @@ def test_a_perfect_clean_prediction_is_reached(method):
     def velocity(x, sigma):
         return path.to_velocity(clean_BLP, x_sigma=x, sigma=sigma, config=config)
 
-    np.testing.assert_allclose(
-        solvers.solve(velocity, noise_BLP, even(7), method=method), clean_BLP, atol=1e-5
-    )
+    np.testing.assert_allclose(solvers.solve(velocity, noise_BLP, even(7), method=method), clean_BLP, atol=1e-5)
 
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
@@ -47,8 +45,7 @@ def test_order_of_convergence_on_a_gaussian(method, order):
 
     x = jnp.full((1, 1, 1), 1.5)
     errors = [
-        abs(float(solvers.solve(velocity, x, even(steps), method=method)[0, 0, 0]) - 0.75)
-        for steps in (16, 32, 64)
+        abs(float(solvers.solve(velocity, x, even(steps), method=method)[0, 0, 0]) - 0.75) for steps in (16, 32, 64)
     ]
     rates = np.log2(np.array(errors[:-1]) / errors[1:])
     np.testing.assert_allclose(rates, order, atol=0.3)
@@ -65,9 +62,7 @@ def test_evaluations_never_happen_at_sigma_zero():
 def test_levels_per_token_and_per_group_agree_and_known_tokens_stand_still(method):
     segment_BL = jnp.array([[1, 1, 2, 2, 2, 0]])
     known_BL = jnp.array([[True, False, False, True, False, False]])
-    schedule = noise_levels.schedule(
-        5, jnp.array([[2, 300]]), noise_levels.NoiseConfig(shift_base_tokens=10.0)
-    )
+    schedule = noise_levels.schedule(5, jnp.array([[2, 300]]), noise_levels.NoiseConfig(shift_base_tokens=10.0))
     levels = known.level_table(schedule, jnp.array([[0.0, 0.05]]))
     level_BL = known.level_index(segment_BL, known_BL, num_segments=2)
     x_BLP = jax.random.normal(jax.random.key(1), (1, 6, 3))

@@ -13,8 +13,7 @@ SIDES = ((24, 24), (24, 40), (40, 24), (32, 32), (48, 64), (64, 64))
 
 def drawn(num_clips, **overrides):
     values: dict[str, Any] = (
-        dict(seed=11, num_clips=num_clips, sides=SIDES, frames=(5, 9, 13, 17), image_share=0.25, fps=(8.0,))
-        | overrides
+        dict(seed=11, num_clips=num_clips, sides=SIDES, frames=(5, 9, 13, 17), image_share=0.25, fps=(8.0,)) | overrides
     )
     world = sw.ShapesWorld(sw.WorldConfig(**values))
     cases = [sw.case_of(world.scene(i)) for i in range(num_clips)]

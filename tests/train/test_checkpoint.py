@@ -1,8 +1,10 @@
+import dataclasses
 import json
 import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +26,25 @@ def make_mesh(data: int, fsdp: int) -> jax.sharding.Mesh:
     return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def values(seed: int = 0) -> dict:
-    """bf16, float32, integers and a scalar step, with an optax state inside."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    step: jax.Array
+    params: dict
+    ema: dict
+    opt_state: Any
+
+
+def values(seed: int = 0) -> State:
+    """bf16, float32, integers and a scalar step; a dataclass with an optax state inside."""
     generator = np.random.default_rng(seed)
     params = {
-        "w": jnp.asarray(generator.normal(size=(8, 16)), jnp.float32),
+        "blocks.w": jnp.asarray(generator.normal(size=(8, 16)), jnp.float32),
         "b": jnp.asarray(generator.normal(size=16), jnp.bfloat16),
     }
     ema = jax.tree.map(lambda x: x.astype(jnp.float32) * 2, params)
     optimizer = optax.adamw(1e-3).init(params)
-    return {"step": jnp.int32(seed), "params": params, "ema": ema, "opt_state": optimizer}
+    return State(step=jnp.int32(seed), params=params, ema=ema, opt_state=optimizer)
 
 
 def sharded(state, mesh):
@@ -192,18 +203,15 @@ def test_nothing_saved_is_none(tmp_path, state):
 def test_differing_leaves_are_refused_by_name(saved, state):
     def change(name, **leaf):
         wanted = abstract(state)
-        old = wanted["params"]["w"]
-        new = jax.ShapeDtypeStruct(
-            leaf.get("shape", old.shape), leaf.get("dtype", old.dtype), sharding=old.sharding
-        )
-        wanted["params"] = wanted["params"] | {name: new}
-        return wanted
+        old = wanted.params["blocks.w"]
+        new = jax.ShapeDtypeStruct(leaf.get("shape", old.shape), leaf.get("dtype", old.dtype), sharding=old.sharding)
+        return dataclasses.replace(wanted, params=wanted.params | {name: new})
 
     missing = abstract(state)
-    del missing["params"]["b"]
+    del missing.params["b"]
     cases = [
-        (change("w", dtype=jnp.bfloat16), r"params/w is float32\[8, 16\] .* bfloat16\[8, 16\]"),
-        (change("w", shape=(8, 32)), r"params/w is float32\[8, 16\] .* float32\[8, 32\]"),
+        (change("blocks.w", dtype=jnp.bfloat16), r"params/blocks.w is float32\[8, 16\] .* bfloat16\[8, 16\]"),
+        (change("blocks.w", shape=(8, 32)), r"params/blocks.w is float32\[8, 16\] .* float32\[8, 32\]"),
         (change("u"), "params/u is not in the checkpoint"),
         (missing, "params/b is not in this config's state"),
     ]
@@ -214,12 +222,12 @@ def test_differing_leaves_are_refused_by_name(saved, state):
 
 
 def test_load_tree_reads_a_part(saved, state):
-    wanted = {"ema": abstract(sharded(values()["ema"], make_mesh(1, 1)))}
+    wanted = {"ema": abstract(sharded(values().ema, make_mesh(1, 1)))}
     restored = load_tree(saved, wanted, step=20)
     assert restored.step == 20
     assert restored.config == CONFIG
     assert jax.tree.structure(restored.state) == jax.tree.structure(wanted)
-    np.testing.assert_array_equal(np.asarray(restored.state["ema"]["w"]), np.asarray(state["ema"]["w"]))
+    np.testing.assert_array_equal(np.asarray(restored.state["ema"]["blocks.w"]), np.asarray(state.ema["blocks.w"]))
     with pytest.raises(UserError, match="no checkpoint of step 25"):
         load_tree(saved, wanted, step=25)
 

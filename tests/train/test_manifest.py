@@ -36,9 +36,7 @@ def test_missing_and_added_files_are_named(directory):
     assert manifest.distrust(directory) == "a is missing"
 
 
-@pytest.mark.parametrize(
-    "make", [os.mkfifo, lambda path: os.symlink("a", path), lambda path: os.symlink("/", path)]
-)
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("a", path), lambda path: os.symlink("/", path)])
 def test_links_and_pipes_are_refused_before_they_are_read(directory, make):
     make(os.fspath(directory / "deep" / "odd"))
     assert "odd is a link or a special file" in (manifest.distrust(directory) or "")

@@ -57,9 +57,7 @@ def test_an_illegal_side_is_named_with_the_legal_sides_around_it(pixels, stride,
 def test_the_message_shows_where_the_step_comes_from():
     with pytest.raises(UserError) as caught:
         shapes.clip_token_grid((17, 250, 256), stride=(4, 8, 8), patch=(1, 2, 2))
-    assert str(caught.value) == (
-        "height 250 is not divisible by 16 = 8 (autoencoder) x 2 (patch); nearest: 240, 256"
-    )
+    assert str(caught.value) == ("height 250 is not divisible by 16 = 8 (autoencoder) x 2 (patch); nearest: 240, 256")
 
 
 @settings(deadline=None)

@@ -44,9 +44,7 @@ class TextBlock(nnx.Module):
 
     def __call__(self, x_BKD: jax.Array, segment_BK: jax.Array) -> jax.Array:
         qkv = self.to_qkv(self.norm1(x_BKD))
-        query, key, value = (
-            part.reshape(*part.shape[:2], self.heads, -1) for part in jnp.split(qkv, 3, axis=-1)
-        )
+        query, key, value = (part.reshape(*part.shape[:2], self.heads, -1) for part in jnp.split(qkv, 3, axis=-1))
         mixed = attend(query, key, value, segment_BK, segment_BK)
         x_BKD = x_BKD + self.to_out(mixed.reshape(x_BKD.shape))
         return x_BKD + self.mlp_out(jax.nn.gelu(self.mlp_in(self.norm2(x_BKD))))

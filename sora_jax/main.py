@@ -1,0 +1,27 @@
+"""The main job: trains every stage of the config in order, goes on by itself, samples, evaluates, reports.
+
+python -m sora_jax.main --config=configs/base.py --workdir=runs/base
+python -m sora_jax.main --config=configs/base.py --workdir=runs/short --config.stages.videos.steps=200
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from sora_jax.core.errors import run_command
+from sora_jax.train.run import run
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE."
+)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder that everything is written to.")
+
+
+def main(_: Sequence[str]) -> None:
+    """Runs the stages that are not done yet."""
+    run(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    run_command(main)

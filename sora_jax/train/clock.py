@@ -1,0 +1,197 @@
+"""Where the time of a training loop goes, and the progress line that says so.
+
+with StepClock(stage="videos", steps=1000, start=200) as clock:
+    for step in range(200, 1000):
+        with clock.waiting():
+            pack = next(packs)
+        state, loss = train_step(state, pack)
+        clock.step_done(loss=loss, tokens=real, capacity=possible)
+        if step % 50 == 0:
+            write(clock.rates())
+"""
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Self, TextIO
+
+from absl import logging
+from tqdm import tqdm
+
+_BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit} {elapsed}{postfix}"
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Span:
+    """Sums since `began`; seconds. `excluded` was spent on something else than training."""
+
+    began: float
+    waited: float = 0.0
+    excluded: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    capacity: int = 0
+
+    def rates(self, now: float) -> dict[str, float]:
+        """Averages up to `now`; empty before the end of the first step."""
+        seconds = now - self.began - self.excluded
+        if not self.steps or seconds <= 0:
+            return {}
+        rates = {
+            "seconds_per_step": seconds / self.steps,
+            "tokens_per_second": self.tokens / seconds,
+            "data_wait": self.waited / seconds,
+        }
+        return rates | ({"fill": self.tokens / self.capacity} if self.capacity else {})
+
+
+class StepClock:
+    """Times the steps of a stage from `start` (done already) to `steps`, and shows progress while it is open.
+
+    The first step compiles: it counts in `compile_seconds` and in no rate. What is done under `paused()`,
+    such as sampling, counts in neither. `now` returns seconds; for the rest see `Progress`.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: str,
+        steps: int,
+        start: int = 0,
+        every_seconds: float = 30.0,
+        stream: TextIO | None = None,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._now = now
+        self._done, self._steps = start, steps
+        self._began = now()
+        # Since the first step ended, and since `rates` was last called.
+        self._all, self._window = _Span(began=self._began), _Span(began=self._began)
+        self._compile_seconds: float | None = None
+        self._progress = Progress(stage, total=steps, first=start, every_seconds=every_seconds, stream=stream, now=now)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        began = self._now()
+        try:
+            yield
+        finally:
+            seconds = self._now() - began
+            self._all.waited += seconds
+            self._window.waited += seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps the time inside out of every rate."""
+        began = self._now()
+        try:
+            yield
+        finally:
+            seconds = self._now() - began
+            self._all.excluded += seconds
+            self._window.excluded += seconds
+
+    def step_done(self, *, tokens: int, capacity: int, loss: float | None = None) -> None:
+        """Ends a step that trained on `tokens` real tokens in rows with room for `capacity`."""
+        self._done += 1
+        now = self._now()
+        if self._compile_seconds is None:
+            self._compile_seconds = now - self._began - self._all.waited - self._all.excluded
+            self._all, self._window = _Span(began=now), _Span(began=now)
+        else:
+            for span in (self._all, self._window):
+                span.steps += 1
+                span.tokens += tokens
+                span.capacity += capacity
+        self._progress.update(self._done, self._facts(loss, now))
+
+    def rates(self) -> dict[str, float]:
+        """Averages since the last call: `seconds_per_step`, `tokens_per_second`, `data_wait`, `fill`.
+
+        Tokens are real ones; `data_wait` is the share of the time, 0 to 1, in which the loop waited for data,
+        and `fill` the share of the rows' room that held tokens. Empty if no step but the first ended since.
+        """
+        now = self._now()
+        rates = self._window.rates(now)
+        if rates:
+            self._window = _Span(began=now)
+        return rates
+
+    def facts(self) -> dict[str, float]:
+        """The same averages over all steps but the first, and `compile_seconds`, `peak_memory_gb`.
+
+        `compile_seconds` is the first step without its wait for data; absent if no step was run.
+        """
+        compiled = {} if self._compile_seconds is None else {"compile_seconds": self._compile_seconds}
+        return {**compiled, **self._all.rates(self._now()), "peak_memory_gb": peak_memory_gb()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.close()
+
+    def _facts(self, loss: float | None, now: float) -> str:
+        rates = self._all.rates(now)
+        shown = [] if loss is None else [f"loss {loss:.4g}"]
+        if rates:
+            shown.append(f"{tqdm.format_sizeof(rates['tokens_per_second'])} tokens/s")
+        if "fill" in rates:
+            shown.append(f"padding {1 - rates['fill']:.1%}")
+        if rates:
+            left = max(self._steps - self._done, 0) * rates["seconds_per_step"]
+            shown.append(f"{tqdm.format_interval(left)} left")
+        return ", ".join(shown)
+
+
+class Progress:
+    """A progress bar on a terminal; elsewhere a log line every `every_seconds`, the first and last included.
+
+    `first` of `total` are done already. `stream` None is standard error.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        total: int,
+        first: int = 0,
+        unit: str = "steps",
+        every_seconds: float = 30.0,
+        stream: TextIO | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        target: TextIO = sys.stderr if stream is None else stream
+        self._name, self._total, self._unit = name, total, unit
+        self._every_seconds, self._now = every_seconds, now
+        self._logged: float | None = None
+        self._bar = None
+        if target.isatty():
+            settings = {"bar_format": _BAR, "dynamic_ncols": True}
+            self._bar = tqdm(desc=name, total=total, initial=first, unit=unit, file=target, **settings)
+
+    def update(self, done: int, facts: str = "") -> None:
+        """Shows that `done` are done, with `facts` beside."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(facts, refresh=False)
+            self._bar.update(done - self._bar.n)
+            return
+        now = self._now()
+        if self._logged is None or now - self._logged >= self._every_seconds or done == self._total:
+            self._logged = now
+            logging.info("%s %d/%d %s%s", self._name, done, self._total, self._unit, facts and f", {facts}")
+
+    def close(self) -> None:
+        """Leaves the bar as it is and ends its line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def peak_memory_gb() -> float:
+    """The most main memory this process has held so far, in GB (1e9 bytes). Devices have their own."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

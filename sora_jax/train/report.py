@@ -1,0 +1,337 @@
+"""The report of a run: one self-contained HTML page, made from what lies in the workdir.
+
+Every part is optional, so a half-finished run has a report too. Text of users (captions, file names, config) is
+escaped. No script, no network: pictures are inside the page, curves are SVG.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sora_jax.train.charts import Series, compact, line_chart
+from sora_jax.train.metrics import read_metrics
+from sora_jax.train.report_style import PAGE
+from sora_jax.train.workdir import write_atomically
+
+FILE = "report.html"
+_MOST_COLUMNS = 6  # moments of training side by side
+_MOST_ROWS = 12  # prompts
+_MOST_SKIPPED = 50  # names listed
+_LARGEST_BYTES = 2_000_000  # of a picture; larger ones are shown as a small still
+_SHOWN = (200, 112)  # px, (width, height) up to which a small picture is enlarged, by a whole factor
+_SHEET = (1000, 800)  # the same for a contact sheet
+# Keys of metrics that have charts of their own; the others go into the folded part.
+_CHARTED = {"stage", "step", "loss", "tokens_per_second", "fill", "data_wait"}
+_NAMES = {
+    "seconds": "time",
+    "compile_seconds": "compiling",
+    "seconds_per_step": "per step",
+    "tokens_per_second": "tokens/s",
+    "peak_memory_gb": "peak memory",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+}
+_PICTURES = (".gif", ".png", ".webp", ".jpg")
+
+Facts = dict[str, Any]
+
+
+def write_report(workdir: str | os.PathLike[str]) -> Path:
+    """The path of WORKDIR/report.html after writing it. Missing or damaged inputs leave their part out."""
+    path = Path(workdir).absolute()
+    config, run, evaluation = (_json(path / f"{name}.json") for name in ("config", "run", "evaluation"))
+    metrics = _by_stage(read_metrics(path))
+    stages = _stages(config, run, metrics)
+    skipped = _skipped(path)
+    kinds = {name: str(facts.get("kind", name)) for name, facts in stages.items()}
+    shown = _picture_stages(path / "samples", order=list(stages))
+    samples = [name for name in shown if kinds.get(name, name) != "autoencoder"]
+    pairs = [name for name in shown if name not in samples]
+    sheet = _sheets(path / "samples" / "evaluation")
+    sections = [
+        _section("Evaluation", _evaluation(evaluation) + sheet),
+        _section("Samples", "".join(_pictures(path, n) for n in samples), "Same prompts and noise at every step."),
+        _section(
+            "Reconstructions",
+            "".join(_pictures(path, n) for n in pairs),
+            "Original on the left, autoencoder's reconstruction on the right.",
+        ),
+        _section("Curves", "".join(_curves(name, lines) for name, lines in metrics.items())),
+        _section("Stages", _stage_table(stages)),
+        _section("Skipped clips", _skipped_list(skipped)),
+        _section("Run", _facts_table({key: value for key, value in run.items() if key != "stages"})),
+        _section("Config", _config(config)),
+    ]
+    title = path.name
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12] if config else None
+    head = _head(title, digest, _tiles(run, stages, skipped=len(skipped)))
+    page = PAGE.format(title=escape(title), body=head + "".join(sections))
+    write_atomically(path / FILE, page)
+    return path / FILE
+
+
+def _head(title: str, digest: str | None, tiles: list[tuple[str, str]]) -> str:
+    line = f"<p>config <code>{digest}</code></p>" if digest else ""
+    shown = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in tiles)
+    return f'<header><h1>{escape(title)}</h1>{line}</header><div class="tiles">{shown}</div>'
+
+
+def _section(title: str, content: str, note: str = "") -> str:
+    if not content:
+        return ""
+    note = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<section><h2>{escape(title)}</h2>{note}{content}</section>"
+
+
+def _tiles(run: Facts, stages: dict[str, Facts], *, skipped: int) -> list[tuple[str, str]]:
+    """What a glance should see, of the whole run; rates are of the last stage that trained."""
+    values = list(stages.values())
+    seconds = sum(_numbers(facts.get("seconds") for facts in values))
+    total = next(iter(_numbers([run.get("seconds"), run.get("total_seconds")])), seconds)
+    compile_seconds = sum(_numbers(facts.get("compile_seconds") for facts in values))
+    memory = max(_numbers([run.get("peak_memory_gb"), *(f.get("peak_memory_gb") for f in values)]), default=None)
+    trained = next((facts for facts in reversed(values) if "tokens_per_second" in facts), {})
+    found = {
+        "wall time": duration(total) if total else None,
+        "of it compiling": duration(compile_seconds) if compile_seconds else None,
+        "tokens/s": _shown("tokens_per_second", trained.get("tokens_per_second")),
+        "of rows filled": _shown("fill", trained.get("fill")),
+        "of the time waiting for data": _shown("data_wait", trained.get("data_wait")),
+        "peak memory": _shown("peak_memory_gb", memory),
+        "clips skipped": str(skipped) if skipped else None,
+    }
+    return [(name, value) for name, value in found.items() if value]
+
+
+def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]]) -> dict[str, Facts]:
+    """Facts by stage in the order of the run: from run.json if it is done, else from its last metrics."""
+    configured, done = config.get("stages"), run.get("stages")
+    configured = configured if isinstance(configured, dict) else {}
+    done = done if isinstance(done, dict) else {}
+    order = config.get("run")
+    names = dict.fromkeys([*map(str, order if isinstance(order, list) else []), *done, *metrics])
+    stages: dict[str, Facts] = {}
+    for name in names:
+        settings = configured.get(name)
+        settings = settings if isinstance(settings, dict) else {}
+        facts = {"kind": settings["kind"]} if "kind" in settings else {}
+        if isinstance(done.get(name), dict):
+            facts |= done[name]
+        elif name in metrics:
+            last = metrics[name][-1]
+            facts |= {key: last[key] for key in ("tokens_per_second", "fill", "data_wait") if key in last}
+            facts["steps"] = f"{last['step']} of {settings.get('steps', '?')}"
+        stages[name] = facts
+    return stages
+
+
+def _stage_table(stages: dict[str, Facts]) -> str:
+    leading = ["kind", "steps", "seconds", "compile_seconds", "seconds_per_step", "tokens_per_second", "fill"]
+    found = {key for facts in stages.values() for key in facts}
+    keys = [key for key in leading if key in found]
+    rest = [key for key in ("data_wait", "peak_memory_gb") if key in found]
+    others = sorted(found - {*keys, *rest})
+    head = ["stage", *(_words(key) for key in keys + rest), *(["also"] if others else [])]
+    rows = []
+    for name, facts in stages.items():
+        also = ", ".join(f"{_words(k)} {_shown(k, facts[k])}" for k in others if k in facts)
+        cells = [_shown(key, facts.get(key)) or "" for key in keys + rest]
+        rows.append([name, *cells, *([also] if others else [])])
+    return _table(head, rows) if rows else ""
+
+
+def _evaluation(evaluation: Facts) -> str:
+    tables = []
+    for group, values in evaluation.items():
+        values = values if isinstance(values, dict) else {"": values}
+        share = group == "shapes"
+        rows = [[_words(key), _shown(key, value, share=share) or ""] for key, value in values.items()]
+        tables.append(f"<div><h3>{escape(_words(group))}</h3>{_table([], rows)}</div>")
+    return f'<div class="row">{"".join(tables)}</div>' if tables else ""
+
+
+def _curves(stage: str, lines: list[Facts]) -> str:
+    def series(key: str, name: str = "", *, smooth: bool = False) -> Series:
+        found = [line for line in lines if key in line]
+        ys = [line[key] if isinstance(line[key], int | float) else None for line in found]
+        return Series(name=name, xs=[line["step"] for line in found], ys=ys, smooth=smooth)
+
+    shares = [series("fill", "rows filled"), series("data_wait", "waiting for data")]
+    main = line_chart("Loss", [series("loss", smooth=True)], unit="")
+    main += line_chart("Throughput", [series("tokens_per_second", smooth=True)], unit="tokens/s", zero=True)
+    main += line_chart("Shares", shares, unit="", share=True)
+    keys = dict.fromkeys(key for line in lines for key in line if key not in _CHARTED)
+    more = "".join(
+        line_chart(key.replace("_", " "), [series(key, smooth="loss" in key or "norm" in key)], unit="") for key in keys
+    )
+    folded = f'<details><summary>more curves</summary><div class="row">{more}</div></details>' if more else ""
+    return f'<h3>{escape(stage)}</h3><div class="row">{main}</div>{folded}' if main or more else ""
+
+
+def _picture_stages(samples: Path, *, order: Sequence[str]) -> list[str]:
+    """Stages that showed something, in the order of the run."""
+    names = [path.name for path in _entries(samples) if any(step.name.isdecimal() for step in _entries(path))]
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def _pictures(workdir: Path, stage: str) -> str:
+    """A table: a row per prompt, a column per step."""
+    folder = workdir / "samples" / stage
+    steps = sorted((path for path in _entries(folder) if path.name.isdecimal()), key=lambda path: int(path.name))
+    steps = _spread(steps, _MOST_COLUMNS)
+    captions = _json(folder / "prompts.json")
+    found = {step: {path.stem: path for path in _entries(step) if path.suffix in _PICTURES} for step in steps}
+    names = sorted({name for files in found.values() for name in files})
+    if not names:
+        return ""
+    rows = []
+    for name in names[:_MOST_ROWS]:
+        cells = "".join(f"<td>{_picture(found[step].get(name))}</td>" for step in steps)
+        rows.append(f'<tr><th scope="row">{escape(str(captions.get(name, name)))}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">step {int(step.name)}</th>' for step in steps)
+    more = f'<p class="note">and {len(names) - _MOST_ROWS} more rows</p>' if len(names) > _MOST_ROWS else ""
+    table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<h3>{escape(stage)}</h3><div class="pictures">{table}</div>{more}'
+
+
+def _sheets(folder: Path) -> str:
+    pictures = [_picture(path, room=_SHEET) for path in _entries(folder) if path.suffix in _PICTURES]
+    return f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""
+
+
+def _picture(path: Path | None, *, room: tuple[int, int] = _SHOWN) -> str:
+    """An `<img>` with the file inside; small pictures are enlarged, huge ones reduced to a still."""
+    if path is None:
+        return ""
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            kind = Image.MIME.get(image.format or "", "")
+            if len(content) > _LARGEST_BYTES:
+                content, kind = _still(image), "image/png"
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except (OSError, ValueError):
+        return ""
+    factor = max(1, min(room[0] // width, room[1] // height))
+    data = base64.b64encode(content).decode()
+    size = f'width="{width * factor}" height="{height * factor}"'
+    return f'<img class="{"small" if factor > 1 else ""}" {size} alt="" src="data:{kind};base64,{data}">'
+
+
+def _still(image: Image.Image) -> bytes:
+    still = image.convert("RGB")
+    still.thumbnail((480, 480))
+    buffer = io.BytesIO()
+    still.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _skipped(workdir: Path) -> list[tuple[str, str]]:
+    """(name, reason) of every clip that preparation left out."""
+    prepared = workdir / "prepared"
+    lines = []
+    for path in sorted([*prepared.glob("skipped.jsonl"), *prepared.glob("*/skipped.jsonl")]):
+        lines += path.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = []
+    for line in lines:
+        try:
+            clip = json.loads(line)
+            found.append((str(clip["source_id"]), str(clip["reason"])))
+        except (ValueError, KeyError, TypeError):
+            continue  # the line that an interruption cut short
+    return found
+
+
+def _skipped_list(skipped: list[tuple[str, str]]) -> str:
+    if not skipped:
+        return ""
+    count = f"{len(skipped)} clips" + (f", the first {_MOST_SKIPPED}" if len(skipped) > _MOST_SKIPPED else "")
+    table = _table(["clip", "reason"], skipped[:_MOST_SKIPPED])
+    return f"<details><summary>{count}</summary>{table}</details>"
+
+
+def _config(config: Facts) -> str:
+    text = escape(json.dumps(config, indent=2, ensure_ascii=False))
+    return f"<details><summary>show</summary><pre>{text}</pre></details>" if config else ""
+
+
+def _facts_table(facts: Facts) -> str:
+    return _table([], [[_words(key), _shown(key, value) or ""] for key, value in facts.items()]) if facts else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    top = f"<thead>{row(head, 'th')}</thead>" if head else ""
+    return f'<div class="wide"><table>{top}<tbody>{"".join(row(cells, "td") for cells in rows)}</tbody></table></div>'
+
+
+def _shown(key: str, value: Any, *, share: bool = False) -> str | None:
+    """A value as a reader wants it, by its name; None stays None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None if value is None else _text(value)
+    if key in ("fill", "data_wait") or (share and isinstance(value, float) and 0 <= value <= 1):
+        return f"{value:.1%}"
+    if key == "psnr":
+        return f"{value:.2f} dB"
+    if key.endswith("memory_gb"):
+        return f"{value:.2f} GB"
+    if "seconds" in key:
+        return duration(value)
+    return f"{value:,}" if isinstance(value, int) else compact(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 0.31 s, 42 s, 3 min 05 s, 2 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _words(key: str) -> str:
+    return _NAMES.get(key, str(key).replace("_", " "))
+
+
+def _numbers(values: Iterable[Any]) -> list[float]:
+    return [value for value in values if isinstance(value, int | float)]
+
+
+def _spread(items: list[Path], most: int) -> list[Path]:
+    """At most `most` of the items, evenly, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def _by_stage(lines: list[Facts]) -> dict[str, list[Facts]]:
+    stages: dict[str, list[Facts]] = {}
+    for line in lines:
+        stages.setdefault(str(line["stage"]), []).append(line)
+    return {name: sorted(found, key=lambda line: line["step"]) for name, found in stages.items()}
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _json(path: Path) -> Facts:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,135 @@
+"""A run from config to report."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from sora_jax.core.tree import abstract_model
+from sora_jax.data.clips import Clip
+from sora_jax.data.shapes_world import ShapesWorld
+from sora_jax.data.video_io import write_clip
+from sora_jax.evaluation.evaluator import judge_autoencoder, judge_prompts
+from sora_jax.generate.write import contact_sheet
+from sora_jax.preparation.run import Limits
+from sora_jax.train import exhibits
+from sora_jax.train.clock import peak_memory_gb
+from sora_jax.train.metrics import MetricsWriter
+from sora_jax.train.report import write_report
+from sora_jax.train.settings import Settings, read_settings
+from sora_jax.train.stages import Run, check_start, run_stages
+from sora_jax.train.streams import open_source
+from sora_jax.train.trained import build_generator, load_codec, load_generator, make_sampler
+from sora_jax.train.workdir import Workdir
+from sora_jax.video import shapes
+
+# Of the noise of evaluation; training and examples use others.
+_EVALUATION_SEED = 1_000
+
+
+def run(config: ConfigDict, path: str | os.PathLike[str], *, until: str | None = None) -> None:
+    """Trains, samples, evaluates and reports as `config` says, in the workdir `path`; goes on where it was stopped.
+
+    `until` is a kind of stage: later ones are left for another time, and so is evaluation.
+    """
+    settings = read_settings(config)
+    mesh = check_start(settings)
+    source = open_source(settings)
+    use_compilation_cache()
+    began = time.monotonic()
+    with Workdir(path) as workdir:
+        workdir.claim(config)
+        with MetricsWriter(workdir.path) as metrics:
+            this_run = Run(settings=settings, workdir=workdir, mesh=mesh, metrics=metrics, source=source)
+            run_stages(this_run, until=until)
+        if until is None:
+            evaluate(workdir, settings)
+        record_totals(workdir, seconds=time.monotonic() - began)
+        write_report(workdir.path)
+        print(f"report: {workdir.path / 'report.html'}", flush=True)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, in the user's own cache folder, unless the user chose a place."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sora_jax" / "xla"
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def evaluate(workdir: Workdir, settings: Settings, *, step: int | None = None) -> dict[str, Any]:
+    """Returns the metrics of a run's models, after writing them to evaluation.json and printing them.
+
+    `autoencoder`: on held-out clips where there are any (`held_out`). `shapes`, for the drawn world: on held-out
+    prompts; a sheet of these samples is written beside.
+    """
+    codec = load_codec(workdir, settings)
+    clips, held_out = evaluation_clips(settings)
+    result: dict[str, Any] = {"autoencoder": {**judge_autoencoder(codec, clips), "held_out": held_out}}
+    has_generator = any(settings.stages[name].kind == "diffusion" for name in settings.run)
+    if has_generator and settings.data.source == "shapes" and settings.evaluation.prompts:
+        params, stage, at = load_generator(workdir, settings, step=step)
+        structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
+        grid = shapes.clip_token_grid(
+            (settings.sampling.frames, *settings.sampling.size),
+            stride=settings.stride,
+            patch=settings.transformer.patch,
+        )
+        judged = judge_prompts(
+            make_sampler(settings, codec, structure),
+            params,
+            count=settings.evaluation.prompts,
+            grid=grid,
+            fps=settings.sampling.fps,
+            seed=_EVALUATION_SEED,
+        )
+        result["shapes"] = {**judged.scores, "stage": stage, "step": at}
+        folder = workdir.path / "samples" / "evaluation"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_clip(folder / "sheet.gif", contact_sheet(judged.clips), fps=settings.sampling.fps)
+    workdir.write_json("evaluation.json", result)
+    print_metrics(result)
+    return result
+
+
+def evaluation_clips(settings: Settings) -> tuple[list[Clip], bool]:
+    """Returns the clips that the autoencoder is judged on, and whether training never saw them.
+
+    The drawn world holds clips out. A folder holds none out, so its own clips are judged and the result says so.
+    """
+    data = settings.data
+    limits = Limits(
+        stride=settings.token_stride,
+        min_tokens=data.min_tokens,
+        max_tokens=data.max_tokens,
+        max_frames=data.max_frames,
+        max_text_tokens=settings.text.max_tokens,
+        max_bad_share=data.max_bad_share,
+    )
+    count = settings.evaluation.clips
+    if data.source == "shapes":
+        world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
+        return exhibits.choose_clips(world, limits, count=count), True
+    return exhibits.choose_clips(open_source(settings), limits, count=count), False
+
+
+def record_totals(workdir: Workdir, *, seconds: float) -> None:
+    """Adds to run.json how long the run took, over all times it was started, and the most memory it held."""
+    facts = workdir.facts()
+    facts["seconds"] = facts.get("seconds", 0.0) + seconds
+    facts["peak_memory_gb"] = max(facts.get("peak_memory_gb", 0.0), peak_memory_gb())
+    facts["devices"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    workdir.write_json("run.json", facts)
+    print(f"total {facts['seconds'] / 60:.1f} min, peak memory {facts['peak_memory_gb']:.2f} GB", flush=True)
+
+
+def print_metrics(result: dict[str, Any]) -> None:
+    """Prints evaluation results, a line for each part."""
+    for part, values in result.items():
+        words = [
+            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+        ]
+        print(f"{part}: {', '.join(words)}", flush=True)

@@ -1,0 +1,269 @@
+import contextlib
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from sora_jax.core.errors import DataError, UserError
+from sora_jax.data.captions import BYTES_PER_TOKEN, tokenize
+from sora_jax.data.pipeline import PackingConfig, RowDataset, check_resume, make_pools
+from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
+
+HEADER = {
+    "autoencoder": "a1",
+    "text_encoder": "bytes-1",
+    "source": "s1",
+    "latent_mean": [0.5, -1.0, 0.0],
+    "latent_scale": [2.0, 0.5, 1.0],
+    "strides": [4, 8],
+    "channels": 3,
+}
+PATCH = (1, 2, 2)
+TIME_RATE = 6.0
+PACKING = PackingConfig(tokens=64, text_tokens=40, segments=6, rows=4, window=24)
+SAMPLES = 40
+
+
+def make_sample(number):
+    generator = np.random.default_rng(number)
+    frames = 1 if number % 2 else int(generator.integers(2, 5))
+    shape = (frames, *generator.choice([4, 6, 8], 2).tolist(), 3)
+    return Prepared(
+        latent_THWC=generator.normal(size=shape).astype(np.float32),
+        fps=float(generator.choice([8, 12, 30])),
+        captions=(f"clip {number}", f"the considerably longer caption of clip number {number}"),
+        source_id=f"clip {number}",
+        pixel_shape=(1 + 4 * (frames - 1), 8 * shape[1], 8 * shape[2]),
+        trimmed_frames=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("prepared")
+    with ShardWriter(directory, header=HEADER, records_per_shard=15) as writer:
+        for number in range(SAMPLES):
+            writer.add(make_sample(number))
+    return PreparedSet(directory)
+
+
+def make_rows(prepared, *, packing=PACKING, seed=0, mix=None, patch=PATCH):
+    return RowDataset(prepared, packing, patch=patch, time_rate=TIME_RATE, seed=seed, mix=mix)
+
+
+def take(rows, count, **kwargs):
+    with rows.batches(**kwargs) as batches:
+        return [next(batches) for _ in range(count)]
+
+
+def assert_equal(pack, other):
+    assert pack.keys() == other.keys()
+    for name in pack:
+        assert pack[name].dtype == other[name].dtype, name
+        np.testing.assert_array_equal(pack[name], other[name], err_msg=name)
+
+
+def slow_row(rows, prepared, number):
+    """The arrays of a row, one token at a time."""
+    planned = rows.plan.row(number)
+    tokens, positions, segments, text = [], [], [], []
+    for slot, (index, caption) in enumerate(zip(planned.samples_S, planned.captions_S, strict=True)):
+        sample = prepared[int(index)]
+        frames, height, width, _ = sample.latent_THWC.shape
+        for t in range(frames):
+            for h in range(height // 2):
+                for w in range(width // 2):
+                    block = sample.latent_THWC[t, 2 * h : 2 * h + 2, 2 * w : 2 * w + 2]
+                    tokens.append(block.reshape(-1))
+                    positions.append([t * 4 / sample.fps * TIME_RATE, h, w])
+                    segments.append(slot + 1)
+        for place, token_Q in enumerate(tokenize(sample.captions[caption], max_tokens=1000)):
+            text.append((token_Q, slot + 1, place))
+    return tokens, positions, segments, text, planned
+
+
+def test_a_pack_holds_what_a_slow_reference_says(prepared):
+    rows = make_rows(prepared)
+    (pack,) = take(rows, 1, start_row=8)
+    shapes = {name: array.shape for name, array in pack.items()}
+    assert shapes == {
+        "tokens_BLP": (4, 64, 12),
+        "position_BL3": (4, 64, 3),
+        "segment_BL": (4, 64),
+        "text_BKQ": (4, 40, BYTES_PER_TOKEN),
+        "text_segment_BK": (4, 40),
+        "text_position_BK": (4, 40),
+        "grid_BS3": (4, 6, 3),
+        "time_step_BS": (4, 6),
+        "sample_BS": (4, 6),
+    }
+    for b in range(4):
+        tokens, positions, segments, text, planned = slow_row(rows, prepared, 8 + b)
+        used, text_used, present = len(tokens), len(text), len(planned.samples_S)
+        np.testing.assert_array_equal(pack["tokens_BLP"][b, :used], tokens)
+        np.testing.assert_allclose(pack["position_BL3"][b, :used], positions, rtol=1e-6)
+        np.testing.assert_array_equal(pack["segment_BL"][b, :used], segments)
+        np.testing.assert_array_equal(pack["text_BKQ"][b, :text_used], [token for token, _, _ in text])
+        np.testing.assert_array_equal(pack["text_segment_BK"][b, :text_used], [slot for _, slot, _ in text])
+        np.testing.assert_array_equal(pack["text_position_BK"][b, :text_used], [at for _, _, at in text])
+        np.testing.assert_array_equal(pack["sample_BS"][b, :present], planned.samples_S)
+        for slot, index in enumerate(planned.samples_S.tolist()):
+            t, h, w = prepared.grid_N3[index].tolist()
+            assert pack["grid_BS3"][b, slot].tolist() == [t, h // 2, w // 2]
+            expected = 4 / prepared.fps_N[index] * TIME_RATE
+            assert pack["time_step_BS"][b, slot] == pytest.approx(expected)
+        for name, start in [("tokens_BLP", used), ("position_BL3", used), ("segment_BL", used)]:
+            assert not pack[name][b, start:].any(), name
+        for name in ("text_BKQ", "text_segment_BK", "text_position_BK"):
+            assert not pack[name][b, text_used:].any(), name
+        for name in ("grid_BS3", "time_step_BS"):
+            assert not pack[name][b, present:].any(), name
+        assert (pack["sample_BS"][b, present:] == -1).all()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_hold_the_parts_of_one_global_batch(prepared, processes):
+    whole = take(make_rows(prepared), 4)
+    parts = [
+        take(make_rows(prepared), 4, process_index=index, process_count=processes, threads=2)
+        for index in range(processes)
+    ]
+    for step, pack in enumerate(whole):
+        joined = {name: np.concatenate([part[step][name] for part in parts]) for name in pack}
+        assert_equal(joined, pack)
+
+
+@pytest.mark.parametrize("start", [0, 4, 6, 13, 60])
+def test_batches_from_any_row_are_the_tail_of_the_whole_sequence(prepared, start):
+    rows = make_rows(prepared)
+    expected = [rows[number] for number in range(start, start + 8)]
+    (first, second) = take(make_rows(prepared), 2, start_row=start)
+    for b, row in enumerate(expected):
+        pack = (first, second)[b // 4]
+        assert_equal({name: array[b % 4] for name, array in pack.items()}, row)
+
+
+def test_the_state_is_the_next_row_and_nothing_earlier_is_read(prepared, monkeypatch):
+    with make_rows(prepared).batches() as batches:
+        packs = [next(batches) for _ in range(5)]
+        assert batches.next_row == 20
+        following = next(batches)
+    read = []
+    original = PreparedSet.__getitem__
+    monkeypatch.setattr(PreparedSet, "__getitem__", lambda self, i: read.append(i) or original(self, i))
+    rows = make_rows(prepared)
+    with rows.batches(start_row=20, threads=1) as batches:
+        resumed = next(batches)
+    assert_equal(resumed, following)
+    assert any(not np.array_equal(resumed["sample_BS"], pack["sample_BS"]) for pack in packs)
+    ahead = np.concatenate([rows.plan.row(number).samples_S for number in range(20, 40)])
+    assert set(read) <= set(ahead.tolist())
+
+
+def test_any_number_of_threads_gives_the_same_batches(prepared):
+    one, four = (take(make_rows(prepared), 6, threads=threads) for threads in (1, 4))
+    for pack, other in zip(one, four, strict=True):
+        assert_equal(pack, other)
+
+
+def test_closing_ends_the_threads(prepared):
+    before = set(threading.enumerate())
+    with contextlib.closing(make_rows(prepared).batches()) as batches:
+        next(batches)
+        started = set(threading.enumerate()) - before
+    assert started
+    for thread in started:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def test_fill_is_the_share_of_tokens_in_segments(prepared):
+    packs = take(make_rows(prepared), 10)
+    for pack in packs:
+        assert np.array_equal(pack["segment_BL"] > 0, np.any(pack["tokens_BLP"] != 0, axis=-1))
+    assert np.mean([pack["segment_BL"] > 0 for pack in packs]) > 0.9
+
+
+@pytest.mark.parametrize(("mix", "share"), [({"images": 2.0}, 1.0), ({"videos": 1}, 0.0)])
+def test_a_mix_can_leave_a_kind_out(prepared, mix, share):
+    pack = take(make_rows(prepared, mix=mix), 1)[0]
+    grids = pack["grid_BS3"][pack["sample_BS"] >= 0]
+    assert np.mean(grids[:, 0] == 1) == share
+
+
+def test_a_mix_gives_each_kind_its_share_of_samples(prepared):
+    rows = make_rows(prepared, mix={"images": 0.25, "videos": 0.75})
+    samples = np.concatenate([rows.plan.row(number).samples_S for number in range(200)])
+    assert np.mean(prepared.grid_N3[samples, 0] == 1) == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_mix_that_cannot_be_drawn_is_refused(prepared):
+    with pytest.raises(UserError, match="'audio'"):
+        make_pools(prepared.grid_N3, {"audio": 1.0})
+    with pytest.raises(UserError, match=r"videos the weight 0\.0"):
+        make_pools(prepared.grid_N3, {"images": 1.0, "videos": 0.0})
+    images = prepared.grid_N3[prepared.grid_N3[:, 0] == 1]
+    with pytest.raises(UserError, match="0 of 20 prepared samples are videos"):
+        make_pools(images, {"videos": 1.0})
+    with pytest.raises(UserError, match="empty"):
+        make_pools(images, {})
+
+
+def test_a_patch_that_does_not_divide_a_latent_is_refused(prepared):
+    with pytest.raises(UserError, match=r"not divisible by 3"):
+        make_rows(prepared, patch=(1, 3, 2))
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(prepared):
+    with pytest.raises(UserError, match="4 rows in a batch cannot be shared by 3 processes"):
+        make_rows(prepared).batches(process_count=3)
+
+
+def test_a_packing_of_nothing_is_refused():
+    with pytest.raises(UserError, match=r"packing\.rows must be at least 1, got 0"):
+        PackingConfig(tokens=1, text_tokens=1, segments=1, rows=0, window=1)
+
+
+def test_a_damaged_record_ends_the_batches_with_its_name(tmp_path):
+    with ShardWriter(tmp_path, header=HEADER) as writer:
+        for number in range(4):
+            writer.add(make_sample(number))
+    path = tmp_path / "data-000000.arrayrecord"
+    contents = bytearray(path.read_bytes())
+    contents[contents.index(b"clip number 3")] ^= 1
+    path.write_bytes(contents)
+    with (
+        make_rows(PreparedSet(tmp_path)).batches() as batches,
+        pytest.raises(DataError, match=r"record 3 of shard .*data-000000\.arrayrecord"),
+    ):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("seed", {"seed": 1}),
+        ("mix", {"mix": {"images": 1.0}}),
+        ("patch", {"patch": (1, 1, 1)}),
+        ("tokens", {"packing": PackingConfig(tokens=128, text_tokens=40, segments=6, rows=4, window=24)}),
+        ("window", {"packing": PackingConfig(tokens=64, text_tokens=40, segments=6, rows=4, window=25)}),
+    ],
+)
+def test_resume_refuses_a_changed_field_with_old_and_new_value(prepared, field, change):
+    saved = json.loads(json.dumps(make_rows(prepared).fingerprint()))
+    check_resume(saved, make_rows(prepared).fingerprint())
+    changed = make_rows(prepared, **change).fingerprint()
+    with pytest.raises(UserError) as refusal:
+        check_resume(saved, changed)
+    assert f"{field} was {saved[field]!r} and is now {changed[field]!r}" in str(refusal.value)
+    assert str(refusal.value).count(" was ") == 1
+
+
+def test_resume_refuses_another_data_set(prepared, tmp_path):
+    with ShardWriter(tmp_path, header=HEADER) as writer:
+        for number in range(SAMPLES - 1):
+            writer.add(make_sample(number))
+    saved, changed = make_rows(prepared).fingerprint(), make_rows(PreparedSet(tmp_path)).fingerprint()
+    with pytest.raises(UserError, match="data was "):
+        check_resume(saved, changed)

@@ -1,0 +1,44 @@
+"""The linear map: its arithmetic, its initial values and the axes that its parameters carry."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sora_jax.core.tree import split_model
+from sora_jax.nn.linear import Linear, truncated_normal
+
+
+def make(in_dim=6, out_dim=4, **options):
+    return Linear(in_dim, out_dim, axes=("embed", "heads"), rngs=nnx.Rngs(0), **options)
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+def test_maps_the_last_dimension(lead):
+    linear = make()
+    linear.bias.set_value(jnp.arange(4.0))
+    x = np.random.default_rng(0).normal(size=(*lead, 6)).astype(np.float32)
+    expected = np.einsum("...i,io->...o", x, np.asarray(linear.kernel[...])) + np.arange(4.0)
+    np.testing.assert_allclose(linear(jnp.asarray(x)), expected, atol=1e-5)
+
+
+def test_computes_in_the_dtype_of_its_input_and_keeps_float32_parameters():
+    linear = make()
+    assert linear(jnp.ones((2, 6), jnp.bfloat16)).dtype == jnp.bfloat16
+    _, params, axes = split_model(linear)
+    assert {value.dtype for value in params.values()} == {jnp.dtype(jnp.float32)}
+    assert axes == {"kernel": ("embed", "heads"), "bias": ("heads",)}
+
+
+@pytest.mark.parametrize(("std", "expected"), [(None, 1 / 20), (0.3, 0.3), (0.0, 0.0)])
+def test_initial_values_have_the_stated_deviation(std, expected):
+    linear = make(400, 200, std=std)
+    np.testing.assert_allclose(np.std(linear.kernel[...]), expected, rtol=0.02)
+    np.testing.assert_array_equal(linear.bias[...], 0)
+
+
+def test_truncated_normal_has_no_tail():
+    x = np.asarray(truncated_normal(jax.random.key(0), (100_000,), 0.5))
+    np.testing.assert_allclose([x.mean(), x.std()], [0, 0.5], atol=5e-3)
+    assert np.abs(x).max() <= 2 * 0.5 / 0.87962566 + 1e-6

@@ -1,0 +1,135 @@
+import io
+
+import pytest
+
+from sora_jax.train.clock import Progress, StepClock, peak_memory_gb
+
+
+class FakeTime:
+    def __init__(self):
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def passes(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def time():
+    return FakeTime()
+
+
+def make_clock(time, **options) -> StepClock:
+    return StepClock(**({"stage": "videos", "steps": 10, "stream": io.StringIO(), "now": time} | options))
+
+
+def run_step(clock, time, *, wait, work, tokens, capacity=4000):
+    with clock.waiting():
+        time.passes(wait)
+    time.passes(work)
+    clock.step_done(tokens=tokens, capacity=capacity)
+
+
+def test_the_first_step_is_compilation_and_in_no_rate(time):
+    clock = make_clock(time)
+    assert clock.rates() == {}
+    assert clock.facts().keys() == {"peak_memory_gb"}
+    run_step(clock, time, wait=5.0, work=30.0, tokens=1000)
+    assert clock.rates() == {}
+    run_step(clock, time, wait=0.5, work=1.5, tokens=1000)
+    run_step(clock, time, wait=0.5, work=1.5, tokens=3000)
+    expected = {"seconds_per_step": 2.0, "tokens_per_second": 1000.0, "data_wait": 0.25, "fill": 0.5}
+    assert clock.rates() == pytest.approx(expected)
+    facts = clock.facts()
+    assert facts.pop("peak_memory_gb") > 0
+    assert facts == pytest.approx({"compile_seconds": 30.0, **expected})
+
+
+def test_rates_are_since_the_last_call_and_facts_of_all(time):
+    clock = make_clock(time)
+    run_step(clock, time, wait=0.0, work=9.0, tokens=1)
+    run_step(clock, time, wait=0.0, work=1.0, tokens=10, capacity=10)
+    first = clock.rates()
+    run_step(clock, time, wait=3.0, work=0.0, tokens=30, capacity=60)
+    second = clock.rates()
+    assert first == {"seconds_per_step": 1.0, "tokens_per_second": 10.0, "data_wait": 0.0, "fill": 1.0}
+    assert second == {"seconds_per_step": 3.0, "tokens_per_second": 10.0, "data_wait": 1.0, "fill": 0.5}
+    assert clock.rates() == {}
+    facts = clock.facts()
+    assert (facts["seconds_per_step"], facts["data_wait"]) == (2.0, 0.75)
+    assert facts["fill"] == pytest.approx(40 / 70)
+
+
+def test_a_pause_is_in_no_rate(time):
+    clock = make_clock(time)
+    with clock.paused():
+        time.passes(50.0)
+    run_step(clock, time, wait=0.0, work=7.0, tokens=1)
+    run_step(clock, time, wait=1.0, work=1.0, tokens=8)
+    with clock.paused():
+        time.passes(100.0)
+    rates = clock.rates()
+    assert (rates["seconds_per_step"], rates["tokens_per_second"], rates["data_wait"]) == (2.0, 4.0, 0.5)
+    assert clock.facts()["compile_seconds"] == 7.0
+    assert clock.facts()["seconds_per_step"] == 2.0
+
+
+def test_waiting_that_ends_in_an_exception_still_counts(time):
+    clock = make_clock(time)
+    clock.step_done(tokens=1, capacity=1)
+
+    def end_of_data():
+        time.passes(2.0)
+        raise StopIteration
+
+    with pytest.raises(StopIteration), clock.waiting():
+        end_of_data()
+    time.passes(2.0)
+    clock.step_done(tokens=1, capacity=1)
+    assert clock.rates()["data_wait"] == 0.5
+
+
+def test_the_peak_of_memory_is_in_gigabytes():
+    assert 0.02 < peak_memory_gb() < 1000
+    held = bytearray(b"x" * 400_000_000)
+    assert peak_memory_gb() >= len(held) / 1e9
+
+
+def test_the_bar_shows_the_facts_and_ends_full(time):
+    stream = Terminal()
+    with make_clock(time, start=6, stream=stream) as clock:
+        for _ in range(4):
+            time.passes(0.5)
+            clock.step_done(loss=0.61234, tokens=4061, capacity=4128)
+    last = stream.getvalue().split("\r")[-1]
+    facts = ("loss 0.6123", "8.12k tokens/s", "padding 1.6%", "00:00 left")
+    for part in ("videos", "100%", "10/10 steps", *facts):
+        assert part in last, last
+
+
+def test_without_a_terminal_there_are_few_plain_lines(time, caplog):
+    stream = io.StringIO()
+    caplog.set_level("INFO", logger="absl")
+    progress = Progress("encode", total=100, unit="clips", every_seconds=30, stream=stream, now=time)
+    for done in range(1, 101):
+        progress.update(done)
+        time.passes(1.0)
+    progress.close()
+    assert caplog.messages == [f"encode {done}/100 clips" for done in (1, 31, 61, 91, 100)]
+    caplog.clear()
+    with make_clock(time, steps=200, start=98, stream=stream) as clock:
+        for _ in range(2):
+            time.passes(30.0)
+            clock.step_done(loss=float("nan"), tokens=60_000, capacity=120_000)
+    assert caplog.messages == [
+        "videos 99/200 steps, loss nan",
+        "videos 100/200 steps, loss nan, 2.00k tokens/s, padding 50.0%, 50:00 left",
+    ]
+    assert stream.getvalue() == ""

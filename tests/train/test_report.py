@@ -1,0 +1,182 @@
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from sora_jax.data.video_io import encode_gif, encode_png
+from sora_jax.train.metrics import MetricsWriter
+from sora_jax.train.report import duration, write_report
+
+EVIL = '<script>alert("x")</script> & {braces} ümläut'
+VOID = {"meta", "img", "path"}
+
+
+class Page(HTMLParser):
+    """Collects tags, text and headings, and checks that what is opened is closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.words, self.headings, self.images, self._open = set(), "", [], [], []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] == "h2":
+            self.headings.append(data)
+        self.words += data
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def show(folder, step, name, content):
+    (folder / f"{step:06d}").mkdir(parents=True, exist_ok=True)
+    (folder / f"{step:06d}" / name).write_bytes(content)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    path = tmp_path / "run <1>"
+    config = {"run": ["coder", "videos"], "note": EVIL}
+    config["stages"] = {"coder": {"kind": "autoencoder", "steps": 20}, "videos": {"kind": "diffusion", "steps": 40}}
+    write(path / "config.json", config)
+    with MetricsWriter(path) as metrics:
+        for step in range(1, 21):
+            metrics.write("coder", step, {"loss": 1 / step, "tokens_per_second": 900.0})
+            scalars = {"loss": float("nan") if step == 7 else 2 / step, "fill": 0.984, "data_wait": 0.021}
+            metrics.write("videos", step, scalars | {"tokens_per_second": 1234.0, "gradient_norm": step})
+    coder = {"kind": "autoencoder", "steps": 20, "seconds": 125.0, "compile_seconds": 12.5, "peak_memory_gb": 1.25}
+    write(path / "run.json", {"stages": {"coder": coder}, "host": EVIL})
+    write(path / "evaluation.json", {"shapes": {"prompts": 64, "colour": 0.953}, "autoencoder": {"psnr": 31.25}})
+    pixels_THWC = np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)
+    for step in (10, 20):
+        show(path / "samples" / "coder", step, "clip_00.gif", encode_gif(pixels_THWC, fps=4))
+        show(path / "samples" / "videos", step, "prompt_00.png", encode_png(pixels_THWC[0]))
+    show(path / "samples" / "videos", 20, "prompt_01.png", encode_png(pixels_THWC[1]))
+    write(path / "samples" / "coder" / "prompts.json", {"clip_00": "a blue square"})
+    write(path / "samples" / "videos" / "prompts.json", {"prompt_00": EVIL, "prompt_01": "second"})
+    (path / "prepared").mkdir()
+    lines = [json.dumps({"source_id": f"clip{i}{EVIL}", "reason": f"reason {i}"}) for i in range(60)]
+    (path / "prepared" / "skipped.jsonl").write_text("\n".join([*lines, '{"source']))
+    return path
+
+
+def test_every_part_is_there(workdir):
+    text = write_report(workdir).read_text()
+    page = Page(text)
+    assert page.headings == [
+        "Evaluation",
+        "Samples",
+        "Reconstructions",
+        "Curves",
+        "Stages",
+        "Skipped clips",
+        "Run",
+        "Config",
+    ]
+    for words in (
+        "run <1>",
+        "2 min 05 s",
+        "1.25 GB",
+        "98.4%",
+        "2.1%",
+        "1234",
+        "95.3%",
+        "31.25 dB",
+        "20 of 40",
+        "60 clips, the first 50",
+        "reason 49",
+        "step 10",
+        "step 20",
+        "a blue square",
+        "second",
+        "gradient norm",
+    ):
+        assert words in page.words, words
+    assert "reason 50" not in page.words
+    assert text.count("<svg") == 2 + 3 + 1
+
+
+def test_the_text_of_users_is_escaped_and_the_page_is_self_contained(workdir):
+    text = write_report(workdir).read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    # In a caption, the facts of the run and the names of skipped clips; as JSON in the config.
+    assert page.words.count(EVIL) == 1 + 1 + 50
+    assert page.words.count(json.dumps(EVIL, ensure_ascii=False)) == 1
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert "http" not in text
+    assert "url(" not in text
+
+
+def test_pictures_are_inside_unchanged_and_enlarged_by_whole_factors(workdir):
+    page = Page(write_report(workdir).read_text())
+    assert len(page.images) == 2 + 3
+    first = page.images[0]
+    kind, data = first["src"].removeprefix("data:").split(";base64,")
+    assert kind == "image/png"
+    assert base64.b64decode(data) == (workdir / "samples/videos/000010/prompt_00.png").read_bytes()
+    assert (int(first["width"]) % 32, int(first["height"]) % 24) == (0, 0)
+    assert int(first["width"]) >= 96
+    assert first["class"] == "small"
+    assert page.images[-1]["src"].startswith("data:image/gif")
+
+
+def test_a_huge_picture_becomes_a_small_still(workdir):
+    pixels_THWC = np.random.default_rng(0).integers(0, 256, (4, 900, 900, 3), dtype=np.uint8)
+    show(workdir / "samples" / "videos", 20, "prompt_02.gif", encode_gif(pixels_THWC, fps=4))
+    page = Page(write_report(workdir).read_text())
+    still = page.images[3]
+    assert still["src"].startswith("data:image/png")
+    assert (still["width"], still["class"]) == ("480", "")
+
+
+def test_at_most_six_moments_the_first_and_the_last_among_them(workdir):
+    content = (workdir / "samples/videos/000010/prompt_00.png").read_bytes()
+    for step in range(10, 210, 10):
+        show(workdir / "samples" / "videos", step, "prompt_00.png", content)
+    words = Page(write_report(workdir).read_text()).words
+    assert len(re.findall(r"step \d+", words.split("Reconstructions")[0])) == 6
+    assert "step 200" in words
+
+
+def test_an_empty_workdir_has_a_report(tmp_path):
+    path = write_report(tmp_path)
+    assert path == tmp_path / "report.html"
+    assert Page(path.read_text()).headings == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_damaged_inputs_leave_their_part_out(workdir):
+    (workdir / "run.json").write_text("{")
+    (workdir / "evaluation.json").write_text("[1, 2]")
+    (workdir / "config.json").write_text('{"run": 3, "stages": {"videos": 4}}')
+    (workdir / "samples/videos/000010/prompt_00.png").write_bytes(b"not a picture")
+    (workdir / "samples/videos/prompts.json").write_text("")
+    page = Page(write_report(workdir).read_text())
+    assert "Evaluation" not in page.headings
+    assert len(page.images) == 4
+    assert "prompt_00" in page.words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.314, "0.31 s"), (42.3, "42 s"), (185, "3 min 05 s"), (7619, "2 h 06 min")]
+)
+def test_durations_in_words(seconds, shown):
+    assert duration(seconds) == shown
