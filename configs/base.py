@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     data.source = "shapes"  # "shapes": the drawn world; "folder": clips and captions under `path`
     data.path = placeholder(str)  # the folder of clips; needed by source "folder"
     data.captions = placeholder(str)  # a captions.jsonl or .csv elsewhere; None looks inside `path`
-    data.max_frames = 17  # frames, from the start of a clip; later ones are cut and counted
+    data.max_frames = 17  # frames read from the start of a clip; what follows is not read
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
     data.max_tokens = 100  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66

@@ -17,15 +17,13 @@ from absl import flags
 
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.captions import check_prompt
 from sora_jax.data.video_io import check_written_suffix, write_clip
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.write import file_stem, free_path
 from sora_jax.train.run import use_compilation_cache
 from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.trained import build_generator, load_codec, load_generator, make_sampler, solver_config
+from sora_jax.train.trained import build_generator, load_codec, load_generator, make_sampler, request, solver_config
 from sora_jax.train.workdir import Workdir
-from sora_jax.video import shapes
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
@@ -67,7 +65,6 @@ def main(_: Sequence[str]) -> None:
         solver = dataclasses.replace(solver, guidance=dataclasses.replace(solver.guidance, scale=_GUIDANCE.value))
     sampler = make_sampler(settings, codec, structure, solver=solver)
     for canvas, path, clip in zip(canvases, paths, sampler(params, canvases), strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_clip(path, clip, fps=canvas.fps)
         print(path)
 
@@ -82,18 +79,11 @@ def read_requests(settings: Settings) -> tuple[list[Canvas], list[int]]:
     frames = _for_each("frames", _FRAMES.value or [settings.sampling.frames], count)
     seeds = _for_each("seed", _SEED.value, count)
     fps = settings.sampling.fps if _FPS.value is None else _FPS.value
-    if fps <= 0:
-        raise UserError(f"--fps={fps:g} must be more than 0")
-    canvases = []
-    for prompt, size, length, seed in zip(_PROMPT.value, sizes, frames, seeds, strict=True):
-        grid = shapes.clip_token_grid((length, *size), stride=settings.stride, patch=settings.transformer.patch)
-        if shapes.count(grid) > settings.packing.tokens:
-            raise UserError(
-                f"{length} frames of {size[0]}x{size[1]} are {shapes.count(grid)} tokens and a row of this run holds "
-                f"{settings.packing.tokens}: fewer frames or a smaller size"
-            )
-        text = check_prompt(prompt, settings.text.max_tokens)
-        canvases.append(Canvas(prompt=text, grid=grid, fps=fps, seed=seed))
+    requests = zip(_PROMPT.value, sizes, frames, seeds, strict=True)
+    canvases = [
+        request(settings, prompt, frames=length, size=size, fps=fps, seed=seed)
+        for prompt, size, length, seed in requests
+    ]
     return canvases, frames
 
 
@@ -118,6 +108,8 @@ def output_paths(workdir: Workdir, canvases: list[Canvas], frames: list[int]) ->
             folder = workdir.path / "samples" / "prompted"
             path = free_path(folder, stem, ".png" if length == 1 else ".mp4", set(paths))
         check_written_suffix(path, frames=length)
+        if path in paths:
+            raise UserError(f"two --output are {path}: give each prompt a file of its own")
         paths.append(path)
     return paths
 

@@ -8,6 +8,7 @@ wrong type, all at once.
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -23,9 +24,9 @@ T = TypeVar("T")
 def build(cls: type[T], tree: Any, path: str = "config") -> T:
     """Returns the dataclass `cls` filled from `tree`; nested dataclass fields are built from nested trees.
 
-    `tree` is a ConfigDict or a mapping.
+    `tree` is a ConfigDict or a mapping. Lists become tuples.
 
-    Raises UserError listing every unknown, missing or wrongly typed key by its full path.
+    Raises UserError listing every unknown, missing, wrongly typed or refused key by its full path.
     """
     problems: list[str] = []
     result = _build(cls, tree, path, problems)
@@ -35,6 +36,11 @@ def build(cls: type[T], tree: Any, path: str = "config") -> T:
 
 
 def _build(cls: Any, tree: Any, path: str, problems: list[str]) -> Any:
+    """Returns the dataclass, or None after adding to `problems`."""
+    if not isinstance(tree, ConfigDict | Mapping):
+        problems.append(f"{path} must be a group of keys, not {tree!r}")
+        return None
+    before = len(problems)
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     for key in tree:
@@ -47,23 +53,22 @@ def _build(cls: Any, tree: Any, path: str, problems: list[str]) -> Any:
             problems.append(f"{path}.{name} is missing")
             continue
         value, hint = tree[name], hints[name]
-        inner = _dataclass_of(hint)
-        if inner is not None and value is not None:
-            values[name] = _build(inner, value, f"{path}.{name}", problems)
+        if dataclasses.is_dataclass(hint):
+            values[name] = _build(hint, value, f"{path}.{name}", problems)
         elif _matches(value, hint):
             values[name] = _freeze(value)
         else:
             problems.append(f"{path}.{name} must be {_words(hint)}, not {value!r}")
-    return None if problems else cls(**values)
-
-
-def _dataclass_of(hint: Any) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**values)
+    except UserError as error:
+        problems.append(f"{path}: {error}")
 
 
 def _matches(value: Any, hint: Any) -> bool:
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return any(_matches(value, option) for option in typing.get_args(hint))
     if hint is None or hint is type(None):
         return value is None
@@ -79,7 +84,7 @@ def _matches(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -90,6 +95,11 @@ def _freeze(value: Any) -> Any:
 
 
 def _words(hint: Any) -> str:
+    """Returns what a value must be, in words."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(map(_words, typing.get_args(hint)))
+    if hint is type(None):
+        return "None"
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -4,11 +4,16 @@ The codes are a contract with launchers: 0 done, 2 configuration, 65 numerics, 6
 74 storage, 75 peer lost, 85 preempted and saved.
 """
 
+import logging as standard_logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class CommandError(Exception):
@@ -41,6 +46,12 @@ class StorageError(CommandError):
     exit_code = 74
 
 
+class PeerLost(CommandError):
+    """Another process of the run ended; a launcher starts all of them again."""
+
+    exit_code = 75
+
+
 class Preempted(CommandError):
     """The run was asked to stop and saved its state; the same command continues it."""
 
@@ -48,9 +59,13 @@ class Preempted(CommandError):
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Runs an absl command; a `CommandError` or a bad flag becomes one line on stderr and an exit code."""
+    """Runs an absl command; a `CommandError` or a bad flag becomes one line on stderr and an exit code.
+
+    What else goes wrong is a fault of ours: a traceback and code 70.
+    """
 
     def guarded(argv: Sequence[str]) -> int:
+        _quiet_libraries()
         try:
             if len(argv) > 1:
                 raise UserError(f"unknown argument {argv[1]!r}: flags start with --, see --help")
@@ -58,17 +73,48 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
         except CommandError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return error.exit_code
+        except Exception:
+            traceback.print_exc()
+            return CommandError.exit_code
         return 0
 
     app.run(guarded, flags_parser=_parse_flags)
     raise AssertionError("app.run always exits")
 
 
+def _quiet_libraries() -> None:
+    """Keeps what libraries tell about their work out of the log, unless they warn; our own lines stay."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.INFO)
+
+    def wanted(record: standard_logging.LogRecord) -> bool:
+        return record.levelno >= standard_logging.WARNING or record.pathname.startswith(_PACKAGE)
+
+    logging.get_absl_handler().addFilter(wanted)
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Like absl's own parser, with config overrides that fail ending in a sentence and exit code 2."""
+    """Like absl's own parser, but a mistake, also one inside a config file, is a sentence and exit code 2."""
     try:
-        return flags.FLAGS(list(argv))
-    except (flags.Error, AttributeError, TypeError, KeyError, FileNotFoundError, ImportError) as error:
-        message = " ".join(str(error).split())
-        print(f"UserError: {message}; see --help", file=sys.stderr)
+        rest = flags.FLAGS(list(argv))
+        if "config" in flags.FLAGS:
+            # A file that cannot be read says so only when it is looked into.
+            _ = "run" in (flags.FLAGS["config"].value or ())
+        return rest
+    except SystemExit:  # after --help, which absl ends as if it had failed
+        sys.exit(0)
+    except Exception as error:
+        print(f"{UserError.__name__}: {_sentence(error)}; see --help", file=sys.stderr)
         sys.exit(UserError.exit_code)
+
+
+def _sentence(error: Exception) -> str:
+    """Returns the first sentence and the last line of a message, which holds the suggestion if there is one."""
+    text = str(error)
+    while isinstance(error, AttributeError | KeyError) and text[:1] in ("'", '"') and text[:1] == text[-1]:
+        # ml_collections quotes the messages of the errors that it passes on.
+        text = text[1:-1].replace("\\n", "\n").replace("\\'", "'")
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    first = lines[0].split(". ")[0]
+    name = first.strip("'\"")
+    return "; ".join([f"the config has no key {name}" if name.isidentifier() else first, *lines[1:][-1:]])

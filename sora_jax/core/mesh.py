@@ -22,6 +22,12 @@ class MeshConfig:
     sequence: int | None
     tensor: int | None
 
+    def __post_init__(self):
+        for axis in MESH_AXES:
+            size = getattr(self, axis)
+            if size is not None and size < 1:
+                raise UserError(f"{axis} is {size}: give 1 or more devices, or None for all that are left")
+
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh over `devices` (default: all of all processes).

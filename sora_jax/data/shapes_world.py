@@ -33,13 +33,13 @@ DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 STILL = "still"
 MOTIONS = (*DIRECTIONS, STILL)
 BACKGROUNDS = {"dark": 40, "grey": 120, "light": 214}
-RADII = {"small": 0.20, "large": 0.27}
+RADII = {"small": 0.22, "large": 0.30}
 PAIR_RADIUS = 0.15
 BAR_COLOUR = (80, 58, 46)
 BAR_HALF_WIDTH = 0.05
-_TRAVEL = (0.40, 0.50)
+_TRAVEL = (0.36, 0.40)
 _SQUARE_HALF_SIDE = 0.886  # of the radius: the area of a circle of that radius
-_DRAWING = 1  # raise when the same config would draw other pixels or captions: it enters the fingerprint
+_DRAWING = 2  # raise when the same config would draw other pixels or captions: it enters the fingerprint
 
 Split = Literal["train", "heldout"]
 
@@ -350,7 +350,7 @@ def _draw_kind(generator: np.random.Generator, split: Split, image: bool) -> Att
 def _draw_object(generator: np.random.Generator, kind: Attributes, side: tuple[int, int], *, pair: bool) -> ObjectSpec:
     """Returns the kind placed so that it stays whole inside the frame from its start to its end."""
     size = None if pair else tuple(RADII)[generator.integers(len(RADII))]
-    radius = (RADII[size] if size else PAIR_RADIUS) * generator.uniform(0.97, 1.03)
+    radius = RADII[size] if size else PAIR_RADIUS
     direction = DIRECTIONS.get(kind.motion or STILL, (0, 0))
     start, end = [0.0, 0.0], [0.0, 0.0]
     for axis in range(2):

@@ -164,7 +164,7 @@ def read_index(path: Path) -> dict[str, np.ndarray]:
             return dict(arrays)
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
         raise DataError(
-            f"the index {path} is damaged ({error}): delete it and its shard, then run prepare again"
+            f"the index {path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"
         ) from error
 
 
@@ -187,9 +187,11 @@ def read_header(directory: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_bytes())
     except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}): delete the directory and run prepare again") from error
+        raise DataError(
+            f"{path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"
+        ) from error
     if header.pop("format", None) != FORMAT:
-        raise UserError(f"{path} is not of format {FORMAT}, the only one read here: run prepare again")
+        raise UserError(f"{path} is not of format {FORMAT}, the only one read here: prepare in a new --workdir")
     return header
 
 

@@ -135,7 +135,7 @@ class PreparedSet:
             skipped = len(shard_files.read_skipped(directory))
             raise UserError(
                 f"{directory} holds no prepared samples and {skipped} skipped clips (see {SKIPPED_FILE}): "
-                "run prepare again"
+                "prepare in a new --workdir"
             )
         indices = [shard_files.read_index(path) for path in paths]
         self._shards = [path.with_name(path.name.replace(".index.npz", ".arrayrecord")) for path in paths]
@@ -180,7 +180,7 @@ class PreparedSet:
         except (RuntimeError, ValueError, OSError, struct.error) as error:
             raise DataError(
                 f"record {record_number} of shard {path} is damaged ({error}): "
-                f"delete the shard and its index, then run prepare again"
+                "restore the shard from a copy, or prepare in a new --workdir"
             ) from error
         latent_THWC = (sample.latent_THWC - self._mean_C) / self._scale_C
         return dataclasses.replace(sample, latent_THWC=latent_THWC)

@@ -31,7 +31,7 @@ from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sora_jax.core.errors import UserError
+from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data.clips import BadClip
 
 DEMUXERS = {
@@ -282,7 +282,7 @@ def write_clip(path: str | os.PathLike, pixels_THWC: np.ndarray, *, fps: float) 
     colours a frame, .webp is of high quality, .png holds one frame. Equal input gives equal bytes. The file
     appears under its name only when it is whole; missing folders are made.
 
-    Raises `UserError` for another ending, or for several frames in a .png.
+    Raises `UserError` for another ending, or for several frames in a .png; `StorageError` where the disk refuses.
     """
     assert pixels_THWC.ndim == 4, pixels_THWC.shape
     assert pixels_THWC.dtype == np.uint8, pixels_THWC.dtype
@@ -374,10 +374,13 @@ def _write_mp4(path: Path, pixels_THWC: np.ndarray, *, fps: float) -> None:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Yields a name beside `path`; what is written there becomes `path`, or disappears on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -3,8 +3,10 @@
 Shapes: B clips, T H W frames, rows, columns of pixels or latents, C channels.
 """
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +16,8 @@ from sora_jax.core.tree import Params, abstract_model, merge_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
 from sora_jax.video import latents, shapes
 from sora_jax.video.pixels import to_float, to_pixels
+
+Program = Callable[[Params, Any], jax.Array]
 
 # Clips are lengthened to 1 + k * this many frames before encoding, so that few lengths are compiled.
 _FRAME_LADDER = 8
@@ -34,17 +38,7 @@ class Codec:
         self.params = params
         self.mean_C = np.asarray(mean_C, np.float64)
         self.scale_C = np.asarray(scale_C, np.float64)
-        structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))
-
-        def encode(params: Params, pixels_BTHWC: jax.Array) -> jax.Array:
-            return merge_model(structure, params).encode(to_float(pixels_BTHWC))[0]
-
-        def decode(params: Params, latent_BTHWC: jax.Array) -> jax.Array:
-            raw = latents.denormalise(latent_BTHWC, self.mean_C, self.scale_C)
-            return to_pixels(merge_model(structure, params).decode(raw))
-
-        self._encode = jax.jit(encode)
-        self._decode = jax.jit(decode)
+        self._encode, self._decode = _programs(config)
 
     @property
     def stride(self) -> shapes.Size:
@@ -64,7 +58,7 @@ class Codec:
 
     def decode(self, latent_BTHWC: np.ndarray) -> np.ndarray:
         """Returns uint8 clips (B, T, H, W, 3) of normalised latents."""
-        return np.asarray(self._decode(self.params, latent_BTHWC))
+        return np.asarray(self._decode(self.params, latents.denormalise(latent_BTHWC, self.mean_C, self.scale_C)))
 
     def reconstruct(self, pixels_BTHWC: np.ndarray) -> np.ndarray:
         """Returns uint8 clips after encoding and decoding."""
@@ -78,6 +72,20 @@ class Codec:
             digest.update(np.ascontiguousarray(self.params[name]).tobytes())
         digest.update(self.mean_C.tobytes() + self.scale_C.tobytes())
         return digest.hexdigest()
+
+
+@functools.cache
+def _programs(config: AutoencoderConfig) -> tuple[Program, Program]:
+    """Returns (encode, decode) of raw latents, jitted: one pair for all weights of one shape."""
+    structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))
+
+    def encode(params: Params, pixels_BTHWC: jax.Array) -> jax.Array:
+        return merge_model(structure, params).encode(to_float(pixels_BTHWC))[0]
+
+    def decode(params: Params, latent_BTHWC: jax.Array) -> jax.Array:
+        return to_pixels(merge_model(structure, params).decode(latent_BTHWC))
+
+    return jax.jit(encode), jax.jit(decode)
 
 
 def measure_latents(codec: Codec, clips: Sequence[np.ndarray]) -> latents.LatentStatistics:

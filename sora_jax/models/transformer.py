@@ -58,6 +58,11 @@ class TransformerConfig:
                 f"transformer: width {self.width} over {self.heads} heads is not an even head width; "
                 f"nearest: width {max(1, round(self.width / self.heads / 2)) * 2 * self.heads}"
             )
+        if self.patch[0] != 1:
+            raise UserError(
+                f"transformer: patch {self.patch} covers {self.patch[0]} latent frames; it must be 1, because the "
+                "first latent frame stands for one frame and the others for more"
+            )
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"transformer: remat {self.remat!r} is none of {', '.join(REMAT_POLICIES)}")
 
@@ -158,7 +163,7 @@ class ConditionEmbedder(nnx.Module):
         width = config.width
         self.time_in = Linear(config.frequency_dim, width, axes=(None, "embed"), rngs=rngs)
         self.time_out = Linear(width, width, axes=("embed", None), rngs=rngs)
-        # Zero, so that every gate starts shut and every block as the identity (DiT, arXiv 2212.09748, section 3.2).
+        # Zero, so that the gates of self-attention and feed-forward start shut (DiT, arXiv 2212.09748, section 3.2).
         self.time_proj = Linear(width, 6 * width, axes=("embed", None), std=0.0, rngs=rngs)
         self.text_in = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs)
         self.text_out = Linear(width, width, axes=("embed", None), rngs=rngs)

@@ -14,6 +14,7 @@ import numpy as np
 from sora_jax.core.errors import DataError
 from sora_jax.data.captions import TOKENIZER, count_tokens, cut_caption
 from sora_jax.data.clips import BadClip, Fitted, fit_clip
+from sora_jax.data.shard_files import read_skipped
 from sora_jax.data.shards import Prepared, ShardWriter
 from sora_jax.data.sources import Source
 from sora_jax.models.codec import Codec
@@ -85,7 +86,7 @@ def prepare(
     clips_per_shard: int,
     process_index: int = 0,
     process_count: int = 1,
-    progress: Callable[[int], None] = lambda clips: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Summary:
     """Returns the summary of writing all clips of `source` that are this process's share and not done yet.
 
@@ -98,12 +99,12 @@ def prepare(
       clips_per_shard: Clips of a chunk.
       process_index: Of this process; chunks are dealt to processes in turn.
       process_count: Of all processes.
-      progress: Called with the number of clips after each chunk.
+      progress: Called after each chunk with the number of clips, of the share, that are done.
 
     Raises:
       DataError: more than `limits.max_bad_share` of the clips were skipped.
     """
-    summary = Summary()
+    summary, done = Summary(), 0
     name = f"part{process_index:03d}of{process_count:03d}"
     with ShardWriter(directory, header=header(codec, source), name=name, records_per_shard=clips_per_shard) as writer:
         starts = range(process_index * clips_per_shard, len(source), process_count * clips_per_shard)
@@ -114,11 +115,12 @@ def prepare(
             for sample in _encode_chunk(source, todo, codec, limits, batch, writer, summary):
                 writer.add(sample)
             writer.close()
-            progress(len(chunk))
-    seen = summary.written + summary.skipped
-    if summary.skipped > limits.max_bad_share * max(seen, 1):
+            done += len(chunk)
+            progress(done)
+    skipped = len(read_skipped(directory))  # by all runs and processes so far
+    if skipped > limits.max_bad_share * len(source):
         raise DataError(
-            f"{summary.skipped} of {seen} clips could not be used, more than the share of {limits.max_bad_share:g} "
+            f"{skipped} of {len(source)} clips could not be used, more than the share of {limits.max_bad_share:g} "
             f"that data.max_bad_share allows; {directory / 'skipped.jsonl'} names each with its reason"
         )
     return summary

@@ -51,8 +51,8 @@ class _Span:
 class StepClock:
     """Times the steps of a stage from `start` (done already) to `steps`, and shows progress while it is open.
 
-    The first step compiles: it counts in `compile_seconds` and in no rate. What is done under `paused()`,
-    such as sampling, counts in neither. `now` returns seconds; for the rest see `Progress`.
+    The first step compiles: it counts in `compile_seconds` and in no other rate than its own. What is done under
+    `paused()`, such as sampling, counts in neither. `now` returns seconds; for the rest see `Progress`.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class StepClock:
         # Since the first step ended, and since `rates` was last called.
         self._all, self._window = _Span(began=self._began), _Span(began=self._began)
         self._compile_seconds: float | None = None
+        self._first: dict[str, float] = {}
         self._progress = Progress(stage, total=steps, first=start, every_seconds=every_seconds, stream=stream, now=now)
 
     @contextmanager
@@ -99,24 +100,25 @@ class StepClock:
         """Ends a step that trained on `tokens` real tokens in rows with room for `capacity`."""
         self._done += 1
         now = self._now()
+        for span in (self._all, self._window):
+            span.steps += 1
+            span.tokens += tokens
+            span.capacity += capacity
         if self._compile_seconds is None:
             self._compile_seconds = now - self._began - self._all.waited - self._all.excluded
+            self._first = self._window.rates(now)
             self._all, self._window = _Span(began=now), _Span(began=now)
-        else:
-            for span in (self._all, self._window):
-                span.steps += 1
-                span.tokens += tokens
-                span.capacity += capacity
         self._progress.update(self._done, self._facts(loss, now))
 
     def rates(self) -> dict[str, float]:
         """Averages since the last call: `seconds_per_step`, `tokens_per_second`, `data_wait`, `fill`.
 
         Tokens are real ones; `data_wait` is the share of the time, 0 to 1, in which the loop waited for data,
-        and `fill` the share of the rows' room that held tokens. Empty if no step but the first ended since.
+        and `fill` the share of the rows' room that held tokens. If no step but the first ended since, they are
+        those of the first, compilation included; if none did, empty.
         """
         now = self._now()
-        rates = self._window.rates(now)
+        rates, self._first = self._window.rates(now) or self._first, {}
         if rates:
             self._window = _Span(began=now)
         return rates

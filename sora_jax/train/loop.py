@@ -4,7 +4,9 @@ Order matters here. Step n is dispatched before the metrics of step n - 1 are re
 log. The data position of a checkpoint is its step, because batches are numbered.
 """
 
+import contextlib
 import dataclasses
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -31,10 +33,18 @@ from sora_jax.train.workdir import Workdir
 HostBatch = dict[str, np.ndarray]
 
 
+class Batches(Iterator[HostBatch], Protocol):
+    """Batches without end, read ahead until closed."""
+
+    def close(self) -> None:
+        """Ends the reading."""
+        ...
+
+
 class Stream(Protocol):
     """Numbered batches without end."""
 
-    def batches(self, start: int) -> Iterator[HostBatch]:
+    def batches(self, start: int) -> Batches:
         """Returns this process's part of batches `start`, `start` + 1, ..."""
         ...
 
@@ -68,18 +78,8 @@ class Task:
     show: Callable[[TrainState, int], None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """Where a run writes and how often."""
-
-    workdir: Workdir
-    metrics: MetricsWriter
-    checkpoint: CheckpointConfig
-    log: LogConfig
-
-
 class StopSignal:
-    """Notes SIGTERM and SIGINT instead of dying, so that the loop can save first; a second SIGINT kills."""
+    """Notes SIGTERM and SIGINT instead of dying, so that what is under way is saved first; a second SIGINT kills."""
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -95,9 +95,25 @@ class StopSignal:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
+    def check(self, saved: str) -> None:
+        """Raises Preempted if a signal came; `saved` says in words what the next run goes on from."""
+        if self.name is not None:
+            raise Preempted(f"stopped by {self.name}: {saved}, and the same command goes on from there")
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """Where a run writes and how often, and whether it was asked to stop."""
+
+    workdir: Workdir
+    metrics: MetricsWriter
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    stop: StopSignal
 
 
 def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]:
@@ -106,44 +122,38 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
     Goes on from the newest verified checkpoint of the stage, if any. Raises Preempted after saving when asked to stop,
     NumericsError after `log.max_skipped_steps` steps in a row without a finite loss and gradient.
     """
-    name, mesh = task.step.name, task.maker.mesh
+    name, mesh, steps = task.step.name, task.maker.mesh, task.step.steps
     structure, _, axes = abstract_model(task.maker.build)
     step_function = make_step(task.objective, structure, task.maker.make_optimizer(axes), task.step)
     directory = around.workdir.checkpoints(name)
-    with (
-        jax.set_mesh(mesh),
-        StopSignal() as stop,
-        Checkpointer(directory, keep=around.checkpoint.keep) as saver,
-    ):
+    with jax.set_mesh(mesh), Checkpointer(directory, keep=around.checkpoint.keep) as saver:
         state, first = _start(task, saver)
         around.metrics.truncate(name, first)
-        show_at = _moments(task.step.steps, around.log.samples_per_stage)
-        with StepClock(stage=name, steps=task.step.steps, start=first) as clock:
+        show_at = _moments(steps, around.log.samples_per_stage)
+        if first in show_at and not around.workdir.samples(name, first).exists():
+            task.show(state, first)  # the last run was stopped before it came to this
+        with (
+            StepClock(stage=name, steps=steps, start=first) as clock,
+            contextlib.closing(task.stream.batches(first)) as batches,
+        ):
             report = _Reporter(task, around, clock)
-            batches = task.stream.batches(first)
-            for step in range(first, task.step.steps):
+            for done in range(first + 1, steps + 1):
                 with clock.waiting():
                     host_batch = next(batches)
                 state, metrics = step_function(state, to_device(host_batch, mesh))
-                report(step, metrics, host_batch)
-                done = step + 1
+                report(done, metrics, host_batch)
                 saver.poll()
-                last = done == task.step.steps
-                if last or stop.name or done % around.checkpoint.every_steps == 0:
+                if around.stop.name or done == steps or done % around.checkpoint.every_steps == 0:
+                    report.flush()
                     saver.save(done, state, {"step": done, **task.stream.fingerprint()}, around.workdir.config())
-                if stop.name and not last:
+                if around.stop.name:
                     saver.wait()
-                    raise Preempted(f"{stop.name}: saved step {done} of {name}; the same command goes on from there")
+                    around.stop.check(f"step {done} of {name} is saved")
                 if done in show_at:
                     report.flush()
                     with clock.paused():
                         task.show(state, done)
-            report.flush()
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
-        saver.wait()
-    return state, {"steps": task.step.steps, **clock.facts()}
+    return state, {"steps": steps, **clock.facts()}
 
 
 def _start(task: Task, saver: Checkpointer) -> tuple[TrainState, int]:
@@ -168,7 +178,7 @@ def to_device(batch: HostBatch, mesh: Mesh) -> dict[str, jax.Array]:
 
 def _moments(steps: int, times: int) -> set[int]:
     """Returns `times` evenly spaced steps, the last of them the end."""
-    return {round(steps * (i + 1) / times) for i in range(times)} if times else set()
+    return {max(1, round(steps * (i + 1) / times)) for i in range(times)}
 
 
 class _Reporter:
@@ -177,11 +187,11 @@ class _Reporter:
     def __init__(self, task: Task, around: Surroundings, clock: StepClock):
         self._task, self._around, self._clock = task, around, clock
         self._pending: tuple[int, dict[str, jax.Array], HostBatch] | None = None
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        self._finite: list[dict[str, float]] = []
 
-    def __call__(self, step: int, metrics: dict[str, jax.Array], batch: HostBatch) -> None:
-        late, self._pending = self._pending, (step, metrics, batch)
+    def __call__(self, done: int, metrics: dict[str, jax.Array], batch: HostBatch) -> None:
+        """Takes what step number `done` (1-based) gave, and reads what the step before it gave."""
+        late, self._pending = self._pending, (done, metrics, batch)
         if late is not None:
             self._read(*late)
 
@@ -191,33 +201,32 @@ class _Reporter:
             late, self._pending = self._pending, None
             self._read(*late)
 
-    def _read(self, step: int, metrics: dict[str, jax.Array], batch: HostBatch) -> None:
+    def _read(self, done: int, metrics: dict[str, jax.Array], batch: HostBatch) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         real, possible = self._task.stream.tokens(batch)
         self._clock.step_done(loss=values["loss"], tokens=real, capacity=possible)
-        for key, value in values.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
-        self._count += 1
-        self._guard(step, values)
-        done = step + 1
+        counts = {name: values.pop(name) for name in ("skipped", "unbroken")}
+        if not counts["unbroken"]:
+            self._finite.append(values)
         if done % self._around.log.every_steps == 0 or done == self._task.step.steps:
-            self._write(done)
+            self._write(done, counts)
+        self._guard(done, unbroken=round(counts["unbroken"]))
 
-    def _guard(self, step: int, values: dict[str, float]) -> None:
+    def _guard(self, done: int, *, unbroken: int) -> None:
         """Names a skipped step; raises NumericsError when there were too many in a row."""
-        if not values["unbroken"]:
+        if not unbroken:
             return
-        name, most = self._task.step.name, self._around.log.max_skipped_steps
-        logging.warning("%s: step %d skipped, its loss or gradient is not finite", name, step)
-        if values["unbroken"] >= most:
+        name = self._task.step.name
+        logging.warning("%s: step %d changed nothing, its loss or gradient is not finite", name, done)
+        if unbroken >= self._around.log.max_skipped_steps:
             raise NumericsError(
-                f"{name}: {values['unbroken']:.0f} steps in a row, up to step {step}, had a loss or gradient that "
-                "is not finite; lower the learning rate, or look at the data of these steps"
+                f"{name}: {unbroken} steps in a row, up to step {done}, had a loss or gradient that is not finite; "
+                "lower the learning rate, or look at the data of these steps"
             )
 
-    def _write(self, done: int) -> None:
-        """Writes a line of means over the steps since the last one."""
-        means = {key: total / self._count for key, total in self._sums.items()}
+    def _write(self, done: int, counts: dict[str, float]) -> None:
+        """Writes a line of means over the steps since the last one, those left out that changed nothing."""
+        steps, self._finite = self._finite, []
+        means = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]} if steps else {}
         rates = {**self._clock.rates(), "peak_memory_gb": peak_memory_gb()}
-        self._around.metrics.write(self._task.step.name, done, {**means, **rates})
-        self._sums, self._count = {}, 0
+        self._around.metrics.write(self._task.step.name, done, {"loss": math.nan, **means, **counts, **rates})

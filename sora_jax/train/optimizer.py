@@ -1,13 +1,12 @@
 """Optimizers from optax, with the learning rate left to the train step."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Axes
 
 
@@ -23,7 +22,7 @@ class OptimizerConfig:
       clip_norm: Global norm that gradients are scaled down to.
     """
 
-    name: str
+    name: Literal["adamw", "muon"]
     b1: float
     b2: float
     weight_decay: float
@@ -52,7 +51,7 @@ def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransfo
     matrices = {name: is_matrix(name, axes[name]) for name in axes}
     if config.name == "adamw":
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=1e-8)
-    elif config.name == "muon":
+    else:
         # consistent_rms matches the size of an update to Adam's (arXiv 2502.16982): one learning rate serves both.
         dimensions: Any = {n: muon_dimensions(axes[n]) if matrices[n] else None for n in axes}
         muon = optax.contrib.muon(
@@ -64,8 +63,6 @@ def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransfo
             muon_weight_dimension_numbers=dimensions,
         )
         scale = optax.chain(muon, optax.scale(-1.0))
-    else:
-        raise UserError(f"optimizer {config.name!r} is none of adamw, muon")
     decay = optax.add_decayed_weights(config.weight_decay, mask=matrices)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), scale, decay)
 

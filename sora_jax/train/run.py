@@ -17,6 +17,7 @@ from sora_jax.generate.write import contact_sheet
 from sora_jax.preparation.run import Limits
 from sora_jax.train import exhibits
 from sora_jax.train.clock import peak_memory_gb
+from sora_jax.train.loop import StopSignal
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.report import write_report
 from sora_jax.train.settings import Settings, read_settings
@@ -39,15 +40,18 @@ def run(config: ConfigDict, path: str | os.PathLike[str], *, until: str | None =
     mesh = check_start(settings)
     source = open_source(settings)
     use_compilation_cache()
-    began = time.monotonic()
     with Workdir(path) as workdir:
         workdir.claim(config)
-        with MetricsWriter(workdir.path) as metrics:
-            this_run = Run(settings=settings, workdir=workdir, mesh=mesh, metrics=metrics, source=source)
-            run_stages(this_run, until=until)
-        if until is None:
-            evaluate(workdir, settings)
-        record_totals(workdir, seconds=time.monotonic() - began)
+        if workdir.facts().get("evaluated"):
+            print(f"{workdir.path} is done: nothing is left to do", flush=True)
+        else:
+            began = time.monotonic()
+            with MetricsWriter(workdir.path) as metrics, StopSignal() as stop:
+                this_run = Run(settings=settings, workdir=workdir, mesh=mesh, metrics=metrics, source=source, stop=stop)
+                run_stages(this_run, until=until)
+            if until is None:
+                evaluate(workdir, settings)
+            record_totals(workdir, seconds=time.monotonic() - began, evaluated=until is None)
         write_report(workdir.path)
         print(f"report: {workdir.path / 'report.html'}", flush=True)
 
@@ -116,9 +120,10 @@ def evaluation_clips(settings: Settings) -> tuple[list[Clip], bool]:
     return exhibits.choose_clips(open_source(settings), limits, count=count), False
 
 
-def record_totals(workdir: Workdir, *, seconds: float) -> None:
+def record_totals(workdir: Workdir, *, seconds: float, evaluated: bool) -> None:
     """Adds to run.json how long the run took, over all times it was started, and the most memory it held."""
     facts = workdir.facts()
+    facts["evaluated"] = evaluated
     facts["seconds"] = facts.get("seconds", 0.0) + seconds
     facts["peak_memory_gb"] = max(facts.get("peak_memory_gb", 0.0), peak_memory_gb())
     facts["devices"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"

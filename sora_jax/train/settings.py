@@ -1,14 +1,15 @@
 """The config of a run as frozen dataclasses: read once, checked as a whole, before anything compiles."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from sora_jax.core.config import build
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
+from sora_jax.core.precision import Precision
 from sora_jax.data.crops import CropConfig
 from sora_jax.data.pipeline import PackingConfig
-from sora_jax.data.shapes_world import WorldConfig
+from sora_jax.data.shapes_world import WorldConfig, heldout_prompts
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.text.bytes import TextConfig
@@ -19,11 +20,18 @@ from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
 from sora_jax.train.state import EmaConfig
 
 
+def _at_least_one(config: Any, *names: str) -> None:
+    """Raises UserError for a field under 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}: it must be at least 1")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where clips come from and how large they may be; see `configs/base.py`."""
 
-    source: str
+    source: Literal["shapes", "folder"]
     path: str | None
     captions: str | None
     max_frames: int
@@ -32,12 +40,11 @@ class DataConfig:
     max_bad_share: float
 
     def __post_init__(self):
-        if self.source not in ("shapes", "folder"):
-            raise UserError(f"data.source {self.source!r} is none of shapes, folder")
-        if not 1 <= self.min_tokens <= self.max_tokens:
-            raise UserError(
-                f"data.min_tokens {self.min_tokens} and data.max_tokens {self.max_tokens} must be at least 1, in order"
-            )
+        _at_least_one(self, "max_frames", "min_tokens")
+        if self.min_tokens > self.max_tokens:
+            raise UserError(f"min_tokens {self.min_tokens} exceeds max_tokens {self.max_tokens}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise UserError(f"max_bad_share {self.max_bad_share} is outside [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,9 @@ class CheckpointConfig:
     every_steps: int
     keep: int
 
+    def __post_init__(self):
+        _at_least_one(self, "every_steps", "keep")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:
@@ -90,19 +100,27 @@ class LogConfig:
     samples_per_stage: int
     max_skipped_steps: int
 
+    def __post_init__(self):
+        _at_least_one(self, "every_steps", "max_skipped_steps")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """The solver, and what is sampled as training proceeds."""
 
     steps: int
-    solver: str
+    solver: Literal["euler", "heun"]
     shift_base_tokens: float | None
     fps: float
     prompts: tuple[str, ...]
     size: tuple[int, int]
     frames: int
     guidance: GuidanceConfig
+
+    def __post_init__(self):
+        _at_least_one(self, "steps")
+        if self.fps <= 0:
+            raise UserError(f"fps {self.fps:g} must be more than 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +129,11 @@ class EvaluationConfig:
 
     prompts: int
     clips: int
+
+    def __post_init__(self):
+        _at_least_one(self, "clips")
+        if self.prompts:
+            heldout_prompts(self.prompts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +147,9 @@ class AutoencoderStage:
     crops: CropConfig
     optimizer: OptimizerConfig
 
+    def __post_init__(self):
+        _at_least_one(self, "steps", "accumulate")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareStage:
@@ -133,6 +159,9 @@ class PrepareStage:
     batch: int
     clips_per_shard: int
 
+    def __post_init__(self):
+        _at_least_one(self, "batch", "clips_per_shard")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixConfig:
@@ -140,6 +169,10 @@ class MixConfig:
 
     images: float
     videos: float
+
+    def __post_init__(self):
+        if min(self.images, self.videos) < 0 or self.images + self.videos == 0:
+            raise UserError(f"shares images {self.images:g} and videos {self.videos:g} must be 0 or more, not both 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,6 +185,9 @@ class DiffusionStage:
     schedule: ScheduleConfig
     mix: MixConfig
 
+    def __post_init__(self):
+        _at_least_one(self, "steps", "accumulate")
+
 
 StageConfig = AutoencoderStage | PrepareStage | DiffusionStage
 STAGE_KINDS = {"autoencoder": AutoencoderStage, "prepare": PrepareStage, "diffusion": DiffusionStage}
@@ -162,7 +198,7 @@ class Settings:
     """Everything a run is told, by the names of `configs/base.py`."""
 
     seed: int
-    precision: str | None
+    precision: Precision | None
     run: tuple[str, ...]
     mesh: MeshConfig
     data: DataConfig
@@ -208,28 +244,44 @@ def read_settings(config: Any) -> Settings:
     if "stages" not in config or "run" not in config:
         raise UserError("the config needs `run` and `stages`; start it from configs/base.py")
     stages: dict[str, StageConfig] = {}
+    problems = []
     for name in config["stages"]:
-        tree = config["stages"][name]
-        kind = tree.get("kind")
-        if kind not in STAGE_KINDS:
-            raise UserError(f"config.stages.{name}.kind {kind!r} is none of {', '.join(STAGE_KINDS)}")
-        stages[name] = build(STAGE_KINDS[kind], tree, f"config.stages.{name}")
-    rest = {key: config[key] for key in config if key != "stages"}
-    settings = build(Settings, {**rest, "stages": stages})
-    _check(settings)
+        try:
+            stages[name] = _read_stage(config["stages"][name], f"config.stages.{name}")
+        except UserError as error:
+            problems.append(str(error))
+    try:
+        settings = build(Settings, {**{key: config[key] for key in config}, "stages": stages})
+    except UserError as error:
+        raise UserError("; ".join([*problems, str(error)])) from error
+    problems = problems or _conflicts(settings)
+    if problems:
+        raise UserError("; ".join(problems))
     return settings
 
 
-def _check(settings: Settings) -> None:
-    """Raises UserError with every combination of keys that cannot work."""
+def _read_stage(tree: Any, path: str) -> StageConfig:
+    kind = tree.get("kind") if hasattr(tree, "get") else None
+    if kind not in STAGE_KINDS:
+        raise UserError(f"{path}.kind {kind!r} is none of {', '.join(STAGE_KINDS)}")
+    return build(STAGE_KINDS[kind], tree, path)
+
+
+def _conflicts(settings: Settings) -> list[str]:
+    """Returns every combination of keys that cannot work, in words."""
     problems = []
     for name in settings.run:
         if name not in settings.stages:
             problems.append(f"run names the stage {name!r}, but stages has {', '.join(settings.stages)}")
+    if len(set(settings.run)) < len(settings.run):
+        problems.append(f"run names a stage twice: {', '.join(settings.run)}")
     kinds = [settings.stages[name].kind for name in settings.run if name in settings.stages]
-    order = [kind for kind in STAGE_KINDS if kind in kinds]
-    if sorted(kinds, key=list(STAGE_KINDS).index) != kinds or order != list(STAGE_KINDS)[: len(order)]:
-        problems.append(f"run has stages of kinds {', '.join(kinds)}; the order is autoencoder, prepare, diffusion")
+    wanted = ["autoencoder", "prepare", *["diffusion"] * len(kinds)][: len(kinds)]
+    if kinds != wanted or not kinds:
+        problems.append(
+            f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be one autoencoder stage, then one of "
+            "prepare, then any number of diffusion"
+        )
     if settings.data.max_tokens > settings.packing.tokens:
         problems.append(
             f"data.max_tokens {settings.data.max_tokens} exceeds a row's packing.tokens {settings.packing.tokens}"
@@ -241,5 +293,6 @@ def _check(settings: Settings) -> None:
         )
     if settings.data.source == "folder" and not settings.data.path:
         problems.append("data.source 'folder' needs a folder: pass --config.data.path=DIR")
-    if problems:
-        raise UserError("; ".join(problems))
+    if settings.seed < 0:
+        problems.append(f"seed {settings.seed} must be 0 or more")
+    return problems

@@ -4,6 +4,7 @@ A stage is a function (run) -> facts. What passes from one to the next lies in t
 latent statistics, shards.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -14,7 +15,6 @@ import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
@@ -31,16 +31,16 @@ from sora_jax.objectives import diffusion as diffusion_objective
 from sora_jax.preparation.run import Limits, header, prepare
 from sora_jax.train import exhibits
 from sora_jax.train.checkpoint import Checkpointer
-from sora_jax.train.loop import Surroundings, Task, train
+from sora_jax.train.clock import Progress
+from sora_jax.train.loop import StopSignal, Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sora_jax.train.settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage, Settings
 from sora_jax.train.state import StateMaker, TrainState, begin_stage, track_name
 from sora_jax.train.step import StepConfig
 from sora_jax.train.streams import PackedBatches, PixelBatches
-from sora_jax.train.trained import build_autoencoder, build_generator, load_codec, make_sampler
+from sora_jax.train.trained import build_autoencoder, build_generator, load_codec, make_sampler, request
 from sora_jax.train.workdir import Workdir
-from sora_jax.video import shapes
 
 # Clips over which the latent's statistics are measured.
 _CLIPS_MEASURED = 128
@@ -58,6 +58,7 @@ class Run:
       mesh: The devices.
       metrics: Its curves.
       source: Its clips.
+      stop: Whether it was asked to stop.
     """
 
     settings: Settings
@@ -65,6 +66,7 @@ class Run:
     mesh: Mesh
     metrics: MetricsWriter
     source: Source
+    stop: StopSignal
 
     @property
     def around(self) -> Surroundings:
@@ -74,6 +76,7 @@ class Run:
             metrics=self.metrics,
             checkpoint=self.settings.checkpoint,
             log=self.settings.log,
+            stop=self.stop,
         )
 
     @functools.cached_property
@@ -94,24 +97,23 @@ def check_start(settings: Settings) -> Mesh:
     """Returns the mesh; raises UserError for whatever the devices and the config cannot do together."""
     mesh = make_mesh(settings.mesh)
     ways = batch_ways(mesh)
-    batches = {"packing.rows": settings.packing.rows}
+    problems = []
     for name in settings.run:
         stage = settings.stages[name]
         if isinstance(stage, AutoencoderStage):
-            batches |= {f"stages.{name}.crops.buckets {bucket}": bucket[3] for bucket in stage.crops.buckets}
-    problems = [f"{key} is {size}" for key, size in batches.items() if size % ways]
+            batches = {f"a bucket of stages.{name} has {size} clips": size for *_, size in stage.crops.buckets}
+        elif isinstance(stage, DiffusionStage):
+            batches = {f"packing.rows is {settings.packing.rows}": settings.packing.rows}
+        else:
+            continue
+        parts = ways * stage.accumulate
+        problems += [f"{what}, not a multiple of {parts}" for what, size in batches.items() if size % parts]
     if problems:
         raise UserError(
-            f"the batch is split over {ways} devices (mesh data x fsdp), which does not divide it: "
-            f"{'; '.join(problems)}; choose multiples of {ways}"
+            f"each batch is split over {ways} devices (mesh data x fsdp), times the stage's `accumulate`: "
+            f"{'; '.join(dict.fromkeys(problems))}"
         )
-    strides = settings.token_stride
-    shapes.clip_token_grid(
-        (settings.sampling.frames, *settings.sampling.size),
-        stride=settings.stride,
-        patch=settings.transformer.patch,
-    )
-    assert min(strides) >= 1
+    example_canvases(settings)
     return mesh
 
 
@@ -132,6 +134,7 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
         began = time.monotonic()
         facts = RUNNERS[type(stage)](run, name, stage)
         run.workdir.finish_stage(name, {**facts, "kind": stage.kind, "seconds": time.monotonic() - began})
+        run.stop.check(f"stage {name} is done")
 
 
 def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, Any]:
@@ -166,7 +169,12 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
 def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
     """Encodes every clip of the source once."""
     codec = load_codec(run.workdir, run.settings)
-    with tqdm(total=len(run.source), desc=name, unit="clip", disable=None) as bar:
+    with contextlib.closing(Progress(name, total=len(run.source), unit="clips")) as progress:
+
+        def after(clips: int) -> None:
+            progress.update(clips)
+            run.stop.check(f"{clips} of {len(run.source)} clips are prepared")
+
         summary = prepare(
             run.source,
             codec,
@@ -176,16 +184,11 @@ def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
             clips_per_shard=stage.clips_per_shard,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            progress=lambda clips: show_progress(bar, clips),
+            progress=after,
         )
     facts = dataclasses.asdict(summary)
     print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
     return facts
-
-
-def show_progress(bar: tqdm, clips: int) -> None:
-    """Moves the bar on by `clips`."""
-    bar.update(clips)
 
 
 def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
@@ -227,10 +230,10 @@ RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
 def example_canvases(settings: Settings) -> list[Canvas]:
     """Returns the configured examples, at seed 0."""
     sampling = settings.sampling
-    grid = shapes.clip_token_grid(
-        (sampling.frames, *sampling.size), stride=settings.stride, patch=settings.transformer.patch
-    )
-    return [Canvas(prompt=prompt, grid=grid, fps=sampling.fps, seed=0) for prompt in sampling.prompts]
+    return [
+        request(settings, prompt, frames=sampling.frames, size=sampling.size, fps=sampling.fps, seed=0)
+        for prompt in sampling.prompts
+    ]
 
 
 def _maker(run: Run, build: Callable[[jax.Array], Any], optimizer: OptimizerConfig) -> StateMaker:

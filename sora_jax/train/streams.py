@@ -1,20 +1,24 @@
 """The data of each kind of stage, as numbered batches."""
 
-from collections.abc import Iterator
 from typing import Any
 
+import grain
 import jax
 import numpy as np
+from absl import logging
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.crops import CropConfig, CropStream
-from sora_jax.data.pipeline import RowDataset
+from sora_jax.data.pipeline import Batches, RowDataset
 from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource, Source
 from sora_jax.train.settings import DiffusionStage, Settings
 
 HostBatch = dict[str, np.ndarray]
+
+# Names listed in a warning; a heap may have thousands.
+_MOST_NAMED = 20
 
 
 def open_source(settings: Settings) -> Source:
@@ -24,7 +28,17 @@ def open_source(settings: Settings) -> Source:
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
     if data.path is None:
         raise UserError("data.source 'folder' needs a folder: pass --config.data.path=DIR")
-    return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames)
+    source = FolderSource(data.path, captions=data.captions, max_frames=data.max_frames)
+    for names, what in (
+        (source.uncaptioned, "files without a caption are left out"),
+        (source.missing, "captions name no file"),
+    ):
+        if names:
+            listed = ", ".join(names[:_MOST_NAMED])
+            logging.warning(
+                "%s: %d %s: %s%s", data.path, len(names), what, listed, ", ..." if names[_MOST_NAMED:] else ""
+            )
+    return source
 
 
 class PixelBatches:
@@ -35,7 +49,7 @@ class PixelBatches:
             source, config, seed=seed, process_index=jax.process_index(), process_count=jax.process_count()
         )
 
-    def batches(self, start: int) -> Iterator[HostBatch]:
+    def batches(self, start: int) -> grain.DatasetIterator:
         """Returns batches `start`, `start` + 1, ..., read ahead."""
         return iter(self._crops.batches(start))
 
@@ -64,7 +78,7 @@ class PackedBatches:
             mix={kind: share for kind, share in shares.items() if share > 0},
         )
 
-    def batches(self, start: int) -> Iterator[HostBatch]:
+    def batches(self, start: int) -> Batches:
         """Returns batches `start`, `start` + 1, ..., read ahead; nothing before `start` is read."""
         return self.rows.batches(
             start_row=start * self._per_batch,

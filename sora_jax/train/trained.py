@@ -1,6 +1,7 @@
 """Trained models as later stages and other commands load them from a workdir."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -10,8 +11,9 @@ from flax import nnx
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import Params, abstract_model
-from sora_jax.data.captions import BYTES_PER_TOKEN
+from sora_jax.data.captions import BYTES_PER_TOKEN, check_prompt
 from sora_jax.data.packs import PackLayout
+from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.run import Sampler, SolverConfig
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
@@ -20,6 +22,10 @@ from sora_jax.train.checkpoint import load_tree
 from sora_jax.train.settings import Settings
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
+from sora_jax.video import shapes
+
+# Seeds are 32 bits wide.
+_SEEDS = 2**32
 
 
 def build_autoencoder(settings: Settings, key: jax.Array) -> Autoencoder:
@@ -82,6 +88,25 @@ def load_average(
     track = track_name(settings.ema.widths[0])
     restored = load_tree(workdir.checkpoints(stage), {"ema": {track: shapes}}, step=step)
     return restored.state["ema"][track], restored.step
+
+
+def request(settings: Settings, prompt: str, *, frames: int, size: tuple[int, int], fps: float, seed: int) -> Canvas:
+    """Returns the canvas of a video that the run's model can make.
+
+    Raises UserError for a size that is not on the strides or exceeds a row, for an empty or too long prompt, and for
+    a rate or seed out of range.
+    """
+    grid = shapes.clip_token_grid((frames, *size), stride=settings.stride, patch=settings.transformer.patch)
+    if shapes.count(grid) > settings.packing.tokens:
+        raise UserError(
+            f"{frames} frames of {size[0]}x{size[1]} are {shapes.count(grid)} tokens and a row of this run holds "
+            f"{settings.packing.tokens}: fewer frames or a smaller size"
+        )
+    if not 0 < fps < math.inf:
+        raise UserError(f"{fps:g} frames per second must be more than 0")
+    if not 0 <= seed < _SEEDS:
+        raise UserError(f"seed {seed} must be 0 or more and less than {_SEEDS}")
+    return Canvas(prompt=check_prompt(prompt, settings.text.max_tokens), grid=grid, fps=fps, seed=seed)
 
 
 def pack_layout(settings: Settings) -> PackLayout:

@@ -22,7 +22,7 @@ class Workdir:
     Layout:
       config.json                    the config, which never changes
       run.json                       facts of finished stages and of the run
-      metrics.jsonl, events/         curves
+      metrics.jsonl, tensorboard/    curves
       checkpoints/STAGE/STEP/        state of a stage
       latents.json                   mean and scale of the autoencoder's latents
       prepared/                      shards, index, skipped.jsonl

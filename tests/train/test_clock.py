@@ -37,11 +37,13 @@ def run_step(clock, time, *, wait, work, tokens, capacity=4000):
     clock.step_done(tokens=tokens, capacity=capacity)
 
 
-def test_the_first_step_is_compilation_and_in_no_rate(time):
+def test_the_first_step_is_compilation_and_in_no_rate_but_its_own(time):
     clock = make_clock(time)
     assert clock.rates() == {}
     assert clock.facts().keys() == {"peak_memory_gb"}
     run_step(clock, time, wait=5.0, work=30.0, tokens=1000)
+    own = {"seconds_per_step": 35.0, "tokens_per_second": 1000 / 35, "data_wait": 5 / 35, "fill": 0.25}
+    assert clock.rates() == pytest.approx(own)
     assert clock.rates() == {}
     run_step(clock, time, wait=0.5, work=1.5, tokens=1000)
     run_step(clock, time, wait=0.5, work=1.5, tokens=3000)

@@ -1,0 +1,49 @@
+"""A run of seconds: the base config at toy size, for tests."""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """Returns the config of a whole run that takes seconds."""
+    c = base.get_config()
+    c.update_from_flattened_dict(
+        {
+            "shapes.num_clips": 96,
+            "shapes.sides": ((16, 16), (16, 24)),
+            "shapes.frames": (5,),
+            "autoencoder.width": 8,
+            "autoencoder.multipliers": (1, 1, 1),
+            "autoencoder.decoder_width": 8,
+            "autoencoder.channels": 4,
+            "transformer.width": 16,
+            "transformer.depth": 1,
+            "transformer.heads": 2,
+            "transformer.mlp_width": 16,
+            "transformer.frequency_dim": 16,
+            "text.width": 16,
+            "text.heads": 2,
+            "packing.tokens": 36,
+            "packing.text_tokens": 96,
+            "packing.segments": 9,
+            "packing.window": 64,
+            "data.max_tokens": 24,
+            "data.max_frames": 5,
+            "stages.autoencoder.steps": 8,
+            "stages.autoencoder.crops.buckets": ((1, 16, 16, 8), (5, 16, 16, 8)),
+            "stages.prepare.batch": 16,
+            "stages.prepare.clips_per_shard": 32,
+            "stages.images.steps": 6,
+            "stages.videos.steps": 8,
+            "checkpoint.every_steps": 3,
+            "log.every_steps": 2,
+            "log.samples_per_stage": 2,
+            "sampling.steps": 2,
+            "sampling.size": (16, 16),
+            "sampling.frames": 5,
+            "evaluation.prompts": 8,
+            "evaluation.clips": 8,
+        }
+    )
+    return c
