@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     data.captions = placeholder(str)  # a captions.jsonl or .csv elsewhere; None looks inside `path`
     data.max_frames = 17  # frames read from the start of a clip; what follows is not read
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
-    data.max_tokens = 100  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
+    data.max_tokens = 96  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
 
     c.shapes = shapes = ConfigDict()  # the drawn world (data/shapes_world.py)
@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
     loss.squared = 1.0  # squared error; finds small moving things early
     loss.absolute = 0.0  # absolute error
     loss.gradient = 0.1  # absolute error of gradients over three scales: edges
-    loss.kl = 1e-4  # divergence of the latent from a unit normal
+    loss.kl = 3e-4  # divergence of the latent from a unit normal
 
     c.transformer = dit = ConfigDict()
     dit.patch = (1, 2, 2)  # latent positions of one token over (time, height, width)
@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
     dit.rope_theta = 100.0  # base of the rotary wavelengths; larger for larger grids
     dit.time_rate = 2.0  # time positions per second of video
     dit.remat = "none"  # what the backward pass keeps: "none" all, "dots" matmuls, "full" block inputs
-    dit.pooled_text = True  # whether the mean of the text also enters the modulation (Wan: False)
+    dit.pooled_text = True  # whether the pooled text also enters the modulation (Wan: False)
     dit.place_features = True  # whether a token also gets sinusoids of its place in the clip (Wan: False)
 
     c.text = text = ConfigDict()  # the byte encoder, trained with the transformer
@@ -88,10 +88,10 @@ def get_config() -> ConfigDict:
     text.max_tokens = 24  # text tokens per caption (a token is at most 8 bytes of a word); longer ones are cut
 
     c.packing = packing = ConfigDict()
-    packing.tokens = 144  # L, tokens of a row
-    packing.text_tokens = 192  # K, text tokens of a row
-    packing.segments = 12  # S, clips of a row at most
-    packing.rows = 8  # B, rows of a global batch
+    packing.tokens = 96  # L, tokens of a row
+    packing.text_tokens = 80  # K, text tokens of a row
+    packing.segments = 10  # S, clips of a row at most
+    packing.rows = 6  # B, rows of a global batch
     packing.window = 2048  # clips planned together; more packs tighter, and plans longer
 
     c.diffusion = diffusion = ConfigDict()
@@ -102,7 +102,7 @@ def get_config() -> ConfigDict:
     path.weighting = "flat"  # "flat", or "min_snr" with loss_space "clean"
     path.min_sigma = 0.1  # smallest divisor when a clean prediction becomes a velocity, in (0, 1)
     diffusion.noise = noise = ConfigDict()
-    noise.mean = 0.0  # of logit(sigma), before the shift
+    noise.mean = 1.0  # of logit(sigma), before the shift
     noise.std = 1.0  # of logit(sigma)
     noise.shift_base_tokens = placeholder(
         float
@@ -111,28 +111,28 @@ def get_config() -> ConfigDict:
     noise.shift_limits = (0.25, 16.0)  # smallest and largest shift
     noise.uniform_share = 0.1  # share of clips that draw a plain uniform level
     diffusion.known = known = ConfigDict()  # which part of a clip is given; shares sum to 1
-    known.none = 0.85  # nothing: text to video
-    known.first = 0.06  # first frames: animate, extend forward
-    known.last = 0.03  # last frames: extend backward
-    known.ends = 0.03  # both: connect, loop
+    known.none = 0.9  # nothing: text to video
+    known.first = 0.04  # first frames: animate, extend forward
+    known.last = 0.02  # last frames: extend backward
+    known.ends = 0.02  # both: connect, loop
     known.random_frames = 0.01  # any frames: interpolate
-    known.region = 0.02  # a rectangle, or all but one: fill in
+    known.region = 0.01  # a rectangle, or all but one: fill in
     known.max_level = 0.05  # given tokens carry a noise level uniform in [0, max_level]
 
     c.ema = ema = ConfigDict()
     ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
 
     c.optimizer = optimizer = ConfigDict()  # of diffusion stages
-    optimizer.name = "adamw"  # "adamw", or "muon" for the matrices
-    optimizer.b1 = 0.9  # decay of the first moment
+    optimizer.name = "muon"  # "adamw", or "muon" for the matrices
+    optimizer.b1 = 0.95  # decay of the first moment
     optimizer.b2 = 0.95  # decay of the second moment
     optimizer.weight_decay = 0.0  # of matrices, times the learning rate
     optimizer.clip_norm = 1.0  # global norm to which gradients are scaled down
 
     c.stages = stages = ConfigDict()
     stages.autoencoder = stage = ConfigDict()
-    stage.kind = "autoencoder"
-    stage.steps = 1500
+    stage.kind = "autoencoder"  # "autoencoder", "prepare" or "diffusion"
+    stage.steps = 1100  # batches trained on
     stage.accumulate = 1  # micro-batches per step
     stage.schedule = schedule(3e-3, warmup_steps=50, decay_share=0.6, final_share=0.02)
     stage.crops = crops = ConfigDict()
@@ -142,19 +142,17 @@ def get_config() -> ConfigDict:
     )  # (frames, height, width, clips) of the batches, in turn
     crops.cache_mb = 512  # memory for decoded clips
     stage.optimizer = ConfigDict(optimizer.to_dict())
-    stage.optimizer.name = "muon"
-    stage.optimizer.b1 = 0.95
 
     stages.prepare = stage = ConfigDict()
-    stage.kind = "prepare"
+    stage.kind = "prepare"  # encodes every clip once
     stage.batch = 32  # clips encoded at once
     stage.clips_per_shard = 1024  # records of one file
 
     stages.images = diffusion_stage(
-        steps=1200, schedule=schedule(2e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
+        steps=1400, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=2400, schedule=schedule(2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=2200, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
@@ -169,7 +167,7 @@ def get_config() -> ConfigDict:
     c.sampling = sampling = ConfigDict()
     sampling.steps = 20  # solver steps
     sampling.solver = "euler"  # "euler", or "heun": two evaluations a step
-    sampling.shift_base_tokens = 4.0  # as noise.shift_base_tokens, for the schedule of the solver
+    sampling.shift_base_tokens = 1.0  # as noise.shift_base_tokens, for the schedule of the solver
     sampling.fps = 8.0  # frames per second of what is made
     sampling.prompts = (  # sampled as training proceeds, at seed 0
         "a red circle moves right on a dark background",
@@ -180,7 +178,7 @@ def get_config() -> ConfigDict:
     sampling.size = (32, 32)  # height and width of those samples, px
     sampling.frames = 9  # of those samples
     sampling.guidance = guidance = ConfigDict()
-    guidance.scale = 3.0  # 1: none
+    guidance.scale = 4.5  # 1: none
     guidance.interval = (0.0, 1.0)  # noise levels where it applies
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
 
@@ -203,10 +201,10 @@ def schedule(learning_rate: float, *, warmup_steps: int, decay_share: float, fin
 def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> ConfigDict:
     """Returns a stage that trains the transformer on prepared clips."""
     s = ConfigDict()
-    s.kind = "diffusion"
-    s.steps = steps
+    s.kind = "diffusion"  # trains the transformer, from where the diffusion stage before it ended
+    s.steps = steps  # batches trained on
     s.accumulate = 1  # micro-batches per step
-    s.schedule = schedule
+    s.schedule = schedule  # of the learning rate
     s.mix = mix = ConfigDict()  # shares of what is drawn
     mix.images = images  # of one-frame clips
     mix.videos = 1.0 - images  # of longer ones

@@ -1,14 +1,32 @@
-"""Runs before jax is imported: eight simulated CPU devices, one shared compilation cache."""
+"""Runs before jax is imported: eight simulated CPU devices, one shared compilation cache; and a run that tests share."""
 
 import os
+import runpy
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from hypothesis import settings
+from ml_collections import ConfigDict
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+_EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
+# Tests compile much and compute little: programs that are made quickly are worth more than fast ones.
+_QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK_COMPILATION} {_EIGHT_DEVICES}"
 _CACHE = Path(tempfile.gettempdir()) / "sora_jax_test_compilation_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+# Times are those of a machine that others use too.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
+
+ROOT = Path(__file__).parents[1]
+TOY = "tests/toy.py"
 
 
 def pytest_configure() -> None:
@@ -16,3 +34,32 @@ def pytest_configure() -> None:
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., subprocess.CompletedProcess]:
+    """Returns a function that runs python as a user does: from the repository, with one device."""
+    environment = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(_EIGHT_DEVICES, "")}
+
+    def run(*arguments: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def toy_config() -> Callable[[], ConfigDict]:
+    """Returns a function that returns the config of the toy run."""
+    return runpy.run_path(str(ROOT / TOY))["get_config"]
+
+
+@pytest.fixture(scope="session")
+def toy_workdir(python, tmp_path_factory) -> Path:
+    """Returns the workdir of a whole toy run that was never interrupted. Do not write there: copy it."""
+    workdir = tmp_path_factory.mktemp("runs") / "toy"
+    done = python("-m", "sora_jax.main", f"--config={TOY}", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    (workdir / "stdout.txt").write_text(done.stdout)
+    (workdir / "stderr.txt").write_text(done.stderr)
+    return workdir

@@ -71,7 +71,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
                 raise UserError(f"unknown argument {argv[1]!r}: flags start with --, see --help")
             main(argv)
         except CommandError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
             return error.exit_code
         except Exception:
             traceback.print_exc()

@@ -36,7 +36,7 @@ class TransformerConfig:
       rope_theta: Base of the rotary wavelengths.
       time_rate: Time positions per second of video.
       remat: What the backward pass keeps, a key of `nn.stack.REMAT_POLICIES`.
-      pooled_text: Whether the mean of a segment's text also enters its modulation (Wan: no).
+      pooled_text: Whether the pooled text of a segment also enters its modulation (Wan: no).
       place_features: Whether each token is also told its place in the segment by sinusoids (Wan: no).
     """
 
@@ -178,7 +178,7 @@ class ConditionEmbedder(nnx.Module):
         features = sinusoid(levels_BG * 1000.0, self.frequency_dim)
         level_BGD = self.time_out(jax.nn.silu(self.time_in(features)))
         if self.pooled is not None:
-            pooled_BSE = segment_means(text_BKE, text_segment_BK, levels_BG.shape[1] // 2)
+            pooled_BSE = pool_text(text_BKE, text_segment_BK, levels_BG.shape[1] // 2)
             pooled_BSD = self.pooled(pooled_BSE)
             level_BGD = level_BGD + jnp.concatenate([pooled_BSD, pooled_BSD], axis=1)
         modulation = self.time_proj(jax.nn.silu(level_BGD))
@@ -186,11 +186,14 @@ class ConditionEmbedder(nnx.Module):
         return level_BGD, modulation.reshape(*level_BGD.shape[:2], 6, -1), text_BKD
 
 
-def segment_means(text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int) -> jax.Array:
-    """Returns the mean text token of each segment, (B, S, E) float32; zeros where a segment has none."""
+def pool_text(text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int) -> jax.Array:
+    """Returns the sum of each segment's text tokens over the root of their number, (B, S, E) float32.
+
+    A mean would make one word's share of the vector smaller the longer the caption. Zeros where a segment has no text.
+    """
     member_BSK = (text_segment_BK[:, None, :] == jnp.arange(1, segments + 1)[:, None]).astype(jnp.float32)
     total = jnp.einsum("BSK,BKE->BSE", member_BSK, text_BKE.astype(jnp.float32))
-    return total / jnp.maximum(jnp.sum(member_BSK, axis=-1, keepdims=True), 1.0)
+    return total * jax.lax.rsqrt(jnp.maximum(jnp.sum(member_BSK, axis=-1, keepdims=True), 1.0))
 
 
 class Transformer(nnx.Module):

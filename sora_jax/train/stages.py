@@ -113,7 +113,7 @@ def check_start(settings: Settings) -> Mesh:
             f"each batch is split over {ways} devices (mesh data x fsdp), times the stage's `accumulate`: "
             f"{'; '.join(dict.fromkeys(problems))}"
         )
-    example_canvases(settings)
+    example_canvases(settings, frames=settings.sampling.frames)
     return mesh
 
 
@@ -200,7 +200,7 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     maker = _maker(run, functools.partial(build_generator, settings), settings.optimizer)
     structure, _, _ = abstract_model(maker.build)
     sampler = make_sampler(settings, codec, structure)
-    canvases = example_canvases(settings)
+    canvases = example_canvases(settings, frames=settings.sampling.frames if stage.mix.videos else 1)
 
     def show(state: TrainState, step: int) -> None:
         clips = sampler(state.ema[track_name(settings.ema.widths[0])], canvases)
@@ -227,11 +227,11 @@ RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
 }
 
 
-def example_canvases(settings: Settings) -> list[Canvas]:
-    """Returns the configured examples, at seed 0."""
+def example_canvases(settings: Settings, *, frames: int) -> list[Canvas]:
+    """Returns the configured prompts as canvases of `frames` frames, at seed 0."""
     sampling = settings.sampling
     return [
-        request(settings, prompt, frames=sampling.frames, size=sampling.size, fps=sampling.fps, seed=0)
+        request(settings, prompt, frames=frames, size=sampling.size, fps=sampling.fps, seed=0)
         for prompt in sampling.prompts
     ]
 

@@ -52,7 +52,7 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = rng.key(config.seed, config.name, state.step)
         gradient, loss, metrics = mean_gradient(objective, structure, state.params, batch, key, config.accumulate)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         rate = learning_rate(config.schedule, state.step, config.steps)
         direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)

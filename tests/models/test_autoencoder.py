@@ -1,0 +1,173 @@
+"""The autoencoder is causal: a prefix of a clip is a prefix of its latent, and an image is a clip of one frame."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import abstract_model, merge_model
+from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
+from sora_jax.nn import conv
+
+
+def config(**changes):
+    base = {
+        "patch": 2,
+        "width": 4,
+        "multipliers": (1, 2, 2),
+        "space_down": (True, False),
+        "time_down": (True, True),
+        "blocks": 1,
+        "decoder_width": 4,
+        "decoder_blocks": 1,
+        "channels": 3,
+        "attention": True,
+        "shortcuts": True,
+    }
+    return AutoencoderConfig(**base | changes)
+
+
+KINDS = {
+    "all": config(),
+    "plain": config(attention=False, shortcuts=False, space_down=(False, True), time_down=(True, False)),
+}
+
+
+def random_model(kind):
+    """Returns the structure and random parameters, also where training starts at zero or one."""
+    structure, shapes, _ = abstract_model(lambda key: Autoencoder(KINDS[kind], rngs=nnx.Rngs(key)))
+    noise = np.random.default_rng(0)
+    scales = {name: (np.prod(leaf.shape[:-1]) or 1) ** -0.5 for name, leaf in shapes.items()}
+    draws = {name: noise.normal(size=leaf.shape) * scales[name] for name, leaf in shapes.items()}
+    return structure, {name: value.astype(np.float32) for name, value in draws.items()}
+
+
+@functools.cache
+def programs(kind):
+    """Returns (encode, decode), jitted."""
+    structure, params = random_model(kind)
+    encode = jax.jit(lambda clip: merge_model(structure, params).encode(clip))
+    decode = jax.jit(lambda latent: merge_model(structure, params).decode(latent))
+    return encode, decode
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prefix_of_a_clip_gives_a_prefix_of_its_latent(kind):
+    stride, clip = KINDS[kind].time_stride, draw(1, 9, 8, 12, 3)
+    encode = programs(kind)[0]
+    whole = encode(clip)
+    for frames in (1, 5):
+        for part, all_of_it in zip(encode(clip[:, :frames]), whole, strict=True):
+            assert part.shape[1] == 1 + (frames - 1) // stride
+            np.testing.assert_allclose(part, all_of_it[:, : part.shape[1]], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prefix_of_a_latent_gives_a_prefix_of_its_clip(kind):
+    stride, latent = KINDS[kind].time_stride, draw(1, 3, 2, 3, 3)
+    decode = programs(kind)[1]
+    whole = decode(latent)
+    assert whole.shape[1] == 1 + 2 * stride
+    np.testing.assert_allclose(decode(latent[:, :2]), whole[:, : 1 + stride], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_frame_sees_a_later_one_and_each_sees_its_own(kind):
+    encode, decode = programs(kind)
+    stride, clip, latent = KINDS[kind].time_stride, draw(1, 9, 8, 12, 3), draw(1, 3, 2, 3, 3)
+    later_clip, later_latent = clip.copy(), latent.copy()
+    later_clip[:, 1 + stride :] *= -1
+    later_latent[:, 2:] *= -1
+    changed = np.abs(np.asarray(encode(clip)[0] - encode(later_clip)[0])).max(axis=(0, 2, 3, 4))
+    assert changed[:2].max() == 0
+    assert changed[2:].min() > 1e-3
+    changed = np.abs(np.asarray(decode(latent) - decode(later_latent))).max(axis=(0, 2, 3, 4))
+    assert changed[: 1 + stride].max() == 0
+    assert changed[1 + stride :].min() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 3, 1)])
+def test_any_size_on_the_stride_goes_through(kind, size):
+    frames, rows, columns = size
+    space, time = KINDS[kind].space_stride, KINDS[kind].time_stride
+    encode, decode = programs(kind)
+    clip = draw(2, 1 + (frames - 1) * time, rows * space, columns * space, 3)
+    mean, log_variance = encode(clip)
+    assert mean.shape == log_variance.shape == (2, frames, rows, columns, 3)
+    assert decode(mean).shape == clip.shape
+
+
+def test_clips_of_a_batch_do_not_mix():
+    encode, decode = programs("all")
+    clip, latent = draw(2, 9, 8, 12, 3), draw(2, 3, 2, 3, 3)
+    np.testing.assert_allclose(encode(clip[1:])[0], encode(clip)[0][1:], atol=2e-5)
+    np.testing.assert_allclose(decode(latent[1:]), decode(latent)[1:], atol=2e-5)
+
+
+def test_a_big_log_variance_is_clipped():
+    encode = programs("all")[0]
+    assert np.abs(np.asarray(encode(draw(1, 1, 8, 12, 3) * 1e6)[1])).max() <= 30
+
+
+def test_every_parameter_matters():
+    """A parameter without gradient would be one that the forward pass forgot."""
+    structure, params = random_model("all")
+
+    def loss(params):
+        model = merge_model(structure, params)
+        mean, log_variance = model.encode(draw(1, 5, 8, 8, 3))
+        return jnp.sum(jnp.square(model.decode(mean + jnp.exp(0.5 * log_variance)) - 0.3))
+
+    gradient = jax.jit(jax.grad(loss))(params)
+    assert [name for name, value in gradient.items() if not np.abs(value).max() > 0] == []
+
+
+@pytest.mark.parametrize(
+    ("stride", "channels", "shape"),
+    [
+        pytest.param(
+            (4, 8), 16, {"patch": 1, "width": 96, "multipliers": (1, 2, 4, 4), "decoder_width": 96}, id="f8t4c16"
+        ),
+        pytest.param(
+            (4, 16), 48, {"patch": 2, "width": 160, "multipliers": (1, 2, 4, 4), "decoder_width": 256}, id="f16t4c48"
+        ),
+    ],
+)
+def test_the_shapes_of_the_public_autoencoders(stride, channels, shape):
+    deep = {"blocks": 2, "decoder_blocks": 3, "attention": True, "shortcuts": shape["patch"] == 2}
+    down = {"space_down": (True,) * 3, "time_down": (False, True, True), "channels": channels}
+    public = config(**shape | deep | down)
+    assert (public.time_stride, public.space_stride) == stride
+    structure, params, _ = abstract_model(lambda key: Autoencoder(public, rngs=nnx.Rngs(key)))
+
+    def through(params, clip):
+        model = merge_model(structure, params)
+        mean = model.encode(clip)[0]
+        return mean, model.decode(mean)
+
+    clip = jax.ShapeDtypeStruct((1, 9, 64, 96, 3), jnp.float32)
+    latent, back = jax.eval_shape(through, params, clip)
+    assert latent.shape == (1, 3, 64 // stride[1], 96 // stride[1], channels)
+    assert back.shape == clip.shape
+
+
+def test_levels_need_as_many_steps_between_them():
+    with pytest.raises(UserError, match=r"3 multipliers need 2 entries each in space_down and time_down, not 1 and 2"):
+        config(space_down=(True,))
+
+
+def test_each_convolution_looks_back_only():
+    """The kernels over time never reach ahead: the guarantee behind all of the above."""
+    model = nnx.eval_shape(lambda: Autoencoder(config(), rngs=nnx.Rngs(0)))
+    found = [node for _, node in nnx.iter_graph(model) if isinstance(node, conv.CausalConv)]
+    assert len(found) > 20
+    assert {node.kernel.shape[0] for node in found} == {1, 3}

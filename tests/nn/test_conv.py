@@ -1,0 +1,141 @@
+"""Causal convolutions and the resampling steps of the autoencoder, against 3D convolutions and slow loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora_jax.nn import conv
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def reference(x_BTHWC, kernel, stride):
+    """A 3D convolution that pads time on the left alone."""
+    taps, *sides = kernel.shape[:3]
+    spatial = [((side - 1) // 2, side // 2) if stride == 1 else (0, side // 2) for side in sides]
+    return jax.lax.conv_general_dilated(
+        x_BTHWC,
+        kernel,
+        (1, stride, stride),
+        [(taps - 1, 0), *spatial],
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        precision="highest",
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 1, 1), (1, 1, 1), (2, 3, 1)])
+@pytest.mark.parametrize("frames", [1, 4])
+def test_a_causal_convolution_is_a_3d_convolution(kernel, stride, frames):
+    x, weights = draw(2, frames, 6, 4, 3), draw(*kernel, 3, 5, seed=1)
+    got = conv.causal_conv(jnp.asarray(x), jnp.asarray(weights), stride=stride)
+    expected = reference(x, weights, stride)
+    assert got.shape == expected.shape == (2, frames, 6 // stride, 4 // stride, 5)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 5), st.integers(0, 4))
+def test_a_frame_does_not_see_later_ones(frames, changed):
+    x, weights = draw(1, frames, 4, 4, 2), draw(3, 3, 3, 2, 2, seed=1)
+    other = x.copy()
+    other[:, min(changed, frames - 1) :] += 1
+    first, second = (np.asarray(conv.causal_conv(jnp.asarray(z), jnp.asarray(weights))) for z in (x, other))
+    same = min(changed, frames - 1)
+    np.testing.assert_array_equal(first[:, :same], second[:, :same])
+    assert not np.array_equal(first[:, same], second[:, same]), "a frame sees itself"
+
+
+def test_a_module_adds_its_bias_and_may_start_as_zero():
+    module = conv.CausalConv(3, 4, rngs=nnx.Rngs(0))
+    module.bias[...] = jnp.arange(4.0)
+    x = jnp.asarray(draw(1, 2, 4, 4, 3))
+    np.testing.assert_allclose(module(x), reference(x, module.kernel[...], 1) + jnp.arange(4.0), atol=1e-5)
+    nothing = conv.CausalConv(3, 4, std_scale=0.0, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(nothing(x), jnp.zeros((1, 2, 4, 4, 4)))
+
+
+def test_the_norm_is_of_each_position_alone():
+    norm = conv.ChannelNorm(5)
+    norm.scale[...] = jnp.arange(1.0, 6.0)
+    x = draw(2, 3, 4, 4, 5)
+    rms = np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True))
+    np.testing.assert_allclose(norm(jnp.asarray(x)), x / rms * np.arange(1, 6), rtol=1e-5)
+    assert norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+    assert np.all(np.isfinite(norm(jnp.zeros((1, 1, 1, 1, 5)))))
+
+
+def test_halving_time_keeps_the_first_frame_and_convolves_each_pair_with_its_past():
+    module = conv.CausalConv(3, 3, (3, 1, 1), rngs=nnx.Rngs(0))
+    module.bias[...] = jnp.arange(3.0)
+    x, weights = draw(2, 7, 2, 2, 3), np.asarray(module.kernel[...])[:, 0, 0]
+    halved = np.asarray(conv.halve_time(jnp.asarray(x), module))
+    assert halved.shape == (2, 4, 2, 2, 3)
+    np.testing.assert_array_equal(halved[:, 0], x[:, 0])
+    for frame in (1, 2, 3):
+        expected = sum(x[:, 2 * frame - 2 + tap] @ weights[tap] for tap in range(3)) + np.arange(3)
+        np.testing.assert_allclose(halved[:, frame], expected, atol=1e-5)
+
+
+def test_doubling_time_keeps_the_first_frame_and_makes_two_of_each_other():
+    module = conv.CausalConv(3, 6, (3, 1, 1), rngs=nnx.Rngs(0))
+    x, weights = draw(2, 4, 2, 2, 3), np.asarray(module.kernel[...])[:, 0, 0]
+    doubled = np.asarray(conv.double_time(jnp.asarray(x), module))
+    assert doubled.shape == (2, 7, 2, 2, 3)
+    np.testing.assert_array_equal(doubled[:, 0], x[:, 0])
+    past = np.concatenate([np.zeros_like(x[:, :2]), x[:, 1:]], axis=1)
+    for frame in (1, 2, 3):
+        both = sum(past[:, frame - 1 + tap] @ weights[tap] for tap in range(3))
+        np.testing.assert_allclose(doubled[:, 2 * frame - 1], both[..., :3], atol=1e-5)
+        np.testing.assert_allclose(doubled[:, 2 * frame], both[..., 3:], atol=1e-5)
+    image = jnp.asarray(x[:, :1])
+    np.testing.assert_array_equal(conv.double_time(image, module), image)
+
+
+def test_doubling_space_repeats_every_pixel():
+    x = draw(1, 2, 2, 3, 1)
+    doubled = np.asarray(conv.double_space(jnp.asarray(x)))
+    np.testing.assert_array_equal(doubled, x.repeat(2, axis=2).repeat(2, axis=3))
+
+
+def slow_fold(x, out_dim, time, space):
+    """Each output is a mean of in_dim time space² / out_dim neighbours, channel-major; frames before the clip are 0."""
+    batch, frames, height, width, channels = x.shape
+    padded = np.concatenate([np.zeros((batch, -frames % time, height, width, channels)), x], axis=1)
+    group = channels * time * space * space // out_dim
+    out = np.zeros((batch, padded.shape[1] // time, height // space, width // space, out_dim))
+    for b, t, h, w in np.ndindex(out.shape[:4]):
+        block = padded[b, t * time : (t + 1) * time, h * space : (h + 1) * space, w * space : (w + 1) * space]
+        flat = np.moveaxis(block, -1, 0).reshape(-1)
+        out[b, t, h, w] = flat.reshape(out_dim, group).mean(axis=1)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("time", "space", "in_dim", "out_dim"), [(2, 1, 4, 4), (1, 2, 4, 8), (2, 2, 4, 8), (1, 1, 6, 3)]
+)
+def test_the_shortcut_down_is_a_mean_of_neighbours(time, space, in_dim, out_dim):
+    x = draw(2, 5, 4, 6, in_dim)
+    folded = conv.fold_mean(jnp.asarray(x), out_dim, time=time, space=space)
+    assert folded.shape == (2, 1 + 4 // time, 4 // space, 6 // space, out_dim)
+    np.testing.assert_allclose(folded, slow_fold(x, out_dim, time, space), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("time", "space", "in_dim", "out_dim"), [(2, 1, 4, 4), (1, 2, 8, 4), (2, 2, 8, 4), (1, 1, 3, 6)]
+)
+def test_the_shortcut_up_is_the_reverse_of_the_one_down(time, space, in_dim, out_dim):
+    x = draw(2, 3, 2, 4, in_dim)
+    unfolded = conv.unfold_repeat(jnp.asarray(x), out_dim, time=time, space=space)
+    assert unfolded.shape == (2, 1 + 2 * time, 2 * space, 4 * space, out_dim)
+    back = conv.fold_mean(unfolded, in_dim, time=time, space=space)
+    # Of the first block only its last frame exists, so its mean is over zeros too.
+    np.testing.assert_allclose(back[:, 1:], x[:, 1:], atol=1e-6)
+    held = np.full_like(x, 2.5)
+    np.testing.assert_array_equal(conv.unfold_repeat(jnp.asarray(held), out_dim, time=time, space=space), 2.5)

@@ -1,0 +1,239 @@
+"""The diffusion objective: what carries loss, what is told to the model, and what never leaks."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import abstract_model, merge_model
+from sora_jax.data.packing import Budget
+from sora_jax.data.packs import PackLayout, stack_rows
+from sora_jax.diffusion import known, noise_levels, path
+from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.transformer import TransformerConfig
+from sora_jax.objectives.diffusion import DiffusionConfig, Generator, extents, make_objective, without_caption
+
+LAYOUT = PackLayout(
+    budget=Budget(tokens=20, text_tokens=12, segments=4),
+    patch=(1, 1, 1),
+    channels=3,
+    temporal_stride=4,
+    time_rate=2.0,
+)
+ROWS = (
+    (((2, 2, 2), 8.0, "a red circle"), ((1, 2, 3), 8.0, "blue")),
+    (((3, 1, 2), 4.0, "still"), ((1, 1, 1), 6.0, ""), ((2, 2, 1), 6.0, "moves right")),
+)
+KEY = jax.random.key(3)
+
+
+def make_pack():
+    rng, rows = np.random.default_rng(0), []
+    for clips in ROWS:
+        row = LAYOUT.row()
+        for number, (grid, fps, caption) in enumerate(clips):
+            tokens = rng.normal(size=(np.prod(grid), 3)).astype(np.float32)
+            row.put(sample=number, grid=grid, fps=fps, caption=caption, tokens_LP=tokens)
+        rows.append(row)
+    return {name: jnp.asarray(value) for name, value in stack_rows(rows).items()}
+
+
+PACK = make_pack()
+
+
+def config(*, prediction="clean", known_share=0.0, dropout=0.0):
+    families = {"none": 1 - known_share, "first": known_share, "last": 0, "ends": 0, "random_frames": 0, "region": 0}
+    return DiffusionConfig(
+        path=path.PathConfig(prediction=prediction, loss_space="velocity", weighting="flat", min_sigma=0.05),
+        noise=noise_levels.NoiseConfig(),
+        known=known.KnownConfig(**families, max_level=0.05),
+        caption_dropout=dropout,
+    )
+
+
+class Stub:
+    """Predicts by `answer(noisy tokens, sigma of each token)`, and remembers what it was told."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def encode_text(self, pack, dtype):
+        self.encoded = pack
+        return jnp.zeros((*pack["text_segment_BK"].shape, 2), dtype)
+
+    def predict(self, tokens_BLP, pack, *, levels_BG, level_BL, text_BKE, text_segment_BK):
+        self.known_BL = level_BL >= levels_BG.shape[1] // 2
+        self.sigma_BL = known.token_level(levels_BG, level_BL)
+        self.text_segment_BK = text_segment_BK
+        return self.answer(tokens_BLP, self.sigma_BL[..., None])
+
+
+def run(answer, key=KEY, **options):
+    stub = Stub(answer)
+    loss, metrics = make_objective(config(**options), dtype=jnp.float32)(stub, PACK, key)
+    return stub, loss, metrics
+
+
+def perfect(prediction):
+    """Returns the answer that knows the clean tokens."""
+    clean = PACK["tokens_BLP"]
+
+    def answer(x, sigma):
+        noise = (x - (1 - sigma) * clean) / jnp.maximum(sigma, 1e-6)
+        return {"clean": clean, "velocity": noise - clean, "noise": noise}[prediction]
+
+    return answer
+
+
+@pytest.mark.parametrize("prediction", ["clean", "velocity", "noise"])
+@pytest.mark.parametrize("known_share", [0.0, 0.5])
+def test_a_perfect_prediction_has_no_loss_and_a_wrong_one_has(prediction, known_share):
+    _, loss, _ = run(perfect(prediction), prediction=prediction, known_share=known_share)
+    assert loss.value() < 1e-6
+    _, loss, _ = run(lambda x, sigma: perfect(prediction)(x, sigma) + 0.1, prediction=prediction)
+    assert loss.value() > 1e-3
+
+
+@pytest.mark.parametrize("known_share", [0.0, 1.0])
+def test_only_tokens_to_be_predicted_carry_loss(known_share):
+    real_BL = np.asarray(PACK["segment_BL"] > 0)
+
+    def total(delta):
+        stub, loss, _ = run(lambda x, sigma: PACK["tokens_BLP"] + delta, known_share=known_share)
+        return loss.sum, (stub.known_BL, loss.weight)
+
+    gradient, (known_BL, weight) = jax.grad(total, has_aux=True)(jnp.full(PACK["tokens_BLP"].shape, 0.1))
+    carries_BL = np.abs(np.asarray(gradient)).max(axis=-1) > 0
+    np.testing.assert_array_equal(carries_BL, real_BL & ~np.asarray(known_BL))
+    assert weight == carries_BL.sum()
+    # First frames of clips of several frames are given; an image has none to give.
+    assert (real_BL & np.asarray(known_BL)).sum() == (0 if known_share == 0 else pytest.approx(8, abs=4))
+
+
+def test_the_loss_is_the_mean_over_tokens_of_the_path():
+    stub, loss, metrics = run(lambda x, sigma: PACK["tokens_BLP"] + 0.3)
+    real_BL = np.asarray(PACK["segment_BL"]) > 0
+    per_token = (0.3 / np.maximum(np.asarray(stub.sigma_BL), 0.05)) ** 2
+    np.testing.assert_allclose(loss.value(), per_token[real_BL].mean(), rtol=1e-5)
+    assert metrics["fill"].value() == real_BL.sum() / real_BL.size
+
+
+def test_the_model_sees_noise_in_the_measure_it_is_told():
+    seen = {}
+
+    def answer(x, sigma):
+        seen["noise"] = (x - (1 - sigma) * PACK["tokens_BLP"]) / sigma
+        return x
+
+    stub, _, _ = run(answer)
+    sigma_BL, segment_BL = np.asarray(stub.sigma_BL), np.asarray(PACK["segment_BL"])
+    real = segment_BL > 0
+    assert 0 < sigma_BL[real].min() < sigma_BL[real].max() <= 1
+    noise = np.asarray(seen["noise"])[real]
+    assert abs(noise.std() - 1) < 0.2
+    for row in range(2):
+        for segment in range(1, 4):
+            assert len(np.unique(sigma_BL[row, segment_BL[row] == segment])) <= 1, "one level a segment"
+
+
+def test_known_tokens_are_nearly_clean():
+    stub, _, _ = run(perfect("clean"), known_share=1.0)
+    known_BL = np.asarray(stub.known_BL)
+    assert known_BL.any()
+    assert np.asarray(stub.sigma_BL)[known_BL].max() <= 0.05
+
+
+def test_a_dropped_caption_keeps_its_start_token_alone():
+    dropped = jnp.array([[True, False, False, False], [False, True, True, False]])
+    visible = np.asarray(without_caption(PACK, dropped))
+    segment, position = np.asarray(PACK["text_segment_BK"]), np.asarray(PACK["text_position_BK"])
+    hidden = np.zeros_like(segment, bool)
+    hidden[0] = (segment[0] == 1) & (position[0] > 0)
+    hidden[1] = (segment[1] >= 2) & (position[1] > 0)
+    np.testing.assert_array_equal(visible, np.where(hidden, 0, segment))
+    assert hidden.sum() == 3 + 2
+    assert set(np.unique(visible[0])) == {0, 1, 2}, "each segment still sees a start"
+
+
+def test_captions_are_dropped_by_their_share_and_encoded_as_they_are_seen():
+    counts = []
+    for seed in range(30):
+        stub, _, _ = run(perfect("clean"), jax.random.key(seed), dropout=0.5)
+        np.testing.assert_array_equal(stub.encoded["text_segment_BK"], stub.text_segment_BK)
+        words = np.asarray(PACK["text_position_BK"] > 0)
+        counts.append((np.asarray(stub.text_segment_BK)[words] == 0).mean())
+    assert 0.3 < np.mean(counts) < 0.7
+    stub, _, _ = run(perfect("clean"))
+    np.testing.assert_array_equal(stub.text_segment_BK, PACK["text_segment_BK"])
+
+
+TRANSFORMER = TransformerConfig(
+    patch=(1, 1, 1),
+    width=16,
+    depth=1,
+    heads=2,
+    mlp_width=16,
+    frequency_dim=8,
+    rope_theta=100.0,
+    time_rate=2.0,
+    remat="none",
+    pooled_text=True,
+    place_features=True,
+)
+
+
+@functools.cache
+def generator():
+    """Returns the structure and random parameters of a real generator."""
+
+    def build(key):
+        text = TextConfig(width=16, depth=1, heads=2)
+        return Generator(TRANSFORMER, text, patch_width=3, bytes_per_token=8, rngs=nnx.Rngs(key))
+
+    structure, shapes, _ = abstract_model(build)
+    rng = np.random.default_rng(0)
+    return structure, {name: 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
+
+
+def loss(params, text_BKQ, *, dropout):
+    objective = make_objective(config(dropout=dropout), dtype=jnp.float32)
+    model = merge_model(generator()[0], params)
+    return objective(model, PACK | {"text_BKQ": text_BKQ}, KEY)[0].value()
+
+
+def test_nothing_of_a_dropped_caption_leaks():
+    other_BKQ = jnp.where(PACK["text_BKQ"] > 0, 1 + PACK["text_BKQ"] * 7 % 256, 0)
+    params = generator()[1]
+    without = jax.jit(jax.value_and_grad(functools.partial(loss, dropout=0.9999)))
+    value, gradient = without(params, PACK["text_BKQ"])
+    same, same_gradient = without(params, other_BKQ)
+    assert value == same
+    for name in gradient:
+        np.testing.assert_array_equal(gradient[name], same_gradient[name], err_msg=name)
+    assert not np.any(gradient["text.table"]), "no byte is read"
+    assert np.any(gradient["text.start"])
+    given = jax.jit(functools.partial(loss, dropout=0.0))
+    assert given(params, PACK["text_BKQ"]) != given(params, other_BKQ)
+
+
+def test_extents_are_the_last_positions_of_each_segment():
+    extent_BL3 = np.asarray(extents(PACK))
+    segment_BL, position_BL3 = np.asarray(PACK["segment_BL"]), np.asarray(PACK["position_BL3"])
+    for row in range(2):
+        for segment in set(segment_BL[row]) - {0}:
+            mine = segment_BL[row] == segment
+            last = position_BL3[row, mine].max(axis=0)
+            np.testing.assert_allclose(
+                extent_BL3[row, mine], np.broadcast_to(np.where(last > 0, last, 1), (mine.sum(), 3))
+            )
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1])
+def test_a_share_of_dropped_captions_that_cannot_be_is_refused(share):
+    with pytest.raises(UserError, match="outside"):
+        dataclasses.replace(config(), caption_dropout=share)

@@ -1,0 +1,149 @@
+"""configs/base.py is the vocabulary: every key is explained, read by something, and there on purpose."""
+
+import ast
+import io
+import runpy
+import tokenize
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from sora_jax.core.errors import UserError
+from sora_jax.train.settings import STAGE_KINDS, Settings, read_settings
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+OTHERS = [name for name in CONFIGS if name != "base.py"]
+
+
+def load(name: str) -> ConfigDict:
+    return runpy.run_path(str(ROOT / "configs" / name))["get_config"]()
+
+
+def leaves(tree: ConfigDict, path: str = "") -> list[str]:
+    found = []
+    for key in sorted(tree):
+        inner = tree[key]
+        found += leaves(inner, f"{path}{key}.") if isinstance(inner, ConfigDict) else [f"{path}{key}"]
+    return found
+
+
+def accesses(tree: ast.AST) -> set[str]:
+    """Returns the attributes that are read, and the strings, which `getattr` may read by."""
+    attributes = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)}
+    return attributes | {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+def fields_and_reads(source: str) -> tuple[dict[str, list[str]], list[tuple[str, set[str]]]]:
+    """Returns the annotated fields of each class, and by class ("" outside of any) the names that are read."""
+    fields, reads = {}, []
+    for node in ast.parse(source).body:
+        name = node.name if isinstance(node, ast.ClassDef) else ""
+        if isinstance(node, ast.ClassDef):
+            annotated = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+            fields[name] = [n.target.id for n in annotated if isinstance(n.target, ast.Name)]
+        reads.append((name, accesses(node)))
+    return fields, reads
+
+
+def unread(classes: list[str], sources: list[str]) -> list[str]:
+    """Returns "Class.field" for every field of `classes` that nothing outside of its class reads."""
+    fields, reads = {}, []
+    for source in sources:
+        more_fields, more_reads = fields_and_reads(source)
+        fields |= more_fields
+        reads += more_reads
+    found = []
+    for name in classes:
+        others = set().union(*(read for reader, read in reads if reader != name))
+        found += [f"{name}.{field}" for field in fields[name] if field not in others]
+    return found
+
+
+def config_classes(cls: type) -> set[type]:
+    """Returns `cls` and all dataclasses among the types of its fields, at any depth."""
+    found = {cls}
+    for hint in cls.__annotations__.values():
+        if hasattr(hint, "__dataclass_fields__"):
+            found |= config_classes(hint)
+    return found
+
+
+def test_every_key_is_there_on_purpose():
+    """A key is added, renamed or removed together with its line in keys.txt."""
+    assert leaves(load("base.py")) == (ROOT / "tests" / "keys.txt").read_text().split()
+
+
+def test_every_key_is_read_by_something_else_than_its_own_class():
+    classes = {cls.__name__ for root in (Settings, *STAGE_KINDS.values()) for cls in config_classes(root)}
+    assert {"Settings", "NoiseConfig", "CropConfig", "ScheduleConfig", "GuidanceConfig"} <= classes
+    sources = [path.read_text() for path in (ROOT / "sora_jax").rglob("*.py")]
+    assert unread(sorted(classes), sources) == []
+
+
+def test_a_key_that_nothing_reads_is_found():
+    source = """
+class Config:
+    used: int
+    by_name: int
+    idle: int
+
+    def __post_init__(self):
+        assert self.idle > 0
+
+def f(config):
+    config.idle = 3
+    return config.used + getattr(config, "by_name")
+"""
+    assert unread(["Config"], [source]) == ["Config.idle"]
+
+
+def unexplained(source: str) -> list[str]:
+    """Returns the assignments of values to keys without a comment on their lines."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Assign):
+            continue
+        target = node.targets[0]
+        # Deeper names, such as stage.optimizer.name, change a key that is explained elsewhere.
+        is_key = isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)
+        is_group = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) != "placeholder"
+        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        if is_key and not is_group and not comments & set(lines):
+            found.append(ast.unparse(target))
+    return found
+
+
+def test_every_key_has_a_comment_on_its_line():
+    assert unexplained((ROOT / "configs" / "base.py").read_text()) == []
+
+
+def test_a_key_without_a_comment_is_found():
+    source = "c.a = 1  # one\nc.b = 2\nc.g = g = ConfigDict()\ng.c = placeholder(int)\nc.d = (  # four\n    4,\n)\n"
+    assert unexplained(source) == ["c.b", "g.c"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_configs_have_exactly_the_keys_of_base(name):
+    assert leaves(load(name)) == leaves(load("base.py"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_read(name):
+    config = load(name)
+    if config.data.source == "folder":
+        with pytest.raises(UserError, match=r"needs a folder: pass --config\.data\.path=DIR"):
+            read_settings(config)
+        config.data.path = "clips"
+    settings = read_settings(config)
+    assert settings.run == ("autoencoder", "prepare", "images", "videos")
+    assert read_settings(config.to_dict()) == settings, "as in config.json"
+
+
+def test_a_config_is_made_anew_each_time():
+    first = load("base.py")
+    first.stages.videos.steps = 7
+    assert load("base.py").stages.videos.steps != 7

@@ -1,0 +1,143 @@
+"""The house stands: who may import whom, and how long a room may be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "sora_jax"
+FLOORS = {
+    "core": 0,
+    "nn": 1,
+    "video": 2,
+    "diffusion": 2,
+    "models": 3,
+    "data": 3,
+    "objectives": 4,
+    "train": 5,
+    "preparation": 5,
+    "generate": 5,
+    "evaluation": 5,
+    "benchmarks": 6,
+}
+COMMANDS = 6
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc"}
+# Spelt in two parts, or this file would be the first to break the rule.
+SUPPRESSIONS = ("no" + "qa", "type: " + "ignore", "pyright: " + "ignore", "fmt: " + "off", "fmt: " + "skip")
+# The data plane makes no device arrays; named randomness is its one link to a module that knows jax.
+NOT_FOR_DATA = ("jax", "flax", "optax", f"{PACKAGE}.models", f"{PACKAGE}.nn")
+# References of the parity tests, and frameworks that nothing here needs.
+NEVER = ("torch", "diffusers", "transformers", "tensorflow")
+
+
+def room(module: str) -> str:
+    """Returns "data" of "sora_jax.data.clips"; "" of a command such as "sora_jax.main", and of the package itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 2 or parts[-1] in FLOORS else ""
+
+
+def floor(module: str) -> int:
+    return FLOORS[room(module)] if room(module) else COMMANDS
+
+
+def imports(tree: ast.AST, module: str) -> Iterator[str]:
+    """Yields the full name of each import, also of those inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(module.split(".")[: -node.level]) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            # `from sora_jax.core import rng` imports the module rng, `from sora_jax.core.rng import key` a function.
+            yield from (f"{source}.{name.name}" for name in node.names)
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def faults(module: str, source: str) -> list[str]:
+    """Returns what is wrong with one module of the package, in words."""
+    found = []
+    tree = ast.parse(source)
+    for name in imports(tree, module):
+        if within(name, (PACKAGE,)) and floor(name) > floor(module):
+            found.append(f"{module}, floor {floor(module)}, imports {name}, floor {floor(name)}")
+        if room(module) == "data" and within(name, NOT_FOR_DATA):
+            found.append(f"{module} imports {name}: data is numpy")
+        if within(name, NEVER):
+            found.append(f"{module} imports {name}: a reference of tests")
+    if FORBIDDEN_NAMES & set(module.split(".")):
+        found.append(f"{module} says nothing by its name")
+    lines = source.count("\n")
+    if lines > LONGEST_FILE:
+        found.append(f"{module} has {lines} lines, over {LONGEST_FILE}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > LONGEST_FUNCTION:
+                found.append(f"{module}.{node.name} has {length} lines, over {LONGEST_FUNCTION}")
+    found += [f"{module} holds {mark!r}" for mark in SUPPRESSIONS if mark in source]
+    return found
+
+
+def modules() -> dict[str, Path]:
+    paths = [path.relative_to(ROOT) for path in (ROOT / PACKAGE).rglob("*.py")]
+    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): ROOT / path for path in paths}
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_a_module_keeps_the_rules(module):
+    assert faults(module, modules()[module].read_text()) == []
+
+
+def test_every_folder_is_on_a_floor():
+    folders = {path.name for path in (ROOT / PACKAGE).iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {"core", "data", "models", "train"} <= folders <= FLOORS.keys()
+
+
+def test_tests_and_configs_suppress_nothing_either():
+    paths = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "configs").rglob("*.py")]
+    assert len(paths) > 30
+    assert [path for path in paths for mark in SUPPRESSIONS if mark in path.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "fault"),
+    [
+        ("sora_jax.core.rng", "from sora_jax.train import loop", "floor 0, imports sora_jax.train.loop, floor 5"),
+        ("sora_jax.core.rng", "import sora_jax.nn", "floor 0, imports sora_jax.nn, floor 1"),
+        ("sora_jax.core.rng", "def f():\n    import sora_jax.data.clips as c", "imports sora_jax.data.clips"),
+        ("sora_jax.core.rng", "from ..nn.linear import Linear", "imports sora_jax.nn.linear.Linear"),
+        ("sora_jax.models.codec", "from sora_jax.train import run", "floor 3, imports sora_jax.train.run"),
+        ("sora_jax.train.run", "from sora_jax import main", "floor 5, imports sora_jax.main, floor 6"),
+        ("sora_jax.data.clips", "from sora_jax.models.codec import Codec", "data is numpy"),
+        ("sora_jax.data.clips", "import jax.numpy as jnp", "data is numpy"),
+        ("sora_jax.models.x", "import torch", "a reference of tests"),
+        ("sora_jax.core.utils", "", "says nothing by its name"),
+        ("sora_jax.core.x", "\n" * 401, "has 401 lines"),
+        ("sora_jax.core.x", "def f():\n" + "    x = 1\n" * 60, "sora_jax.core.x.f has 61 lines"),
+        ("sora_jax.core.x", f"import os  # {SUPPRESSIONS[0]}", "holds"),
+        ("sora_jax.core.x", f"x = 1  # {SUPPRESSIONS[1]}", "holds"),
+    ],
+)
+def test_a_broken_rule_is_found(module, source, fault):
+    found = faults(module, source)
+    assert len(found) == 1, found
+    assert fault in found[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("sora_jax.data.clips", "from sora_jax.core import rng\nimport numpy\nfrom sora_jax.data.x import y"),
+        ("sora_jax.train.run", "from sora_jax.data.clips import Clip\nfrom sora_jax.generate import canvas"),
+        ("sora_jax.main", "from sora_jax.train.run import run\nimport jaxlib"),
+        ("sora_jax.core.x", "def f():\n" + "    x = 1\n" * 59),
+    ],
+)
+def test_a_kept_rule_is_no_fault(module, source):
+    assert faults(module, source) == []

@@ -1,0 +1,250 @@
+"""The loop: what it writes, how it is stopped and goes on bit for bit, and when it gives up."""
+
+import functools
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sora_jax.core.errors import NumericsError, Preempted, UserError
+from sora_jax.core.mean import Mean
+from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.nn.linear import Linear
+from sora_jax.train.loop import StopSignal, Surroundings, Task, train
+from sora_jax.train.metrics import MetricsWriter, read_metrics
+from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from sora_jax.train.settings import CheckpointConfig, LogConfig
+from sora_jax.train.state import EmaConfig, StateMaker
+from sora_jax.train.step import StepConfig
+from sora_jax.train.workdir import Workdir
+
+STEPS = 9
+MESH = make_mesh(MeshConfig(data=2, fsdp=2, sequence=1, tensor=1), jax.devices()[:4])
+
+
+class Model(nnx.Module):
+    def __init__(self, key):
+        self.map = Linear(4, 4, axes=("embed", "mlp"), rngs=nnx.Rngs(key))
+
+
+def objective(model, batch, key):
+    noise = jax.random.normal(key, batch["x"].shape)
+    return Mean.of(jnp.square(model.map(batch["x"]) + noise)), {"size": Mean.of(batch["x"])}
+
+
+class Stream:
+    """Numbered batches; `events` are called with a number before its batch is handed over."""
+
+    def __init__(self, *, name="data", bad=(), events=None):
+        self.name, self.bad, self.events = name, set(bad), events or {}
+        self.read, self.closed = [], 0
+
+    def batches(self, start):
+        stream = self
+
+        class Batches:
+            number = start
+
+            def __iter__(self):
+                return self
+
+            def __next__(self):
+                stream.read.append(self.number)
+                stream.events.get(self.number, lambda: None)()
+                x = np.random.default_rng(self.number).normal(size=(8, 4)).astype(np.float32)
+                x[0, 0] = np.nan if self.number in stream.bad else x[0, 0]
+                self.number += 1
+                return {"x": x}
+
+            def close(self):
+                stream.closed += 1
+
+        return Batches()
+
+    def fingerprint(self):
+        return {"data": self.name}
+
+    def tokens(self, batch):
+        return 24, 32
+
+
+class Show:
+    def __init__(self, workdir):
+        self.workdir, self.steps = workdir, []
+
+    def __call__(self, state, step):
+        self.steps.append(step)
+        self.workdir.samples("videos", step).mkdir(parents=True, exist_ok=True)
+
+
+@functools.cache
+def maker():
+    config = OptimizerConfig(name="muon", b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=1.0)
+    make = functools.partial(make_optimizer, config)
+    return StateMaker(build=Model, make_optimizer=make, ema=EmaConfig(widths=(0.1, 0.2)), mesh=MESH)
+
+
+def run(path, stream, *, every=4, keep=2, samples=3, max_skipped=3, log_every=2):
+    """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
+    with Workdir(path) as workdir:
+        workdir.claim(ConfigDict({"seed": 0}))
+        show = Show(workdir)
+        schedule = ScheduleConfig(learning_rate=0.1, warmup_steps=2, decay_share=0.5, final_share=0.1)
+        step = StepConfig(name="videos", seed=0, steps=STEPS, accumulate=1, schedule=schedule, ema=maker().ema)
+        task = Task(
+            objective=objective,
+            maker=maker(),
+            initial=lambda: maker().fresh(jax.random.key(0)),
+            step=step,
+            stream=stream,
+            show=show,
+        )
+        with MetricsWriter(path) as metrics, StopSignal() as stop:
+            around = Surroundings(
+                workdir=workdir,
+                metrics=metrics,
+                checkpoint=CheckpointConfig(every_steps=every, keep=keep),
+                log=LogConfig(every_steps=log_every, samples_per_stage=samples, max_skipped_steps=max_skipped),
+                stop=stop,
+            )
+            state, facts = train(task, around)
+    return state, facts, show.steps
+
+
+def saved_steps(path):
+    return sorted(int(step.name) for step in (path / "checkpoints" / "videos").iterdir())
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped: (workdir, state, facts, steps shown, stream)."""
+    path, stream = tmp_path_factory.mktemp("whole"), Stream()
+    return path, *run(path, stream), stream
+
+
+def test_every_batch_is_trained_on_once_and_the_reading_ends(whole):
+    _, state, facts, shown, stream = whole
+    assert stream.read == list(range(STEPS))
+    assert stream.closed == 1
+    assert int(state.step) == STEPS
+    assert shown == [3, 6, 9]
+    assert facts["steps"] == STEPS
+    assert facts["fill"] == 0.75
+    assert {"compile_seconds", "tokens_per_second", "data_wait", "peak_memory_gb"} <= facts.keys()
+
+
+def test_checkpoints_come_every_so_often_and_at_the_end_and_old_ones_go(whole):
+    assert saved_steps(whole[0]) == [8, 9]
+
+
+def test_lines_of_metrics_are_means_since_the_last(whole, tmp_path):
+    lines = read_metrics(whole[0])
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
+    run(tmp_path, Stream(), log_every=1)
+    single = read_metrics(tmp_path)
+    assert [line["step"] for line in single] == list(range(1, STEPS + 1))
+    for line in lines + single:
+        assert line["stage"] == "videos"
+        for name in ("loss", "gradient_norm", "learning_rate", "size", "tokens_per_second", "fill", "peak_memory_gb"):
+            assert isinstance(line[name], float), name
+        assert line["fill"] == 0.75
+    for number, line in enumerate(lines[:-1]):
+        pair = single[2 * number : 2 * number + 2]
+        for name in ("loss", "gradient_norm", "size"):
+            np.testing.assert_allclose(line[name], np.mean([part[name] for part in pair]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("stop_at", [0, 3, 5, 8])
+def test_stopped_and_started_again_it_ends_with_the_same_bits(whole, tmp_path, stop_at):
+    expected, shown = whole[1], []
+    stream = Stream(events={stop_at: terminate})
+    with pytest.raises(
+        Preempted, match=f"SIGTERM: step {stop_at + 1} of videos is saved, and the same command goes on"
+    ):
+        run(tmp_path, stream)
+    assert stream.closed == 1
+    assert saved_steps(tmp_path)[-1] == stop_at + 1
+    shown += [int(step.name) for step in (tmp_path / "samples" / "videos").glob("*")]
+    again = Stream()
+    state, _, more = run(tmp_path, again)
+    assert again.read == list(range(stop_at + 1, STEPS))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert sorted(shown + more) == [3, 6, 9], "also what was to be shown when the signal came"
+    steps = [line["step"] for line in read_metrics(tmp_path)]
+    assert steps == sorted(set(steps))
+    assert {2, 4, 6, 8, 9} <= set(steps)
+
+
+def test_a_second_interrupt_from_the_keyboard_kills(tmp_path):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stream = Stream(events={1: twice})
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stream)
+    assert stream.closed == 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the handlers are put back"
+
+
+def test_a_crash_goes_on_from_the_last_checkpoint(whole, tmp_path):
+    def crash():
+        raise RuntimeError("the power went out")
+
+    with pytest.raises(RuntimeError, match="power"):
+        run(tmp_path, Stream(events={6: crash}))
+    assert saved_steps(tmp_path) == [4]
+    assert [line["step"] for line in read_metrics(tmp_path)][-1] >= 4
+    stream = Stream()
+    state, _, _ = run(tmp_path, stream)
+    assert stream.read == list(range(4, STEPS))
+    jax.tree.map(np.testing.assert_array_equal, state, whole[1])
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6, 8, 9], "lines beyond it are written anew"
+
+
+def test_a_finished_stage_is_not_trained_again(whole, tmp_path):
+    run(tmp_path, Stream())
+    stream = Stream()
+    state, _, shown = run(tmp_path, stream)
+    assert (stream.read, shown) == ([], [])
+    jax.tree.map(np.testing.assert_array_equal, state, whole[1])
+
+
+def test_other_data_is_not_gone_on_with(tmp_path):
+    with pytest.raises(Preempted):
+        run(tmp_path, Stream(events={2: terminate}))
+    with pytest.raises(UserError, match="data was 'data' and is now 'other'"):
+        run(tmp_path, Stream(name="other"))
+
+
+def test_bad_steps_are_left_out_and_counted(tmp_path):
+    state, _, _ = run(tmp_path, Stream(bad=[2, 5, 6]))
+    assert [int(x) for x in (state.step, state.skipped, state.updates)] == [STEPS, 3, STEPS - 3]
+    lines = {line["step"]: line for line in read_metrics(tmp_path)}
+    assert all(isinstance(line["loss"], float) for line in lines.values()), "means of the good steps"
+    assert [lines[step]["skipped"] for step in (2, 4, 6, 8, 9)] == [0, 1, 2, 3, 3]
+    assert [lines[step]["unbroken"] for step in (2, 4, 6, 8, 9)] == [0, 0, 1, 0, 0]
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path):
+    with pytest.raises(NumericsError, match=r"videos: 3 steps in a row, up to step 7, .* lower the learning rate"):
+        run(tmp_path, Stream(bad=[4, 5, 6]))
+    # The line of a step without any finite loss says so.
+    assert [line["loss"] is None for line in read_metrics(tmp_path)] == [False, False, True]
+    state, _, _ = run(tmp_path, Stream())
+    assert int(state.step) == STEPS, "with other data it goes on from the last good checkpoint"
+
+
+@pytest.mark.parametrize("samples", [0, 1, 20])
+def test_what_is_shown_comes_as_often_as_configured(tmp_path, samples):
+    _, _, shown = run(tmp_path, Stream(), samples=samples)
+    assert shown == ([] if samples == 0 else [STEPS] if samples == 1 else list(range(1, STEPS + 1)))

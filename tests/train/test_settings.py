@@ -1,0 +1,118 @@
+"""A config is checked as a whole, before anything compiles."""
+
+import pytest
+
+from sora_jax.core.errors import UserError
+from sora_jax.train.settings import read_settings
+from sora_jax.train.stages import check_start, example_canvases
+from sora_jax.train.trained import request
+
+
+def refused(config, check=read_settings):
+    with pytest.raises(UserError) as caught:
+        check(config)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"run": ("autoencoder", "prepare", "vidoes")}, "run names the stage 'vidoes', but stages has autoencoder"),
+        ({"run": ("prepare", "autoencoder", "videos")}, "kinds prepare, autoencoder, diffusion; it must be one"),
+        ({"run": ("videos",)}, "run has stages of kinds diffusion; it must be one autoencoder"),
+        ({"run": ()}, "run has stages of kinds none; it must be"),
+        ({"run": ("autoencoder", "prepare", "images", "images")}, "run names a stage twice"),
+        ({"stages.videos.kind": "difusion"}, "config.stages.videos.kind 'difusion' is none of autoencoder, prepare"),
+        ({"stages.videos.steps": 0}, "config.stages.videos: steps is 0: it must be at least 1"),
+        ({"stages.videos.mix.images": -1.0}, "config.stages.videos.mix: shares images -1 and videos"),
+        ({"data.max_tokens": 37}, "data.max_tokens 37 exceeds a row's packing.tokens 36"),
+        ({"data.min_tokens": 25}, "config.data: min_tokens 25 exceeds max_tokens 24"),
+        ({"data.max_bad_share": 1.5}, "config.data: max_bad_share 1.5 is outside [0, 1]"),
+        ({"text.max_tokens": 97}, "text.max_tokens 97 exceeds a row's packing.text_tokens 96"),
+        ({"data.source": "folder"}, "data.source 'folder' needs a folder: pass --config.data.path=DIR"),
+        ({"data.source": "internet"}, "config.data.source must be one of 'shapes', 'folder', not 'internet'"),
+        ({"seed": -1}, "seed -1 must be 0 or more"),
+        ({"precision": "float16"}, "config.precision must be one of 'float32', 'bfloat16' or None"),
+        ({"optimizer.name": "sgd"}, "config.optimizer.name must be one of 'adamw', 'muon', not 'sgd'"),
+        ({"sampling.solver": "rk4"}, "config.sampling.solver must be one of 'euler', 'heun', not 'rk4'"),
+        ({"sampling.fps": 0.0}, "config.sampling: fps 0 must be more than 0"),
+        ({"evaluation.prompts": 500}, "config.evaluation: the world has 1 to 72 such prompts, asked for 500"),
+        ({"checkpoint.every_steps": 0}, "config.checkpoint: every_steps is 0"),
+        ({"log.every_steps": 0}, "config.log: every_steps is 0"),
+        ({"ema.widths": (0.5,)}, "config.ema: ema widths (0.5,) must be"),
+        ({"transformer.heads": 3}, "config.transformer: transformer: width 16 over 3 heads"),
+        ({"transformer.remat": "some"}, "config.transformer"),
+        ({"diffusion.known.none": 0.5}, "config.diffusion.known: known-token shares sum to"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_its_key(toy_config, changes, said):
+    config = toy_config()
+    config.update_from_flattened_dict(changes)
+    assert said in refused(config)
+
+
+def test_all_problems_are_told_at_once(toy_config):
+    tree = toy_config().to_dict()
+    tree["stages"]["videos"]["stepz"] = 1
+    tree["stages"]["images"]["steps"] = "many"
+    del tree["log"]["every_steps"]
+    said = refused(tree)
+    assert "config.stages.videos.stepz is unknown; did you mean steps?" in said
+    assert "config.stages.images.steps must be int, not 'many'" in said
+    assert "config.log.every_steps is missing" in said
+
+
+def test_a_tree_that_is_no_config_of_ours_is_told_where_to_start():
+    assert refused({"learning_rate": 3}) == "the config needs `run` and `stages`; start it from configs/base.py"
+
+
+def test_strides_follow_from_the_models(toy_config):
+    settings = read_settings(toy_config())
+    assert settings.stride == (4, 4, 4)
+    assert settings.token_stride == (4, 8, 8)
+    assert settings.patch_width == 1 * 2 * 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"packing.rows": 12}, "packing.rows is 12, not a multiple of 8"),
+        ({"stages.videos.accumulate": 2}, "packing.rows is 8, not a multiple of 16"),
+        ({"stages.autoencoder.crops.buckets": ((1, 16, 16, 4),)}, "a bucket of stages.autoencoder has 4 clips, not"),
+        ({"mesh.data": 3}, "does not fit 8 devices"),
+        ({"sampling.size": (16, 20)}, "width 20 is not divisible by 8 = 4 (autoencoder) x 2 (patch)"),
+        ({"sampling.frames": 4}, "frames 4 is not 1 plus a multiple of 4 (autoencoder); nearest: 1, 5"),
+        ({"sampling.frames": 41}, "41 frames of 16x16 are 44 tokens and a row of this run holds 36"),
+        ({"sampling.prompts": ("",)}, "the prompt '' is empty"),
+        ({"sampling.prompts": ("word " * 30,)}, "the prompt has 31 tokens and this model takes 24"),
+    ],
+)
+def test_what_the_devices_or_the_examples_cannot_do_is_told_at_the_start(toy_config, changes, said):
+    config = toy_config()
+    config.update_from_flattened_dict(changes)
+    assert said in refused(read_settings(config), check_start)
+
+
+def test_the_toy_run_may_start(toy_config):
+    settings = read_settings(toy_config())
+    assert dict(check_start(settings).shape) == {"data": 8, "fsdp": 1, "sequence": 1, "tensor": 1}
+    canvases = example_canvases(settings)
+    assert [canvas.prompt for canvas in canvases] == list(settings.sampling.prompts)
+    assert {(canvas.grid, canvas.seed, canvas.fps) for canvas in canvases} == {((2, 2, 2), 0, 8.0)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fps": float("nan")}, "nan frames per second must be more than 0"),
+        ({"fps": float("inf")}, "inf frames per second"),
+        ({"fps": 0.0}, "0 frames per second"),
+        ({"seed": -1}, "seed -1 must be 0 or more"),
+        ({"seed": 2**32}, "seed 4294967296 must be 0 or more and less than 4294967296"),
+    ],
+)
+def test_a_request_out_of_range_is_refused(toy_config, changes, said):
+    given = {"frames": 1, "size": (8, 8), "fps": 8.0, "seed": 0}
+    settings = read_settings(toy_config())
+    assert request(settings, " a \n b ", **given).prompt == "a b"
+    assert said in refused(settings, lambda settings: request(settings, "a", **given | changes))

@@ -1,0 +1,109 @@
+"""The training state: averages of the weights, placement, what a new stage keeps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.nn.linear import Linear
+from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
+from sora_jax.train.state import EmaConfig, StateMaker, begin_stage, ema_exponent, track_name, update_ema
+
+EMA = EmaConfig(widths=(0.1, 0.05))
+
+
+def test_the_exponent_solves_its_equation():
+    for width in (0.01, 0.05, 0.1, 0.2, 0.25):
+        gamma = ema_exponent(width)
+        np.testing.assert_allclose((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)), width**2, rtol=1e-9)
+    # The paper's own numbers (arXiv 2312.02696, section 3.1).
+    np.testing.assert_allclose([ema_exponent(0.05), ema_exponent(0.1)], [16.97, 6.94], rtol=1e-3)
+
+
+def test_an_average_is_a_power_function_of_the_past():
+    steps, rng = 40, np.random.default_rng(0)
+    weights = rng.normal(size=(steps, 3)).astype(np.float32)
+    tracks = {track_name(width): {"w": jnp.full(3, 1e9)} for width in EMA.widths}
+    for number, params in enumerate(weights, start=1):
+        tracks = update_ema(tracks, {"w": jnp.asarray(params)}, jnp.int32(number), EMA)
+    for width in EMA.widths:
+        power = ema_exponent(width) + 1
+        # The share of update i: it enters with 1 - beta_i, and every later beta shrinks it.
+        betas = [(1 - 1 / number) ** power for number in range(1, steps + 1)]
+        shares = np.array([(1 - betas[i]) * np.prod(betas[i + 1 :]) for i in range(steps)])
+        assert shares.sum() == pytest.approx(1)
+        np.testing.assert_allclose(tracks[track_name(width)]["w"], shares @ weights, rtol=1e-3, atol=1e-5)
+        # The share follows i^gamma, so all shares up to i come to (i / steps)^(gamma + 1).
+        np.testing.assert_allclose(np.cumsum(shares), (np.arange(1, steps + 1) / steps) ** power, atol=1e-9)
+
+
+def test_the_width_is_the_spread_of_the_average_over_time():
+    steps = 2000
+    power = ema_exponent(0.1) + 1
+    shares = np.diff((np.arange(steps + 1) / steps) ** power)
+    time = np.arange(1, steps + 1) / steps
+    deviation = np.sqrt(shares @ time**2 - (shares @ time) ** 2)
+    assert deviation == pytest.approx(0.1, rel=1e-2)
+
+
+@pytest.mark.parametrize("widths", [(), (0.0,), (0.1, 0.28), (-0.1,)])
+def test_widths_that_no_exponent_has_are_refused(widths):
+    with pytest.raises(UserError, match=r"must be one or more numbers in \(0, 0.28\)"):
+        EmaConfig(widths=widths)
+
+
+class Model(nnx.Module):
+    def __init__(self, key):
+        rngs = nnx.Rngs(key)
+        self.first = Linear(8, 16, axes=("embed", "mlp"), rngs=rngs)
+        self.second = Linear(16, 8, axes=("mlp", "embed"), rngs=rngs)
+
+
+@pytest.fixture(scope="module", params=["adamw", "muon"])
+def maker(request):
+    optimizer = OptimizerConfig(name=request.param, b1=0.9, b2=0.95, weight_decay=0.0, clip_norm=1.0)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
+    return StateMaker(build=Model, make_optimizer=functools.partial(make_optimizer, optimizer), ema=EMA, mesh=mesh)
+
+
+def test_a_fresh_state_lies_as_the_abstract_one_says(maker):
+    abstract, state = maker.abstract(), maker.fresh(jax.random.key(0))
+    assert jax.tree.structure(abstract) == jax.tree.structure(state)
+    for shape, leaf in zip(jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
+        assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
+        assert leaf.sharding.is_equivalent_to(shape.sharding, leaf.ndim)
+    kernel = state.params["first.kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(4, 8)}, "split over fsdp and tensor"
+    assert all(leaf.dtype == jnp.float32 for leaf in (*state.params.values(), *state.ema["width_0.1"].values()))
+
+
+def test_moments_and_averages_lie_where_their_parameters_lie(maker):
+    state = maker.fresh(jax.random.key(0))
+    for name, value in state.params.items():
+        for track in state.ema.values():
+            assert track[name].sharding == value.sharding
+            np.testing.assert_array_equal(track[name], value)
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == (8, 16)]
+    assert moments
+    assert all(leaf.sharding == state.params["first.kernel"].sharding for leaf in moments)
+
+
+def test_the_initial_weights_do_not_depend_on_the_mesh(maker):
+    alone = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
+    single = StateMaker(build=maker.build, make_optimizer=maker.make_optimizer, ema=maker.ema, mesh=alone)
+    for name, value in maker.fresh(jax.random.key(7)).params.items():
+        np.testing.assert_array_equal(value, single.fresh(jax.random.key(7)).params[name])
+
+
+def test_a_new_stage_keeps_all_but_its_counters(maker):
+    state = maker.fresh(jax.random.key(0))
+    ones = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), state)
+    begun = begin_stage(ones)
+    assert [int(x) for x in (begun.step, begun.skipped, begun.unbroken, begun.updates)] == [0, 0, 0, 1]
+    for kept in ("params", "ema", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(begun, kept), getattr(ones, kept))

@@ -1,0 +1,256 @@
+"""The one train step: the same losses on any mesh and however a batch is cut, and nothing from a bad batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sora_jax.core.mean import Mean
+from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.tree import abstract_model
+from sora_jax.data.packing import Budget
+from sora_jax.data.packs import PackLayout, stack_rows
+from sora_jax.diffusion import known, noise_levels, path
+from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
+from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.transformer import TransformerConfig
+from sora_jax.nn.linear import Linear
+from sora_jax.objectives import autoencoder as autoencoder_objective
+from sora_jax.objectives import diffusion as diffusion_objective
+from sora_jax.train.loop import to_device
+from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from sora_jax.train.state import EmaConfig, StateMaker
+from sora_jax.train.step import StepConfig, make_step, mean_gradient
+
+MESHES = {
+    "one device": {},
+    "fsdp 8": {"fsdp": 8},
+    "data 2 fsdp 4": {"data": 2, "fsdp": 4},
+    "data 2 fsdp 2 tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
+}
+STEPS = 4
+STEP = StepConfig(
+    name="videos",
+    seed=0,
+    steps=STEPS,
+    accumulate=1,
+    schedule=ScheduleConfig(learning_rate=1e-2, warmup_steps=1, decay_share=0.5, final_share=0.1),
+    ema=EmaConfig(widths=(0.1,)),
+)
+LAYOUT = PackLayout(
+    budget=Budget(tokens=16, text_tokens=8, segments=2),
+    patch=(1, 1, 1),
+    channels=4,
+    temporal_stride=4,
+    time_rate=2.0,
+)
+
+
+def build_generator(key):
+    shape = TransformerConfig(
+        patch=(1, 1, 1),
+        width=16,
+        depth=2,
+        heads=2,
+        mlp_width=16,
+        frequency_dim=8,
+        rope_theta=100.0,
+        time_rate=2.0,
+        remat="none",
+        pooled_text=True,
+        place_features=True,
+    )
+    text = TextConfig(width=16, depth=1, heads=2)
+    return diffusion_objective.Generator(shape, text, patch_width=4, bytes_per_token=8, rngs=nnx.Rngs(key))
+
+
+def build_autoencoder(key):
+    shape = AutoencoderConfig(
+        patch=4,
+        width=8,
+        multipliers=(1, 1),
+        space_down=(False,),
+        time_down=(True,),
+        blocks=1,
+        decoder_width=8,
+        decoder_blocks=1,
+        channels=4,
+        attention=False,
+        shortcuts=True,
+    )
+    return Autoencoder(shape, rngs=nnx.Rngs(key))
+
+
+def packs(seed):
+    rng, rows = np.random.default_rng(seed), []
+    for number in range(8):
+        row = LAYOUT.row()
+        for grid in ((2, 2, 2), (1, 1 + number % 3, 2)):
+            tokens = rng.normal(size=(np.prod(grid), 4)).astype(np.float32)
+            row.put(sample=number, grid=grid, fps=8.0, caption="a red circle"[:number], tokens_LP=tokens)
+        rows.append(row)
+    return stack_rows(rows)
+
+
+def clips(seed):
+    return {"clip_BTHWC": np.random.default_rng(seed).integers(0, 256, size=(8, 3, 8, 8, 3), dtype=np.uint8)}
+
+
+def objectives(kind):
+    """Returns (build, objective, batch of a step, optimizer)."""
+    if kind == "diffusion":
+        config = diffusion_objective.DiffusionConfig(
+            path=path.PathConfig(), noise=noise_levels.NoiseConfig(), known=known.KnownConfig(), caption_dropout=0.2
+        )
+        objective = diffusion_objective.make_objective(config, dtype=jnp.dtype(jnp.float32))
+        return build_generator, objective, packs, "adamw"
+    weights = autoencoder_objective.AutoencoderLossConfig(squared=1.0, absolute=0.1, gradient=0.1, kl=1e-3)
+    return build_autoencoder, autoencoder_objective.make_objective(weights), clips, "adamw"
+
+
+@functools.cache
+def prepared(kind, mesh_name):
+    """Returns (maker, step function, mesh)."""
+    build, objective, _, optimizer = objectives(kind)
+    sizes = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1} | MESHES[mesh_name]
+    mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: np.prod(list(sizes.values()))])
+    config = OptimizerConfig(name=optimizer, b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=1.0)
+    make = functools.partial(make_optimizer, config)
+    maker = StateMaker(build=build, make_optimizer=make, ema=STEP.ema, mesh=mesh)
+    structure, _, axes = abstract_model(build)
+    return maker, make_step(objective, structure, make(axes), STEP), mesh
+
+
+def train(kind, mesh_name):
+    maker, step, mesh = prepared(kind, mesh_name)
+    losses = []
+    with jax.set_mesh(mesh):
+        state = maker.fresh(jax.random.key(0))
+        for number in range(STEPS):
+            state, metrics = step(state, to_device(objectives(kind)[2](number), mesh))
+            losses.append({name: float(value) for name, value in metrics.items()})
+    return state, losses
+
+
+@functools.cache
+def alone(kind):
+    return train(kind, "one device")
+
+
+@pytest.mark.parametrize(
+    ("kind", "mesh_name"), [*(("diffusion", name) for name in list(MESHES)[1:]), ("autoencoder", "fsdp 8")]
+)
+def test_losses_and_weights_are_those_of_one_device(kind, mesh_name):
+    state, losses = train(kind, mesh_name)
+    expected_state, expected = alone(kind)
+    for number in range(STEPS):
+        for name in ("loss", "gradient_norm", "learning_rate"):
+            np.testing.assert_allclose(
+                losses[number][name], expected[number][name], rtol=1e-4, err_msg=f"{name} {number}"
+            )
+    assert len({line["loss"] for line in losses}) == STEPS, "it moves"
+    for name, value in state.params.items():
+        np.testing.assert_allclose(value, expected_state.params[name], atol=1e-3, err_msg=name)
+    for name in ("params", "ema"):
+        flat = jax.tree.leaves(getattr(state, name))
+        assert any(not leaf.sharding.is_fully_replicated for leaf in flat), "it was really split"
+
+
+def test_training_lowers_the_loss_of_one_batch():
+    maker, step, mesh = prepared("autoencoder", "one device")
+    batch, losses = clips(0), []
+    with jax.set_mesh(mesh):
+        state = maker.fresh(jax.random.key(0))
+        for _ in range(8):
+            state, metrics = step(state, to_device(batch, mesh))
+            losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_state_is_donated_and_its_counters_count():
+    maker, step, mesh = prepared("diffusion", "one device")
+    with jax.set_mesh(mesh):
+        state = maker.fresh(jax.random.key(0))
+        new, metrics = step(state, to_device(packs(0), mesh))
+    assert all(leaf.is_deleted() for leaf in (*state.params.values(), *state.ema["width_0.1"].values()))
+    assert [int(x) for x in (new.step, new.updates, new.skipped, new.unbroken)] == [1, 1, 0, 0]
+    for name, value in new.params.items():
+        np.testing.assert_array_equal(new.ema["width_0.1"][name], value, err_msg="the first update is the average")
+    assert 0 < float(metrics["fill"]) < 1
+
+
+@pytest.mark.parametrize("mesh_name", ["one device", "fsdp 8"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_a_bad_batch_changes_no_bit_and_is_counted(mesh_name, bad):
+    maker, step, mesh = prepared("diffusion", mesh_name)
+    poison = packs(1)
+    poison["tokens_BLP"][3, 1, 2] = bad
+    with jax.set_mesh(mesh):
+        state, _ = step(maker.fresh(jax.random.key(0)), to_device(packs(0), mesh))
+        before = jax.tree.map(np.array, state)
+        for count in (1, 2):
+            state, metrics = step(state, to_device(poison, mesh))
+            assert not np.isfinite(float(metrics["loss"]) * float(metrics["gradient_norm"]))
+            assert [float(metrics[name]) for name in ("skipped", "unbroken")] == [count, count]
+        after = jax.tree.map(np.array, state)
+        for name in ("params", "ema", "opt_state", "updates"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
+        assert int(after.step) == 3, "the data goes on"
+        state, metrics = step(state, to_device(packs(2), mesh))
+    assert [float(metrics[name]) for name in ("skipped", "unbroken")] == [2, 0]
+    assert any(np.any(np.array(state.params[name]) != before.params[name]) for name in before.params)
+
+
+class Weighted(nnx.Module):
+    """A linear map; rows of its objective have weights of their own."""
+
+    def __init__(self, key):
+        self.map = Linear(3, 2, axes=("embed", "mlp"), rngs=nnx.Rngs(key))
+
+
+def weighted_objective(model, batch, key):
+    error = jnp.square(model.map(batch["x"]) - batch["y"]).sum(axis=-1)
+    return Mean.of(error, batch["weight"]), {"worst": Mean.of(error)}
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 6])
+def test_a_batch_cut_in_parts_gives_the_gradient_of_the_whole(accumulate):
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.normal(size=(6, 3)), "y": rng.normal(size=(6, 2)), "weight": [1.0, 5, 0, 0, 2, 0.5]}
+    batch = {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()}
+    structure, shapes, _ = abstract_model(Weighted)
+    params = {name: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32) for name, leaf in shapes.items()}
+    key = jax.random.key(0)
+    whole = mean_gradient(weighted_objective, structure, params, batch, key, 1)
+    parts = mean_gradient(weighted_objective, structure, params, batch, key, accumulate)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), parts, whole)
+
+    def mean_loss(params):
+        error = np.square(batch["x"] @ params["map.kernel"] + params["map.bias"] - batch["y"]).sum(axis=-1)
+        return np.sum(error * batch["weight"]) / np.sum(batch["weight"])
+
+    np.testing.assert_allclose(parts[1], mean_loss(params), rtol=1e-5)
+
+
+def test_parts_of_a_batch_draw_their_own_noise():
+    def objective(model, batch, key):
+        return Mean.of(jax.random.normal(key, (2,)) + 0 * model.map(batch["x"]).sum()), {}
+
+    structure, shapes, _ = abstract_model(Weighted)
+    params = {name: jnp.zeros(leaf.shape) for name, leaf in shapes.items()}
+    key = jax.random.key(4)
+    loss = mean_gradient(objective, structure, params, {"x": jnp.zeros((4, 3))}, key, 2)[1]
+    drawn = [jax.random.normal(part, (2,)) for part in jax.random.split(key, 2)]
+    np.testing.assert_allclose(loss, np.mean(drawn), rtol=1e-5)
+
+
+def test_nothing_to_weigh_is_no_loss_and_no_gradient():
+    structure, shapes, _ = abstract_model(Weighted)
+    params = {name: jnp.ones(leaf.shape) for name, leaf in shapes.items()}
+    batch = {"x": jnp.ones((2, 3)), "y": jnp.zeros((2, 2)), "weight": jnp.zeros(2)}
+    gradient, loss, _ = mean_gradient(weighted_objective, structure, params, batch, jax.random.key(0), 1)
+    assert loss == 0
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), gradient)

@@ -1,0 +1,101 @@
+"""The folder of a run: whose it is, who writes to it, what is done."""
+
+import json
+import os
+import stat
+
+import pytest
+from ml_collections import ConfigDict
+
+from sora_jax.core.errors import StorageError, UserError
+from sora_jax.train.workdir import Workdir, write_atomically
+
+
+def config(**changes):
+    return ConfigDict({"seed": 0, "stages": {"videos": {"steps": 3}}, "size": (1, 2)} | changes)
+
+
+def test_a_config_is_claimed_once_and_never_changed(tmp_path):
+    with Workdir(tmp_path / "deep" / "run") as workdir:
+        workdir.claim(config())
+        written = (workdir.path / "config.json").read_text()
+        workdir.claim(config())
+        assert workdir.config() == {"seed": 0, "stages": {"videos": {"steps": 3}}, "size": [1, 2]}
+        with pytest.raises(UserError, match="belongs to another config") as caught:
+            workdir.claim(config(seed=1, stages={"videos": {"steps": 4}}))
+        assert "(seed: 0 -> 1; stages.videos.steps: 3 -> 4)" in str(caught.value)
+        assert "another --workdir" in str(caught.value)
+        assert (workdir.path / "config.json").read_text() == written
+
+
+def test_a_config_that_differs_in_much_is_not_listed_in_full(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        workdir.claim(ConfigDict({f"key{number}": 0 for number in range(9)}))
+        with pytest.raises(UserError, match=r"key4: 0 -> 1 and 4 more\)"):
+            workdir.claim(ConfigDict({f"key{number}": 1 for number in range(9)}))
+
+
+def test_one_run_writes_at_a_time(tmp_path):
+    with (
+        Workdir(tmp_path) as workdir,
+        pytest.raises(UserError, match=f"another run is writing to {workdir.path}: wait for it, or give another"),
+        Workdir(tmp_path),
+    ):
+        pytest.fail("both were let in")
+    with Workdir(tmp_path):
+        pass
+
+
+def test_reading_needs_no_lock(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        workdir.claim(config())
+        assert Workdir(tmp_path).config()["seed"] == 0
+
+
+def test_a_folder_without_a_run_says_so(tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match=r"holds no run \(config.json is missing\): train one, or correct"):
+            Workdir(path).config()
+    assert not (tmp_path / "missing").exists(), "looking makes nothing"
+
+
+def test_a_place_that_cannot_be_written_is_a_fault_of_storage(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write to"), Workdir(tmp_path / "file" / "run"):
+        pytest.fail("it was made")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(StorageError, match="config.json is damaged"):
+        Workdir(tmp_path).config()
+
+
+def test_finished_stages_are_remembered(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        assert workdir.facts() == {"stages": {}}
+        workdir.finish_stage("images", {"steps": 3})
+        workdir.finish_stage("videos", {"steps": 4})
+    assert Workdir(tmp_path).facts() == {"stages": {"images": {"steps": 3}, "videos": {"steps": 4}}}
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_atomically(path, json.dumps({"old": 1}))
+
+    def crash(*_):
+        raise OSError("the power went out")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="power"):
+        write_atomically(path, json.dumps({"new": 2}))
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert stat.S_ISREG(path.stat().st_mode)
+
+
+def test_places_of_a_run_are_inside_it(tmp_path):
+    workdir = Workdir(tmp_path)
+    places = [workdir.checkpoints("videos"), workdir.prepared(), workdir.samples("videos", 20)]
+    assert all(place.is_relative_to(tmp_path) for place in places)
+    assert len(set(places)) == 3
+    assert workdir.samples("videos", 20).name == "000020"
