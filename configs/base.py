@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     data.captions = placeholder(str)  # a captions.jsonl or .csv elsewhere; None looks inside `path`
     data.max_frames = 17  # frames read from the start of a clip; what follows is not read
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
-    data.max_tokens = 96  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
+    data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
 
     c.shapes = shapes = ConfigDict()  # the drawn world (data/shapes_world.py)
@@ -79,19 +79,19 @@ def get_config() -> ConfigDict:
     dit.time_rate = 2.0  # time positions per second of video
     dit.remat = "none"  # what the backward pass keeps: "none" all, "dots" matmuls, "full" block inputs
     dit.pooled_text = True  # whether the pooled text also enters the modulation (Wan: False)
-    dit.place_features = True  # whether a token also gets sinusoids of its place in the clip (Wan: False)
+    dit.place_features = True  # whether a token is also told its place in the clip (Wan: False)
 
     c.text = text = ConfigDict()  # the byte encoder, trained with the transformer
-    text.width = 128  # of the encoder
+    text.width = 64  # of the encoder
     text.depth = 1  # blocks
     text.heads = 4  # attention heads
     text.max_tokens = 24  # text tokens per caption (a token is at most 8 bytes of a word); longer ones are cut
 
     c.packing = packing = ConfigDict()
-    packing.tokens = 96  # L, tokens of a row
-    packing.text_tokens = 80  # K, text tokens of a row
-    packing.segments = 10  # S, clips of a row at most
-    packing.rows = 6  # B, rows of a global batch
+    packing.tokens = 126  # L, tokens of a row
+    packing.text_tokens = 96  # K, text tokens of a row
+    packing.segments = 15  # S, clips of a row at most
+    packing.rows = 4  # B, rows of a global batch
     packing.window = 2048  # clips planned together; more packs tighter, and plans longer
 
     c.diffusion = diffusion = ConfigDict()
@@ -104,9 +104,7 @@ def get_config() -> ConfigDict:
     diffusion.noise = noise = ConfigDict()
     noise.mean = 1.0  # of logit(sigma), before the shift
     noise.std = 1.0  # of logit(sigma)
-    noise.shift_base_tokens = placeholder(
-        float
-    )  # clips of more tokens see more noise than this many do; None: no shift
+    noise.shift_base_tokens = 16.0  # clips of more tokens see more noise, of fewer less; None: no shift
     noise.shift_power = 0.5  # growth of the shift with the token count
     noise.shift_limits = (0.25, 16.0)  # smallest and largest shift
     noise.uniform_share = 0.1  # share of clips that draw a plain uniform level
@@ -149,10 +147,10 @@ def get_config() -> ConfigDict:
     stage.clips_per_shard = 1024  # records of one file
 
     stages.images = diffusion_stage(
-        steps=1400, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
+        steps=1000, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=2200, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=2600, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
@@ -167,7 +165,7 @@ def get_config() -> ConfigDict:
     c.sampling = sampling = ConfigDict()
     sampling.steps = 20  # solver steps
     sampling.solver = "euler"  # "euler", or "heun": two evaluations a step
-    sampling.shift_base_tokens = 1.0  # as noise.shift_base_tokens, for the schedule of the solver
+    sampling.shift_base_tokens = 2.0  # as noise.shift_base_tokens, for the schedule of the solver
     sampling.fps = 8.0  # frames per second of what is made
     sampling.prompts = (  # sampled as training proceeds, at seed 0
         "a red circle moves right on a dark background",
@@ -178,7 +176,7 @@ def get_config() -> ConfigDict:
     sampling.size = (32, 32)  # height and width of those samples, px
     sampling.frames = 9  # of those samples
     sampling.guidance = guidance = ConfigDict()
-    guidance.scale = 4.5  # 1: none
+    guidance.scale = 6.0  # 1: none
     guidance.interval = (0.0, 1.0)  # noise levels where it applies
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
 

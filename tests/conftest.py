@@ -1,4 +1,4 @@
-"""Runs before jax is imported: eight simulated CPU devices, one shared compilation cache; and a run that tests share."""
+"""Runs before jax is imported: eight simulated CPU devices, one compilation cache. And a run that tests share."""
 
 import os
 import runpy

@@ -37,7 +37,7 @@ class TransformerConfig:
       time_rate: Time positions per second of video.
       remat: What the backward pass keeps, a key of `nn.stack.REMAT_POLICIES`.
       pooled_text: Whether the pooled text of a segment also enters its modulation (Wan: no).
-      place_features: Whether each token is also told its place in the segment by sinusoids (Wan: no).
+      place_features: Whether each token is also told its place in the segment, see `Place` (Wan: no).
     """
 
     patch: tuple[int, int, int]
@@ -196,6 +196,25 @@ def pool_text(text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int) ->
     return total * jax.lax.rsqrt(jnp.maximum(jnp.sum(member_BSK, axis=-1, keepdims=True), 1.0))
 
 
+class Place(nnx.Module):
+    """A token's place in its segment, alone and as the caption reads it: "moves right" is where to be when.
+
+    The product of place and text makes such a sentence a linear map from one to the other, where attention would have to
+    find it first.
+    """
+
+    def __init__(self, width: int, *, text_dim: int, rngs: nnx.Rngs):
+        self.alone = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)
+        self.place = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)
+        self.text = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs)
+        self.out = Linear(width, width, axes=("embed", None), std=0.02, rngs=rngs)
+
+    def __call__(self, place_BL3: jax.Array, pooled_BSE: jax.Array, segment_BL: jax.Array) -> jax.Array:
+        features = place_features(place_BL3)
+        text_BLD = gather_level(self.text(pooled_BSE), jnp.maximum(segment_BL - 1, 0))
+        return self.alone(features) + self.out(self.place(features) * text_BLD)
+
+
 class Transformer(nnx.Module):
     """Noisy tokens, noise levels and text -> a prediction per token.
 
@@ -207,7 +226,7 @@ class Transformer(nnx.Module):
         width = config.width
         self.patch_embedding = Linear(patch_width, width, axes=("patch", "embed"), rngs=rngs)
         self.condition_embedder = ConditionEmbedder(config, text_dim=text_dim, rngs=rngs)
-        self.place = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs) if config.place_features else None
+        self.place = Place(width, text_dim=text_dim, rngs=rngs) if config.place_features else None
         self.blocks = stack_blocks(lambda r: Block(config, rngs=r), config.depth, rngs)
         self.modulation = nnx.Param(
             truncated_normal(rngs.params(), (2, width), width**-0.5), axes=("modulation", "embed")
@@ -243,7 +262,8 @@ class Transformer(nnx.Module):
         level_BGD, modulation, text_BKD = self.condition_embedder(levels_BG, text_BKE, text_segment_BK)
         x = self.patch_embedding(tokens_BLP)
         if self.place is not None:
-            x = x + self.place(place_features(position_BL3 / extent_BL3).astype(x.dtype))
+            pooled_BSE = pool_text(text_BKE, text_segment_BK, levels_BG.shape[1] // 2)
+            x = x + self.place(position_BL3 / extent_BL3, pooled_BSE, segment_BL).astype(x.dtype)
         x = constrain(x, "batch", "length", "features")
         context = Context(
             modulation_BG6D=modulation,

@@ -1,7 +1,7 @@
 """The prepare stage: every clip of a source -> fitted -> latent -> shards, once.
 
 Clips go chunk by chunk in the order of the source, and a chunk is a shard. So a run that was stopped goes on at the
-first chunk it had not finished and ends with the very same shards.
+first chunk it had not finished and ends with the same samples in the same order.
 """
 
 import collections

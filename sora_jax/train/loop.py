@@ -143,10 +143,11 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
                 state, metrics = step_function(state, to_device(host_batch, mesh))
                 report(done, metrics, host_batch)
                 saver.poll()
-                if around.stop.name or done == steps or done % around.checkpoint.every_steps == 0:
+                stopped = around.stop.name is not None  # asked once: a signal may come at any line
+                if stopped or done == steps or done % around.checkpoint.every_steps == 0:
                     report.flush()
                     saver.save(done, state, {"step": done, **task.stream.fingerprint()}, around.workdir.config())
-                if around.stop.name:
+                if stopped:
                     saver.wait()
                     around.stop.check(f"step {done} of {name} is saved")
                 if done in show_at:

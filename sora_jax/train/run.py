@@ -14,7 +14,6 @@ from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.video_io import write_clip
 from sora_jax.evaluation.evaluator import judge_autoencoder, judge_prompts
 from sora_jax.generate.write import contact_sheet
-from sora_jax.preparation.run import Limits
 from sora_jax.train import exhibits
 from sora_jax.train.clock import peak_memory_gb
 from sora_jax.train.loop import StopSignal
@@ -22,7 +21,7 @@ from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.report import write_report
 from sora_jax.train.settings import Settings, read_settings
 from sora_jax.train.stages import Run, check_start, run_stages
-from sora_jax.train.streams import open_source
+from sora_jax.train.streams import clip_limits, open_source
 from sora_jax.train.trained import build_generator, load_codec, load_generator, make_sampler
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
@@ -104,17 +103,8 @@ def evaluation_clips(settings: Settings) -> tuple[list[Clip], bool]:
 
     The drawn world holds clips out. A folder holds none out, so its own clips are judged and the result says so.
     """
-    data = settings.data
-    limits = Limits(
-        stride=settings.token_stride,
-        min_tokens=data.min_tokens,
-        max_tokens=data.max_tokens,
-        max_frames=data.max_frames,
-        max_text_tokens=settings.text.max_tokens,
-        max_bad_share=data.max_bad_share,
-    )
-    count = settings.evaluation.clips
-    if data.source == "shapes":
+    limits, count = clip_limits(settings), settings.evaluation.clips
+    if settings.data.source == "shapes":
         world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
         return exhibits.choose_clips(world, limits, count=count), True
     return exhibits.choose_clips(open_source(settings), limits, count=count), False

@@ -38,7 +38,7 @@ from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sora_jax.train.settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage, Settings
 from sora_jax.train.state import StateMaker, TrainState, begin_stage, track_name
 from sora_jax.train.step import StepConfig
-from sora_jax.train.streams import PackedBatches, PixelBatches
+from sora_jax.train.streams import PackedBatches, PixelBatches, clip_limits
 from sora_jax.train.trained import build_autoencoder, build_generator, load_codec, make_sampler, request
 from sora_jax.train.workdir import Workdir
 
@@ -79,18 +79,10 @@ class Run:
             stop=self.stop,
         )
 
-    @functools.cached_property
+    @property
     def limits(self) -> Limits:
         """What is done to clips before they are encoded."""
-        data = self.settings.data
-        return Limits(
-            stride=self.settings.token_stride,
-            min_tokens=data.min_tokens,
-            max_tokens=data.max_tokens,
-            max_frames=data.max_frames,
-            max_text_tokens=self.settings.text.max_tokens,
-            max_bad_share=data.max_bad_share,
-        )
+        return clip_limits(self.settings)
 
 
 def check_start(settings: Settings) -> Mesh:

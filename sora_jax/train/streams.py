@@ -13,6 +13,7 @@ from sora_jax.data.pipeline import Batches, RowDataset
 from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource, Source
+from sora_jax.preparation.run import Limits
 from sora_jax.train.settings import DiffusionStage, Settings
 
 HostBatch = dict[str, np.ndarray]
@@ -39,6 +40,19 @@ def open_source(settings: Settings) -> Source:
                 "%s: %d %s: %s%s", data.path, len(names), what, listed, ", ..." if names[_MOST_NAMED:] else ""
             )
     return source
+
+
+def clip_limits(settings: Settings) -> Limits:
+    """Returns what is done to clips before they are encoded."""
+    data = settings.data
+    return Limits(
+        stride=settings.token_stride,
+        min_tokens=data.min_tokens,
+        max_tokens=data.max_tokens,
+        max_frames=data.max_frames,
+        max_text_tokens=settings.text.max_tokens,
+        max_bad_share=data.max_bad_share,
+    )
 
 
 class PixelBatches:

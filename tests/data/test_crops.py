@@ -1,7 +1,8 @@
-"""Crops: pure functions of (seed, number), cut from clips, shared by processes."""
+"""Windows of clips for the autoencoder: cut, never resized, and a function of their number."""
 
-import collections
-import logging
+import contextlib
+import itertools
+import json
 
 import numpy as np
 import pytest
@@ -10,158 +11,115 @@ from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.crops import ClipCache, CropConfig, CropStream
 
-SIZES = [(1, 9, 7), (6, 8, 8), (9, 12, 16), (5, 6, 6), (3, 10, 9), (7, 6, 11)]
-BUCKETS = ((1, 6, 6, 4), (5, 6, 4, 2), (3, 2, 5, 6))
+BUCKETS = ((1, 4, 6, 4), (3, 4, 4, 2))
 
 
-class Coordinates:
-    """Clips whose every pixel says where it is from: (16 clip + frame, row, column); those in `bad` cannot be read."""
+class Source:
+    """Clips whose every pixel tells its clip, frame, row and column."""
 
-    def __init__(self, sizes=SIZES, *, bad=()):
-        self.sizes = sizes
-        self.bad = bad
-        self.read = []
+    def __init__(self, shapes, *, bad=()):
+        self.shapes, self.bad, self.opened = shapes, set(bad), []
 
     def __len__(self):
-        return len(self.sizes)
+        return len(self.shapes)
 
     def __getitem__(self, index):
-        self.read.append(index)
+        self.opened.append(index)
         if index in self.bad:
-            raise BadClip(self.source_id(index), "it cannot be read")
-        frame, row, column = np.indices(self.sizes[index])
-        pixels = np.stack([16 * index + frame, row, column], axis=-1).astype(np.uint8)
+            raise BadClip(self.source_id(index), "it is torn")
+        frames, height, width = self.shapes[index]
+        t, h, w = np.indices((frames, height, width))
+        pixels = np.stack([index * 20 + t, h, w], axis=-1).astype(np.uint8)
         return Clip(pixels_THWC=pixels, fps=8.0, captions=(), source_id=self.source_id(index))
 
     def source_id(self, index):
-        return f"clip-{index}"
+        return f"clip{index}"
 
     def fingerprint(self):
-        return f"coordinates {self.sizes}"
+        return "drawn"
 
 
-def stream(source=None, *, buckets=BUCKETS, seed=0, cache_mb=1, **process):
-    source = Coordinates() if source is None else source
-    return CropStream(source, CropConfig(buckets=buckets, cache_mb=cache_mb), seed=seed, **process)
+SHAPES = [(1, 6, 8), (5, 4, 6), (9, 8, 12), (2, 4, 6)]
 
 
-def windows(crops, numbers):
-    return [window for number in numbers for window in crops[number]["clip_BTHWC"]]
+def stream(*, seed=0, shapes=SHAPES, buckets=BUCKETS, bad=(), **process):
+    return CropStream(Source(shapes, bad=bad), CropConfig(buckets=buckets, cache_mb=1), seed=seed, **process)
 
 
-def origin(window):
-    """Returns (clip, frame, row, column) of the window's first pixel."""
-    first, row, column = window[0, 0, 0].tolist()
-    return first // 16, first % 16, row, column
+def test_every_window_is_a_cut_of_one_clip():
+    crops, seen = stream(), set()
+    for number in range(20):
+        frames, height, width, clips = BUCKETS[number % 2]
+        batch = crops[number]["clip_BTHWC"]
+        assert batch.shape == (clips, frames, height, width, 3)
+        assert batch.dtype == np.uint8
+        for window in batch:
+            index, first = divmod(int(window[0, 0, 0, 0]), 20)
+            top, left = window[0, 0, 0, 1:].tolist()
+            whole = Source(SHAPES)[index].pixels_THWC
+            np.testing.assert_array_equal(
+                window, whole[first : first + frames, top : top + height, left : left + width]
+            )
+            seen.add((index, first, top, left))
+    assert {index for index, *_ in seen} == {0, 1, 2, 3}
+    for axis in (1, 2, 3):
+        assert len({place[axis] for place in seen}) > 2, "windows begin anywhere"
 
 
-def test_buckets_take_turns():
+def test_a_batch_is_a_function_of_its_number_and_the_seed():
+    np.testing.assert_array_equal(stream()[6]["clip_BTHWC"], stream()[6]["clip_BTHWC"])
+    assert not np.array_equal(stream()[6]["clip_BTHWC"], stream(seed=1)[6]["clip_BTHWC"])
+    assert not np.array_equal(stream()[6]["clip_BTHWC"], stream()[8]["clip_BTHWC"])
+
+
+def test_reading_ahead_begins_anywhere_and_gives_the_same():
     crops = stream()
-    for number in range(7):
-        frames, height, width, clips = BUCKETS[number % 3]
-        (name,) = crops[number]
-        assert name == "clip_BTHWC"
-        assert crops[number][name].shape == (clips, frames, height, width, 3)
-        assert crops[number][name].dtype == np.uint8
+    with contextlib.closing(iter(crops.batches(5))) as batches:
+        for number, batch in enumerate(itertools.islice(batches, 4), start=5):
+            np.testing.assert_array_equal(batch["clip_BTHWC"], stream()[number]["clip_BTHWC"])
 
 
-def test_windows_are_cut_from_clips():
-    source = Coordinates()
-    for window in windows(stream(), range(12)):
-        clip, *corner = origin(window)
-        cut = tuple(slice(c, c + s) for c, s in zip(corner, window.shape, strict=False))
-        np.testing.assert_array_equal(window, source[clip].pixels_THWC[cut])
-
-
-def test_every_clip_and_every_corner_is_drawn():
-    # 5 x 6 x 4 pixels fit four of the clips, at this many corners.
-    fitting = {n: [have - want + 1 for have, want in zip(SIZES[n], (5, 6, 4), strict=True)] for n in (1, 2, 3, 5)}
-    seen = [origin(window) for window in windows(stream(buckets=((5, 6, 4, 64),)), range(40))]
-    for n, room in fitting.items():
-        mine = [corner for clip, *corner in seen if clip == n]
-        assert len(mine) / len(seen) == pytest.approx(1 / len(fitting), abs=0.04)
-        for axis in range(3):
-            assert {corner[axis] for corner in mine} == set(range(room[axis])), (n, axis)
-    corners = collections.Counter(corner for clip, *_, corner in seen if clip == 3).values()
-    assert max(corners) < 1.5 * min(corners), "corners of a clip are equally likely"
-
-
-def test_a_batch_depends_on_the_seed_and_its_number_alone():
-    forwards, backwards = stream(), stream(cache_mb=0)
-    expected = {number: forwards[number]["clip_BTHWC"] for number in range(9)}
-    for number in reversed(range(9)):
-        np.testing.assert_array_equal(backwards[number]["clip_BTHWC"], expected[number])
-    assert not np.array_equal(expected[0], expected[3])
-    assert not np.array_equal(stream(seed=1)[0]["clip_BTHWC"], expected[0])
-
-
-@pytest.mark.parametrize("start", [0, 5])
-def test_batches_go_on_from_any_number(start):
-    crops = stream()
-    for number, batch in zip(range(start, start + 5), crops.batches(start), strict=False):
-        np.testing.assert_array_equal(batch["clip_BTHWC"], crops[number]["clip_BTHWC"])
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_the_shares_of_processes_make_up_the_whole(processes):
-    parts = [stream(process_index=index, process_count=processes) for index in range(processes)]
-    for number in range(6):
-        joined = np.concatenate([part[number]["clip_BTHWC"] for part in parts])
-        np.testing.assert_array_equal(joined, stream()[number]["clip_BTHWC"])
-
-
-def test_processes_that_cannot_share_a_bucket_are_refused():
-    with pytest.raises(UserError, match=r"bucket \(5, 6, 4, 2\) holds 2 clips, not divisible by 4 processes"):
-        stream(process_count=4)
+def test_processes_share_a_batch():
+    parts = [stream(process_index=index, process_count=2)[3]["clip_BTHWC"] for index in range(2)]
+    np.testing.assert_array_equal(np.concatenate(parts), stream()[3]["clip_BTHWC"])
+    with pytest.raises(UserError, match="holds 4 clips, not divisible by 3 processes"):
+        stream(process_count=3)
 
 
 def test_bad_clips_are_passed_over_and_named_once(caplog):
-    with caplog.at_level(logging.WARNING):
-        seen = windows(stream(Coordinates(bad=(1, 3))), range(30))
-    assert {origin(window)[0] for window in seen} == {0, 2, 4, 5}
-    named = [record.getMessage() for record in caplog.records]
-    assert sorted(named) == ["skipped clip-1: it cannot be read", "skipped clip-3: it cannot be read"]
+    crops = stream(bad=[2])
+    for number in range(12):
+        assert not np.any(crops[number]["clip_BTHWC"][..., 0] // 20 == 2)
+    assert [record.getMessage() for record in caplog.records] == ["skipped clip2: it is torn"]
 
 
-@pytest.mark.parametrize("bucket", [(10, 6, 6, 1), (1, 13, 1, 1), (1, 1, 17, 1)])
-def test_a_bucket_larger_than_every_clip_is_an_error(bucket):
-    crops = stream(buckets=(bucket,))
-    frames, height, width, _ = bucket
-    with pytest.raises(DataError, match=f"holds a window of {frames} frames of {height}x{width} px"):
-        crops[0]
+def test_a_window_that_no_clip_holds_ends_the_run():
+    with pytest.raises(DataError, match="holds a window of 10 frames of 4x4 px; make the buckets smaller"):
+        stream(buckets=((10, 4, 4, 1),))[0]
 
 
-def test_a_source_of_bad_clips_is_an_error():
-    with pytest.raises(DataError, match="none of 200 clips"):
-        stream(Coordinates(bad=range(6)))[0]
-
-
-@pytest.mark.parametrize("buckets", [(), ((1, 2, 3),), ((1, 8, 8, 0),)])
-def test_impossible_buckets_are_refused(buckets):
-    with pytest.raises(UserError, match="buckets must be"):
+@pytest.mark.parametrize("buckets", [(), ((1, 4, 4),), ((0, 4, 4, 1),)])
+def test_buckets_that_cannot_be_are_refused(buckets):
+    with pytest.raises(UserError, match="buckets must be one or more"):
         CropConfig(buckets=buckets, cache_mb=1)
 
 
-def test_cached_clips_are_read_once():
-    source = Coordinates()
-    windows(stream(source), range(30))
-    assert sorted(source.read) == list(range(6))
+def test_the_fingerprint_is_json_and_follows_what_the_order_depends_on():
+    first = stream().fingerprint()
+    assert json.loads(json.dumps(first)) == first
+    others = [stream(seed=1), stream(buckets=BUCKETS[:1])]
+    assert all(other.fingerprint() != first for other in others)
 
 
-def test_a_cache_forgets_the_clip_not_used_for_longest():
-    source = Coordinates([(1, 4, 4)] * 4)
-    cache = ClipCache(source, max_bytes=2 * 48)
+def test_the_cache_keeps_the_latest_clips_up_to_its_bytes():
+    source = Source([(1, 4, 4)] * 4)
+    cache = ClipCache(source, max_bytes=3 * 4 * 4 * 3)
+    for index in (0, 1, 2, 0, 3, 0, 2, 1):
+        assert cache[index].source_id == f"clip{index}"
+    assert source.opened == [0, 1, 2, 3, 1], "1 went when 3 came, for 0 had been used since"
     assert len(cache) == 4
-    for index in (0, 1, 0, 2, 0, 1):
-        assert cache[index].source_id == f"clip-{index}"
-    assert source.read == [0, 1, 2, 1], "2 drove out 1, since 0 was used after it"
-    tiny = ClipCache(source, max_bytes=47)
-    for _ in range(2):
-        assert tiny[3].source_id == "clip-3"
-    assert source.read[4:] == [3, 3], "a clip larger than the cache is not kept"
 
 
-def test_the_fingerprint_says_what_the_order_depends_on():
-    assert stream().fingerprint() == stream(cache_mb=9, process_count=2).fingerprint()
-    others = [stream(seed=1), stream(buckets=BUCKETS[:2]), stream(Coordinates(SIZES[:5]))]
-    assert all(other.fingerprint() != stream().fingerprint() for other in others)
+def test_a_clip_larger_than_the_cache_is_still_given():
+    cache = ClipCache(Source([(5, 8, 8)]), max_bytes=10)
+    assert cache[0].pixels_THWC.shape == cache[0].pixels_THWC.shape == (5, 8, 8, 3)

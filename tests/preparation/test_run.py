@@ -1,256 +1,212 @@
-"""Preparation: what is written, in which order, what is counted, and that a stop changes nothing."""
+"""Preparation: every clip once, in order, whatever interrupts; what is left out is named and counted."""
 
-import dataclasses
-import functools
-import hashlib
+import json
+import types
 
 import numpy as np
 import pytest
-from array_record.python.array_record_module import ArrayRecordReader
-from flax import nnx
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.core.tree import abstract_model
-from sora_jax.data.captions import TOKENIZER, count_tokens
+from sora_jax.data.captions import count_tokens
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.shard_files import read_skipped
 from sora_jax.data.shards import PreparedSet
-from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
-from sora_jax.models.codec import Codec
 from sora_jax.preparation.run import Limits, header, prepare
 
-LONG = "one two three four five six seven eight nine ten"
-# (frames, height, width) and captions; None is a clip that cannot be read.
-CLIPS = [
-    ((5, 8, 8), ("a", "the first clip")),
-    ((1, 8, 12), ("b",)),
-    (None, ()),
-    ((7, 8, 8), ("trimmed",)),
-    ((1, 16, 16), ("scaled",)),
-    ((5, 8, 8), (LONG, "short")),
-    ((1, 2, 8), ("too small",)),
-    ((1, 8, 12), ("h",)),
-    ((5, 8, 8), ()),
-    ((1, 8, 12), ("j",)),
-]
-GOOD = [0, 1, 3, 4, 5, 7, 8, 9]
-LIMITS = Limits(stride=(4, 4, 4), min_tokens=1, max_tokens=12, max_frames=9, max_text_tokens=6, max_bad_share=0.2)
+SIZES = [(1, 8, 8), (5, 8, 12), (1, 8, 8), (6, 16, 8), (1, 24, 24)]
 
 
-class Memory:
-    """A source of noise; `stop_at` is the clip at which somebody pulls the plug."""
+class Codec:
+    """Encodes to the mean of each 4 x 4 block of every fourth frame; counts what it is given."""
 
-    def __init__(self, clips=CLIPS, *, stop_at=None):
-        self.clips = clips
-        self.stop_at = stop_at
-        self.read = []
+    stride = (4, 4, 4)
+    config = types.SimpleNamespace(channels=3)
+    mean_C, scale_C = np.zeros(3), np.ones(3)
 
-    def __len__(self):
-        return len(self.clips)
+    def __init__(self, name="a"):
+        self.name, self.batches = name, []
 
-    def __getitem__(self, index):
-        if index == self.stop_at:
-            raise KeyboardInterrupt
-        self.read.append(index)
-        size, captions = self.clips[index]
-        if size is None:
-            raise BadClip(self.source_id(index), "it cannot be read")
-        pixels = np.random.default_rng(index).integers(0, 256, size=(*size, 3), dtype=np.uint8)
-        return Clip(pixels_THWC=pixels, fps=8.0 + index, captions=captions, source_id=self.source_id(index))
-
-    def source_id(self, index):
-        return f"clip-{index}"
+    def encode(self, pixels_BTHWC):
+        self.batches.append(pixels_BTHWC.shape)
+        batch, _, height, width, _ = pixels_BTHWC.shape
+        blocks = pixels_BTHWC[:, ::4].reshape(batch, -1, height // 4, 4, width // 4, 4, 3)
+        return blocks.mean(axis=(3, 5)).astype(np.float32)
 
     def fingerprint(self):
-        return hashlib.sha256(repr(self.clips).encode()).hexdigest()
+        return self.name
 
 
-@functools.cache
-def make_codec(seed=0):
-    config = AutoencoderConfig(
-        patch=4,
-        width=4,
-        multipliers=(1, 1, 1),
-        space_down=(False, False),
-        time_down=(True, True),
-        blocks=1,
-        decoder_width=4,
-        decoder_blocks=1,
-        channels=4,
-        attention=False,
-        shortcuts=True,
-    )
-    shapes = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))[1]
-    noise = np.random.default_rng(seed)
-    params = {name: noise.normal(size=leaf.shape, scale=0.2).astype(np.float32) for name, leaf in shapes.items()}
-    return Codec(config, params, mean_C=np.full(4, 0.5), scale_C=np.full(4, 2.0))
+class Source:
+    """`count` clips of mixed sizes; those in `bad` do not decode; `asked` remembers what was opened."""
+
+    def __init__(self, count=23, *, bad=()):
+        self.count, self.bad, self.asked = count, set(bad), []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        if index in self.bad:
+            raise BadClip(self.source_id(index), "it is torn")
+        shape = SIZES[index % len(SIZES)]
+        pixels = np.random.default_rng(index).integers(0, 256, size=(*shape, 3), dtype=np.uint8)
+        captions = () if index == 4 else ("a red circle " * (1 + index), "short")
+        return Clip(pixels_THWC=pixels, fps=8.0, captions=captions, source_id=self.source_id(index))
+
+    def source_id(self, index):
+        return f"clip{index:03d}"
+
+    def fingerprint(self):
+        return "source"
 
 
-def run(directory, *, source=None, limits=LIMITS, clips_per_shard=4, **options):
-    source = Memory() if source is None else source
-    return prepare(source, make_codec(), directory, limits=limits, batch=2, clips_per_shard=clips_per_shard, **options)
+LIMITS = Limits(stride=(4, 4, 4), min_tokens=1, max_tokens=24, max_frames=None, max_text_tokens=10, max_bad_share=0.5)
+
+
+def run(directory, source=None, codec=None, **options):
+    options = {"limits": LIMITS, "batch": 3, "clips_per_shard": 10} | options
+    return prepare(source or Source(), codec or Codec(), directory, **options)
+
+
+def names(directory):
+    prepared = PreparedSet(directory)
+    return [prepared[index].source_id for index in range(len(prepared))]
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Returns the directory and the summary of a preparation that nothing interrupted."""
     directory = tmp_path_factory.mktemp("whole")
-    return directory, run(directory)
+    return directory, run(directory, Source(bad=[2, 12]))
 
 
-def records(directory):
-    """Returns the bytes of every record by shard."""
-    shards = {}
-    for path in sorted(directory.glob("*.arrayrecord")):
-        reader = ArrayRecordReader(str(path))
-        shards[path.name] = [bytes(record) for record in reader.read_all()]
-        reader.close()
-    return shards
+def test_samples_come_in_the_order_of_the_source(whole):
+    assert names(whole[0]) == [f"clip{index:03d}" for index in range(23) if index not in (2, 12)]
 
 
-def test_samples_keep_the_order_of_the_source(whole):
+def test_each_latent_is_that_of_its_clip_as_fitted(whole):
+    prepared, source, codec = PreparedSet(whole[0]), Source(), Codec()
+    for number in range(len(prepared)):
+        sample = prepared[number]
+        fitted = LIMITS.fit(source, int(sample.source_id[4:]))
+        expected = codec.encode(fitted.clip.pixels_THWC[None])[0]
+        np.testing.assert_allclose(sample.latent_THWC, expected, rtol=2**-8)  # stored as bfloat16
+        assert sample.pixel_shape == fitted.clip.pixels_THWC.shape[:3]
+        assert sample.trimmed_frames == fitted.trimmed_frames
+        assert sample.fps == 8.0
+
+
+def test_captions_are_cut_to_whole_words_and_a_missing_one_is_empty(whole):
     prepared = PreparedSet(whole[0])
-    assert [prepared[i].source_id for i in range(len(prepared))] == [f"clip-{i}" for i in GOOD]
-    assert [prepared[i].fps for i in range(len(prepared))] == [8.0 + i for i in GOOD]
+    samples = {prepared[i].source_id: prepared[i] for i in range(len(prepared))}
+    assert samples["clip000"].captions == ("a red circle", "short")
+    assert samples["clip009"].captions == ("a red circle a red circle a red circle", "short")
+    assert samples["clip004"].captions == ("",)
+    assert max(count_tokens(c) for sample in samples.values() for c in sample.captions) == 10
 
 
-def test_a_chunk_is_a_shard(whole):
-    assert [len(shard) for shard in records(whole[0]).values()] == [3, 3, 2]
-
-
-def test_latents_are_those_of_each_clip_alone(whole):
-    prepared, source, codec = PreparedSet(whole[0]), Memory(), make_codec()
-    for number, index in enumerate(GOOD):
-        clip = LIMITS.fit(source, index).clip
-        expected = (codec.encode(clip.pixels_THWC[None])[0] - 0.5) / 2.0
-        assert prepared[number].pixel_shape == clip.pixels_THWC.shape[:3]
-        # Stored in bfloat16: 8 bits of the raw latent.
-        np.testing.assert_allclose(prepared[number].latent_THWC, expected, rtol=0.01, atol=0.01)
-
-
-def test_everything_that_was_cut_is_counted(whole):
-    directory, summary = whole
-    assert dataclasses.asdict(summary) == {
-        "written": 8,
-        "already_done": 0,
-        "skipped": 2,
-        "trimmed_frames": 2,
-        "scaled_down": 1,
-        "cut_captions": 1,
-    }
-    prepared = PreparedSet(directory)
-    assert [prepared[i].trimmed_frames for i in range(8)] == [0, 0, 2, 0, 0, 0, 0, 0]
-    assert prepared[3].pixel_shape == (1, 12, 12), "16x16 scaled, since 16 tokens are over 12"
-
-
-def test_captions_are_cut_at_a_word(whole):
-    prepared = PreparedSet(whole[0])
-    assert prepared[4].captions == ("one two three four five", "short")
-    assert count_tokens(prepared[4].captions[0]) == LIMITS.max_text_tokens
-    assert prepared[0].captions == ("a", "the first clip")
-    assert prepared[6].captions == ("",)
+def test_what_was_done_is_counted(whole):
+    summary = whole[1]
+    assert (summary.written, summary.already_done, summary.skipped) == (21, 0, 2)
+    assert summary.trimmed_frames == 4, "one of each clip of 6 frames"
+    assert summary.scaled_down == 4, "24 x 24 px are 36 tokens"
+    assert summary.cut_captions == sum(1 + 3 * (1 + i) > 10 for i in range(23) if i not in (2, 4, 12))
 
 
 def test_bad_clips_are_named_with_their_reason(whole):
-    skipped = read_skipped(whole[0])
-    assert list(skipped) == ["clip-2", "clip-6"]
-    assert skipped["clip-2"] == "it cannot be read"
-    assert "2x8 pixels" in skipped["clip-6"]
+    lines = [json.loads(line) for line in (whole[0] / "skipped.jsonl").read_text().splitlines()]
+    assert lines == [{"source_id": f"clip{index:03d}", "reason": "it is torn"} for index in (2, 12)]
 
 
-def test_the_header_says_what_the_shards_were_made_with(whole):
-    codec, source = make_codec(), Memory()
-    made = PreparedSet(whole[0]).header
-    assert made == header(codec, source)
-    assert made == {
-        "autoencoder": codec.fingerprint(),
-        "text_encoder": TOKENIZER,
-        "source": source.fingerprint(),
-        "latent_mean": [0.5] * 4,
-        "latent_scale": [2.0] * 4,
-        "strides": [4, 4],
-        "channels": 4,
-    }
+def test_clips_of_one_size_are_encoded_together_in_few_sizes_of_batch(tmp_path):
+    codec = Codec()
+    run(tmp_path, codec=codec, clips_per_shard=23)
+    by_size = {}
+    for batch, *size in codec.batches:
+        by_size.setdefault(tuple(size), []).append(batch)
+    assert all(len(set(batches)) == 1 and batches[0] <= 3 for batches in by_size.values()), by_size
 
 
-@pytest.mark.parametrize("change", ["autoencoder", "source"])
-def test_another_autoencoder_or_source_is_refused(tmp_path, change):
-    run(tmp_path)
-    codec = make_codec(1) if change == "autoencoder" else make_codec()
-    source = Memory(CLIPS[:-1]) if change == "source" else Memory()
-    with pytest.raises(UserError, match=f"the {change} changed from"):
-        prepare(source, codec, tmp_path, limits=LIMITS, batch=2, clips_per_shard=4)
-
-
-@pytest.mark.parametrize("stop_at", [0, 3, 4, 5, 7, 8, 9])
-def test_an_interrupted_preparation_ends_with_the_very_same_records(tmp_path, whole, stop_at):
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, source=Memory(stop_at=stop_at))
-    assert len(records(tmp_path)) == stop_at // 4
-    again = Memory()
-    summary = run(tmp_path, source=again)
-    assert records(tmp_path) == records(whole[0])
-    assert read_skipped(tmp_path) == read_skipped(whole[0])
-    # Bad clips of the chunk that was stopped are known already and not read again.
-    todo = [index for index in range(stop_at // 4 * 4, 10) if not (index in (2, 6) and index < stop_at)]
-    assert again.read == todo
-    assert summary.already_done == 10 - len(todo)
-    assert PreparedSet(tmp_path).fingerprint() == PreparedSet(whole[0]).fingerprint()
-
-
-def test_a_stop_between_chunks_loses_nothing(tmp_path, whole):
-    """Asked to stop after each chunk, as on a machine that is taken away again and again."""
-
+@pytest.mark.parametrize("stop_after", [10, 20])
+def test_stopped_between_chunks_it_goes_on_and_leaves_the_same_bytes(whole, tmp_path, stop_after):
     def stop(done):
-        if done >= min(4 * finished, 10):
+        if done == stop_after:
             raise KeyboardInterrupt
 
-    for finished in (1, 2, 3):
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, progress=stop)
-        assert len(records(tmp_path)) == finished
-    assert records(tmp_path) == records(whole[0])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Source(bad=[2, 12]), progress=stop)
+    source, seen = Source(bad=[2, 12]), []
+    summary = run(tmp_path, source, progress=seen.append)
+    assert source.asked == list(range(stop_after, 23)), "what is done is not opened again"
+    assert seen == [10, 20, 23]
+    assert summary.written == sum(index not in (2, 12) for index in range(stop_after, 23))
+    assert contents(tmp_path) == contents(whole[0])
 
 
-def test_a_second_run_reads_and_writes_nothing(tmp_path, whole):
-    run(tmp_path)
-    again = Memory()
-    summary = run(tmp_path, source=again)
-    assert again.read == []
-    assert summary.already_done == 10
-    assert summary.written == summary.skipped == 0
-    assert records(tmp_path) == records(whole[0])
+def test_killed_inside_a_chunk_it_leaves_the_same_samples(whole, tmp_path):
+    class Torn(Codec):
+        def encode(self, pixels_BTHWC):
+            if len(self.batches) == 5:
+                raise MemoryError
+            return super().encode(pixels_BTHWC)
+
+    with pytest.raises(MemoryError):
+        run(tmp_path, Source(bad=[2, 12]), Torn())
+    assert not any("tmp" in name for name in contents(tmp_path))
+    run(tmp_path, Source(bad=[2, 12]))
+    assert PreparedSet(tmp_path).fingerprint() == PreparedSet(whole[0]).fingerprint()
+    assert (tmp_path / "skipped.jsonl").read_text() == (whole[0] / "skipped.jsonl").read_text()
 
 
-def test_progress_counts_clips(tmp_path):
-    seen = []
-    run(tmp_path, progress=seen.append)
-    assert seen == [4, 8, 10]
+def test_done_it_does_nothing_more(whole):
+    before, source = contents(whole[0]), Source(bad=[2, 12])
+    summary = run(whole[0], source)
+    assert summary.written == 0
+    assert source.asked == []
+    assert contents(whole[0]) == before
 
 
-def test_too_many_bad_clips_are_an_error_also_on_the_second_try(tmp_path):
-    strict = dataclasses.replace(LIMITS, max_bad_share=0.19)
-    for _ in range(2):
-        with pytest.raises(DataError, match=r"2 of 10 clips could not be used, more than the share of 0\.19"):
-            run(tmp_path, limits=strict)
-    assert len(PreparedSet(tmp_path)) == 8, "what could be used is there"
-    run(tmp_path, limits=LIMITS)
+def test_processes_share_the_chunks(whole, tmp_path):
+    summaries = [
+        run(tmp_path, Source(bad=[2, 12]), process_index=index, process_count=2, clips_per_shard=5)
+        for index in range(2)
+    ]
+    assert [summary.written for summary in summaries] == [11, 10]
+    assert sorted(names(tmp_path)) == names(whole[0])
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_share_the_chunks(tmp_path, whole, processes):
-    for index in range(processes):
-        run(tmp_path, process_index=index, process_count=processes)
-    shards = records(tmp_path)
-    # Chunks are dealt in turn: chunk c is the shard c // processes of process c % processes.
-    names = [f"part{c % processes:03d}of{processes:03d}-{c // processes:06d}.arrayrecord" for c in range(3)]
-    assert [shards[name] for name in names] == list(records(whole[0]).values())
-    assert len(shards) == 3
+@pytest.mark.parametrize(("bad", "share", "fails"), [(3, 0.1, True), (2, 0.1, False), (0, 0.0, False), (1, 0.0, True)])
+def test_too_many_bad_clips_end_the_run_with_both_numbers(tmp_path, bad, share, fails):
+    limits = Limits(**{**vars(LIMITS), "max_bad_share": share})
+    for _ in range(2):  # the second time too: what is known to be bad is still bad
+        if fails:
+            with pytest.raises(
+                DataError, match=rf"{bad} of 23 clips could not be used, .* share of {share:g} .*skipped"
+            ):
+                run(tmp_path, Source(bad=range(bad)), limits=limits)
+        else:
+            run(tmp_path, Source(bad=range(bad)), limits=limits)
 
 
-def test_a_batch_is_filled_up_without_a_trace(tmp_path, whole):
-    """Three clips of one size in batches of two: the copy that fills the second is not written."""
-    source = Memory([((1, 8, 8), ("x",))] * 3)
-    assert run(tmp_path, source=source).written == 3
-    assert [PreparedSet(tmp_path)[i].source_id for i in range(3)] == ["clip-0", "clip-1", "clip-2"]
-    assert len(PreparedSet(tmp_path)) == 3
+def test_clips_that_do_not_fit_are_skipped_too(tmp_path):
+    limits = Limits(**{**vars(LIMITS), "min_tokens": 6, "max_bad_share": 1.0})
+    run(tmp_path, limits=limits)
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert len(reasons) == 10
+    assert all("give 4 tokens, under min_tokens = 6" in reason for reason in reasons)
+
+
+def test_shards_of_another_autoencoder_are_refused(whole):
+    with pytest.raises(UserError, match="autoencoder"):
+        run(whole[0], codec=Codec("b"))
+
+
+def test_the_header_says_what_the_shards_were_made_with():
+    made = header(Codec(), Source())
+    assert made["autoencoder"] == "a"
+    assert made["source"] == "source"
+    assert made["strides"] == [4, 4]
+    assert json.loads(json.dumps(made)) == made

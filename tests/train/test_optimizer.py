@@ -46,7 +46,7 @@ def first_update(given, gradient=None):
 
 
 def slow_rate(config, step, steps):
-    """The rate of a 0-based step: a rise ending at step warmup - 1, a plateau, a fall that would end at step `steps`."""
+    """The rate of a 0-based step: a rise up to step warmup - 1, a plateau, a fall that would end at step `steps`."""
     rise = min((step + 1) / config.warmup_steps, 1) if config.warmup_steps else 1
     begin = steps - config.decay_share * steps
     share = 0 if step <= begin else (step - begin) / max(config.decay_share * steps, 1)

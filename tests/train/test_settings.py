@@ -96,7 +96,7 @@ def test_what_the_devices_or_the_examples_cannot_do_is_told_at_the_start(toy_con
 def test_the_toy_run_may_start(toy_config):
     settings = read_settings(toy_config())
     assert dict(check_start(settings).shape) == {"data": 8, "fsdp": 1, "sequence": 1, "tensor": 1}
-    canvases = example_canvases(settings)
+    canvases = example_canvases(settings, frames=5)
     assert [canvas.prompt for canvas in canvases] == list(settings.sampling.prompts)
     assert {(canvas.grid, canvas.seed, canvas.fps) for canvas in canvases} == {((2, 2, 2), 0, 8.0)}
 

@@ -67,7 +67,7 @@ def test_a_place_that_cannot_be_written_is_a_fault_of_storage(tmp_path):
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
-    with pytest.raises(StorageError, match="config.json is damaged"):
+    with pytest.raises(StorageError, match=r"config\.json is damaged"):
         Workdir(tmp_path).config()
 
 

@@ -1,0 +1,287 @@
+"""The commands as a user types them: what they make, and how they end a mistake."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sora_jax.data.video_io import read_clip, write_clip
+
+TOY = "--config=tests/toy.py"
+COMMANDS = ("main", "prepare", "sample", "evaluate")
+
+
+@pytest.fixture
+def run(python):
+    def command(name, *arguments):
+        return python("-m", f"sora_jax.{name}", *arguments)
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def sampled(python, toy_workdir, tmp_path_factory):
+    """Three prompts in one call: of several sizes, lengths and seeds, each to a file of another kind."""
+    folder = tmp_path_factory.mktemp("sampled")
+    outputs = [folder / name for name in ("deep/a.mp4", "b.gif", "c.png")]
+    done = python(
+        "-m",
+        "sora_jax.sample",
+        f"--workdir={toy_workdir}",
+        "--prompt=a red circle moves right",
+        "--prompt=a blue square on a light background",
+        "--prompt=green",
+        "--size=16x24",
+        "--size=8x16",
+        "--size=24x8",
+        "--frames=9",
+        "--frames=5",
+        "--frames=1",
+        "--seed=3",
+        *(f"--output={path}" for path in outputs),
+    )
+    return done, outputs
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_reads_well(run, command):
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert f"python -m sora_jax.{command} --" in done.stdout
+    assert "--workdir: The folder" in done.stdout
+
+
+def test_several_prompts_and_sizes_are_sampled_in_one_call(sampled):
+    done, outputs = sampled
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(path) for path in outputs]
+    clips = [read_clip(path) for path in outputs]
+    assert [clip.shape for clip, _ in clips] == [(9, 16, 24, 3), (5, 8, 16, 3), (1, 24, 8, 3)]
+    assert [fps for _, fps in clips[:2]] == pytest.approx([8, 8], rel=0.05)
+    assert all(clip.std() > 1 for clip, _ in clips), "not one flat colour"
+
+
+def test_a_request_alone_gives_the_same_picture_and_the_same_call_the_same_bytes(run, toy_workdir, sampled, tmp_path):
+    arguments = ("--prompt=green", "--size=24x8", "--frames=1", "--seed=3")
+    files = [tmp_path / name for name in ("first.png", "second.png")]
+    for path in files:
+        done = run("sample", f"--workdir={toy_workdir}", *arguments, f"--output={path}")
+        assert done.returncode == 0, done.stderr
+    assert files[0].read_bytes() == files[1].read_bytes()
+    shared, alone = (np.asarray(Image.open(path)).astype(int) for path in (sampled[1][2], files[0]))
+    assert np.abs(shared - alone).max() <= 1
+
+
+def test_without_names_files_are_called_by_their_prompts(run, toy_workdir, tmp_path):
+    workdir = Path(shutil.copytree(toy_workdir, tmp_path / "toy"))
+    prompts = ("--prompt=../A Red circle!", "--prompt=a red circle", "--prompt=a red circle")
+    done = run(
+        "sample",
+        f"--workdir={workdir}",
+        *prompts,
+        "--frames=1",
+        "--frames=5",
+        "--frames=5",
+        "--steps=1",
+        "--solver=heun",
+        "--guidance=1",
+        "--fps=4",
+        "--checkpoint=6",
+    )
+    assert done.returncode == 0, done.stderr
+    names = [Path(line).name for line in done.stdout.split()]
+    assert names == ["a_red_circle_seed0.png", "a_red_circle_seed0.mp4", "a_red_circle_seed0_2.mp4"]
+    for line in done.stdout.split():
+        assert Path(line).parent == workdir / "samples" / "prompted"
+    clip, fps = read_clip(done.stdout.split()[1])
+    assert (clip.shape, fps) == ((5, 16, 16, 3), 4)
+
+
+def test_a_webp_is_written_too(run, toy_workdir, tmp_path):
+    path = tmp_path / "a.webp"
+    done = run("sample", f"--workdir={toy_workdir}", "--prompt=red", "--frames=5", "--steps=1", f"--output={path}")
+    assert done.returncode == 0, done.stderr
+    assert read_clip(path)[0].shape == (5, 16, 16, 3)
+
+
+def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
+    workdir = Path(shutil.copytree(toy_workdir, tmp_path / "toy"))
+    expected = json.loads((workdir / "evaluation.json").read_text())
+    (workdir / "evaluation.json").unlink()
+    done = run("evaluate", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "shapes: prompts 8, colour " in done.stdout
+    assert f"psnr {expected['autoencoder']['psnr']:.3f}" in done.stdout
+    assert json.loads((workdir / "evaluation.json").read_text()) == expected
+    done = run("evaluate", f"--workdir={workdir}", "--checkpoint=6")
+    assert json.loads((workdir / "evaluation.json").read_text())["shapes"]["step"] == 6
+
+
+def test_a_folder_is_prepared_and_bad_clips_are_named(run, tmp_path):
+    folder, workdir = tmp_path / "clips", tmp_path / "run"
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 256, size=(5, 16, 16 + 8 * (number % 2), 3), dtype=np.uint8)
+        write_clip(folder / f"{number}.gif", pixels, fps=8.0)
+        (folder / f"{number}.txt").write_text(f"clip number {number}")
+    (folder / "torn.mp4").write_bytes(b"not a video")
+    (folder / "torn.txt").write_text("a torn clip")
+    write_clip(folder / "silent.gif", pixels, fps=8.0)
+    arguments = (
+        TOY,
+        "--config.data.source=folder",
+        f"--config.data.path={folder}",
+        f"--workdir={workdir}",
+        "--config.stages.autoencoder.steps=2",
+        "--config.stages.autoencoder.crops.buckets=((5,16,16,8),)",
+    )
+    done = run("prepare", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "written 8, already done 0, skipped 1" in done.stdout
+    assert "torn.mp4" in done.stderr
+    assert "1 files without a caption are left out: silent.gif" in done.stderr
+    (line,) = (workdir / "prepared" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["source_id"] == "torn.mp4"
+    assert json.loads((workdir / "run.json").read_text())["stages"].keys() == {"autoencoder", "prepare"}
+    assert "torn.mp4" in (workdir / "report.html").read_text()
+    done = run("sample", f"--workdir={workdir}", "--prompt=red")
+    ends_in_a_sentence(done, "has no checkpoint of a transformer yet: run main until one is written")
+
+
+def ends_in_a_sentence(done, said, *, code=2):
+    """One line, no traceback, nothing done."""
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    assert said in lines[0]
+    assert "Traceback" not in done.stderr
+    assert "stage 1" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([TOY, "--config.stages.videos.stepz=1"], 'no key stepz; Did you mean "steps" instead of "stepz"?'),
+        ([TOY, "--config.stages.videos.steps=many"], "--config.stages.videos.steps=many: invalid literal for int()"),
+        ([TOY, "--config.stages.videos.steps=0"], "config.stages.videos: steps is 0: it must be at least 1"),
+        ([TOY, "--config.precision=float16"], "config.precision must be one of 'float32', 'bfloat16' or None"),
+        ([TOY, "--config.sampling.size=(16,20)"], "width 20 is not divisible by 8"),
+        ([TOY, "--config.mesh.fsdp=3"], "does not fit 1 devices"),
+        ([TOY, "--config.data.source=folder"], "needs a folder: pass --config.data.path=DIR"),
+        ([TOY, "--config.data.source=folder", "--config.data.path=/no/such/place"], "/no/such/place does not exist"),
+        ([TOY, "--stepz=1"], "Unknown command line flag 'stepz'"),
+        ([TOY, "videos"], "unknown argument 'videos': flags start with --"),
+        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+    ],
+)
+def test_a_mistake_before_a_run_ends_in_a_sentence(run, tmp_path, arguments, said):
+    ends_in_a_sentence(run("main", *arguments, f"--workdir={tmp_path / 'run'}"), said)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (None, "", "holds 0 files but no video or image"),
+        ("a.gif", "", "none of the 1 media files in"),
+        ("captions.jsonl", '{"file": "a.gif"}', "captions.jsonl"),
+    ],
+)
+def test_a_folder_without_clips_or_captions_says_so(run, tmp_path, name, content, said):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    if name:
+        write_clip(folder / "a.gif", np.zeros((2, 16, 16, 3), np.uint8), fps=8.0)
+    if content:
+        (folder / name).write_text(content)
+    done = run("prepare", TOY, "--config.data.source=folder", f"--config.data.path={folder}", f"--workdir={tmp_path}/r")
+    assert said in done.stderr, done.stderr
+    ends_in_a_sentence(done, "UserError: ")
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_keys(run, toy_workdir):
+    done = run("main", TOY, f"--workdir={toy_workdir}", "--config.seed=1", "--config.stages.videos.steps=99")
+    ends_in_a_sentence(done, "belongs to another config (seed: 0 -> 1; stages.videos.steps: 8 -> 99)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing to sample: pass --prompt="),
+        (["--prompt="], "the prompt '' is empty"),
+        (["--prompt=\t \n"], "is empty: describe the video in a few words"),
+        (["--prompt=" + "word " * 500], "the prompt has 501 tokens and this model takes 24: shorten it"),
+        (
+            ["--prompt=red", "--size=25x40"],
+            "height 25 is not divisible by 8 = 4 (autoencoder) x 2 (patch); nearest: 24",
+        ),
+        (["--prompt=red", "--size=wide"], "--size='wide' is not HEIGHTxWIDTH in px, such as 32x32"),
+        (["--prompt=red", "--size=0x16"], "is not HEIGHTxWIDTH"),
+        (["--prompt=red", "--size=160x160"], "a row of this run holds 36: fewer frames or a smaller size"),
+        (["--prompt=red", "--frames=4"], "frames 4 is not 1 plus a multiple of 4 (autoencoder); nearest: 1, 5"),
+        (["--prompt=red", "--frames=five"], "--frames=five"),
+        (["--prompt=red", "--seed=-1"], "seed -1 must be 0 or more"),
+        (["--prompt=red", "--seed=1", "--seed=2"], "2 --seed for 1 prompts: give one for all, or one for each"),
+        (["--prompt=red", "--fps=nan"], "nan frames per second must be more than 0"),
+        (["--prompt=red", "--output=a.avi"], "the ending must be one of .mp4, .gif, .webp, .png"),
+        (["--prompt=red", "--output=a"], "the ending must be one of"),
+        (["--prompt=red", "--frames=5", "--output=a.png"], "a video ends in .mp4, .gif or .webp"),
+        (["--prompt=red", "--prompt=blue", "--output=a.mp4"], "1 --output for 2 prompts"),
+        (["--prompt=red", "--prompt=blue", "--output=a.mp4", "--output=a.mp4"], "two --output are a.mp4"),
+        (["--prompt=red", "--checkpoint=7"], "there is no checkpoint of step 7 in"),
+        (["--prompt=red", "--checkpoint=newest"], "--checkpoint='newest' is neither a step nor latest"),
+        (["--prompt=red", "--solver=magic"], "solver 'magic' is not one of: euler, heun"),
+        (["--prompt=red", "--steps=0"], "0 sampling steps: at least 1 is needed"),
+        (["--prompt=red", "--guidance=-1"], "guidance scale -1.0 is negative"),
+    ],
+)
+def test_a_request_that_cannot_be_ends_in_a_sentence(run, toy_workdir, arguments, said):
+    ends_in_a_sentence(run("sample", f"--workdir={toy_workdir}", *arguments), said)
+
+
+@pytest.mark.parametrize(("command", "arguments"), [("sample", ["--prompt=red"]), ("evaluate", [])])
+def test_a_workdir_without_a_run_says_so(run, tmp_path, command, arguments):
+    done = run(command, f"--workdir={tmp_path / 'typo'}", *arguments)
+    ends_in_a_sentence(done, "typo holds no run (config.json is missing): train one, or correct --workdir")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_told_by_evaluate(run, toy_workdir):
+    ends_in_a_sentence(run("evaluate", f"--workdir={toy_workdir}", "--checkpoint=77"), "steps found: [6, 8]")
+
+
+def test_an_output_that_cannot_be_written_is_a_fault_of_storage(run, toy_workdir, tmp_path):
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "a.png"
+    done = run("sample", f"--workdir={toy_workdir}", "--prompt=red", "--frames=1", f"--output={output}")
+    ends_in_a_sentence(done, "StorageError: cannot write", code=74)
+
+
+def test_a_signal_from_outside_saves_and_ends_with_its_code(tmp_path):
+    """Run for real, stopped while it trains; the lock keeps a second run out meanwhile."""
+    arguments = [TOY, f"--workdir={tmp_path}", "--config.stages.autoencoder.steps=100000", "--config.log.every_steps=1"]
+    command = [sys.executable, "-m", "sora_jax.main", *arguments]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as process:
+        metrics = tmp_path / "metrics.jsonl"
+        until = time.monotonic() + 300
+        while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        second = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
+        ends_in_a_sentence(second, f"another run is writing to {tmp_path}: wait for it, or give another --workdir")
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 85, said
+    assert "Traceback" not in said
+    line = said.splitlines()[-1]
+    assert line.startswith("Preempted: stopped by SIGTERM: step ")
+    step = int(line.split("step ")[1].split()[0])
+    assert (tmp_path / "checkpoints" / "autoencoder" / str(step) / "manifest.json").exists()

@@ -1,0 +1,40 @@
+"""Runs a config as `sora_jax.main` does, and sends itself a signal where it is told to.
+
+python interrupted.py CONFIG WORKDIR STAGE:DONE:SIGNAL ...
+
+DONE counts the steps, or clips, that progress has shown. After SIGTERM the run is started again in this process;
+after SIGKILL there is no process.
+"""
+
+import os
+import runpy
+import signal
+import sys
+
+from absl import flags
+
+from sora_jax.core.errors import Preempted
+from sora_jax.train import clock, run
+
+flags.FLAGS(sys.argv[:1])
+config, workdir, *events = sys.argv[1:]
+waiting = {tuple(event.split(":")[:2]): event.split(":")[2] for event in events}
+update = clock.Progress.update
+
+
+def update_and_signal(progress: clock.Progress, done: int, facts: str = "") -> None:
+    """Shows progress, and sends the signal that was asked for here, once."""
+    update(progress, done, facts)
+    name = waiting.pop((progress._name, str(done)), None)
+    if name is not None:
+        os.kill(os.getpid(), getattr(signal, name))
+
+
+clock.Progress.update = update_and_signal
+while True:
+    try:
+        run.run(runpy.run_path(config)["get_config"](), workdir)
+        break
+    except Preempted as stop:
+        print(stop, flush=True)
+assert not waiting, f"never came to {waiting}"

@@ -1,0 +1,135 @@
+"""What other commands load from a workdir, and the data that stages draw from."""
+
+import contextlib
+import itertools
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import abstract_model
+from sora_jax.data.captions import BYTES_PER_TOKEN
+from sora_jax.data.shards import PreparedSet
+from sora_jax.data.video_io import write_clip
+from sora_jax.train import exhibits, run, streams, trained
+from sora_jax.train.settings import read_settings
+from sora_jax.train.workdir import Workdir
+
+
+@pytest.fixture(scope="module")
+def settings(toy_config):
+    return read_settings(toy_config())
+
+
+@pytest.fixture(scope="module")
+def workdir(toy_workdir):
+    return Workdir(toy_workdir)
+
+
+def test_settings_of_a_run_are_those_of_its_config(workdir, settings):
+    assert read_settings(workdir.config()) == settings
+
+
+def test_the_codec_is_the_average_with_the_statistics(workdir, settings):
+    codec = trained.load_codec(workdir, settings)
+    statistics = workdir.read_json("latents.json")
+    np.testing.assert_array_equal(codec.mean_C, statistics["mean"])
+    np.testing.assert_array_equal(codec.scale_C, statistics["scale"])
+    header = PreparedSet(workdir.prepared()).header
+    assert header["autoencoder"] == codec.fingerprint(), "the shards were made with it"
+    assert codec.params.keys() == abstract_model(lambda key: trained.build_autoencoder(settings, key))[1].keys()
+
+
+def test_prepared_latents_have_zero_mean_and_unit_scale(workdir):
+    prepared = PreparedSet(workdir.prepared())
+    values = np.concatenate([prepared[i].latent_THWC.reshape(-1, 4) for i in range(len(prepared))])
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=0.15)
+    np.testing.assert_allclose(values.std(axis=0), 1, atol=0.15)
+
+
+def test_the_generator_is_that_of_the_newest_stage(workdir, settings, tmp_path):
+    params, stage, step = trained.load_generator(workdir, settings)
+    assert (stage, step) == ("videos", 8)
+    older, stage, step = trained.load_generator(workdir, settings, step=6)
+    assert (stage, step) == ("videos", 6)
+    assert any(np.any(params[name] != older[name]) for name in params)
+    copy = Workdir(shutil.copytree(workdir.path, tmp_path / "toy"))
+    shutil.rmtree(copy.checkpoints("videos"))
+    assert trained.load_generator(copy, settings)[1:] == ("images", 6)
+
+
+def test_what_is_not_there_yet_is_told(settings, tmp_path):
+    with pytest.raises(UserError, match="has no trained autoencoder yet: run main until that stage is done"):
+        trained.load_codec(Workdir(tmp_path), settings)
+    with pytest.raises(UserError, match="has no checkpoint of a transformer yet"):
+        trained.load_generator(Workdir(tmp_path), settings)
+
+
+def test_pixels_are_tokens_of_the_autoencoder(settings):
+    stage = settings.stages["autoencoder"]
+    stream = streams.PixelBatches(streams.open_source(settings), stage.crops, seed=0)
+    with contextlib.closing(stream.batches(0)) as batches:
+        first, second = itertools.islice(batches, 2)
+    with contextlib.closing(stream.batches(1)) as batches:
+        np.testing.assert_array_equal(next(batches)["clip_BTHWC"], second["clip_BTHWC"])
+    assert stream.tokens(first) == (8 * 16 * 16, 8 * 16 * 16)
+    assert stream.tokens(second) == (8 * 5 * 16 * 16,) * 2
+    assert json.loads(json.dumps(stream.fingerprint())) == stream.fingerprint()
+
+
+@pytest.mark.parametrize(("stage", "image_share"), [("images", 1.0), ("videos", None)])
+def test_packs_hold_what_the_mix_says(workdir, settings, stage, image_share):
+    prepared = PreparedSet(workdir.prepared())
+    stream = streams.PackedBatches(prepared, settings.stages[stage], settings)
+    with contextlib.closing(stream.batches(0)) as batches:
+        packs = list(itertools.islice(batches, 8))
+    with contextlib.closing(stream.batches(3)) as batches:
+        np.testing.assert_array_equal(next(batches)["tokens_BLP"], packs[3]["tokens_BLP"])
+    samples = np.concatenate([pack["sample_BS"][pack["sample_BS"] >= 0] for pack in packs])
+    images = prepared.grid_N3[samples][:, 0] == 1
+    mix = settings.stages[stage].mix
+    assert images.mean() == pytest.approx(mix.images / (mix.images + mix.videos) if image_share is None else 1, abs=0.1)
+    for pack in packs:
+        real, possible = stream.tokens(pack)
+        assert possible == 8 * 36
+        assert real == np.prod(pack["grid_BS3"], axis=-1).sum()
+        assert pack["text_BKQ"].shape == (8, 96, BYTES_PER_TOKEN)
+
+
+def test_clips_to_show_are_spread_over_the_source_and_bad_ones_passed_over(settings):
+    source = streams.open_source(settings)
+    limits = streams.clip_limits(settings)
+    assert (limits.stride, limits.max_tokens) == ((4, 8, 8), 24)
+    ids = [clip.source_id for clip in exhibits.choose_clips(source, limits, count=4)]
+    assert ids == [source.source_id(index) for index in (0, 31, 63, 95)]
+    assert len(exhibits.choose_clips(source, limits, count=1000)) == 96
+
+
+def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_config, tmp_path):
+    clips, held_out = run.evaluation_clips(read_settings(toy_config()))
+    assert held_out
+    assert len(clips) == 8
+    assert all("heldout" in clip.source_id for clip in clips)
+    for number in range(3):
+        write_clip(tmp_path / f"{number}.gif", np.full((5, 16, 16, 3), 9 * number, np.uint8), fps=8.0)
+        (tmp_path / f"{number}.txt").write_text("grey")
+    config = toy_config()
+    config.data.source, config.data.path = "folder", str(tmp_path)
+    clips, held_out = run.evaluation_clips(read_settings(config))
+    assert not held_out
+    assert [clip.source_id for clip in clips] == ["0.gif", "1.gif", "2.gif"]
+
+
+def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
+    for name in ("a.gif", "b.gif"):
+        write_clip(tmp_path / name, np.zeros((2, 16, 16, 3), np.uint8), fps=8.0)
+    (tmp_path / "captions.jsonl").write_text('{"file": "a.gif", "caption": "x"}\n{"file": "c.gif", "caption": "y"}')
+    config = toy_config()
+    config.data.source, config.data.path = "folder", str(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert len(streams.open_source(read_settings(config))) == 1
+    assert "1 files without a caption are left out: b.gif" in caplog.text
+    assert "1 captions name no file: c.gif" in caplog.text
