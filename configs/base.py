@@ -177,7 +177,7 @@ def get_config() -> ConfigDict:
     sampling.frames = 9  # of those samples
     sampling.guidance = guidance = ConfigDict()
     guidance.scale = 6.0  # 1: none
-    guidance.interval = (0.0, 1.0)  # noise levels where it applies
+    guidance.interval = (0.6, 1.0)  # noise levels where it applies; below, it only roughens edges
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
 
     c.evaluation = evaluation = ConfigDict()

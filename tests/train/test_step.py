@@ -124,11 +124,17 @@ def prepared(kind, mesh_name):
     return maker, make_step(objective, structure, make(axes), STEP), mesh
 
 
+@functools.cache
+def initial(kind):
+    """Returns a fresh state in numpy; `test_state.py` shows that no mesh changes it."""
+    return jax.tree.map(np.array, prepared(kind, "one device")[0].fresh(jax.random.key(0)))
+
+
 def train(kind, mesh_name):
     maker, step, mesh = prepared(kind, mesh_name)
     losses = []
     with jax.set_mesh(mesh):
-        state = maker.fresh(jax.random.key(0))
+        state = jax.device_put(initial(kind), jax.tree.map(lambda leaf: leaf.sharding, maker.abstract()))
         for number in range(STEPS):
             state, metrics = step(state, to_device(objectives(kind)[2](number), mesh))
             losses.append({name: float(value) for name, value in metrics.items()})
@@ -189,7 +195,8 @@ def test_a_bad_batch_changes_no_bit_and_is_counted(mesh_name, bad):
     poison = packs(1)
     poison["tokens_BLP"][3, 1, 2] = bad
     with jax.set_mesh(mesh):
-        state, _ = step(maker.fresh(jax.random.key(0)), to_device(packs(0), mesh))
+        state = jax.device_put(initial("diffusion"), jax.tree.map(lambda leaf: leaf.sharding, maker.abstract()))
+        state, _ = step(state, to_device(packs(0), mesh))
         before = jax.tree.map(np.array, state)
         for count in (1, 2):
             state, metrics = step(state, to_device(poison, mesh))
