@@ -199,8 +199,8 @@ def pool_text(text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int) ->
 class Place(nnx.Module):
     """A token's place in its segment, alone and as the caption reads it: "moves right" is where to be when.
 
-    The product of place and text makes such a sentence a linear map from one to the other, where attention would have to
-    find it first.
+    The product of place and text makes such a sentence a linear map from one to the other, where attention would have
+    to find it first.
     """
 
     def __init__(self, width: int, *, text_dim: int, rngs: nnx.Rngs):

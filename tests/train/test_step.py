@@ -127,14 +127,21 @@ def prepared(kind, mesh_name):
 @functools.cache
 def initial(kind):
     """Returns a fresh state in numpy; `test_state.py` shows that no mesh changes it."""
-    return jax.tree.map(np.array, prepared(kind, "one device")[0].fresh(jax.random.key(0)))
+    maker, _, mesh = prepared(kind, "one device")
+    with jax.set_mesh(mesh):
+        return jax.tree.map(np.array, maker.fresh(jax.random.key(0)))
+
+
+def begin(kind, mesh_name):
+    """Returns the initial state on a mesh."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, prepared(kind, mesh_name)[0].abstract())
+    return jax.device_put(initial(kind), shardings)
 
 
 def train(kind, mesh_name):
-    maker, step, mesh = prepared(kind, mesh_name)
-    losses = []
+    _, step, mesh = prepared(kind, mesh_name)
+    state, losses = begin(kind, mesh_name), []
     with jax.set_mesh(mesh):
-        state = jax.device_put(initial(kind), jax.tree.map(lambda leaf: leaf.sharding, maker.abstract()))
         for number in range(STEPS):
             state, metrics = step(state, to_device(objectives(kind)[2](number), mesh))
             losses.append({name: float(value) for name, value in metrics.items()})
@@ -166,10 +173,9 @@ def test_losses_and_weights_are_those_of_one_device(kind, mesh_name):
 
 
 def test_training_lowers_the_loss_of_one_batch():
-    maker, step, mesh = prepared("autoencoder", "one device")
-    batch, losses = clips(0), []
+    _, step, mesh = prepared("autoencoder", "one device")
+    state, batch, losses = begin("autoencoder", "one device"), clips(0), []
     with jax.set_mesh(mesh):
-        state = maker.fresh(jax.random.key(0))
         for _ in range(8):
             state, metrics = step(state, to_device(batch, mesh))
             losses.append(float(metrics["loss"]))
@@ -177,9 +183,9 @@ def test_training_lowers_the_loss_of_one_batch():
 
 
 def test_the_state_is_donated_and_its_counters_count():
-    maker, step, mesh = prepared("diffusion", "one device")
+    _, step, mesh = prepared("diffusion", "one device")
+    state = begin("diffusion", "one device")
     with jax.set_mesh(mesh):
-        state = maker.fresh(jax.random.key(0))
         new, metrics = step(state, to_device(packs(0), mesh))
     assert all(leaf.is_deleted() for leaf in (*state.params.values(), *state.ema["width_0.1"].values()))
     assert [int(x) for x in (new.step, new.updates, new.skipped, new.unbroken)] == [1, 1, 0, 0]
@@ -191,11 +197,11 @@ def test_the_state_is_donated_and_its_counters_count():
 @pytest.mark.parametrize("mesh_name", ["one device", "fsdp 8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 def test_a_bad_batch_changes_no_bit_and_is_counted(mesh_name, bad):
-    maker, step, mesh = prepared("diffusion", mesh_name)
+    _, step, mesh = prepared("diffusion", mesh_name)
     poison = packs(1)
     poison["tokens_BLP"][3, 1, 2] = bad
+    state = begin("diffusion", mesh_name)
     with jax.set_mesh(mesh):
-        state = jax.device_put(initial("diffusion"), jax.tree.map(lambda leaf: leaf.sharding, maker.abstract()))
         state, _ = step(state, to_device(packs(0), mesh))
         before = jax.tree.map(np.array, state)
         for count in (1, 2):
