@@ -46,12 +46,6 @@ class StorageError(CommandError):
     exit_code = 74
 
 
-class PeerLost(CommandError):
-    """Another process of the run ended; a launcher starts all of them again."""
-
-    exit_code = 75
-
-
 class Preempted(CommandError):
     """The run was asked to stop and saved its state; the same command continues it."""
 

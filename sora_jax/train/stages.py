@@ -186,7 +186,7 @@ def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
 def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     """Trains the transformer on prepared clips, from where the previous diffusion stage ended."""
     settings = run.settings
-    codec = load_codec(run.workdir, settings)
+    codec = load_codec(run.workdir, settings, mesh=run.mesh)  # it decodes beside weights that lie there
     expected = {key: str(value) for key, value in header(codec, run.source).items() if isinstance(value, str)}
     prepared = PreparedSet.open(run.workdir.prepared(), expected)
     maker = _maker(run, functools.partial(build_generator, settings), settings.optimizer)

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
+from sora_jax.core.sharding import replicated
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.captions import BYTES_PER_TOKEN, check_prompt
 from sora_jax.data.packs import PackLayout
@@ -44,8 +46,11 @@ def build_generator(settings: Settings, key: jax.Array) -> Generator:
     )
 
 
-def load_codec(workdir: Workdir, settings: Settings) -> Codec:
-    """Returns the trained autoencoder of a run; raises UserError while there is none."""
+def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None) -> Codec:
+    """Returns the trained autoencoder of a run, whole on every device of `mesh`, or on the first device.
+
+    Raises UserError while there is none.
+    """
     if not (workdir.path / "latents.json").exists():
         raise UserError(f"{workdir.path} has no trained autoencoder yet: run main until that stage is done")
     statistics = workdir.read_json("latents.json")
@@ -53,7 +58,7 @@ def load_codec(workdir: Workdir, settings: Settings) -> Codec:
     _, params, _ = abstract_model(lambda key: build_autoencoder(settings, key))
     return Codec(
         settings.autoencoder,
-        load_average(workdir, stage, params, settings)[0],
+        load_average(workdir, stage, params, settings, place=None if mesh is None else replicated(mesh))[0],
         mean_C=np.array(statistics["mean"]),
         scale_C=np.array(statistics["scale"]),
     )
@@ -73,17 +78,24 @@ def load_generator(workdir: Workdir, settings: Settings, *, step: int | None = N
     _, params, _ = abstract_model(lambda key: build_generator(settings, key))
     for stage in reversed(settings.run):
         saved = workdir.checkpoints(stage)
-        if settings.stages[stage].kind == "diffusion" and saved.exists() and any(saved.iterdir()):
+        begun = saved.exists() and any(path.name.isdecimal() for path in saved.iterdir())
+        if settings.stages[stage].kind == "diffusion" and begun:
             average, found = load_average(workdir, stage, params, settings, step=step)
             return average, stage, found
     raise UserError(f"{workdir.path} has no checkpoint of a transformer yet: run main until one is written")
 
 
 def load_average(
-    workdir: Workdir, stage: str, abstract: Params, settings: Settings, *, step: int | None = None
+    workdir: Workdir,
+    stage: str,
+    abstract: Params,
+    settings: Settings,
+    *,
+    step: int | None = None,
+    place: Sharding | None = None,
 ) -> tuple[Params, int]:
-    """Returns (averaged weights, step) of a stage's checkpoint: the first EMA track."""
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """Returns (averaged weights, step) of a stage's checkpoint: the first EMA track, by default on the first device."""
+    place = SingleDeviceSharding(jax.devices()[0]) if place is None else place
     shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in abstract.items()}
     track = track_name(settings.ema.widths[0])
     restored = load_tree(workdir.checkpoints(stage), {"ema": {track: shapes}}, step=step)

@@ -8,9 +8,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from sora_jax.core.config import to_json
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.video_io import read_clip
+from sora_jax.train import run
 from sora_jax.train.metrics import read_metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
 
 DRIVER = "tests/train/interrupted.py"
 TRAINED = {"autoencoder": 8, "images": 6, "videos": 8}
@@ -76,10 +80,44 @@ def test_an_interrupted_run_prepares_the_same_and_scores_the_same(toy_workdir, i
     assert len(sets[0]) == 96
     for name in ("latents.json", "evaluation.json", "config.json"):
         assert (toy_workdir / name).read_bytes() == (interrupted[0] / name).read_bytes(), name
-    last = [{(m["stage"], m["step"]): m["loss"] for m in read_metrics(w)} for w in (toy_workdir, interrupted[0])]
-    assert last[0].keys() <= last[1].keys()
     for stage, step in TRAINED.items():
-        assert last[0][stage, step] == pytest.approx(last[1][stage, step])
+        curves = [losses(workdir, stage) for workdir in (toy_workdir, interrupted[0])]
+        assert curves[0].keys() <= curves[1].keys()
+        assert curves[0][step] == pytest.approx(curves[1][step])
+
+
+def losses(workdir, stage):
+    return {line["step"]: line["loss"] for line in read_metrics(workdir) if line["stage"] == stage}
+
+
+def on_eight_devices(config):
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 2, 2, 2
+    return config
+
+
+def test_the_last_stage_over_eight_devices_is_that_on_one(toy_config, toy_workdir, tmp_path):
+    """From weights that one device saved, trained and shown where they lie on eight."""
+    workdir = Path(shutil.copytree(toy_workdir, tmp_path / "toy"))
+    for done in ("checkpoints", "samples"):
+        shutil.rmtree(workdir / done / "videos")
+    facts = json.loads((workdir / "run.json").read_text())
+    del facts["stages"]["videos"], facts["evaluated"]
+    (workdir / "run.json").write_text(json.dumps(facts))
+    config = on_eight_devices(toy_config())
+    (workdir / "config.json").write_text(to_json(config))
+    run.run(config, workdir)
+    expected = losses(toy_workdir, "videos")
+    assert losses(workdir, "videos") == pytest.approx(expected, rel=1e-4)
+    assert len(expected) == 4
+    assert len(list((workdir / "samples" / "videos" / "000008").glob("*.gif"))) == 4
+
+
+@pytest.mark.slow
+def test_a_run_over_eight_devices_is_that_on_one(toy_config, toy_workdir, tmp_path):
+    run.run(on_eight_devices(toy_config()), tmp_path)
+    # Later stages see latents that were rounded to bfloat16 after another order of sums.
+    for stage, tolerance in (("autoencoder", 1e-4), ("images", 1e-2), ("videos", 1e-2)):
+        assert losses(tmp_path, stage) == pytest.approx(losses(toy_workdir, stage), rel=tolerance)
 
 
 def test_weights_and_clock_carry_over_to_the_next_stage_of_the_same_model(toy_workdir):
