@@ -21,7 +21,7 @@ from sora_jax.nn.linear import Linear
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """Shape of the autoencoder; presets are in `PRESETS`.
+    """Shape of the autoencoder; `configs/base.py` holds the preset `tiny`.
 
     Attributes:
       patch: Side of the pixel blocks that are folded into channels before the first convolution.

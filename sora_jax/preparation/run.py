@@ -13,7 +13,7 @@ import numpy as np
 
 from sora_jax.core.errors import DataError
 from sora_jax.data.captions import TOKENIZER, count_tokens, cut_caption
-from sora_jax.data.clips import BadClip, Fitted, fit_clip
+from sora_jax.data.clips import BadClip, Clip, Fitted, fit_clip
 from sora_jax.data.shard_files import read_skipped
 from sora_jax.data.shards import Prepared, ShardWriter
 from sora_jax.data.sources import Source
@@ -49,6 +49,29 @@ class Limits:
             max_tokens=self.max_tokens,
             max_frames=self.max_frames,
         )
+
+
+class FittedSource:
+    """A source whose clips come as they will be encoded, so that the autoencoder trains at that scale."""
+
+    def __init__(self, source: Source, limits: Limits):
+        self._source = source
+        self._limits = limits
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Clip:
+        """Returns clip `index`, fitted; raises BadClip."""
+        return self._limits.fit(self._source, index).clip
+
+    def source_id(self, index: int) -> str:
+        """Returns the name of clip `index`."""
+        return self._source.source_id(index)
+
+    def fingerprint(self) -> str:
+        """Returns the fingerprint of the clips before they are fitted."""
+        return self._source.fingerprint()
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -28,7 +28,7 @@ from sora_jax.generate.canvas import Canvas
 from sora_jax.models.codec import Codec, measure_latents
 from sora_jax.objectives import autoencoder as autoencoder_objective
 from sora_jax.objectives import diffusion as diffusion_objective
-from sora_jax.preparation.run import Limits, header, prepare
+from sora_jax.preparation.run import FittedSource, Limits, header, prepare
 from sora_jax.train import exhibits
 from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.clock import Progress
@@ -148,7 +148,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         maker=maker,
         initial=lambda: maker.fresh(rng.key(settings.seed, "autoencoder parameters")),
         step=_step_config(settings, name, stage),
-        stream=PixelBatches(run.source, stage.crops, seed=settings.seed),
+        stream=PixelBatches(FittedSource(run.source, run.limits), stage.crops, seed=settings.seed),
         show=show,
     )
     state, facts = train(task, run.around)

@@ -10,7 +10,7 @@ from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.captions import count_tokens
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shards import PreparedSet
-from sora_jax.preparation.run import Limits, header, prepare
+from sora_jax.preparation.run import FittedSource, Limits, header, prepare
 
 SIZES = [(1, 8, 8), (5, 8, 12), (1, 8, 8), (6, 16, 8), (1, 24, 24)]
 
@@ -210,3 +210,17 @@ def test_the_header_says_what_the_shards_were_made_with():
     assert made["source"] == "source"
     assert made["strides"] == [4, 4]
     assert json.loads(json.dumps(made)) == made
+
+
+def test_a_fitted_source_gives_clips_as_they_are_encoded():
+    source = Source(bad={2})
+    fitted = FittedSource(source, LIMITS)
+    assert len(fitted) == len(source)
+    assert fitted.fingerprint() == source.fingerprint()
+    assert fitted.source_id(4) == source.source_id(4)
+    for index in (1, 4):
+        np.testing.assert_array_equal(fitted[index].pixels_THWC, LIMITS.fit(source, index).clip.pixels_THWC)
+    # 24 x 24 pixels are 36 tokens, more than the 24 allowed.
+    assert fitted[4].pixels_THWC.shape[1] < source[4].pixels_THWC.shape[1]
+    with pytest.raises(BadClip, match="torn"):
+        fitted[2]
