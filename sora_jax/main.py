@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sora_jax.core.errors import run_command
-from sora_jax.train.run import run
+from sora_jax.core.host_memory import use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE."
@@ -20,6 +20,9 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder that everythi
 
 def main(_: Sequence[str]) -> None:
     """Runs the stages that are not done yet."""
+    use_huge_pages()
+    from sora_jax.train.run import run  # here, because it brings jax: a second start should cost nothing
+
     run(_CONFIG.value, _WORKDIR.value)
 
 

@@ -111,30 +111,6 @@ class Attributes:
     motion: str | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptCase:
-    """A prompt and what must be seen in a clip that follows it."""
-
-    prompt: str
-    background: str
-    objects: tuple[Attributes, ...]
-
-    @property
-    def colour(self) -> str:
-        """The first object's colour."""
-        return self.objects[0].colour
-
-    @property
-    def shape(self) -> str:
-        """The first object's shape."""
-        return self.objects[0].shape
-
-    @property
-    def motion(self) -> str | None:
-        """The first object's motion, None for an image."""
-        return self.objects[0].motion
-
-
 class ShapesWorld:
     """A `data.sources.Source` of drawn clips; clip `i` is a pure function of (config, i)."""
 
@@ -226,7 +202,7 @@ def describe(scene: Scene) -> tuple[str, ...]:
 
     Each names colour, shape and, where there is one, the direction; the last names the size too.
     """
-    plain = " and ".join(_phrase(spec) for spec in scene.objects)
+    plain = " and ".join(phrase(spec) for spec in scene.objects)
     detailed = " and ".join(_detailed_phrase(spec) for spec in scene.objects)
     behind = "" if scene.bar is None else " behind a bar"
     ground = f"a {scene.background} background"
@@ -238,55 +214,8 @@ def describe(scene: Scene) -> tuple[str, ...]:
     )
 
 
-def case_of(scene: Scene) -> PromptCase:
-    """Returns the prompt of a scene (its plain caption) with what must be seen."""
-    objects = tuple(Attributes(colour=o.colour, shape=o.shape, motion=o.motion) for o in scene.objects)
-    return PromptCase(prompt=describe(scene)[1], background=scene.background, objects=objects)
-
-
-def heldout_prompts(num_prompts: int, *, seed: int = 0) -> list[PromptCase]:
-    """Returns distinct prompts that training never showed, up to 72; every beginning of the list is balanced.
-
-    Motions take turns, and so do backgrounds; the first 24 show each held-out combination once.
-    Raises `UserError` for more than there are.
-    """
-    generator = rng_lib.generator(seed, "shapes/prompts")
-    by_motion = []
-    for motion in DIRECTIONS:
-        kinds = [(c, s, motion) for c in PALETTE for s in SHAPES if is_held_out(c, s, motion)]
-        by_motion.append([kinds[i] for i in generator.permutation(len(kinds))])
-    kinds = [kind for turn in zip(*by_motion, strict=True) for kind in turn]
-    return _cases(kinds, num_prompts)
-
-
-def image_prompts(num_prompts: int, *, seed: int = 0) -> list[PromptCase]:
-    """Returns distinct prompts for images, up to 54; the first 18 show each colour and shape once.
-
-    Raises `UserError` for more than there are.
-    """
-    generator = rng_lib.generator(seed, "shapes/image_prompts")
-    colours = [list(PALETTE)[i] for i in generator.permutation(len(PALETTE))]
-    kinds: list[tuple[str, str, str | None]] = [
-        (c, SHAPES[(i + k) % 3], None) for k in range(3) for i, c in enumerate(colours)
-    ]
-    return _cases(kinds, num_prompts)
-
-
-def _cases(kinds: list[tuple[str, str, str | None]], num_prompts: int) -> list[PromptCase]:
-    most = len(kinds) * len(BACKGROUNDS)
-    _check(1 <= num_prompts <= most, f"the world has 1 to {most} such prompts, asked for {num_prompts}")
-    grounds = tuple(BACKGROUNDS)
-    cases = []
-    for number in range(num_prompts):
-        colour, shape, motion = kinds[number % len(kinds)]
-        background = grounds[(number + number // len(kinds)) % len(grounds)]
-        kind = Attributes(colour=colour, shape=shape, motion=motion)
-        prompt = f"{_phrase(kind)} on a {background} background"
-        cases.append(PromptCase(prompt=prompt, background=background, objects=(kind,)))
-    return cases
-
-
-def _phrase(kind: ObjectSpec | Attributes) -> str:
+def phrase(kind: ObjectSpec | Attributes) -> str:
+    """Returns what a plain caption says of one object."""
     verb = {None: "", STILL: " stays still"}.get(kind.motion, f" moves {kind.motion}")
     return f"a {kind.colour} {kind.shape}{verb}"
 

@@ -1,12 +1,13 @@
 """The metrics of a run: does the generator follow held-out prompts, how well does the autoencoder reconstruct."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from sora_jax.core.tree import Params
 from sora_jax.data.clips import Clip
-from sora_jax.data.shapes_world import heldout_prompts
+from sora_jax.data.shapes_prompts import PromptCase
 from sora_jax.evaluation import pixels, shapes_oracle
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.run import Sampler
@@ -26,12 +27,10 @@ class Judged:
     clips: list[np.ndarray]
 
 
-def judge_prompts(sampler: Sampler, params: Params, *, count: int, grid: Size, fps: float, seed: int) -> Judged:
-    """Returns the oracle's scores on `count` prompts of combinations never seen in training.
-
-    Each prompt has its own noise, from `seed` on.
-    """
-    cases = heldout_prompts(count)
+def judge_prompts(
+    sampler: Sampler, params: Params, cases: Sequence[PromptCase], *, grid: Size, fps: float, seed: int
+) -> Judged:
+    """Returns the oracle's scores on what is made from the prompts; each has its own noise, from `seed` on."""
     canvases = [Canvas(prompt=case.prompt, grid=grid, fps=fps, seed=seed + number) for number, case in enumerate(cases)]
     clips = sampler(params, canvases)
     return Judged(scores=shapes_oracle.score(cases, clips), prompts=[case.prompt for case in cases], clips=clips)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sora_jax.data.shapes_world import PALETTE, SHAPES, STILL, Attributes, PromptCase, coverage
+from sora_jax.data.shapes_prompts import PromptCase
+from sora_jax.data.shapes_world import PALETTE, SHAPES, STILL, Attributes, coverage
 
 _COLOURS = tuple(PALETTE)
 # In chroma the palette's norms are 107 to 154, the bar's is 24 and noise of 8/255 has 8 along a direction.

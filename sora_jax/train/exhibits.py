@@ -1,5 +1,6 @@
 """What a run shows as it trains: the same clips reconstructed, the same prompts sampled, side by side over time."""
 
+import collections
 import json
 
 import numpy as np
@@ -14,15 +15,19 @@ from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.workdir import Workdir, write_atomically
 
 
-def choose_clips(source: Source, limits: Limits, *, count: int) -> list[Clip]:
-    """Returns up to `count` fitted clips spread evenly over the source; clips that cannot be used are passed over."""
+def choose_clips(source: Source, limits: Limits, *, count: int, sizes: int) -> list[Clip]:
+    """Returns up to `count` fitted clips spread evenly over the source, those of the `sizes` commonest sizes.
+
+    A codec is compiled for each size, and clips of a folder may all differ. Clips that cannot be used are passed over.
+    """
     clips = []
     for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)).tolist():
         try:
             clips.append(limits.fit(source, index).clip)
         except BadClip:
             continue  # the prepare stage names it
-    return clips
+    common = dict(collections.Counter(clip.pixels_THWC.shape for clip in clips).most_common(sizes))
+    return [clip for clip in clips if clip.pixels_THWC.shape in common]
 
 
 def show_reconstructions(

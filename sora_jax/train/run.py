@@ -10,10 +10,12 @@ from ml_collections import ConfigDict
 
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.clips import Clip
+from sora_jax.data.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
 from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.video_io import write_clip
 from sora_jax.evaluation.evaluator import judge_autoencoder, judge_prompts
 from sora_jax.generate.write import contact_sheet
+from sora_jax.models.codec import Codec
 from sora_jax.train import exhibits
 from sora_jax.train.clock import peak_memory_gb
 from sora_jax.train.loop import StopSignal
@@ -28,6 +30,8 @@ from sora_jax.video import shapes
 
 # Of the noise of evaluation; training and examples use others.
 _EVALUATION_SEED = 1_000
+# Sizes of the clips that the autoencoder is judged on: each is compiled for.
+_SIZES_JUDGED = 12
 
 
 def run(config: ConfigDict, path: str | os.PathLike[str], *, until: str | None = None) -> None:
@@ -66,36 +70,41 @@ def use_compilation_cache() -> None:
 def evaluate(workdir: Workdir, settings: Settings, *, step: int | None = None) -> dict[str, Any]:
     """Returns the metrics of a run's models, after writing them to evaluation.json and printing them.
 
-    `autoencoder`: on held-out clips where there are any (`held_out`). `shapes`, for the drawn world: on held-out
-    prompts; a sheet of these samples is written beside.
+    `autoencoder`: on held-out clips where there are any (`held_out`). For the drawn world `shapes`: on held-out
+    prompts, and where it shows two objects `shapes_pairs`: on held-out prompts about two; sheets of these samples are
+    written beside.
     """
     codec = load_codec(workdir, settings)
     clips, held_out = evaluation_clips(settings)
     result: dict[str, Any] = {"autoencoder": {**judge_autoencoder(codec, clips), "held_out": held_out}}
     has_generator = any(settings.stages[name].kind == "diffusion" for name in settings.run)
-    if has_generator and settings.data.source == "shapes" and settings.evaluation.prompts:
-        params, stage, at = load_generator(workdir, settings, step=step)
-        structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
-        grid = shapes.clip_token_grid(
-            (settings.sampling.frames, *settings.sampling.size),
-            stride=settings.stride,
-            patch=settings.transformer.patch,
-        )
-        judged = judge_prompts(
-            make_sampler(settings, codec, structure),
-            params,
-            count=settings.evaluation.prompts,
-            grid=grid,
-            fps=settings.sampling.fps,
-            seed=_EVALUATION_SEED,
-        )
-        result["shapes"] = {**judged.scores, "stage": stage, "step": at}
-        folder = workdir.path / "samples" / "evaluation"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_clip(folder / "sheet.gif", contact_sheet(judged.clips), fps=settings.sampling.fps)
+    count = settings.evaluation.prompts
+    if has_generator and settings.data.source == "shapes" and count:
+        result["shapes"] = _follow(workdir, settings, codec, heldout_prompts(count), name="sheet", step=step)
+        if settings.shapes.max_objects == 2:
+            pairs = heldout_pair_prompts(count)
+            result["shapes_pairs"] = _follow(workdir, settings, codec, pairs, name="sheet_pairs", step=step)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)
     return result
+
+
+def _follow(
+    workdir: Workdir, settings: Settings, codec: Codec, cases: list[PromptCase], *, name: str, step: int | None
+) -> dict[str, Any]:
+    """Returns how far samples follow the prompts, after writing the sheet `name` of them."""
+    params, stage, at = load_generator(workdir, settings, step=step)
+    structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
+    sampling = settings.sampling
+    grid = shapes.clip_token_grid(
+        (sampling.frames, *sampling.size), stride=settings.stride, patch=settings.transformer.patch
+    )
+    sampler = make_sampler(settings, codec, structure)
+    judged = judge_prompts(sampler, params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED)
+    folder = workdir.path / "samples" / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_clip(folder / f"{name}.gif", contact_sheet(judged.clips), fps=sampling.fps)
+    return {**judged.scores, "stage": stage, "step": at}
 
 
 def evaluation_clips(settings: Settings) -> tuple[list[Clip], bool]:
@@ -106,8 +115,8 @@ def evaluation_clips(settings: Settings) -> tuple[list[Clip], bool]:
     limits, count = clip_limits(settings), settings.evaluation.clips
     if settings.data.source == "shapes":
         world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
-        return exhibits.choose_clips(world, limits, count=count), True
-    return exhibits.choose_clips(open_source(settings), limits, count=count), False
+        return exhibits.choose_clips(world, limits, count=count, sizes=_SIZES_JUDGED), True
+    return exhibits.choose_clips(open_source(settings), limits, count=count, sizes=_SIZES_JUDGED), False
 
 
 def record_totals(workdir: Workdir, *, seconds: float, evaluated: bool) -> None:

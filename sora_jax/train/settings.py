@@ -9,7 +9,8 @@ from sora_jax.core.mesh import MeshConfig
 from sora_jax.core.precision import Precision
 from sora_jax.data.crops import CropConfig
 from sora_jax.data.pipeline import PackingConfig
-from sora_jax.data.shapes_world import WorldConfig, heldout_prompts
+from sora_jax.data.shapes_prompts import heldout_prompts
+from sora_jax.data.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.text.bytes import TextConfig

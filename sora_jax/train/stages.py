@@ -42,10 +42,10 @@ from sora_jax.train.streams import PackedBatches, PixelBatches, clip_limits
 from sora_jax.train.trained import build_autoencoder, build_generator, load_codec, make_sampler, request
 from sora_jax.train.workdir import Workdir
 
-# Clips over which the latent's statistics are measured.
-_CLIPS_MEASURED = 128
+# Clips over which the latent's statistics are measured, and of how many sizes: each is compiled for.
+_CLIPS_MEASURED, _SIZES_MEASURED = 128, 12
 # Clips whose reconstruction is shown as the autoencoder trains.
-_CLIPS_SHOWN = 6
+_CLIPS_SHOWN, _SIZES_SHOWN = 6, 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
     """Trains the autoencoder, then measures its latents and stores their statistics."""
     settings = run.settings
     maker = _maker(run, functools.partial(build_autoencoder, settings), stage.optimizer)
-    shown = exhibits.choose_clips(run.source, run.limits, count=_CLIPS_SHOWN)
+    shown = exhibits.choose_clips(run.source, run.limits, count=_CLIPS_SHOWN, sizes=_SIZES_SHOWN)
 
     def codec(state: TrainState, *, mean: Any = 0.0, scale: Any = 1.0) -> Codec:
         channels = np.ones(settings.autoencoder.channels)
@@ -152,7 +152,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         show=show,
     )
     state, facts = train(task, run.around)
-    measured = exhibits.choose_clips(run.source, run.limits, count=_CLIPS_MEASURED)
+    measured = exhibits.choose_clips(run.source, run.limits, count=_CLIPS_MEASURED, sizes=_SIZES_MEASURED)
     statistics = measure_latents(codec(state), [clip.pixels_THWC for clip in measured])
     run.workdir.write_json("latents.json", {"mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()})
     return facts

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sora_jax.data.clips import Clip
-from sora_jax.data.shapes_world import ShapesWorld, WorldConfig, case_of, heldout_prompts
+from sora_jax.data.shapes_prompts import case_of, heldout_prompts
+from sora_jax.data.shapes_world import ShapesWorld, WorldConfig
 from sora_jax.evaluation import pixels, shapes_oracle
 from sora_jax.evaluation.evaluator import judge_autoencoder, judge_prompts
 
@@ -31,7 +32,7 @@ class Draws:
 
 
 def judged(sampler, count=12):
-    return judge_prompts(sampler, {}, count=count, grid=(3, 4, 4), fps=8.0, seed=100)
+    return judge_prompts(sampler, {}, heldout_prompts(count), grid=(3, 4, 4), fps=8.0, seed=100)
 
 
 def test_what_follows_its_prompt_scores_full_and_is_kept():

@@ -13,6 +13,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.captions import BYTES_PER_TOKEN
 from sora_jax.data.shards import PreparedSet
+from sora_jax.data.sources import FolderSource
 from sora_jax.data.video_io import write_clip
 from sora_jax.train import exhibits, run, streams, trained
 from sora_jax.train.settings import read_settings
@@ -104,9 +105,18 @@ def test_clips_to_show_are_spread_over_the_source_and_bad_ones_passed_over(setti
     source = streams.open_source(settings)
     limits = streams.clip_limits(settings)
     assert (limits.stride, limits.max_tokens) == ((4, 8, 8), 24)
-    ids = [clip.source_id for clip in exhibits.choose_clips(source, limits, count=4)]
+    ids = [clip.source_id for clip in exhibits.choose_clips(source, limits, count=4, sizes=9)]
     assert ids == [source.source_id(index) for index in (0, 31, 63, 95)]
-    assert len(exhibits.choose_clips(source, limits, count=1000)) == 96
+    assert len(exhibits.choose_clips(source, limits, count=1000, sizes=9)) == 96
+
+
+def test_only_the_commonest_sizes_are_chosen(settings, tmp_path):
+    for number, width in enumerate((16, 24, 32, 24, 40, 32, 24)):  # px
+        write_clip(tmp_path / f"{number}.png", np.full((1, 16, width, 3), 9 * number, np.uint8), fps=8.0)
+        (tmp_path / f"{number}.txt").write_text("grey")
+    source, limits = FolderSource(tmp_path), streams.clip_limits(settings)
+    chosen = exhibits.choose_clips(source, limits, count=7, sizes=2)
+    assert [clip.pixels_THWC.shape[2] for clip in chosen] == [24, 32, 24, 32, 24]
 
 
 def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_config, tmp_path):
