@@ -17,9 +17,8 @@ from sora_jax.generate.canvas import Canvas, lay_out
 from sora_jax.generate.run import Sampler, SolverConfig, make_solver
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
 from sora_jax.models.codec import Codec
-from sora_jax.models.text.bytes import TextConfig
-from sora_jax.models.transformer import TransformerConfig
-from sora_jax.objectives.diffusion import Generator, without_caption
+from sora_jax.objectives.diffusion import without_caption
+from tests.small import generator, random_params
 
 AUTOENCODER = AutoencoderConfig(
     patch=4,
@@ -33,19 +32,6 @@ AUTOENCODER = AutoencoderConfig(
     channels=3,
     attention=False,
     shortcuts=False,
-)
-TRANSFORMER = TransformerConfig(
-    patch=(1, 1, 1),
-    width=16,
-    depth=1,
-    heads=2,
-    mlp_width=16,
-    frequency_dim=8,
-    rope_theta=100.0,
-    time_rate=2.0,
-    remat="none",
-    pooled_text=True,
-    place_features=True,
 )
 LAYOUT = PackLayout(
     budget=Budget(tokens=24, text_tokens=16, segments=4), patch=(1, 1, 1), channels=3, temporal_stride=1, time_rate=2.0
@@ -67,34 +53,14 @@ OTHERS = [
 ]
 
 
-def build(key):
-    text = TextConfig(width=16, depth=1, heads=2)
-    return Generator(TRANSFORMER, text, patch_width=3, bytes_per_token=8, rngs=nnx.Rngs(key))
-
-
-def random_params(shapes, seed):
-    """Returns parameters of which none is special, each kernel keeping the scale of what goes through."""
-    rng, params = np.random.default_rng(seed), {}
-    for name, leaf in shapes.items():
-        value = rng.normal(size=leaf.shape)
-        if name.endswith("kernel"):
-            value *= 1.5 * (leaf.shape[-1] / leaf.size) ** 0.5
-        elif name.endswith("scale"):
-            value = 1 + 0.3 * value
-        elif name.endswith("bias"):
-            value *= 0.3
-        params[name] = jnp.asarray(value, jnp.float32)
-    return params
-
-
 @functools.cache
 def made():
     """Returns (sampler, parameters of the generator, structure); all weights random, so that everything matters."""
-    structure, shapes, _ = abstract_model(build)
+    structure, shapes, _ = abstract_model(generator(3))
     decoder = abstract_model(lambda key: Autoencoder(AUTOENCODER, rngs=nnx.Rngs(key)))[1]
-    codec = Codec(AUTOENCODER, random_params(decoder, 1), mean_C=np.zeros(3), scale_C=np.ones(3))
+    codec = Codec(AUTOENCODER, random_params(decoder, seed=1), mean_C=np.zeros(3), scale_C=np.ones(3))
     sampler = Sampler(structure, codec, LAYOUT, rows=2, config=SOLVER, dtype=jnp.dtype(jnp.float32))
-    return sampler, random_params(shapes, 0), structure
+    return sampler, random_params(shapes), structure
 
 
 def sample(*canvases):

@@ -7,16 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.packing import Budget
 from sora_jax.data.packs import PackLayout, stack_rows
 from sora_jax.diffusion import known, noise_levels, path
-from sora_jax.models.text.bytes import TextConfig
-from sora_jax.models.transformer import TransformerConfig
-from sora_jax.objectives.diffusion import DiffusionConfig, Generator, extents, make_objective, without_caption
+from sora_jax.objectives.diffusion import DiffusionConfig, extents, make_objective, without_caption
+from tests import small
 
 LAYOUT = PackLayout(
     budget=Budget(tokens=20, text_tokens=12, segments=4),
@@ -172,32 +170,11 @@ def test_captions_are_dropped_by_their_share_and_encoded_as_they_are_seen():
     np.testing.assert_array_equal(stub.text_segment_BK, PACK["text_segment_BK"])
 
 
-TRANSFORMER = TransformerConfig(
-    patch=(1, 1, 1),
-    width=16,
-    depth=1,
-    heads=2,
-    mlp_width=16,
-    frequency_dim=8,
-    rope_theta=100.0,
-    time_rate=2.0,
-    remat="none",
-    pooled_text=True,
-    place_features=True,
-)
-
-
 @functools.cache
 def generator():
     """Returns the structure and random parameters of a real generator."""
-
-    def build(key):
-        text = TextConfig(width=16, depth=1, heads=2)
-        return Generator(TRANSFORMER, text, patch_width=3, bytes_per_token=8, rngs=nnx.Rngs(key))
-
-    structure, shapes, _ = abstract_model(build)
-    rng = np.random.default_rng(0)
-    return structure, {name: 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
+    structure, shapes, _ = abstract_model(small.generator(3))
+    return structure, small.random_params(shapes)
 
 
 def loss(params, text_BKQ, *, dropout):

@@ -15,8 +15,6 @@ from sora_jax.data.packing import Budget
 from sora_jax.data.packs import PackLayout, stack_rows
 from sora_jax.diffusion import known, noise_levels, path
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
-from sora_jax.models.text.bytes import TextConfig
-from sora_jax.models.transformer import TransformerConfig
 from sora_jax.nn.linear import Linear
 from sora_jax.objectives import autoencoder as autoencoder_objective
 from sora_jax.objectives import diffusion as diffusion_objective
@@ -24,12 +22,14 @@ from sora_jax.train.loop import to_device
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.step import StepConfig, make_step, mean_gradient
+from tests.small import generator
 
 MESHES = {
     "one device": {},
     "fsdp 8": {"fsdp": 8},
     "data 2 fsdp 4": {"data": 2, "fsdp": 4},
     "data 2 fsdp 2 tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
+    "fsdp 2 sequence 2 tensor 2": {"fsdp": 2, "sequence": 2, "tensor": 2},
 }
 STEPS = 4
 STEP = StepConfig(
@@ -47,24 +47,6 @@ LAYOUT = PackLayout(
     temporal_stride=4,
     time_rate=2.0,
 )
-
-
-def build_generator(key):
-    shape = TransformerConfig(
-        patch=(1, 1, 1),
-        width=16,
-        depth=2,
-        heads=2,
-        mlp_width=16,
-        frequency_dim=8,
-        rope_theta=100.0,
-        time_rate=2.0,
-        remat="none",
-        pooled_text=True,
-        place_features=True,
-    )
-    text = TextConfig(width=16, depth=1, heads=2)
-    return diffusion_objective.Generator(shape, text, patch_width=4, bytes_per_token=8, rngs=nnx.Rngs(key))
 
 
 def build_autoencoder(key):
@@ -106,7 +88,7 @@ def objectives(kind):
             path=path.PathConfig(), noise=noise_levels.NoiseConfig(), known=known.KnownConfig(), caption_dropout=0.2
         )
         objective = diffusion_objective.make_objective(config, dtype=jnp.dtype(jnp.float32))
-        return build_generator, objective, packs, "adamw"
+        return generator(4), objective, packs, "adamw"
     weights = autoencoder_objective.AutoencoderLossConfig(squared=1.0, absolute=0.1, gradient=0.1, kl=1e-3)
     return build_autoencoder, autoencoder_objective.make_objective(weights), clips, "adamw"
 

@@ -1,0 +1,52 @@
+"""The smallest generator that has every part, for tests that need one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.transformer import TransformerConfig
+from sora_jax.objectives.diffusion import Generator
+
+TRANSFORMER = TransformerConfig(
+    patch=(1, 1, 1),
+    width=16,
+    depth=2,
+    heads=2,
+    mlp_width=16,
+    frequency_dim=8,
+    rope_theta=100.0,
+    time_rate=2.0,
+    remat="none",
+    pooled_text=True,
+    place_features=True,
+)
+
+
+def generator(patch_width: int) -> Callable[[Any], Generator]:
+    """Returns a function from a key to a generator of tokens with `patch_width` numbers."""
+
+    def build(key: Any) -> Generator:
+        text = TextConfig(width=16, depth=1, heads=2)
+        return Generator(TRANSFORMER, text, patch_width=patch_width, bytes_per_token=8, rngs=nnx.Rngs(key))
+
+    return build
+
+
+def random_params(shapes: dict[str, Any], seed: int = 0) -> dict[str, jax.Array]:
+    """Returns parameters of which none is special, each kernel keeping the scale of what goes through."""
+    rng, params = np.random.default_rng(seed), {}
+    for name, leaf in shapes.items():
+        value = rng.normal(size=leaf.shape)
+        if name.endswith("kernel"):
+            value *= 1.5 * (leaf.shape[-1] / leaf.size) ** 0.5
+        elif name.endswith("scale"):
+            value = 1 + 0.3 * value
+        elif name.endswith("bias"):
+            value *= 0.3
+        params[name] = jnp.asarray(value, jnp.float32)
+    return params
