@@ -26,6 +26,7 @@ import numpy as np
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.data.packing import Budget, Rejected, WindowPlan, balance_order, find_rejected, plan_window
+from sora_jax.data.shuffle import shuffle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,34 +87,37 @@ class Draws:
         self._draws = [max(1, round(samples * pool.share / shares)) for pool in pools]
         self._seed = seed
         self.per_epoch = sum(self._draws)
-        # Two epochs, because a window may lie across the border.
-        self._epoch = functools.lru_cache(maxsize=2)(self._shuffle_epoch)
 
     def take(self, start: int, stop: int) -> np.ndarray:
         """Returns int64 sample ids of the draws `start` up to `stop` > `start`, which may span epochs."""
-        parts = []
-        for epoch in range(start // self.per_epoch, (stop - 1) // self.per_epoch + 1):
-            offset = epoch * self.per_epoch
-            parts.append(self._epoch(epoch)[max(start - offset, 0) : stop - offset])
-        return np.concatenate(parts)
+        epochs_W, places_W = np.divmod(np.arange(start, stop), self.per_epoch)
+        samples_W = np.empty(stop - start, np.int64)
+        for epoch in range(epochs_W[0], epochs_W[-1] + 1):
+            here = epochs_W == epoch
+            samples_W[here] = self._take_of_epoch(places_W[here], epoch)
+        return samples_W
 
-    def _shuffle_epoch(self, epoch: int) -> np.ndarray:
-        parts = [self._part(number, epoch) for number in range(len(self._pools))]
-        if len(parts) == 1:
-            return parts[0]
-        return rng.generator(self._seed, "mix", epoch).permutation(np.concatenate(parts))
+    def _take_of_epoch(self, places_W: np.ndarray, epoch: int) -> np.ndarray:
+        """Returns the samples at places of an epoch: the pools' draws, shuffled together."""
+        if len(self._pools) > 1:
+            places_W = shuffle(places_W, self.per_epoch, seed=self._seed, name="mix", turn=epoch)
+        samples_W, first = np.empty(len(places_W), np.int64), 0
+        for number, draws in enumerate(self._draws):
+            here = (places_W >= first) & (places_W < first + draws)
+            samples_W[here] = self._take_of_pool(number, places_W[here] - first + epoch * draws)
+            first += draws
+        return samples_W
 
-    def _part(self, number: int, epoch: int) -> np.ndarray:
-        """Returns what an epoch draws from one pool: the next stretch of the pool's shuffled rounds."""
-        ids_N, draws = self._pools[number].ids_N, self._draws[number]
-        start, stop = epoch * draws, (epoch + 1) * draws
-        first = start // len(ids_N)
-        rounds = [
-            rng.generator(self._seed, "draws", number, turn).permutation(ids_N)
-            for turn in range(first, (stop - 1) // len(ids_N) + 1)
-        ]
-        offset = first * len(ids_N)
-        return np.concatenate(rounds)[start - offset : stop - offset]
+    def _take_of_pool(self, number: int, draws_W: np.ndarray) -> np.ndarray:
+        """Returns draws of one pool, counted over all epochs: it goes round and round, in a new order each time."""
+        ids_N = self._pools[number].ids_N
+        rounds_W, places_W = np.divmod(draws_W, len(ids_N))
+        samples_W = np.empty(len(draws_W), np.int64)
+        for turn in np.unique(rounds_W).tolist():
+            here = rounds_W == turn
+            order_W = shuffle(places_W[here], len(ids_N), seed=self._seed, name=f"draws of {number}", turn=turn)
+            samples_W[here] = ids_N[order_W]
+        return samples_W
 
 
 class RowPlan:
@@ -144,14 +148,9 @@ class RowPlan:
         self._seed = seed
         self._window_draws = window
         self._rows_per_batch = rows_per_batch
-        unfit = find_rejected(lengths.tokens_N, lengths.shortest_text_N(), budget)
-        drawn = set(np.intersect1d([item.sample for item in unfit], _ids(pools)).tolist())
-        self.rejected = tuple(item for item in unfit if item.sample in drawn)
-        self._draws = Draws([_without(pool, self.rejected) for pool in pools], seed=seed)
-        usable_M = lengths.text_tokens_M <= budget.text_tokens
-        before_N1 = np.concatenate([[0], np.cumsum(usable_M)])[lengths.caption_start_N1]
-        self._usable_U = np.flatnonzero(usable_M)
-        self._usable_start_N, self._usable_count_N = before_N1[:-1], np.diff(before_N1)
+        kept, rejected = _fitting(pools, lengths, budget)
+        self.rejected = rejected
+        self._draws = Draws(kept, seed=seed)
         self._first_rows = [0]
         self._lock = threading.Lock()
         self._window = functools.lru_cache(maxsize=4)(self._plan_window)
@@ -187,9 +186,7 @@ class RowPlan:
     def _plan_window(self, window: int) -> tuple[np.ndarray, np.ndarray, WindowPlan]:
         start = window * self._window_draws
         samples_W = self._draws.take(start, start + self._window_draws)
-        chance_W = rng.generator(self._seed, "captions", window).random(len(samples_W))
-        chosen_W = (chance_W * self._usable_count_N[samples_W]).astype(np.int64)
-        captions_W = self._usable_U[self._usable_start_N[samples_W] + chosen_W]
+        captions_W = self._choose_captions(samples_W, rng.generator(self._seed, "captions", window))
         plan = plan_window(
             self._lengths.tokens_N[samples_W],
             self._lengths.text_tokens_M[captions_W],
@@ -200,17 +197,31 @@ class RowPlan:
         assert not plan.rejected, plan.rejected
         return samples_W, captions_W - self._lengths.caption_start_N1[samples_W], plan
 
+    def _choose_captions(self, samples_W: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Returns for each sample one of its captions that fit a row, all alike likely, numbered over all samples."""
+        starts_W = self._lengths.caption_start_N1[samples_W]
+        counts_W = self._lengths.caption_start_N1[samples_W + 1] - starts_W
+        draw_U = np.repeat(np.arange(len(samples_W)), counts_W)
+        caption_U = np.arange(len(draw_U)) - np.repeat(np.cumsum(counts_W) - counts_W, counts_W) + starts_W[draw_U]
+        usable_U = self._lengths.text_tokens_M[caption_U] <= self._budget.text_tokens
+        draw_U, caption_U = draw_U[usable_U], caption_U[usable_U]
+        usable_W = np.bincount(draw_U, minlength=len(samples_W))
+        chosen_W = (generator.random(len(samples_W)) * usable_W).astype(np.int64)
+        return caption_U[np.cumsum(usable_W) - usable_W + chosen_W]
 
-def _ids(pools: Sequence[Pool]) -> np.ndarray:
-    return np.concatenate([pool.ids_N for pool in pools])
 
-
-def _without(pool: Pool, rejected: Sequence[Rejected]) -> Pool:
-    """Returns the pool without the rejected samples; raises `UserError` when none is left."""
-    kept_N = np.setdiff1d(pool.ids_N, [item.sample for item in rejected], assume_unique=True)
-    if not len(kept_N):
-        raise UserError(
-            f"none of {len(pool.ids_N)} samples fits a row; the first: {rejected[0].reason}: "
-            "raise packing.tokens or packing.text_tokens, or prepare shorter clips"
-        )
-    return Pool(ids_N=kept_N, share=pool.share)
+def _fitting(pools: Sequence[Pool], lengths: Lengths, budget: Budget) -> tuple[list[Pool], tuple[Rejected, ...]]:
+    """Returns the pools without the samples that fit no row, and those; raises `UserError` when a pool has no other."""
+    text_N, kept, found = lengths.shortest_text_N(), [], {}
+    for pool in pools:
+        unfit_N = (lengths.tokens_N[pool.ids_N] > budget.tokens) | (text_N[pool.ids_N] > budget.text_tokens)
+        ids = pool.ids_N[unfit_N]
+        rejected = find_rejected(lengths.tokens_N[ids], text_N[ids], budget)
+        found |= {int(ids[item.sample]): item.reason for item in rejected}
+        if len(ids) == len(pool.ids_N):
+            raise UserError(
+                f"none of {len(pool.ids_N)} samples fits a row; the first: {rejected[0].reason}: "
+                "raise packing.tokens or packing.text_tokens, or prepare shorter clips"
+            )
+        kept.append(dataclasses.replace(pool, ids_N=pool.ids_N[~unfit_N]) if len(ids) else pool)
+    return kept, tuple(Rejected(sample=sample, reason=found[sample]) for sample in sorted(found))

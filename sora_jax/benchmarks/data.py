@@ -1,0 +1,240 @@
+"""What the data plane costs and how well it packs, against what training needs in the same run.
+
+  python -m sora_jax.benchmarks.data --json=data.json
+
+Letters: N samples, B rows of a global batch.
+"""
+
+import functools
+import itertools
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from sora_jax.benchmarks.figures import Figure, publish
+from sora_jax.core import rng
+from sora_jax.core.errors import run_command
+from sora_jax.core.mesh import make_mesh
+from sora_jax.core.precision import compute_dtype
+from sora_jax.core.tree import abstract_model
+from sora_jax.data.captions import TOKENIZER
+from sora_jax.data.packing import Budget, balance_order, plan_window
+from sora_jax.data.pipeline import RowDataset
+from sora_jax.data.rows import Lengths, Pool, RowPlan
+from sora_jax.data.shapes_world import ShapesWorld, describe
+from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
+from sora_jax.objectives.diffusion import make_objective
+from sora_jax.train.loop import to_device
+from sora_jax.train.optimizer import make_optimizer
+from sora_jax.train.settings import DiffusionStage, Settings, read_settings
+from sora_jax.train.state import StateMaker
+from sora_jax.train.step import StepConfig, make_step
+from sora_jax.train.trained import build_generator
+from sora_jax.video import shapes
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/base.py", "Whose step loading is compared with.")
+_JSON = flags.DEFINE_string("json", None, "Where to write the figures.")
+_SAMPLES = flags.DEFINE_integer("samples", 100_000_000, "Samples of the largest plan.", lower_bound=1_000)
+
+# Rows that are planned together, and rows of a global batch on each of the devices.
+_WINDOW, _DEVICES, _ROWS_PER_DEVICE = 16_384, 64, 8
+
+
+def main(_: Sequence[str]) -> None:
+    """Measures and publishes."""
+    settings = read_settings(_CONFIG.value)
+    figures = [*packing_figures(8_192), *packing_figures(32_768), *plan_figures(_SAMPLES.value)]
+    figures += loading_figures(settings)
+    publish(figures, _JSON.value)
+
+
+def lengths_of_a_mix(count: int, longest: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns tokens and text tokens, each (count,), of images of four sizes and clips of 144 to `longest` tokens."""
+    generator = np.random.default_rng(seed)
+    images = generator.choice([144, 256, 576, 1024], count)
+    clips = np.exp(generator.uniform(np.log(144), np.log(longest), count)).astype(np.int64)
+    return np.where(generator.random(count) < 0.5, images, clips), generator.integers(5, 120, count)
+
+
+def budget_of(tokens: int) -> Budget:
+    """Returns what a row of so many tokens holds."""
+    return Budget(tokens=tokens, text_tokens=tokens // 4, segments=tokens // 128)
+
+
+def packing_figures(tokens: int) -> list[Figure]:
+    """Returns fill, planning speed and, for the shorter rows, balance over devices, at rows of `tokens` tokens."""
+    tokens_N, text_N = lengths_of_a_mix(_WINDOW, tokens, seed=0)
+    seconds = []
+    for window in range(5):
+        began = time.perf_counter()
+        plan = plan_window(tokens_N, text_N, budget_of(tokens), seed=0, window=window)
+        seconds.append(time.perf_counter() - began)
+    fill = float(tokens_N.sum() / (len(plan) * tokens))
+    figures = [
+        Figure(name=f"fill_{tokens}", value=fill, target="at least 0.995", meaning="real tokens over tokens of rows")
+    ]
+    if tokens == 8_192:
+        cost_R = np.array([np.sum(tokens_N[plan.row(row)].astype(float) ** 2) for row in range(len(plan))])
+        figures += balance_figures(cost_R)
+        figures.append(
+            Figure(
+                name="plan_samples_per_second",
+                value=len(tokens_N) / float(np.median(seconds)),
+                target="at least 200,000",
+                meaning=f"samples planned in a second, in windows of {_WINDOW:,}",
+            )
+        )
+    return figures
+
+
+def balance_figures(cost_R: np.ndarray) -> list[Figure]:
+    """Returns how much more the fullest of 64 devices computes than the mean, with and without balancing."""
+    batch = _DEVICES * _ROWS_PER_DEVICE
+
+    def imbalance(order) -> float:
+        worst = []
+        for start in range(0, len(cost_R) - batch + 1, batch):
+            cost_B = cost_R[start : start + batch]
+            shares = cost_B[order(cost_B)].reshape(_DEVICES, -1).sum(axis=1)
+            worst.append(shares.max() / shares.mean())
+        return float(np.mean(worst))
+
+    meaning = f"sum of n^2 of the fullest device over the mean, {_DEVICES} devices of {_ROWS_PER_DEVICE} rows"
+    return [
+        Figure(
+            name="imbalance_64_unbalanced",
+            value=imbalance(lambda cost_B: np.arange(len(cost_B))),
+            target=None,
+            meaning="the same before balancing",
+        ),
+        Figure(name="imbalance_64", value=imbalance(balance_order), target="at most 1.05", meaning=meaning),
+    ]
+
+
+def plan_figures(samples: int) -> list[Figure]:
+    """Returns the memory that the plan of many samples takes, and the time until its first row."""
+    before = _peak_bytes()
+    generator = np.random.default_rng(0)
+    tokens_N = generator.integers(144, 8_192, samples, dtype=np.int32)
+    lengths = Lengths(
+        tokens_N=tokens_N,
+        text_tokens_M=np.full(samples, 20, np.int16),
+        caption_start_N1=np.arange(samples + 1, dtype=np.int64),
+    )
+    pools = [Pool(ids_N=np.arange(samples), share=1.0)]
+    began = time.perf_counter()
+    plan = RowPlan(lengths, pools, budget_of(8_192), seed=0, window=_WINDOW, rows_per_batch=_DEVICES)
+    plan.row(0)
+    seconds = time.perf_counter() - began
+    return [
+        Figure(
+            name="plan_gb",
+            value=(_peak_bytes() - before) / 1e9,
+            target="under 4 for 100 million samples",
+            meaning=f"memory of the lengths and the plan of {samples:,} samples, GB",
+        ),
+        Figure(name="plan_first_row_seconds", value=seconds, target=None, meaning="until its first row is known"),
+    ]
+
+
+def loading_figures(settings: Settings) -> list[Figure]:
+    """Returns how much faster one worker loads prepared rows than the config's step eats them."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = RowDataset(
+            prepare_noise(settings, Path(folder), count=1_024),
+            settings.packing,
+            patch=settings.transformer.patch,
+            time_rate=settings.transformer.time_rate,
+            seed=0,
+        )
+        with rows.batches(threads=1) as batches:
+            packs = list(itertools.islice(batches, 40))  # the first batches plan a window
+            began = time.perf_counter()
+            more = list(itertools.islice(batches, 200))
+            load_seconds = (time.perf_counter() - began) / len(more)
+        step_seconds = time_step(settings, packs)
+    tokens = sum(np.count_nonzero(pack["segment_BL"]) for pack in more) / len(more)
+    megabytes = sum(value.nbytes for value in more[0].values()) / 1e6
+    return [
+        Figure(
+            name="load_tokens_ratio",
+            value=step_seconds / load_seconds,
+            target="at least 20",
+            meaning="tokens loaded by one worker over tokens that the config's step takes, in the same time",
+        ),
+        Figure(name="load_tokens_per_second", value=tokens / load_seconds, target=None, meaning="by one worker"),
+        Figure(name="load_mb_per_second", value=megabytes / load_seconds, target=None, meaning="arrays of packs"),
+        Figure(name="step_tokens_per_second", value=tokens / step_seconds, target=None, meaning="of the base config"),
+    ]
+
+
+def prepare_noise(settings: Settings, folder: Path, *, count: int) -> PreparedSet:
+    """Returns a prepared set with the sizes and captions of the drawn world, and noise for latents."""
+    world = ShapesWorld(settings.shapes.world(seed=0, split="train", num_clips=count))
+    channels = settings.autoencoder.channels
+    header = {
+        "autoencoder": "noise",
+        "text_encoder": TOKENIZER,
+        "source": world.fingerprint(),
+        "latent_mean": [0.0] * channels,
+        "latent_scale": [1.0] * channels,
+        "strides": list(settings.stride[:2]),
+        "channels": channels,
+    }
+    generator = np.random.default_rng(0)
+    with ShardWriter(folder, header=header) as writer:
+        for index in range(count):
+            scene = world.scene(index)
+            size = (scene.frames, scene.height, scene.width)
+            grid = shapes.latent_grid(size, settings.stride)
+            writer.add(
+                Prepared(
+                    latent_THWC=generator.standard_normal((*grid, channels), np.float32),
+                    fps=scene.fps,
+                    captions=describe(scene),
+                    source_id=world.source_id(index),
+                    pixel_shape=size,
+                    trimmed_frames=0,
+                )
+            )
+    return PreparedSet(folder)
+
+
+def time_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
+    """Returns the seconds of one step of the last stage, the median over the packs but the first few."""
+    stage = settings.stages[settings.run[-1]]
+    assert isinstance(stage, DiffusionStage), stage
+    mesh = make_mesh(settings.mesh)
+    build = functools.partial(build_generator, settings)
+    make = functools.partial(make_optimizer, settings.optimizer)
+    maker = StateMaker(build=build, make_optimizer=make, ema=settings.ema, mesh=mesh)
+    structure, _, axes = abstract_model(build)
+    config = StepConfig(
+        name="benchmark", seed=0, steps=len(packs), accumulate=1, schedule=stage.schedule, ema=settings.ema
+    )
+    objective = make_objective(settings.diffusion, dtype=compute_dtype(settings.precision))
+    step = make_step(objective, structure, make(axes), config)
+    seconds = []
+    with jax.set_mesh(mesh):
+        state = maker.fresh(rng.key(0, "benchmark"))
+        for pack in packs:
+            began = time.perf_counter()
+            state, metrics = step(state, to_device(pack, mesh))
+            jax.block_until_ready(metrics)
+            seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds[3:]))
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    run_command(main)

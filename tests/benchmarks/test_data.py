@@ -1,0 +1,51 @@
+"""The benchmark of the data plane measures what it says, at a size that takes seconds."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sora_jax.benchmarks import data
+from sora_jax.benchmarks.figures import Figure, publish
+
+
+def values(figures):
+    return {figure.name: figure.value for figure in figures}
+
+
+def test_it_runs_as_a_user_runs_it(python, tmp_path):
+    path = tmp_path / "new" / "data.json"
+    done = python("-m", "sora_jax.benchmarks.data", "--config=tests/toy.py", "--samples=2000", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    written = json.loads(path.read_text())
+    assert written["fill_8192"] >= 0.995
+    assert written["fill_32768"] >= 0.995
+    assert written["imbalance_64"] <= 1.05
+    for name, value in written.items():
+        assert value > 0 or name == "plan_gb", name
+        assert f"\n{name} " in f"\n{done.stdout}"
+
+
+def test_balance_is_measured_against_the_mean():
+    costs = np.ones(512)
+    assert values(data.balance_figures(costs)) == {"imbalance_64_unbalanced": 1.0, "imbalance_64": 1.0}
+    costs[:8] = 10  # all on the first of 64 devices, as long as nobody balances
+    found = values(data.balance_figures(costs))
+    assert found["imbalance_64_unbalanced"] == pytest.approx(80 / (584 / 64))
+    assert found["imbalance_64"] == pytest.approx(17 / (584 / 64))
+
+
+def test_figures_are_printed_and_written(tmp_path, capsys):
+    figures = [
+        Figure(name="a", value=1234.5, target="at least 3", meaning="first, s"),
+        Figure(name="long", value=0.25, target=None, meaning="second"),
+    ]
+    publish(figures, str(tmp_path / "x.json"))
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1234.5, "long": 0.25}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["a", "1,234", "at", "least", "3", "first,", "s"],
+        ["long", "0.25", "second"],
+    ]
+    publish(figures, None)
+    assert capsys.readouterr().out.splitlines() == lines
