@@ -16,7 +16,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -76,11 +76,12 @@ DECODING_ERRORS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Limits:
-    """The file's name for messages, and how much of it may be decoded."""
+    """The file's name for messages, how much of it may be decoded, and whom to tell how much will be."""
 
     source_id: str
     max_frames: int | None
     max_pixels: int
+    declare: Callable[[int], None]
 
     def wanted(self, frames: int) -> int:
         """Returns how many of `frames` frames are to be decoded."""
@@ -95,21 +96,25 @@ class _Limits:
 
 
 def read_clip(
-    path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike,
+    *,
+    max_frames: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    declare: Callable[[int], None] = lambda pixels: None,
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
 
     Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the
     first `max_frames` frames are decoded. The rate of a video is (T - 1) / (last time - first time), so that
     variable rates are averaged; a GIF or WebP frame that is held several times as long as the shortest is
-    repeated.
+    repeated. Before the first frame is decoded, `declare` is called with the T * H * W to expect.
 
     Raises `BadClip` for whatever cannot be decoded to its end: not a regular file, an ending not in
     `MEDIA_SUFFIXES`, no video in it, over `max_pixels` T * H * W, a damaged frame, or (unless stopped by
     `max_frames`) under `SMALLEST_SHARE` of the frames that the file declares.
     """
     assert max_frames is None or max_frames > 0, max_frames
-    limits = _Limits(source_id=os.fspath(path), max_frames=max_frames, max_pixels=max_pixels)
+    limits = _Limits(source_id=os.fspath(path), max_frames=max_frames, max_pixels=max_pixels, declare=declare)
     suffix = Path(path).suffix.lower()
     if suffix not in MEDIA_SUFFIXES:
         raise BadClip(limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
@@ -179,6 +184,7 @@ def _decode(
     # Memory that is never written to is never taken, so a promise that is too high costs nothing.
     capacity = limits.wanted(max(1, math.ceil(declared or 1)))
     limits.check(capacity, stream.codec_context.height, stream.codec_context.width)
+    limits.declare(capacity * stream.codec_context.height * stream.codec_context.width)
     pixels_THWC = None
     times: list[float | None] = []
     for frame in itertools.islice(container.decode(stream), limits.max_frames):
@@ -242,6 +248,7 @@ def _read_pictures(file: BinaryIO, *, limits: _Limits) -> tuple[np.ndarray, floa
         animated = image.format in ("GIF", "WEBP")
         wanted = limits.wanted(getattr(image, "n_frames", 1) if animated else 1)
         limits.check(wanted, image.height, image.width)
+        limits.declare(wanted * image.height * image.width)
         if wanted == 1:
             return np.asarray(_plain_rgb(ImageOps.exif_transpose(image)))[None], 1.0
         frames, seconds = [], []
