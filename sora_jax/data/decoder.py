@@ -1,11 +1,11 @@
 """The child process of `guarded.GuardedReader`: decodes one file after the other under limits that the kernel keeps.
 
-Run as `python -m sora_jax.data.decoder PIPE PIXELS BYTES`: descriptors of a pipe for messages and of a file for pixels,
+Run as `python -m sora_jax.data.decoder PIPE PIXELS BYTES`: descriptors of a pipe for messages and of memory for pixels,
 and how many bytes of addresses may be used. Messages are JSON:
 
     {"path", "max_frames", "max_pixels"}   a file to be decoded; the path is absolute
-    {"declared": T * H * W}                of it, by its headers; some files declare nothing
-    {"shape": [T, H, W, 3], "fps"}         it is decoded, the pixels are in the file for pixels
+    {"declared": T * H * W}                so much is to come; none or several of these
+    {"shape": [T, H, W, 3], "fps"}         it is decoded, the pixels are in the memory, from its beginning
     {"reason"}                             it is not, as `BadClip` says
 """
 
@@ -13,6 +13,8 @@ import contextlib
 import fcntl
 import importlib
 import json
+import math
+import mmap
 import os
 import resource
 import select
@@ -36,12 +38,13 @@ def _serve(pipe_fd: int, pixels_fd: int, max_memory: int) -> None:
         signal.signal(asked, signal.SIG_IGN)  # when to end is the parent's decision
     if sys.platform == "linux":
         _die_with_parent()
+    shared = _SharedPixels(pixels_fd)
     _confine(max_memory)
     with Connection(pipe_fd) as pipe, contextlib.suppress(EOFError, ConnectionError):
         _send(pipe, {})
         while True:
             request = json.loads(pipe.recv_bytes())
-            _send(pipe, _answer(request, pipe, pixels_fd, max_memory))
+            _send(pipe, _answer(request, pipe, shared, max_memory))
 
 
 def _die_with_parent() -> None:
@@ -67,12 +70,52 @@ def _confine(max_memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
 
 
-def _answer(request: dict[str, Any], pipe: Connection, pixels_fd: int, max_memory: int) -> dict[str, Any]:
-    """Returns the reply to a request; the pixels, if any, are then in their file."""
+class _SharedPixels:
+    """The memory that pixels are decoded into, so that they need not be copied there."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+        self._largest = 1
+        self._map(1)
+
+    def _map(self, size: int) -> None:
+        # Pages that nobody writes to take no memory.
+        os.ftruncate(self._descriptor, size)
+        try:
+            self._mapped = mmap.mmap(self._descriptor, size)
+        except OSError as error:
+            raise MemoryError from error
+
+    def allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns uint8 of `shape`, over this memory if it is large enough: then every array has the same bytes."""
+        size = math.prod(shape)
+        self._largest = max(self._largest, size)
+        if len(self._mapped) < size:
+            return np.empty(shape, np.uint8)  # a larger map takes a descriptor, and the file has the only one
+        if os.fstat(self._descriptor).st_size < size:  # the parent gave it back
+            os.ftruncate(self._descriptor, len(self._mapped))
+        return np.frombuffer(self._mapped, np.uint8, size).reshape(shape)
+
+    def fill(self, pixels_THWC: np.ndarray) -> None:
+        """Copies pixels to the memory, where they are not there already; no file may be open."""
+        if np.may_share_memory(pixels_THWC, np.frombuffer(self._mapped, np.uint8)):
+            return
+        if len(self._mapped) < pixels_THWC.nbytes:
+            self._map(max(self._largest, pixels_THWC.nbytes))
+        self.allocate(pixels_THWC.shape)[:] = pixels_THWC
+
+
+def _answer(request: dict[str, Any], pipe: Connection, shared: _SharedPixels, max_memory: int) -> dict[str, Any]:
+    """Returns the reply to a request; the pixels, if any, are then in the shared memory."""
     no_memory = {"reason": f"needs more than {max_memory / 2**30:.3g} GiB of memory to be decoded"}
+
+    def allocate(shape: tuple[int, ...]) -> np.ndarray:
+        _send(pipe, {"declared": math.prod(shape[:-1])})
+        return shared.allocate(shape)
+
     try:
-        pixels_THWC, fps = read_clip(**request, declare=lambda pixels: _send(pipe, {"declared": pixels}))
-        _write(pixels_fd, pixels_THWC)
+        pixels_THWC, fps = read_clip(**request, allocate=allocate)
+        shared.fill(pixels_THWC)
     except MemoryError:
         return no_memory
     except BadClip as bad:
@@ -81,13 +124,6 @@ def _answer(request: dict[str, Any], pipe: Connection, pixels_fd: int, max_memor
         # The bare reader would raise it. Here as there, it is this file that cannot be decoded.
         return {"reason": f"cannot be decoded: {type(error).__name__}: {error}"[:_LONGEST_REASON]}
     return {"shape": pixels_THWC.shape, "fps": fps}
-
-
-def _write(pixels_fd: int, pixels_THWC: np.ndarray) -> None:
-    data = np.ascontiguousarray(pixels_THWC).data.cast("B")
-    written = 0
-    while written < len(data):
-        written += os.pwrite(pixels_fd, data[written:], written)
 
 
 def _send(pipe: Connection, message: dict[str, Any]) -> None:

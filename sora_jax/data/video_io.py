@@ -76,12 +76,12 @@ DECODING_ERRORS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Limits:
-    """The file's name for messages, how much of it may be decoded, and whom to tell how much will be."""
+    """The file's name for messages, how much of it may be decoded, and where its pixels go."""
 
     source_id: str
     max_frames: int | None
     max_pixels: int
-    declare: Callable[[int], None]
+    allocate: Callable[[tuple[int, ...]], np.ndarray]
 
     def wanted(self, frames: int) -> int:
         """Returns how many of `frames` frames are to be decoded."""
@@ -100,21 +100,22 @@ def read_clip(
     *,
     max_frames: int | None = None,
     max_pixels: int = MAX_PIXELS,
-    declare: Callable[[int], None] = lambda pixels: None,
+    allocate: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
 
     Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the
     first `max_frames` frames are decoded. The rate of a video is (T - 1) / (last time - first time), so that
     variable rates are averaged; a GIF or WebP frame that is held several times as long as the shortest is
-    repeated. Before the first frame is decoded, `declare` is called with the T * H * W to expect.
+    repeated. `allocate` is called with (T, H, W, 3) of what the headers promise, after the first frame, and again
+    where there is more: then for a larger array. What it returned is mostly, but not always, what the pixels are in.
 
     Raises `BadClip` for whatever cannot be decoded to its end: not a regular file, an ending not in
     `MEDIA_SUFFIXES`, no video in it, over `max_pixels` T * H * W, a damaged frame, or (unless stopped by
     `max_frames`) under `SMALLEST_SHARE` of the frames that the file declares.
     """
     assert max_frames is None or max_frames > 0, max_frames
-    limits = _Limits(source_id=os.fspath(path), max_frames=max_frames, max_pixels=max_pixels, declare=declare)
+    limits = _Limits(source_id=os.fspath(path), max_frames=max_frames, max_pixels=max_pixels, allocate=allocate)
     suffix = Path(path).suffix.lower()
     if suffix not in MEDIA_SUFFIXES:
         raise BadClip(limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
@@ -184,7 +185,6 @@ def _decode(
     # Memory that is never written to is never taken, so a promise that is too high costs nothing.
     capacity = limits.wanted(max(1, math.ceil(declared or 1)))
     limits.check(capacity, stream.codec_context.height, stream.codec_context.width)
-    limits.declare(capacity * stream.codec_context.height * stream.codec_context.width)
     pixels_THWC = None
     times: list[float | None] = []
     for frame in itertools.islice(container.decode(stream), limits.max_frames):
@@ -194,11 +194,11 @@ def _decode(
         limits.check(max(capacity, len(times) + 1), height, width)
         pixels_HWC = _upright_rgb(frame, height=height, width=width)
         if pixels_THWC is None:
-            pixels_THWC = np.empty((capacity, *pixels_HWC.shape), np.uint8)
+            pixels_THWC = limits.allocate((capacity, *pixels_HWC.shape))
         if pixels_HWC.shape != pixels_THWC.shape[1:]:
             raise BadClip(limits.source_id, f"changes size at frame {len(times) + 1}")
         if len(times) == len(pixels_THWC):
-            pixels_THWC, full_THWC = np.empty((2 * len(times), *pixels_HWC.shape), np.uint8), pixels_THWC
+            pixels_THWC, full_THWC = limits.allocate((2 * len(times), *pixels_HWC.shape)), pixels_THWC
             pixels_THWC[: len(times)] = full_THWC
         pixels_THWC[len(times)] = pixels_HWC
         times.append(frame.time)
@@ -248,21 +248,27 @@ def _read_pictures(file: BinaryIO, *, limits: _Limits) -> tuple[np.ndarray, floa
         animated = image.format in ("GIF", "WEBP")
         wanted = limits.wanted(getattr(image, "n_frames", 1) if animated else 1)
         limits.check(wanted, image.height, image.width)
-        limits.declare(wanted * image.height * image.width)
         if wanted == 1:
             return np.asarray(_plain_rgb(ImageOps.exif_transpose(image)))[None], 1.0
-        frames, seconds = [], []
+        pixels_THWC, seconds = None, []
         for index in range(wanted):
             image.seek(index)
             image.load()
-            frames.append(np.asarray(_plain_rgb(image)))
+            pixels_HWC = np.asarray(_plain_rgb(image))
+            if pixels_THWC is None:
+                pixels_THWC = limits.allocate((wanted, *pixels_HWC.shape))
+            if pixels_HWC.shape != pixels_THWC.shape[1:]:
+                raise BadClip(limits.source_id, f"changes size at frame {index + 1}")
+            pixels_THWC[index] = pixels_HWC
             # Browsers show frames of up to 10 ms for 100 ms, and their makers know.
             milliseconds = image.info.get("duration", 0)
             seconds.append(milliseconds / 1000 if milliseconds > 10 else 0.1)
     holds = [max(1, round(second / min(seconds))) for second in seconds]
-    limits.check(limits.wanted(sum(holds)), *frames[0].shape[:2])
-    # Encoders store equal neighbours once; repeating them gives motion its real speed back.
-    pixels_THWC = np.repeat(np.stack(frames), holds, axis=0)[: limits.max_frames]
+    assert pixels_THWC is not None
+    limits.check(limits.wanted(sum(holds)), *pixels_THWC.shape[1:3])
+    if max(holds) > 1:
+        # Encoders store equal neighbours once; repeating them gives motion its real speed back.
+        pixels_THWC = np.repeat(pixels_THWC, holds, axis=0)[: limits.max_frames]
     return pixels_THWC, sum(holds) / sum(seconds)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sora_jax.data import guarded, video_io
+from sora_jax.data import decoder, guarded, video_io
 from sora_jax.data.clips import BadClip
 from sora_jax.data.guarded import GuardedReader
 from sora_jax.data.sources import FolderSource
@@ -136,6 +136,22 @@ def test_sizes_may_change_and_large_ones_are_not_kept(tmp_path, good, reader, mo
         np.testing.assert_array_equal(reader.read_clip(path)[0], drawn(frames))
         assert reader._child is not None
         assert (os.fstat(reader._child._pixels_fd).st_size > 0) == (frames == 5)
+
+
+def test_more_pixels_than_there_is_memory_for_are_copied_once():
+    descriptor = os.memfd_create("pixels")
+    shared = decoder._SharedPixels(descriptor)
+    pixels_THWC = shared.allocate((5, 16, 24, 3))  # declared, and too little
+    pixels_THWC[:] = drawn()
+    for frames in (9, 7):
+        pixels_THWC = shared.allocate((12, 16, 24, 3))[:frames]  # seven are fewer than before
+        pixels_THWC[:] = drawn(frames)
+        shared.fill(pixels_THWC)
+        assert os.pread(descriptor, pixels_THWC.nbytes, 0) == pixels_THWC.tobytes()
+        os.ftruncate(descriptor, 0)
+    assert np.may_share_memory(pixels_THWC, shared.allocate((1, 16, 24, 3))), "the second time they lie there already"
+    del pixels_THWC
+    os.close(descriptor)
 
 
 def test_reasons_are_those_of_the_bare_reader(tmp_path, monkeypatch, reader, good):
