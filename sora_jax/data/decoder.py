@@ -34,8 +34,6 @@ _LONGEST_REASON = 200
 
 def _serve(pipe_fd: int, pixels_fd: int, max_memory: int) -> None:
     """Says that it is ready, then answers until the parent closes the pipe."""
-    for asked in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked, signal.SIG_IGN)  # when to end is the parent's decision
     if sys.platform == "linux":
         _die_with_parent()
     shared = _SharedPixels(pixels_fd)

@@ -1,12 +1,11 @@
 """Decoding in a child process: a file that hangs or crashes the decoder costs itself, never the run.
 
 FFmpeg and Pillow are C code that reads what strangers wrote. The child (`decoder.py`) is a fresh interpreter that knows
-no jax, never a fork, since this process has threads and devices. It has limits of memory and of descriptors, so that
-with the file open it can open neither another one nor a socket. On Linux the kernel also kills it when its parent is
-gone, whatever it is doing then.
+no jax, never a fork, since this process has threads and devices. It has limits of memory and of descriptors: with the
+file open it can open neither another one nor a socket. On Linux the kernel kills it when its parent is gone.
 
-Messages are JSON, since unpickling is to trust the sender. Pixels come back through one piece of shared memory that
-is written again for each clip: fresh pages would cost more than copying out of these.
+Messages are JSON, since unpickling is to trust the sender. Pixels are decoded into one piece of shared memory, the
+same for each clip, and copied out of it: pages that are written again cost less than fresh ones.
 """
 
 import contextlib
@@ -14,6 +13,7 @@ import json
 import math
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -232,16 +232,18 @@ def _anonymous_file() -> int:
 
 def _start(pipe_fd: int, pixels_fd: int, max_memory: int) -> subprocess.Popen:
     """Returns the started child, which finds the package where this process did."""
-    environment = {
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
-        "OPENBLAS_NUM_THREADS": "1",  # more would only take addresses
-    }
-    arguments = [str(number) for number in (pipe_fd, pixels_fd, max_memory)]
-    return subprocess.Popen(
-        [sys.executable, "-P", "-W", "ignore", "-m", decoder.__name__, *arguments],
-        stdin=subprocess.PIPE,  # never written to: it closes when this process ends
-        stdout=subprocess.DEVNULL,
-        pass_fds=(pipe_fd, pixels_fd),
-        env=os.environ | environment,
-        start_new_session=True,  # Ctrl-C in a terminal is sent to all processes of a session
-    )
+    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    # A terminal sends Ctrl-C to a whole group of processes, and some schedulers send theirs to every single one. What
+    # they mean is this process, which may have to decode on until it has saved. The child inherits what is blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", "-m", decoder.__name__, *map(str, (pipe_fd, pixels_fd, max_memory))],
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends
+            stdout=subprocess.DEVNULL,
+            pass_fds=(pipe_fd, pixels_fd),
+            env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},  # threads would only take addresses
+            process_group=0,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

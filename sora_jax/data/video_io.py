@@ -107,8 +107,8 @@ def read_clip(
     Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the
     first `max_frames` frames are decoded. The rate of a video is (T - 1) / (last time - first time), so that
     variable rates are averaged; a GIF or WebP frame that is held several times as long as the shortest is
-    repeated. `allocate` is called with (T, H, W, 3) of what the headers promise, after the first frame, and again
-    where there is more: then for a larger array. What it returned is mostly, but not always, what the pixels are in.
+    repeated. For videos `allocate` is asked for the (T, H, W, 3) that the headers promise, and for more where
+    there is more; what is returned need not be that array.
 
     Raises `BadClip` for whatever cannot be decoded to its end: not a regular file, an ending not in
     `MEDIA_SUFFIXES`, no video in it, over `max_pixels` T * H * W, a damaged frame, or (unless stopped by

@@ -163,6 +163,7 @@ def test_reasons_are_those_of_the_bare_reader(tmp_path, monkeypatch, reader, goo
     (tmp_path / "\udcff.png").write_bytes(b"its name is not utf-8")
     os.mkfifo(tmp_path / "pipe.mp4")
     paths = [*tmp_path.iterdir(), tmp_path / "gone.gif"]
+    reader.read_clip(good)
     monkeypatch.chdir(tmp_path)  # the child was started elsewhere
     for path in (*paths, Path("a.mp4")):
         with pytest.raises(BadClip) as bare:
@@ -301,10 +302,21 @@ def test_interrupts_are_for_the_parent(reader, good):
     reader.read_clip(good)
     child = pid(reader)
     assert os.getpgid(child) != os.getpgid(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(child, number)
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     reader.read_clip(good)
     assert pid(reader) == child
+
+
+def test_a_child_that_hangs_dies_when_nobody_holds_its_stdin(good):
+    reader = GuardedReader()
+    reader.read_clip(good)
+    child = reader._child
+    assert child is not None
+    os.kill(pid(reader), signal.SIGSTOP)  # as it is with a parent that was killed, but without the kernel's SIGCONT
+    child.release()
+    assert child._process.wait(10) == -signal.SIGKILL
 
 
 PARENT = textwrap.dedent("""
@@ -314,11 +326,12 @@ PARENT = textwrap.dedent("""
     reader = GuardedReader()
     reader.read_clip(sys.argv[1])
     child = reader._child._process.pid
-    if sys.argv[2] == "fork":
+    if sys.argv[2].startswith("fork"):
         if os.fork() == 0:  # it must neither use the child of its parent, nor end it, nor keep it alive
-            assert len(reader.read_clip(sys.argv[1])[0]) == 5
-            assert reader._child._process.pid != child
-            reader.close()
+            if sys.argv[2] == "fork, read":
+                assert len(reader.read_clip(sys.argv[1])[0]) == 5
+                assert reader._child._process.pid != child
+                reader.close()
             print("forked", flush=True)
             signal.pause()
         reader.read_clip(sys.argv[1])
@@ -331,14 +344,14 @@ PARENT = textwrap.dedent("""
 """)
 
 
-@pytest.mark.parametrize("way", ["exit", "stop", "fork"])
+@pytest.mark.parametrize("way", ["exit", "stop", "fork", "fork, read"])
 def test_the_child_never_outlives_its_parent(good, way):
     command = [sys.executable, "-c", PARENT, str(good), way]
     environment = os.environ | {"PYTHONPATH": str(Path(guarded.__file__).parents[2])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, process_group=0) as parent:
         try:
             assert parent.stdout is not None
-            lines = {parent.stdout.readline().strip() for _ in range(1 + (way == "fork"))}
+            lines = {parent.stdout.readline().strip() for _ in range(1 + way.startswith("fork"))}
             child = int((lines - {"forked"}).pop())
             if way != "exit":
                 assert lives(child)
