@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from sora_jax.data import video_io
 from sora_jax.data.captions import read_captions
 from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.video_io import MAX_PIXELS
 
 
 class Source(Protocol):
@@ -37,7 +38,8 @@ class FolderSource:
     `uncaptioned` and `missing` list media files without captions and captions without media files (see
     `captions.read_captions`, which also says how captions are written and which mistakes raise `UserError`).
     Files without captions are left out, unless `captions_required` is False: then they have no captions.
-    Of each video at most `max_frames` frames are decoded, and none of more than `max_pixels` T * H * W.
+    Of each video at most `max_frames` frames are decoded, and none of more than `max_pixels` T * H * W. Decoding is
+    done by a child process (`guarded.GuardedReader`), which the first clip starts.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class FolderSource:
         captions: str | os.PathLike | None = None,
         captions_required: bool = True,
         max_frames: int | None = None,
-        max_pixels: int = video_io.MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ):
         found = read_captions(path, captions, required=captions_required)
         extra = () if captions_required else found.uncaptioned
@@ -56,6 +58,7 @@ class FolderSource:
         self._names = sorted(self._captions)
         self._max_frames = max_frames
         self._max_pixels = max_pixels
+        self._reader = GuardedReader()
         self.uncaptioned = list(found.uncaptioned)
         self.missing = list(found.missing)
 
@@ -66,7 +69,7 @@ class FolderSource:
         name = self._names[index]
         path, pixels = self._root / name, self._max_pixels
         try:
-            pixels_THWC, fps = video_io.read_clip(path, max_frames=self._max_frames, max_pixels=pixels)
+            pixels_THWC, fps = self._reader.read_clip(path, max_frames=self._max_frames, max_pixels=pixels)
         except BadClip as error:
             raise BadClip(name, error.reason) from error
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=self._captions[name], source_id=name)

@@ -16,7 +16,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -76,11 +76,12 @@ DECODING_ERRORS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Limits:
-    """The file's name for messages, and how much of it may be decoded."""
+    """The file's name for messages, how much of it may be decoded, and where its pixels go."""
 
     source_id: str
     max_frames: int | None
     max_pixels: int
+    allocate: Callable[[tuple[int, ...]], np.ndarray]
 
     def wanted(self, frames: int) -> int:
         """Returns how many of `frames` frames are to be decoded."""
@@ -95,21 +96,26 @@ class _Limits:
 
 
 def read_clip(
-    path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike,
+    *,
+    max_frames: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    allocate: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
 
     Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the
     first `max_frames` frames are decoded. The rate of a video is (T - 1) / (last time - first time), so that
     variable rates are averaged; a GIF or WebP frame that is held several times as long as the shortest is
-    repeated.
+    repeated. For videos `allocate` is asked for the (T, H, W, 3) that the headers promise, and for more where
+    there is more; what is returned need not be that array.
 
     Raises `BadClip` for whatever cannot be decoded to its end: not a regular file, an ending not in
     `MEDIA_SUFFIXES`, no video in it, over `max_pixels` T * H * W, a damaged frame, or (unless stopped by
     `max_frames`) under `SMALLEST_SHARE` of the frames that the file declares.
     """
     assert max_frames is None or max_frames > 0, max_frames
-    limits = _Limits(source_id=os.fspath(path), max_frames=max_frames, max_pixels=max_pixels)
+    limits = _Limits(source_id=os.fspath(path), max_frames=max_frames, max_pixels=max_pixels, allocate=allocate)
     suffix = Path(path).suffix.lower()
     if suffix not in MEDIA_SUFFIXES:
         raise BadClip(limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
@@ -188,11 +194,11 @@ def _decode(
         limits.check(max(capacity, len(times) + 1), height, width)
         pixels_HWC = _upright_rgb(frame, height=height, width=width)
         if pixels_THWC is None:
-            pixels_THWC = np.empty((capacity, *pixels_HWC.shape), np.uint8)
+            pixels_THWC = limits.allocate((capacity, *pixels_HWC.shape))
         if pixels_HWC.shape != pixels_THWC.shape[1:]:
             raise BadClip(limits.source_id, f"changes size at frame {len(times) + 1}")
         if len(times) == len(pixels_THWC):
-            pixels_THWC, full_THWC = np.empty((2 * len(times), *pixels_HWC.shape), np.uint8), pixels_THWC
+            pixels_THWC, full_THWC = limits.allocate((2 * len(times), *pixels_HWC.shape)), pixels_THWC
             pixels_THWC[: len(times)] = full_THWC
         pixels_THWC[len(times)] = pixels_HWC
         times.append(frame.time)
@@ -244,18 +250,25 @@ def _read_pictures(file: BinaryIO, *, limits: _Limits) -> tuple[np.ndarray, floa
         limits.check(wanted, image.height, image.width)
         if wanted == 1:
             return np.asarray(_plain_rgb(ImageOps.exif_transpose(image)))[None], 1.0
-        frames, seconds = [], []
+        pixels_THWC, seconds = None, []
         for index in range(wanted):
             image.seek(index)
             image.load()
-            frames.append(np.asarray(_plain_rgb(image)))
+            pixels_HWC = np.asarray(_plain_rgb(image))
+            if pixels_THWC is None:
+                pixels_THWC = limits.allocate((wanted, *pixels_HWC.shape))
+            if pixels_HWC.shape != pixels_THWC.shape[1:]:
+                raise BadClip(limits.source_id, f"changes size at frame {index + 1}")
+            pixels_THWC[index] = pixels_HWC
             # Browsers show frames of up to 10 ms for 100 ms, and their makers know.
             milliseconds = image.info.get("duration", 0)
             seconds.append(milliseconds / 1000 if milliseconds > 10 else 0.1)
     holds = [max(1, round(second / min(seconds))) for second in seconds]
-    limits.check(limits.wanted(sum(holds)), *frames[0].shape[:2])
-    # Encoders store equal neighbours once; repeating them gives motion its real speed back.
-    pixels_THWC = np.repeat(np.stack(frames), holds, axis=0)[: limits.max_frames]
+    assert pixels_THWC is not None
+    limits.check(limits.wanted(sum(holds)), *pixels_THWC.shape[1:3])
+    if max(holds) > 1:
+        # Encoders store equal neighbours once; repeating them gives motion its real speed back.
+        pixels_THWC = np.repeat(pixels_THWC, holds, axis=0)[: limits.max_frames]
     return pixels_THWC, sum(holds) / sum(seconds)
 
 
