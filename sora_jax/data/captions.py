@@ -14,8 +14,9 @@ import io
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -178,11 +179,19 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
             raise UserError(f"{place} is not JSON ({error}): {line[:60]!r}") from error
         if not isinstance(row, dict) or not isinstance(row.get("file"), str):
             raise UserError(f'{place} must be {{"file": ..., "caption": ...}}, found {line[:60]!r}')
-        texts = row.get("caption", row.get("captions"))
-        texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        texts = texts_of(row, "caption", "captions")
+        if texts is None:
             raise UserError(f'{place} must have a "caption" that is a text or a list of texts')
         yield row["file"], texts
+
+
+def texts_of(row: Mapping[str, Any], *keys: str) -> list[str] | None:
+    """Returns what is written under the first of `keys` that holds a text or a list of texts, None if none does."""
+    for key in keys:
+        texts = [row[key]] if isinstance(row.get(key), str) else row.get(key)
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            return texts
+    return None
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:

@@ -97,26 +97,38 @@ class _Limits:
 def read_clip(
     path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, float]:
+    """Returns what `read_stream` does, of a file; `BadClip` also when it is not a regular one."""
+    return read_stream(_regular_file(path), os.fspath(path), max_frames=max_frames, max_pixels=max_pixels)
+
+
+def read_stream(
+    stream: contextlib.AbstractContextManager[BinaryIO],
+    name: str,
+    *,
+    max_frames: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
 
-    Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the
-    first `max_frames` frames are decoded. The rate of a video is (T - 1) / (last time - first time), so that
-    variable rates are averaged; a GIF or WebP frame that is held several times as long as the shortest is
-    repeated.
+    Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the first
+    `max_frames` frames are decoded. The rate of a video is (T - 1) / (last time - first time), so that variable rates
+    are averaged; a GIF or WebP frame that is held several times as long as the shortest is repeated.
+    The ending of `name` chooses the decoder; `stream` can be seeked in and is closed in the end.
 
-    Raises `BadClip` for whatever cannot be decoded to its end: not a regular file, an ending not in
-    `MEDIA_SUFFIXES`, no video in it, over `max_pixels` T * H * W, a damaged frame, or (unless stopped by
-    `max_frames`) under `SMALLEST_SHARE` of the frames that the file declares.
+    Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
+    `max_pixels` T * H * W, a damaged frame, or (unless stopped by `max_frames`) under `SMALLEST_SHARE` of the frames
+    that the file declares.
     """
     assert max_frames is None or max_frames > 0, max_frames
-    limits = _Limits(source_id=os.fspath(path), max_frames=max_frames, max_pixels=max_pixels)
-    suffix = Path(path).suffix.lower()
+    limits = _Limits(source_id=name, max_frames=max_frames, max_pixels=max_pixels)
+    suffix = Path(name).suffix.lower()
     if suffix not in MEDIA_SUFFIXES:
         raise BadClip(limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
     try:
-        with _regular_file(path) as file:
-            if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+        with stream as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise BadClip(limits.source_id, "is a git LFS pointer, not the file itself: run git lfs pull")
+            file.seek(0)
             if suffix in DEMUXERS:
                 return _read_video(file, demuxer=DEMUXERS[suffix], limits=limits)
             return _read_pictures(file, limits=limits)
@@ -128,7 +140,7 @@ def read_clip(
 
 
 @contextlib.contextmanager
-def _regular_file(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
+def _regular_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Yields the file opened for reading; raises `OSError` for a pipe or device, without waiting for one."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
