@@ -1,8 +1,8 @@
 """Where the members of a tar file lie, from its headers alone; nothing is extracted.
 
 Formats: POSIX ustar and pax, GNU and old V7 tar ("tar" in the POSIX pax specification, "Basic Tar Format" in the GNU
-tar manual). Names are only names: none is ever opened, so links, devices and `..` lead nowhere. Unlike `tarfile`, which
-takes a damaged header for the end, damage is told; and some five times as fast, because each header is read alone.
+tar manual). Names are only names: none is ever opened, so links, devices and `..` lead nowhere.
+Unlike `tarfile`, which takes a damaged header for the end, damage is told.
 """
 
 import io
