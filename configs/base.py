@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     c.data = data = ConfigDict()
     data.source = "shapes"  # the drawn world; or "folder", "webdataset", "arrayrecord", "tfds": clips at `path`
     data.path = placeholder(str)  # folder, tar files or pattern, records, DIR/NAME/VERSION#SPLIT: see docs/data.md
-    data.captions = placeholder(str)  # of a "folder": a captions.jsonl or .csv elsewhere; None looks inside it
+    data.captions = placeholder(str)  # of a "folder": a .jsonl, .csv or .parquet elsewhere; None looks inside it
     data.max_frames = 17  # frames read from the start of a clip; what follows is not read
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
     data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio

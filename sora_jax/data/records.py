@@ -20,7 +20,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data import video_io
-from sora_jax.data.captions import clean_caption, texts_of
+from sora_jax.data.caption_tables import texts_of
+from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
 
 SUFFIX = ".arrayrecord"

@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
-from sora_jax.data.captions import clean_caption, texts_of
+from sora_jax.data.caption_tables import texts_of
+from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.tar_index import Member, Section, TarDamage, walk_tar
 
