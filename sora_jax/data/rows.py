@@ -33,14 +33,16 @@ class Lengths:
     """All that planning knows about N prepared samples: `tokens_N` of each, `text_tokens_M` of each caption.
 
     Integers >= 1; sample i has the captions `caption_start_N1[i]` up to `caption_start_N1[i + 1]`, at least
-    one.
+    one. `weights_M` > 0 says how often each is drawn next to the others of its sample; None: all alike.
     """
 
     tokens_N: np.ndarray
     text_tokens_M: np.ndarray
     caption_start_N1: np.ndarray
+    weights_M: np.ndarray | None = None
 
     def __post_init__(self):
+        assert self.weights_M is None or np.all(self.weights_M > 0), "a caption without weight"
         assert len(self.caption_start_N1) == len(self.tokens_N) + 1
         assert self.caption_start_N1[-1] == len(self.text_tokens_M)
         assert np.all(np.diff(self.caption_start_N1) >= 1), "a sample without any caption"
@@ -123,7 +125,7 @@ class RowPlan:
     every window before it (the cost of a resume: lengths only, no data is read, some 10^5 to 10^6 samples a
     second) and remembers one integer for each; the last few windows and batches are kept whole. Thread safe.
 
-    Each draw chooses one of the sample's captions that fit a row, all alike likely, before the window is
+    Each draw chooses one of the sample's captions that fit a row, by their weights, before the window is
     planned, so that text is packed at the length it really has.
 
     Raises `UserError` when no sample of a pool fits a row.
@@ -151,6 +153,8 @@ class RowPlan:
         usable_M = lengths.text_tokens_M <= budget.text_tokens
         before_N1 = np.concatenate([[0], np.cumsum(usable_M)])[lengths.caption_start_N1]
         self._usable_U = np.flatnonzero(usable_M)
+        weights_U = np.ones(len(self._usable_U)) if lengths.weights_M is None else lengths.weights_M[usable_M]
+        self._weight_before_U1 = np.concatenate([[0.0], np.cumsum(weights_U)])
         self._usable_start_N, self._usable_count_N = before_N1[:-1], np.diff(before_N1)
         self._first_rows = [0]
         self._lock = threading.Lock()
@@ -188,8 +192,7 @@ class RowPlan:
         start = window * self._window_draws
         samples_W = self._draws.take(start, start + self._window_draws)
         chance_W = rng.generator(self._seed, "captions", window).random(len(samples_W))
-        chosen_W = (chance_W * self._usable_count_N[samples_W]).astype(np.int64)
-        captions_W = self._usable_U[self._usable_start_N[samples_W] + chosen_W]
+        captions_W = self._choose_captions(samples_W, chance_W)
         plan = plan_window(
             self._lengths.tokens_N[samples_W],
             self._lengths.text_tokens_M[captions_W],
@@ -199,6 +202,15 @@ class RowPlan:
         )
         assert not plan.rejected, plan.rejected
         return samples_W, captions_W - self._lengths.caption_start_N1[samples_W], plan
+
+    def _choose_captions(self, samples_W: np.ndarray, chance_W: np.ndarray) -> np.ndarray:
+        """Returns the caption, among all M, on which each chance in [0, 1) falls."""
+        first_W = self._usable_start_N[samples_W]
+        end_W = first_W + self._usable_count_N[samples_W]
+        low_W, high_W = self._weight_before_U1[first_W], self._weight_before_U1[end_W]
+        found_W = np.searchsorted(self._weight_before_U1, low_W + chance_W * (high_W - low_W), side="right") - 1
+        # The sum may round up to the next sample's first caption.
+        return self._usable_U[np.clip(found_W, first_W, end_W - 1)]
 
 
 def _ids(pools: Sequence[Pool]) -> np.ndarray:
