@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.caption_tables import TABLE_SUFFIXES, read_table, read_text
+from sora_jax.data.caption_tables import TABLE_SUFFIXES, Written, read_table, read_text
 from sora_jax.data.video_io import MEDIA_SUFFIXES
 
 BYTES_PER_TOKEN = 8
@@ -89,9 +89,11 @@ class FolderCaptions:
 
     `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `uncaptioned` are
     media files about which nothing is written; `missing` are names with captions but no media file.
+    `weights` has those files whose captions are not drawn alike: a number above 0 for each caption.
     """
 
     by_file: dict[str, tuple[str, ...]]
+    weights: dict[str, tuple[float, ...]]
     uncaptioned: tuple[str, ...]
     missing: tuple[str, ...]
 
@@ -117,12 +119,17 @@ def read_captions(
         endings = ", ".join(sorted(MEDIA_SUFFIXES))
         raise UserError(f"the folder {root} holds {len(names)} files but no video or image ({endings})")
     written = _read_written(root, captions, media=media, names=names)
-    written = {name: tuple(filter(None, map(clean_caption, texts))) for name, texts in written.items()}
-    by_file = {name: written[name] for name in media if written.get(name)}
+    written = {
+        name: [(caption, weight) for text, weight in texts if (caption := clean_caption(text))]
+        for name, texts in written.items()
+    }
+    by_file = {name: tuple(caption for caption, _ in written[name]) for name in media if written.get(name)}
+    weights = {name: tuple(weight for _, weight in written[name]) for name in by_file}
     if required and not by_file:
         raise UserError(_nothing_found(root, captions, media=media, written=list(written)))
     return FolderCaptions(
         by_file=by_file,
+        weights={name: chances for name, chances in weights.items() if len(set(chances)) > 1},
         uncaptioned=tuple(name for name in media if name not in by_file),
         missing=tuple(sorted(written.keys() - set(media))),
     )
@@ -139,7 +146,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _read_written(
     root: Path, captions: str | os.PathLike | None, *, media: list[str], names: list[str]
-) -> dict[str, list[str]]:
+) -> dict[str, list[Written]]:
     """Returns uncleaned captions by normalised file name, from the source of captions that comes first."""
     if captions is not None:
         path = Path(captions) if Path(captions).exists() else root / captions
@@ -154,11 +161,11 @@ def _read_written(
     return _read_sidecars(root, media=media, names=names)
 
 
-def _read_sidecars(root: Path, *, media: list[str], names: list[str]) -> dict[str, list[str]]:
+def _read_sidecars(root: Path, *, media: list[str], names: list[str]) -> dict[str, list[Written]]:
     """Returns captions by media file from the .txt of the same name; a .txt without one stands for itself."""
     texts = {name.removesuffix(".txt"): name for name in names if name.endswith(".txt")}
     stems = {name: PurePosixPath(name).with_suffix("").as_posix() for name in media}
-    captions = {name: [read_text(root / texts[stem])] for name, stem in stems.items() if stem in texts}
+    captions = {name: [Written(read_text(root / texts[stem]))] for name, stem in stems.items() if stem in texts}
     orphans = texts.keys() - set(stems.values())
     return captions | {texts[stem]: [] for stem in orphans}
 

@@ -7,14 +7,11 @@ is decoded from its place in the tar.
 """
 
 import dataclasses
-import glob
 import hashlib
 import io
 import itertools
 import json
 import os
-import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -25,13 +22,12 @@ from sora_jax.data.caption_tables import texts_of
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.tar_index import Member, Section, TarDamage, walk_tar
+from sora_jax.data.tar_paths import find_tars, labels_of
 
 CAPTION_KEYS = ("caption", "captions", "text")
 _MOST_CAPTION_BYTES = 2**20
 # Tars on network disks take a round trip for every header.
 _THREADS = 8
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 class _Sample(NamedTuple):
@@ -72,7 +68,7 @@ class TarSource:
         self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
     ):
         self._paths = find_tars(path)
-        labels = _labels(self._paths)
+        labels = labels_of(self._paths)
         with ThreadPoolExecutor(_THREADS) as pool:
             contents = list(pool.map(_read_contents, itertools.count(), self._paths, labels))
         self._lengths = [tar.length for tar in contents]
@@ -119,62 +115,6 @@ class TarSource:
             f"files have no caption, {len(self.missing)} keys no media file, {len(self.damaged)} places are damaged "
             f'(the first: {first}); a sample is KEY.mp4 and KEY.txt, or KEY.json with a "caption"'
         )
-
-
-def find_tars(path: str | os.PathLike) -> list[Path]:
-    """Returns the tar files that `path` stands for, sorted; raises `UserError` when there are none.
-
-    A `.tar` file; a folder, with its subfolders; or a pattern: `*`, `?`, `[...]` as of a shell, `{a,b}` and
-    `{000..123}`, of which every number must exist.
-    """
-    written = os.fspath(path)
-    if os.path.isdir(written):
-        relative = [tar.relative_to(written) for tar in Path(written).rglob("*.tar")]
-        found = [Path(written, tar) for tar in relative if not any(part.startswith(".") for part in tar.parts)]
-        if not found:
-            raise UserError(f"the folder {written} holds no .tar file: data.source 'folder' reads clips that lie open")
-    elif os.path.exists(written):
-        found = [Path(written)]
-    else:
-        names = list(_expand(written))
-        found = [Path(match) for name in names for match in glob.glob(name, recursive=True)]
-        absent = [name for name in names if not glob.has_magic(name) and not os.path.exists(name)]
-        if not found:
-            raise UserError(f"no tar file matches {written}: pass --config.data.path=FILE.tar, a folder or a pattern")
-        if absent:
-            raise UserError(
-                f"{len(absent)} of the {len(names)} tar files of {written} do not exist, such as {absent[0]}: "
-                "restore them or shorten the pattern"
-            )
-    for tar in found:
-        if not tar.is_file():
-            raise UserError(f"{tar} is not a file: a pattern must match tar files only")
-        with tar.open("rb") as file:
-            if file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):
-                raise UserError(f"{tar} is compressed, which allows no random access: decompress it to a plain .tar")
-    return sorted(set(found))
-
-
-def _expand(pattern: str) -> Iterator[str]:
-    """Yields the names that the braces of a pattern stand for."""
-    numbers, choice = _RANGE.search(pattern), _CHOICE.search(pattern)
-    if numbers:
-        first, last = numbers.groups()
-        options = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    else:
-        options = choice.group(1).split(",") if choice else []
-    match = numbers or choice
-    if match is None:
-        yield pattern
-        return
-    for option in options:
-        yield from _expand(pattern[: match.start()] + option + pattern[match.end() :])
-
-
-def _labels(paths: list[Path]) -> list[str]:
-    """Returns the names of the tars relative to the folder that holds them all."""
-    root = os.path.commonpath([path.absolute().parent for path in paths])
-    return [path.absolute().relative_to(root).as_posix() for path in paths]
 
 
 def _read_contents(number: int, path: Path, label: str) -> _Contents:

@@ -1,14 +1,18 @@
-"""Captions in Parquet; the other tables are tested with the folders that hold them."""
+"""Captions in Parquet and weights in any table; the rest is tested with the folders that hold the tables."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.caption_tables import read_table
+from sora_jax.data.caption_tables import TABLE_SUFFIXES, read_table
 from sora_jax.data.captions import read_captions
+from sora_jax.data.sources import FolderSource
+from sora_jax.data.video_io import write_clip
 
 
 def write(path: Path, **columns: list) -> Path:
@@ -20,9 +24,41 @@ def test_texts_and_lists_of_texts_are_read(tmp_path):
     path = write(
         tmp_path / "a.parquet", file=["./b.mp4", "a.mp4", "b.mp4"], caption=["one", "two", "three"], seen=[1, 2, 3]
     )
-    assert read_table(path) == {"b.mp4": ["one", "three"], "a.mp4": ["two"]}
+    assert read_table(path) == {"b.mp4": [("one", 1), ("three", 1)], "a.mp4": [("two", 1)]}
     path = write(tmp_path / "a.parquet", file=["a.mp4", "b.mp4"], caption=[["one", "uno"], []])
-    assert read_table(path) == {"a.mp4": ["one", "uno"], "b.mp4": []}
+    assert read_table(path) == {"a.mp4": [("one", 1), ("uno", 1)], "b.mp4": []}
+
+
+def test_weights_of_every_table_reach_the_clips_and_the_fingerprint(tmp_path):
+    for name in ("a.png", "b.png"):
+        write_clip(tmp_path / name, np.zeros((1, 16, 16, 3), np.uint8), fps=1.0)
+    rows = [
+        ("a.png", "one", 3.0),
+        ("a.png", " ", 7.0),
+        ("a.png", "two", None),
+        ("b.png", "x", 2.0),
+        ("b.png", "y", 2.0),
+    ]
+    files, captions, weights = (list(column) for column in zip(*rows, strict=True))
+    keys = ("file", "caption", "weight")
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(dict(zip(keys, row, strict=True))) for row in rows))
+    lines = [f"{file},{caption},{'' if weight is None else weight}" for file, caption, weight in rows]
+    (tmp_path / "t.csv").write_text("\n".join(["file,caption,weight", *lines]))
+    write(tmp_path / "t.parquet", file=files, caption=captions, weight=weights)
+    sources = [FolderSource(tmp_path, captions=f"t{suffix}") for suffix in TABLE_SUFFIXES]
+    for source in sources:
+        assert (source[0].captions, source[0].weights) == (("one", "two"), (3.0, 1.0))
+        assert (source[1].captions, source[1].weights) == (("x", "y"), None), "equal weights are no weights"
+    assert len({source.fingerprint() for source in sources}) == 1
+    (tmp_path / "t.csv").write_text("\n".join(["file,caption", *(line.rpartition(",")[0] for line in lines)]))
+    assert FolderSource(tmp_path, captions="t.csv").fingerprint() != sources[0].fingerprint()
+
+
+@pytest.mark.parametrize("weight", [0, -1, "much", True, [1], float("inf"), float("nan")])
+def test_a_weight_that_is_no_number_above_0_is_named(tmp_path, weight):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"file": "a", "caption": "b", "weight": weight}))
+    with pytest.raises(UserError, match=r"line 1 of .*a\.jsonl has the weight .*: make it a number above 0"):
+        read_table(tmp_path / "a.jsonl")
 
 
 def test_a_folder_is_captioned_by_a_parquet_file_when_there_is_no_other_table(tmp_path):
