@@ -32,9 +32,9 @@ def get_config() -> ConfigDict:
     mesh.tensor = 1  # heads and hidden widths are split
 
     c.data = data = ConfigDict()
-    data.source = "shapes"  # "shapes": the drawn world; "folder": clips and captions under `path`
-    data.path = placeholder(str)  # the folder of clips; needed by source "folder"
-    data.captions = placeholder(str)  # a captions.jsonl or .csv elsewhere; None looks inside `path`
+    data.source = "shapes"  # the drawn world; or "folder", "webdataset", "arrayrecord", "tfds": clips at `path`
+    data.path = placeholder(str)  # folder, tar files or pattern, records, DIR/NAME/VERSION#SPLIT: see docs/data.md
+    data.captions = placeholder(str)  # of a "folder": a .jsonl, .csv or .parquet elsewhere; None looks inside it
     data.max_frames = 17  # frames read from the start of a clip; what follows is not read
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
     data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio

@@ -3,9 +3,9 @@
   python -m sora_jax.main --config=configs/folder.py --config.data.path=DIR --workdir=runs/mine
 
 DIR holds mp4, mkv, webm, avi, mov, mpg, gif, png, jpg or webp files, and captions in captions.jsonl ({"file",
-"caption"}), captions.csv (file,caption) or a .txt beside each file. The widths are those of the base config, so this
-runs on two CPU cores in some twenty minutes and shows the way, not quality: widen `autoencoder`, `transformer` and
-`data.max_tokens`, and lengthen the stages, for a model worth having.
+"caption"}), captions.csv (file,caption), captions.parquet or a .txt beside each file. The widths are those of the base
+config, so this runs on two CPU cores in some twenty minutes and shows the way, not quality: widen `autoencoder`,
+`transformer` and `data.max_tokens`, and lengthen the stages, for a model worth having.
 """
 
 from ml_collections import ConfigDict

@@ -175,6 +175,10 @@ def ends_in_a_sentence(done, said, *, code=2):
         ([TOY, "--config.mesh.fsdp=3"], "does not fit 1 devices"),
         ([TOY, "--config.data.source=folder"], "needs a folder: pass --config.data.path=DIR"),
         ([TOY, "--config.data.source=folder", "--config.data.path=/no/such/place"], "/no/such/place does not exist"),
+        (
+            [TOY, "--config.data.source=webdataset", "--config.data.path=/no/{0..3}.tar"],
+            "no tar file matches /no/{0..3}.tar",
+        ),
         ([TOY, "--stepz=1"], "Unknown command line flag 'stepz'"),
         ([TOY, "videos"], "unknown argument 'videos': flags start with --"),
         (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),

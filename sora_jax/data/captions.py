@@ -8,10 +8,7 @@ bytes in the same slots wherever it stands (compare Xue et al., "ByT5", arXiv 21
 per byte, several times as many).
 """
 
-import csv
 import dataclasses
-import io
-import json
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -20,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.caption_tables import TABLE_SUFFIXES, Written, read_table, read_text
 from sora_jax.data.video_io import MEDIA_SUFFIXES
 
 BYTES_PER_TOKEN = 8
@@ -91,9 +89,11 @@ class FolderCaptions:
 
     `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `uncaptioned` are
     media files about which nothing is written; `missing` are names with captions but no media file.
+    `weights` has those files whose captions are not drawn alike: a number above 0 for each caption.
     """
 
     by_file: dict[str, tuple[str, ...]]
+    weights: dict[str, tuple[float, ...]]
     uncaptioned: tuple[str, ...]
     missing: tuple[str, ...]
 
@@ -103,10 +103,9 @@ def read_captions(
 ) -> FolderCaptions:
     """Returns the captions of every media file under `folder`, and the names without a partner.
 
-    Read from the first that exists: the file `captions` (.jsonl or .csv), `captions.jsonl` in the folder
-    (lines `{"file": ..., "caption": text or list}`, or "captions"), `captions.csv` (columns file and caption)
-    or a text file beside each media file (`a.mp4`, `a.txt`), wholly one caption. A file on several lines has
-    several captions. Hidden files and folders are left out.
+    Read from the first that exists: the file `captions`, `captions.jsonl`, `captions.csv` or `captions.parquet` in the
+    folder (see `caption_tables`), or a text file beside each media file (`a.mp4`, `a.txt`), wholly one caption. A file
+    on several lines has several captions. Hidden files and folders are left out.
 
     Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
     (with its line number) or, where captions are `required`, no media file has one.
@@ -120,12 +119,17 @@ def read_captions(
         endings = ", ".join(sorted(MEDIA_SUFFIXES))
         raise UserError(f"the folder {root} holds {len(names)} files but no video or image ({endings})")
     written = _read_written(root, captions, media=media, names=names)
-    written = {name: tuple(filter(None, map(clean_caption, texts))) for name, texts in written.items()}
-    by_file = {name: written[name] for name in media if written.get(name)}
+    written = {
+        name: [(caption, weight) for text, weight in texts if (caption := clean_caption(text))]
+        for name, texts in written.items()
+    }
+    by_file = {name: tuple(caption for caption, _ in written[name]) for name in media if written.get(name)}
+    weights = {name: tuple(weight for _, weight in written[name]) for name in by_file}
     if required and not by_file:
         raise UserError(_nothing_found(root, captions, media=media, written=list(written)))
     return FolderCaptions(
         by_file=by_file,
+        weights={name: chances for name, chances in weights.items() if len(set(chances)) > 1},
         uncaptioned=tuple(name for name in media if name not in by_file),
         missing=tuple(sorted(written.keys() - set(media))),
     )
@@ -142,78 +146,28 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _read_written(
     root: Path, captions: str | os.PathLike | None, *, media: list[str], names: list[str]
-) -> dict[str, list[str]]:
+) -> dict[str, list[Written]]:
     """Returns uncleaned captions by normalised file name, from the source of captions that comes first."""
     if captions is not None:
         path = Path(captions) if Path(captions).exists() else root / captions
         if not path.is_file():
             raise UserError(f"the caption file {captions} does not exist, neither here nor in {root}")
-        if path.suffix not in (".jsonl", ".csv"):
-            raise UserError(f"the caption file {path} must end in .jsonl or .csv")
-        return _read_table(path)
-    for default in ("captions.jsonl", "captions.csv"):
-        if (root / default).is_file():
-            return _read_table(root / default)
+        if path.suffix not in TABLE_SUFFIXES:
+            raise UserError(f"the caption file {path} must end in {' or '.join(TABLE_SUFFIXES)}")
+        return read_table(path)
+    for suffix in TABLE_SUFFIXES:
+        if (root / f"captions{suffix}").is_file():
+            return read_table(root / f"captions{suffix}")
     return _read_sidecars(root, media=media, names=names)
 
 
-def _read_table(path: Path) -> dict[str, list[str]]:
-    """Returns captions by file name from a .jsonl or .csv file."""
-    rows = _jsonl_rows(path) if path.suffix == ".jsonl" else _csv_rows(path)
-    table: dict[str, list[str]] = {}
-    for name, texts in rows:
-        table.setdefault(PurePosixPath(name).as_posix(), []).extend(texts)
-    return table
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yields (file name, captions) of every line; raises `UserError` with the number of a broken one."""
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"line {number} of {path}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{place} is not JSON ({error}): {line[:60]!r}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("file"), str):
-            raise UserError(f'{place} must be {{"file": ..., "caption": ...}}, found {line[:60]!r}')
-        texts = row.get("caption", row.get("captions"))
-        texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise UserError(f'{place} must have a "caption" that is a text or a list of texts')
-        yield row["file"], texts
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yields (file name, [caption]) of every row; raises `UserError` with the number of a broken one."""
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
-    try:
-        if not {"file", "caption"} <= set(reader.fieldnames or ()):
-            raise UserError(f"{path} must begin with the header file,caption; found {reader.fieldnames}")
-        for row in reader:
-            if not row["file"] or row["caption"] is None:
-                raise UserError(f"line {reader.line_num} of {path} lacks the file or the caption")
-            yield row["file"], [row["caption"]]
-    except csv.Error as error:
-        raise UserError(f"line {reader.line_num} of {path} is not CSV: {error}") from error
-
-
-def _read_sidecars(root: Path, *, media: list[str], names: list[str]) -> dict[str, list[str]]:
+def _read_sidecars(root: Path, *, media: list[str], names: list[str]) -> dict[str, list[Written]]:
     """Returns captions by media file from the .txt of the same name; a .txt without one stands for itself."""
     texts = {name.removesuffix(".txt"): name for name in names if name.endswith(".txt")}
     stems = {name: PurePosixPath(name).with_suffix("").as_posix() for name in media}
-    captions = {name: [_read_text(root / texts[stem])] for name, stem in stems.items() if stem in texts}
+    captions = {name: [Written(read_text(root / texts[stem]))] for name, stem in stems.items() if stem in texts}
     orphans = texts.keys() - set(stems.values())
     return captions | {texts[stem]: [] for stem in orphans}
-
-
-def _read_text(path: Path) -> str:
-    """Returns a file's text with any line ends as they are; raises `UserError` where it is not UTF-8."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
 
 
 def _nothing_found(root: Path, captions: str | os.PathLike | None, *, media: list[str], written: list[str]) -> str:
@@ -221,7 +175,7 @@ def _nothing_found(root: Path, captions: str | os.PathLike | None, *, media: lis
     looked = (
         f"the caption file {captions}"
         if captions is not None
-        else ("captions.jsonl, captions.csv and a .txt file beside each clip")
+        else f"{', '.join(f'captions{suffix}' for suffix in TABLE_SUFFIXES)} and a .txt file beside each clip"
     )
     named = f"; the captions name {len(written)} other files such as {written[0]}" if written else ""
     return (

@@ -24,14 +24,17 @@ class Clip:
 
     `pixels_THWC` is uint8 with C = 3 (an image has T = 1), `fps` is in frames per second (of no meaning when
     T = 1), `captions` are alternatives for the whole clip, `source_id` names the clip within its source.
+    A caption is drawn as often as its weight among `weights` (> 0) says; None: all alike.
     """
 
     pixels_THWC: np.ndarray
     fps: float
     captions: tuple[str, ...]
     source_id: str
+    weights: tuple[float, ...] | None = None
 
     def __post_init__(self):
+        assert self.weights is None or len(self.weights) == len(self.captions), self.weights
         assert self.pixels_THWC.dtype == np.uint8, self.pixels_THWC.dtype
         assert self.pixels_THWC.ndim == 4, self.pixels_THWC.shape
         assert self.pixels_THWC.shape[-1] == 3, self.pixels_THWC.shape

@@ -109,6 +109,7 @@ class RowDataset:
             tokens_N=np.prod(prepared.grid_N3 // patch, axis=1),
             text_tokens_M=prepared.text_tokens_M,
             caption_start_N1=prepared.caption_start_N1,
+            weights_M=prepared.weights_M,
         )
         pools = make_pools(prepared.grid_N3, mix)
         self.plan = RowPlan(

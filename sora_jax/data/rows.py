@@ -34,14 +34,16 @@ class Lengths:
     """All that planning knows about N prepared samples: `tokens_N` of each, `text_tokens_M` of each caption.
 
     Integers >= 1; sample i has the captions `caption_start_N1[i]` up to `caption_start_N1[i + 1]`, at least
-    one.
+    one. `weights_M` > 0 says how often each is drawn next to the others of its sample; None: all alike.
     """
 
     tokens_N: np.ndarray
     text_tokens_M: np.ndarray
     caption_start_N1: np.ndarray
+    weights_M: np.ndarray | None = None
 
     def __post_init__(self):
+        assert self.weights_M is None or np.all(self.weights_M > 0), "a caption without weight"
         assert len(self.caption_start_N1) == len(self.tokens_N) + 1
         assert self.caption_start_N1[-1] == len(self.text_tokens_M)
         assert np.all(np.diff(self.caption_start_N1) >= 1), "a sample without any caption"
@@ -127,7 +129,7 @@ class RowPlan:
     every window before it (the cost of a resume: lengths only, no data is read, some 10^5 to 10^6 samples a
     second) and remembers one integer for each; the last few windows and batches are kept whole. Thread safe.
 
-    Each draw chooses one of the sample's captions that fit a row, all alike likely, before the window is
+    Each draw chooses one of the sample's captions that fit a row, by their weights, before the window is
     planned, so that text is packed at the length it really has.
 
     Raises `UserError` when no sample of a pool fits a row.
@@ -186,7 +188,8 @@ class RowPlan:
     def _plan_window(self, window: int) -> tuple[np.ndarray, np.ndarray, WindowPlan]:
         start = window * self._window_draws
         samples_W = self._draws.take(start, start + self._window_draws)
-        captions_W = self._choose_captions(samples_W, rng.generator(self._seed, "captions", window))
+        chance_W = rng.generator(self._seed, "captions", window).random(len(samples_W))
+        captions_W = self._choose_captions(samples_W, chance_W)
         plan = plan_window(
             self._lengths.tokens_N[samples_W],
             self._lengths.text_tokens_M[captions_W],
@@ -197,17 +200,21 @@ class RowPlan:
         assert not plan.rejected, plan.rejected
         return samples_W, captions_W - self._lengths.caption_start_N1[samples_W], plan
 
-    def _choose_captions(self, samples_W: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Returns for each sample one of its captions that fit a row, all alike likely, numbered over all samples."""
+    def _choose_captions(self, samples_W: np.ndarray, chance_W: np.ndarray) -> np.ndarray:
+        """Returns the caption, among all M, on which each chance in [0, 1) falls; those that fit no row have none."""
         starts_W = self._lengths.caption_start_N1[samples_W]
         counts_W = self._lengths.caption_start_N1[samples_W + 1] - starts_W
         draw_U = np.repeat(np.arange(len(samples_W)), counts_W)
         caption_U = np.arange(len(draw_U)) - np.repeat(np.cumsum(counts_W) - counts_W, counts_W) + starts_W[draw_U]
         usable_U = self._lengths.text_tokens_M[caption_U] <= self._budget.text_tokens
         draw_U, caption_U = draw_U[usable_U], caption_U[usable_U]
-        usable_W = np.bincount(draw_U, minlength=len(samples_W))
-        chosen_W = (generator.random(len(samples_W)) * usable_W).astype(np.int64)
-        return caption_U[np.cumsum(usable_W) - usable_W + chosen_W]
+        weights_U = np.ones(len(draw_U)) if self._lengths.weights_M is None else self._lengths.weights_M[caption_U]
+        # Draw i has the stretch [i, i + 1) of one line, divided among its captions.
+        reached_U = np.cumsum(weights_U / np.bincount(draw_U, weights_U)[draw_U])
+        found_W = np.searchsorted(reached_U, np.arange(len(samples_W)) + chance_W, side="right")
+        # Sums are rounded, and a border between draws is one also then.
+        end_W = np.cumsum(np.bincount(draw_U))
+        return caption_U[np.clip(found_W, end_W - np.bincount(draw_U), end_W - 1)]
 
 
 def _fitting(pools: Sequence[Pool], lengths: Lengths, budget: Budget) -> tuple[list[Pool], tuple[Rejected, ...]]:

@@ -52,7 +52,7 @@ class Prepared:
 
     `latent_THWC` is raw when it is given to a writer and normalised when it comes from a `PreparedSet`.
     `pixel_shape` is the encoded clip's (frames, height, width), `trimmed_frames` how many were cut before
-    that.
+    that. `weights` says how often each caption is drawn; None: all alike.
     """
 
     latent_THWC: np.ndarray
@@ -61,11 +61,14 @@ class Prepared:
     source_id: str
     pixel_shape: tuple[int, int, int]
     trimmed_frames: int
+    weights: tuple[float, ...] | None = None
 
 
 def encode_record(sample: Prepared) -> bytes:
     """Returns the record of a sample; the latent is rounded to bfloat16."""
     known = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample) if f.name != "latent_THWC"}
+    if known["weights"] is None:
+        del known["weights"]
     header = json.dumps({**known, "latent_shape": sample.latent_THWC.shape}).encode()
     latent = sample.latent_THWC.astype(ml_dtypes.bfloat16).tobytes()
     body = struct.pack("<I", len(header)) + header + latent
@@ -86,6 +89,7 @@ def decode_record(record: bytes) -> Prepared:
         source_id=header["source_id"],
         pixel_shape=tuple(header["pixel_shape"]),
         trimmed_frames=header["trimmed_frames"],
+        weights=tuple(header["weights"]) if "weights" in header else None,
     )
 
 
@@ -101,6 +105,7 @@ class Entry:
     grid: tuple[int, ...]
     fps: float
     text_tokens: tuple[int, ...]
+    weights: tuple[float, ...]
     trimmed_frames: int
     crc: int
     source_id: str
@@ -112,6 +117,7 @@ class Entry:
             grid=sample.latent_THWC.shape[:3],
             fps=sample.fps,
             text_tokens=tuple(map(count_tokens, sample.captions)),
+            weights=sample.weights or (1.0,) * len(sample.captions),
             trimmed_frames=sample.trimmed_frames,
             crc=crc,
             source_id=sample.source_id,
@@ -128,6 +134,7 @@ def write_index(path: Path, entries: Sequence[Entry]) -> None:
             fps_N=np.array([entry.fps for entry in entries], np.float32),
             captions_N=np.array([len(entry.text_tokens) for entry in entries], np.int32),
             text_tokens_M=np.array([n for entry in entries for n in entry.text_tokens], np.int32),
+            weights_M=np.array([weight for entry in entries for weight in entry.weights], np.float64),
             trimmed_frames_N=np.array([entry.trimmed_frames for entry in entries], np.int32),
             crc_N=np.array([entry.crc for entry in entries], np.uint32),
             source_ids=np.frombuffer(source_ids, np.uint8),
@@ -161,8 +168,10 @@ def read_index(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of an index; raises `DataError` that names it when it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+            index = dict(arrays)
+            # Indices written before captions had weights lack them.
+            return {"weights_M": np.ones(len(index["text_tokens_M"])), **index}
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
         raise DataError(
             f"the index {path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"
         ) from error

@@ -77,7 +77,9 @@ class ShardWriter:
         assert sample.fps > 0, sample.fps
         if not np.all(np.isfinite(sample.latent_THWC)):
             raise DataError(f"the latent of {sample.source_id} is not finite: check the autoencoder")
-        sample = dataclasses.replace(sample, captions=sample.captions or ("",))
+        assert sample.weights is None or len(sample.weights) == len(sample.captions), sample.weights
+        if not sample.captions:
+            sample = dataclasses.replace(sample, captions=("",), weights=None)
         record = shard_files.encode_record(sample)
         with storage(self._path("arrayrecord")):
             self._open_writer().write(record)
@@ -121,8 +123,8 @@ class PreparedSet:
     """All samples in a directory of shards, by index; thread safe.
 
     `header` is what the shards were made with. In the order of samples: `grid_N3` int32 latent sizes (t, h,
-    w), `fps_N` float32, `trimmed_frames_N` int32, and of each caption `text_tokens_M` int32, those of sample
-    i from `caption_start_N1[i]` up to `caption_start_N1[i + 1]`.
+    w), `fps_N` float32, `trimmed_frames_N` int32, and of each caption `text_tokens_M` int32 and `weights_M`
+    float64, those of sample i from `caption_start_N1[i]` up to `caption_start_N1[i + 1]`.
 
     Raises `UserError` when the directory holds no prepared samples, `DataError` when an index is damaged.
     """
@@ -145,6 +147,7 @@ class PreparedSet:
         self.fps_N = joined["fps_N"]
         self.trimmed_frames_N = joined["trimmed_frames_N"]
         self.text_tokens_M = joined["text_tokens_M"]
+        self.weights_M = joined["weights_M"]
         self.caption_start_N1 = np.concatenate([[0], np.cumsum(joined["captions_N"], dtype=np.int64)])
         self._crc_N = joined["crc_N"]
         self._mean_C = np.array(self.header["latent_mean"], np.float32)

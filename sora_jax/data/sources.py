@@ -55,6 +55,7 @@ class FolderSource:
         extra = () if captions_required else found.uncaptioned
         self._root = Path(path)
         self._captions = found.by_file | {name: () for name in extra}
+        self._weights = found.weights
         self._names = sorted(self._captions)
         self._max_frames = max_frames
         self._max_pixels = max_pixels
@@ -72,7 +73,8 @@ class FolderSource:
             pixels_THWC, fps = self._reader.read_clip(path, max_frames=self._max_frames, max_pixels=pixels)
         except BadClip as error:
             raise BadClip(name, error.reason) from error
-        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=self._captions[name], source_id=name)
+        captions, weights = self._captions[name], self._weights.get(name)
+        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name)
 
     def source_id(self, index: int) -> str:
         """Returns the file's name relative to the folder, with forward slashes."""
@@ -81,7 +83,8 @@ class FolderSource:
     def fingerprint(self) -> str:
         """Returns a sha256 in hex of names, sizes and captions; when files were touched does not matter."""
         rows = [(name, _size(self._root / name), self._captions[name]) for name in self._names]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        weighted = [self._weights] if self._weights else []
+        return hashlib.sha256(json.dumps(rows + weighted).encode()).hexdigest()
 
 
 def _size(path: Path) -> int | None:

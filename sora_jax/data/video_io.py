@@ -34,6 +34,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data.clips import BadClip
 
+# Makes room for uint8 of a shape.
+Allocator = Callable[[tuple[int, ...]], np.ndarray]
+
 DEMUXERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -81,7 +84,7 @@ class _Limits:
     source_id: str
     max_frames: int | None
     max_pixels: int
-    allocate: Callable[[tuple[int, ...]], np.ndarray]
+    allocate: Allocator
 
     def wanted(self, frames: int) -> int:
         """Returns how many of `frames` frames are to be decoded."""
@@ -95,34 +98,54 @@ class _Limits:
             raise BadClip(self.source_id, reason)
 
 
+def allocate_bytes(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns uint8 of a shape, not yet written to."""
+    return np.empty(shape, np.uint8)
+
+
 def read_clip(
     path: str | os.PathLike,
     *,
     max_frames: int | None = None,
     max_pixels: int = MAX_PIXELS,
-    allocate: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
+    allocate: Allocator = allocate_bytes,
+) -> tuple[np.ndarray, float]:
+    """Returns what `read_stream` does, of a file; `BadClip` also when it is not a regular one."""
+    stream, name = _regular_file(path), os.fspath(path)
+    return read_stream(stream, name, max_frames=max_frames, max_pixels=max_pixels, allocate=allocate)
+
+
+def read_stream(
+    stream: contextlib.AbstractContextManager[BinaryIO],
+    name: str,
+    *,
+    max_frames: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    allocate: Allocator = allocate_bytes,
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
 
-    Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the
-    first `max_frames` frames are decoded. The rate of a video is (T - 1) / (last time - first time), so that
-    variable rates are averaged; a GIF or WebP frame that is held several times as long as the shortest is
-    repeated. For videos `allocate` is asked for the (T, H, W, 3) that the headers promise, and for more where
-    there is more; what is returned need not be that array.
+    Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the first
+    `max_frames` frames are decoded. The rate of a video is (T - 1) / (last time - first time), so that variable rates
+    are averaged; a GIF or WebP frame that is held several times as long as the shortest is repeated.
+    The ending of `name` chooses the decoder; `stream` can be seeked in and is closed in the end. For videos `allocate`
+    is asked for the (T, H, W, 3) that the headers promise, and for more where there is more; what is returned need not
+    be that array.
 
-    Raises `BadClip` for whatever cannot be decoded to its end: not a regular file, an ending not in
-    `MEDIA_SUFFIXES`, no video in it, over `max_pixels` T * H * W, a damaged frame, or (unless stopped by
-    `max_frames`) under `SMALLEST_SHARE` of the frames that the file declares.
+    Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
+    `max_pixels` T * H * W, a damaged frame, or (unless stopped by `max_frames`) under `SMALLEST_SHARE` of the frames
+    that the file declares.
     """
     assert max_frames is None or max_frames > 0, max_frames
-    limits = _Limits(source_id=os.fspath(path), max_frames=max_frames, max_pixels=max_pixels, allocate=allocate)
-    suffix = Path(path).suffix.lower()
+    limits = _Limits(source_id=name, max_frames=max_frames, max_pixels=max_pixels, allocate=allocate)
+    suffix = Path(name).suffix.lower()
     if suffix not in MEDIA_SUFFIXES:
         raise BadClip(limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
     try:
-        with _regular_file(path) as file:
-            if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+        with stream as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise BadClip(limits.source_id, "is a git LFS pointer, not the file itself: run git lfs pull")
+            file.seek(0)
             if suffix in DEMUXERS:
                 return _read_video(file, demuxer=DEMUXERS[suffix], limits=limits)
             return _read_pictures(file, limits=limits)
@@ -134,7 +157,7 @@ def read_clip(
 
 
 @contextlib.contextmanager
-def _regular_file(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
+def _regular_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Yields the file opened for reading; raises `OSError` for a pipe or device, without waiting for one."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -192,6 +192,7 @@ def _sample(fitted: Fitted, latent_THWC: np.ndarray, limits: Limits, summary: Su
         latent_THWC=latent_THWC,
         fps=clip.fps,
         captions=captions,
+        weights=clip.weights,
         source_id=clip.source_id,
         pixel_shape=(frames, height, width),
         trimmed_frames=fitted.trimmed_frames,

@@ -20,6 +20,14 @@ from sora_jax.objectives.diffusion import DiffusionConfig
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
 from sora_jax.train.state import EmaConfig
 
+# What a source needs and how it is given.
+_PATHS = {
+    "folder": "a folder: pass --config.data.path=DIR",
+    "webdataset": "tar files: pass --config.data.path=FILE.tar, a folder of them or a pattern",
+    "arrayrecord": "records: pass --config.data.path=FILE.arrayrecord or a folder of such files",
+    "tfds": "a data set: pass --config.data.path=DIR/NAME/VERSION, or that#SPLIT",
+}
+
 
 def _at_least_one(config: Any, *names: str) -> None:
     """Raises UserError for a field under 1."""
@@ -32,7 +40,7 @@ def _at_least_one(config: Any, *names: str) -> None:
 class DataConfig:
     """Where clips come from and how large they may be; see `configs/base.py`."""
 
-    source: Literal["shapes", "folder"]
+    source: Literal["shapes", "folder", "webdataset", "arrayrecord", "tfds"]
     path: str | None
     captions: str | None
     max_frames: int
@@ -292,8 +300,10 @@ def _conflicts(settings: Settings) -> list[str]:
             f"text.max_tokens {settings.text.max_tokens} exceeds a row's packing.text_tokens "
             f"{settings.packing.text_tokens}"
         )
-    if settings.data.source == "folder" and not settings.data.path:
-        problems.append("data.source 'folder' needs a folder: pass --config.data.path=DIR")
+    if settings.data.source in _PATHS and not settings.data.path:
+        problems.append(f"data.source {settings.data.source!r} needs {_PATHS[settings.data.source]}")
+    if settings.data.captions is not None and settings.data.source != "folder":
+        problems.append(f"data.captions is for source 'folder': {settings.data.source!r} has its own, set None")
     if settings.seed < 0:
         problems.append(f"seed {settings.seed} must be 0 or more")
     return problems

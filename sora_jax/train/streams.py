@@ -7,39 +7,52 @@ import jax
 import numpy as np
 from absl import logging
 
-from sora_jax.core.errors import UserError
 from sora_jax.data.crops import CropConfig, CropStream
 from sora_jax.data.pipeline import Batches, RowDataset
+from sora_jax.data.records import RecordSource
 from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource, Source
+from sora_jax.data.tfds_source import TfdsSource
+from sora_jax.data.webdataset import TarSource
 from sora_jax.preparation.run import Limits
-from sora_jax.train.settings import DiffusionStage, Settings
+from sora_jax.train.settings import DataConfig, DiffusionStage, Settings
 
 HostBatch = dict[str, np.ndarray]
 
 # Names listed in a warning; a heap may have thousands.
 _MOST_NAMED = 20
+# Lists of a source, and what to say where they are not empty.
+_NOTICES = {
+    "uncaptioned": "files without a caption are left out",
+    "missing": "captions name no file",
+    "damaged": "places cannot be read",
+}
 
 
 def open_source(settings: Settings) -> Source:
-    """Returns the clips that training draws from."""
-    data = settings.data
-    if data.source == "shapes":
+    """Returns the clips that training draws from; warns of what a source leaves out."""
+    if settings.data.source == "shapes":
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
-    if data.path is None:
-        raise UserError("data.source 'folder' needs a folder: pass --config.data.path=DIR")
-    source = FolderSource(data.path, captions=data.captions, max_frames=data.max_frames)
-    for names, what in (
-        (source.uncaptioned, "files without a caption are left out"),
-        (source.missing, "captions name no file"),
-    ):
-        if names:
-            listed = ", ".join(names[:_MOST_NAMED])
-            logging.warning(
-                "%s: %d %s: %s%s", data.path, len(names), what, listed, ", ..." if names[_MOST_NAMED:] else ""
-            )
+    source = _open_path(settings.data)
+    for name, what in _NOTICES.items():
+        found = getattr(source, name, [])
+        if found:
+            listed = ", ".join(found[:_MOST_NAMED]) + (", ..." if found[_MOST_NAMED:] else "")
+            logging.warning("%s: %d %s: %s", settings.data.path, len(found), what, listed)
     return source
+
+
+def _open_path(data: DataConfig) -> Source:
+    """Returns the clips under `data.path`, which `read_settings` has made sure of."""
+    assert data.path is not None, data.source
+    if data.source == "webdataset":
+        return TarSource(data.path, max_frames=data.max_frames)
+    if data.source == "arrayrecord":
+        return RecordSource(data.path, max_frames=data.max_frames)
+    if data.source == "tfds":
+        return TfdsSource(data.path, max_frames=data.max_frames)
+    return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames)
 
 
 def clip_limits(settings: Settings) -> Limits:

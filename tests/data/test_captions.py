@@ -153,7 +153,11 @@ def test_captions_may_be_absent_where_they_are_not_required(tmp_path):
     ("names", "texts", "words"),
     [
         ([], {"notes__md": "x"}, "holds 1 files but no video or image"),
-        (["a.mp4"], {}, r"none of the 1 media files .* looked for captions.jsonl, captions.csv and a .txt"),
+        (
+            ["a.mp4"],
+            {},
+            r"none of the 1 media files .* looked for captions.jsonl, captions.csv, captions.parquet and a .txt",
+        ),
         (
             ["a.mp4"],
             {"captions__jsonl": lines({"file": "A.mp4", "caption": "x"})},
@@ -181,7 +185,7 @@ def test_missing_folder_missing_file_and_foreign_encoding(tmp_path):
     folder(tmp_path, "a.mp4")
     with pytest.raises(UserError, match=r"caption file c.jsonl does not exist"):
         read_captions(tmp_path, "c.jsonl")
-    with pytest.raises(UserError, match=r"must end in .jsonl or .csv"):
+    with pytest.raises(UserError, match=r"must end in .jsonl or .csv or .parquet"):
         read_captions(tmp_path, "a.mp4")
     (tmp_path / "captions.csv").write_bytes("file,caption\na.mp4,café\n".encode("latin-1"))
     with pytest.raises(UserError, match="is not UTF-8 text"):

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -129,6 +130,27 @@ def test_captions_are_chosen_among_those_that_fit_and_all_are_seen():
     text_N3 = lengths.text_tokens_M.reshape(6, 3)
     assert all(text_N3[row.samples_S, row.captions_S].sum() <= 64 for row in rows)
     assert not plan.rejected
+
+
+def test_captions_are_drawn_as_often_as_their_weights_say_and_alike_without():
+    count = 40
+    weights_M = np.tile([1.0, 50.0, 3.0], count)
+    lengths = Lengths(
+        tokens_N=np.full(count, 20),
+        text_tokens_M=np.tile([5, 100, 7], count),  # the second fits no row, whatever its weight
+        caption_start_N1=np.arange(0, 3 * count + 1, 3),
+        weights_M=weights_M,
+    )
+    chance_W = np.arange(1000) / 1000
+    samples_W = np.arange(1000) % count
+    chosen_W = make_plan(lengths)._choose_captions(samples_W, chance_W)
+    np.testing.assert_array_equal(chosen_W, 3 * samples_W + np.where(chance_W < 0.25, 0, 2))
+    alike = dataclasses.replace(lengths, text_tokens_M=np.full(3 * count, 5), weights_M=np.full(3 * count, 0.3))
+    expected_W = 3 * samples_W + np.floor(3 * chance_W).astype(int)
+    np.testing.assert_array_equal(make_plan(alike)._choose_captions(samples_W, chance_W + 1e-6), expected_W)
+    without = dataclasses.replace(alike, weights_M=None)
+    np.testing.assert_array_equal(make_plan(without)._choose_captions(samples_W, chance_W), expected_W)
+    assert contents(make_plan(without), 0, 20) == contents(make_plan(alike), 0, 20)
 
 
 def test_samples_that_fit_no_row_are_named_and_never_drawn():

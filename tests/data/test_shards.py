@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 import json
 import os
@@ -43,6 +44,21 @@ def write(directory, numbers, **kwargs):
     with ShardWriter(directory, header=HEADER, **kwargs) as writer:
         for number in numbers:
             writer.add(make_sample(number))
+
+
+def test_weights_of_captions_are_kept_and_are_one_without(tmp_path):
+    weighted = dataclasses.replace(make_sample(2), weights=(0.5, 3.0))
+    with ShardWriter(tmp_path, header=HEADER, records_per_shard=2) as writer:
+        for sample in (weighted, make_sample(4), make_sample(3)):
+            writer.add(sample)
+    prepared = PreparedSet(tmp_path)
+    assert prepared.weights_M.tolist() == [0.5, 3.0, 1.0, 1.0]
+    assert [prepared[i].weights for i in range(3)] == [(0.5, 3.0), None, None]
+    for path in tmp_path.glob("*.index.npz"):
+        with np.load(path) as arrays:
+            older = {name: array for name, array in arrays.items() if name != "weights_M"}
+        np.savez(path, **older)
+    assert PreparedSet(tmp_path).weights_M.tolist() == [1.0] * 4
 
 
 def test_a_set_returns_normalised_samples_and_their_lengths(tmp_path):

@@ -1,5 +1,6 @@
 """Preparation: every clip once, in order, whatever interrupts; what is left out is named and counted."""
 
+import dataclasses
 import json
 import types
 
@@ -106,6 +107,15 @@ def test_captions_are_cut_to_whole_words_and_a_missing_one_is_empty(whole):
     assert samples["clip009"].captions == ("a red circle a red circle a red circle", "short")
     assert samples["clip004"].captions == ("",)
     assert max(count_tokens(c) for sample in samples.values() for c in sample.captions) == 10
+
+
+def test_weights_of_captions_come_with_them(tmp_path):
+    class Weighted(Source):
+        def __getitem__(self, index):
+            return dataclasses.replace(super().__getitem__(index), weights=(1.0 + index, 0.5))
+
+    run(tmp_path, Weighted(3))
+    assert PreparedSet(tmp_path).weights_M.tolist() == [1.0, 0.5, 2.0, 0.5, 3.0, 0.5]
 
 
 def test_what_was_done_is_counted(whole):

@@ -1,0 +1,128 @@
+"""Tables of captions: which text belongs to which file.
+
+  captions.jsonl      a line each: {"file": "dogs/a.mp4", "caption": text or list of texts}; "captions" is the same
+  captions.csv        header file,caption
+  captions.parquet    columns file (string) and caption (string or list of strings)
+
+A number above 0 under `weight` (key or column; 1 without) says how often a caption of that line is drawn next to the
+others of its file. Other keys and columns are ignored; a file that comes several times has several captions.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import pyarrow
+from pyarrow import parquet
+
+from sora_jax.core.errors import UserError
+
+# In the order in which they are looked for.
+TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
+
+
+class Written(NamedTuple):
+    """A caption as it is written, and how often it is drawn next to others of its file."""
+
+    text: str
+    weight: float = 1.0
+
+
+def read_table(path: Path) -> dict[str, list[Written]]:
+    """Returns captions, not cleaned, by file name from a file that ends in one of `TABLE_SUFFIXES`.
+
+    Raises `UserError` where it cannot be understood, with the line or row.
+    """
+    read = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    rows = read[path.suffix](path)
+    table: dict[str, list[Written]] = {}
+    for name, texts, weight in rows:
+        table.setdefault(PurePosixPath(name).as_posix(), []).extend(Written(text, weight) for text in texts)
+    return table
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, list[str], float]]:
+    """Yields (file name, captions, weight) of every line; raises `UserError` with the number of a broken one."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"line {number} of {path}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{place} is not JSON ({error}): {line[:60]!r}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("file"), str):
+            raise UserError(f'{place} must be {{"file": ..., "caption": ...}}, found {line[:60]!r}')
+        texts = texts_of(row, "caption", "captions")
+        if texts is None:
+            raise UserError(f'{place} must have a "caption" that is a text or a list of texts')
+        yield row["file"], texts, _weight(row.get("weight"), place)
+
+
+def texts_of(row: Mapping[str, Any], *keys: str) -> list[str] | None:
+    """Returns what is written under the first of `keys` that holds a text or a list of texts, None if none does."""
+    for key in keys:
+        texts = [row[key]] if isinstance(row.get(key), str) else row.get(key)
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            return texts
+    return None
+
+
+def _weight(written: object, place: str) -> float:
+    """Returns the weight of a row; raises `UserError` that names the `place` where it is no number above 0."""
+    if written is None or written == "":
+        return 1.0
+    try:
+        weight = float(written) if isinstance(written, str | int | float) else math.nan
+    except ValueError:
+        weight = math.nan
+    if isinstance(written, bool) or not 0 < weight < math.inf:
+        raise UserError(f"{place} has the weight {written!r}: make it a number above 0, or leave it out")
+    return weight
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, list[str], float]]:
+    """Yields (file name, [caption], weight) of every row; raises `UserError` with the number of a broken one."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        if not {"file", "caption"} <= set(reader.fieldnames or ()):
+            raise UserError(f"{path} must begin with the header file,caption; found {reader.fieldnames}")
+        for row in reader:
+            if not row["file"] or row["caption"] is None:
+                raise UserError(f"line {reader.line_num} of {path} lacks the file or the caption")
+            weight = _weight(row.get("weight"), f"line {reader.line_num} of {path}")
+            yield row["file"], [row["caption"]], weight
+    except csv.Error as error:
+        raise UserError(f"line {reader.line_num} of {path} is not CSV: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, list[str], float]]:
+    """Yields (file name, captions, weight) of every row; raises `UserError` with the number of a broken one."""
+    columns = ["file", "caption"]
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if not set(columns) <= set(names):
+                raise UserError(f"{path} must have the columns file and caption; found {', '.join(names)}")
+            columns += ["weight"] if "weight" in names else []
+            batches = (batch.to_pylist() for batch in file.iter_batches(columns=columns))
+            for number, row in enumerate((row for rows in batches for row in rows), start=1):
+                texts = texts_of(row, "caption")
+                if not isinstance(row["file"], str) or not row["file"] or texts is None:
+                    raise UserError(f"row {number} of {path} must have a file and a caption, a text or a list of texts")
+                yield row["file"], texts, _weight(row.get("weight"), f"row {number} of {path}")
+    except (pyarrow.ArrowException, OSError) as error:
+        said = (str(error).splitlines() or ["damaged"])[0]
+        raise UserError(f"{path} is not a Parquet file that can be read: {said}") from error
+
+
+def read_text(path: Path) -> str:
+    """Returns a file's text with any line ends as they are; raises `UserError` where it is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error

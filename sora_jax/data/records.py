@@ -1,0 +1,215 @@
+"""Clips in ArrayRecord files: a few large files instead of many small ones, any record of which is read alone.
+
+Records come in pairs. The first is JSON, `{"file": "dogs/a.mp4", "bytes": 48213, "caption": "a dog runs"}`: a name
+whose ending chooses the decoder, the length of the second record, and a text or a list of texts ("captions" is the
+same). The second is the media file as it is. So captions are listed without reading any video. The container is
+https://github.com/google/array_record.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from sora_jax.core.errors import StorageError, UserError
+from sora_jax.data import video_io
+from sora_jax.data.caption_tables import texts_of
+from sora_jax.data.captions import clean_caption
+from sora_jax.data.clips import BadClip, Clip
+
+SUFFIX = ".arrayrecord"
+_READ_AT_ONCE = 1000
+# What array_record raises for damage and for files that are not its own.
+_READING_ERRORS = (RuntimeError, ValueError, OSError)
+
+
+class Sample(NamedTuple):
+    """A media file to be written: its name, whose ending says what it is, its bytes and its captions."""
+
+    file: str
+    data: bytes
+    captions: Sequence[str]
+
+
+class _Entry(NamedTuple):
+    """Where a sample lies: the file's number in the source and the number of the media record."""
+
+    path: int
+    record: int
+    file: str
+    size: int
+    captions: tuple[str, ...]
+
+
+def write_records(path: str | os.PathLike, samples: Iterable[Sample]) -> int:
+    """Returns how many samples were written to the ArrayRecord file `path`, which appears when it is whole.
+
+    Raises `UserError` for another ending than .arrayrecord and for a sample that could not be read back;
+    `StorageError` where the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise UserError(f"cannot write {path}: the ending must be {SUFFIX}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    number = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+        for number, sample in enumerate(samples, start=1):
+            if Path(sample.file).suffix.lower() not in video_io.MEDIA_SUFFIXES:
+                raise UserError(
+                    f"sample {number}, {sample.file!r}, must end in one of {sorted(video_io.MEDIA_SUFFIXES)}"
+                )
+            if isinstance(sample.captions, str):
+                raise UserError(f"sample {number}, {sample.file!r}: captions must be a list of texts")
+            header = {"file": sample.file, "bytes": len(sample.data), "captions": list(sample.captions)}
+            writer.write(json.dumps(header).encode())
+            writer.write(sample.data)
+        writer.close()
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    return number
+
+
+class RecordSource:
+    """Captioned videos and images in one `.arrayrecord` file, or in all of a folder and its subfolders.
+
+    Clips come in the order of files and records. `uncaptioned` lists those without captions, which are left out.
+    `damaged` says in sentences what else could not be used: a damaged file, a pair whose first record is damaged or not
+    as the top of this module says. A damaged media record is a bad clip when it is asked for.
+
+    Raises `UserError` when `path` does not exist, holds no such file, or no captioned clip is left.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
+    ):
+        self._paths = _find(Path(path))
+        self._root = Path(path) if Path(path).is_dir() else Path(path).parent
+        self._max_frames = max_frames
+        self._max_pixels = max_pixels
+        self._entries: list[_Entry] = []
+        self.uncaptioned: list[str] = []
+        self.damaged: list[str] = []
+        for number in range(len(self._paths)):
+            self._list_clips(number)
+        if not self._entries:
+            first = next(iter(self.damaged + self.uncaptioned), "they are empty")
+            raise UserError(
+                f"the {len(self._paths)} {SUFFIX} files of {os.fspath(path)} hold no captioned clip (the first "
+                f"problem: {first}): write them with sora_jax.data.records.write_records, or as docs/data.md says"
+            )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Clip:
+        entry, name = self._entries[index], self.source_id(index)
+        try:
+            data = bytes(_reader(self._paths[entry.path]).read([entry.record])[0])
+        except _READING_ERRORS as error:
+            raise BadClip(name, f"record {entry.record} cannot be read: {str(error)[:120]}") from error
+        if len(data) != entry.size:
+            raise BadClip(name, f"record {entry.record} has {len(data)} bytes where {entry.size} were announced")
+        pixels_THWC, fps = video_io.read_stream(
+            io.BytesIO(data), name, max_frames=self._max_frames, max_pixels=self._max_pixels
+        )
+        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=entry.captions, source_id=name)
+
+    def source_id(self, index: int) -> str:
+        """Returns the record file's name, a slash and the clip's name."""
+        entry = self._entries[index]
+        return f"{self._label(entry.path)}/{entry.file}"
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 in hex of names, announced sizes and captions."""
+        rows = [(self.source_id(i), entry.size, entry.captions) for i, entry in enumerate(self._entries)]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def _label(self, number: int) -> str:
+        return self._paths[number].relative_to(self._root).as_posix()
+
+    def _list_clips(self, number: int) -> None:
+        """Adds the clips of one file to the entries, what is wrong with them to the other lists."""
+        label = self._label(number)
+        try:
+            count = _reader(self._paths[number]).num_records()
+            if not count:
+                # A damaged file opens without a word and seems empty; only reading says what is wrong.
+                _reader(self._paths[number]).read([0])
+        except _READING_ERRORS as error:
+            self.damaged.append(f"{label} holds no record that can be read: {str(error)[:120]}")
+            return
+        if count % 2:
+            self.damaged.append(f"{label} has {count} records, an odd number: the last is passed over")
+        numbers = list(range(0, count - 1, 2))
+        for start in range(0, len(numbers), _READ_AT_ONCE):
+            for record, header in _read_headers(self._paths[number], numbers[start : start + _READ_AT_ONCE]):
+                if isinstance(header, str):
+                    self.damaged.append(f"{label}: record {record} {header}")
+                    continue
+                texts = texts_of(header, "caption", "captions") or []
+                captions = tuple(filter(None, map(clean_caption, texts)))
+                if captions:
+                    self._entries.append(_Entry(number, record + 1, header["file"], header["bytes"], captions))
+                else:
+                    self.uncaptioned.append(f"{label}/{header['file']}")
+
+
+@functools.lru_cache(maxsize=64)
+def _open(path: Path, length: int, changed: int) -> ArrayRecordReader:
+    """Returns a reader of the file as it is now: `length` and `changed` tell one state of it from another."""
+    del length, changed
+    return ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+
+
+def _reader(path: Path) -> ArrayRecordReader:
+    # Outside of the source, which then can be sent to other processes.
+    state = path.stat()
+    return _open(path, state.st_size, state.st_mtime_ns)
+
+
+def _read_headers(path: Path, numbers: list[int]) -> list[tuple[int, dict[str, Any] | str]]:
+    """Returns for each record number its JSON object, or what is wrong with it."""
+    reader = _reader(path)
+    try:
+        return [(number, _parse(record)) for number, record in zip(numbers, reader.read(numbers), strict=True)]
+    except _READING_ERRORS as error:
+        if len(numbers) == 1:
+            return [(numbers[0], f"is damaged: {str(error)[:120]}")]
+        # One damaged record fails all that are read with it.
+        return [row for number in numbers for row in _read_headers(path, [number])]
+
+
+def _parse(record: bytes) -> dict[str, Any] | str:
+    """Returns the JSON object of a record, or what is wrong with it."""
+    try:
+        header = json.loads(bytes(record))
+    except ValueError:
+        return f"is not JSON: it begins {bytes(record)[:40]!r}"
+    known = isinstance(header, dict) and isinstance(header.get("file"), str) and isinstance(header.get("bytes"), int)
+    return header if known else f'must hold "file" and "bytes": it begins {bytes(record)[:40]!r}'
+
+
+def _find(path: Path) -> list[Path]:
+    """Returns the record files that `path` stands for, sorted."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist: pass --config.data.path=FILE{SUFFIX} or a folder of such files")
+    relative = [found.relative_to(path) for found in path.rglob(f"*{SUFFIX}")]
+    found = sorted(path / name for name in relative if not any(part.startswith(".") for part in name.parts))
+    if not found:
+        raise UserError(f"the folder {path} holds no {SUFFIX} file: see write_records in docs/data.md")
+    return found

@@ -1,0 +1,218 @@
+"""Where the members of a tar file lie, from its headers alone; nothing is extracted.
+
+Formats: POSIX ustar and pax, GNU and old V7 tar ("tar" in the POSIX pax specification, "Basic Tar Format" in the GNU
+tar manual). Names are only names: none is ever opened, so links, devices and `..` lead nowhere.
+Unlike `tarfile`, which takes a damaged header for the end, damage is told.
+"""
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+BLOCK = 512
+_END = bytes(BLOCK)
+# What follows the end mark is padding to a whole record; nobody writes records of more than this.
+_MOST_PADDING = 2**20
+_MOST_EXTENDED = 2**20  # bytes of an extended header
+_CHECKSUM = slice(148, 156)
+_REGULAR = b"0\x007"
+_WITHOUT_DATA = b"123456"
+_SPARSE = b"S"
+
+
+class Member(NamedTuple):
+    """A file in a tar: the name as written, where its bytes begin and how many they are.
+
+    `plain` is False for a link, a device, a pipe or a sparse file: their bytes are not those of a file.
+    """
+
+    name: str
+    offset: int
+    size: int
+    plain: bool
+
+
+class TarDamage(Exception):
+    """A tar that cannot be read on from `offset`, and why."""
+
+    def __init__(self, offset: int, reason: str):
+        super().__init__(offset, reason)
+        self.offset = offset
+        self.reason = reason
+
+
+def walk_tar(descriptor: int, length: int) -> Iterator[Member]:
+    """Yields all members but folders of the open tar of `length` bytes, in order; raises `TarDamage` at damage."""
+    offset = 0
+    extended: dict[str, str] = {}
+    common: dict[str, str] = {}
+    while True:
+        block = _read_block(descriptor, offset)
+        if block == _END:
+            _check_end(descriptor, offset, length=length)
+            return
+        _check_sum(block, offset)
+        kind = block[156:157] if block[156:157] != b"\0" else b"0"
+        size, data = _number(block[124:136], offset), offset + BLOCK
+        if kind in b"xgLK":
+            body = _extended_body(descriptor, data, size)
+            if kind in b"xg":
+                (extended if kind == b"x" else common).update(_pax_records(body, offset))
+            elif kind == b"L":
+                extended["path"] = _text(body.split(b"\0", 1)[0])
+            offset = data + _padded(size)
+            continue
+        fields = {**common, **extended}
+        if "size" in fields:
+            size = _pax_size(fields["size"], offset)
+        name = fields.get("path") or _name(block)
+        data += _sparse_maps(descriptor, data, block) if kind in _SPARSE else 0
+        if kind in _WITHOUT_DATA:
+            size = 0
+        if data + size > length:
+            raise TarDamage(offset, f"it is cut off within {name}")
+        if kind != b"5" and not name.endswith("/"):
+            plain = kind in _REGULAR and not _is_sparse(fields)
+            yield Member(name.removeprefix("./"), data, size, plain)
+        offset, extended = data + _padded(size), {}
+
+
+def _read_block(descriptor: int, offset: int) -> bytes:
+    block = os.pread(descriptor, BLOCK, offset)
+    if not block:
+        raise TarDamage(offset, "it ends without an end mark: it may be cut off")
+    if len(block) < BLOCK:
+        raise TarDamage(offset, "it is cut off within a header")
+    return block
+
+
+def _check_end(descriptor: int, offset: int, *, length: int) -> None:
+    """Raises `TarDamage` when there is more than padding behind the end mark, as after a broken download."""
+    rest = length - offset
+    if rest > _MOST_PADDING or os.pread(descriptor, _MOST_PADDING, offset).strip(b"\0"):
+        raise TarDamage(offset, f"{rest} bytes follow an empty header, which should be the end")
+
+
+def _check_sum(block: bytes, offset: int) -> None:
+    total = sum(block) - sum(block[_CHECKSUM]) + 8 * ord(" ")
+    if _number(block[_CHECKSUM], offset) != total:
+        raise TarDamage(offset, "a header is damaged: its checksum is wrong")
+
+
+def _number(field: bytes, offset: int) -> int:
+    """Returns a number >= 0 in octal digits, or in base 256 as GNU tar writes large ones."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip()
+    if digits.strip(b"01234567"):
+        raise TarDamage(offset, f"a header is damaged: {field!r} is not a number")
+    return int(digits or b"0", 8)
+
+
+def _name(block: bytes) -> str:
+    name = _text(block[:100].split(b"\0", 1)[0])
+    # GNU tar has times where POSIX has the beginning of a long name.
+    prefix = _text(block[345:500].split(b"\0", 1)[0]) if block[257:263] == b"ustar\0" else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _text(written: bytes) -> str:
+    return written.decode("utf-8", "backslashreplace")
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _extended_body(descriptor: int, offset: int, size: int) -> bytes:
+    """Returns what an extended header says about the member after it, or about all that follow."""
+    if size > _MOST_EXTENDED:
+        raise TarDamage(offset - BLOCK, f"a header of {size} bytes is no header")
+    body = os.pread(descriptor, size, offset)
+    if len(body) < size:
+        raise TarDamage(offset - BLOCK, "it is cut off within a header")
+    return body
+
+
+def _pax_records(body: bytes, offset: int) -> dict[str, str]:
+    """Returns the "LENGTH KEY=VALUE" lines of a pax header."""
+    records, at = {}, 0
+    while at < len(body):
+        digits, space, _ = body[at : at + 20].partition(b" ")
+        end = at + int(digits) if digits.isdigit() else at
+        key, equals, value = body[at + len(digits) + 1 : end - 1].partition(b"=")
+        if not space or not equals or body[end - 1 : end] != b"\n":
+            raise TarDamage(offset, "a pax header is damaged")
+        records[_text(key)] = _text(value)
+        at = end
+    return records
+
+
+def _pax_size(written: str, offset: int) -> int:
+    if not (written.isascii() and written.isdigit() and len(written) < 20):
+        raise TarDamage(offset, f"a pax header is damaged: {written[:20]!r} is no size")
+    return int(written)
+
+
+def _is_sparse(fields: Mapping[str, str]) -> bool:
+    return any(key.startswith("GNU.sparse.") for key in fields)
+
+
+def _sparse_maps(descriptor: int, offset: int, block: bytes) -> int:
+    """Returns the bytes of the maps of holes between the header of a GNU sparse file and its data."""
+    length, more = 0, block[482]
+    while more:
+        more = _read_block(descriptor, offset + length)[504]
+        length += BLOCK
+    return length
+
+
+class Section(io.RawIOBase):
+    """The `size` bytes of a file from `offset` on, read as if they were a file of their own.
+
+    Raises `OSError` when the file is not there or no longer has `length` bytes: what lies where is then unknown.
+    """
+
+    def __init__(self, path: Path, *, offset: int, size: int, length: int):
+        super().__init__()
+        self._descriptor: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self._offset = offset
+        self._size = size
+        self._position = 0
+        if os.fstat(self._descriptor).st_size != length:
+            self.close()
+            raise OSError(f"{path} has changed since it was indexed: start again")
+
+    def readable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Returns the new position, in bytes from the section's beginning."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise OSError(f"cannot seek to {start + offset}")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Returns how many bytes were read into `buffer`, 0 at the section's end."""
+        assert self._descriptor is not None, "closed"
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        data = os.pread(self._descriptor, wanted, self._offset + self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Closes the file; again is harmless."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        super().close()

@@ -1,0 +1,190 @@
+"""Clips in a TensorFlow Datasets directory, read without TensorFlow.
+
+Shapes: `T` frames, `H` rows of pixels, `W` columns of pixels, `C` colours.
+
+The data set must lie there in the array_record format. Of its features `video` (else `image`) and `caption` are read,
+and `fps` and `file` where they exist: `video` is either a media file as it is (`features.Text()` keeps any bytes) or
+uint8 pixels (T, H, W, C) with an `fps`. `features.Video` cannot even be opened without TensorFlow.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from sora_jax.core.errors import UserError
+from sora_jax.data import video_io
+from sora_jax.data.captions import clean_caption
+from sora_jax.data.clips import BadClip, Clip
+
+DEFAULT_SPLIT = "train"
+MEDIA_FEATURES = ("video", "image")
+# Pictures are told by their bytes, videos by their names: what a nameless one is taken for.
+_NAMELESS = {"video": ".mp4", "image": ".png"}
+_DIMENSIONS = {"video": 4, "image": 3}
+
+
+class TfdsSource:
+    """The captioned clips of one split; `path` is the folder of a version, then `#` and the split if it is not train.
+
+    A split may be cut: `DIR#train[:90%]`. A clip without a caption is a bad clip.
+
+    Raises `UserError` when the folder holds no data set that can be read without TensorFlow, the split is unknown or
+    empty, or the features are not those described at the top of this module.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
+    ):
+        folder, split = _parse_path(os.fspath(path))
+        builder = _open_builder(folder)
+        self._media = _check_features(builder.info.features, folder)
+        self._clips = _open_split(builder, split, folder)
+        self._name = f"{builder.info.full_name}#{split}"
+        self._folder = folder
+        self._max_frames = max_frames
+        self._max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> Clip:
+        name = self.source_id(index)
+        try:
+            row = self._clips[index]
+        except (*video_io.DECODING_ERRORS, RuntimeError) as error:
+            raise BadClip(name, f"cannot be read: {str(error)[:120]}") from error
+        captions = _captions(row["caption"])
+        if not captions:
+            raise BadClip(name, "has no caption")
+        media = row[self._media]
+        if isinstance(media, bytes):
+            pixels_THWC, fps = self._decode(media, row, name)
+        else:
+            pixels_THWC, fps = self._pixels(media, row, name)
+        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, source_id=name)
+
+    def source_id(self, index: int) -> str:
+        """Returns the data set's name and version, the split and the clip's number in it."""
+        return f"{self._name}/{index:06d}"
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 in hex of what the data set says about itself, the split and the sizes of all files.
+
+        Captions are not read one by one, as they lie with the videos: data that change need a new version, as is the
+        rule of TensorFlow Datasets.
+        """
+        digest = hashlib.sha256(json.dumps([self._name, len(self)]).encode())
+        for file in sorted(path for path in self._folder.iterdir() if path.is_file()):
+            digest.update(json.dumps([file.name, file.stat().st_size]).encode())
+            if file.suffix == ".json":
+                digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def _decode(self, media: bytes, row: Mapping[str, Any], name: str) -> tuple[np.ndarray, float]:
+        """Returns the pixels and the rate of a media file."""
+        written = row["file"].decode("utf-8", "backslashreplace") if "file" in row else ""
+        suffix = PurePosixPath(written).suffix or _NAMELESS[self._media]
+        try:
+            return video_io.read_stream(
+                io.BytesIO(media), f"{name}{suffix}", max_frames=self._max_frames, max_pixels=self._max_pixels
+            )
+        except BadClip as error:
+            raise BadClip(name, error.reason) from error
+
+    def _pixels(self, media: np.ndarray, row: Mapping[str, Any], name: str) -> tuple[np.ndarray, float]:
+        """Returns pixels that are stored as such, grey ones in three equal colours, and their rate."""
+        pixels_THWC = (media if self._media == "video" else media[None])[: self._max_frames]
+        if pixels_THWC.size == 0:
+            raise BadClip(name, f"is empty: {pixels_THWC.shape}")
+        frames, height, width, _ = pixels_THWC.shape
+        if frames * height * width > self._max_pixels:
+            reason = f"{frames} frames of {height}x{width} exceed max_pixels = {self._max_pixels}"
+            raise BadClip(name, reason)
+        fps = float(row["fps"]) if self._media == "video" else 1.0
+        if not 0 < fps < float("inf"):
+            raise BadClip(name, f"has {fps} frames per second")
+        return np.ascontiguousarray(np.broadcast_to(pixels_THWC, (frames, height, width, 3))), fps
+
+
+def _parse_path(written: str) -> tuple[Path, str]:
+    """Returns the folder and the split."""
+    if Path(written).is_dir():
+        return Path(written), DEFAULT_SPLIT
+    folder, _, split = written.rpartition("#")
+    folder = Path(folder or written)
+    if not folder.is_dir():
+        raise UserError(f"the folder {folder} does not exist: pass --config.data.path=DIR/NAME/VERSION or that#SPLIT")
+    return folder, split
+
+
+def _open_builder(folder: Path) -> Any:
+    """Returns the `tfds.core.DatasetBuilder` of a prepared data set, whose own types say too little to be checked."""
+    if not (folder / "dataset_info.json").is_file():
+        inner = sorted(path.parent for path in folder.glob("**/dataset_info.json"))
+        hint = f"pass {inner[0]}" if inner else "write one as docs/data.md says"
+        raise UserError(f"{folder} holds no data set, which has a dataset_info.json: {hint}")
+    try:
+        return tfds.builder_from_directory(folder)
+    except ImportError as error:
+        raise UserError(
+            f"the data set {folder} has features that need TensorFlow ({error}), such as features.Video: write it with "
+            "media files as features.Text, see docs/data.md"
+        ) from error
+    except Exception as error:  # damage has as many types here as there are formats below
+        raise UserError(f"the data set {folder} cannot be opened: {_first_line(error)}: write it again") from error
+
+
+def _check_features(features: Any, folder: Path) -> str:
+    """Returns "video" or "image", whichever is read; raises `UserError` where features are not as they must be."""
+    names = ", ".join(sorted(features))
+    media = next((name for name in MEDIA_FEATURES if name in features), None)
+    if media is None:
+        raise UserError(f"the data set {folder} has no feature 'video' or 'image', only {names}: rename one")
+    if "caption" not in features:
+        raise UserError(f"the data set {folder} has no feature 'caption', only {names}: rename one")
+    feature = features[media]
+    is_array = isinstance(feature.shape, tuple)
+    is_file = is_array and feature.shape == () and np.dtype(feature.np_dtype).kind == "O"
+    is_pixels = is_array and len(feature.shape) == _DIMENSIONS[media] and feature.np_dtype == np.uint8
+    if not is_file and not (is_pixels and feature.shape[-1] in (1, 3)):
+        raise UserError(
+            f"the feature {media!r} of {folder} has the shape {feature.shape} and the type {feature.np_dtype}: it must "
+            f"be the bytes of a media file, or uint8 pixels in {_DIMENSIONS[media]} dimensions with 1 or 3 colours"
+        )
+    if media == "video" and is_pixels and "fps" not in features:
+        raise UserError(f"the data set {folder} has videos as pixels and no feature 'fps', only {names}: add it")
+    return media
+
+
+def _open_split(builder: Any, split: str, folder: Path) -> Any:
+    """Returns the rows of a split, each a dict of features."""
+    written = builder.info.file_format
+    if written is not None and written.value != "array_record":
+        raise UserError(
+            f"the data set {folder} is in the format {written.value}, which needs TensorFlow: write it "
+            'with file_format="array_record"'
+        )
+    try:
+        return builder.as_data_source(split=split)
+    except Exception as error:  # as above
+        known = ", ".join(builder.info.splits)
+        said = f"the split {split!r} of {folder} cannot be read ({_first_line(error)})"
+        raise UserError(f"{said}: it has {known}") from error
+
+
+def _captions(written: Any) -> tuple[str, ...]:
+    """Returns the cleaned captions of a feature that is a text or several."""
+    texts = [written] if isinstance(written, bytes | str) else list(written)
+    decoded = (text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in texts)
+    return tuple(filter(None, map(clean_caption, decoded)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,190 @@
+"""Clips in tar files, as WebDataset lays them out, read where they lie.
+
+Members of a tar that share a key make a sample: a media file and what is written about it. The key is the name up to
+the first dot of its last part (https://github.com/webdataset/webdataset, "The WebDataset Format"). Unlike there, the
+members of a sample need not be neighbours, and every sample has an index of its own: headers are read once, then a clip
+is decoded from its place in the tar.
+"""
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from sora_jax.core.errors import UserError
+from sora_jax.data import video_io
+from sora_jax.data.caption_tables import texts_of
+from sora_jax.data.captions import clean_caption
+from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.tar_index import Member, Section, TarDamage, walk_tar
+from sora_jax.data.tar_paths import find_tars, labels_of
+
+CAPTION_KEYS = ("caption", "captions", "text")
+_MOST_CAPTION_BYTES = 2**20
+# Tars on network disks take a round trip for every header.
+_THREADS = 8
+
+
+class _Sample(NamedTuple):
+    """Where a sample's media file lies, and its captions."""
+
+    tar: int
+    offset: int
+    size: int
+    name: str
+    captions: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Contents:
+    """What one tar of `length` bytes holds; the lists are of names, those in `damaged` are sentences."""
+
+    length: int
+    samples: list[_Sample]
+    uncaptioned: list[str]
+    missing: list[str]
+    damaged: list[str]
+
+
+class TarSource:
+    """Captioned videos and images in the tar files that `path` stands for: one tar, a folder or a pattern.
+
+    Samples come in the order of the tars and of their members. The media file of a sample is its first video, else its
+    first picture; its captions are its `.txt` files, else the text or list of texts under one of `CAPTION_KEYS` in its
+    `.json`. `uncaptioned` and `missing` list media files without captions and keys without a media file (links and
+    sparse files count as none); both are left out. `damaged` says in sentences what could not be read, with tar and
+    offset: of a tar that is cut off or damaged, every whole sample before that place is used.
+
+    Raises `UserError` when `path` stands for no tar, a tar of a numbered pattern does not exist, a tar is compressed,
+    or no sample is left.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
+    ):
+        self._paths = find_tars(path)
+        labels = labels_of(self._paths)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            contents = list(pool.map(_read_contents, itertools.count(), self._paths, labels))
+        self._lengths = [tar.length for tar in contents]
+        self._labels = labels
+        self._samples = [sample for tar in contents for sample in tar.samples]
+        self._max_frames = max_frames
+        self._max_pixels = max_pixels
+        self.uncaptioned = [name for tar in contents for name in tar.uncaptioned]
+        self.missing = [name for tar in contents for name in tar.missing]
+        self.damaged = [sentence for tar in contents for sentence in tar.damaged]
+        if not self._samples:
+            raise UserError(self._nothing_found(path))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Clip:
+        sample, name = self._samples[index], self.source_id(index)
+        path, length = self._paths[sample.tar], self._lengths[sample.tar]
+        try:
+            section = Section(path, offset=sample.offset, size=sample.size, length=length)
+        except OSError as error:
+            raise BadClip(name, f"cannot be read: {error.strerror or error}") from error
+        pixels_THWC, fps = video_io.read_stream(
+            io.BufferedReader(section), name, max_frames=self._max_frames, max_pixels=self._max_pixels
+        )
+        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=sample.captions, source_id=name)
+
+    def source_id(self, index: int) -> str:
+        """Returns the tar's name, a slash and the member's name."""
+        sample = self._samples[index]
+        return f"{self._labels[sample.tar]}/{sample.name}"
+
+    def fingerprint(self) -> str:
+        """Returns a sha256 in hex of names, sizes and captions; where in a tar a clip lies does not matter."""
+        rows = [(self.source_id(i), sample.size, sample.captions) for i, sample in enumerate(self._samples)]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def _nothing_found(self, path: str | os.PathLike) -> str:
+        """Returns the sentence for tars without a single sample."""
+        first = next(iter(self.damaged + self.uncaptioned + self.missing), "they are empty")
+        return (
+            f"the {len(self._paths)} tars of {os.fspath(path)} hold no captioned clip: {len(self.uncaptioned)} media "
+            f"files have no caption, {len(self.missing)} keys no media file, {len(self.damaged)} places are damaged "
+            f'(the first: {first}); a sample is KEY.mp4 and KEY.txt, or KEY.json with a "caption"'
+        )
+
+
+def _read_contents(number: int, path: Path, label: str) -> _Contents:
+    """Returns what the tar `number`, called `label`, holds."""
+    keys: dict[str, dict[str, Member]] = {}
+    damaged: list[str] = []
+    samples, uncaptioned, missing = [], [], []
+    with path.open("rb", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        try:
+            for member in walk_tar(file.fileno(), length):
+                key = _key(member.name)
+                if key is not None:
+                    members = keys.setdefault(key, {})
+                    if member.name in members:
+                        damaged.append(f"{label}: {member.name} is replaced by its namesake at byte {member.offset}")
+                    members[member.name] = member
+        except TarDamage as damage:
+            damaged.append(f"{label}: from byte {damage.offset} of {length} nothing is read: {damage.reason}")
+        for key, members in keys.items():
+            media = _media(list(members.values()))
+            if media is None:
+                missing.append(f"{label}/{key}")
+                continue
+            captions = _captions(file.fileno(), list(members.values()), label=label, damaged=damaged)
+            if captions:
+                samples.append(_Sample(number, media.offset, media.size, media.name, captions))
+            else:
+                uncaptioned.append(f"{label}/{media.name}")
+    return _Contents(length=length, samples=samples, uncaptioned=uncaptioned, missing=missing, damaged=damaged)
+
+
+def _key(name: str) -> str | None:
+    """Returns the name up to the first dot of its last part; None for a hidden file or one without an ending."""
+    folder, slash, last = name.rpartition("/")
+    stem, dot, _ = last.partition(".")
+    return f"{folder}{slash}{stem}" if stem and dot else None
+
+
+def _media(members: list[Member]) -> Member | None:
+    """Returns the first video among the members, else the first picture, else None."""
+    plain = [(PurePosixPath(member.name).suffix.lower(), member) for member in members if member.plain]
+    videos = [member for suffix, member in plain if suffix in video_io.DEMUXERS]
+    pictures = [member for suffix, member in plain if suffix in video_io.PICTURE_SUFFIXES]
+    return next(iter(videos + pictures), None)
+
+
+def _captions(descriptor: int, members: list[Member], *, label: str, damaged: list[str]) -> tuple[str, ...]:
+    """Returns the cleaned captions of a sample, adding to `damaged` what cannot be understood."""
+    for suffix in (".txt", ".json"):
+        texts: list[str] = []
+        for member in members:
+            if not member.plain or PurePosixPath(member.name).suffix.lower() != suffix:
+                continue
+            try:
+                texts += _read_texts(descriptor, member, suffix=suffix)
+            except ValueError as error:
+                damaged.append(f"{label}: {member.name} at byte {member.offset} is passed over: {error}")
+        captions = tuple(filter(None, map(clean_caption, texts)))
+        if captions:
+            return captions
+    return ()
+
+
+def _read_texts(descriptor: int, member: Member, *, suffix: str) -> list[str]:
+    """Returns the texts of a .txt or .json member; raises `ValueError` when it is neither."""
+    if member.size > _MOST_CAPTION_BYTES:
+        raise ValueError(f"{member.size} bytes are no caption")
+    text = os.pread(descriptor, member.size, member.offset).decode("utf-8-sig")
+    if suffix == ".txt":
+        return [text]
+    row = json.loads(text)
+    return (texts_of(row, *CAPTION_KEYS) if isinstance(row, dict) else None) or []

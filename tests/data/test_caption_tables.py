@@ -1,0 +1,92 @@
+"""Captions in Parquet and weights in any table; the rest is tested with the folders that hold the tables."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.caption_tables import TABLE_SUFFIXES, read_table
+from sora_jax.data.captions import read_captions
+from sora_jax.data.sources import FolderSource
+from sora_jax.data.video_io import write_clip
+
+
+def write(path: Path, **columns: list) -> Path:
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_texts_and_lists_of_texts_are_read(tmp_path):
+    path = write(
+        tmp_path / "a.parquet", file=["./b.mp4", "a.mp4", "b.mp4"], caption=["one", "two", "three"], seen=[1, 2, 3]
+    )
+    assert read_table(path) == {"b.mp4": [("one", 1), ("three", 1)], "a.mp4": [("two", 1)]}
+    path = write(tmp_path / "a.parquet", file=["a.mp4", "b.mp4"], caption=[["one", "uno"], []])
+    assert read_table(path) == {"a.mp4": [("one", 1), ("uno", 1)], "b.mp4": []}
+
+
+def test_weights_of_every_table_reach_the_clips_and_the_fingerprint(tmp_path):
+    for name in ("a.png", "b.png"):
+        write_clip(tmp_path / name, np.zeros((1, 16, 16, 3), np.uint8), fps=1.0)
+    rows = [
+        ("a.png", "one", 3.0),
+        ("a.png", " ", 7.0),
+        ("a.png", "two", None),
+        ("b.png", "x", 2.0),
+        ("b.png", "y", 2.0),
+    ]
+    files, captions, weights = (list(column) for column in zip(*rows, strict=True))
+    keys = ("file", "caption", "weight")
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(dict(zip(keys, row, strict=True))) for row in rows))
+    lines = [f"{file},{caption},{'' if weight is None else weight}" for file, caption, weight in rows]
+    (tmp_path / "t.csv").write_text("\n".join(["file,caption,weight", *lines]))
+    write(tmp_path / "t.parquet", file=files, caption=captions, weight=weights)
+    sources = [FolderSource(tmp_path, captions=f"t{suffix}") for suffix in TABLE_SUFFIXES]
+    for source in sources:
+        assert (source[0].captions, source[0].weights) == (("one", "two"), (3.0, 1.0))
+        assert (source[1].captions, source[1].weights) == (("x", "y"), None), "equal weights are no weights"
+    assert len({source.fingerprint() for source in sources}) == 1
+    (tmp_path / "t.csv").write_text("\n".join(["file,caption", *(line.rpartition(",")[0] for line in lines)]))
+    assert FolderSource(tmp_path, captions="t.csv").fingerprint() != sources[0].fingerprint()
+
+
+@pytest.mark.parametrize("weight", [0, -1, "much", True, [1], float("inf"), float("nan")])
+def test_a_weight_that_is_no_number_above_0_is_named(tmp_path, weight):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"file": "a", "caption": "b", "weight": weight}))
+    with pytest.raises(UserError, match=r"line 1 of .*a\.jsonl has the weight .*: make it a number above 0"):
+        read_table(tmp_path / "a.jsonl")
+
+
+def test_a_folder_is_captioned_by_a_parquet_file_when_there_is_no_other_table(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "a.txt").write_text("sidecar")
+    write(tmp_path / "captions.parquet", file=["a.mp4", "gone.mp4"], caption=["a  dog", "x"])
+    found = read_captions(tmp_path)
+    assert (found.by_file, found.missing) == ({"a.mp4": ("a dog",)}, ("gone.mp4",))
+    (tmp_path / "captions.csv").write_text("file,caption\na.mp4,table\n")
+    assert read_captions(tmp_path).by_file == {"a.mp4": ("table",)}
+    assert read_captions(tmp_path, "captions.parquet").by_file == {"a.mp4": ("a dog",)}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"file": ["a"], "text": ["b"]}, "must have the columns file and caption; found file, text"),
+        ({"file": ["a", None], "caption": ["b", "c"]}, r"row 2 of .*a\.parquet must have a file and a caption"),
+        ({"file": ["a", "b"], "caption": ["b", None]}, "row 2"),
+        ({"file": ["a"], "caption": [3]}, "row 1"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, columns, message):
+    with pytest.raises(UserError, match=message):
+        read_table(write(tmp_path / "a.parquet", **columns))
+
+
+def test_what_is_no_parquet_is_one_sentence(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"file,caption" * 10)
+    with pytest.raises(UserError, match=r"a\.parquet is not a Parquet file that can be read"):
+        read_table(tmp_path / "a.parquet")

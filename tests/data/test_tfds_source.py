@@ -1,0 +1,214 @@
+"""A TensorFlow Datasets directory as a source of clips, written and read without TensorFlow."""
+
+import json
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.clips import BadClip
+from sora_jax.data.sources import Source
+from sora_jax.data.tfds_source import TfdsSource
+from sora_jax.data.video_io import encode_png, write_clip
+
+TEXT = tfds.features.Text()
+PIXELS = tfds.features.Tensor(shape=(None, None, None, 3), dtype=np.uint8, encoding="bytes")
+
+
+def drawn(frames: int, value: int) -> np.ndarray:
+    pixels_THWC = np.full((frames, 16, 24, 3), value, np.uint8)
+    pixels_THWC[np.arange(frames), 0, np.arange(frames)] = 255
+    return pixels_THWC
+
+
+class TinyClips(tfds.core.GeneratorBasedBuilder):
+    """Whatever rows it is given, by split."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, features: dict[str, Any], rows: dict[str, list[dict[str, Any]]], **options: Any):
+        self._features = features
+        self._rows = rows
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(self._features))
+
+    def _split_generators(self, dl_manager: object) -> dict[str, Any]:
+        return {split: self._generate_examples(split) for split in self._rows}
+
+    def _generate_examples(self, split: str) -> Any:
+        yield from enumerate(self._rows[split])
+
+
+def write(folder: Path, features: dict[str, Any], **rows: list[dict[str, Any]]) -> Path:
+    builder = TinyClips(features=features, rows=rows, data_dir=folder, file_format="array_record")
+    builder.download_and_prepare()
+    return Path(builder.data_path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A data set of media files: five clips to train on, one to test."""
+    folder = tmp_path_factory.mktemp("tfds")
+    rows = []
+    for number, suffix in enumerate((".mp4", ".gif", ".png", ".mp4", ".mp4", ".gif")):
+        path = folder / f"clip{suffix}"
+        write_clip(path, drawn(1 if suffix == ".png" else 4, 40 * number), fps=10.0)
+        captions = [f"number  {number}", "a clip"]
+        rows.append({"video": path.read_bytes(), "file": f"{number}{suffix}", "caption": captions})
+    rows[3]["caption"] = []
+    rows[4]["video"] = b"no video"
+    features = {"video": TEXT, "file": TEXT, "caption": tfds.features.Sequence(TEXT)}
+    return write(folder / "written", features, train=rows[:5], test=rows[5:])
+
+
+def test_no_tensorflow_is_needed():
+    assert "tensorflow" not in sys.modules
+
+
+def test_media_files_are_decoded(files):
+    source: Source = TfdsSource(files)
+    assert len(source) == 5
+    clips, reasons = {}, []
+    for index in range(5):
+        assert source.source_id(index) == f"tiny_clips/1.0.0#train/{index:06d}"
+        try:
+            clip = source[index]
+        except BadClip as bad:
+            reasons.append((bad.source_id == source.source_id(index), bad.reason[:17]))
+            continue
+        assert clip.source_id == source.source_id(index)
+        clips[clip.captions] = clip
+    assert sorted(clips) == [(f"number {number}", "a clip") for number in range(3)]
+    np.testing.assert_array_equal(clips["number 1", "a clip"].pixels_THWC, drawn(4, 40))
+    np.testing.assert_array_equal(clips["number 2", "a clip"].pixels_THWC, drawn(1, 80))
+    assert clips["number 0", "a clip"].fps == pytest.approx(10)
+    assert sorted(reasons) == [(True, "cannot be decoded"), (True, "has no caption")]
+
+
+def test_a_split_is_chosen_and_cut(files):
+    test = TfdsSource(f"{files}#test")
+    assert (len(test), test[0].captions[0]) == (1, "number 5")
+    cut = TfdsSource(f"{files}#train[1:3]")
+    whole = TfdsSource(files)
+    assert [cut._clips[i]["file"] for i in range(2)] == [whole._clips[i]["file"] for i in (1, 2)]
+    assert len({source.fingerprint() for source in (test, cut, whole)}) == 3
+
+
+def test_any_order_of_access_gives_the_same_clips_also_after_pickling(files):
+    source = TfdsSource(f"{files}#test")
+    copy = pickle.loads(pickle.dumps(source))
+    for _ in range(2):
+        np.testing.assert_array_equal(source[0].pixels_THWC, copy[0].pixels_THWC)
+    assert copy.fingerprint() == source.fingerprint()
+
+
+def test_limits_reach_the_decoder(files):
+    assert len(TfdsSource(f"{files}#test", max_frames=2)[0].pixels_THWC) == 2
+    with pytest.raises(BadClip, match="max_pixels"):
+        TfdsSource(f"{files}#test", max_pixels=100)[0]
+
+
+def test_pixels_are_taken_as_they_are(tmp_path):
+    rows = [{"video": drawn(5, 60), "caption": "text", "fps": fps} for fps in (12.0, 0.0)]
+    path = write(tmp_path, {"video": PIXELS, "caption": TEXT, "fps": np.float32}, train=rows[:1], bad=rows[1:])
+    clip = TfdsSource(path, max_frames=3)[0]
+    np.testing.assert_array_equal(clip.pixels_THWC, drawn(5, 60)[:3])
+    assert (clip.fps, clip.captions) == (12.0, ("text",))
+    with pytest.raises(BadClip, match=r"has 0\.0 frames per second"):
+        TfdsSource(f"{path}#bad")[0]
+    with pytest.raises(BadClip, match="5 frames of 16x24 exceed max_pixels = 100"):
+        TfdsSource(path, max_pixels=100)[0]
+
+
+def test_images_are_clips_of_one_frame(tmp_path):
+    grey = tfds.features.Tensor(shape=(None, None, 1), dtype=np.uint8, encoding="bytes")
+    pixels_HW1 = drawn(1, 70)[0, :, :, :1]
+    path = write(tmp_path / "a", {"image": grey, "caption": TEXT}, train=[{"image": pixels_HW1, "caption": "text"}])
+    np.testing.assert_array_equal(TfdsSource(path)[0].pixels_THWC, drawn(1, 70))
+    (tmp_path / "a.png").write_bytes(encode_png(drawn(1, 90)[0]))
+    features = {"image": tfds.features.Image(shape=(None, None, 3)), "caption": TEXT}
+    path = write(tmp_path / "b", features, train=[{"image": str(tmp_path / "a.png"), "caption": "text"}])
+    np.testing.assert_array_equal(TfdsSource(path)[0].pixels_THWC, drawn(1, 90))
+
+
+def test_fingerprint_changes_with_sizes_and_versions(files, tmp_path):
+    path = shutil.copytree(files, tmp_path / "copy")
+    seen = [TfdsSource(files).fingerprint(), TfdsSource(path).fingerprint()]
+    info = json.loads((path / "dataset_info.json").read_text())
+    (path / "dataset_info.json").write_text(json.dumps({**info, "version": "1.0.1"}))
+    seen.append(TfdsSource(path).fingerprint())
+    data = next(path.glob("*train*"))
+    data.write_bytes(data.read_bytes() + b"\0")
+    seen.append(TfdsSource(path).fingerprint())
+    assert seen[0] == seen[1], "it does not depend on the place"
+    assert len(set(seen)) == 3
+
+
+def test_a_file_that_is_gone_or_damaged_gives_bad_clips(files, tmp_path):
+    path = shutil.copytree(files, tmp_path / "copy")
+    os.truncate(next(path.glob("*train*")), 1000)
+    next(path.glob("*test*")).unlink()
+    with pytest.raises(BadClip, match="cannot be read"):
+        TfdsSource(path)[0]
+    with pytest.raises(BadClip, match="No such file"):
+        TfdsSource(f"{path}#test")[0]
+
+
+@pytest.mark.parametrize(
+    ("features", "row", "message"),
+    [
+        ({"clip": TEXT, "caption": TEXT}, {"clip": b"a"}, "has no feature 'video' or 'image', only caption, clip"),
+        ({"video": TEXT, "label": TEXT}, {"video": b"a", "label": "b"}, "has no feature 'caption', only label, video"),
+        ({"video": PIXELS, "caption": TEXT}, {"video": drawn(1, 1)}, "has videos as pixels and no feature 'fps'"),
+        ({"video": np.float32, "caption": TEXT}, {"video": 1.0}, r"has the shape \(\) and the type .*float32"),
+        ({"video": {"a": TEXT}, "caption": TEXT}, {"video": {"a": "b"}}, "it must be the bytes of a media file"),
+    ],
+)
+def test_features_that_do_not_fit_are_named(tmp_path, features, row, message):
+    path = write(tmp_path, features, train=[row if "label" in features else {**row, "caption": "text"}])
+    with pytest.raises(UserError, match=message):
+        TfdsSource(path)
+
+
+def edited(files: Path, copy: Path, name: str, old: str, new: str) -> Path:
+    shutil.copytree(files, copy)
+    text = (copy / name).read_text()
+    assert old in text
+    (copy / name).write_text(text.replace(old, new))
+    return copy
+
+
+def test_mistakes_are_one_sentence(files, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, message in (
+        (tmp_path / "nowhere", "nowhere does not exist: pass --config.data.path=DIR/NAME/VERSION"),
+        (tmp_path / "empty", "holds no data set, which has a dataset_info.json: write one"),
+        (files.parent, f"pass {files}"),
+        (f"{files}#validation", "'validation' of .* cannot be read .*: it has train, test"),
+        (f"{files}#train[", "cannot be read"),
+        (f"{files}#train[:0]", "cannot be read"),
+        (edited(files, tmp_path / "a", "dataset_info.json", "array_record", "tfrecord"), "which needs TensorFlow"),
+        (edited(files, tmp_path / "b", "features.json", "text_feature.Text", "text_feature.Nope"), "cannot be opened"),
+        (edited(files, tmp_path / "c", "dataset_info.json", "{", ""), "cannot be opened"),
+    ):
+        with pytest.raises(UserError, match=message):
+            TfdsSource(path)
+
+
+def test_features_of_tensorflow_are_refused_with_the_remedy(files, tmp_path):
+    path = shutil.copytree(files, tmp_path / "copy")
+    written = json.loads((path / "features.json").read_text())
+    name = "tensorflow_datasets.core.features.video_feature.Video"
+    written["featuresDict"]["features"]["video"] = {"pythonClassName": name, "video": {}}
+    (path / "features.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"need TensorFlow .*write it with media files as features\.Text"):
+        TfdsSource(path)

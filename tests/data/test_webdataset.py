@@ -1,0 +1,249 @@
+"""Tar files as a source of clips."""
+
+import io
+import json
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.clips import BadClip
+from sora_jax.data.sources import FolderSource, Source
+from sora_jax.data.tar_paths import find_tars
+from sora_jax.data.video_io import write_clip
+from sora_jax.data.webdataset import TarSource
+
+
+def drawn(frames: int, value: int) -> np.ndarray:
+    pixels_THWC = np.full((frames, 16, 24, 3), value, np.uint8)
+    pixels_THWC[np.arange(frames), 0, np.arange(frames)] = 255
+    return pixels_THWC
+
+
+def media(folder: Path, suffix: str, *, frames: int = 3, value: int = 50) -> bytes:
+    path = folder / f"media-{frames}-{value}{suffix}"
+    write_clip(path, drawn(frames, value), fps=10.0)
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+def write_tar(path: Path, files: list[tuple[str, bytes | str]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files:
+            data = data.encode() if isinstance(data, str) else data
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def tars(tmp_path) -> Path:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    write_tar(
+        folder / "clips-000000.tar",
+        [
+            ("dogs/a.mp4", media(tmp_path, ".mp4")),
+            ("dogs/a.txt", "a  dog\nruns"),
+            ("dogs/a.json", '{"caption": "not this one"}'),
+            ("b.gif", media(tmp_path, ".gif")),
+            ("c.png", media(tmp_path, ".png", frames=1)),
+            ("c.json", '{"caption": null, "captions": ["one", "two"], "width": 24}'),
+        ],
+    )
+    write_tar(
+        folder / "clips-000001.tar",
+        [("d.json", '{"text": "last"}'), ("e.txt", "nobody"), ("d.gif", media(tmp_path, ".gif", value=90))],
+    )
+    return folder
+
+
+def test_samples_are_members_that_share_a_key(tars):
+    source: Source = TarSource(tars)
+    assert [source.source_id(i) for i in range(len(source))] == [
+        "clips-000000.tar/dogs/a.mp4",
+        "clips-000000.tar/c.png",
+        "clips-000001.tar/d.gif",
+    ]
+    clips = [source[i] for i in range(3)]
+    assert [clip.captions for clip in clips] == [("a dog runs",), ("one", "two"), ("last",)]
+    assert [clip.source_id for clip in clips] == [source.source_id(i) for i in range(3)]
+    assert clips[0].fps == pytest.approx(10)
+    np.testing.assert_array_equal(clips[1].pixels_THWC, drawn(1, 50))
+    np.testing.assert_array_equal(clips[2].pixels_THWC, drawn(3, 90))
+
+
+def test_nothing_is_lost_in_silence(tars):
+    source = TarSource(tars)
+    assert source.uncaptioned == ["clips-000000.tar/b.gif"]
+    assert source.missing == ["clips-000001.tar/e"]
+    assert source.damaged == []
+
+
+def test_clips_are_those_of_the_same_files_in_a_folder(tmp_path):
+    folder = tmp_path / "open"
+    for number, suffix in enumerate((".gif", ".mp4", ".webp", ".png")):
+        write_clip(folder / f"{number}{suffix}", drawn(1 if suffix == ".png" else 4, 40 * number), fps=10.0)
+        (folder / f"{number}.txt").write_text(f"number {number}")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(folder, arcname=".")
+    plain, packed = FolderSource(folder), TarSource(tmp_path / "a.tar")
+    packed_clips = {packed[i].source_id.removeprefix("a.tar/"): packed[i] for i in range(len(packed))}
+    assert len(plain) == len(packed_clips) == 4
+    for clip in (plain[i] for i in range(4)):
+        other = packed_clips[clip.source_id]
+        np.testing.assert_array_equal(other.pixels_THWC, clip.pixels_THWC)
+        assert (other.fps, other.captions) == (clip.fps, clip.captions)
+
+
+def test_any_order_of_access_gives_the_same_clips_also_after_pickling(tars):
+    source = TarSource(tars)
+    first = [source[i].pixels_THWC for i in range(3)]
+    copy = pickle.loads(pickle.dumps(source))
+    for index in (2, 0, 1, 2):
+        np.testing.assert_array_equal(source[index].pixels_THWC, first[index])
+        np.testing.assert_array_equal(copy[index].pixels_THWC, first[index])
+    assert copy.fingerprint() == source.fingerprint()
+
+
+def test_members_of_a_sample_need_not_be_neighbours_and_a_video_comes_before_its_thumbnail(tmp_path):
+    gif, png = media(tmp_path, ".mp4"), media(tmp_path, ".png", frames=1)
+    files = [("a.txt", "one"), ("b.0.txt", "two"), ("a.jpg", png), ("b.png", png), ("a.mp4", gif), ("b.1.txt", "three")]
+    source = TarSource(write_tar(tmp_path / "a.tar", files))
+    assert [source.source_id(i) for i in range(2)] == ["a.tar/a.mp4", "a.tar/b.png"]
+    assert [source[i].captions for i in range(2)] == [("one",), ("two", "three")]
+
+
+def test_names_are_only_names(tmp_path):
+    outside = tmp_path / "outside.gif"
+    write_clip(outside, drawn(2, 10), fps=10.0)
+    gif = media(tmp_path, ".gif", value=70)
+    names = ("../outside", str(outside.with_suffix("")))
+    path = write_tar(tmp_path / "a.tar", [(n + e, d) for n in names for e, d in ((".gif", gif), (".txt", "text"))])
+    with tarfile.open(path, "a") as tar:
+        for kind, key in ((tarfile.SYMTYPE, "soft"), (tarfile.LNKTYPE, "hard")):
+            link = tarfile.TarInfo(f"{key}.gif")
+            link.type, link.linkname = kind, str(outside)
+            tar.addfile(link)
+    before = sorted(tmp_path.rglob("*"))
+    source = TarSource(path)
+    assert len(source) == 2
+    for index in range(2):
+        np.testing.assert_array_equal(source[index].pixels_THWC, drawn(3, 70))
+    assert source.missing == ["a.tar/soft", "a.tar/hard"]
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is extracted"
+
+
+def test_what_lies_before_the_damage_is_used_and_the_damage_is_named(tmp_path):
+    gif = media(tmp_path, ".gif")
+    files = [(f"{n}.{e}", d) for n in range(4) for e, d in (("gif", gif), ("txt", f"number {n}"))]
+    path = write_tar(tmp_path / "a.tar", files)
+    with tarfile.open(path) as tar:
+        third = tar.getmember("2.gif").offset
+    os.truncate(path, third + 600)
+    source = TarSource(path)
+    assert [source[i].captions for i in range(len(source))] == [("number 0",), ("number 1",)]
+    length = third + 600
+    assert source.damaged == [f"a.tar: from byte {third} of {length} nothing is read: it is cut off within 2.gif"]
+
+
+def test_a_broken_caption_or_clip_costs_one_sample(tmp_path):
+    gif = media(tmp_path, ".gif")
+    files = [("a.gif", gif), ("a.json", "{"), ("b.gif", gif), ("b.txt", b"\xff"), ("c.mp4", b"no"), ("c.txt", "text")]
+    source = TarSource(write_tar(tmp_path / "a.tar", files))
+    assert source.uncaptioned == ["a.tar/a.gif", "a.tar/b.gif"]
+    assert len(source.damaged) == 2
+    assert "a.json at byte" in source.damaged[0]
+    with pytest.raises(BadClip, match="cannot be decoded") as caught:
+        source[0]
+    assert caught.value.source_id == "a.tar/c.mp4"
+
+
+def test_a_name_that_comes_twice_is_told(tmp_path):
+    files = [("a.gif", media(tmp_path, ".gif")), ("a.txt", "old"), ("a.txt", "new")]
+    source = TarSource(write_tar(tmp_path / "a.tar", files))
+    assert source[0].captions == ("new",)
+    assert "a.txt is replaced by its namesake" in source.damaged[0]
+
+
+def test_a_tar_that_changes_under_a_run_gives_a_bad_clip(tars):
+    source = TarSource(tars)
+    os.truncate(tars / "clips-000001.tar", 1024)
+    with pytest.raises(BadClip, match="has changed since it was indexed"):
+        source[2]
+    (tars / "clips-000001.tar").unlink()
+    with pytest.raises(BadClip, match="No such file"):
+        source[2]
+
+
+def test_limits_reach_the_decoder(tars):
+    assert len(TarSource(tars, max_frames=2)[2].pixels_THWC) == 2
+    with pytest.raises(BadClip, match="max_pixels"):
+        TarSource(tars, max_pixels=100)[2]
+
+
+def test_fingerprint_follows_content_but_not_places(tmp_path):
+    gif = media(tmp_path, ".gif")
+    path, seen = tmp_path / "a.tar", []
+    for data, caption in ((gif, "text"), (gif, "test"), (gif + b"\0", "text")):
+        seen.append(TarSource(write_tar(path, [("a.gif", data), ("a.txt", caption)])).fingerprint())
+    assert len(set(seen)) == 3
+    assert TarSource(write_tar(path, [("a.txt", "text"), ("a.gif", gif)])).fingerprint() == seen[0]
+
+
+def test_tars_are_found_by_file_folder_and_pattern(tmp_path):
+    names = [f"part-{number:03d}.tar" for number in range(8, 12)]
+    for name in names:
+        write_tar(tmp_path / name, [])
+    (tmp_path / ".hidden").mkdir()
+    write_tar(tmp_path / ".hidden" / "a.tar", [])
+
+    def found(pattern: str) -> list[str]:
+        return [tar.name for tar in find_tars(f"{tmp_path}/{pattern}")]
+
+    assert (
+        found("") == found("part-{008..011}.tar") == found("*.tar") == found("part-0{{08..09},{10..11}}.tar") == names
+    )
+    assert found(names[0]) == found("{part-008,part-00?}.ta[r]")[:1] == names[:1]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("nothing-*.tar", "no tar file matches"),
+        ("nothing.tar", "no tar file matches"),
+        ("clips-{000000..000003}.tar", r"2 of the 4 names .* such as .*clips-000002\.tar"),
+        ("{clips,clops}-*.tar", r"1 of the 2 names .* such as .*clops-\*\.tar"),
+        ("empty", "holds no .tar file"),
+        ("packed.tar", "is compressed"),
+        ("bare.tar", r"1 media files have no caption, 1 keys no media file.*KEY\.mp4 and KEY\.txt"),
+        ("*s*", "is not a file"),
+    ],
+)
+def test_mistakes_are_one_sentence(tars, pattern, message):
+    (tars / "empty").mkdir()
+    (tars / "folders").mkdir()
+    (tars / "packed.tar").write_bytes(b"\x1f\x8b\x08 and so on")
+    write_tar(tars / "bare.tar", [("a.gif", b"GIF"), ("b.txt", "text")])
+    with pytest.raises(UserError, match=message):
+        TarSource(f"{tars}/{pattern}")
+
+
+def test_a_name_that_begins_like_a_compressed_file_is_a_name(tmp_path):
+    source = TarSource(write_tar(tmp_path / "a.tar", [("BZh9.gif", media(tmp_path, ".gif")), ("BZh9.txt", "text")]))
+    assert source.source_id(0) == "a.tar/BZh9.gif"
+
+
+def test_json_captions_of_other_shapes_are_no_captions(tmp_path):
+    gif = media(tmp_path, ".gif")
+    shapes = ([1], {"caption": 3}, {"captions": [1]}, {"caption": " "}, {"caption": "good"})
+    files = [(f"{n}.{e}", d) for n, row in enumerate(shapes) for e, d in (("gif", gif), ("json", json.dumps(row)))]
+    source = TarSource(write_tar(tmp_path / "a.tar", files))
+    assert [source[i].captions for i in range(len(source))] == [("good",)]
+    assert len(source.uncaptioned) == 4

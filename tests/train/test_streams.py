@@ -1,0 +1,69 @@
+"""Every kind of source of clips, opened as a config says."""
+
+import io
+import logging
+import os
+import tarfile
+
+import numpy as np
+import pytest
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.records import Sample, write_records
+from sora_jax.data.video_io import encode_gif
+from sora_jax.train.settings import read_settings
+from sora_jax.train.streams import open_source
+
+PIXELS_THWC = np.arange(5 * 16 * 16 * 3, dtype=np.uint8).reshape(5, 16, 16, 3) // 64 * 64
+GIF = encode_gif(PIXELS_THWC + np.arange(5, dtype=np.uint8)[:, None, None, None], fps=10.0)
+
+
+def opened(config, kind: str, path: object):
+    config.data.source, config.data.path = kind, str(path)
+    return open_source(read_settings(config))
+
+
+def test_one_clip_in_a_folder_a_tar_and_records_is_one_clip(toy_config, tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.gif").write_bytes(GIF)
+    (tmp_path / "open" / "a.txt").write_text("grey")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "open", arcname=".")
+    write_records(tmp_path / "a.arrayrecord", [Sample("a.gif", GIF, ["grey"])])
+    paths = {"folder": "open", "webdataset": "a.tar", "arrayrecord": "a.arrayrecord"}
+    sources = [opened(toy_config(), kind, tmp_path / path) for kind, path in paths.items()]
+    clips = [source[0] for source in sources]
+    assert [clip.source_id for clip in clips] == ["a.gif", "a.tar/a.gif", "a.arrayrecord/a.gif"]
+    assert [(clip.captions, clip.fps, len(source)) for clip, source in zip(clips, sources, strict=True)] == [
+        (("grey",), pytest.approx(10), 1)
+    ] * 3
+    for clip in clips[1:]:
+        np.testing.assert_array_equal(clip.pixels_THWC, clips[0].pixels_THWC)
+
+
+def test_a_tar_says_what_it_leaves_out(toy_config, tmp_path, caplog):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("a.gif", GIF), ("a.txt", b"x"), ("b.gif", GIF), ("c.txt", b"y"), ("d.gif", GIF)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with tarfile.open(path) as tar:
+        cut = tar.getmember("d.gif").offset
+    os.truncate(path, cut + 100)
+    with caplog.at_level(logging.WARNING):
+        assert len(opened(toy_config(), "webdataset", path)) == 1
+    assert "1 files without a caption are left out: a.tar/b.gif" in caplog.text
+    assert "1 captions name no file: a.tar/c" in caplog.text
+    assert f"1 places cannot be read: a.tar: from byte {cut}" in caplog.text
+
+
+def test_a_path_of_another_kind_is_refused(toy_config, tmp_path):
+    for kind, message in (
+        ("folder", "holds 0 files"),
+        ("webdataset", "holds no .tar file"),
+        ("arrayrecord", "holds no .arrayrecord file"),
+        ("tfds", "holds no data set"),
+    ):
+        with pytest.raises(UserError, match=message):
+            opened(toy_config(), kind, tmp_path)
