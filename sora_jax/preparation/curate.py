@@ -27,8 +27,8 @@ _SHARPNESS_SIDE = 192
 SMALL_SIDE = 72
 # Luma under which a pixel is black, of 255. Black in television's range is 0 after decoding; noise lifts it.
 _BLACK = 20
-# Blocks that are followed, px of the small frame; how far, and over which time.
-_BLOCK, _REACH, _MOTION_SECONDS, _MOTION_PAIRS = 8, 6, 0.125, 8
+# Blocks that are followed, px of the small frame; how far, and over which times.
+_BLOCK, _REACH, _MOTION_SECONDS, _MOTION_PAIRS = 8, 6, (0.125, 0.5), 8
 # Mean change of luma in a block up to which it is the same, of 255: noise and recompression stay under it.
 _SAME = 2.0
 # A block has moved where that explains the change far better than standing still.
@@ -249,19 +249,23 @@ def static_share(pixels_THWC: np.ndarray) -> float:
 def motion(pixels_THWC: np.ndarray, *, fps: float) -> float:
     """Returns the mean speed of blocks, % of the short side per second; at least 2 frames.
 
-    Block matching: in up to 8 pairs of frames an eighth of a second apart (or one frame), each block of 8 px at a
-    short side of 72 px is looked for within 6 px, and has moved where the best place explains it far better than the
-    place it had. Blocks without texture have not moved. So a camera that moves counts with the whole picture, a thing
-    that moves with its share of it; speeds over some 65 % per second are not seen whole.
+    Block matching: in up to 8 pairs of frames each block of 8 px, at a short side of 72 px, is looked for within 6 px,
+    and has moved where the best place explains it far better than the place it had. Blocks without texture have not
+    moved. So a camera that moves counts with the whole picture, a thing that moves with its share of it. Pairs are
+    1/8 s apart for what is fast (up to some 65 % per second) and 1/2 s for what is slow (from some 2 %); the larger
+    mean counts.
     """
     assert len(pixels_THWC) > 1, pixels_THWC.shape
     frames = len(pixels_THWC)
-    gap = min(frames - 1, max(1, round(fps * _MOTION_SECONDS)))
-    first_G = spread(frames - gap, _MOTION_PAIRS)
-    before_GHW = grey(pixels_THWC[first_G], short_side=SMALL_SIDE).astype(np.int16)
-    after_GHW = grey(pixels_THWC[first_G + gap], short_side=SMALL_SIDE).astype(np.int16)
-    moved = _block_displacement(before_GHW, after_GHW)
-    return 100 * moved / min(after_GHW.shape[1:]) * fps / gap
+    gaps = {min(frames - 1, max(1, round(fps * seconds))) for seconds in _MOTION_SECONDS}
+    speeds = []
+    for gap in gaps:
+        first_G = spread(frames - gap, _MOTION_PAIRS)
+        before_GHW = grey(pixels_THWC[first_G], short_side=SMALL_SIDE).astype(np.int16)
+        after_GHW = grey(pixels_THWC[first_G + gap], short_side=SMALL_SIDE).astype(np.int16)
+        moved = _block_displacement(before_GHW, after_GHW)
+        speeds.append(100 * moved / min(after_GHW.shape[1:]) * fps / gap)
+    return max(speeds)
 
 
 def _block_displacement(before_GHW: np.ndarray, after_GHW: np.ndarray) -> float:
@@ -318,24 +322,38 @@ def letterbox(pixels_THWC: np.ndarray) -> tuple[int, int, int, int]:
     """
     luma_GHW = grey(pixels_THWC[spread(len(pixels_THWC), _FRAMES)], short_side=min(pixels_THWC.shape[1:3]))
     low_HW, high_HW = luma_GHW.min(axis=0).astype(np.int16), luma_GHW.max(axis=0).astype(np.int16)
-    top, bottom = _bars(low_HW, high_HW)
-    within = slice(top, len(low_HW) - bottom)
-    left, right = _bars(low_HW[within].T, high_HW[within].T)
+    dark_H = _is_bar(low_HW, high_HW)
+    dark_W = _is_bar(low_HW.T, high_HW.T)
+    if dark_H.all() or dark_W.all():
+        return 0, 0, 0, 0
+    top, bottom = _ends(dark_H)
+    left, right = _ends(dark_W)
+    lit_HW = high_HW[top : len(dark_H) - bottom, left : len(dark_W) - right] > _BAR_LUMA
+    if not _framed(lit_HW, top, bottom, side=len(dark_H)):
+        top = bottom = 0
+    if not _framed(lit_HW.T, left, right, side=len(dark_W)):
+        left = right = 0
     return top, bottom, left, right
 
 
-def _bars(low_HW: np.ndarray, high_HW: np.ndarray) -> tuple[int, int]:
-    """Returns how many rows at the start and at the end are bars, from the extremes of each pixel over time."""
-    side, slack = len(low_HW), max(2, round(_BAR_SKEW * len(low_HW)))
+def _is_bar(low_HW: np.ndarray, high_HW: np.ndarray) -> np.ndarray:
+    """Returns for each row whether it is dark and even, from the extremes of its pixels over time."""
     high_H = high_HW.max(axis=1)
-    picture = np.flatnonzero((high_H > _BAR_LUMA) | (high_H - low_HW.min(axis=1) > _BAR_SPREAD))
-    if not len(picture):
-        return 0, 0
-    first, last = int(picture[0]), int(picture[-1])
-    widths = first, side - 1 - last
-    edges_2W = high_HW[[min(first + slack, last), max(last - slack, first)]]
-    edged = bool((np.median(edges_2W, axis=1) > _BAR_LUMA).all())
-    return widths if edged and min(widths) > 0 and abs(widths[0] - widths[1]) <= slack else (0, 0)
+    return (high_H <= _BAR_LUMA) & (high_H - low_HW.min(axis=1) <= _BAR_SPREAD)
+
+
+def _ends(dark: np.ndarray) -> tuple[int, int]:
+    """Returns how many lines are dark at the start and at the end."""
+    picture = np.flatnonzero(~dark)
+    return int(picture[0]), len(dark) - 1 - int(picture[-1])
+
+
+def _framed(lit_HW: np.ndarray, first: int, last: int, *, side: int) -> bool:
+    """Returns whether `first` and `last` of `side` lines are bars, from where the picture between them is lit."""
+    slack = max(2, round(_BAR_SKEW * side))
+    depth = min(slack, len(lit_HW) - 1)
+    edged = min(lit_HW[depth].mean(), lit_HW[-1 - depth].mean()) > 0.5
+    return bool(edged) and min(first, last) > 0 and abs(first - last) <= slack
 
 
 def crop_bars(pixels_THWC: np.ndarray, bars: tuple[int, int, int, int]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Which clips show the same: an exact digest of the pixels, and a perceptual hash that survives re-encoding.
 
-T frames, H rows, W columns, C = 3 colours, N clips, Y bytes of a hash.
+T frames, H rows, W columns, C = 3 colours, N clips, Y words of 64 bits of a hash.
 """
 
 import hashlib
@@ -13,6 +13,8 @@ from PIL import Image
 _PICTURES = 4
 # Side of the picture that is transformed, and of the low frequencies that are kept of it.
 _SIDE, _KEPT = 32, 8
+# Luma levels over which a coefficient is clearly positive: noise and palettes stay under it.
+_CLEAR = 4.0
 # Difference of the mean of a colour, of 255, over which clips are not the same. Hashes are of luma without its mean.
 _COLOUR = 24.0
 
@@ -31,9 +33,10 @@ def pixel_digest(pixels_THWC: np.ndarray) -> str:
 def perceptual_hash(pixels_THWC: np.ndarray) -> str:
     """Returns 256 bits in hex: 64 of each of four frames, at 1/8, 3/8, 5/8 and 7/8 of the duration.
 
-    Of a frame: luma at 32 x 32, its 8 x 8 lowest cosine frequencies, for each whether it is over their median (Zauner,
-    "Implementation and benchmarking of perceptual image hash functions", 2010). The mean does not
-    count, so brightness does not either. Coefficients are rounded to 1 level: a frame without content hashes to 0.
+    Of a frame: luma at 32 x 32, its 8 x 8 lowest cosine frequencies, for each whether its coefficient is clearly
+    positive (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, takes those over their
+    median, which noise decides where a picture is smooth). The mean does not count, so brightness does not either. A
+    frame without content hashes to 0.
     """
     numbers = (np.arange(_PICTURES) + 0.5) / _PICTURES * len(pixels_THWC)
     return b"".join(_hash_frame(pixels_THWC[int(number)]) for number in numbers).hex()
@@ -41,9 +44,9 @@ def perceptual_hash(pixels_THWC: np.ndarray) -> str:
 
 def _hash_frame(pixels_HWC: np.ndarray) -> bytes:
     image = Image.fromarray(pixels_HWC).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    coefficients = (_COSINES @ np.asarray(image, np.float64) @ _COSINES.T).ravel().round()
+    coefficients = (_COSINES @ np.asarray(image, np.float64) @ _COSINES.T).ravel()
     coefficients[0] = 0  # the mean
-    return np.packbits(coefficients > np.median(coefficients[1:])).tobytes()
+    return np.packbits(coefficients > _CLEAR).tobytes()
 
 
 def hash_distance(one: str, other: str) -> int:
@@ -68,8 +71,8 @@ def find_duplicates(
     count = len(files)
     seen: dict[str, int] = {}
     found: dict[int, tuple[int, int]] = {}
-    hash_NY = np.array([np.frombuffer(bytes.fromhex(h), np.uint64) for h in hashes], np.uint64).reshape(count, -1)
-    colour_NC, file_N = np.array(colours, np.float32).reshape(count, -1), np.array(files)
+    hash_NY = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(count, _PICTURES)
+    colour_NC, file_N = np.array(colours, np.float32).reshape(count, 3), np.array(files)
     kept_N = np.zeros(count, bool)
     for index in range(count):
         if digests[index] in seen:

@@ -52,7 +52,7 @@ def load_detector() -> tuple[Any, Any]:
         return importlib.import_module("scenedetect"), importlib.import_module("scenedetect.detectors")
     except ImportError as error:
         raise UserError(
-            f"data.curation.shots needs PySceneDetect ({error}): pip install 'sora-jax[curation]', or turn shots off"
+            f"data.curation.shots needs PySceneDetect ({error}): pip install scenedetect-headless, or turn shots off"
         ) from error
 
 
