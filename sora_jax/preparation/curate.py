@@ -263,7 +263,9 @@ def motion(pixels_THWC: np.ndarray, *, fps: float) -> float:
         first_G = spread(frames - gap, _MOTION_PAIRS)
         before_GHW = grey(pixels_THWC[first_G], short_side=SMALL_SIDE).astype(np.int16)
         after_GHW = grey(pixels_THWC[first_G + gap], short_side=SMALL_SIDE).astype(np.int16)
-        moved = _block_displacement(before_GHW, after_GHW)
+        # A camera that adapts to the light changes all of the picture, and nothing has moved.
+        light_G11 = np.median(after_GHW - before_GHW, axis=(1, 2), keepdims=True).astype(np.int16)
+        moved = _block_displacement(before_GHW + light_G11, after_GHW)
         speeds.append(100 * moved / min(after_GHW.shape[1:]) * fps / gap)
     return max(speeds)
 

@@ -61,6 +61,8 @@ def test_motion_counts_what_moves_by_its_share_and_noise_not_at_all():
     noise = np.random.default_rng(1).integers(-6, 7, still.shape)
     assert curate.motion(still, fps=16.0) == 0
     assert curate.motion((still + noise).clip(0, 255).astype(np.uint8), fps=16.0) == 0
+    brighter = still * np.linspace(0.85, 1.0, 9)[:, None, None, None]
+    assert curate.motion(brighter.astype(np.uint8), fps=16.0) < 1, "a camera that adapts to the light"
     whole = moving(9, step=(0, 2))
     half = np.concatenate([whole[:, : HEIGHT // 2], still[:, HEIGHT // 2 :]], axis=1)
     assert curate.motion(half, fps=16.0) == pytest.approx(curate.motion(whole, fps=16.0) / 2, rel=0.2)
