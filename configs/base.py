@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     data.source = "shapes"  # "shapes": the drawn world; "folder": clips and captions under `path`
     data.path = placeholder(str)  # the folder of clips; needed by source "folder"
     data.captions = placeholder(str)  # a captions.jsonl or .csv elsewhere; None looks inside `path`
-    data.max_frames = 17  # frames read from the start of a clip; what follows is not read
+    data.max_frames = 17  # frames read from the start of a clip, or of each window of `curation`; the rest is not read
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
     data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     curation.max_black_share = placeholder(float)  # share of pixels under luma 20, in [0, 1]; None: no limit
     curation.max_static_share = placeholder(float)  # share of frames equal to the one before, in [0, 1]; None: no limit
     curation.min_motion = placeholder(float)  # mean speed, % of the short side per second; None: no limit. 0.3: stills
-    curation.max_motion = placeholder(float)  # the same, about 65 at most; None: no limit. 40 drops shaken cameras
+    curation.max_motion = placeholder(float)  # the same, known up to 65; None: no limit. 40 drops whip pans
     curation.min_sharpness = placeholder(float)  # variance of the Laplacian at 192 px; None: no limit. 10 drops blur
     curation.duplicate_bits = placeholder(int)  # bits of 256 that hashes of the same clip differ by; None keeps repeats
     curation.table = placeholder(str)  # folder of the measurements, to share between runs; None: in the workdir

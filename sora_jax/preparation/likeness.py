@@ -66,7 +66,7 @@ def find_duplicates(
 
     Equal pixels are found everywhere; likenesses within `bits` only between files (`files` are their numbers), since
     the windows of one shot are alike and still differ in what happens. Compares each clip with all kept before: time
-    grows with the square of their number, about 10 s for 20 000.
+    grows with the square of their number, about 20 s for 20 000.
     """
     count = len(files)
     seen: dict[str, int] = {}
