@@ -1,6 +1,6 @@
 """What the data plane costs and how well it packs, against what training needs in the same run.
 
-  python -m sora_jax.benchmarks.data --json=data.json
+  python -m sora_jax.benchmarks.data --json=data.json --clips=DIR
 
 Letters: N samples, B rows of a global batch.
 """
@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from sora_jax.benchmarks.decoding import decoding_figures
 from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.core import rng
 from sora_jax.core.errors import run_command
@@ -41,6 +42,8 @@ from sora_jax.video import shapes
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/base.py", "Whose step loading is compared with.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the figures.")
+_CLIPS = flags.DEFINE_string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
+_OPENS = flags.DEFINE_integer("opens", 10_000, "Clips that are opened while memory is watched.", lower_bound=100)
 _SAMPLES = flags.DEFINE_integer("samples", 100_000_000, "Samples of the largest plan.", lower_bound=1_000)
 
 # Rows that are planned together, and rows of a global batch on each of the devices.
@@ -51,7 +54,9 @@ def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
     settings = read_settings(_CONFIG.value)
     figures = [*packing_figures(8_192), *packing_figures(32_768), *plan_figures(_SAMPLES.value)]
-    figures += loading_figures(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        figures += loading_figures(settings, Path(folder) / "shards")
+        figures += decoding_figures(_CLIPS.value, Path(folder), opens=_OPENS.value)
     publish(figures, _JSON.value)
 
 
@@ -144,22 +149,21 @@ def plan_figures(samples: int) -> list[Figure]:
     ]
 
 
-def loading_figures(settings: Settings) -> list[Figure]:
+def loading_figures(settings: Settings, folder: Path) -> list[Figure]:
     """Returns how much faster one worker loads prepared rows than the config's step eats them."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows = RowDataset(
-            prepare_noise(settings, Path(folder), count=1_024),
-            settings.packing,
-            patch=settings.transformer.patch,
-            time_rate=settings.transformer.time_rate,
-            seed=0,
-        )
-        with rows.batches(threads=1) as batches:
-            packs = list(itertools.islice(batches, 40))  # the first batches plan a window
-            began = time.perf_counter()
-            more = list(itertools.islice(batches, 200))
-            load_seconds = (time.perf_counter() - began) / len(more)
-        step_seconds = time_step(settings, packs)
+    rows = RowDataset(
+        prepare_noise(settings, folder, count=1_024),
+        settings.packing,
+        patch=settings.transformer.patch,
+        time_rate=settings.transformer.time_rate,
+        seed=0,
+    )
+    with rows.batches(threads=1) as batches:
+        packs = list(itertools.islice(batches, 40))  # the first batches plan a window
+        began = time.perf_counter()
+        more = list(itertools.islice(batches, 200))
+        load_seconds = (time.perf_counter() - began) / len(more)
+    step_seconds = time_step(settings, packs)
     tokens = sum(np.count_nonzero(pack["segment_BL"]) for pack in more) / len(more)
     megabytes = sum(value.nbytes for value in more[0].values()) / 1e6
     return [

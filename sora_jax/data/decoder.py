@@ -3,7 +3,8 @@
 Run as `python -m sora_jax.data.decoder PIPE PIXELS BYTES`: descriptors of a pipe for messages and of memory for pixels,
 and how many bytes of addresses may be used. Messages are JSON:
 
-    {"path", "max_frames", "max_pixels"}   a file to be decoded; the path is absolute
+    {"path", and the limits of `read_clip`}   a file to be decoded; the path is absolute
+    {"name", and these limits}                the same, of the bytes that are sent next
     {"declared": T * H * W}                so much is to come; none or several of these
     {"shape": [T, H, W, 3], "fps"}         it is decoded, the pixels are in the memory, from its beginning
     {"reason"}                             it is not, as `BadClip` says
@@ -12,6 +13,7 @@ and how many bytes of addresses may be used. Messages are JSON:
 import contextlib
 import fcntl
 import importlib
+import io
 import json
 import math
 import mmap
@@ -27,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.video_io import read_clip
+from sora_jax.data.video_io import read_clip, read_stream
 
 _LONGEST_REASON = 200
 
@@ -112,7 +114,10 @@ def _answer(request: dict[str, Any], pipe: Connection, shared: _SharedPixels, ma
         return shared.allocate(shape)
 
     try:
-        pixels_THWC, fps = read_clip(**request, allocate=allocate)
+        if "path" in request:
+            pixels_THWC, fps = read_clip(**request, allocate=allocate)
+        else:
+            pixels_THWC, fps = read_stream(io.BytesIO(pipe.recv_bytes()), **request, allocate=allocate)
         shared.fill(pixels_THWC)
     except MemoryError:
         return no_memory

@@ -14,6 +14,8 @@ import math
 import mmap
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -60,20 +62,35 @@ class GuardedReader:
         _READERS.add(self)
 
     def read_clip(
-        self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = MAX_PIXELS
+        self,
+        path: str | os.PathLike,
+        *,
+        max_frames: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        window: tuple[int, int] | None = None,
+        short_side: int | None = None,
     ) -> tuple[np.ndarray, float]:
         """Returns what `video_io.read_clip` does: uint8 (T, H, W, 3) and frames per second.
 
         Raises `BadClip` as that does, with the same reasons, and where the decoder hung, crashed or ran out of memory;
         `RuntimeError` where no child can be started, which is no fault of the file.
         """
-        assert max_frames is None or max_frames > 0, max_frames
         name = os.fspath(path)
         request = {"path": os.path.join(os.getcwd(), name), "max_frames": max_frames, "max_pixels": max_pixels}
+        return self._read(name, {**request, "window": window, "short_side": short_side}, media=None)
+
+    def read_bytes(
+        self, media: bytes, name: str, *, max_frames: int | None = None, max_pixels: int = MAX_PIXELS
+    ) -> tuple[np.ndarray, float]:
+        """Returns what `read_clip` does, of a media file in memory; the ending of `name` chooses the decoder."""
+        return self._read(name, {"name": name, "max_frames": max_frames, "max_pixels": max_pixels}, media=media)
+
+    def _read(self, name: str, request: dict[str, Any], *, media: bytes | None) -> tuple[np.ndarray, float]:
+        assert request["max_frames"] is None or request["max_frames"] > 0, request
         with self._lock:
             child = self._living_child()
             try:
-                return child.decode(request, seconds=self._seconds)
+                return child.decode(request, media, seconds=self._seconds)
             except _Refused as refused:
                 raise BadClip(name, str(refused)) from refused
             except _Lost as lost:
@@ -145,6 +162,7 @@ class _Child:
         with contextlib.ExitStack() as stack:
             self._pipe, theirs = Pipe()
             stack.enter_context(self._pipe)
+            _limit_sending(self._pipe.fileno())
             self._pixels_fd = _anonymous_file()
             stack.callback(os.close, self._pixels_fd)
             with theirs:
@@ -162,12 +180,14 @@ class _Child:
         """Returns whether the process runs."""
         return self._process.poll() is None
 
-    def decode(self, request: dict[str, Any], *, seconds: float) -> tuple[np.ndarray, float]:
+    def decode(self, request: dict[str, Any], media: bytes | None, *, seconds: float) -> tuple[np.ndarray, float]:
         """Returns pixels and rate; raises `_Refused`, or `_Lost` when the child is of no further use."""
         self.files += 1
         started = time.monotonic()
         try:
             self._pipe.send_bytes(json.dumps(request).encode())
+            if media is not None:
+                self._pipe.send_bytes(media)
             reply = self._receive(seconds, since=started)
             while "declared" in reply:
                 allowed = seconds + min(reply["declared"], request["max_pixels"]) / SLOWEST_PIXELS
@@ -220,6 +240,12 @@ class _Child:
         """Closes what this process holds of the child."""
         self._mapped = None
         self._resources.close()
+
+
+def _limit_sending(descriptor: int) -> None:
+    """Lets nobody wait for ever to send to a child that does not read."""
+    with socket.socket(fileno=os.dup(descriptor)) as ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(SECONDS), 0))
 
 
 def _anonymous_file() -> int:

@@ -9,7 +9,6 @@ https://github.com/google/array_record.
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ from sora_jax.data import video_io
 from sora_jax.data.caption_tables import texts_of
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.guarded import GuardedReader
 
 SUFFIX = ".arrayrecord"
 _READ_AT_ONCE = 1000
@@ -99,6 +99,7 @@ class RecordSource:
         self._root = Path(path) if Path(path).is_dir() else Path(path).parent
         self._max_frames = max_frames
         self._max_pixels = max_pixels
+        self._reader = GuardedReader()
         self._entries: list[_Entry] = []
         self.uncaptioned: list[str] = []
         self.damaged: list[str] = []
@@ -122,9 +123,8 @@ class RecordSource:
             raise BadClip(name, f"record {entry.record} cannot be read: {str(error)[:120]}") from error
         if len(data) != entry.size:
             raise BadClip(name, f"record {entry.record} has {len(data)} bytes where {entry.size} were announced")
-        pixels_THWC, fps = video_io.read_stream(
-            io.BytesIO(data), name, max_frames=self._max_frames, max_pixels=self._max_pixels
-        )
+        limits = {"max_frames": self._max_frames, "max_pixels": self._max_pixels}
+        pixels_THWC, fps = self._reader.read_bytes(data, name, **limits)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=entry.captions, source_id=name)
 
     def source_id(self, index: int) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sora_jax.data.captions import read_captions
 from sora_jax.data.clips import BadClip, Clip
@@ -67,14 +67,28 @@ class FolderSource:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Clip:
+        return self._read(index, max_frames=self._max_frames)
+
+    def window(self, index: int, first: int, last: int) -> Clip:
+        """Returns frames `first` to `last`, both included, of a clip, whatever `max_frames` is; raises `BadClip`."""
+        return self._read(index, window=(first, last))
+
+    def thumbnails(self, index: int, *, short_side: int) -> Clip:
+        """Returns all frames of a clip, scaled down to `short_side` px as they are decoded; raises `BadClip`."""
+        return self._read(index, short_side=short_side)
+
+    def _read(self, index: int, **options: Any) -> Clip:
         name = self._names[index]
-        path, pixels = self._root / name, self._max_pixels
         try:
-            pixels_THWC, fps = self._reader.read_clip(path, max_frames=self._max_frames, max_pixels=pixels)
+            pixels_THWC, fps = self._reader.read_clip(self._root / name, max_pixels=self._max_pixels, **options)
         except BadClip as error:
             raise BadClip(name, error.reason) from error
         captions, weights = self._captions[name], self._weights.get(name)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name)
+
+    def size(self, index: int) -> int | None:
+        """Returns the bytes of a clip's file; None for a name that leads nowhere."""
+        return _size(self._root / self._names[index])
 
     def source_id(self, index: int) -> str:
         """Returns the file's name relative to the folder, with forward slashes."""

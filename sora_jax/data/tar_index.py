@@ -5,7 +5,6 @@ tar manual). Names are only names: none is ever opened, so links, devices and `.
 Unlike `tarfile`, which takes a damaged header for the end, damage is told.
 """
 
-import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -169,50 +168,14 @@ def _sparse_maps(descriptor: int, offset: int, block: bytes) -> int:
     return length
 
 
-class Section(io.RawIOBase):
-    """The `size` bytes of a file from `offset` on, read as if they were a file of their own.
+def read_section(path: Path, *, offset: int, size: int, length: int) -> bytes:
+    """Returns `size` bytes of a file from `offset` on.
 
     Raises `OSError` when the file is not there or no longer has `length` bytes: what lies where is then unknown.
     """
-
-    def __init__(self, path: Path, *, offset: int, size: int, length: int):
-        super().__init__()
-        self._descriptor: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        self._offset = offset
-        self._size = size
-        self._position = 0
-        if os.fstat(self._descriptor).st_size != length:
-            self.close()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if os.fstat(descriptor).st_size != length:
             raise OSError(f"{path} has changed since it was indexed: start again")
-
-    def readable(self) -> bool:
-        """Returns True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Returns True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Returns the new position, in bytes from the section's beginning."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise OSError(f"cannot seek to {start + offset}")
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Returns how many bytes were read into `buffer`, 0 at the section's end."""
-        assert self._descriptor is not None, "closed"
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        data = os.pread(self._descriptor, wanted, self._offset + self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        """Closes the file; again is harmless."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        super().close()
+        file.seek(offset)
+        return file.read(size)

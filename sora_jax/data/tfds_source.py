@@ -8,7 +8,6 @@ uint8 pixels (T, H, W, C) with an `fps`. `features.Video` cannot even be opened 
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.guarded import GuardedReader
 
 DEFAULT_SPLIT = "train"
 MEDIA_FEATURES = ("video", "image")
@@ -50,6 +50,7 @@ class TfdsSource:
         self._folder = folder
         self._max_frames = max_frames
         self._max_pixels = max_pixels
+        self._reader = GuardedReader()
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -92,9 +93,8 @@ class TfdsSource:
         written = row["file"].decode("utf-8", "backslashreplace") if "file" in row else ""
         suffix = PurePosixPath(written).suffix or _NAMELESS[self._media]
         try:
-            return video_io.read_stream(
-                io.BytesIO(media), f"{name}{suffix}", max_frames=self._max_frames, max_pixels=self._max_pixels
-            )
+            limits = {"max_frames": self._max_frames, "max_pixels": self._max_pixels}
+            return self._reader.read_bytes(media, f"{name}{suffix}", **limits)
         except BadClip as error:
             raise BadClip(name, error.reason) from error
 

@@ -16,7 +16,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -29,13 +29,19 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data.clips import BadClip
-
-# Makes room for uint8 of a shape.
-Allocator = Callable[[tuple[int, ...]], np.ndarray]
+from sora_jax.data.pictures import (
+    PICTURE_FORMATS,
+    PICTURE_SUFFIXES,
+    Allocator,
+    ReadLimits,
+    allocate_bytes,
+    on_white,
+    read_pictures,
+)
 
 DEMUXERS = {
     ".mp4": "mp4",
@@ -47,9 +53,7 @@ DEMUXERS = {
     ".mpg": "mpeg",
     ".mpeg": "mpeg",
 }
-PICTURE_SUFFIXES = (".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp")
 MEDIA_SUFFIXES = frozenset((*DEMUXERS, *PICTURE_SUFFIXES))
-PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP")
 WRITTEN_SUFFIXES = (".mp4", ".gif", ".webp", ".png")
 
 MAX_PIXELS = 2**30  # frames x rows x columns; three bytes each
@@ -77,42 +81,25 @@ DECODING_ERRORS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Limits:
-    """The file's name for messages, how much of it may be decoded, and where its pixels go."""
-
-    source_id: str
-    max_frames: int | None
-    max_pixels: int
-    allocate: Allocator
-
-    def wanted(self, frames: int) -> int:
-        """Returns how many of `frames` frames are to be decoded."""
-        return frames if self.max_frames is None else min(frames, self.max_frames)
-
-    def check(self, frames: int, height: int, width: int) -> None:
-        """Raises `BadClip` where so many pixels are too many."""
-        if frames * height * width > self.max_pixels:
-            remedy = ": set max_frames" if frames > 1 else ""
-            reason = f"{frames} frames of {height}x{width} exceed max_pixels = {self.max_pixels}{remedy}"
-            raise BadClip(self.source_id, reason)
-
-
-def allocate_bytes(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns uint8 of a shape, not yet written to."""
-    return np.empty(shape, np.uint8)
-
-
 def read_clip(
     path: str | os.PathLike,
     *,
     max_frames: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    window: tuple[int, int] | None = None,
+    short_side: int | None = None,
     allocate: Allocator = allocate_bytes,
 ) -> tuple[np.ndarray, float]:
     """Returns what `read_stream` does, of a file; `BadClip` also when it is not a regular one."""
-    stream, name = _regular_file(path), os.fspath(path)
-    return read_stream(stream, name, max_frames=max_frames, max_pixels=max_pixels, allocate=allocate)
+    return read_stream(
+        _regular_file(path),
+        os.fspath(path),
+        max_frames=max_frames,
+        max_pixels=max_pixels,
+        window=window,
+        short_side=short_side,
+        allocate=allocate,
+    )
 
 
 def read_stream(
@@ -121,23 +108,33 @@ def read_stream(
     *,
     max_frames: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    window: tuple[int, int] | None = None,
+    short_side: int | None = None,
     allocate: Allocator = allocate_bytes,
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
 
     Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the first
-    `max_frames` frames are decoded. The rate of a video is (T - 1) / (last time - first time), so that variable rates
-    are averaged; a GIF or WebP frame that is held several times as long as the shortest is repeated.
-    The ending of `name` chooses the decoder; `stream` can be seeked in and is closed in the end. For videos `allocate`
-    is asked for the (T, H, W, 3) that the headers promise, and for more where there is more; what is returned need not
-    be that array.
+    `max_frames` frames are decoded; with `window` = (first, last) instead, frames of these numbers, counted from 0 and
+    both included, are kept (those before them are decoded, to count them, and let go). With `short_side` each larger
+    frame is scaled down to it as it is decoded, so that only small ones are held.
+
+    The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a GIF or WebP frame
+    that is held several times as long as the shortest is repeated. The ending of `name` chooses the decoder; `stream`
+    can be seeked in and is closed in the end. `allocate` is asked for the (T, H, W, 3) that the headers promise, and
+    for more where there is more; what is returned need not be that array.
 
     Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
-    `max_pixels` T * H * W, a damaged frame, or (unless stopped by `max_frames`) under `SMALLEST_SHARE` of the frames
-    that the file declares.
+    `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) under
+    `SMALLEST_SHARE` of the frames that the file declares.
     """
     assert max_frames is None or max_frames > 0, max_frames
-    limits = _Limits(source_id=name, max_frames=max_frames, max_pixels=max_pixels, allocate=allocate)
+    limits = ReadLimits(
+        source_id=name, max_frames=max_frames, max_pixels=max_pixels, short_side=short_side, allocate=allocate
+    )
+    if window is not None:
+        assert 0 <= window[0] <= window[1], window
+        limits = dataclasses.replace(limits, first_frame=window[0], max_frames=window[1] - window[0] + 1)
     suffix = Path(name).suffix.lower()
     if suffix not in MEDIA_SUFFIXES:
         raise BadClip(limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
@@ -148,7 +145,7 @@ def read_stream(
             file.seek(0)
             if suffix in DEMUXERS:
                 return _read_video(file, demuxer=DEMUXERS[suffix], limits=limits)
-            return _read_pictures(file, limits=limits)
+            return read_pictures(file, limits=limits, whole=window is not None)
     except UnidentifiedImageError as error:
         raise BadClip(limits.source_id, f"is not an image ({', '.join(PICTURE_FORMATS)})") from error
     except DECODING_ERRORS as error:
@@ -165,7 +162,7 @@ def _regular_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         yield file
 
 
-def _read_video(file: BinaryIO, *, demuxer: str, limits: _Limits) -> tuple[np.ndarray, float]:
+def _read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.ndarray, float]:
     """Returns pixels and rate of the first video stream that is not a cover picture."""
     with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -177,8 +174,9 @@ def _read_video(file: BinaryIO, *, demuxer: str, limits: _Limits) -> tuple[np.nd
         declared = _declared_frames(container, stream)
         pixels_THWC, times = _decode(container, stream, declared=declared, limits=limits)
         stopped = limits.max_frames is not None and len(times) == limits.max_frames
-        if not stopped and len(times) < SMALLEST_SHARE * (declared or 0):
-            reason = f"only {len(times)} of {declared:.0f} declared frames can be decoded"
+        decoded = limits.first_frame + len(times)
+        if not stopped and decoded < SMALLEST_SHARE * (declared or 0):
+            reason = f"only {decoded} of {declared:.0f} declared frames can be decoded"
             raise BadClip(limits.source_id, reason)
         return pixels_THWC, _rate(times, stream, limits=limits)
 
@@ -202,31 +200,34 @@ def _declared_frames(container: InputContainer, stream: VideoStream) -> float | 
 
 
 def _decode(
-    container: InputContainer, stream: VideoStream, *, declared: float | None, limits: _Limits
+    container: InputContainer, stream: VideoStream, *, declared: float | None, limits: ReadLimits
 ) -> tuple[np.ndarray, list[float | None]]:
     """Returns uint8 (T, H, W, 3) and each frame's time in seconds."""
     # Memory that is never written to is never taken, so a promise that is too high costs nothing.
     capacity = limits.wanted(max(1, math.ceil(declared or 1)))
-    limits.check(capacity, stream.codec_context.height, stream.codec_context.width)
+    limits.check(capacity, *limits.size(stream.codec_context.height, stream.codec_context.width))
     pixels_THWC = None
     times: list[float | None] = []
-    for frame in itertools.islice(container.decode(stream), limits.max_frames):
+    for number, frame in enumerate(itertools.islice(container.decode(stream), limits.stop)):
         if frame.is_corrupt:
-            raise BadClip(limits.source_id, f"frame {len(times) + 1} is damaged")
-        height, width = _square_size(frame, stream.sample_aspect_ratio)
+            raise BadClip(limits.source_id, f"frame {number + 1} is damaged")
+        if number < limits.first_frame:
+            continue
+        height, width = limits.size(*_square_size(frame, stream.sample_aspect_ratio))
         limits.check(max(capacity, len(times) + 1), height, width)
         pixels_HWC = _upright_rgb(frame, height=height, width=width)
         if pixels_THWC is None:
             pixels_THWC = limits.allocate((capacity, *pixels_HWC.shape))
         if pixels_HWC.shape != pixels_THWC.shape[1:]:
-            raise BadClip(limits.source_id, f"changes size at frame {len(times) + 1}")
+            raise BadClip(limits.source_id, f"changes size at frame {number + 1}")
         if len(times) == len(pixels_THWC):
             pixels_THWC, full_THWC = limits.allocate((2 * len(times), *pixels_HWC.shape)), pixels_THWC
             pixels_THWC[: len(times)] = full_THWC
         pixels_THWC[len(times)] = pixels_HWC
         times.append(frame.time)
     if pixels_THWC is None:
-        raise BadClip(limits.source_id, "has no frames")
+        after = f" after the first {limits.first_frame}" if limits.first_frame else ""
+        raise BadClip(limits.source_id, f"has no frames{after}")
     return pixels_THWC[: len(times)], times
 
 
@@ -243,7 +244,7 @@ def _upright_rgb(frame: VideoFrame, *, height: int, width: int) -> np.ndarray:
     """Returns uint8 (H, W, 3) of the frame at `height` x `width`, then turned as its display matrix says."""
     if any(component.is_alpha for component in frame.format.components):
         pixels_HWC = frame.to_ndarray(format="rgba", height=height, width=width, interpolation=TO_RGB)
-        pixels_HWC = np.asarray(_on_white(Image.fromarray(pixels_HWC)))
+        pixels_HWC = np.asarray(on_white(Image.fromarray(pixels_HWC)))
     else:
         pixels_HWC = frame.to_ndarray(format="rgb24", height=height, width=width, interpolation=TO_RGB)
     # Angles are counterclockwise, as numpy's are; one between the quarters, or a broken one, is left alone.
@@ -251,7 +252,7 @@ def _upright_rgb(frame: VideoFrame, *, height: int, width: int) -> np.ndarray:
     return np.rot90(pixels_HWC, quarters)
 
 
-def _rate(times: list[float | None], stream: VideoStream, *, limits: _Limits) -> float:
+def _rate(times: list[float | None], stream: VideoStream, *, limits: ReadLimits) -> float:
     """Returns frames per second from the frames' own times, else from the header."""
     known = [time for time in times if time is not None]
     steps = [late - early for early, late in itertools.pairwise(known)]
@@ -263,52 +264,6 @@ def _rate(times: list[float | None], stream: VideoStream, *, limits: _Limits) ->
     if len(times) == 1:
         return 1.0
     raise BadClip(limits.source_id, "has no frame rate")
-
-
-def _read_pictures(file: BinaryIO, *, limits: _Limits) -> tuple[np.ndarray, float]:
-    """Returns pixels and rate of an image (T = 1, rate 1) or of an animated GIF or WebP."""
-    with Image.open(file, formats=PICTURE_FORMATS) as image:
-        animated = image.format in ("GIF", "WEBP")
-        wanted = limits.wanted(getattr(image, "n_frames", 1) if animated else 1)
-        limits.check(wanted, image.height, image.width)
-        if wanted == 1:
-            return np.asarray(_plain_rgb(ImageOps.exif_transpose(image)))[None], 1.0
-        pixels_THWC, seconds = None, []
-        for index in range(wanted):
-            image.seek(index)
-            image.load()
-            pixels_HWC = np.asarray(_plain_rgb(image))
-            if pixels_THWC is None:
-                pixels_THWC = limits.allocate((wanted, *pixels_HWC.shape))
-            if pixels_HWC.shape != pixels_THWC.shape[1:]:
-                raise BadClip(limits.source_id, f"changes size at frame {index + 1}")
-            pixels_THWC[index] = pixels_HWC
-            # Browsers show frames of up to 10 ms for 100 ms, and their makers know.
-            milliseconds = image.info.get("duration", 0)
-            seconds.append(milliseconds / 1000 if milliseconds > 10 else 0.1)
-    holds = [max(1, round(second / min(seconds))) for second in seconds]
-    assert pixels_THWC is not None
-    limits.check(limits.wanted(sum(holds)), *pixels_THWC.shape[1:3])
-    if max(holds) > 1:
-        # Encoders store equal neighbours once; repeating them gives motion its real speed back.
-        pixels_THWC = np.repeat(pixels_THWC, holds, axis=0)[: limits.max_frames]
-    return pixels_THWC, sum(holds) / sum(seconds)
-
-
-def _plain_rgb(image: Image.Image) -> Image.Image:
-    """Returns the image as 8 bit RGB, transparency on white."""
-    if image.mode.startswith("I"):
-        # Pillow clips 16 bit greys at 255 instead of scaling them.
-        levels_HW = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((levels_HW + 128) // 257).astype(np.uint8)).convert("RGB")
-    return _on_white(image) if image.has_transparency_data else image.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Returns the image as RGB, composited on white."""
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def write_clip(path: str | os.PathLike, pixels_THWC: np.ndarray, *, fps: float) -> None:

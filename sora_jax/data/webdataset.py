@@ -8,7 +8,6 @@ is decoded from its place in the tar.
 
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -21,7 +20,8 @@ from sora_jax.data import video_io
 from sora_jax.data.caption_tables import texts_of
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.tar_index import Member, Section, TarDamage, walk_tar
+from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.tar_index import Member, TarDamage, read_section, walk_tar
 from sora_jax.data.tar_paths import find_tars, labels_of
 
 CAPTION_KEYS = ("caption", "captions", "text")
@@ -76,6 +76,7 @@ class TarSource:
         self._samples = [sample for tar in contents for sample in tar.samples]
         self._max_frames = max_frames
         self._max_pixels = max_pixels
+        self._reader = GuardedReader()
         self.uncaptioned = [name for tar in contents for name in tar.uncaptioned]
         self.missing = [name for tar in contents for name in tar.missing]
         self.damaged = [sentence for tar in contents for sentence in tar.damaged]
@@ -89,12 +90,11 @@ class TarSource:
         sample, name = self._samples[index], self.source_id(index)
         path, length = self._paths[sample.tar], self._lengths[sample.tar]
         try:
-            section = Section(path, offset=sample.offset, size=sample.size, length=length)
+            media = read_section(path, offset=sample.offset, size=sample.size, length=length)
         except OSError as error:
             raise BadClip(name, f"cannot be read: {error.strerror or error}") from error
-        pixels_THWC, fps = video_io.read_stream(
-            io.BufferedReader(section), name, max_frames=self._max_frames, max_pixels=self._max_pixels
-        )
+        limits = {"max_frames": self._max_frames, "max_pixels": self._max_pixels}
+        pixels_THWC, fps = self._reader.read_bytes(media, name, **limits)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=sample.captions, source_id=name)
 
     def source_id(self, index: int) -> str:

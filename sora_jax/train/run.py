@@ -23,7 +23,7 @@ from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.report import write_report
 from sora_jax.train.settings import Settings, read_settings
 from sora_jax.train.stages import Run, check_start, run_stages
-from sora_jax.train.streams import clip_limits, open_source
+from sora_jax.train.streams import clip_limits, curate, open_source
 from sora_jax.train.trained import build_generator, load_codec, load_generator, make_sampler
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
@@ -49,6 +49,7 @@ def run(config: ConfigDict, path: str | os.PathLike[str], *, until: str | None =
             print(f"{workdir.path} is done: nothing is left to do", flush=True)
         else:
             began = time.monotonic()
+            source = curate(source, settings, workdir.curation())
             with MetricsWriter(workdir.path) as metrics, StopSignal() as stop:
                 this_run = Run(settings=settings, workdir=workdir, mesh=mesh, metrics=metrics, source=source, stop=stop)
                 run_stages(this_run, until=until)
@@ -75,7 +76,7 @@ def evaluate(workdir: Workdir, settings: Settings, *, step: int | None = None) -
     written beside.
     """
     codec = load_codec(workdir, settings)
-    clips, held_out = evaluation_clips(settings)
+    clips, held_out = evaluation_clips(settings, curation=workdir.curation())
     result: dict[str, Any] = {"autoencoder": {**judge_autoencoder(codec, clips), "held_out": held_out}}
     has_generator = any(settings.stages[name].kind == "diffusion" for name in settings.run)
     count = settings.evaluation.prompts
@@ -107,16 +108,20 @@ def _follow(
     return {**judged.scores, "stage": stage, "step": at}
 
 
-def evaluation_clips(settings: Settings) -> tuple[list[Clip], bool]:
+def evaluation_clips(settings: Settings, *, curation: Path | None = None) -> tuple[list[Clip], bool]:
     """Returns the clips that the autoencoder is judged on, and whether training never saw them.
 
-    The drawn world holds clips out. A folder holds none out, so its own clips are judged and the result says so.
+    The drawn world holds clips out. A folder holds none out, so its own clips are judged and the result says so;
+    `curation` is where those that were worth training on are listed (None: all of them).
     """
     limits, count = clip_limits(settings), settings.evaluation.clips
     if settings.data.source == "shapes":
         world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
         return exhibits.choose_clips(world, limits, count=count, sizes=_SIZES_JUDGED), True
-    return exhibits.choose_clips(open_source(settings), limits, count=count, sizes=_SIZES_JUDGED), False
+    source = open_source(settings)
+    if curation is not None:
+        source = curate(source, settings, curation)
+    return exhibits.choose_clips(source, limits, count=count, sizes=_SIZES_JUDGED), False
 
 
 def record_totals(workdir: Workdir, *, seconds: float, evaluated: bool) -> None:

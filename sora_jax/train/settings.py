@@ -17,6 +17,7 @@ from sora_jax.models.text.bytes import TextConfig
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
+from sora_jax.preparation.curate import CurationConfig
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
 from sora_jax.train.state import EmaConfig
 
@@ -47,6 +48,7 @@ class DataConfig:
     min_tokens: int
     max_tokens: int
     max_bad_share: float
+    curation: CurationConfig
 
     def __post_init__(self):
         _at_least_one(self, "max_frames", "min_tokens")
@@ -304,6 +306,8 @@ def _conflicts(settings: Settings) -> list[str]:
         problems.append(f"data.source {settings.data.source!r} needs {_PATHS[settings.data.source]}")
     if settings.data.captions is not None and settings.data.source != "folder":
         problems.append(f"data.captions is for source 'folder': {settings.data.source!r} has its own, set None")
+    if settings.data.source != "folder" and not settings.data.curation.off:
+        problems.append(f"data.curation is for data.source 'folder'; {settings.data.source!r} needs none: turn it off")
     if settings.seed < 0:
         problems.append(f"seed {settings.seed} must be 0 or more")
     return problems

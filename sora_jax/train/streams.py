@@ -1,5 +1,7 @@
 """The data of each kind of stage, as numbered batches."""
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -15,7 +17,9 @@ from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource, Source
 from sora_jax.data.tfds_source import TfdsSource
 from sora_jax.data.webdataset import TarSource
+from sora_jax.preparation.curated import CuratedSource
 from sora_jax.preparation.run import Limits
+from sora_jax.train.clock import Progress
 from sora_jax.train.settings import DataConfig, DiffusionStage, Settings
 
 HostBatch = dict[str, np.ndarray]
@@ -53,6 +57,27 @@ def _open_path(data: DataConfig) -> Source:
     if data.source == "tfds":
         return TfdsSource(data.path, max_frames=data.max_frames)
     return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames)
+
+
+def curate(source: Source, settings: Settings, directory: Path) -> Source:
+    """Returns what curation keeps of a source, after scanning what is new in it; the source itself where it is off.
+
+    `directory` holds the table of what was measured, which the first process writes.
+    """
+    config = settings.data.curation
+    if config.off or not isinstance(source, FolderSource):
+        return source
+    with contextlib.closing(Progress("curation", total=len(source), unit="files")) as progress:
+        curated = CuratedSource(
+            source,
+            config,
+            max_frames=settings.data.max_frames,
+            directory=directory,
+            writes=jax.process_index() == 0,
+            progress=progress.update,
+        )
+    print(f"  curation: {curated.summary()}", flush=True)
+    return curated
 
 
 def clip_limits(settings: Settings) -> Limits:

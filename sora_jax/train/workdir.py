@@ -25,6 +25,7 @@ class Workdir:
       metrics.jsonl, tensorboard/    curves
       checkpoints/STAGE/STEP/        state of a stage
       latents.json                   mean and scale of the autoencoder's latents
+      curation/                      what was measured of raw videos, and what was dropped
       prepared/                      shards, index, skipped.jsonl
       samples/STAGE/STEP/NAME.gif    the same prompts, or clips, as training proceeds
       evaluation.json, report.html   the result
@@ -75,6 +76,10 @@ class Workdir:
     def checkpoints(self, stage: str) -> Path:
         """Returns the folder of a stage's checkpoints."""
         return self.path / "checkpoints" / stage
+
+    def curation(self) -> Path:
+        """Returns the folder of what was measured of raw videos."""
+        return self.path / "curation"
 
     def prepared(self) -> Path:
         """Returns the folder of the shards."""

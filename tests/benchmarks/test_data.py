@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sora_jax.benchmarks import data
+from sora_jax.benchmarks import data, decoding
 from sora_jax.benchmarks.figures import Figure, publish
 
 
@@ -15,14 +15,16 @@ def values(figures):
 
 def test_it_runs_as_a_user_runs_it(python, tmp_path):
     path = tmp_path / "new" / "data.json"
-    done = python("-m", "sora_jax.benchmarks.data", "--config=tests/toy.py", "--samples=2000", f"--json={path}")
+    done = python(
+        "-m", "sora_jax.benchmarks.data", "--config=tests/toy.py", "--samples=2000", "--opens=200", f"--json={path}"
+    )
     assert done.returncode == 0, done.stderr
     written = json.loads(path.read_text())
     assert written["fill_8192"] >= 0.995
     assert written["fill_32768"] >= 0.995
     assert written["imbalance_64"] <= 1.05
     for name, value in written.items():
-        assert value > 0 or name == "plan_gb", name
+        assert value > 0 or name in ("plan_gb", "memory_mb_per_1000_clips"), name
         assert f"\n{name} " in f"\n{done.stdout}"
 
 
@@ -49,3 +51,22 @@ def test_figures_are_printed_and_written(tmp_path, capsys):
     ]
     publish(figures, None)
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_memory_that_is_kept_is_seen(tmp_path, monkeypatch):
+    kept = []
+
+    class Leaking(decoding.GuardedReader):
+        def read_clip(self, path, **limits):
+            kept.append(np.ones(250_000))  # 2 MB
+            return super().read_clip(path, **limits)
+
+    monkeypatch.setattr(decoding, "GuardedReader", Leaking)
+    folder = decoding.draw_videos(tmp_path, side=16, frames=5, count=1)
+    assert decoding.memory_figure(folder, opens=100).value == pytest.approx(2000, rel=0.1)
+
+
+def test_both_ways_decode_the_same(tmp_path):
+    path = next(decoding.draw_videos(tmp_path, side=32, frames=5, count=1).iterdir())
+    ours, _ = decoding.GuardedReader().read_clip(path)
+    np.testing.assert_allclose(decoding.decode_bare(path), ours, atol=3)

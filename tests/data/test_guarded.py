@@ -121,6 +121,32 @@ def test_pixels_and_rates_are_those_of_the_bare_reader(tmp_path, reader):
             assert (pixels_THWC.dtype, fps) == (np.uint8, bare_fps), path.name
 
 
+def test_bytes_are_decoded_as_the_file_would_be(tmp_path):
+    video_io.write_clip(tmp_path / "a.mp4", np.arange(3 * 16 * 24 * 3, dtype=np.uint8).reshape(3, 16, 24, 3), fps=8.0)
+    media = (tmp_path / "a.mp4").read_bytes()
+    with GuardedReader() as reader:
+        pixels_THWC, fps = reader.read_bytes(media, "x/a.MP4", max_frames=2)
+        np.testing.assert_array_equal(pixels_THWC, video_io.read_clip(tmp_path / "a.mp4", max_frames=2)[0])
+        assert fps == 8.0
+        with pytest.raises(BadClip, match="has no video stream"):
+            reader.read_bytes(media[:100], "b.mp4")
+        np.testing.assert_array_equal(reader.read_bytes(media, "a.mp4")[0], reader.read_clip(tmp_path / "a.mp4")[0])
+
+
+def test_a_child_that_does_not_read_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(guarded, "SECONDS", 1.0)
+    monkeypatch.setattr(guarded, "_KILL_SECONDS", 0.2)
+    with GuardedReader() as reader:
+        with pytest.raises(BadClip):
+            reader.read_bytes(b"", "a.mp4")
+        assert reader._child is not None
+        os.kill(reader._child._process.pid, signal.SIGSTOP)
+        with pytest.raises(BadClip, match="the decoder no longer answers"):
+            reader.read_bytes(bytes(50_000_000), "large.mp4")
+        video_io.write_clip(tmp_path / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8), fps=8.0)
+        assert reader.read_clip(tmp_path / "a.mp4")[0].shape == (2, 16, 16, 3)
+
+
 def test_clips_are_memory_of_their_own(good, reader):
     first_THWC, _ = reader.read_clip(good)
     first_THWC[:] = 7
@@ -203,7 +229,7 @@ def test_what_headers_declare_extends_the_deadline(good, monkeypatch, seconds, d
         thread = threading.Thread(target=play)
         thread.start()
         with pytest.raises((guarded._Refused, guarded._Lost)) as caught:
-            child.decode({"max_pixels": 2**30}, seconds=seconds)
+            child.decode({"max_pixels": 2**30}, None, seconds=seconds)
         thread.join()
         assert str(caught.value) == ("it is only a play" if answers else "hung for 0.2 s")
 
@@ -237,7 +263,7 @@ def test_an_answer_without_sense_is_a_crash(good, monkeypatch):
         for answer in (b"\xff", b"[]", b"{}", b'{"shape": [9999999, 9, 9, 3], "fps": 1}'):
             theirs.send_bytes(answer)
             with pytest.raises(guarded._Lost, match="without sense"):
-                child.decode({"max_pixels": 2**30}, seconds=1)
+                child.decode({"max_pixels": 2**30}, None, seconds=1)
         theirs.send_bytes(b"[]")
         assert said(reader, good) == "the decoder gave an answer without sense"
         np.testing.assert_array_equal(reader.read_clip(good)[0], drawn())

@@ -83,3 +83,14 @@ def test_a_link_that_leads_nowhere_is_one_bad_clip(folder):
     assert source.fingerprint()
     with pytest.raises(BadClip, match="No such file"):
         source[2]
+
+
+def test_windows_and_thumbnails_are_read_beyond_max_frames(folder):
+    source = FolderSource(folder, max_frames=2)
+    np.testing.assert_array_equal(source.window(2, 3, 4).pixels_THWC, drawn(6, 50)[3:5])
+    small = source.thumbnails(2, short_side=8)
+    assert (small.pixels_THWC.shape, small.source_id) == ((6, 8, 12, 3), "z.gif")
+    assert source.thumbnails(1, short_side=99).pixels_THWC.shape == (1, 16, 24, 3)
+    with pytest.raises(BadClip, match="has no frames after the first 6"):
+        source.window(2, 6, 9)
+    assert source.size(2) == (folder / "z.gif").stat().st_size

@@ -256,6 +256,32 @@ def test_max_frames_stops_early_and_skips_the_count(tmp_path):
     assert (len(pixels_THWC), fps) == (4, pytest.approx(10))
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp"])
+def test_a_window_is_those_frames_of_the_whole(tmp_path, name):
+    write_clip(tmp_path / name, drawn(11, 48, 64), fps=8.0)
+    whole, fps = read_clip(tmp_path / name)
+    for first, last in ((0, 0), (0, 4), (3, 3), (5, 10), (9, 40)):
+        pixels, rate = read_clip(tmp_path / name, window=(first, last))
+        np.testing.assert_array_equal(pixels, whole[first : last + 1])
+        assert rate == pytest.approx(fps)
+    with pytest.raises(BadClip, match="has no frames after the first 11"):
+        read_clip(tmp_path / name, window=(11, 12))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.png"])
+def test_thumbnails_are_the_frames_scaled_down_and_never_up(tmp_path, name):
+    write_clip(tmp_path / name, drawn(1 if name == "a.png" else 4, 48, 64), fps=8.0)
+    whole, _ = read_clip(tmp_path / name)
+    small, _ = read_clip(tmp_path / name, short_side=12)
+    assert small.shape == (len(whole), 12, 16, 3)
+    blocks = whole.reshape(len(whole), 12, 4, 16, 4, 3).mean(axis=(2, 4))
+    assert np.abs(small - blocks).mean() < 4
+    assert read_clip(tmp_path / name, short_side=99)[0].shape == whole.shape
+    assert len(read_clip(tmp_path / name, short_side=12, max_pixels=4 * 12 * 16)[0]) == len(whole)
+    with pytest.raises(BadClip, match="max_pixels"):
+        read_clip(tmp_path / name, max_pixels=12 * 16)
+
+
 def test_sizes_are_limited_before_pixels_are_made(tmp_path):
     frame = 32 * 48
     path = encode(tmp_path / "a.mp4", drawn(), "libx264")

@@ -1,0 +1,118 @@
+"""Pixels from images and animated pictures, and what limits the reading of any media file.
+
+Shapes: `T` frames, `H` rows of pixels, `W` columns of pixels, `C` = 3 colours (red, green, blue).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sora_jax.data.clips import BadClip
+
+PICTURE_SUFFIXES = (".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp")
+PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP")
+
+
+# Makes room for uint8 of a shape.
+Allocator = Callable[[tuple[int, ...]], np.ndarray]
+
+
+def allocate_bytes(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns uint8 of a shape, not yet written to."""
+    return np.empty(shape, np.uint8)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadLimits:
+    """The file's name for messages, how much of it is kept, at which size, and where; see `video_io.read_stream`."""
+
+    source_id: str
+    max_frames: int | None
+    max_pixels: int
+    first_frame: int = 0
+    short_side: int | None = None
+    allocate: Allocator = allocate_bytes
+
+    @property
+    def stop(self) -> int | None:
+        """The number of the frame at which decoding ends; None decodes all."""
+        return None if self.max_frames is None else self.first_frame + self.max_frames
+
+    def wanted(self, frames: int) -> int:
+        """Returns how many of `frames` frames are kept, at least one."""
+        left = max(1, frames - self.first_frame)
+        return left if self.max_frames is None else min(left, self.max_frames)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the sides scaled down, isotropically, to `short_side`."""
+        scale = 1.0 if self.short_side is None else min(1.0, self.short_side / min(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def check(self, frames: int, height: int, width: int) -> None:
+        """Raises `BadClip` where so many pixels are too many."""
+        if frames * height * width > self.max_pixels:
+            remedy = ": set max_frames" if frames > 1 else ""
+            reason = f"{frames} frames of {height}x{width} exceed max_pixels = {self.max_pixels}{remedy}"
+            raise BadClip(self.source_id, reason)
+
+
+def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[np.ndarray, float]:
+    """Returns pixels and rate of an image (T = 1, rate 1) or of an animated GIF or WebP.
+
+    How often frames are repeated depends on all that are decoded; `whole` decodes all, so that numbers of frames mean
+    the same in every window.
+    """
+    with Image.open(file, formats=PICTURE_FORMATS) as image:
+        animated = image.format in ("GIF", "WEBP")
+        frames_there = getattr(image, "n_frames", 1) if animated else 1
+        wanted = frames_there if whole else limits.wanted(frames_there)
+        limits.check(wanted, *limits.size(image.height, image.width))
+        if wanted == 1:
+            return np.asarray(_shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))[None], 1.0
+        pixels_THWC, seconds = None, []
+        for index in range(wanted):
+            image.seek(index)
+            image.load()
+            pixels_HWC = np.asarray(_shrunk(_plain_rgb(image), limits))
+            if pixels_THWC is None:
+                pixels_THWC = limits.allocate((wanted, *pixels_HWC.shape))
+            if pixels_HWC.shape != pixels_THWC.shape[1:]:
+                raise BadClip(limits.source_id, f"changes size at frame {index + 1}")
+            pixels_THWC[index] = pixels_HWC
+            # Browsers show frames of up to 10 ms for 100 ms, and their makers know.
+            milliseconds = image.info.get("duration", 0)
+            seconds.append(milliseconds / 1000 if milliseconds > 10 else 0.1)
+    assert pixels_THWC is not None
+    holds = [max(1, round(second / min(seconds))) for second in seconds]
+    limits.check(limits.wanted(sum(holds)), *pixels_THWC.shape[1:3])
+    # Encoders store equal neighbours once; repeating them gives motion its real speed back.
+    numbers = np.repeat(np.arange(wanted), holds)[limits.first_frame : limits.stop]
+    if not len(numbers):
+        raise BadClip(limits.source_id, f"has no frames after the first {limits.first_frame}")
+    kept_THWC = pixels_THWC if np.array_equal(numbers, np.arange(wanted)) else pixels_THWC[numbers]
+    return kept_THWC, sum(holds) / sum(seconds)
+
+
+def _shrunk(image: Image.Image, limits: ReadLimits) -> Image.Image:
+    """Returns the image at the size that is asked for."""
+    height, width = limits.size(image.height, image.width)
+    return image.resize((width, height), Image.Resampling.BOX) if height < image.height else image
+
+
+def _plain_rgb(image: Image.Image) -> Image.Image:
+    """Returns the image as 8 bit RGB, transparency on white."""
+    if image.mode.startswith("I"):
+        # Pillow clips 16 bit greys at 255 instead of scaling them.
+        levels_HW = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((levels_HW + 128) // 257).astype(np.uint8)).convert("RGB")
+    return on_white(image) if image.has_transparency_data else image.convert("RGB")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Returns the image as RGB, composited on white."""
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
