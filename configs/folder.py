@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             "data.max_frames": 17,
             "data.max_tokens": 192,
             "text.max_tokens": 64,
-            "packing.tokens": 384,
+            "packing.tokens": 512,
             "packing.text_tokens": 320,
             "packing.segments": 24,
             "packing.rows": 4,

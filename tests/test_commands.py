@@ -276,3 +276,20 @@ def test_a_signal_from_outside_saves_and_ends_with_its_code(tmp_path):
     assert line.startswith("Preempted: stopped by SIGTERM: step ")
     step = int(line.split("step ")[1].split()[0])
     assert (tmp_path / "checkpoints" / "autoencoder" / str(step) / "manifest.json").exists()
+
+
+def test_a_heap_is_inspected_before_anything_is_trained(run, tmp_path):
+    folder = tmp_path / "clips"
+    for number in range(6):
+        write_clip(folder / f"{number}.gif", np.full((5, 16, 16, 3), 40 * number, np.uint8), fps=8.0)
+        (folder / f"{number}.txt").write_text("a grey square")
+    (folder / "5.gif").write_bytes(b"GIF89a and no more")
+    page = tmp_path / "page.html"
+    config = [TOY, "--config.data.source=folder", f"--config.data.path={folder}"]
+    done = run("inspect_data", *config, f"--output={page}")
+    assert done.returncode == 0, done.stderr
+    assert "6 clips, 6 looked at: 5 kept, 1 left out" in done.stdout
+    assert "1 left out: " in done.stdout
+    assert "fill 0.8" in done.stdout, "four clips of 8 tokens in a row of 36"
+    assert "5.gif" in page.read_text()
+    ends_in_a_sentence(run("inspect_data", *config, "--output=page.txt"), "must end in .html, not '.txt'")

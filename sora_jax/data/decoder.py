@@ -18,6 +18,7 @@ import json
 import math
 import mmap
 import os
+import pkgutil
 import resource
 import select
 import signal
@@ -25,6 +26,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -32,6 +34,8 @@ from sora_jax.data.clips import BadClip
 from sora_jax.data.video_io import read_clip, read_stream
 
 _LONGEST_REASON = 200
+# Parts of PyAV that do something when they are imported.
+_COMMANDS = ("av.__main__",)
 
 
 def _serve(pipe_fd: int, pixels_fd: int, max_memory: int) -> None:
@@ -60,7 +64,9 @@ def _confine(max_memory: int) -> None:
     """Limits memory, and descriptors to one more: that of the file which is decoded."""
     # What these import when they need it; then it will be too late.
     Image.init()
-    importlib.import_module("av.subtitles.stream")
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in _COMMANDS:
+            importlib.import_module(module.name)
     os.dup2(1, 2)  # what FFmpeg prints; until now stderr told why this process does not start
     lowest = os.dup(0)
     os.close(lowest)

@@ -42,8 +42,12 @@ class Limits:
 
     def fit(self, source: Source, index: int) -> Fitted:
         """Returns clip `index` as it will be encoded; raises BadClip."""
+        return self.cut(source[index])
+
+    def cut(self, clip: Clip) -> Fitted:
+        """Returns a clip as it will be encoded; raises BadClip."""
         return fit_clip(
-            source[index],
+            clip,
             stride=self.stride,
             min_tokens=self.min_tokens,
             max_tokens=self.max_tokens,

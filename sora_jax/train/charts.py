@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: a page that holds them needs no script and no network.
+"""Line charts and histograms as inline SVG: a page that holds them needs no script and no network.
 
 Colours are CSS variables of the page (`--line-1`, `--line-2`, `--grid`, `--soft`), so that they follow its light
 or dark scheme.
@@ -11,6 +11,7 @@ from html import escape
 
 _WIDTH, _HEIGHT = 440, 210  # px
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 8, 26  # px, margins that hold the labels
+_BINS = 24  # of a histogram
 _MOST_POINTS = 500  # of a line; more than there are pixels
 # A curve over more than this ratio shows its end only on a logarithmic axis.
 _LOG_RATIO = 30.0
@@ -75,6 +76,39 @@ def line_chart(title: str, series: Sequence[Series], *, unit: str, share: bool =
         f"<span>{legend}</span></figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)} over steps">'
         f"{_grid(x_axis, y_axis, share=share)}{lines}</svg></figure>"
+    )
+
+
+def histogram(title: str, values: Sequence[float], *, unit: str) -> str:
+    """The HTML of a `<figure>`: how many of the values lie where; an empty string without values.
+
+    Bins are equally wide, or equally wide in logarithm where positive values span more than a factor of 30.
+    """
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    log = low > 0 and high / low > _LOG_RATIO
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+    places = _Axis(low=low, high=high, start=0, end=_BINS, log=log)
+    counts = [0] * _BINS
+    for value in values:
+        counts[min(int(places.at(value)), _BINS - 1)] += 1
+    x_axis = _Axis(low=low, high=high, start=_LEFT, end=_WIDTH - _RIGHT, log=log)
+    y_axis = _Axis(low=0, high=1.05 * max(counts), start=_HEIGHT - _BOTTOM, end=_TOP)
+    step = (_WIDTH - _RIGHT - _LEFT) / _BINS
+    bars = "".join(
+        f'<rect class="bar" x="{_LEFT + i * step + 0.5:.1f}" y="{y_axis.at(n):.1f}" width="{step - 1:.1f}" '
+        f'height="{y_axis.at(0) - y_axis.at(n):.1f}"/>'
+        for i, n in enumerate(counts)
+        if n
+    )
+    unit = ", ".join(part for part in (unit, "log scale" if log else "") if part)
+    return (
+        f'<figure class="chart"><figcaption><span>{escape(title)} <small>{escape(unit)}</small></span>'
+        f'<span class="key">{compact(min(values))} to {compact(max(values))}</span></figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="histogram of {escape(title)}">'
+        f"{_grid(x_axis, y_axis, share=False, below='')}{bars}</svg></figure>"
     )
 
 
@@ -147,8 +181,8 @@ def _path(xs: Sequence[float], ys: Sequence[float | None], x_axis: _Axis, y_axis
     return f'<path class="{name}" d="{"".join(commands)}{"h0" if len(commands) == 1 else ""}"/>'
 
 
-def _grid(x_axis: _Axis, y_axis: _Axis, *, share: bool) -> str:
-    parts = [f'<text x="{_LEFT - 6}" y="{_HEIGHT - 8}" text-anchor="end">step</text>']
+def _grid(x_axis: _Axis, y_axis: _Axis, *, share: bool, below: str = "step") -> str:
+    parts = [f'<text x="{_LEFT - 6}" y="{_HEIGHT - 8}" text-anchor="end">{below}</text>']
     for value in y_axis.ticks(4):
         y = y_axis.at(value)
         label = f"{value:.0%}" if share else compact(round(value, 12))

@@ -152,7 +152,7 @@ def _evaluation(evaluation: Facts) -> str:
     tables = []
     for group, values in evaluation.items():
         values = values if isinstance(values, dict) else {"": values}
-        share = group == "shapes"
+        share = group.startswith("shapes")
         rows = [[_words(key), _shown(key, value, share=share) or ""] for key, value in values.items()]
         tables.append(f"<div><h3>{escape(_words(group))}</h3>{_table([], rows)}</div>")
     return f'<div class="row">{"".join(tables)}</div>' if tables else ""

@@ -44,6 +44,7 @@ svg text { font-size: 11px; fill: var(--soft); }
 .grid { stroke: var(--grid); stroke-width: 1; fill: none; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 .line-1 { stroke: var(--line-1); } .line-2 { stroke: var(--line-2); }
+.bar { fill: var(--line-1); }
 .faint { opacity: .4; stroke-width: 1; }
 summary { cursor: pointer; color: var(--soft); margin: .5rem 0; }
 """

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.train.charts import Series, compact, line_chart, running_mean
+from sora_jax.train.charts import Series, compact, histogram, line_chart, running_mean
 
 WIDTH, HEIGHT = 440, 210
 values = st.one_of(st.none(), st.floats(-1e6, 1e6), st.floats(1e-9, 1e9))
@@ -95,3 +95,14 @@ def test_running_mean_is_unbiased_keeps_gaps_and_follows():
 def test_numbers_are_short(value, shown):
     assert compact(value) == shown
     assert compact(math.inf) == "inf"
+
+
+def test_a_histogram_counts_every_value():
+    chart = histogram("tokens", [1.0, 1.0, 1.0, 2.0], unit="per clip")
+    heights = sorted(float(part.split('"')[0]) for part in chart.split('height="')[1:])
+    assert len(heights) == 2
+    assert heights[1] == pytest.approx(3 * heights[0], rel=0.02)
+    assert "1 to 2" in chart
+    assert histogram("tokens", [], unit="") == ""
+    assert histogram("tokens", [5.0], unit="").count("<rect") == 1
+    assert "log scale" in histogram("tokens", [1.0, 1000.0], unit="")

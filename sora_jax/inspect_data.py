@@ -1,0 +1,60 @@
+"""What training will do to a heap of clips, before any of it is done: as text, and as one page with pictures.
+
+  python -m sora_jax.inspect_data --config=configs/folder.py --config.data.path=DIR --output=inspection.html
+
+Clips are decoded, cut and counted exactly as for training; nothing is encoded.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from sora_jax.core.errors import UserError, run_command
+from sora_jax.preparation.survey import measures, packing_of, reasons, survey
+from sora_jax.train.clock import Progress
+from sora_jax.train.settings import read_settings
+from sora_jax.train.streams import clip_limits, curate, open_source
+from sora_jax.train.survey_page import write_page
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
+_CLIPS = flags.DEFINE_integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", lower_bound=0)
+_OUTPUT = flags.DEFINE_string("output", "inspection.html", "The page.")
+_PERCENTILES = (0, 5, 50, 95, 100)
+
+
+def main(_: Sequence[str]) -> None:
+    """Looks, prints and writes the page."""
+    output = Path(_OUTPUT.value)
+    if output.suffix != ".html":
+        raise UserError(f"--output={output} must end in .html, not {output.suffix!r}")
+    settings = read_settings(_CONFIG.value)
+    source = curate(open_source(settings), settings, output.with_suffix(".curation"))
+    count = min(_CLIPS.value or len(source), len(source))
+    with contextlib.closing(Progress("inspect", total=count, unit="clips")) as progress:
+        found = survey(source, clip_limits(settings), count=count, progress=progress.update)
+    print(f"{len(source)} clips, {count} looked at: {len(found.kept)} kept, {len(found.dropped)} left out")
+    for reason, number in reasons(found.dropped):
+        print(f"  {number} left out: {reason}")
+    packing = {}
+    if found.kept:
+        packing = packing_of(found.kept, settings.packing, max_text_tokens=settings.text.max_tokens, seed=settings.seed)
+        print_measures(measures(found.kept))
+        print(", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in packing.items()))
+    write_page(output, found, packing, title=f"{settings.data.source} {settings.data.path or ''}".strip())
+    print(f"page: {output}")
+
+
+def print_measures(values: dict[str, list[float]]) -> None:
+    """Prints a line for each measure: smallest, 5 %, median, 95 %, largest."""
+    print(f"  {'':<34}" + "".join(f"{f'{p} %':>9}" for p in _PERCENTILES))
+    for name, numbers in values.items():
+        if numbers:
+            print(f"  {name:<34}" + "".join(f"{value:>9.4g}" for value in np.percentile(numbers, _PERCENTILES)))
+
+
+if __name__ == "__main__":
+    run_command(main)

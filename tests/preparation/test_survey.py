@@ -1,0 +1,100 @@
+"""The survey says what fitting does, clip by clip, and how rows of such clips fill."""
+
+import numpy as np
+import pytest
+
+from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.pipeline import PackingConfig
+from sora_jax.preparation.run import Limits
+from sora_jax.preparation.survey import draw_cut, measures, packing_of, reasons, survey
+from sora_jax.train.survey_page import write_page
+
+LIMITS = Limits(stride=(4, 8, 8), min_tokens=4, max_tokens=40, max_frames=9, max_text_tokens=10, max_bad_share=0.5)
+SIZES = [(1, 32, 40), (6, 33, 36), (30, 64, 64), (3, 8, 8), (1, 16, 16)]
+
+
+class Heap:
+    """Grey clips of the sizes above; the last is damaged."""
+
+    def __len__(self):
+        return len(SIZES)
+
+    def __getitem__(self, index):
+        if index == len(SIZES) - 1:
+            raise BadClip("4", "frame 3 is damaged")
+        captions = ("a grey clip", "grey")[: 1 + index % 2]
+        pixels_THWC = np.full((*SIZES[index], 3), 90, np.uint8)
+        return Clip(pixels_THWC=pixels_THWC, fps=8.0, captions=captions, source_id=str(index))
+
+    def source_id(self, index):
+        return str(index)
+
+    def fingerprint(self):
+        return "grey"
+
+
+@pytest.fixture(scope="module")
+def found():
+    return survey(Heap(), LIMITS, count=None)
+
+
+def test_each_clip_is_kept_or_left_out_with_the_reason_of_fitting(found):
+    assert [look.source_id for look in found.kept] == ["0", "1", "2"]
+    assert [name for name, _ in found.dropped] == ["3", "4"]
+    assert reasons(found.dropped) == [
+        ("# frames of #x# give # tokens, under min_tokens = #", 1),
+        ("frame # is damaged", 1),
+    ]
+    for look in found.kept:
+        fitted = LIMITS.fit(Heap(), int(look.source_id))
+        assert look.fitted == fitted.clip.pixels_THWC.shape[:3]
+        assert (look.tokens, look.scale, look.trimmed_frames) == (fitted.tokens, fitted.scale, fitted.trimmed_frames)
+        assert look.size == SIZES[int(look.source_id)]
+        np.testing.assert_array_equal(look.after_HWC, fitted.clip.pixels_THWC[look.fitted[0] // 2])
+    assert found.kept[1].trimmed_frames == 1
+    assert found.kept[1].cropped == (1, 4)
+    assert found.kept[2].scale < 1
+
+
+def test_some_clips_are_spread_over_the_source():
+    some = survey(Heap(), LIMITS, count=2)
+    assert [look.source_id for look in some.kept] == ["0"]
+    assert [name for name, _ in some.dropped] == ["4"]
+
+
+def test_what_is_kept_is_drawn_where_it_is_kept():
+    drawn = draw_cut(np.full((40, 60, 3), 90, np.uint8), (32, 48))
+    rows, columns = np.nonzero((drawn != 90).any(axis=-1))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 35, 6, 53)
+    large = draw_cut(np.full((400, 600, 3), 90, np.uint8), (400, 600))
+    assert large.shape == (128, 192, 3)
+    assert (large[0] != 90).any(axis=-1).all()
+
+
+def test_measures_are_of_clips_and_of_captions(found):
+    values = measures(found.kept)
+    assert values["tokens"] == [look.tokens for look in found.kept]
+    assert values["frames, as encoded"] == [look.fitted[0] for look in found.kept]
+    assert values["duration, s, as encoded"] == [look.fitted[0] / 8 for look in found.kept[1:]], "videos only"
+    assert len(values["text tokens of a caption"]) == 1 + 2 + 1
+
+
+def test_fill_is_that_of_the_rows(found):
+    longest = max(look.tokens for look in found.kept)
+    packing = PackingConfig(tokens=longest, text_tokens=40, segments=1, rows=4, window=60)
+    told = packing_of(found.kept, packing, max_text_tokens=10, seed=0)
+    tokens = [look.tokens for look in found.kept]
+    assert told["fill"] == pytest.approx(np.mean(tokens) / max(tokens), abs=0.02), "one clip a row"
+    assert told["clips_per_row"] == 1
+    assert told["rejected"] == 0
+    assert told["costliest_row"] > 1
+
+
+def test_the_page_shows_every_clip_and_every_reason(found, tmp_path):
+    write_page(tmp_path / "new" / "page.html", found, {"fill": 0.9}, title="a <heap>")
+    page = (tmp_path / "new" / "page.html").read_text()
+    assert "a &lt;heap&gt;" in page
+    assert page.count("<img") == 2 * len(found.kept)
+    assert "frame 3 is damaged" in page
+    assert page.count("histogram of") == len(measures(found.kept))
+    assert "http" not in page, "it needs no network"
