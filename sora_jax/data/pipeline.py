@@ -214,9 +214,9 @@ class Batches(Iterator[Pack]):
         self._rows_per_batch = rows_per_batch
         own = rows_per_batch // process_count
         part = _Part(rows, start=next_row, per_batch=rows_per_batch, process=process_index, count=process_count)
-        # Two batches ahead: one being handed over, one to cover a slow read.
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * own))
-        self._iterator = iter(grain.MapDataset.source(part).to_iter_dataset(options).batch(own))
+        # Whole batches are read ahead, so that handing one over costs the loop nothing.
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+        self._iterator = iter(grain.MapDataset.source(part).batch(own).to_iter_dataset(options))
 
     def __enter__(self) -> "Batches":
         return self
