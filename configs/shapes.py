@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
             "transformer.heads": 5,
             "transformer.mlp_width": 640,
             "stages.autoencoder.steps": 3000,
-            "stages.autoencoder.crops.buckets": ((1, 32, 32, 16), (9, 32, 32, 4)),
+            "stages.autoencoder.crops.buckets": ((1, 32, 32, 16), (9, 32, 32, 4), (17, 32, 32, 2)),
             "stages.images.steps": 2000,
             "stages.images.schedule.learning_rate": 4e-3,
             "stages.videos.steps": 7000,

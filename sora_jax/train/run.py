@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from sora_jax.core.errors import Preempted
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.clips import Clip
 from sora_jax.data.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
@@ -52,7 +53,11 @@ def run(config: ConfigDict, path: str | os.PathLike[str], *, until: str | None =
             source = curate(source, settings, workdir.curation())
             with MetricsWriter(workdir.path) as metrics, StopSignal() as stop:
                 this_run = Run(settings=settings, workdir=workdir, mesh=mesh, metrics=metrics, source=source, stop=stop)
-                run_stages(this_run, until=until)
+                try:
+                    run_stages(this_run, until=until)
+                except Preempted:
+                    record_totals(workdir, seconds=time.monotonic() - began, evaluated=False)
+                    raise
             if until is None:
                 evaluate(workdir, settings)
             record_totals(workdir, seconds=time.monotonic() - began, evaluated=until is None)

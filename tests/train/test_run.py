@@ -59,6 +59,15 @@ def test_a_stop_is_told_with_what_is_saved(interrupted):
     assert said.count("stage 4 of 4: videos") == 2
 
 
+def test_the_time_of_a_run_is_that_of_all_its_starts(interrupted):
+    totals = [float(line.split()[1]) for line in interrupted[1].splitlines() if line.startswith("total ")]
+    assert len(totals) == 4, "three stops and the end"
+    assert totals == sorted(totals)
+    facts = json.loads((interrupted[0] / "run.json").read_text())
+    assert totals[-1] == pytest.approx(facts["seconds"] / 60, abs=0.06)
+    assert facts["seconds"] > sum(stage["seconds"] for stage in facts["stages"].values())
+
+
 @pytest.mark.parametrize("stage", TRAINED)
 def test_an_interrupted_run_ends_with_the_same_bits(toy_workdir, interrupted, stage):
     expected, got = state(toy_workdir, stage), state(interrupted[0], stage)
