@@ -5,7 +5,7 @@ Shapes: `T` frames, `H` rows of pixels, `W` columns of pixels, `C` = 3 colours (
 
 import dataclasses
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, TypedDict
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -23,6 +23,16 @@ Allocator = Callable[[tuple[int, ...]], np.ndarray]
 def allocate_bytes(shape: tuple[int, ...]) -> np.ndarray:
     """Returns uint8 of a shape, not yet written to."""
     return np.empty(shape, np.uint8)
+
+
+class ReadOptions(TypedDict, total=False):
+    """What `video_io.read_stream` can be asked for besides the clip; it says what each means."""
+
+    max_frames: int | None
+    max_pixels: int
+    window: tuple[int, int] | None
+    short_side: int | None
+    allocate: Allocator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

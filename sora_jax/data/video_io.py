@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Unpack
 
 import av
 import numpy as np
@@ -38,6 +38,7 @@ from sora_jax.data.pictures import (
     PICTURE_SUFFIXES,
     Allocator,
     ReadLimits,
+    ReadOptions,
     allocate_bytes,
     on_white,
     read_pictures,
@@ -81,25 +82,9 @@ DECODING_ERRORS = (
 )
 
 
-def read_clip(
-    path: str | os.PathLike,
-    *,
-    max_frames: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    window: tuple[int, int] | None = None,
-    short_side: int | None = None,
-    allocate: Allocator = allocate_bytes,
-) -> tuple[np.ndarray, float]:
+def read_clip(path: str | os.PathLike, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
     """Returns what `read_stream` does, of a file; `BadClip` also when it is not a regular one."""
-    return read_stream(
-        _regular_file(path),
-        os.fspath(path),
-        max_frames=max_frames,
-        max_pixels=max_pixels,
-        window=window,
-        short_side=short_side,
-        allocate=allocate,
-    )
+    return read_stream(_regular_file(path), os.fspath(path), **options)
 
 
 def read_stream(
