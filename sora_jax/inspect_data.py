@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sora_jax.core.errors import UserError, run_command
+from sora_jax.preparation.curated import CuratedSource
 from sora_jax.preparation.survey import measures, packing_of, reasons, survey
 from sora_jax.train.clock import Progress
 from sora_jax.train.settings import read_settings
@@ -36,6 +37,8 @@ def main(_: Sequence[str]) -> None:
     count = min(_CLIPS.value or len(source), len(source))
     with contextlib.closing(Progress("inspect", total=count, unit="clips")) as progress:
         found = survey(source, clip_limits(settings), count=count, progress=progress.update)
+    if isinstance(source, CuratedSource):
+        found.dropped.extend(source.dropped.items())
     print(f"{len(source)} clips, {count} looked at: {len(found.kept)} kept, {len(found.dropped)} left out")
     for reason, number in reasons(found.dropped):
         print(f"  {number} left out: {reason}")

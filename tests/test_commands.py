@@ -292,4 +292,7 @@ def test_a_heap_is_inspected_before_anything_is_trained(run, tmp_path):
     assert "1 left out: " in done.stdout
     assert "fill 0.8" in done.stdout, "four clips of 8 tokens in a row of 36"
     assert "5.gif" in page.read_text()
+    done = run("inspect_data", *config, "--config.data.curation.min_brightness=100.0", f"--output={page}")
+    assert "3 clips, 3 looked at: 2 kept, 4 left out" in done.stdout, done.stdout
+    assert "brightness 80.0 of 255 is under min_brightness = 100" in page.read_text()
     ends_in_a_sentence(run("inspect_data", *config, "--output=page.txt"), "must end in .html, not '.txt'")

@@ -37,8 +37,8 @@ class Look:
       scale: Isotropic factor on both sides, in (0, 1].
       trimmed_frames: Cut from the end.
       cropped: Rows and columns cut from the scaled frames.
-      before_HWC: uint8 middle frame, small, with what is kept drawn in.
-      after_HWC: uint8 the same frame as the model will see it.
+      pictures: uint8 (H, W, 3) of the middle frame, small, with what is kept drawn in, and as the model will see it;
+        None for clips that are not shown.
     """
 
     source_id: str
@@ -51,8 +51,7 @@ class Look:
     scale: float
     trimmed_frames: int
     cropped: tuple[int, int]
-    before_HWC: np.ndarray
-    after_HWC: np.ndarray
+    pictures: tuple[np.ndarray, np.ndarray] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,27 +63,40 @@ class Survey:
 
 
 def survey(
-    source: Source, limits: Limits, *, count: int | None, progress: Callable[[int], None] = lambda done: None
+    source: Source,
+    limits: Limits,
+    *,
+    count: int | None,
+    shown: int = 120,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Survey:
-    """Returns what will happen to `count` clips spread evenly over the source; None looks at all."""
+    """Returns what will happen to `count` clips spread evenly over the source; None looks at all.
+
+    At most `shown` of them, as evenly spread, keep pictures.
+    """
     total = len(source)
     chosen = np.unique(np.linspace(0, total - 1, total if count is None else min(count, total)).astype(int)).tolist()
+    every = -(-len(chosen) // shown)
     kept, dropped = [], []
     for done, index in enumerate(chosen, start=1):
         try:
             clip = source[index]
-            kept.append(look(clip, limits.cut(clip)))
+            kept.append(look(clip, limits.cut(clip), picture=done % every == 0))
         except BadClip as bad:
             dropped.append((bad.source_id, bad.reason))
         progress(done)
     return Survey(kept=kept, dropped=dropped)
 
 
-def look(clip: Clip, fitted: Fitted) -> Look:
+def look(clip: Clip, fitted: Fitted, *, picture: bool) -> Look:
     """Returns what is told of a clip that will be used."""
     frames, height, width = clip.pixels_THWC.shape[:3]
-    middle = len(fitted.clip.pixels_THWC) // 2
     kept_height, kept_width = fitted.clip.pixels_THWC.shape[1:3]
+    pictures = None
+    if picture:
+        middle = len(fitted.clip.pixels_THWC) // 2
+        area = (kept_height / fitted.scale, kept_width / fitted.scale)
+        pictures = draw_cut(clip.pixels_THWC[middle], area), fitted.clip.pixels_THWC[middle].copy()
     return Look(
         source_id=clip.source_id,
         caption=clip.captions[0] if clip.captions else "",
@@ -96,8 +108,7 @@ def look(clip: Clip, fitted: Fitted) -> Look:
         scale=fitted.scale,
         trimmed_frames=fitted.trimmed_frames,
         cropped=(fitted.cropped_rows, fitted.cropped_columns),
-        before_HWC=draw_cut(clip.pixels_THWC[middle], (kept_height / fitted.scale, kept_width / fitted.scale)),
-        after_HWC=fitted.clip.pixels_THWC[middle],
+        pictures=pictures,
     )
 
 

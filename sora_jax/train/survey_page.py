@@ -13,7 +13,6 @@ from sora_jax.train.charts import compact, histogram
 from sora_jax.train.report_style import PAGE
 from sora_jax.train.workdir import write_atomically
 
-_MOST_SHOWN = 120
 _MOST_DROPPED = 500
 _ENLARGED = 160  # px, short side up to which a picture is enlarged
 
@@ -37,8 +36,7 @@ def write_page(path: Path, found: Survey, packing: dict[str, float], *, title: s
             what, _, unit = name.partition(", ")
             charts.append(histogram(what, values, unit=unit))
         body += f'<section><h2>Distributions</h2><div class="row">{"".join(charts)}</div></section>'
-        step = max(1, len(found.kept) // _MOST_SHOWN)
-        clips = "".join(_clip(one) for one in found.kept[::step][:_MOST_SHOWN])
+        clips = "".join(_clip(one) for one in found.kept if one.pictures)
         note = "First the middle frame, with what is kept drawn in, then the same frame as the model will see it."
         body += f'<section><h2>Clips</h2><p class="note">{note}</p><div class="row">{clips}</div></section>'
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +53,8 @@ def _clip(one: Look) -> str:
         cut.append(f"{one.trimmed_frames} frames trimmed")
     if any(one.cropped):
         cut.append(f"{one.cropped[0]} rows and {one.cropped[1]} columns cropped")
-    pictures = f'<div class="row">{_picture(one.before_HWC)}{_picture(one.after_HWC)}</div>'
+    pictures = "".join(map(_picture, one.pictures or ()))
+    pictures = f'<div class="row">{pictures}</div>'
     words = f"<p><b>{escape(one.source_id)}</b> {escape(one.caption)}</p>"
     return f'<figure class="chart">{pictures}{words}<p class="note">{escape(", ".join(cut))}</p></figure>'
 

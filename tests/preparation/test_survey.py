@@ -50,7 +50,8 @@ def test_each_clip_is_kept_or_left_out_with_the_reason_of_fitting(found):
         assert look.fitted == fitted.clip.pixels_THWC.shape[:3]
         assert (look.tokens, look.scale, look.trimmed_frames) == (fitted.tokens, fitted.scale, fitted.trimmed_frames)
         assert look.size == SIZES[int(look.source_id)]
-        np.testing.assert_array_equal(look.after_HWC, fitted.clip.pixels_THWC[look.fitted[0] // 2])
+        assert look.pictures is not None
+        np.testing.assert_array_equal(look.pictures[1], fitted.clip.pixels_THWC[look.fitted[0] // 2])
     assert found.kept[1].trimmed_frames == 1
     assert found.kept[1].cropped == (1, 4)
     assert found.kept[2].scale < 1
@@ -60,6 +61,11 @@ def test_some_clips_are_spread_over_the_source():
     some = survey(Heap(), LIMITS, count=2)
     assert [look.source_id for look in some.kept] == ["0"]
     assert [name for name, _ in some.dropped] == ["4"]
+
+
+def test_only_so_many_keep_pictures():
+    few = survey(Heap(), LIMITS, count=None, shown=2)
+    assert [look.pictures is not None for look in few.kept] == [False, False, True]
 
 
 def test_what_is_kept_is_drawn_where_it_is_kept():
