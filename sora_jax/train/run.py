@@ -86,31 +86,33 @@ def evaluate(workdir: Workdir, settings: Settings, *, step: int | None = None) -
     has_generator = any(settings.stages[name].kind == "diffusion" for name in settings.run)
     count = settings.evaluation.prompts
     if has_generator and settings.data.source == "shapes" and count:
-        result["shapes"] = _follow(workdir, settings, codec, heldout_prompts(count), name="sheet", step=step)
+        sets = {"shapes": heldout_prompts(count)}
         if settings.shapes.max_objects == 2:
-            pairs = heldout_pair_prompts(count)
-            result["shapes_pairs"] = _follow(workdir, settings, codec, pairs, name="sheet_pairs", step=step)
+            sets["shapes_pairs"] = heldout_pair_prompts(count)
+        result |= _follow(workdir, settings, codec, sets, step=step)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)
     return result
 
 
 def _follow(
-    workdir: Workdir, settings: Settings, codec: Codec, cases: list[PromptCase], *, name: str, step: int | None
+    workdir: Workdir, settings: Settings, codec: Codec, sets: dict[str, list[PromptCase]], *, step: int | None
 ) -> dict[str, Any]:
-    """Returns how far samples follow the prompts, after writing the sheet `name` of them."""
+    """Returns by set how far samples follow its prompts, after writing a sheet of them, named as the set."""
     params, stage, at = load_generator(workdir, settings, step=step)
     structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
-    sampling = settings.sampling
-    grid = shapes.clip_token_grid(
-        (sampling.frames, *sampling.size), stride=settings.stride, patch=settings.transformer.patch
-    )
     sampler = make_sampler(settings, codec, structure)
-    judged = judge_prompts(sampler, params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED)
+    sampling = settings.sampling
+    size = (sampling.frames, *sampling.size)
+    grid = shapes.clip_token_grid(size, stride=settings.stride, patch=settings.transformer.patch)
     folder = workdir.path / "samples" / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
-    write_clip(folder / f"{name}.gif", contact_sheet(judged.clips), fps=sampling.fps)
-    return {**judged.scores, "stage": stage, "step": at}
+    result = {}
+    for name, cases in sets.items():
+        judged = judge_prompts(sampler, params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED)
+        write_clip(folder / f"{name}.gif", contact_sheet(judged.clips), fps=sampling.fps)
+        result[name] = {**judged.scores, "stage": stage, "step": at}
+    return result
 
 
 def evaluation_clips(settings: Settings, *, curation: Path | None = None) -> tuple[list[Clip], bool]:

@@ -1,6 +1,7 @@
 """What other commands load from a workdir, and the data that stages draw from."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -144,3 +145,18 @@ def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
         assert len(streams.open_source(read_settings(config))) == 1
     assert "1 files without a caption are left out: b.gif" in caplog.text
     assert "1 captions name no file: c.gif" in caplog.text
+
+
+def test_a_world_of_two_objects_is_asked_for_pairs_as_well(workdir, settings, tmp_path):
+    copy = Workdir(shutil.copytree(workdir.path, tmp_path / "toy"))
+    two = dataclasses.replace(settings, shapes=dataclasses.replace(settings.shapes, max_objects=2))
+    alone, both = run.evaluate(copy, settings), run.evaluate(copy, two)
+    assert alone.keys() == {"autoencoder", "shapes"}
+    assert both.keys() == {"autoencoder", "shapes", "shapes_pairs"}
+    assert both["shapes"] == alone["shapes"]
+    assert both["shapes_pairs"]["prompts"] == settings.evaluation.prompts
+    assert copy.read_json("evaluation.json") == both
+    assert {path.name for path in (copy.path / "samples" / "evaluation").iterdir()} == {
+        "shapes.gif",
+        "shapes_pairs.gif",
+    }
