@@ -33,8 +33,10 @@ def get_config() -> ConfigDict:
             "stages.autoencoder.crops.buckets": ((1, 32, 32, 16), (9, 32, 32, 4), (17, 32, 32, 2)),
             "stages.images.steps": 2000,
             "stages.images.schedule.learning_rate": 4e-3,
-            "stages.videos.steps": 7000,
+            "stages.videos.steps": 8000,
             "stages.videos.schedule.learning_rate": 3e-3,
+            "sampling.shift_base_tokens": 8.0,
+            "sampling.guidance.scale": 4.0,
             "sampling.size": (64, 64),
             "sampling.frames": 17,
             "sampling.prompts": (
