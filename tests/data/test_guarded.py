@@ -210,15 +210,21 @@ def test_a_hang_ends_at_the_deadline_and_the_next_file_decodes(good):
         np.testing.assert_array_equal(reader.read_clip(good)[0], drawn())
 
 
+def played(reader: GuardedReader, good: Path, monkeypatch: pytest.MonkeyPatch):
+    """The reader's child and, to answer in its place, the other end of its pipe."""
+    reader.read_clip(good)
+    child = reader._child
+    assert child is not None
+    ours, theirs = guarded.Pipe()
+    monkeypatch.setattr(child, "_pipe", ours)
+    return child, theirs
+
+
 @pytest.mark.parametrize(("seconds", "declared", "answers"), [(0.2, 5_000_000, True), (0.2, 10, False)])
 def test_what_headers_declare_extends_the_deadline(good, monkeypatch, seconds, declared, answers):
     # A child played by a thread: it says how much there is, takes half a second and answers.
     with GuardedReader() as reader:
-        reader.read_clip(good)
-        child = reader._child
-        assert child is not None
-        ours, theirs = guarded.Pipe()
-        monkeypatch.setattr(child, "_pipe", ours)
+        child, theirs = played(reader, good, monkeypatch)
 
         def play() -> None:
             theirs.recv_bytes()
@@ -255,11 +261,7 @@ def test_a_death_between_files_is_no_fault_of_the_next(good):
 
 def test_an_answer_without_sense_is_a_crash(good, monkeypatch):
     with GuardedReader() as reader:
-        reader.read_clip(good)
-        child = reader._child
-        assert child is not None
-        ours, theirs = guarded.Pipe()
-        monkeypatch.setattr(child, "_pipe", ours)
+        child, theirs = played(reader, good, monkeypatch)
         for answer in (b"\xff", b"[]", b"{}", b'{"shape": [9999999, 9, 9, 3], "fps": 1}'):
             theirs.send_bytes(answer)
             with pytest.raises(guarded._Lost, match="without sense"):
