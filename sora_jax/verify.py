@@ -1,0 +1,48 @@
+"""Checks what a run has written: every file of every checkpoint, every record of every shard. It changes nothing.
+
+python -m sora_jax.verify --workdir=runs/base
+
+Ends with code 74 when something is damaged, after naming it.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from sora_jax.core.errors import StorageError, run_command
+from sora_jax.data.shards import PreparedSet
+from sora_jax.train.audit import checkpoint_faults, record_faults
+from sora_jax.train.clock import Progress
+from sora_jax.train.settings import read_settings
+from sora_jax.train.workdir import Workdir
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
+
+
+def main(_: Sequence[str]) -> None:
+    """Checks, prints what is whole and what is not."""
+    workdir = Workdir(_WORKDIR.value)
+    settings = read_settings(workdir.config())
+    faults = 0
+    for name, fault in checkpoint_faults(workdir):
+        faults += fault is not None
+        print(f"checkpoint {name}: {fault or 'whole'}", flush=True)
+    for name in settings.collections:
+        folder = workdir.prepared(name)
+        if not folder.exists():
+            continue
+        prepared = PreparedSet(folder)
+        with contextlib.closing(Progress("verify", total=len(prepared), unit="records")) as progress:
+            found = record_faults(prepared, progress=progress.update)
+        faults += len(found)
+        print("\n".join([f"shards of {name}: {len(prepared)} records, {len(found)} damaged", *found]), flush=True)
+    if faults:
+        raise StorageError(
+            f"{faults} parts of {workdir.path} are damaged: restore them from a copy; a run goes on from the newest "
+            "checkpoint that is whole, and shards that are removed are prepared anew"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)
