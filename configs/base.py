@@ -31,30 +31,8 @@ def get_config() -> ConfigDict:
     mesh.sequence = 1  # the tokens of a row are split
     mesh.tensor = 1  # heads and hidden widths are split
 
-    c.data = data = ConfigDict()
-    data.source = "shapes"  # the drawn world; or "folder", "webdataset", "arrayrecord", "tfds": clips at `path`
-    data.path = placeholder(str)  # folder, tar files or pattern, records, DIR/NAME/VERSION#SPLIT: see docs/data.md
-    data.captions = placeholder(str)  # of a "folder": a .jsonl, .csv or .parquet elsewhere; None looks inside it
-    data.max_frames = 17  # frames read from the start of a clip, or of each window of `curation`; the rest is not read
-    data.min_tokens = 4  # per clip; smaller clips are skipped and named
-    data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
-    data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
-    data.curation = curation = ConfigDict()  # what is kept of a heap of raw videos; all off: every file, from its start
-    curation.shots = False  # cut files at shot boundaries; needs the extra `curation` (PySceneDetect)
-    curation.shot_ratio = 3.0  # change at a boundary, times that of the frames around it; lower cuts more
-    curation.shot_change = 15.0  # least change at a boundary, 0 to 255; lower cuts more, also in fades
-    curation.windows_per_file = 1  # windows of up to data.max_frames frames that a file gives, spread over its length
-    curation.min_frames = 2  # shortest window of a video, frames; shorter shots, and rests of shots, are lost
-    curation.letterbox = placeholder(str)  # dark bars at the edges: "crop" cuts them off, "drop" the clip; None keeps
-    curation.min_brightness = placeholder(float)  # mean luma, 0 to 255; None: no limit. 16 drops black screens
-    curation.max_brightness = placeholder(float)  # mean luma, 0 to 255; None: no limit. 245 drops white screens
-    curation.max_black_share = placeholder(float)  # share of pixels under luma 20, in [0, 1]; None: no limit
-    curation.max_static_share = placeholder(float)  # share of frames equal to the one before, in [0, 1]; None: no limit
-    curation.min_motion = placeholder(float)  # mean speed, % of the short side per second; None: no limit. 0.3: stills
-    curation.max_motion = placeholder(float)  # the same, known up to 65; None: no limit. 40 drops whip pans
-    curation.min_sharpness = placeholder(float)  # variance of the Laplacian at 192 px; None: no limit. 10 drops blur
-    curation.duplicate_bits = placeholder(int)  # bits of 256 that hashes of the same clip differ by; None keeps repeats
-    curation.table = placeholder(str)  # folder of the measurements, to share between runs; None: in the workdir
+    c.data = collection()  # the clips, called the collection "main" where there are more
+    c.more_data = ConfigDict()  # further collections, by name: each is a `collection()` (docs/data.md)
 
     c.shapes = shapes = ConfigDict()  # the drawn world (data/shapes_world.py)
     shapes.num_clips = 8192  # clips that training draws; half of them images
@@ -202,6 +180,35 @@ def get_config() -> ConfigDict:
     return c.lock()
 
 
+def collection() -> ConfigDict:
+    """Returns clips that are cut, prepared and weighted as one."""
+    data = ConfigDict()
+    data.source = "shapes"  # the drawn world; or "folder", "webdataset", "arrayrecord", "tfds": clips at `path`
+    data.path = placeholder(str)  # folder, tar files or pattern, records, DIR/NAME/VERSION#SPLIT: see docs/data.md
+    data.captions = placeholder(str)  # of a "folder": a .jsonl, .csv or .parquet elsewhere; None looks inside it
+    data.max_frames = 17  # frames read from the start of a clip, or of each window of `curation`; the rest is not read
+    data.min_tokens = 4  # per clip; smaller clips are skipped and named
+    data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
+    data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
+    data.curation = curation = ConfigDict()  # what is kept of a heap of raw videos; all off: every file, from its start
+    curation.shots = False  # cut files at shot boundaries; needs the extra `curation` (PySceneDetect)
+    curation.shot_ratio = 3.0  # change at a boundary, times that of the frames around it; lower cuts more
+    curation.shot_change = 15.0  # least change at a boundary, 0 to 255; lower cuts more, also in fades
+    curation.windows_per_file = 1  # windows of up to data.max_frames frames that a file gives, spread over its length
+    curation.min_frames = 2  # shortest window of a video, frames; shorter shots, and rests of shots, are lost
+    curation.letterbox = placeholder(str)  # dark bars at the edges: "crop" cuts them off, "drop" the clip; None keeps
+    curation.min_brightness = placeholder(float)  # mean luma, 0 to 255; None: no limit. 16 drops black screens
+    curation.max_brightness = placeholder(float)  # mean luma, 0 to 255; None: no limit. 245 drops white screens
+    curation.max_black_share = placeholder(float)  # share of pixels under luma 20, in [0, 1]; None: no limit
+    curation.max_static_share = placeholder(float)  # share of frames equal to the one before, in [0, 1]; None: no limit
+    curation.min_motion = placeholder(float)  # mean speed, % of the short side per second; None: no limit. 0.3: stills
+    curation.max_motion = placeholder(float)  # the same, known up to 65; None: no limit. 40 drops whip pans
+    curation.min_sharpness = placeholder(float)  # variance of the Laplacian at 192 px; None: no limit. 10 drops blur
+    curation.duplicate_bits = placeholder(int)  # bits of 256 that hashes of the same clip differ by; None keeps repeats
+    curation.table = placeholder(str)  # folder of the measurements, to share between runs; None: in the workdir
+    return data
+
+
 def schedule(learning_rate: float, *, warmup_steps: int, decay_share: float, final_share: float) -> ConfigDict:
     """Returns a learning rate over a stage: a linear rise, a plateau, a linear fall."""
     s = ConfigDict()
@@ -222,4 +229,5 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     s.mix = mix = ConfigDict()  # shares of what is drawn
     mix.images = images  # of one-frame clips
     mix.videos = 1.0 - images  # of longer ones
+    mix.collections = ConfigDict()  # weights of collections, by name; empty: each by its number of clips
     return s

@@ -15,10 +15,11 @@ from ml_collections import config_flags
 
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.preparation.curated import CuratedSource
-from sora_jax.preparation.survey import measures, packing_of, reasons, survey
+from sora_jax.preparation.fitted import Collection
+from sora_jax.preparation.survey import Survey, measures, packing_of, reasons, survey
 from sora_jax.train.clock import Progress
-from sora_jax.train.settings import read_settings
-from sora_jax.train.streams import clip_limits, curate, open_source
+from sora_jax.train.settings import MAIN, Settings, read_settings
+from sora_jax.train.streams import curate, open_collections
 from sora_jax.train.survey_page import write_page
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
@@ -33,15 +34,11 @@ def main(_: Sequence[str]) -> None:
     if output.suffix != ".html":
         raise UserError(f"--output={output} must end in .html, not {output.suffix!r}")
     settings = read_settings(_CONFIG.value)
-    source = curate(open_source(settings), settings, output.with_suffix(".curation"))
-    count = min(_CLIPS.value or len(source), len(source))
-    with contextlib.closing(Progress("inspect", total=count, unit="clips")) as progress:
-        found = survey(source, clip_limits(settings), count=count, progress=progress.update)
-    if isinstance(source, CuratedSource):
-        found.dropped.extend(source.dropped.items())
-    print(f"{len(source)} clips, {count} looked at: {len(found.kept)} kept, {len(found.dropped)} left out")
-    for reason, number in reasons(found.dropped):
-        print(f"  {number} left out: {reason}")
+    found = Survey(kept=[], dropped=[])
+    for collection in open_collections(settings):
+        part = look_through(collection, settings, output.with_suffix(".curation"))
+        found.kept.extend(part.kept)
+        found.dropped.extend(part.dropped)
     packing = {}
     if found.kept:
         packing = packing_of(found.kept, settings.packing, max_text_tokens=settings.text.max_tokens, seed=settings.seed)
@@ -49,6 +46,23 @@ def main(_: Sequence[str]) -> None:
         print(", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in packing.items()))
     write_page(output, found, packing, title=f"{settings.data.source} {settings.data.path or ''}".strip())
     print(f"page: {output}")
+
+
+def look_through(collection: Collection, settings: Settings, curation: Path) -> Survey:
+    """Returns what will happen to a collection's clips, after printing it; `curation` is the folder of its measures."""
+    data = settings.collections[collection.name]
+    folder = curation / ("" if collection.name == MAIN else collection.name)
+    source = curate(collection, data, folder).source
+    count = min(_CLIPS.value or len(source), len(source))
+    with contextlib.closing(Progress("inspect", total=count, unit="clips")) as progress:
+        found = survey(source, collection.limits, count=count, progress=progress.update)
+    if isinstance(source, CuratedSource):
+        found.dropped.extend(source.dropped.items())
+    named = "" if collection.name == MAIN else f"{collection.name}: "
+    print(f"{named}{len(source)} clips, {count} looked at: {len(found.kept)} kept, {len(found.dropped)} left out")
+    for reason, number in reasons(found.dropped):
+        print(f"  {number} left out: {reason}")
+    return found
 
 
 def print_measures(values: dict[str, list[float]]) -> None:

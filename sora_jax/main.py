@@ -16,6 +16,12 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE."
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder that everything is written to.")
+_UNTIL = flags.DEFINE_enum(
+    "until",
+    None,
+    ["autoencoder", "prepare", "diffusion"],
+    "The last kind of stage to run; the rest waits.",
+)
 
 
 def main(_: Sequence[str]) -> None:
@@ -23,7 +29,7 @@ def main(_: Sequence[str]) -> None:
     use_huge_pages()
     from sora_jax.train.run import run  # here, because it brings jax: a second start should cost nothing
 
-    run(_CONFIG.value, _WORKDIR.value)
+    run(_CONFIG.value, _WORKDIR.value, until=_UNTIL.value)
 
 
 if __name__ == "__main__":

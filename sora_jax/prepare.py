@@ -1,8 +1,14 @@
-"""Videos and captions to shards, apart from training: the stages of a config up to and including `prepare`.
+"""The part of the main job that makes shards: trains the autoencoder if it must, then encodes every clip once.
 
-  python -m sora_jax.prepare --config=configs/folder.py --config.data.path=DIR --workdir=runs/mine
+python -m sora_jax.prepare --config=configs/folder.py --config.data.path=DIR --workdir=runs/mine
 
-`python -m sora_jax.main` with the same config and workdir goes on from there.
+Goes on where it was stopped; started again over a heap that has grown it encodes what is new. `sora_jax.main` does the
+same stages by itself, and then the rest.
+
+Several processes, on one machine or several that share the workdir, encode a part each, once the autoencoder is trained
+(`sora_jax.main --until=autoencoder`); a last call without a part then makes the parts one set:
+
+python -m sora_jax.prepare --config=... --workdir=runs/mine --process_index=0 --process_count=8
 """
 
 from collections.abc import Sequence
@@ -15,14 +21,22 @@ from sora_jax.core.host_memory import use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/base.py", "The experiment, as for sora_jax.main.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder that everything is written to.")
+_INDEX = flags.DEFINE_integer("process_index", 0, "Number of this process, from 0, of those that share the clips.")
+_COUNT = flags.DEFINE_integer("process_count", 1, "Processes that share the clips.")
 
 
 def main(_: Sequence[str]) -> None:
-    """Runs the stages up to the shards that are not done yet."""
+    """Runs the stages up to the shards that are not done yet, or encodes this process's share of the clips."""
     use_huge_pages()
-    from sora_jax.train.run import run  # here, because it brings jax: a second start should cost nothing
+    # Here, because they bring jax: a second start should cost nothing.
+    from sora_jax.preparation.run import WHOLE, Share
+    from sora_jax.train.run import prepare_share, run
 
-    run(_CONFIG.value, _WORKDIR.value, until="prepare")
+    share = Share(index=_INDEX.value, count=_COUNT.value)
+    if share == WHOLE:
+        run(_CONFIG.value, _WORKDIR.value, until="prepare")
+    else:
+        prepare_share(_CONFIG.value, _WORKDIR.value, share)
 
 
 if __name__ == "__main__":

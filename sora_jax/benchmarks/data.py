@@ -186,7 +186,6 @@ def prepare_noise(settings: Settings, folder: Path, *, count: int) -> PreparedSe
     header = {
         "autoencoder": "noise",
         "text_encoder": TOKENIZER,
-        "source": world.fingerprint(),
         "latent_mean": [0.0] * channels,
         "latent_scale": [1.0] * channels,
         "strides": list(settings.stride[:2]),

@@ -55,6 +55,8 @@ def _build(cls: Any, tree: Any, path: str, problems: list[str]) -> Any:
         value, hint = tree[name], hints[name]
         if dataclasses.is_dataclass(hint):
             values[name] = _build(hint, value, f"{path}.{name}", problems)
+        elif typing.get_origin(hint) is dict and isinstance(value, ConfigDict | Mapping):
+            values[name] = _build_group(typing.get_args(hint)[1], value, f"{path}.{name}", problems)
         elif _matches(value, hint):
             values[name] = _freeze(value)
         else:
@@ -65,6 +67,16 @@ def _build(cls: Any, tree: Any, path: str, problems: list[str]) -> Any:
         return cls(**values)
     except UserError as error:
         problems.append(f"{path}: {error}")
+
+
+def _build_group(hint: Any, tree: ConfigDict | Mapping[str, Any], path: str, problems: list[str]) -> dict[str, Any]:
+    """Returns what lies under names of the user's own choice, all of one kind."""
+    if dataclasses.is_dataclass(hint):
+        return {name: _build(hint, tree[name], f"{path}.{name}", problems) for name in tree}
+    problems += [
+        f"{path}.{name} must be {_words(hint)}, not {tree[name]!r}" for name in tree if not _matches(tree[name], hint)
+    ]
+    return {name: tree[name] for name in tree}
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -81,8 +93,6 @@ def _matches(value: Any, hint: Any) -> bool:
         return len(value) == len(args) and all(map(_matches, value, args))
     if origin is typing.Literal:
         return value in args
-    if origin is dict:
-        return isinstance(value, dict)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:

@@ -14,7 +14,7 @@ import numpy as np
 from sora_jax.core import rng
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.sources import Source
+from sora_jax.data.sources import Source, fingerprint
 
 # Draws until a clip is found that is large enough for a bucket; then the bucket is declared impossible.
 _MOST_DRAWS = 200
@@ -81,7 +81,7 @@ class CropStream:
         self._seed = seed
         self._process = (process_index, process_count)
         self._bad: dict[str, str] = {}
-        self._source = source
+        self._source = fingerprint(source)
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         frames, height, width, clips = self._buckets[number % len(self._buckets)]
@@ -92,7 +92,7 @@ class CropStream:
     def fingerprint(self) -> dict[str, object]:
         """Returns what the order of batches depends on, fit for JSON."""
         buckets = [list(bucket) for bucket in self._buckets]
-        return {"seed": self._seed, "data": self._source.fingerprint(), "buckets": buckets}
+        return {"seed": self._seed, "data": self._source, "buckets": buckets}
 
     def batches(self, start: int) -> grain.IterDataset:
         """Returns an iterable over batches `start`, `start` + 1, ... without end, read ahead in one thread."""

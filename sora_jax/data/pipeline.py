@@ -1,12 +1,13 @@
 """Packs from prepared samples: rows by number, batches from any row on, the fingerprint of their order.
 
-Letters: B rows, L tokens of a row, S segments of a row, N samples. The arrays are those of `data/packs.py`.
+The arrays are those of `data/packs.py`. Letters: B rows, L tokens of a row, S segments of a row, N samples,
+G collections.
 """
 
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -47,11 +48,19 @@ class PackingConfig:
         return Budget(tokens=self.tokens, text_tokens=self.text_tokens, segments=self.segments)
 
 
-def make_pools(grid_N3: np.ndarray, mix: Mapping[str, float] | None) -> list[Pool]:
+def make_pools(
+    grid_N3: np.ndarray,
+    mix: Mapping[str, float] | None,
+    *,
+    collection_N: np.ndarray | None = None,
+    weights_G: Sequence[float] | None = None,
+) -> list[Pool]:
     """Returns the pools of samples to draw from.
 
     Without a `mix` every sample is drawn once in each epoch. A mix gives "images" (clips of one latent frame)
-    and "videos" weights: their shares of the samples drawn; a kind left out is not drawn.
+    and "videos" weights: their shares of the samples drawn; a kind left out is not drawn. `weights_G` (0 or more)
+    shares each kind out among the collections that have clips of it; `collection_N` says in which one a sample is.
+    Without them all clips of a kind are drawn alike.
 
     Raises `UserError` for an unknown kind, a weight that is not positive, or a kind without samples.
     """
@@ -70,14 +79,31 @@ def make_pools(grid_N3: np.ndarray, mix: Mapping[str, float] | None) -> list[Poo
             )
     if not mix:
         raise UserError(f"the mix is empty: give weights to {' or '.join(kinds)}, or leave it out")
-    return [Pool(ids_N=kinds[kind], share=float(mix[kind])) for kind in sorted(mix)]
+    pools = [Pool(ids_N=kinds[kind], share=float(mix[kind])) for kind in sorted(mix)]
+    if weights_G is None or collection_N is None:
+        return pools
+    return [part for pool in pools for part in _share_out(pool, collection_N, weights_G)]
+
+
+def _share_out(pool: Pool, collection_N: np.ndarray, weights_G: Sequence[float]) -> list[Pool]:
+    """Returns a pool for each collection that has samples in `pool` and a weight."""
+    members = {number: pool.ids_N[collection_N[pool.ids_N] == number] for number in np.flatnonzero(weights_G).tolist()}
+    members = {number: ids_N for number, ids_N in members.items() if len(ids_N)}
+    if not members:
+        raise UserError(
+            f"none of the {len(pool.ids_N)} samples of a kind in the mix is in a collection that has a weight: "
+            "give a weight to another collection in mix.collections, or leave that kind out of the mix"
+        )
+    total = sum(weights_G[number] for number in members)
+    return [Pool(ids_N=ids_N, share=pool.share * weights_G[number] / total) for number, ids_N in members.items()]
 
 
 class RowDataset:
     """The packed rows of a prepared set by number, without end; a grain source of single rows.
 
     `plan` says which samples each row holds, `plan.rejected` which samples fit none. `patch` is (pt, ph, pw);
-    `time_rate` is in time positions per second. Thread safe.
+    `time_rate` is in time positions per second; `mix` and `weights_G`, of the directories of `prepared`, are those of
+    `make_pools`. Thread safe.
 
     Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn.
     """
@@ -91,6 +117,7 @@ class RowDataset:
         time_rate: float,
         seed: int,
         mix: Mapping[str, float] | None = None,
+        weights_G: Sequence[float] | None = None,
     ):
         self._prepared = prepared
         self._packing = packing
@@ -102,7 +129,7 @@ class RowDataset:
             time_rate=time_rate,
         )
         self._seed = seed
-        self._mix = None if mix is None else dict(mix)
+        self._mix = None if mix is None else {**mix, **({"collections": list(weights_G)} if weights_G else {})}
         for sample in np.flatnonzero(np.any(prepared.grid_N3 % patch, axis=1))[:1].tolist():
             shapes.token_grid(tuple(prepared.grid_N3[sample].tolist()), patch)
         lengths = Lengths(
@@ -111,7 +138,7 @@ class RowDataset:
             caption_start_N1=prepared.caption_start_N1,
             weights_M=prepared.weights_M,
         )
-        pools = make_pools(prepared.grid_N3, mix)
+        pools = make_pools(prepared.grid_N3, mix, collection_N=prepared.directory_N, weights_G=weights_G)
         self.plan = RowPlan(
             lengths,
             pools,

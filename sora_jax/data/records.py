@@ -8,7 +8,6 @@ https://github.com/google/array_record.
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ from sora_jax.data.caption_tables import texts_of
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.sources import digest
 
 SUFFIX = ".arrayrecord"
 _READ_AT_ONCE = 1000
@@ -132,10 +132,9 @@ class RecordSource:
         entry = self._entries[index]
         return f"{self._label(entry.path)}/{entry.file}"
 
-    def fingerprint(self) -> str:
-        """Returns a sha256 in hex of names, announced sizes and captions."""
-        rows = [(self.source_id(i), entry.size, entry.captions) for i, entry in enumerate(self._entries)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    def origin(self, index: int) -> str:
+        """Returns a digest of the clip's announced size and its captions."""
+        return digest(self._entries[index].size, self._entries[index].captions)
 
     def _label(self, number: int) -> str:
         return self._paths[number].relative_to(self._root).as_posix()

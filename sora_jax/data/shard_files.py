@@ -4,8 +4,8 @@ Letters: N samples, M captions, T H W C latents.
 
   header.json                 what the latents were made with (see `HEADER_KEYS`)
   NAME-00000.arrayrecord      one record a sample
-  NAME-00000.index.npz        lengths, source ids and checksums of a shard; a shard without it does not exist
-  skipped.jsonl               lines {"source_id", "reason"}
+  NAME-00000.index.npz        lengths, source ids, origins and checksums of a shard; one without it does not exist
+  NAME.skipped.jsonl          lines {"source_id", "origin", "reason"}
 
 A record is, little endian: uint32 crc32 of all that follows, uint32 length of the json, the json, and the
 bfloat16 bytes of the latent. Nothing is ever unpickled.
@@ -13,7 +13,6 @@ bfloat16 bytes of the latent. Nothing is ever unpickled.
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import struct
@@ -29,21 +28,22 @@ import numpy as np
 from sora_jax.core.errors import DataError, StorageError, UserError
 from sora_jax.data.captions import count_tokens
 
-FORMAT = 1
+FORMAT = 2
 HEADER_FILE = "header.json"
 SKIPPED_FILE = "skipped.jsonl"
 # What a header says, in words: fingerprints (of the autoencoder's weights, of the text tokenizer's name and
-# version, of the source), then lists of C floats, [temporal, spatial] strides, and C.
+# version), then lists of C floats, [temporal, spatial] strides, and C.
 _WORDS = {
     "autoencoder": "autoencoder",
     "text_encoder": "text encoder",
-    "source": "source",
     "latent_mean": "autoencoder's latent mean",
     "latent_scale": "autoencoder's latent scale",
     "strides": "autoencoder's strides",
     "channels": "autoencoder's channels",
 }
 HEADER_KEYS = frozenset(_WORDS)
+
+ClipKey = tuple[str, str]  # a clip's source id and origin
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +52,8 @@ class Prepared:
 
     `latent_THWC` is raw when it is given to a writer and normalised when it comes from a `PreparedSet`.
     `pixel_shape` is the encoded clip's (frames, height, width), `trimmed_frames` how many were cut before
-    that. `weights` says how often each caption is drawn; None: all alike.
+    that. `weights` says how often each caption is drawn; None: all alike. `origin` is the source's word for what
+    the clip was made from (`data.sources.Source.origin`).
     """
 
     latent_THWC: np.ndarray
@@ -62,6 +63,7 @@ class Prepared:
     pixel_shape: tuple[int, int, int]
     trimmed_frames: int
     weights: tuple[float, ...] | None = None
+    origin: str = ""
 
 
 def encode_record(sample: Prepared) -> bytes:
@@ -90,6 +92,7 @@ def decode_record(record: bytes) -> Prepared:
         pixel_shape=tuple(header["pixel_shape"]),
         trimmed_frames=header["trimmed_frames"],
         weights=tuple(header["weights"]) if "weights" in header else None,
+        origin=header["origin"],
     )
 
 
@@ -109,6 +112,7 @@ class Entry:
     trimmed_frames: int
     crc: int
     source_id: str
+    origin: str
 
     @classmethod
     def of(cls, sample: Prepared, *, crc: int) -> "Entry":
@@ -121,12 +125,13 @@ class Entry:
             trimmed_frames=sample.trimmed_frames,
             crc=crc,
             source_id=sample.source_id,
+            origin=sample.origin,
         )
 
 
 def write_index(path: Path, entries: Sequence[Entry]) -> None:
     """Writes the index of a shard whose records are `entries`, in order."""
-    source_ids = json.dumps([entry.source_id for entry in entries]).encode()
+    made_from = json.dumps([[entry.source_id, entry.origin] for entry in entries]).encode()
     with path.open("wb") as file:
         np.savez(
             file,
@@ -137,26 +142,34 @@ def write_index(path: Path, entries: Sequence[Entry]) -> None:
             weights_M=np.array([weight for entry in entries for weight in entry.weights], np.float64),
             trimmed_frames_N=np.array([entry.trimmed_frames for entry in entries], np.int32),
             crc_N=np.array([entry.crc for entry in entries], np.uint32),
-            source_ids=np.frombuffer(source_ids, np.uint8),
+            made_from=np.frombuffer(made_from, np.uint8),
         )
 
 
-def read_skipped(directory: str | os.PathLike) -> dict[str, str]:
-    """Returns source id -> reason for every clip left out; a line torn by a killed writer is passed over."""
-    path = Path(directory) / SKIPPED_FILE
+def skip_line(clip: ClipKey, reason: str) -> bytes:
+    """Returns the line that says why a clip is left out."""
+    source_id, origin = clip
+    return json.dumps({"source_id": source_id, "origin": origin, "reason": reason}).encode() + b"\n"
+
+
+def read_skipped(directory: Path) -> dict[ClipKey, str]:
+    """Returns the reason for every clip that writers left out; a line torn by a killed one is passed over."""
     skipped = {}
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            entry = json.loads(line)
-            skipped[entry["source_id"]] = entry["reason"]
+    for path in sorted(directory.glob(f"*.{SKIPPED_FILE}")):
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                skipped[entry["source_id"], entry["origin"]] = entry["reason"]
     return skipped
 
 
-def done_sources(directory: str | os.PathLike) -> frozenset[str]:
-    """Returns the source ids in committed shards and those recorded as skipped."""
-    indices = map(read_index, index_paths(Path(directory)))
-    written = (json.loads(index["source_ids"].tobytes()) for index in indices)
-    return frozenset(itertools.chain(*written, read_skipped(directory)))
+def read_written(directory: Path) -> dict[ClipKey, tuple[str, int]]:
+    """Returns (name of the index, number of the record) of every clip in committed shards."""
+    written = {}
+    for path in index_paths(directory):
+        for number, clip in enumerate(json.loads(read_index(path)["made_from"].tobytes())):
+            written[tuple(clip)] = (path.name, number)
+    return written
 
 
 def index_paths(directory: Path) -> list[Path]:
@@ -168,9 +181,7 @@ def read_index(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of an index; raises `DataError` that names it when it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            index = dict(arrays)
-            # Indices written before captions had weights lack them.
-            return {"weights_M": np.ones(len(index["text_tokens_M"])), **index}
+            return dict(arrays)
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
         raise DataError(
             f"the index {path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"

@@ -3,15 +3,13 @@
 Letters: N samples, M captions, T H W C latents. The files are described in `data/shard_files.py`.
 """
 
-import bisect
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data import shard_files
-from sora_jax.data.shard_files import HEADER_KEYS, SKIPPED_FILE, Prepared, storage
+from sora_jax.data.catalogue import read_catalogue
+from sora_jax.data.shard_files import HEADER_KEYS, SKIPPED_FILE, ClipKey, Prepared, storage
 
 _DIGITS = "[0-9]" * 6
 
@@ -29,9 +28,9 @@ class ShardWriter:
     """Writes samples to shards of `records_per_shard`, and goes on where an interrupted writer stopped.
 
     A shard appears under its name only when it is whole; what a killed writer had not yet committed is
-    written again. `done` holds the source ids that earlier writers of the directory (of any name) wrote or
-    skipped: leave those out. Each process writes under its own `name`. As a context manager it commits the
-    last shard on leaving, also when left by an exception, since every added record is complete.
+    written again. `done` holds (source id, origin) of the clips that earlier writers of the directory (of any
+    name) wrote or skipped: leave those out. Each process writes under its own `name`. As a context manager it
+    commits the last shard on leaving, also when left by an exception, since every added record is complete.
 
     Raises `UserError` when the directory holds shards made with something else, `StorageError` when the disk
     refuses, `DataError` when a latent is not finite.
@@ -58,11 +57,11 @@ class ShardWriter:
             shard_files.write_header(self._directory, header)
             for leftover in self._directory.glob(f"{name}-{_DIGITS}.*.tmp"):
                 leftover.unlink()
-            shard_files.end_last_line(self._directory / SKIPPED_FILE)
+            shard_files.end_last_line(self._skipped())
         indices = self._directory.glob(f"{name}-{_DIGITS}.index.npz")
         numbers = [int(path.name.removeprefix(f"{name}-").split(".")[0]) for path in indices]
         self._number = 1 + max(numbers, default=-1)
-        self.done = shard_files.done_sources(self._directory)
+        self.done = frozenset({*shard_files.read_written(self._directory), *shard_files.read_skipped(self._directory)})
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -87,11 +86,11 @@ class ShardWriter:
         if len(self._entries) == self._records_per_shard:
             self.close()
 
-    def skip(self, source_id: str, reason: str) -> None:
-        """Records at once that a source clip is left out, and why."""
-        path = self._directory / SKIPPED_FILE
+    def skip(self, clip: ClipKey, reason: str) -> None:
+        """Records at once that a source's clip is left out, and why."""
+        path = self._skipped()
         with storage(path), path.open("ab") as file:
-            file.write(json.dumps({"source_id": source_id, "reason": reason}).encode() + b"\n")
+            file.write(shard_files.skip_line(clip, reason))
 
     def close(self) -> None:
         """Commits the shard being written, if any; the writer may go on with the next one."""
@@ -115,66 +114,63 @@ class ShardWriter:
             self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         return self._writer
 
+    def _skipped(self) -> Path:
+        return self._directory / f"{self._name}.{SKIPPED_FILE}"
+
     def _path(self, suffix: str) -> Path:
         return self._directory / f"{self._name}-{self._number:06d}.{suffix}"
 
 
 class PreparedSet:
-    """All samples in a directory of shards, by index; thread safe.
+    """All samples in one or more directories of shards, by index; thread safe.
 
-    `header` is what the shards were made with. In the order of samples: `grid_N3` int32 latent sizes (t, h,
-    w), `fps_N` float32, `trimmed_frames_N` int32, and of each caption `text_tokens_M` int32 and `weights_M`
-    float64, those of sample i from `caption_start_N1[i]` up to `caption_start_N1[i + 1]`.
+    The samples of a directory are those that its catalogue names, in that order; without a catalogue all in committed
+    shards, in the order of their names. `header` is what the shards were made with, the same in every directory.
+    In the order of samples: `directory_N` int32 the number of the directory, `grid_N3` int32 latent sizes (t, h, w),
+    `fps_N` float32, `trimmed_frames_N` int32, and of each caption `text_tokens_M` int32 and `weights_M` float64, those
+    of sample i from `caption_start_N1[i]` up to `caption_start_N1[i + 1]`.
 
-    Raises `UserError` when the directory holds no prepared samples, `DataError` when an index is damaged.
+    Raises `UserError` when a directory holds no prepared samples, or one made with something else than the first,
+    `DataError` when an index is damaged.
     """
 
-    def __init__(self, directory: str | os.PathLike):
-        self._directory = Path(directory)
-        self.header = shard_files.read_header(self._directory)
-        paths = shard_files.index_paths(self._directory)
-        if not paths:
-            skipped = len(shard_files.read_skipped(directory))
-            raise UserError(
-                f"{directory} holds no prepared samples and {skipped} skipped clips (see {SKIPPED_FILE}): "
-                "prepare in a new --workdir"
-            )
-        indices = [shard_files.read_index(path) for path in paths]
-        self._shards = [path.with_name(path.name.replace(".index.npz", ".arrayrecord")) for path in paths]
-        self._first = list(itertools.accumulate((len(index["crc_N"]) for index in indices), initial=0))
-        joined = {name: np.concatenate([index[name] for index in indices]) for name in indices[0]}
+    def __init__(self, *directories: str | os.PathLike):
+        self.header = shard_files.read_header(Path(directories[0]))
+        self._shards: list[Path] = []
+        parts = [self._list_samples(Path(directory)) for directory in directories]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        self.directory_N = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part["crc_N"]) for part in parts])
         self.grid_N3 = joined["grid_N3"]
         self.fps_N = joined["fps_N"]
         self.trimmed_frames_N = joined["trimmed_frames_N"]
         self.text_tokens_M = joined["text_tokens_M"]
         self.weights_M = joined["weights_M"]
         self.caption_start_N1 = np.concatenate([[0], np.cumsum(joined["captions_N"], dtype=np.int64)])
-        self._crc_N = joined["crc_N"]
+        self._shard_N, self._record_N, self._crc_N = joined["shard_N"], joined["record_N"], joined["crc_N"]
         self._mean_C = np.array(self.header["latent_mean"], np.float32)
         self._scale_C = np.array(self.header["latent_scale"], np.float32)
         self._readers: dict[Path, ArrayRecordReader] = {}
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, directory: str | os.PathLike, expect: Mapping[str, str]) -> "PreparedSet":
-        """Returns the set, if it was made with what `expect` says ("autoencoder", "text_encoder", "source").
+    def open(cls, directories: Sequence[str | os.PathLike], expect: Mapping[str, str]) -> "PreparedSet":
+        """Returns the set, if it was made with what `expect` says ("autoencoder", "text_encoder").
 
         Fingerprints that `expect` leaves out are not compared. Raises `UserError` that names what changed.
         """
-        prepared = cls(directory)
-        shard_files.check_same(Path(directory), prepared.header, expect)
+        prepared = cls(*directories)
+        shard_files.check_same(Path(directories[0]), prepared.header, expect)
         return prepared
 
     def __len__(self) -> int:
-        return self._first[-1]
+        return len(self._crc_N)
 
     def __getitem__(self, index: int) -> Prepared:
         """Returns a sample with its latent normalised, (latent - mean) / scale for each channel.
 
         Raises `DataError` that names the shard and the record when the record is damaged.
         """
-        shard = bisect.bisect_right(self._first, index) - 1
-        path, record_number = self._shards[shard], index - self._first[shard]
+        path, record_number = self._shards[self._shard_N[index]], int(self._record_N[index])
         try:
             record = self._reader(path).read([record_number])[0]
             if shard_files.checksum(record) != self._crc_N[index]:
@@ -187,6 +183,29 @@ class PreparedSet:
             ) from error
         latent_THWC = (sample.latent_THWC - self._mean_C) / self._scale_C
         return dataclasses.replace(sample, latent_THWC=latent_THWC)
+
+    def _list_samples(self, directory: Path) -> dict[str, np.ndarray]:
+        """Returns what the indices know of a directory's samples, and where in `_shards` their records lie."""
+        shard_files.check_same(directory, shard_files.read_header(directory), self.header)
+        catalogue = read_catalogue(directory)
+        paths = [directory / name for name in catalogue.indices] if catalogue else shard_files.index_paths(directory)
+        if not paths:
+            skipped = len(shard_files.read_skipped(directory))
+            raise UserError(
+                f"{directory} holds no prepared samples and {skipped} skipped clips (see {SKIPPED_FILE}): "
+                "prepare in a new --workdir"
+            )
+        indices = [shard_files.read_index(path) for path in paths]
+        counts = [len(index["crc_N"]) for index in indices]
+        names = indices[0].keys() - {"made_from"}
+        records = {name: np.concatenate([index[name] for index in indices]) for name in names}
+        records["shard_N"] = np.repeat(np.arange(len(paths), dtype=np.int32) + len(self._shards), counts)
+        records["record_N"] = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
+        self._shards += [path.with_name(path.name.replace(".index.npz", ".arrayrecord")) for path in paths]
+        if catalogue is None:
+            return records
+        first = np.cumsum([0, *counts[:-1]])
+        return _choose(records, first[catalogue.shard_N] + catalogue.record_N)
 
     @property
     def text_lengths(self) -> list[list[int]]:
@@ -206,3 +225,12 @@ class PreparedSet:
                 options = "readahead_buffer_size:0,max_parallelism:0"
                 self._readers[path] = ArrayRecordReader(str(path), options)
             return self._readers[path]
+
+
+def _choose(records: Mapping[str, np.ndarray], chosen_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the arrays of some records, by their numbers, with the captions of each."""
+    counts_N = records["captions_N"][chosen_N]
+    starts_N = (np.cumsum(records["captions_N"]) - records["captions_N"])[chosen_N]
+    caption_M = np.arange(counts_N.sum()) + np.repeat(starts_N - np.cumsum(counts_N) + counts_N, counts_N)
+    picked = {name: array[chosen_N] for name, array in records.items() if not name.endswith("_M")}
+    return picked | {name: array[caption_M] for name, array in records.items() if name.endswith("_M")}

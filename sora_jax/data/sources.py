@@ -1,4 +1,4 @@
-"""Where clips come from: anything with a length, an index, names and a fingerprint."""
+"""Where clips come from: anything with a length, an index, a name and an origin for each clip."""
 
 import hashlib
 import json
@@ -27,9 +27,22 @@ class Source(Protocol):
         """Returns the clip's name within the source, without decoding it."""
         ...
 
-    def fingerprint(self) -> str:
-        """Returns a sha256 in hex that changes whenever the list of clips or their captions do."""
+    def origin(self, index: int) -> str:
+        """Returns a few characters that change whenever the clip's pixels or captions do, without decoding it."""
         ...
+
+
+def digest(*facts: Any) -> str:
+    """Returns the origin that facts fit for JSON amount to: 16 characters."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def fingerprint(source: Source) -> str:
+    """Returns a sha256 in hex that changes whenever the list of clips, or what one of them was made from, does."""
+    total = hashlib.sha256()
+    for index in range(len(source)):
+        total.update(json.dumps([source.source_id(index), source.origin(index)]).encode())
+    return total.hexdigest()
 
 
 class FolderSource:
@@ -94,11 +107,10 @@ class FolderSource:
         """Returns the file's name relative to the folder, with forward slashes."""
         return self._names[index]
 
-    def fingerprint(self) -> str:
-        """Returns a sha256 in hex of names, sizes and captions; when files were touched does not matter."""
-        rows = [(name, _size(self._root / name), self._captions[name]) for name in self._names]
-        weighted = [self._weights] if self._weights else []
-        return hashlib.sha256(json.dumps(rows + weighted).encode()).hexdigest()
+    def origin(self, index: int) -> str:
+        """Returns a digest of the file's size, captions and weights; when it was touched does not matter."""
+        name = self._names[index]
+        return digest(self.size(index), self._captions[name], self._weights.get(name))
 
 
 def _size(path: Path) -> int | None:

@@ -7,8 +7,6 @@ and `fps` and `file` where they exist: `video` is either a media file as it is (
 uint8 pixels (T, H, W, C) with an `fps`. `features.Video` cannot even be opened without TensorFlow.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -22,6 +20,7 @@ from sora_jax.data import video_io
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.sources import digest
 
 DEFAULT_SPLIT = "train"
 MEDIA_FEATURES = ("video", "image")
@@ -48,6 +47,7 @@ class TfdsSource:
         self._clips = _open_split(builder, split, folder)
         self._name = f"{builder.info.full_name}#{split}"
         self._folder = folder
+        self._state = self._digest()
         self._max_frames = max_frames
         self._max_pixels = max_pixels
         self._reader = GuardedReader()
@@ -75,18 +75,18 @@ class TfdsSource:
         """Returns the data set's name and version, the split and the clip's number in it."""
         return f"{self._name}/{index:06d}"
 
-    def fingerprint(self) -> str:
-        """Returns a sha256 in hex of what the data set says about itself, the split and the sizes of all files.
+    def origin(self, index: int) -> str:
+        """Returns, for every clip, a digest of what the data set says about itself and of the sizes of all files.
 
         Captions are not read one by one, as they lie with the videos: data that change need a new version, as is the
         rule of TensorFlow Datasets.
         """
-        digest = hashlib.sha256(json.dumps([self._name, len(self)]).encode())
-        for file in sorted(path for path in self._folder.iterdir() if path.is_file()):
-            digest.update(json.dumps([file.name, file.stat().st_size]).encode())
-            if file.suffix == ".json":
-                digest.update(file.read_bytes())
-        return digest.hexdigest()
+        return self._state
+
+    def _digest(self) -> str:
+        files = sorted(path for path in self._folder.iterdir() if path.is_file())
+        told = [path.read_text() for path in files if path.suffix == ".json"]
+        return digest(self._name, len(self), [(path.name, path.stat().st_size) for path in files], told)
 
     def _decode(self, media: bytes, row: Mapping[str, Any], name: str) -> tuple[np.ndarray, float]:
         """Returns the pixels and the rate of a media file."""

@@ -7,7 +7,6 @@ is decoded from its place in the tar.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -21,6 +20,7 @@ from sora_jax.data.caption_tables import texts_of
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.sources import digest
 from sora_jax.data.tar_index import Member, TarDamage, read_section, walk_tar
 from sora_jax.data.tar_paths import find_tars, labels_of
 
@@ -102,10 +102,9 @@ class TarSource:
         sample = self._samples[index]
         return f"{self._labels[sample.tar]}/{sample.name}"
 
-    def fingerprint(self) -> str:
-        """Returns a sha256 in hex of names, sizes and captions; where in a tar a clip lies does not matter."""
-        rows = [(self.source_id(i), sample.size, sample.captions) for i, sample in enumerate(self._samples)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    def origin(self, index: int) -> str:
+        """Returns a digest of the clip's bytes in number and its captions; where in a tar it lies does not matter."""
+        return digest(self._samples[index].size, self._samples[index].captions)
 
     def _nothing_found(self, path: str | os.PathLike) -> str:
         """Returns the sentence for tars without a single sample."""

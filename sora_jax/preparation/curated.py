@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shard_files import SKIPPED_FILE, end_last_line, storage
-from sora_jax.data.sources import Source
+from sora_jax.data.sources import Source, digest
 from sora_jax.preparation.curate import SMALL_SIDE, CurationConfig, Scores, crop_bars, measure, refuse
 from sora_jax.preparation.likeness import find_duplicates
 from sora_jax.preparation.shots import cut_windows, find_shots, load_detector
@@ -193,7 +193,7 @@ class CuratedSource:
             progress(index + 1)
         if config.duplicate_bits is not None:
             self._drop_duplicates(config.duplicate_bits)
-        self._fingerprint = self._digest(key)
+        self._key = key
         if writes:
             self._write_dropped(directory)
         if not any(place.window for place in self._places):
@@ -223,9 +223,11 @@ class CuratedSource:
         place = self._places[index]
         return self._window_id(place.file, place.window) if place.window else self._heap.source_id(place.file)
 
-    def fingerprint(self) -> str:
-        """Returns a sha256 in hex of the heap's own, of how windows were cut and of those that are left."""
-        return self._fingerprint
+    def origin(self, index: int) -> str:
+        """Returns a digest of the file's own, of how windows were cut and of the bars that are cropped."""
+        place = self._places[index]
+        bars = place.window.scores.bars if place.window and self._crop else None
+        return digest(self._heap.origin(place.file), self._key, bars)
 
     def _window_id(self, file: int, window: Window) -> str:
         return f"{self._heap.source_id(file)}#{window.first}-{window.last}"
@@ -262,11 +264,6 @@ class CuratedSource:
             self.dropped[self._window_id(place.file, window)] = f"{reason}duplicate_bits = {bits}"
             gone.add(id(place))
         self._places = [place for place in self._places if id(place) not in gone]
-
-    def _digest(self, key: str) -> str:
-        ids = [self.source_id(index) for index in range(len(self))]
-        bars = [place.window.scores.bars if place.window and self._crop else None for place in self._places]
-        return hashlib.sha256(json.dumps([self._heap.fingerprint(), key, ids, bars]).encode()).hexdigest()
 
     def _write_dropped(self, directory: Path) -> None:
         rows = [json.dumps({"source_id": name, "reason": reason}) for name, reason in self.dropped.items()]

@@ -1,7 +1,7 @@
 """The prepare stage: every clip of a source -> fitted -> latent -> shards, once.
 
-Clips go chunk by chunk in the order of the source, and a chunk is a shard. So a run that was stopped goes on at the
-first chunk it had not finished and ends with the same samples in the same order.
+Clips that are not prepared yet go chunk by chunk in the order of the source, and a chunk is a shard. So a run that was
+stopped goes on after the last chunk that it finished, and one over a heap that has grown encodes what is new.
 """
 
 import collections
@@ -11,71 +11,37 @@ from pathlib import Path
 
 import numpy as np
 
-from sora_jax.core.errors import DataError
+from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.captions import TOKENIZER, count_tokens, cut_caption
-from sora_jax.data.clips import BadClip, Clip, Fitted, fit_clip
-from sora_jax.data.shard_files import read_skipped
+from sora_jax.data.catalogue import write_catalogue
+from sora_jax.data.clips import BadClip, Fitted
 from sora_jax.data.shards import Prepared, ShardWriter
-from sora_jax.data.sources import Source
 from sora_jax.models.codec import Codec
+from sora_jax.preparation.fitted import Collection, Limits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What is done to a clip before it is encoded; see `data.clips.fit_clip`.
+class Share:
+    """Which part of the clips one of `count` processes prepares; chunks are dealt to them in turn."""
 
-    Attributes:
-      stride: Frames, rows and columns of pixels of one token.
-      min_tokens: Of a clip.
-      max_tokens: Of a clip.
-      max_frames: Of a clip.
-      max_text_tokens: Of a caption.
-      max_bad_share: Share of clips that may be skipped.
-    """
+    index: int = 0
+    count: int = 1
 
-    stride: tuple[int, int, int]
-    min_tokens: int
-    max_tokens: int
-    max_frames: int
-    max_text_tokens: int
-    max_bad_share: float
+    def __post_init__(self):
+        if not 0 <= self.index < self.count:
+            raise UserError(f"process_index {self.index} must be 0 or more and less than process_count {self.count}")
 
-    def fit(self, source: Source, index: int) -> Fitted:
-        """Returns clip `index` as it will be encoded; raises BadClip."""
-        return self.cut(source[index])
+    @property
+    def name(self) -> str:
+        """How its shards are called."""
+        return f"part{self.index:03d}of{self.count:03d}"
 
-    def cut(self, clip: Clip) -> Fitted:
-        """Returns a clip as it will be encoded; raises BadClip."""
-        return fit_clip(
-            clip,
-            stride=self.stride,
-            min_tokens=self.min_tokens,
-            max_tokens=self.max_tokens,
-            max_frames=self.max_frames,
-        )
+    def of(self, clips: int, *, chunk: int) -> list[int]:
+        """Returns the numbers, among so many clips in chunks of `chunk`, that are this process's."""
+        return [number for number in range(clips) if number // chunk % self.count == self.index]
 
 
-class FittedSource:
-    """A source whose clips come as they will be encoded, so that the autoencoder trains at that scale."""
-
-    def __init__(self, source: Source, limits: Limits):
-        self._source = source
-        self._limits = limits
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Clip:
-        """Returns clip `index`, fitted; raises BadClip."""
-        return self._limits.fit(self._source, index).clip
-
-    def source_id(self, index: int) -> str:
-        """Returns the name of clip `index`."""
-        return self._source.source_id(index)
-
-    def fingerprint(self) -> str:
-        """Returns the fingerprint of the clips before they are fitted."""
-        return self._source.fingerprint()
+WHOLE = Share()
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -90,12 +56,11 @@ class Summary:
     cut_captions: int = 0
 
 
-def header(codec: Codec, source: Source) -> dict[str, object]:
+def header(codec: Codec) -> dict[str, object]:
     """Returns what the shards say they were made with."""
     return {
         "autoencoder": codec.fingerprint(),
         "text_encoder": TOKENIZER,
-        "source": source.fingerprint(),
         "latent_mean": codec.mean_C.tolist(),
         "latent_scale": codec.scale_C.tolist(),
         "strides": list(codec.stride[:2]),
@@ -104,87 +69,92 @@ def header(codec: Codec, source: Source) -> dict[str, object]:
 
 
 def prepare(
-    source: Source,
+    collection: Collection,
     codec: Codec,
     directory: Path,
     *,
-    limits: Limits,
     batch: int,
     clips_per_shard: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Summary:
-    """Returns the summary of writing all clips of `source` that are this process's share and not done yet.
+    """Returns the summary of writing all clips of a share that are not written yet; `finish` makes them a set.
 
     Args:
-      source: Where clips come from.
+      collection: The clips, and what is done to them.
       codec: What encodes them.
       directory: Of the shards.
-      limits: What is done to clips, and how many may be bad.
       batch: Clips of one size encoded at once.
       clips_per_shard: Clips of a chunk.
-      process_index: Of this process; chunks are dealt to processes in turn.
-      process_count: Of all processes.
+      share: Of this process.
       progress: Called after each chunk with the number of clips, of the share, that are done.
-
-    Raises:
-      DataError: more than `limits.max_bad_share` of the clips were skipped.
     """
-    summary, done = Summary(), 0
-    name = f"part{process_index:03d}of{process_count:03d}"
-    with ShardWriter(directory, header=header(codec, source), name=name, records_per_shard=clips_per_shard) as writer:
-        starts = range(process_index * clips_per_shard, len(source), process_count * clips_per_shard)
-        for start in starts:
-            chunk = range(start, min(start + clips_per_shard, len(source)))
-            todo = [index for index in chunk if source.source_id(index) not in writer.done]
-            summary.already_done += len(chunk) - len(todo)
-            for sample in _encode_chunk(source, todo, codec, limits, batch, writer, summary):
+    source, summary = collection.source, Summary()
+    with ShardWriter(directory, header=header(codec), name=share.name, records_per_shard=clips_per_shard) as writer:
+        own = share.of(len(source), chunk=clips_per_shard)
+        todo = [index for index in own if (source.source_id(index), source.origin(index)) not in writer.done]
+        summary.already_done = len(own) - len(todo)
+        for start in range(0, len(todo), clips_per_shard):
+            chunk = todo[start : start + clips_per_shard]
+            for sample in _Encoder(collection, codec, batch, writer, summary).encode(chunk):
                 writer.add(sample)
             writer.close()
-            done += len(chunk)
-            progress(done)
-    skipped = len(read_skipped(directory))  # by all runs and processes so far
-    if skipped > limits.max_bad_share * len(source):
-        raise DataError(
-            f"{skipped} of {len(source)} clips could not be used, more than the share of {limits.max_bad_share:g} "
-            f"that data.max_bad_share allows; {directory / 'skipped.jsonl'} names each with its reason"
-        )
+            progress(summary.already_done + start + len(chunk))
     return summary
 
 
-def _encode_chunk(
-    source: Source,
-    indices: Sequence[int],
-    codec: Codec,
-    limits: Limits,
-    batch: int,
-    writer: ShardWriter,
-    summary: Summary,
-) -> list[Prepared]:
-    """Returns the samples of a chunk in the order of the source; clips of one size are encoded together."""
-    fitted: dict[int, Fitted] = {}
-    sizes: dict[tuple[int, ...], list[int]] = collections.defaultdict(list)
-    for index in indices:
-        try:
-            fitted[index] = limits.fit(source, index)
-        except BadClip as bad:
-            writer.skip(bad.source_id, bad.reason)
-            summary.skipped += 1
-            continue
-        sizes[fitted[index].clip.pixels_THWC.shape].append(index)
-    latent: dict[int, np.ndarray] = {}
-    for members in sizes.values():
-        for first in range(0, len(members), batch):
-            part = members[first : first + batch]
-            # Filled up with repeats, so that each size is compiled for one batch only.
-            full = part + [part[-1]] * (min(batch, len(members)) - len(part))
-            encoded = codec.encode(np.stack([fitted[index].clip.pixels_THWC for index in full]))
-            latent.update(zip(part, encoded, strict=False))
-    return [_sample(fitted[index], latent[index], limits, summary) for index in indices if index in fitted]
+def finish(collection: Collection, directory: Path) -> None:
+    """Makes the shards in `directory` the set of the collection's clips, once all shares are prepared.
+
+    Raises `DataError` when clips are missing, or more than `max_bad_share` of them were skipped.
+    """
+    total, allowed = len(collection.source), collection.limits.max_bad_share
+    skipped = len(write_catalogue(directory, collection.source))
+    if skipped > allowed * total:
+        raise DataError(
+            f"{skipped} of {total} clips could not be used, more than the share of {allowed:g} "
+            f"that data.max_bad_share allows; {directory / 'skipped.jsonl'} names each with its reason"
+        )
 
 
-def _sample(fitted: Fitted, latent_THWC: np.ndarray, limits: Limits, summary: Summary) -> Prepared:
+class _Encoder:
+    """Turns the clips of a chunk into samples; pixels are held only until a batch of their size is full."""
+
+    def __init__(self, collection: Collection, codec: Codec, batch: int, writer: ShardWriter, summary: Summary):
+        self._source, self._limits = collection.source, collection.limits
+        self._codec, self._batch, self._writer, self._summary = codec, batch, writer, summary
+        self._waiting: dict[tuple[int, ...], dict[int, Fitted]] = collections.defaultdict(dict)
+        self._common: set[tuple[int, ...]] = set()  # sizes that filled a batch
+        self._samples: dict[int, Prepared] = {}
+
+    def encode(self, indices: Sequence[int]) -> list[Prepared]:
+        """Returns the samples in the order of `indices`; clips that cannot be used are told to the writer."""
+        for index in indices:
+            try:
+                fitted = self._limits.fit(self._source, index)
+            except BadClip as bad:
+                self._writer.skip((self._source.source_id(index), self._source.origin(index)), bad.reason)
+                self._summary.skipped += 1
+                continue
+            size = fitted.clip.pixels_THWC.shape
+            self._waiting[size][index] = fitted
+            if len(self._waiting[size]) == self._batch:
+                self._common.add(size)
+                self._encode_batch(self._waiting.pop(size), length=self._batch)
+        for size, members in self._waiting.items():
+            # A rest is filled up with repeats, so that its size is not compiled for another batch.
+            self._encode_batch(members, length=self._batch if size in self._common else len(members))
+        return [self._samples[index] for index in indices if index in self._samples]
+
+    def _encode_batch(self, members: dict[int, Fitted], *, length: int) -> None:
+        """Encodes clips of one size in a batch of `length`."""
+        pixels = [fitted.clip.pixels_THWC for fitted in members.values()]
+        latents = self._codec.encode(np.stack(pixels + [pixels[-1]] * (length - len(pixels))))
+        for (index, fitted), latent_THWC in zip(members.items(), latents, strict=False):
+            self._samples[index] = _sample(fitted, latent_THWC, self._source.origin(index), self._limits, self._summary)
+
+
+def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: Limits, summary: Summary) -> Prepared:
     clip = fitted.clip
     captions = tuple(cut_caption(caption, limits.max_text_tokens) for caption in clip.captions)
     summary.written += 1
@@ -200,4 +170,5 @@ def _sample(fitted: Fitted, latent_THWC: np.ndarray, limits: Limits, summary: Su
         source_id=clip.source_id,
         pixel_shape=(frames, height, width),
         trimmed_frames=fitted.trimmed_frames,
+        origin=origin,
     )

@@ -16,7 +16,7 @@ from sora_jax.data.clips import BadClip, Clip, Fitted
 from sora_jax.data.pipeline import PackingConfig
 from sora_jax.data.rows import Lengths, Pool, RowPlan
 from sora_jax.data.sources import Source
-from sora_jax.preparation.run import Limits
+from sora_jax.preparation.fitted import Limits
 
 _SHOWN_SIDE = 192  # px, of the pictures
 _KEPT_COLOUR = (255, 70, 40)

@@ -6,24 +6,23 @@ import json
 import numpy as np
 
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.sources import Source
 from sora_jax.data.video_io import write_clip
 from sora_jax.generate.canvas import Canvas
 from sora_jax.models.codec import Codec
-from sora_jax.preparation.run import Limits
+from sora_jax.preparation.fitted import FittedSource
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.workdir import Workdir, write_atomically
 
 
-def choose_clips(source: Source, limits: Limits, *, count: int, sizes: int) -> list[Clip]:
-    """Returns up to `count` fitted clips spread evenly over the source, those of the `sizes` commonest sizes.
+def choose_clips(source: FittedSource, *, count: int, sizes: int) -> list[Clip]:
+    """Returns up to `count` clips spread evenly over the source, those of the `sizes` commonest sizes.
 
     A codec is compiled for each size, and clips of a folder may all differ. Clips that cannot be used are passed over.
     """
     clips = []
     for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)).tolist():
         try:
-            clips.append(limits.fit(source, index).clip)
+            clips.append(source[index])
         except BadClip:
             continue  # the prepare stage names it
     common = dict(collections.Counter(clip.pixels_THWC.shape for clip in clips).most_common(sizes))

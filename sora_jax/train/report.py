@@ -237,9 +237,8 @@ def _still(image: Image.Image) -> bytes:
 
 def _skipped(workdir: Path) -> list[tuple[str, str]]:
     """(name, reason) of every clip that curation or preparation left out."""
-    places = ("curation/skipped.jsonl", "prepared/skipped.jsonl", "prepared/*/skipped.jsonl")
     lines = []
-    for path in sorted(path for place in places for path in workdir.glob(place)):
+    for path in sorted([*workdir.glob("curation/**/skipped.jsonl"), *workdir.glob("prepared/**/skipped.jsonl")]):
         lines += path.read_text(encoding="utf-8", errors="replace").splitlines()
     found = []
     for line in lines:

@@ -17,14 +17,16 @@ from sora_jax.data.video_io import write_clip
 from sora_jax.evaluation.evaluator import judge_autoencoder, judge_prompts
 from sora_jax.generate.write import contact_sheet
 from sora_jax.models.codec import Codec
+from sora_jax.preparation.fitted import Collection, FittedSource
+from sora_jax.preparation.run import Share
 from sora_jax.train import exhibits
 from sora_jax.train.clock import peak_memory_gb
 from sora_jax.train.loop import StopSignal
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.report import write_report
 from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.stages import Run, check_start, run_stages
-from sora_jax.train.streams import clip_limits, curate, open_source
+from sora_jax.train.stages import Run, check_start, encode_share, run_stages
+from sora_jax.train.streams import clip_limits, curate, open_collections
 from sora_jax.train.trained import build_generator, load_codec, load_generator, make_sampler
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
@@ -42,27 +44,54 @@ def run(config: ConfigDict, path: str | os.PathLike[str], *, until: str | None =
     """
     settings = read_settings(config)
     mesh = check_start(settings)
-    source = open_source(settings)
+    collections = open_collections(settings)
     use_compilation_cache()
     with Workdir(path) as workdir:
         workdir.claim(config)
-        if workdir.facts().get("evaluated"):
+        evaluated = workdir.facts().get("evaluated", False)
+        if evaluated and until is None:
             print(f"{workdir.path} is done: nothing is left to do", flush=True)
         else:
             began = time.monotonic()
-            source = curate(source, settings, workdir.curation())
+            collections = curate_all(collections, settings, workdir)
             with MetricsWriter(workdir.path) as metrics, StopSignal() as stop:
-                this_run = Run(settings=settings, workdir=workdir, mesh=mesh, metrics=metrics, source=source, stop=stop)
+                this_run = Run(
+                    settings=settings,
+                    workdir=workdir,
+                    mesh=mesh,
+                    metrics=metrics,
+                    collections=collections,
+                    stop=stop,
+                )
                 try:
                     run_stages(this_run, until=until)
                 except Preempted:
-                    record_totals(workdir, seconds=time.monotonic() - began, evaluated=False)
+                    record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated)
                     raise
             if until is None:
                 evaluate(workdir, settings)
-            record_totals(workdir, seconds=time.monotonic() - began, evaluated=until is None)
+            record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated or until is None)
         write_report(workdir.path)
         print(f"report: {workdir.path / 'report.html'}", flush=True)
+
+
+def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share) -> None:
+    """Encodes the clips of one process's share, beside other processes; `run(..., until="prepare")` ends the stage.
+
+    Raises UserError while the autoencoder is not trained.
+    """
+    settings = read_settings(config)
+    collections = open_collections(settings)
+    use_compilation_cache()
+    with Workdir(path, part=share.name) as workdir, StopSignal() as stop:
+        workdir.claim(config)
+        encode_share(settings, workdir, curate_all(collections, settings, workdir), share, stop)
+    print(f"share {share.index} of {share.count} is encoded: run prepare without a share when all are", flush=True)
+
+
+def curate_all(collections: list[Collection], settings: Settings, workdir: Workdir) -> list[Collection]:
+    """Returns what curation keeps of each collection."""
+    return [curate(one, settings.collections[one.name], workdir.curation(one.name)) for one in collections]
 
 
 def use_compilation_cache() -> None:
@@ -81,7 +110,7 @@ def evaluate(workdir: Workdir, settings: Settings, *, step: int | None = None) -
     written beside.
     """
     codec = load_codec(workdir, settings)
-    clips, held_out = evaluation_clips(settings, curation=workdir.curation())
+    clips, held_out = evaluation_clips(workdir, settings)
     result: dict[str, Any] = {"autoencoder": {**judge_autoencoder(codec, clips), "held_out": held_out}}
     has_generator = any(settings.stages[name].kind == "diffusion" for name in settings.run)
     count = settings.evaluation.prompts
@@ -115,20 +144,19 @@ def _follow(
     return result
 
 
-def evaluation_clips(settings: Settings, *, curation: Path | None = None) -> tuple[list[Clip], bool]:
+def evaluation_clips(workdir: Workdir, settings: Settings) -> tuple[list[Clip], bool]:
     """Returns the clips that the autoencoder is judged on, and whether training never saw them.
 
-    The drawn world holds clips out. A folder holds none out, so its own clips are judged and the result says so;
-    `curation` is where those that were worth training on are listed (None: all of them).
+    The drawn world holds clips out. Other sources hold none out, so their own clips are judged and the result says so.
     """
-    limits, count = clip_limits(settings), settings.evaluation.clips
+    count = settings.evaluation.clips
     if settings.data.source == "shapes":
         world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
-        return exhibits.choose_clips(world, limits, count=count, sizes=_SIZES_JUDGED), True
-    source = open_source(settings)
-    if curation is not None:
-        source = curate(source, settings, curation)
-    return exhibits.choose_clips(source, limits, count=count, sizes=_SIZES_JUDGED), False
+        collections = [Collection(name="heldout", source=world, limits=clip_limits(settings, settings.data))]
+    else:
+        collections = curate_all(open_collections(settings), settings, workdir)
+    clips = exhibits.choose_clips(FittedSource(collections), count=count, sizes=_SIZES_JUDGED)
+    return clips, settings.data.source == "shapes"
 
 
 def record_totals(workdir: Workdir, *, seconds: float, evaluated: bool) -> None:

@@ -1,6 +1,7 @@
 """The config of a run as frozen dataclasses: read once, checked as a whole, before anything compiles."""
 
 import dataclasses
+import re
 from typing import Any, Literal
 
 from sora_jax.core.config import build
@@ -21,12 +22,14 @@ from sora_jax.preparation.curate import CurationConfig
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
 from sora_jax.train.state import EmaConfig
 
+# The name of the collection `data` beside those of `more_data`.
+MAIN = "main"
 # What a source needs and how it is given.
 _PATHS = {
-    "folder": "a folder: pass --config.data.path=DIR",
-    "webdataset": "tar files: pass --config.data.path=FILE.tar, a folder of them or a pattern",
-    "arrayrecord": "records: pass --config.data.path=FILE.arrayrecord or a folder of such files",
-    "tfds": "a data set: pass --config.data.path=DIR/NAME/VERSION, or that#SPLIT",
+    "folder": "a folder: pass --config.{key}.path=DIR",
+    "webdataset": "tar files: pass --config.{key}.path=FILE.tar, a folder of them or a pattern",
+    "arrayrecord": "records: pass --config.{key}.path=FILE.arrayrecord or a folder of such files",
+    "tfds": "a data set: pass --config.{key}.path=DIR/NAME/VERSION, or that#SPLIT",
 }
 
 
@@ -176,14 +179,22 @@ class PrepareStage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixConfig:
-    """Shares of images and of videos among what a diffusion stage draws."""
+    """Shares of images and of videos among what a diffusion stage draws, and of collections among each of both."""
 
     images: float
     videos: float
+    collections: dict[str, float]
 
     def __post_init__(self):
         if min(self.images, self.videos) < 0 or self.images + self.videos == 0:
             raise UserError(f"shares images {self.images:g} and videos {self.videos:g} must be 0 or more, not both 0")
+        if self.collections and min(self.collections.values()) <= 0:
+            raise UserError(f"collections {self.collections} must have weights above 0: leave out what is not drawn")
+
+    @property
+    def kinds(self) -> dict[str, float]:
+        """The kinds of clips that are drawn, with their shares."""
+        return {kind: share for kind, share in (("images", self.images), ("videos", self.videos)) if share > 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,6 +224,7 @@ class Settings:
     run: tuple[str, ...]
     mesh: MeshConfig
     data: DataConfig
+    more_data: dict[str, DataConfig]
     shapes: ShapesConfig
     autoencoder: AutoencoderConfig
     autoencoder_loss: AutoencoderLossConfig
@@ -227,6 +239,11 @@ class Settings:
     log: LogConfig
     sampling: SamplingConfig
     evaluation: EvaluationConfig
+
+    @property
+    def collections(self) -> dict[str, DataConfig]:
+        """All collections by name, the first one called MAIN."""
+        return {MAIN: self.data, **self.more_data}
 
     @property
     def stride(self) -> tuple[int, int, int]:
@@ -293,21 +310,44 @@ def _conflicts(settings: Settings) -> list[str]:
             f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be one autoencoder stage, then one of "
             "prepare, then any number of diffusion"
         )
-    if settings.data.max_tokens > settings.packing.tokens:
-        problems.append(
-            f"data.max_tokens {settings.data.max_tokens} exceeds a row's packing.tokens {settings.packing.tokens}"
-        )
     if settings.text.max_tokens > settings.packing.text_tokens:
         problems.append(
             f"text.max_tokens {settings.text.max_tokens} exceeds a row's packing.text_tokens "
             f"{settings.packing.text_tokens}"
         )
-    if settings.data.source in _PATHS and not settings.data.path:
-        problems.append(f"data.source {settings.data.source!r} needs {_PATHS[settings.data.source]}")
-    if settings.data.captions is not None and settings.data.source != "folder":
-        problems.append(f"data.captions is for source 'folder': {settings.data.source!r} has its own, set None")
-    if settings.data.source != "folder" and not settings.data.curation.off:
-        problems.append(f"data.curation is for data.source 'folder'; {settings.data.source!r} needs none: turn it off")
     if settings.seed < 0:
         problems.append(f"seed {settings.seed} must be 0 or more")
+    for name, data in settings.collections.items():
+        problems += _data_conflicts("data" if name == MAIN else f"more_data.{name}", data, settings.packing)
+    return problems + _collection_conflicts(settings)
+
+
+def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[str]:
+    """Returns what cannot work in one collection, in words."""
+    problems = []
+    if data.max_tokens > packing.tokens:
+        problems.append(f"{key}.max_tokens {data.max_tokens} exceeds a row's packing.tokens {packing.tokens}")
+    if data.source in _PATHS and not data.path:
+        problems.append(f"{key}.source {data.source!r} needs {_PATHS[data.source].format(key=key)}")
+    if data.captions is not None and data.source != "folder":
+        problems.append(f"{key}.captions is for source 'folder': {data.source!r} has its own, set None")
+    if data.source != "folder" and not data.curation.off:
+        problems.append(f"{key}.curation is for {key}.source 'folder'; {data.source!r} needs none: turn it off")
+    return problems
+
+
+def _collection_conflicts(settings: Settings) -> list[str]:
+    """Returns what is wrong with the names of collections, in words."""
+    problems = [
+        f"more_data.{name}: a collection's name is made of a to z, 0 to 9 and _, and is not {MAIN!r}"
+        for name in settings.more_data
+        if name == MAIN or not re.fullmatch("[a-z0-9_]+", name)
+    ]
+    for stage, config in settings.stages.items():
+        unknown = config.mix.collections.keys() - settings.collections if isinstance(config, DiffusionStage) else ()
+        if unknown:
+            problems.append(
+                f"stages.{stage}.mix.collections names {', '.join(sorted(unknown))}; there are "
+                f"{', '.join(settings.collections)}"
+            )
     return problems

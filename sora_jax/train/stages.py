@@ -8,12 +8,13 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from sora_jax.core import rng
@@ -22,13 +23,15 @@ from sora_jax.core.mesh import make_mesh
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import batch_ways
 from sora_jax.core.tree import abstract_model
+from sora_jax.data.catalogue import read_catalogue
 from sora_jax.data.shards import PreparedSet
-from sora_jax.data.sources import Source
+from sora_jax.data.sources import fingerprint
 from sora_jax.generate.canvas import Canvas
 from sora_jax.models.codec import Codec, measure_latents
 from sora_jax.objectives import autoencoder as autoencoder_objective
 from sora_jax.objectives import diffusion as diffusion_objective
-from sora_jax.preparation.run import FittedSource, Limits, header, prepare
+from sora_jax.preparation.fitted import Collection, FittedSource
+from sora_jax.preparation.run import Share, finish, header, prepare
 from sora_jax.train import exhibits
 from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.clock import Progress
@@ -38,7 +41,7 @@ from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sora_jax.train.settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage, Settings
 from sora_jax.train.state import StateMaker, TrainState, begin_stage, track_name
 from sora_jax.train.step import StepConfig
-from sora_jax.train.streams import PackedBatches, PixelBatches, clip_limits
+from sora_jax.train.streams import PackedBatches, PixelBatches
 from sora_jax.train.trained import build_autoencoder, build_generator, load_codec, make_sampler, request
 from sora_jax.train.workdir import Workdir
 
@@ -57,7 +60,7 @@ class Run:
       workdir: Where it writes.
       mesh: The devices.
       metrics: Its curves.
-      source: Its clips.
+      collections: Its clips.
       stop: Whether it was asked to stop.
     """
 
@@ -65,7 +68,7 @@ class Run:
     workdir: Workdir
     mesh: Mesh
     metrics: MetricsWriter
-    source: Source
+    collections: list[Collection]
     stop: StopSignal
 
     @property
@@ -80,9 +83,9 @@ class Run:
         )
 
     @property
-    def limits(self) -> Limits:
-        """What is done to clips before they are encoded."""
-        return clip_limits(self.settings)
+    def fitted(self) -> FittedSource:
+        """All clips, as they will be encoded."""
+        return FittedSource(self.collections)
 
 
 def check_start(settings: Settings) -> Mesh:
@@ -118,10 +121,10 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
     for number, name in enumerate(run.settings.run):
         if until is not None and kinds.index(run.settings.stages[name].kind) > kinds.index(until):
             continue
-        if name in run.workdir.facts()["stages"]:
+        stage = run.settings.stages[name]
+        if name in run.workdir.facts()["stages"] and not (stage.kind == "prepare" and _clips_changed(run)):
             logging.info("stage %s is done", name)
             continue
-        stage = run.settings.stages[name]
         print(f"stage {number + 1} of {len(run.settings.run)}: {name}", flush=True)
         began = time.monotonic()
         facts = RUNNERS[type(stage)](run, name, stage)
@@ -133,7 +136,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
     """Trains the autoencoder, then measures its latents and stores their statistics."""
     settings = run.settings
     maker = _maker(run, functools.partial(build_autoencoder, settings), stage.optimizer)
-    shown = exhibits.choose_clips(run.source, run.limits, count=_CLIPS_SHOWN, sizes=_SIZES_SHOWN)
+    shown = exhibits.choose_clips(run.fitted, count=_CLIPS_SHOWN, sizes=_SIZES_SHOWN)
 
     def codec(state: TrainState, *, mean: Any = 0.0, scale: Any = 1.0) -> Codec:
         channels = np.ones(settings.autoencoder.channels)
@@ -148,47 +151,73 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         maker=maker,
         initial=lambda: maker.fresh(rng.key(settings.seed, "autoencoder parameters")),
         step=_step_config(settings, name, stage),
-        stream=PixelBatches(FittedSource(run.source, run.limits), stage.crops, seed=settings.seed),
+        stream=PixelBatches(run.fitted, stage.crops, seed=settings.seed),
         show=show,
     )
     state, facts = train(task, run.around)
-    measured = exhibits.choose_clips(run.source, run.limits, count=_CLIPS_MEASURED, sizes=_SIZES_MEASURED)
+    measured = exhibits.choose_clips(run.fitted, count=_CLIPS_MEASURED, sizes=_SIZES_MEASURED)
     statistics = measure_latents(codec(state), [clip.pixels_THWC for clip in measured])
     run.workdir.write_json("latents.json", {"mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()})
     return facts
 
 
 def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
-    """Encodes every clip of the source once."""
-    codec = load_codec(run.workdir, run.settings)
-    with contextlib.closing(Progress(name, total=len(run.source), unit="clips")) as progress:
+    """Encodes every clip of all collections once, and makes them the sets that later stages read."""
+    share = Share(index=jax.process_index(), count=jax.process_count())
+    facts = encode_share(run.settings, run.workdir, run.collections, share, run.stop)
+    if share.index == 0:
+        for collection in run.collections:
+            finish(collection, run.workdir.prepared(collection.name))
+    if share.count > 1:
+        multihost_utils.sync_global_devices(f"{name} is done")
+    return facts
 
-        def after(clips: int) -> None:
-            progress.update(clips)
-            run.stop.check(f"{clips} of {len(run.source)} clips are prepared")
 
-        summary = prepare(
-            run.source,
-            codec,
-            run.workdir.prepared(),
-            limits=run.limits,
-            batch=stage.batch,
-            clips_per_shard=stage.clips_per_shard,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            progress=after,
-        )
-    facts = dataclasses.asdict(summary)
+def encode_share(
+    settings: Settings, workdir: Workdir, collections: Sequence[Collection], share: Share, stop: StopSignal
+) -> dict[str, Any]:
+    """Returns facts of encoding one process's share of the clips that are not encoded yet."""
+    name = next(name for name in settings.run if settings.stages[name].kind == "prepare")
+    stage = settings.stages[name]
+    assert isinstance(stage, PrepareStage), stage
+    codec = load_codec(workdir, settings)
+    chunk = stage.clips_per_shard
+    counts = [len(share.of(len(collection.source), chunk=chunk)) for collection in collections]
+    facts = {}
+    with contextlib.closing(Progress(name, total=sum(counts), unit="clips")) as progress:
+        for number, collection in enumerate(collections):
+            before = sum(counts[:number])
+
+            def after(clips: int, before: int = before) -> None:
+                progress.update(before + clips)
+                stop.check(f"{before + clips} of {sum(counts)} clips are prepared")
+
+            summary = prepare(
+                collection,
+                codec,
+                workdir.prepared(collection.name),
+                batch=stage.batch,
+                clips_per_shard=chunk,
+                share=share,
+                progress=after,
+            )
+            facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}
     print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
     return facts
+
+
+def _clips_changed(run: Run) -> bool:
+    """Whether the clips are others than those that were prepared: a heap may have grown since."""
+    catalogues = [(read_catalogue(run.workdir.prepared(one.name)), one.source) for one in run.collections]
+    return any(catalogue is None or catalogue.source != fingerprint(source) for catalogue, source in catalogues)
 
 
 def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     """Trains the transformer on prepared clips, from where the previous diffusion stage ended."""
     settings = run.settings
     codec = load_codec(run.workdir, settings, mesh=run.mesh)  # it decodes beside weights that lie there
-    expected = {key: str(value) for key, value in header(codec, run.source).items() if isinstance(value, str)}
-    prepared = PreparedSet.open(run.workdir.prepared(), expected)
+    expected = {key: str(value) for key, value in header(codec).items() if isinstance(value, str)}
+    prepared = PreparedSet.open([run.workdir.prepared(one.name) for one in run.collections], expected)
     maker = _maker(run, functools.partial(build_generator, settings), settings.optimizer)
     structure, _, _ = abstract_model(maker.build)
     sampler = make_sampler(settings, codec, structure)

@@ -1,6 +1,7 @@
 """The data of each kind of stage, as numbered batches."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sora_jax.data.sources import FolderSource, Source
 from sora_jax.data.tfds_source import TfdsSource
 from sora_jax.data.webdataset import TarSource
 from sora_jax.preparation.curated import CuratedSource
-from sora_jax.preparation.run import Limits
+from sora_jax.preparation.fitted import Collection, Limits
 from sora_jax.train.clock import Progress
 from sora_jax.train.settings import DataConfig, DiffusionStage, Settings
 
@@ -34,16 +35,23 @@ _NOTICES = {
 }
 
 
-def open_source(settings: Settings) -> Source:
-    """Returns the clips that training draws from; warns of what a source leaves out."""
-    if settings.data.source == "shapes":
+def open_collections(settings: Settings) -> list[Collection]:
+    """Returns the clips that training draws from, nothing curated yet; warns of what a source leaves out."""
+    return [
+        Collection(name=name, source=_open_source(data, settings), limits=clip_limits(settings, data))
+        for name, data in settings.collections.items()
+    ]
+
+
+def _open_source(data: DataConfig, settings: Settings) -> Source:
+    if data.source == "shapes":
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
-    source = _open_path(settings.data)
+    source = _open_path(data)
     for name, what in _NOTICES.items():
         found = getattr(source, name, [])
         if found:
             listed = ", ".join(found[:_MOST_NAMED]) + (", ..." if found[_MOST_NAMED:] else "")
-            logging.warning("%s: %d %s: %s", settings.data.path, len(found), what, listed)
+            logging.warning("%s: %d %s: %s", data.path, len(found), what, listed)
     return source
 
 
@@ -59,30 +67,29 @@ def _open_path(data: DataConfig) -> Source:
     return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames)
 
 
-def curate(source: Source, settings: Settings, directory: Path) -> Source:
-    """Returns what curation keeps of a source, after scanning what is new in it; the source itself where it is off.
+def curate(collection: Collection, data: DataConfig, directory: Path) -> Collection:
+    """Returns what curation keeps of a collection, after scanning what is new in it; all of it where that is off.
 
     `directory` holds the table of what was measured, which the first process writes.
     """
-    config = settings.data.curation
+    config, source = data.curation, collection.source
     if config.off or not isinstance(source, FolderSource):
-        return source
+        return collection
     with contextlib.closing(Progress("curation", total=len(source), unit="files")) as progress:
         curated = CuratedSource(
             source,
             config,
-            max_frames=settings.data.max_frames,
+            max_frames=data.max_frames,
             directory=directory,
             writes=jax.process_index() == 0,
             progress=progress.update,
         )
     print(f"  curation: {curated.summary()}", flush=True)
-    return curated
+    return dataclasses.replace(collection, source=curated)
 
 
-def clip_limits(settings: Settings) -> Limits:
-    """Returns what is done to clips before they are encoded."""
-    data = settings.data
+def clip_limits(settings: Settings, data: DataConfig) -> Limits:
+    """Returns what is done to the clips of a collection before they are encoded."""
     return Limits(
         stride=settings.token_stride,
         min_tokens=data.min_tokens,
@@ -119,7 +126,7 @@ class PackedBatches:
     """Packs of prepared clips for the transformer."""
 
     def __init__(self, prepared: PreparedSet, stage: DiffusionStage, settings: Settings):
-        shares = {"images": stage.mix.images, "videos": stage.mix.videos}
+        weights = stage.mix.collections
         self._per_batch = settings.packing.rows
         self.rows = RowDataset(
             prepared,
@@ -127,7 +134,8 @@ class PackedBatches:
             patch=settings.transformer.patch,
             time_rate=settings.transformer.time_rate,
             seed=settings.seed,
-            mix={kind: share for kind, share in shares.items() if share > 0},
+            mix=stage.mix.kinds,
+            weights_G=[weights.get(name, 0.0) for name in settings.collections] if weights else None,
         )
 
     def batches(self, start: int) -> Batches:

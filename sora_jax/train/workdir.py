@@ -1,5 +1,6 @@
 """Everything one run writes, in one folder: its layout, its config, its lock, its finished stages."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from sora_jax.core.config import differences, to_json
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.train.settings import MAIN
 
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
 _MOST_LISTED = 5
@@ -19,6 +21,8 @@ _MOST_LISTED = 5
 class Workdir:
     """The folder of a run. As a context manager it holds the lock: one writer at a time.
 
+    Processes that each prepare a part of the clips, named by `part`, write at the same time, but one for each part.
+
     Layout:
       config.json                    the config, which never changes
       run.json                       facts of finished stages and of the run
@@ -26,21 +30,25 @@ class Workdir:
       checkpoints/STAGE/STEP/        state of a stage
       latents.json                   mean and scale of the autoencoder's latents
       curation/                      what was measured of raw videos, and what was dropped
-      prepared/                      shards, index, skipped.jsonl
+      prepared/                      shards, catalogue, skipped.jsonl
+      prepared/NAME/                 the same of each further collection; so for curation
       samples/STAGE/STEP/NAME.gif    the same prompts, or clips, as training proceeds
       evaluation.json, report.html   the result
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], *, part: str = ""):
         self.path = Path(path).absolute()
-        self._lock: Any = None
+        self._part = part
+        self._locks = contextlib.ExitStack()
 
     def __enter__(self) -> "Workdir":
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if jax.process_index() == 0:
-                self._lock = (self.path / ".lock").open("w")
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._part:
+                self._take(".lock", fcntl.LOCK_SH)
+                self._take(f".lock-{self._part}", fcntl.LOCK_EX)
+            elif jax.process_index() == 0:
+                self._take(".lock", fcntl.LOCK_EX)
         except BlockingIOError as error:
             raise UserError(f"another run is writing to {self.path}: wait for it, or give another --workdir") from error
         except OSError as error:
@@ -48,8 +56,11 @@ class Workdir:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
+        self._locks.close()
+
+    def _take(self, name: str, kind: int) -> None:
+        file = self._locks.enter_context((self.path / name).open("w"))
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
 
     def claim(self, config: ConfigDict) -> None:
         """Writes the config, or checks that the one already here is the same; raises UserError naming what differs."""
@@ -77,13 +88,13 @@ class Workdir:
         """Returns the folder of a stage's checkpoints."""
         return self.path / "checkpoints" / stage
 
-    def curation(self) -> Path:
-        """Returns the folder of what was measured of raw videos."""
-        return self.path / "curation"
+    def curation(self, collection: str = MAIN) -> Path:
+        """Returns the folder of what was measured of a collection's raw videos."""
+        return self.path / "curation" / ("" if collection == MAIN else collection)
 
-    def prepared(self) -> Path:
-        """Returns the folder of the shards."""
-        return self.path / "prepared"
+    def prepared(self, collection: str = MAIN) -> Path:
+        """Returns the folder of a collection's shards."""
+        return self.path / "prepared" / ("" if collection == MAIN else collection)
 
     def samples(self, stage: str, step: int) -> Path:
         """Returns the folder of what a stage shows at a step."""

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from sora_jax.core.errors import UserError
 from sora_jax.data.caption_tables import TABLE_SUFFIXES, read_table
 from sora_jax.data.captions import read_captions
-from sora_jax.data.sources import FolderSource
+from sora_jax.data.sources import FolderSource, fingerprint
 from sora_jax.data.video_io import write_clip
 
 
@@ -49,9 +49,9 @@ def test_weights_of_every_table_reach_the_clips_and_the_fingerprint(tmp_path):
     for source in sources:
         assert (source[0].captions, source[0].weights) == (("one", "two"), (3.0, 1.0))
         assert (source[1].captions, source[1].weights) == (("x", "y"), None), "equal weights are no weights"
-    assert len({source.fingerprint() for source in sources}) == 1
+    assert len({fingerprint(source) for source in sources}) == 1
     (tmp_path / "t.csv").write_text("\n".join(["file,caption", *(line.rpartition(",")[0] for line in lines)]))
-    assert FolderSource(tmp_path, captions="t.csv").fingerprint() != sources[0].fingerprint()
+    assert fingerprint(FolderSource(tmp_path, captions="t.csv")) != fingerprint(sources[0])
 
 
 @pytest.mark.parametrize("weight", [0, -1, "much", True, [1], float("inf"), float("nan")])

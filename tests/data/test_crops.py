@@ -35,7 +35,7 @@ class Source:
     def source_id(self, index):
         return f"clip{index}"
 
-    def fingerprint(self):
+    def origin(self, index):
         return "drawn"
 
 
@@ -107,7 +107,7 @@ def test_buckets_that_cannot_be_are_refused(buckets):
 def test_the_fingerprint_is_json_and_follows_what_the_order_depends_on():
     first = stream().fingerprint()
     assert json.loads(json.dumps(first)) == first
-    others = [stream(seed=1), stream(buckets=BUCKETS[:1])]
+    others = [stream(seed=1), stream(buckets=BUCKETS[:1]), stream(shapes=SHAPES[:3])]
     assert all(other.fingerprint() != first for other in others)
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from sora_jax.data import decoder, guarded, video_io
 from sora_jax.data.clips import BadClip
 from sora_jax.data.guarded import GuardedReader
-from sora_jax.data.sources import FolderSource
+from sora_jax.data.sources import FolderSource, fingerprint
 
 
 def drawn(frames: int = 5) -> np.ndarray:
@@ -438,7 +438,7 @@ def test_sources_decode_in_a_child_and_survive_pickling(good):
     assert copy._reader._child is None
     np.testing.assert_array_equal(copy[0].pixels_THWC, drawn())
     assert pid(copy._reader) != child
-    assert copy.fingerprint() == source.fingerprint()
+    assert fingerprint(copy) == fingerprint(source)
 
 
 def test_settings_survive_pickling():

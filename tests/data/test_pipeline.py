@@ -13,7 +13,6 @@ from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
 HEADER = {
     "autoencoder": "a1",
     "text_encoder": "bytes-1",
-    "source": "s1",
     "latent_mean": [0.5, -1.0, 0.0],
     "latent_scale": [2.0, 0.5, 1.0],
     "strides": [4, 8],
@@ -196,6 +195,42 @@ def test_a_mix_gives_each_kind_its_share_of_samples(prepared):
     rows = make_rows(prepared, mix={"images": 0.25, "videos": 0.75})
     samples = np.concatenate([rows.plan.row(number).samples_S for number in range(200)])
     assert np.mean(prepared.grid_N3[samples, 0] == 1) == pytest.approx(0.25, abs=0.02)
+
+
+def test_weights_share_each_kind_out_among_the_collections_that_have_it(prepared):
+    images = prepared.grid_N3[:, 0] == 1
+    collection_N = np.where(images, np.arange(SAMPLES) % 3 == 0, 0) + 2 * (np.arange(SAMPLES) >= 30)
+    mix = {"images": 0.4, "videos": 0.6}
+    pools = make_pools(prepared.grid_N3, mix, collection_N=collection_N, weights_G=[3.0, 1.0, 0.0, 4.0])
+    seen = {(bool(images[pool.ids_N[0]]), int(collection_N[pool.ids_N[0]])): pool.share for pool in pools}
+    assert seen == {
+        (True, 0): pytest.approx(0.4 * 3 / 8),
+        (True, 1): pytest.approx(0.4 * 1 / 8),
+        (True, 3): pytest.approx(0.4 * 4 / 8),
+        (False, 0): pytest.approx(0.6),
+    }
+    for pool in pools:
+        assert len(set(collection_N[pool.ids_N])) == len(set(images[pool.ids_N])) == 1
+    drawn = np.concatenate([pool.ids_N for pool in pools])
+    assert sorted(drawn) == np.flatnonzero(collection_N != 2).tolist()
+    with pytest.raises(UserError, match="none of the 20 samples of a kind in the mix is in a collection that has a"):
+        make_pools(prepared.grid_N3, {"videos": 1.0}, collection_N=collection_N, weights_G=[0.0, 1.0, 0.0, 0.0])
+
+
+def test_rows_are_drawn_from_several_directories_by_weight(tmp_path):
+    for name, numbers in (("few", range(4)), ("many", range(4, 40))):
+        with ShardWriter(tmp_path / name, header=HEADER) as writer:
+            for number in numbers:
+                writer.add(make_sample(number))
+    prepared = PreparedSet(tmp_path / "few", tmp_path / "many")
+    options = {"patch": PATCH, "time_rate": TIME_RATE, "seed": 0, "mix": {"images": 0.5, "videos": 0.5}}
+    even = RowDataset(prepared, PACKING, weights_G=[1.0, 1.0], **options)
+    samples = np.concatenate([even.plan.row(number).samples_S for number in range(200)])
+    assert (samples < 4).mean() == pytest.approx(0.5, abs=0.05)
+    by_size = RowDataset(prepared, PACKING, **options)
+    samples = np.concatenate([by_size.plan.row(number).samples_S for number in range(200)])
+    assert (samples < 4).mean() == pytest.approx(0.1, abs=0.04)
+    assert even.fingerprint() != by_size.fingerprint()
 
 
 def test_a_mix_that_cannot_be_drawn_is_refused(prepared):

@@ -19,7 +19,6 @@ from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
 HEADER = {
     "autoencoder": "a1",
     "text_encoder": "bytes-1",
-    "source": "s1",
     "latent_mean": [0.5, -1.0, 0.0],
     "latent_scale": [2.0, 0.5, 1.0],
     "strides": [4, 8],
@@ -37,6 +36,7 @@ def make_sample(number):
         source_id=f"clip {number}",
         pixel_shape=(1 + 4 * (shape[0] - 1), 8 * shape[1], 32),
         trimmed_frames=number % 4,
+        origin="first",
     )
 
 
@@ -54,11 +54,6 @@ def test_weights_of_captions_are_kept_and_are_one_without(tmp_path):
     prepared = PreparedSet(tmp_path)
     assert prepared.weights_M.tolist() == [0.5, 3.0, 1.0, 1.0]
     assert [prepared[i].weights for i in range(3)] == [(0.5, 3.0), None, None]
-    for path in tmp_path.glob("*.index.npz"):
-        with np.load(path) as arrays:
-            older = {name: array for name, array in arrays.items() if name != "weights_M"}
-        np.savez(path, **older)
-    assert PreparedSet(tmp_path).weights_M.tolist() == [1.0] * 4
 
 
 def test_a_set_returns_normalised_samples_and_their_lengths(tmp_path):
@@ -99,17 +94,17 @@ def test_reading_from_many_threads_gives_the_same_samples(tmp_path):
 
 def test_an_interrupted_writer_continues(tmp_path):
     writer = ShardWriter(tmp_path, header=HEADER, records_per_shard=3)
-    writer.skip("clip 0", "too dark")
+    writer.skip(("clip 0", "first"), "too dark")
     for number in range(1, 6):
         writer.add(make_sample(number))
     # The writer vanishes: its second shard holds two records and was never committed.
     assert PreparedSet(tmp_path).text_lengths == [[6], [6, 6], [1]]
     again = ShardWriter(tmp_path, header=HEADER, records_per_shard=3)
-    assert again.done == {"clip 0", "clip 1", "clip 2", "clip 3"}
+    assert again.done == {(f"clip {number}", "first") for number in range(4)}
     assert not list(tmp_path.glob("*.tmp"))
     with again:
         for number in range(8):
-            if f"clip {number}" not in again.done:
+            if (f"clip {number}", "first") not in again.done:
                 again.add(make_sample(number))
     prepared = PreparedSet(tmp_path)
     assert [prepared[i].source_id for i in range(len(prepared))] == [f"clip {n}" for n in range(1, 8)]
@@ -124,12 +119,12 @@ from sora_jax.data.shards import Prepared, ShardWriter
 writer = ShardWriter({str(tmp_path)!r}, header={HEADER!r}, records_per_shard=2)
 for number in range(5):
     writer.add(make_sample(number))
-writer.skip("clip 9", "not a video")
+writer.skip(("clip 9", "first"), "not a video")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     ended = subprocess.run([sys.executable, "-c", program], cwd=os.getcwd(), check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert ShardWriter(tmp_path, header=HEADER).done == {"clip 0", "clip 1", "clip 2", "clip 3", "clip 9"}
+    assert ShardWriter(tmp_path, header=HEADER).done == {(f"clip {number}", "first") for number in (0, 1, 2, 3, 9)}
     assert len(PreparedSet(tmp_path)) == 4
 
 
@@ -164,13 +159,14 @@ def test_records_added_before_an_exception_are_kept(tmp_path):
 
 
 def test_a_line_torn_by_a_kill_swallows_no_other_skipped_clip(tmp_path):
-    ShardWriter(tmp_path, header=HEADER).skip("a", "no video stream")
-    with (tmp_path / "skipped.jsonl").open("a") as file:
+    ShardWriter(tmp_path, header=HEADER).skip(("a", "first"), "no video stream")
+    path = tmp_path / "data.skipped.jsonl"
+    with path.open("a") as file:
         file.write('{"source_id": "b", "rea')
-    ShardWriter(tmp_path, header=HEADER).skip("c", "too short")
-    assert read_skipped(tmp_path) == {"a": "no video stream", "c": "too short"}
-    lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
-    assert json.loads(lines[0]) == {"source_id": "a", "reason": "no video stream"}
+    ShardWriter(tmp_path, header=HEADER).skip(("c", "first"), "too short")
+    assert read_skipped(tmp_path) == {("a", "first"): "no video stream", ("c", "first"): "too short"}
+    line = path.read_text().splitlines()[0]
+    assert json.loads(line) == {"source_id": "a", "origin": "first", "reason": "no video stream"}
 
 
 def flip(path, offset, mask=1):
@@ -202,16 +198,16 @@ def test_a_shard_in_the_place_of_another_is_noticed(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [("autoencoder", "autoencoder"), ("text_encoder", "text encoder"), ("source", "source")],
+    [("autoencoder", "autoencoder"), ("text_encoder", "text encoder")],
 )
 def test_a_mismatch_is_refused_by_name_with_old_and_new(tmp_path, key, words):
     write(tmp_path, range(2))
-    expect = {"autoencoder": "a1", "text_encoder": "bytes-1", "source": "s1"}
-    assert len(PreparedSet.open(tmp_path, expect)) == 2
+    expect = {"autoencoder": "a1", "text_encoder": "bytes-1"}
+    assert len(PreparedSet.open([tmp_path], expect)) == 2
     message = f"the {words} changed from {HEADER[key]} to other"
     with pytest.raises(UserError, match=message) as refusal:
-        PreparedSet.open(tmp_path, {**expect, key: "other"})
-    for other in {"autoencoder", "text encoder", "source"} - {words}:
+        PreparedSet.open([tmp_path], {**expect, key: "other"})
+    for other in {"autoencoder", "text encoder"} - {words}:
         assert f"the {other} changed" not in str(refusal.value)
     with pytest.raises(UserError, match=message):
         ShardWriter(tmp_path, header={**HEADER, key: "other"})
@@ -238,6 +234,21 @@ def test_a_latent_that_is_not_finite_is_refused(tmp_path):
 
 def test_an_empty_set_is_refused_with_the_number_of_skipped_clips(tmp_path):
     with ShardWriter(tmp_path, header=HEADER) as writer:
-        writer.skip("a", "too short")
+        writer.skip(("a", "first"), "too short")
     with pytest.raises(UserError, match="no prepared samples and 1 skipped"):
         PreparedSet(tmp_path)
+
+
+def test_directories_are_read_as_one_set(tmp_path):
+    write(tmp_path / "a", range(3), records_per_shard=2)
+    write(tmp_path / "b", range(5, 9), records_per_shard=3)
+    both = PreparedSet(tmp_path / "a", tmp_path / "b")
+    assert [both[i].source_id for i in range(len(both))] == [f"clip {n}" for n in (0, 1, 2, 5, 6, 7, 8)]
+    assert both.directory_N.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    for name in ("grid_N3", "fps_N", "text_tokens_M"):
+        parts = [getattr(PreparedSet(tmp_path / part), name) for part in "ab"]
+        np.testing.assert_array_equal(getattr(both, name), np.concatenate(parts))
+    with ShardWriter(tmp_path / "c", header={**HEADER, "autoencoder": "a2"}) as writer:
+        writer.add(make_sample(1))
+    with pytest.raises(UserError, match="the autoencoder changed from a2 to a1"):
+        PreparedSet(tmp_path / "a", tmp_path / "c")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.sources import FolderSource, Source
+from sora_jax.data.sources import FolderSource, Source, fingerprint
 from sora_jax.data.video_io import write_clip
 
 
@@ -62,17 +62,17 @@ def test_captions_may_be_waived(folder):
 
 
 def test_fingerprint_follows_content_but_not_dates(folder):
-    before = FolderSource(folder).fingerprint()
+    before = fingerprint(FolderSource(folder))
     os.utime(folder / "z.gif", (1, 1))
-    assert FolderSource(folder).fingerprint() == before
+    assert fingerprint(FolderSource(folder)) == before
     captions = (folder / "captions.jsonl").read_text()
     (folder / "captions.jsonl").write_text(captions.replace("grey", "gray"))
-    reworded = FolderSource(folder).fingerprint()
+    reworded = fingerprint(FolderSource(folder))
     write_clip(folder / "z.gif", drawn(7, 50), fps=10.0)
-    regrown = FolderSource(folder).fingerprint()
+    regrown = fingerprint(FolderSource(folder))
     (folder / "z.gif").rename(folder / "silent.gif")
     (folder / "captions.jsonl").write_text(captions.replace("z.gif", "silent.gif"))
-    renamed = FolderSource(folder).fingerprint()
+    renamed = fingerprint(FolderSource(folder))
     assert len({before, reworded, regrown, renamed}) == 4
 
 
@@ -80,7 +80,7 @@ def test_a_link_that_leads_nowhere_is_one_bad_clip(folder):
     (folder / "z.gif").unlink()
     (folder / "z.gif").symlink_to(folder / "nowhere.gif")
     source = FolderSource(folder)
-    assert source.fingerprint()
+    assert fingerprint(source)
     with pytest.raises(BadClip, match="No such file"):
         source[2]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
-from sora_jax.data.sources import FolderSource, Source
+from sora_jax.data.sources import FolderSource, Source, fingerprint
 from sora_jax.data.video_io import read_clip, write_clip
 from sora_jax.preparation.curate import CurationConfig
 from sora_jax.preparation.curated import TABLE_FILE, CuratedSource
@@ -131,7 +131,7 @@ def test_a_scan_goes_on_where_it_was_stopped_in_the_middle_of_a_line(folder):
     table.write_bytes(b"".join(lines[:4]) + lines[4][:60])
     again, opened = curated(folder)
     assert opened == ["e_still.mp4", "f_barred.webp", "g_short.webp", "h_damaged.mp4"]
-    assert (ids(again), again.fingerprint(), again.dropped) == (ids(first), first.fingerprint(), first.dropped)
+    assert (ids(again), fingerprint(again), again.dropped) == (ids(first), fingerprint(first), first.dropped)
     assert curated(folder)[1] == []
 
 
@@ -153,7 +153,7 @@ def test_only_what_is_new_is_scanned(folder):
     after, opened = curated(folder)
     assert opened == ["bb_new.webp", "e_still.mp4"]
     assert set(ids(after)) == {*ids(before), "bb_new.webp#0-8", "e_still.mp4#0-9"}
-    assert after.fingerprint() != before.fingerprint()
+    assert fingerprint(after) != fingerprint(before)
 
 
 def test_a_threshold_scans_nothing_anew_and_how_windows_are_cut_everything(folder):
@@ -161,11 +161,11 @@ def test_a_threshold_scans_nothing_anew_and_how_windows_are_cut_everything(folde
     looser, opened = curated(folder, dataclasses.replace(ON, max_static_share=None))
     assert opened == []
     assert set(ids(looser)) - set(ids(before)) == {"e_still.mp4#0-7"}
-    assert looser.fingerprint() != before.fingerprint()
+    assert fingerprint(looser) != fingerprint(before)
     for changed, most in ((dataclasses.replace(ON, windows_per_file=2), MOST), (ON, 7)):
         other, opened = curated(folder, changed, max_frames=most)
         assert len(opened) == 8
-        assert other.fingerprint() != before.fingerprint()
+        assert fingerprint(other) != fingerprint(before)
     assert curated(folder)[1] == [], "lines of other configs stay"
 
 
@@ -205,8 +205,8 @@ def config(toy_config, folder):
 
 def test_off_by_default_nothing_changes(config, tmp_path):
     settings = read_settings(config)
-    source = streams.open_source(settings)
-    assert streams.curate(source, settings, tmp_path / "none") is source
+    (collection,) = streams.open_collections(settings)
+    assert streams.curate(collection, settings.data, tmp_path / "none") is collection
     assert not (tmp_path / "none").exists()
 
 
@@ -214,7 +214,8 @@ def test_a_run_reads_its_thresholds_from_the_config(config, tmp_path, capsys):
     config.data.curation.max_static_share = 0.5
     config.data.curation.windows_per_file = 2
     settings = read_settings(config)
-    source = streams.curate(streams.open_source(settings), settings, tmp_path / "curation")
+    (collection,) = streams.open_collections(settings)
+    source = streams.curate(collection, settings.data, tmp_path / "curation").source
     assert "b_again.gif#10-12" in ids(source)
     assert "e_still.mp4#0-4" not in ids(source)
     assert source[0].captions == ("blobs",)

@@ -11,7 +11,8 @@ from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.captions import count_tokens
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shards import PreparedSet
-from sora_jax.preparation.run import FittedSource, Limits, header, prepare
+from sora_jax.preparation.fitted import Collection, Limits
+from sora_jax.preparation.run import Share, finish, header, prepare
 
 SIZES = [(1, 8, 8), (5, 8, 12), (1, 8, 8), (6, 16, 8), (1, 24, 24)]
 
@@ -41,6 +42,7 @@ class Source:
 
     def __init__(self, count=23, *, bad=()):
         self.count, self.bad, self.asked = count, set(bad), []
+        self.origins = {}
 
     def __len__(self):
         return self.count
@@ -57,16 +59,21 @@ class Source:
     def source_id(self, index):
         return f"clip{index:03d}"
 
-    def fingerprint(self):
-        return "source"
+    def origin(self, index):
+        return self.origins.get(index, "first")
 
 
 LIMITS = Limits(stride=(4, 4, 4), min_tokens=1, max_tokens=24, max_frames=None, max_text_tokens=10, max_bad_share=0.5)
 
 
-def run(directory, source=None, codec=None, **options):
-    options = {"limits": LIMITS, "batch": 3, "clips_per_shard": 10} | options
-    return prepare(source or Source(), codec or Codec(), directory, **options)
+def run(directory, source=None, codec=None, limits=LIMITS, **options):
+    """Prepares and, unless it is but a share, makes the set."""
+    options = {"batch": 3, "clips_per_shard": 10} | options
+    collection = Collection(name="main", source=source or Source(), limits=limits)
+    summary = prepare(collection, codec or Codec(), directory, **options)
+    if "share" not in options:
+        finish(collection, directory)
+    return summary
 
 
 def names(directory):
@@ -128,7 +135,8 @@ def test_what_was_done_is_counted(whole):
 
 def test_bad_clips_are_named_with_their_reason(whole):
     lines = [json.loads(line) for line in (whole[0] / "skipped.jsonl").read_text().splitlines()]
-    assert lines == [{"source_id": f"clip{index:03d}", "reason": "it is torn"} for index in (2, 12)]
+    names = [f"clip{index:03d}" for index in (2, 12)]
+    assert lines == [{"source_id": name, "origin": "first", "reason": "it is torn"} for name in names]
 
 
 def test_clips_of_one_size_are_encoded_together_in_few_sizes_of_batch(tmp_path):
@@ -151,7 +159,7 @@ def test_stopped_between_chunks_it_goes_on_and_leaves_the_same_bytes(whole, tmp_
     source, seen = Source(bad=[2, 12]), []
     summary = run(tmp_path, source, progress=seen.append)
     assert source.asked == list(range(stop_after, 23)), "what is done is not opened again"
-    assert seen == [10, 20, 23]
+    assert seen == [done for done in (10, 20, 23) if done > stop_after]
     assert summary.written == sum(index not in (2, 12) for index in range(stop_after, 23))
     assert contents(tmp_path) == contents(whole[0])
 
@@ -180,12 +188,38 @@ def test_done_it_does_nothing_more(whole):
 
 
 def test_processes_share_the_chunks(whole, tmp_path):
-    summaries = [
-        run(tmp_path, Source(bad=[2, 12]), process_index=index, process_count=2, clips_per_shard=5)
-        for index in range(2)
+    source = Source(bad=[2, 12])
+    collection = Collection(name="main", source=source, limits=LIMITS)
+    for index, written in ((1, 10), (0, 11)):
+        if index == 0:
+            with pytest.raises(DataError, match=r"13 of 23 clips are not prepared yet \(the first: clip000\)"):
+                finish(collection, tmp_path)
+        summary = run(tmp_path, source, share=Share(index=index, count=2), clips_per_shard=5)
+        assert summary.written == written
+    assert run(tmp_path, source).written == 0, "what is left is to make them one set"
+    assert names(tmp_path) == names(whole[0])
+    assert PreparedSet(tmp_path).fingerprint() == PreparedSet(whole[0]).fingerprint()
+    assert (tmp_path / "skipped.jsonl").read_text() == (whole[0] / "skipped.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 3)])
+def test_a_share_is_one_of_those_there_are(index, count):
+    with pytest.raises(UserError, match=f"process_index {index} must be 0 or more and less than process_count {count}"):
+        Share(index=index, count=count)
+
+
+def test_of_a_heap_that_grew_only_what_is_new_is_encoded(whole, tmp_path):
+    run(tmp_path, Source(17, bad=[2, 3, 12]))
+    source = Source(bad=[2, 12])
+    source.origins = {index: "second" for index in (3, 5)}  # one was torn and is whole now, one is another clip
+    summary = run(tmp_path, source)
+    assert source.asked == [3, 5, *range(17, 23)]
+    assert (summary.written, summary.already_done) == (8, 15)
+    assert names(tmp_path) == names(whole[0])
+    assert [json.loads(line)["source_id"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()] == [
+        "clip002",
+        "clip012",
     ]
-    assert [summary.written for summary in summaries] == [11, 10]
-    assert sorted(names(tmp_path)) == names(whole[0])
 
 
 @pytest.mark.parametrize(("bad", "share", "fails"), [(3, 0.1, True), (2, 0.1, False), (0, 0.0, False), (1, 0.0, True)])
@@ -215,22 +249,7 @@ def test_shards_of_another_autoencoder_are_refused(whole):
 
 
 def test_the_header_says_what_the_shards_were_made_with():
-    made = header(Codec(), Source())
+    made = header(Codec())
     assert made["autoencoder"] == "a"
-    assert made["source"] == "source"
     assert made["strides"] == [4, 4]
     assert json.loads(json.dumps(made)) == made
-
-
-def test_a_fitted_source_gives_clips_as_they_are_encoded():
-    source = Source(bad={2})
-    fitted = FittedSource(source, LIMITS)
-    assert len(fitted) == len(source)
-    assert fitted.fingerprint() == source.fingerprint()
-    assert fitted.source_id(4) == source.source_id(4)
-    for index in (1, 4):
-        np.testing.assert_array_equal(fitted[index].pixels_THWC, LIMITS.fit(source, index).clip.pixels_THWC)
-    # 24 x 24 pixels are 36 tokens, more than the 24 allowed.
-    assert fitted[4].pixels_THWC.shape[1] < source[4].pixels_THWC.shape[1]
-    with pytest.raises(BadClip, match="torn"):
-        fitted[2]

@@ -5,7 +5,7 @@ import pytest
 
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.pipeline import PackingConfig
-from sora_jax.preparation.run import Limits
+from sora_jax.preparation.fitted import Limits
 from sora_jax.preparation.survey import draw_cut, measures, packing_of, reasons, survey
 from sora_jax.train.survey_page import write_page
 

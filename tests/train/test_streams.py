@@ -12,7 +12,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.records import Sample, write_records
 from sora_jax.data.video_io import encode_gif
 from sora_jax.train.settings import read_settings
-from sora_jax.train.streams import open_source
+from sora_jax.train.streams import open_collections
 
 PIXELS_THWC = np.arange(5 * 16 * 16 * 3, dtype=np.uint8).reshape(5, 16, 16, 3) // 64 * 64
 GIF = encode_gif(PIXELS_THWC + np.arange(5, dtype=np.uint8)[:, None, None, None], fps=10.0)
@@ -20,7 +20,8 @@ GIF = encode_gif(PIXELS_THWC + np.arange(5, dtype=np.uint8)[:, None, None, None]
 
 def opened(config, kind: str, path: object):
     config.data.source, config.data.path = kind, str(path)
-    return open_source(read_settings(config))
+    (collection,) = open_collections(read_settings(config))
+    return collection.source
 
 
 def test_one_clip_in_a_folder_a_tar_and_records_is_one_clip(toy_config, tmp_path):

@@ -16,6 +16,7 @@ from sora_jax.data.captions import BYTES_PER_TOKEN
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource
 from sora_jax.data.video_io import write_clip
+from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.train import exhibits, run, streams, trained
 from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
@@ -73,7 +74,7 @@ def test_what_is_not_there_yet_is_told(settings, tmp_path):
 
 def test_pixels_are_tokens_of_the_autoencoder(settings):
     stage = settings.stages["autoencoder"]
-    stream = streams.PixelBatches(streams.open_source(settings), stage.crops, seed=0)
+    stream = streams.PixelBatches(FittedSource(streams.open_collections(settings)), stage.crops, seed=0)
     with contextlib.closing(stream.batches(0)) as batches:
         first, second = itertools.islice(batches, 2)
     with contextlib.closing(stream.batches(1)) as batches:
@@ -103,25 +104,26 @@ def test_packs_hold_what_the_mix_says(workdir, settings, stage, image_share):
 
 
 def test_clips_to_show_are_spread_over_the_source_and_bad_ones_passed_over(settings):
-    source = streams.open_source(settings)
-    limits = streams.clip_limits(settings)
-    assert (limits.stride, limits.max_tokens) == ((4, 8, 8), 24)
-    ids = [clip.source_id for clip in exhibits.choose_clips(source, limits, count=4, sizes=9)]
+    (collection,) = streams.open_collections(settings)
+    assert (collection.limits.stride, collection.limits.max_tokens) == ((4, 8, 8), 24)
+    source = FittedSource([collection])
+    ids = [clip.source_id for clip in exhibits.choose_clips(source, count=4, sizes=9)]
     assert ids == [source.source_id(index) for index in (0, 31, 63, 95)]
-    assert len(exhibits.choose_clips(source, limits, count=1000, sizes=9)) == 96
+    assert len(exhibits.choose_clips(source, count=1000, sizes=9)) == 96
 
 
 def test_only_the_commonest_sizes_are_chosen(settings, tmp_path):
     for number, width in enumerate((16, 24, 32, 24, 40, 32, 24)):  # px
         write_clip(tmp_path / f"{number}.png", np.full((1, 16, width, 3), 9 * number, np.uint8), fps=8.0)
         (tmp_path / f"{number}.txt").write_text("grey")
-    source, limits = FolderSource(tmp_path), streams.clip_limits(settings)
-    chosen = exhibits.choose_clips(source, limits, count=7, sizes=2)
+    limits = streams.clip_limits(settings, settings.data)
+    source = FittedSource([Collection(name="main", source=FolderSource(tmp_path), limits=limits)])
+    chosen = exhibits.choose_clips(source, count=7, sizes=2)
     assert [clip.pixels_THWC.shape[2] for clip in chosen] == [24, 32, 24, 32, 24]
 
 
 def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_config, tmp_path):
-    clips, held_out = run.evaluation_clips(read_settings(toy_config()))
+    clips, held_out = run.evaluation_clips(Workdir(tmp_path / "w"), read_settings(toy_config()))
     assert held_out
     assert len(clips) == 8
     assert all("heldout" in clip.source_id for clip in clips)
@@ -130,7 +132,7 @@ def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_c
         (tmp_path / f"{number}.txt").write_text("grey")
     config = toy_config()
     config.data.source, config.data.path = "folder", str(tmp_path)
-    clips, held_out = run.evaluation_clips(read_settings(config))
+    clips, held_out = run.evaluation_clips(Workdir(tmp_path / "w"), read_settings(config))
     assert not held_out
     assert [clip.source_id for clip in clips] == ["0.gif", "1.gif", "2.gif"]
 
@@ -142,7 +144,8 @@ def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
     config = toy_config()
     config.data.source, config.data.path = "folder", str(tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert len(streams.open_source(read_settings(config))) == 1
+        (collection,) = streams.open_collections(read_settings(config))
+    assert len(collection.source) == 1
     assert "1 files without a caption are left out: b.gif" in caplog.text
     assert "1 captions name no file: c.gif" in caplog.text
 

@@ -1,0 +1,135 @@
+"""Preparing as a user does it: in several processes, over a heap that grows, of several collections."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from configs import base
+from sora_jax.core.errors import UserError
+from sora_jax.data.shards import PreparedSet
+from sora_jax.data.video_io import write_clip
+from sora_jax.train import run as runs
+from sora_jax.train.settings import read_settings
+
+CLIPS = 9
+
+
+def draw(folder, numbers, *, frames=5):
+    for number in numbers:
+        pixels = np.random.default_rng(number).integers(0, 256, size=(frames, 16, 16, 3), dtype=np.uint8)
+        write_clip(folder / f"{number:02d}.gif", pixels, fps=8.0)
+        (folder / f"{number:02d}.txt").write_text(f"clip number {number}")
+
+
+def names(*directories):
+    prepared = PreparedSet(*directories)
+    return [prepared[number].source_id for number in range(len(prepared))]
+
+
+@pytest.fixture
+def heap(python, tmp_path):
+    """A folder, the arguments of a run over it, and its workdir: the autoencoder is trained, nothing is prepared."""
+    folder, workdir = tmp_path / "clips", tmp_path / "run"
+    draw(folder, range(CLIPS))
+    arguments = (
+        "--config=tests/toy.py",
+        "--config.data.source=folder",
+        f"--config.data.path={folder}",
+        f"--workdir={workdir}",
+        "--config.stages.autoencoder.steps=1",
+        "--config.stages.autoencoder.crops.buckets=((5,16,16,8),)",
+        "--config.stages.prepare.clips_per_shard=2",
+        "--config.stages.prepare.batch=2",
+    )
+
+    def command(name, *more):
+        return python("-m", f"sora_jax.{name}", *arguments, *more)
+
+    return folder, workdir, command
+
+
+def test_processes_share_a_heap_that_grows(heap):
+    folder, workdir, command = heap
+    early = command("prepare", "--process_index=1", "--process_count=2")
+    assert early.returncode == 2
+    assert "has no trained autoencoder yet: run main until that stage is done" in early.stderr
+    assert command("main", "--until=autoencoder").returncode == 0
+    assert not (workdir / "prepared").exists()
+
+    shares = [command("prepare", f"--process_index={index}", "--process_count=2") for index in (1, 0)]
+    assert [share.returncode for share in shares] == [0, 0], shares[0].stderr + shares[1].stderr
+    assert "written 4, already done 0" in shares[0].stdout
+    assert "written 5, already done 0" in shares[1].stdout
+    whole = command("prepare")
+    assert "written 0, already done 9" in whole.stdout, whole.stderr
+    assert names(workdir / "prepared") == [f"{number:02d}.gif" for number in range(CLIPS)]
+
+    draw(folder, [20])
+    (folder / "03.txt").write_text("said in other words")
+    (folder / "04.gif").unlink()
+    grown = command("prepare")
+    assert "written 2, already done 7" in grown.stdout, grown.stderr
+    prepared = PreparedSet(workdir / "prepared")
+    captions = {one.source_id: one.captions for one in map(prepared.__getitem__, range(len(prepared)))}
+    assert list(captions) == [f"{number:02d}.gif" for number in (0, 1, 2, 3, 5, 6, 7, 8, 20)]
+    assert captions["03.gif"] == ("said in other words",)
+    assert "stage 2 of 4" not in command("prepare").stdout, "nothing has changed since"
+
+
+def test_a_share_that_does_not_exist_is_refused(heap):
+    done = heap[2]("prepare", "--process_index=2", "--process_count=2")
+    assert done.returncode == 2
+    assert "process_index 2 must be 0 or more and less than process_count 2" in done.stderr
+
+
+@pytest.fixture
+def two_collections(toy_config, tmp_path):
+    config = toy_config()
+    draw(tmp_path / "stills", range(6), frames=1)
+    with config.unlocked():
+        config.more_data.stills = base.collection()
+        config.more_data.stills.update({"source": "folder", "path": str(tmp_path / "stills"), "max_tokens": 4})
+    config.stages.images.mix.collections = {"stills": 3.0, "main": 1.0}
+    config.stages.images.steps = config.stages.autoencoder.steps = 1
+    config.run = ("autoencoder", "prepare", "images")
+    return config
+
+
+def test_collections_are_prepared_apart_and_mixed_by_weight(two_collections, tmp_path):
+    workdir = tmp_path / "run"
+    runs.run(two_collections, workdir)
+    assert len(PreparedSet(workdir / "prepared")) == 96
+    assert names(workdir / "prepared" / "stills") == [f"{number:02d}.gif" for number in range(6)]
+    saved = json.loads(next((workdir / "checkpoints" / "images").glob("1/data/metadata")).read_text())
+    assert saved["mix"] == {"images": 1.0, "collections": [1.0, 3.0]}
+    assert json.loads((workdir / "run.json").read_text())["stages"]["prepare"]["written"] == 102
+    # A collection that changed is prepared again by itself.
+    shutil.rmtree(tmp_path / "stills")
+    draw(tmp_path / "stills", range(7), frames=1)
+    runs.run(two_collections, workdir, until="prepare")
+    assert len(names(workdir / "prepared" / "stills")) == 7
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("stages.images.mix.collections", {"films": 1.0}, "names films; there are main, stills"),
+        ("stages.images.mix.collections", {"main": 0.0}, "must have weights above 0"),
+        ("more_data.stills.max_tokens", 99, "more_data.stills.max_tokens 99 exceeds a row's packing.tokens 36"),
+        ("more_data.stills.path", None, "pass --config.more_data.stills.path=DIR"),
+    ],
+)
+def test_what_is_wrong_with_a_collection_is_told(two_collections, key, value, said):
+    two_collections.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=said.replace("(", r"\(")):
+        read_settings(two_collections)
+
+
+@pytest.mark.parametrize("name", ["main", "a/b", "Stills"])
+def test_a_collection_has_a_plain_name_of_its_own(two_collections, name):
+    with two_collections.unlocked():
+        two_collections.more_data[name] = two_collections.more_data.stills
+    with pytest.raises(UserError, match="a collection's name is made of a to z, 0 to 9 and _, and is not 'main'"):
+        read_settings(two_collections)
