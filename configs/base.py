@@ -230,4 +230,5 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     mix.images = images  # of one-frame clips
     mix.videos = 1.0 - images  # of longer ones
     mix.collections = ConfigDict()  # weights of collections, by name; empty: each by its number of clips
+    s.token_drop = (0.0, 0.0)  # least and largest share of its tokens that a clip loses each time, in [0, 1)
     return s

@@ -12,6 +12,8 @@ A pack is a dict of numpy arrays, batch first:
   grid_BS3          int32    (t, h, w) token grid of each segment, zero where absent
   time_step_BS      float32  distance in time position between neighbouring token frames, zero where absent
   sample_BS         int32    index in the prepared set (or of the request), -1 where absent
+
+With token drop a segment holds some of the tokens of its grid, in their order and with their own positions.
 """
 
 import dataclasses
@@ -24,6 +26,8 @@ from sora_jax.data.packing import Budget
 from sora_jax.video import shapes
 
 Pack = dict[str, np.ndarray]
+
+_ALL = slice(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,10 +73,20 @@ class Row:
         }
         self._token = self._text = self._slot = 0
 
-    def put(self, *, sample: int, grid: shapes.Size, fps: float, caption: str, tokens_LP: np.ndarray | None) -> slice:
+    def put(
+        self,
+        *,
+        sample: int,
+        grid: shapes.Size,
+        fps: float,
+        caption: str,
+        tokens_LP: np.ndarray | None,
+        kept: np.ndarray | slice = _ALL,
+    ) -> slice:
         """Adds a clip and returns where its tokens are; `tokens_LP` None leaves zeros to be filled by sampling.
 
-        The clip must fit: planning has seen to that.
+        Of the tokens on `grid` those numbered by `kept` are added, ascending. What is added must fit: planning has seen
+        to that.
         """
         step = shapes.time_step(
             fps,
@@ -80,12 +94,13 @@ class Row:
             temporal_patch=self.layout.patch[0],
             time_rate=self.layout.time_rate,
         )
-        there = slice(self._token, self._token + shapes.count(grid))
+        position_L3 = shapes.positions(grid, step)[kept]
+        there = slice(self._token, self._token + len(position_L3))
         row = self.arrays
         assert there.stop <= len(row["segment_BL"]), (there, len(row["segment_BL"]))
         if tokens_LP is not None:
-            row["tokens_BLP"][there] = tokens_LP
-        row["position_BL3"][there] = shapes.positions(grid, step)
+            row["tokens_BLP"][there] = tokens_LP[kept]
+        row["position_BL3"][there] = position_L3
         row["segment_BL"][there] = self._slot + 1
         row["grid_BS3"][self._slot] = grid
         row["time_step_BS"][self._slot] = step

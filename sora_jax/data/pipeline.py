@@ -16,7 +16,7 @@ import numpy as np
 from sora_jax.core.errors import UserError
 from sora_jax.data.packing import Budget
 from sora_jax.data.packs import Pack, PackLayout
-from sora_jax.data.rows import Lengths, Pool, RowPlan
+from sora_jax.data.rows import Lengths, Pool, RowPlan, choose_tokens
 from sora_jax.data.shards import PreparedSet
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
@@ -103,7 +103,7 @@ class RowDataset:
 
     `plan` says which samples each row holds, `plan.rejected` which samples fit none. `patch` is (pt, ph, pw);
     `time_rate` is in time positions per second; `mix` and `weights_G`, of the directories of `prepared`, are those of
-    `make_pools`. Thread safe.
+    `make_pools`, `token_drop` is that of `RowPlan`. Thread safe.
 
     Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn.
     """
@@ -118,6 +118,7 @@ class RowDataset:
         seed: int,
         mix: Mapping[str, float] | None = None,
         weights_G: Sequence[float] | None = None,
+        token_drop: tuple[float, float] = (0.0, 0.0),
     ):
         self._prepared = prepared
         self._packing = packing
@@ -130,6 +131,7 @@ class RowDataset:
         )
         self._seed = seed
         self._mix = None if mix is None else {**mix, **({"collections": list(weights_G)} if weights_G else {})}
+        self._token_drop = token_drop
         for sample in np.flatnonzero(np.any(prepared.grid_N3 % patch, axis=1))[:1].tolist():
             shapes.token_grid(tuple(prepared.grid_N3[sample].tolist()), patch)
         lengths = Lengths(
@@ -146,6 +148,7 @@ class RowDataset:
             seed=seed,
             window=packing.window,
             rows_per_batch=packing.rows,
+            token_drop=token_drop,
         )
 
     def __len__(self) -> int:
@@ -156,15 +159,18 @@ class RowDataset:
         planned = self.plan.row(number)
         row = self._layout.row()
         patch = self._layout.patch
-        for index, caption in zip(planned.samples_S.tolist(), planned.captions_S.tolist(), strict=True):
+        columns = (planned.samples_S, planned.captions_S, planned.tokens_S, planned.draws_S)
+        for index, caption, kept, draw in zip(*(column_S.tolist() for column_S in columns), strict=True):
             sample = self._prepared[index]
             t, h, w, _ = sample.latent_THWC.shape
+            grid = shapes.token_grid((t, h, w), patch)
             row.put(
                 sample=index,
-                grid=shapes.token_grid((t, h, w), patch),
+                grid=grid,
                 fps=sample.fps,
                 caption=sample.captions[caption],
                 tokens_LP=patchify(sample.latent_THWC, patch),
+                kept=choose_tokens(shapes.count(grid), kept, seed=self._seed, draw=draw),
             )
         return row.arrays
 
@@ -175,6 +181,7 @@ class RowDataset:
             "data": self._prepared.fingerprint(),
             "patch": list(self._layout.patch),
             "mix": self._mix,
+            "token_drop": list(self._token_drop),
             **dataclasses.asdict(self._packing),
         }
 

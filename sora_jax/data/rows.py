@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -63,13 +64,17 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One row: int64 `samples_S` and the caption chosen for each (its number within the sample).
+    """One row: int64 `samples_S`, the caption chosen for each (its number within the sample), `tokens_S` that it holds.
 
-    `window` is the window it was planned in, `epoch` the one in which that window begins.
+    A sample of which it holds fewer tokens than there are loses the others to token drop: `choose_tokens` says which,
+    by the number of the draw, `draws_S`. `window` is the window it was planned in, `epoch` the one in which that
+    window begins.
     """
 
     samples_S: np.ndarray
     captions_S: np.ndarray
+    tokens_S: np.ndarray
+    draws_S: np.ndarray
     window: int
     epoch: int
 
@@ -122,6 +127,15 @@ class Draws:
         return samples_W
 
 
+class _Window(NamedTuple):
+    """The draws of a window: sample, caption (its number within the sample) and tokens that stay; and their rows."""
+
+    samples_W: np.ndarray
+    captions_W: np.ndarray
+    tokens_W: np.ndarray
+    plan: WindowPlan
+
+
 class RowPlan:
     """Random access to the endless sequence of rows; `rejected` names the samples that fit no row.
 
@@ -130,7 +144,9 @@ class RowPlan:
     second) and remembers one integer for each; the last few windows and batches are kept whole. Thread safe.
 
     Each draw chooses one of the sample's captions that fit a row, by their weights, before the window is
-    planned, so that text is packed at the length it really has.
+    planned, so that text is packed at the length it really has. In the same way each draw loses a share of its
+    tokens, uniform in `token_drop` (least, largest), to the nearest token; at least one stays. A sample must
+    fit a row whole all the same.
 
     Raises `UserError` when no sample of a pool fits a row.
     """
@@ -144,12 +160,14 @@ class RowPlan:
         seed: int,
         window: int,
         rows_per_batch: int,
+        token_drop: tuple[float, float] = (0.0, 0.0),
     ):
         self._lengths = lengths
         self._budget = budget
         self._seed = seed
         self._window_draws = window
         self._rows_per_batch = rows_per_batch
+        self._token_drop = token_drop
         kept, rejected = _fitting(pools, lengths, budget)
         self.rejected = rejected
         self._draws = Draws(kept, seed=seed)
@@ -167,38 +185,36 @@ class RowPlan:
     def _plan_batch(self, batch: int) -> list[Row]:
         start = batch * self._rows_per_batch
         rows = [self._locate(number) for number in range(start, start + self._rows_per_batch)]
-        tokens = [self._lengths.tokens_N[row.samples_S].astype(float) for row in rows]
-        cost_B = np.array([np.sum(tokens_S**2) for tokens_S in tokens])
+        cost_B = np.array([np.sum(row.tokens_S.astype(float) ** 2) for row in rows])
         return [rows[slot] for slot in balance_order(cost_B)]
 
     def _locate(self, number: int) -> Row:
         while self._first_rows[-1] <= number:
-            _, _, plan = self._window(len(self._first_rows) - 1)
-            self._first_rows.append(self._first_rows[-1] + len(plan))
+            self._first_rows.append(self._first_rows[-1] + len(self._window(len(self._first_rows) - 1).plan))
         window = bisect.bisect_right(self._first_rows, number) - 1
-        samples_W, captions_W, plan = self._window(window)
-        members_S = plan.row(number - self._first_rows[window])
+        drawn, start = self._window(window), window * self._window_draws
+        members_S = drawn.plan.row(number - self._first_rows[window])
         return Row(
-            samples_S=samples_W[members_S],
-            captions_S=captions_W[members_S],
+            samples_S=drawn.samples_W[members_S],
+            captions_S=drawn.captions_W[members_S],
+            tokens_S=drawn.tokens_W[members_S],
+            draws_S=start + members_S,
             window=window,
-            epoch=window * self._window_draws // self._draws.per_epoch,
+            epoch=start // self._draws.per_epoch,
         )
 
-    def _plan_window(self, window: int) -> tuple[np.ndarray, np.ndarray, WindowPlan]:
+    def _plan_window(self, window: int) -> _Window:
         start = window * self._window_draws
         samples_W = self._draws.take(start, start + self._window_draws)
         chance_W = rng.generator(self._seed, "captions", window).random(len(samples_W))
         captions_W = self._choose_captions(samples_W, chance_W)
-        plan = plan_window(
-            self._lengths.tokens_N[samples_W],
-            self._lengths.text_tokens_M[captions_W],
-            self._budget,
-            seed=self._seed,
-            window=window,
-        )
+        tokens_W = self._lengths.tokens_N[samples_W]
+        share_W = rng.generator(self._seed, "token drop", window).uniform(*self._token_drop, len(tokens_W))
+        tokens_W = np.maximum(1, tokens_W - np.rint(share_W * tokens_W).astype(np.int64))
+        text_W = self._lengths.text_tokens_M[captions_W]
+        plan = plan_window(tokens_W, text_W, self._budget, seed=self._seed, window=window)
         assert not plan.rejected, plan.rejected
-        return samples_W, captions_W - self._lengths.caption_start_N1[samples_W], plan
+        return _Window(samples_W, captions_W - self._lengths.caption_start_N1[samples_W], tokens_W, plan)
 
     def _choose_captions(self, samples_W: np.ndarray, chance_W: np.ndarray) -> np.ndarray:
         """Returns the caption, among all M, on which each chance in [0, 1) falls; those that fit no row have none."""
@@ -215,6 +231,13 @@ class RowPlan:
         # Sums are rounded, and a border between draws is one also then.
         end_W = np.cumsum(np.bincount(draw_U))
         return caption_U[np.clip(found_W, end_W - np.bincount(draw_U), end_W - 1)]
+
+
+def choose_tokens(count: int, kept: int, *, seed: int, draw: int) -> np.ndarray | slice:
+    """Returns the ascending index of the `kept` of a clip's `count` tokens that stay; all choices are alike likely."""
+    if kept == count:
+        return slice(None)
+    return np.sort(rng.generator(seed, "kept tokens", draw).choice(count, kept, replace=False, shuffle=False))
 
 
 def _fitting(pools: Sequence[Pool], lengths: Lengths, budget: Budget) -> tuple[list[Pool], tuple[Rejected, ...]]:

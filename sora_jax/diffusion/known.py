@@ -154,9 +154,8 @@ def draw_known(
         grid_BS3=grid_BS3,
         time_step_BS=time_step_BS,
     )
-    ids_S1 = jnp.arange(1, grid_BS3.shape[1] + 1)[:, None]
-    unknown_BS = jnp.any((segment_BL[:, None] == ids_S1) & ~known_BL[:, None], axis=-1)
-    return known_BL & per_token(unknown_BS, segment_BL)
+    unknown_BS = count_tokens(jnp.where(known_BL, 0, segment_BL), grid_BS3.shape[1])
+    return known_BL & per_token(unknown_BS > 0, segment_BL)
 
 
 def draw_known_level(key: jax.Array, segments: tuple[int, int], config: KnownConfig) -> jax.Array:
@@ -187,6 +186,12 @@ def per_token(table_BS: jax.Array, segment_BL: jax.Array) -> jax.Array:
     """Returns (B, L, ...): the table's value of each token's segment. Padding reads segment 1."""
     index = jnp.maximum(segment_BL - 1, 0).reshape(*segment_BL.shape, *[1] * (table_BS.ndim - 2))
     return jnp.take_along_axis(table_BS, index, axis=1)
+
+
+def count_tokens(segment_BL: jax.Array, num_segments: int) -> jax.Array:
+    """Returns tokens_BS int32, how many tokens of its row each segment has."""
+    ids_S1 = jnp.arange(1, num_segments + 1)[:, None]
+    return jnp.sum(segment_BL[:, None] == ids_S1, axis=-1)
 
 
 def _log_uniform(u_BS: jax.Array, most_BS: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
 """Which noise levels training sees, and which ones sampling passes through.
 
 More tokens show more of the picture through the same noise, so a larger clip needs more noise for the same
-difficulty: both distributions are shifted by the segment's own token count (arXiv 2403.03206, section 5.3.2).
+difficulty: both distributions are shifted by the segment's own token count (arXiv 2403.03206, section 5.3.2), that
+of the tokens which are there: one that was dropped shows nothing.
 
 Letters: B rows, S segments of a row.
 """

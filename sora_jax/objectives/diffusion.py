@@ -113,7 +113,7 @@ def make_objective(
         noise_key, level_key, known_key, known_level_key, drop_key = jax.random.split(key, 5)
         grid_BS3, segment_BL = pack["grid_BS3"], pack["segment_BL"]
         segments = grid_BS3.shape[0], grid_BS3.shape[1]
-        sigma_BS = noise_levels.draw(level_key, jnp.prod(grid_BS3, axis=-1), config.noise)
+        sigma_BS = noise_levels.draw(level_key, known.count_tokens(segment_BL, segments[1]), config.noise)
         known_BL = known.draw_known(
             known_key,
             position_BL3=pack["position_BL3"],

@@ -206,9 +206,16 @@ class DiffusionStage:
     accumulate: int
     schedule: ScheduleConfig
     mix: MixConfig
+    token_drop: tuple[float, float]
 
     def __post_init__(self):
         _at_least_one(self, "steps", "accumulate")
+        least, largest = self.token_drop
+        if not 0 <= least <= largest < 1:
+            raise UserError(
+                f"token_drop ({least:g}, {largest:g}) must be two shares from 0 to less than 1, the smaller first; "
+                "(0, 0) drops nothing"
+            )
 
 
 StageConfig = AutoencoderStage | PrepareStage | DiffusionStage

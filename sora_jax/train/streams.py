@@ -136,6 +136,7 @@ class PackedBatches:
             seed=settings.seed,
             mix=stage.mix.kinds,
             weights_G=[weights.get(name, 0.0) for name in settings.collections] if weights else None,
+            token_drop=stage.token_drop,
         )
 
     def batches(self, start: int) -> Batches:

@@ -65,6 +65,19 @@ def test_without_tokens_there_is_room_for_noise():
     assert row.arrays["segment_BL"].tolist() == [1] * 6 + [0] * 6
 
 
+def test_of_a_clip_only_kept_tokens_are_added_with_their_own_positions():
+    whole, thin = LAYOUT.row(), LAYOUT.row()
+    tokens_LP = np.random.default_rng(0).normal(size=(6, 6)).astype(np.float32)
+    whole.put(**FIRST, tokens_LP=tokens_LP)
+    assert thin.put(**FIRST, tokens_LP=tokens_LP, kept=np.array([0, 2, 5])) == slice(0, 3)
+    for name in ("tokens_BLP", "position_BL3"):
+        np.testing.assert_array_equal(thin.arrays[name][:3], whole.arrays[name][[0, 2, 5]])
+        np.testing.assert_array_equal(thin.arrays[name][3:], 0)
+    assert thin.arrays["segment_BL"].tolist() == [1] * 3 + [0] * 9
+    for name in ("grid_BS3", "time_step_BS", "sample_BS", "text_BKQ", "text_segment_BK", "text_position_BK"):
+        np.testing.assert_array_equal(thin.arrays[name], whole.arrays[name])
+
+
 @pytest.mark.parametrize("clip", [SECOND | {"grid": (1, 1, 3)}, SECOND | {"grid": (1, 1, 1), "caption": "a b c"}])
 def test_what_does_not_fit_is_a_fault_of_the_plan(clip):
     row, _ = filled()

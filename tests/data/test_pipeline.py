@@ -47,8 +47,8 @@ def prepared(tmp_path_factory):
     return PreparedSet(directory)
 
 
-def make_rows(prepared, *, packing=PACKING, seed=0, mix=None, patch=PATCH):
-    return RowDataset(prepared, packing, patch=patch, time_rate=TIME_RATE, seed=seed, mix=mix)
+def make_rows(prepared, *, packing=PACKING, seed=0, mix=None, patch=PATCH, drop=(0.0, 0.0)):
+    return RowDataset(prepared, packing, patch=patch, time_rate=TIME_RATE, seed=seed, mix=mix, token_drop=drop)
 
 
 def take(rows, count, **kwargs):
@@ -64,7 +64,7 @@ def assert_equal(pack, other):
 
 
 def slow_row(rows, prepared, number):
-    """The arrays of a row, one token at a time."""
+    """The arrays of a row of whole clips, one token at a time."""
     planned = rows.plan.row(number)
     tokens, positions, segments, text = [], [], [], []
     for slot, (index, caption) in enumerate(zip(planned.samples_S, planned.captions_S, strict=True)):
@@ -119,6 +119,31 @@ def test_a_pack_holds_what_a_slow_reference_says(prepared):
         for name in ("grid_BS3", "time_step_BS"):
             assert not pack[name][b, present:].any(), name
         assert (pack["sample_BS"][b, present:] == -1).all()
+
+
+@pytest.mark.parametrize("start", [0, 13])
+def test_with_token_drop_a_pack_holds_some_tokens_of_each_clip_where_they_are(prepared, start):
+    rows = make_rows(prepared, drop=(0.2, 0.6))
+    (pack,) = take(make_rows(prepared, drop=(0.2, 0.6)), 1, start_row=start)
+    for b in range(4):
+        row = rows[start + b]
+        assert_equal({name: array[b] for name, array in pack.items()}, row)
+        tokens, positions, segments, text, planned = slow_row(rows, prepared, start + b)
+        places = {(slot, *place): i for i, (slot, place) in enumerate(zip(segments, positions, strict=True))}
+        used = int(planned.tokens_S.sum())
+        assert used < len(tokens)
+        np.testing.assert_array_equal(np.bincount(row["segment_BL"][:used])[1:], planned.tokens_S)
+        np.testing.assert_array_equal(row["sample_BS"][: len(planned.samples_S)], planned.samples_S)
+        step_S, at = row["time_step_BS"], []
+        for segment, (time, h, w) in zip(row["segment_BL"][:used], row["position_BL3"][:used], strict=True):
+            sample = prepared[int(planned.samples_S[segment - 1])]
+            frame = round(float(time / step_S[segment - 1]))
+            at.append(places[int(segment), frame * 4 / sample.fps * TIME_RATE, int(h), int(w)])
+        assert at == sorted(set(at)), "each at most once, in the order of the clip"
+        np.testing.assert_array_equal(row["tokens_BLP"][:used], np.array(tokens)[at])
+        assert not row["tokens_BLP"][used:].any()
+        assert not row["segment_BL"][used:].any()
+        np.testing.assert_array_equal(row["text_segment_BK"][: len(text)], [slot for _, slot, _ in text])
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
@@ -280,6 +305,7 @@ def test_a_damaged_record_ends_the_batches_with_its_name(tmp_path):
     [
         ("seed", {"seed": 1}),
         ("mix", {"mix": {"images": 1.0}}),
+        ("token_drop", {"drop": (0.0, 0.5)}),
         ("patch", {"patch": (1, 1, 1)}),
         ("tokens", {"packing": PackingConfig(tokens=128, text_tokens=40, segments=6, rows=4, window=24)}),
         ("window", {"packing": PackingConfig(tokens=64, text_tokens=40, segments=6, rows=4, window=25)}),

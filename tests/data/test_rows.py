@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -7,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.packing import Budget
-from sora_jax.data.rows import Draws, Lengths, Pool, RowPlan
+from sora_jax.data.packing import Budget, plan_window
+from sora_jax.data.rows import Draws, Lengths, Pool, RowPlan, choose_tokens
+
+BUDGET = Budget(tokens=128, text_tokens=64, segments=16)
 
 
 def one_pool(count):
@@ -24,15 +27,14 @@ def make_lengths(count, *, seed=0, captions=1):
     )
 
 
-def make_plan(lengths, *, seed=0, window=64, rows_per_batch=4, pools=None):
+def make_plan(lengths, *, seed=0, window=64, rows_per_batch=4, pools=None, drop=(0.0, 0.0)):
     pools = pools or one_pool(len(lengths.tokens_N))
-    budget = Budget(tokens=128, text_tokens=64, segments=16)
-    return RowPlan(lengths, pools, budget, seed=seed, window=window, rows_per_batch=rows_per_batch)
+    return RowPlan(lengths, pools, BUDGET, seed=seed, window=window, rows_per_batch=rows_per_batch, token_drop=drop)
 
 
 def contents(plan, start, stop):
     rows = [plan.row(number) for number in range(start, stop)]
-    return [(row.samples_S.tolist(), row.captions_S.tolist()) for row in rows]
+    return [[column.tolist() for column in (r.samples_S, r.captions_S, r.tokens_S, r.draws_S)] for r in rows]
 
 
 @settings(max_examples=40, deadline=None)
@@ -83,12 +85,12 @@ def test_windows_that_do_not_divide_epochs_lose_and_repeat_nothing(samples, wind
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 120), st.integers(1, 9), st.integers(0, 3))
-def test_rows_do_not_depend_on_which_were_asked_for_before(start, rows_per_batch, seed):
+@given(st.integers(0, 120), st.integers(1, 9), st.integers(0, 3), st.sampled_from([(0.0, 0.0), (0.2, 0.7)]))
+def test_rows_do_not_depend_on_which_were_asked_for_before(start, rows_per_batch, seed, drop):
     lengths = make_lengths(90, captions=2)
-    plan = make_plan(lengths, seed=seed, rows_per_batch=rows_per_batch)
+    plan = make_plan(lengths, seed=seed, rows_per_batch=rows_per_batch, drop=drop)
     sequence = contents(plan, 0, 140)
-    again = make_plan(lengths, seed=seed, rows_per_batch=rows_per_batch)
+    again = make_plan(lengths, seed=seed, rows_per_batch=rows_per_batch, drop=drop)
     assert contents(again, start, 140) == sequence[start:]
     assert contents(again, 0, start) == sequence[:start]
 
@@ -101,19 +103,83 @@ def test_a_batch_holds_the_same_rows_in_whatever_order_balances_it():
         assert sorted(contents(balanced, batch * 8, batch * 8 + 8)) == first
 
 
-def test_devices_get_nearly_the_same_attention_cost():
+def test_without_token_drop_a_window_is_planned_on_whole_clips():
+    lengths = make_lengths(90)
+    plan = make_plan(lengths, rows_per_batch=1)
+    for window in range(3):
+        samples_W = Draws(one_pool(90), seed=0).take(64 * window, 64 * window + 64)
+        tokens_W, text_W = lengths.tokens_N[samples_W], lengths.text_tokens_M[samples_W]
+        expected = plan_window(tokens_W, text_W, BUDGET, seed=0, window=window)
+        first = next(number for number in range(200) if plan.row(number).window == window)
+        for number in range(len(expected)):
+            row, members_S = plan.row(first + number), expected.row(number)
+            np.testing.assert_array_equal(row.samples_S, samples_W[members_S])
+            np.testing.assert_array_equal(row.tokens_S, tokens_W[members_S])
+            np.testing.assert_array_equal(row.draws_S, 64 * window + members_S)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).map(sorted), st.integers(0, 3))
+def test_token_drop_takes_a_share_within_its_range_and_loses_no_draw(drop, seed):
+    lengths = make_lengths(90)
+    plan = make_plan(lengths, seed=seed, rows_per_batch=1, drop=tuple(drop))
+    rows = [plan.row(0)]
+    while rows[-1].window < 3:
+        rows.append(plan.row(len(rows)))
+    rows.pop()
+    for row in rows:
+        whole_S = lengths.tokens_N[row.samples_S]
+        least_S, most_S = (np.rint(share * whole_S) for share in drop)
+        assert np.all(row.tokens_S >= np.maximum(1, whole_S - most_S))
+        assert np.all(row.tokens_S <= np.maximum(1, whole_S - least_S))
+        assert row.tokens_S.sum() <= 128
+        assert lengths.text_tokens_M[row.samples_S].sum() <= 64
+        assert len(row.samples_S) <= 16
+    draws = np.concatenate([row.draws_S for row in rows])
+    assert sorted(draws) == list(range(3 * 64))
+    samples = np.concatenate([row.samples_S for row in rows])
+    np.testing.assert_array_equal(samples, Draws(one_pool(90), seed=seed).take(0, 3 * 64)[draws])
+
+
+def test_shares_of_token_drop_are_uniform_drawn_anew_and_rows_stay_full():
+    lengths = dataclasses.replace(make_lengths(500), tokens_N=np.full(500, 80), text_tokens_M=np.full(500, 1))
+    plan = make_plan(lengths, window=1000, drop=(0.3, 0.8))
+    rows = [plan.row(number) for number in range(400)]
+    kept = np.concatenate([row.tokens_S for row in rows])
+    counts = np.histogram(kept, bins=4, range=(16, 56))[0] / len(kept)
+    np.testing.assert_allclose(counts, 0.25, atol=0.04)
+    of_sample = collections.defaultdict(set)
+    for row in rows:
+        for sample, tokens in zip(row.samples_S, row.tokens_S, strict=True):
+            of_sample[sample].add(tokens)
+    assert max(map(len, of_sample.values())) > 1
+    assert kept.sum() / (400 * 128) > 0.95, "whole clips would fill 0.63"
+
+
+def test_kept_tokens_are_a_function_of_seed_and_draw_and_all_alike_likely():
+    chosen = [choose_tokens(7, 3, seed=0, draw=draw).tolist() for draw in range(2000)]
+    assert chosen == [choose_tokens(7, 3, seed=0, draw=draw).tolist() for draw in range(2000)]
+    assert chosen != [choose_tokens(7, 3, seed=1, draw=draw).tolist() for draw in range(2000)]
+    counts = collections.Counter(map(tuple, chosen))
+    assert set(counts) == set(itertools.combinations(range(7), 3)), "ascending, without repeats"
+    assert max(counts.values()) < 2 * min(counts.values())
+    assert list(range(7))[choose_tokens(7, 7, seed=0, draw=0)] == list(range(7))
+
+
+@pytest.mark.parametrize("drop", [(0.0, 0.0), (0.1, 0.9)])
+def test_devices_get_nearly_the_same_attention_cost(drop):
     lengths = make_lengths(4000)
 
     def imbalance(plan):
         shares = []
         for batch in range(8):
-            costs = [np.sum(lengths.tokens_N[plan.row(batch * 32 + i).samples_S] ** 2.0) for i in range(32)]
+            costs = [np.sum(plan.row(batch * 32 + i).tokens_S ** 2.0) for i in range(32)]
             halves = np.reshape(costs, (8, 4)).sum(axis=1)
             shares.append(halves.max() / halves.mean())
         return np.mean(shares) - 1
 
-    unbalanced = imbalance(make_plan(lengths, window=1000, rows_per_batch=1))
-    assert imbalance(make_plan(lengths, window=1000, rows_per_batch=32)) < 0.5 * unbalanced
+    unbalanced = imbalance(make_plan(lengths, window=1000, rows_per_batch=1, drop=drop))
+    assert imbalance(make_plan(lengths, window=1000, rows_per_batch=32, drop=drop)) < 0.5 * unbalanced
 
 
 def test_captions_are_chosen_among_those_that_fit_and_all_are_seen():
@@ -163,7 +229,7 @@ def test_samples_that_fit_no_row_are_named_and_never_drawn():
     assert [item.sample for item in plan.rejected] == [1, 2]
     assert "200 tokens" in plan.rejected[0].reason
     assert "70 text tokens" in plan.rejected[1].reason
-    assert {sample for row, _ in contents(plan, 0, 30) for sample in row} == {0, 3}
+    assert {sample for row, *_ in contents(plan, 0, 30) for sample in row} == {0, 3}
 
 
 def test_only_rejections_of_samples_in_the_mix_are_reported():

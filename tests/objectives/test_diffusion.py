@@ -30,18 +30,19 @@ ROWS = (
 KEY = jax.random.key(3)
 
 
-def make_pack():
+def make_pack(kept=slice(None)):
     rng, rows = np.random.default_rng(0), []
     for clips in ROWS:
         row = LAYOUT.row()
         for number, (grid, fps, caption) in enumerate(clips):
             tokens = rng.normal(size=(np.prod(grid), 3)).astype(np.float32)
-            row.put(sample=number, grid=grid, fps=fps, caption=caption, tokens_LP=tokens)
+            row.put(sample=number, grid=grid, fps=fps, caption=caption, tokens_LP=tokens, kept=kept)
         rows.append(row)
     return {name: jnp.asarray(value) for name, value in stack_rows(rows).items()}
 
 
 PACK = make_pack()
+THIN = make_pack(kept=slice(None, None, 2))  # token drop took every second token
 
 
 def config(*, prediction="clean", known_share=0.0, dropout=0.0):
@@ -196,6 +197,71 @@ def test_nothing_of_a_dropped_caption_leaks():
     assert np.any(gradient["text.start"])
     given = jax.jit(functools.partial(loss, dropout=0.0))
     assert given(params, PACK["text_BKQ"]) != given(params, other_BKQ)
+
+
+def left_in_thin():
+    """Returns which tokens of PACK are also in THIN."""
+    segment_BL, left_BL = np.asarray(PACK["segment_BL"]), np.zeros(PACK["segment_BL"].shape, bool)
+    for row, segments in enumerate(segment_BL):
+        for segment in set(segments) - {0}:
+            left_BL[row, np.flatnonzero(segments == segment)[::2]] = True
+    return left_BL
+
+
+def test_what_token_drop_leaves_is_predicted_as_if_the_rest_were_padding():
+    left_BL = left_in_thin()
+    as_padding = PACK | {"segment_BL": jnp.where(left_BL, PACK["segment_BL"], 0)}
+    model = merge_model(*generator())
+    levels_BG = jax.random.uniform(KEY, (2, 8))
+
+    def predict(pack):
+        level_BL = known.level_index(pack["segment_BL"], jnp.zeros_like(pack["segment_BL"], bool), num_segments=4)
+        text_BKE = model.encode_text(pack, jnp.float32)
+        told = {"levels_BG": levels_BG, "level_BL": level_BL, "text_BKE": text_BKE}
+        return np.asarray(model.predict(pack["tokens_BLP"], pack, text_segment_BK=pack["text_segment_BK"], **told))
+
+    thin, padded = predict(THIN), predict(as_padding)
+    for row, count in enumerate(left_BL.sum(axis=1)):
+        np.testing.assert_array_equal(THIN["tokens_BLP"][row, :count], PACK["tokens_BLP"][row, left_BL[row]])
+        np.testing.assert_allclose(thin[row, :count], padded[row, left_BL[row]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["first", "last", "ends", "random_frames", "region"])
+def test_what_is_known_of_a_clip_does_not_depend_on_token_drop(family):
+    others = dict.fromkeys(("none", "first", "last", "ends", "random_frames", "region"), 0.0)
+    pattern = known.draw_pattern(KEY, PACK["grid_BS3"], known.KnownConfig(**others | {family: 1.0}))
+
+    def known_BL(pack):
+        names = ("position_BL3", "segment_BL", "grid_BS3", "time_step_BS")
+        return np.asarray(known.known_tokens(pattern, **{name: pack[name] for name in names}))
+
+    for row, left_L in enumerate(left_in_thin()):
+        np.testing.assert_array_equal(known_BL(THIN)[row, : left_L.sum()], known_BL(PACK)[row, left_L])
+
+
+@pytest.mark.parametrize("pack", [PACK, THIN])
+def test_the_noise_of_a_segment_goes_by_the_tokens_that_are_there(pack):
+    noise = noise_levels.NoiseConfig(std=1e-6, shift_base_tokens=4.0, uniform_share=0.0)
+    stub = Stub(perfect("clean"))
+    objective = make_objective(dataclasses.replace(config(), noise=noise), dtype=jnp.float32)
+    loss, metrics = objective(stub, pack, KEY)
+    segment_BL = np.asarray(pack["segment_BL"])
+    for row, segments in enumerate(segment_BL):
+        for segment in set(segments) - {0}:
+            odds = np.sqrt((segments == segment).sum() / 4.0)
+            np.testing.assert_allclose(
+                np.asarray(stub.sigma_BL)[row, segments == segment], odds / (1 + odds), rtol=1e-4
+            )
+    assert loss.weight == (segment_BL > 0).sum()
+    assert metrics["fill"].value() == (segment_BL > 0).mean()
+
+
+def test_the_loss_and_gradient_of_a_pack_with_token_drop_are_finite():
+    objective = make_objective(config(known_share=0.5, dropout=0.1), dtype=jnp.float32)
+    structure, params = generator()
+    value, gradient = jax.value_and_grad(lambda p: objective(merge_model(structure, p), THIN, KEY)[0].value())(params)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(leaf)) for leaf in gradient.values())
 
 
 def test_extents_are_the_last_positions_of_each_segment():

@@ -70,9 +70,9 @@ def packs(seed):
     rng, rows = np.random.default_rng(seed), []
     for number in range(8):
         row = LAYOUT.row()
-        for grid in ((2, 2, 2), (1, 1 + number % 3, 2)):
+        for grid, kept in (((2, 2, 2), slice(number % 2, None)), ((1, 1 + number % 3, 2), slice(None))):
             tokens = rng.normal(size=(np.prod(grid), 4)).astype(np.float32)
-            row.put(sample=number, grid=grid, fps=8.0, caption="a red circle"[:number], tokens_LP=tokens)
+            row.put(sample=number, grid=grid, fps=8.0, caption="a red circle"[:number], tokens_LP=tokens, kept=kept)
         rows.append(row)
     return stack_rows(rows)
 

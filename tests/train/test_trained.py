@@ -103,6 +103,16 @@ def test_packs_hold_what_the_mix_says(workdir, settings, stage, image_share):
         assert pack["text_BKQ"].shape == (8, 96, BYTES_PER_TOKEN)
 
 
+def test_packs_lose_the_tokens_that_the_stage_says(workdir, settings):
+    stage = dataclasses.replace(settings.stages["videos"], token_drop=(0.5, 0.5))
+    stream = streams.PackedBatches(PreparedSet(workdir.prepared()), stage, settings)
+    with contextlib.closing(stream.batches(0)) as batches:
+        packs = list(itertools.islice(batches, 4))
+    for pack in packs:
+        assert stream.tokens(pack)[0] == pytest.approx(np.prod(pack["grid_BS3"], axis=-1).sum() / 2, rel=0.05)
+    assert stream.fingerprint()["token_drop"] == [0.5, 0.5]
+
+
 def test_clips_to_show_are_spread_over_the_source_and_bad_ones_passed_over(settings):
     (collection,) = streams.open_collections(settings)
     assert (collection.limits.stride, collection.limits.max_tokens) == ((4, 8, 8), 24)
