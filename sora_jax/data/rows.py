@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -172,9 +172,20 @@ class RowPlan:
         self.rejected = rejected
         self._draws = Draws(kept, seed=seed)
         self._first_rows = [0]
+        self._remember()
+
+    def _remember(self) -> None:
         self._lock = threading.Lock()
         self._window = functools.lru_cache(maxsize=4)(self._plan_window)
         self._batch = functools.lru_cache(maxsize=4)(self._plan_batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the plan without its lock and memory: it is pickled for worker processes."""
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_window", "_batch")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._remember()
 
     def row(self, number: int) -> Row:
         """Returns row `number` >= 0 of the sequence."""

@@ -149,8 +149,19 @@ class PreparedSet:
         self._shard_N, self._record_N, self._crc_N = joined["shard_N"], joined["record_N"], joined["crc_N"]
         self._mean_C = np.array(self.header["latent_mean"], np.float32)
         self._scale_C = np.array(self.header["latent_scale"], np.float32)
+        self._close_readers()
+
+    def _close_readers(self) -> None:
         self._readers: dict[Path, ArrayRecordReader] = {}
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the set without its open files: it is pickled for worker processes."""
+        return {name: value for name, value in vars(self).items() if name not in ("_readers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._close_readers()
 
     @classmethod
     def open(cls, directories: Sequence[str | os.PathLike], expect: Mapping[str, str]) -> "PreparedSet":

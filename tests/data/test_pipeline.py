@@ -1,7 +1,9 @@
 import contextlib
 import json
+import pickle
 import threading
 
+import grain
 import numpy as np
 import pytest
 
@@ -147,10 +149,11 @@ def test_with_token_drop_a_pack_holds_some_tokens_of_each_clip_where_they_are(pr
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_processes_hold_the_parts_of_one_global_batch(prepared, processes):
-    whole = take(make_rows(prepared), 4)
+@pytest.mark.parametrize("start", [0, 6, 61])
+def test_processes_hold_the_parts_of_one_global_batch(prepared, processes, start):
+    whole = take(make_rows(prepared), 4, start_row=start)
     parts = [
-        take(make_rows(prepared), 4, process_index=index, process_count=processes, threads=2)
+        take(make_rows(prepared), 4, start_row=start, process_index=index, process_count=processes, threads=2)
         for index in range(processes)
     ]
     for step, pack in enumerate(whole):
@@ -185,10 +188,37 @@ def test_the_state_is_the_next_row_and_nothing_earlier_is_read(prepared, monkeyp
     assert set(read) <= set(ahead.tolist())
 
 
-def test_any_number_of_threads_gives_the_same_batches(prepared):
-    one, four = (take(make_rows(prepared), 6, threads=threads) for threads in (1, 4))
-    for pack, other in zip(one, four, strict=True):
-        assert_equal(pack, other)
+@pytest.mark.parametrize("threads", [0, 1, 2, 4])
+def test_any_number_of_threads_gives_the_same_batches(prepared, threads):
+    rows = make_rows(prepared)
+    for number, pack in enumerate(take(make_rows(prepared), 6, start_row=6, threads=threads)):
+        for b in range(4):
+            assert_equal({name: array[b] for name, array in pack.items()}, rows[6 + 4 * number + b])
+
+
+def read_by_workers(rows, count, *, start, workers):
+    """Reads rows as docs/data.md shows, in worker processes of grain."""
+    source = grain.MapDataset.source(rows).slice(slice(start, start + count)).to_iter_dataset()
+    return list(source.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+
+
+@pytest.mark.parametrize("workers", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 4))])
+def test_worker_processes_give_the_same_rows(prepared, workers):
+    rows = make_rows(prepared, drop=(0.0, 0.5))
+    found = read_by_workers(rows, 9, start=6, workers=workers)
+    assert len(found) == 9
+    for number, row in enumerate(found, start=6):
+        assert_equal(row, rows[number])
+
+
+def test_a_pickled_data_set_gives_the_same_rows(prepared):
+    rows = make_rows(prepared, drop=(0.0, 0.5))
+    expected = rows[17]  # its plan and its readers are now at work
+    again = pickle.loads(pickle.dumps(rows))
+    assert again.fingerprint() == rows.fingerprint()
+    for number in (17, 0, 40):
+        assert_equal(again[number], rows[number])
+    assert_equal(again[17], expected)
 
 
 def test_closing_ends_the_threads(prepared):
