@@ -22,6 +22,9 @@ _UNTIL = flags.DEFINE_enum(
     ["autoencoder", "prepare", "diffusion"],
     "The last kind of stage to run; the rest waits.",
 )
+_FRESH_DATA = flags.DEFINE_bool(
+    "fresh_data", False, "Keep the weights and go on although the data of a stage in progress changed."
+)
 
 
 def main(_: Sequence[str]) -> None:
@@ -29,7 +32,7 @@ def main(_: Sequence[str]) -> None:
     use_huge_pages()
     from sora_jax.train.run import run  # here, because it brings jax: a second start should cost nothing
 
-    run(_CONFIG.value, _WORKDIR.value, until=_UNTIL.value)
+    run(_CONFIG.value, _WORKDIR.value, until=_UNTIL.value, fresh_data=_FRESH_DATA.value)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/base.py", "The expe
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder that everything is written to.")
 _INDEX = flags.DEFINE_integer("process_index", 0, "Number of this process, from 0, of those that share the clips.")
 _COUNT = flags.DEFINE_integer("process_count", 1, "Processes that share the clips.")
+_FRESH_DATA = flags.DEFINE_bool(
+    "fresh_data", False, "Keep the weights and go on although the data of a stage in progress changed."
+)
 
 
 def main(_: Sequence[str]) -> None:
@@ -34,7 +37,7 @@ def main(_: Sequence[str]) -> None:
 
     share = Share(index=_INDEX.value, count=_COUNT.value)
     if share == WHOLE:
-        run(_CONFIG.value, _WORKDIR.value, until="prepare")
+        run(_CONFIG.value, _WORKDIR.value, until="prepare", fresh_data=_FRESH_DATA.value)
     else:
         prepare_share(_CONFIG.value, _WORKDIR.value, share)
 

@@ -1,7 +1,7 @@
 """Preparing as a user does it: in several processes, over a heap that grows, of several collections."""
 
 import json
-import shutil
+import logging
 
 import numpy as np
 import pytest
@@ -105,11 +105,30 @@ def test_collections_are_prepared_apart_and_mixed_by_weight(two_collections, tmp
     saved = json.loads(next((workdir / "checkpoints" / "images").glob("1/data/metadata")).read_text())
     assert saved["mix"] == {"images": 1.0, "collections": [1.0, 3.0]}
     assert json.loads((workdir / "run.json").read_text())["stages"]["prepare"]["written"] == 102
-    # A collection that changed is prepared again by itself.
-    shutil.rmtree(tmp_path / "stills")
-    draw(tmp_path / "stills", range(7), frames=1)
-    runs.run(two_collections, workdir, until="prepare")
-    assert len(names(workdir / "prepared" / "stills")) == 7
+
+
+def test_a_stage_in_progress_takes_in_new_clips_only_when_told(two_collections, tmp_path, caplog):
+    workdir, stills = tmp_path / "run", tmp_path / "run" / "prepared" / "stills"
+
+    def go_on(**options):
+        """Runs as if the stage of images had been stopped after its last checkpoint."""
+        facts = json.loads((workdir / "run.json").read_text())
+        del facts["stages"]["images"], facts["evaluated"]
+        (workdir / "run.json").write_text(json.dumps(facts))
+        runs.run(two_collections, workdir, **options)
+
+    runs.run(two_collections, workdir)
+    draw(tmp_path / "stills", range(6, 8), frames=1)
+    with caplog.at_level(logging.WARNING):
+        go_on()
+    assert "the clips changed after they were prepared; images goes on with what was prepared then" in caplog.text
+    assert len(names(stills)) == 6
+    go_on(until="prepare")
+    assert len(names(stills)) == 8, "preparing is what was asked for"
+    with pytest.raises(UserError, match="data was .* and is now .* pass --fresh_data to keep"):
+        runs.run(two_collections, workdir)
+    runs.run(two_collections, workdir, fresh_data=True)
+    assert "batches from step 1 on are those of other data" in caplog.text
 
 
 @pytest.mark.parametrize(

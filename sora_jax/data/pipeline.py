@@ -268,15 +268,19 @@ class Batches(Iterator[Pack]):
         self._iterator.close()
 
 
-def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Raises `UserError` with each field, old and new, in which two `RowDataset.fingerprint` differ."""
-    changes = [
+def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], *, fresh_data: bool = False) -> str:
+    """Returns in words in which fields two `RowDataset.fingerprint` differ, old and new; "" where they do not.
+
+    Raises `UserError` that says so unless `fresh_data` allows it.
+    """
+    changes = "; ".join(
         f"{name} was {saved.get(name)!r} and is now {current.get(name)!r}"
         for name in sorted(saved.keys() | current.keys())
         if saved.get(name) != current.get(name)
-    ]
-    if changes:
+    )
+    if changes and not fresh_data:
         raise UserError(
-            f"the data would not go on where it stopped: {'; '.join(changes)}: "
-            "go back to the old values, or start a new workdir"
+            f"the data would not go on where it stopped: {changes}: go back to the old values, start a new workdir, "
+            "or pass --fresh_data to keep the weights and go on with the new data"
         )
+    return changes

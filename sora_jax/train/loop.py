@@ -1,7 +1,8 @@
 """The one loop: it serves every stage that trains, and reads as chapters.
 
 Order matters here. Step n is dispatched before the metrics of step n - 1 are read, so the device never waits for the
-log. The data position of a checkpoint is its step, because batches are numbered.
+log. The data position of a checkpoint is its step, because batches are numbered: also where the data changed and the
+run was told to go on, as batch n of an endless random order is as good a place to begin as batch 0.
 """
 
 import contextlib
@@ -107,13 +108,14 @@ class StopSignal:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """Where a run writes and how often, and whether it was asked to stop."""
+    """Where a run writes and how often, whether it was asked to stop, and whether it may go on with other data."""
 
     workdir: Workdir
     metrics: MetricsWriter
     checkpoint: CheckpointConfig
     log: LogConfig
     stop: StopSignal
+    fresh_data: bool = False
 
 
 def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]:
@@ -127,7 +129,7 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
     step_function = make_step(task.objective, structure, task.maker.make_optimizer(axes), task.step)
     directory = around.workdir.checkpoints(name)
     with jax.set_mesh(mesh), Checkpointer(directory, keep=around.checkpoint.keep) as saver:
-        state, first = _start(task, saver)
+        state, first = _start(task, saver, fresh_data=around.fresh_data)
         around.metrics.truncate(name, first)
         show_at = _moments(steps, around.log.samples_per_stage)
         if first in show_at and not around.workdir.samples(name, first).exists():
@@ -157,14 +159,16 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
     return state, {"steps": steps, **clock.facts()}
 
 
-def _start(task: Task, saver: Checkpointer) -> tuple[TrainState, int]:
+def _start(task: Task, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainState, int]:
     """Returns the state to go on from and its step."""
     restored = saver.restore(task.maker.abstract())
     if restored is None:
         return task.initial(), 0
     position = dict(restored.data)
     step = position.pop("step")
-    check_resume(position, task.stream.fingerprint())
+    changes = check_resume(position, task.stream.fingerprint(), fresh_data=fresh_data)
+    if changes:
+        logging.warning("%s: batches from step %d on are those of other data: %s", task.step.name, step, changes)
     logging.info("%s: going on from step %d", task.step.name, step)
     return restored.state, step
 

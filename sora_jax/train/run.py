@@ -37,10 +37,13 @@ _EVALUATION_SEED = 1_000
 _SIZES_JUDGED = 12
 
 
-def run(config: ConfigDict, path: str | os.PathLike[str], *, until: str | None = None) -> None:
+def run(
+    config: ConfigDict, path: str | os.PathLike[str], *, until: str | None = None, fresh_data: bool = False
+) -> None:
     """Trains, samples, evaluates and reports as `config` says, in the workdir `path`; goes on where it was stopped.
 
-    `until` is a kind of stage: later ones are left for another time, and so is evaluation.
+    `until` is a kind of stage: later ones are left for another time, and so is evaluation. With `fresh_data` stages in
+    progress keep their weights and go on with data that changed, instead of refusing it.
     """
     settings = read_settings(config)
     mesh = check_start(settings)
@@ -62,6 +65,7 @@ def run(config: ConfigDict, path: str | os.PathLike[str], *, until: str | None =
                     metrics=metrics,
                     collections=collections,
                     stop=stop,
+                    fresh_data=fresh_data,
                 )
                 try:
                     run_stages(this_run, until=until)

@@ -62,6 +62,7 @@ class Run:
       metrics: Its curves.
       collections: Its clips.
       stop: Whether it was asked to stop.
+      fresh_data: Whether stages in progress go on with data that changed.
     """
 
     settings: Settings
@@ -70,6 +71,7 @@ class Run:
     metrics: MetricsWriter
     collections: list[Collection]
     stop: StopSignal
+    fresh_data: bool = False
 
     @property
     def around(self) -> Surroundings:
@@ -80,6 +82,7 @@ class Run:
             checkpoint=self.settings.checkpoint,
             log=self.settings.log,
             stop=self.stop,
+            fresh_data=self.fresh_data,
         )
 
     @property
@@ -122,7 +125,7 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
         if until is not None and kinds.index(run.settings.stages[name].kind) > kinds.index(until):
             continue
         stage = run.settings.stages[name]
-        if name in run.workdir.facts()["stages"] and not (stage.kind == "prepare" and _clips_changed(run)):
+        if name in run.workdir.facts()["stages"] and not (stage.kind == "prepare" and _takes_in_clips(run, until)):
             logging.info("stage %s is done", name)
             continue
         print(f"stage {number + 1} of {len(run.settings.run)}: {name}", flush=True)
@@ -206,10 +209,24 @@ def encode_share(
     return facts
 
 
-def _clips_changed(run: Run) -> bool:
-    """Whether the clips are others than those that were prepared: a heap may have grown since."""
+def _takes_in_clips(run: Run, until: str | None) -> bool:
+    """Whether the clips are others than those that were prepared, and should now be prepared as well.
+
+    A stage that has begun to train on what was prepared goes on with just that, unless it is told otherwise.
+    """
     catalogues = [(read_catalogue(run.workdir.prepared(one.name)), one.source) for one in run.collections]
-    return any(catalogue is None or catalogue.source != fingerprint(source) for catalogue, source in catalogues)
+    if all(catalogue and catalogue.source == fingerprint(source) for catalogue, source in catalogues):
+        return False
+    diffusion = [name for name in run.settings.run if run.settings.stages[name].kind == "diffusion"]
+    begun = [name for name in diffusion if run.workdir.checkpoints(name).exists()]
+    if begun and until != "prepare" and not run.fresh_data:
+        logging.warning(
+            "the clips changed after they were prepared; %s goes on with what was prepared then: pass --fresh_data to "
+            "take in the new ones",
+            begun[-1],
+        )
+        return False
+    return True
 
 
 def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:

@@ -343,12 +343,15 @@ def test_a_damaged_record_ends_the_batches_with_its_name(tmp_path):
 )
 def test_resume_refuses_a_changed_field_with_old_and_new_value(prepared, field, change):
     saved = json.loads(json.dumps(make_rows(prepared).fingerprint()))
-    check_resume(saved, make_rows(prepared).fingerprint())
+    assert check_resume(saved, make_rows(prepared).fingerprint()) == ""
     changed = make_rows(prepared, **change).fingerprint()
     with pytest.raises(UserError) as refusal:
         check_resume(saved, changed)
-    assert f"{field} was {saved[field]!r} and is now {changed[field]!r}" in str(refusal.value)
+    said = f"{field} was {saved[field]!r} and is now {changed[field]!r}"
+    assert said in str(refusal.value)
     assert str(refusal.value).count(" was ") == 1
+    assert "pass --fresh_data" in str(refusal.value)
+    assert check_resume(saved, changed, fresh_data=True) == said
 
 
 def test_resume_refuses_another_data_set(prepared, tmp_path):

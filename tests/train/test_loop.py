@@ -89,7 +89,7 @@ def maker():
     return StateMaker(build=Model, make_optimizer=make, ema=EmaConfig(widths=(0.1, 0.2)), mesh=MESH)
 
 
-def run(path, stream, *, every=4, keep=2, samples=3, max_skipped=3, log_every=2):
+def run(path, stream, *, every=4, keep=2, samples=3, max_skipped=3, log_every=2, fresh_data=False):
     """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
     with Workdir(path) as workdir:
         workdir.claim(ConfigDict({"seed": 0}))
@@ -111,6 +111,7 @@ def run(path, stream, *, every=4, keep=2, samples=3, max_skipped=3, log_every=2)
                 checkpoint=CheckpointConfig(every_steps=every, keep=keep),
                 log=LogConfig(every_steps=log_every, samples_per_stage=samples, max_skipped_steps=max_skipped),
                 stop=stop,
+                fresh_data=fresh_data,
             )
             state, facts = train(task, around)
     return state, facts, show.steps
@@ -222,8 +223,26 @@ def test_a_finished_stage_is_not_trained_again(whole, tmp_path):
 def test_other_data_is_not_gone_on_with(tmp_path):
     with pytest.raises(Preempted):
         run(tmp_path, Stream(events={2: terminate}))
-    with pytest.raises(UserError, match="data was 'data' and is now 'other'"):
+    with pytest.raises(UserError, match=r"data was 'data' and is now 'other': .* or pass --fresh_data to keep"):
         run(tmp_path, Stream(name="other"))
+
+
+def test_other_data_is_gone_on_with_when_asked(tmp_path, caplog):
+    with pytest.raises(Preempted):
+        run(tmp_path, Stream(events={2: terminate}))
+    other = Stream(name="other", events={5: terminate})
+    with caplog.at_level("WARNING"), pytest.raises(Preempted):
+        run(tmp_path, other, fresh_data=True)
+    assert other.read == [3, 4, 5], "batch n is that of step n also in the new order"
+    said = "videos: batches from step 3 on are those of other data: data was 'data' and is now 'other'"
+    assert caplog.messages.count(said) == 1
+    # What is saved from then on belongs to the new data: it needs no flag, and the old data does.
+    with pytest.raises(UserError, match="data was 'other' and is now 'data'"):
+        run(tmp_path, Stream())
+    again = Stream(name="other")
+    state, _, _ = run(tmp_path, again)
+    assert again.read == [6, 7, 8]
+    assert int(state.step) == STEPS
 
 
 def test_bad_steps_are_left_out_and_counted(tmp_path):
