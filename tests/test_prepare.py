@@ -125,7 +125,7 @@ def test_a_stage_in_progress_takes_in_new_clips_only_when_told(two_collections, 
     assert len(names(stills)) == 6
     go_on(until="prepare")
     assert len(names(stills)) == 8, "preparing is what was asked for"
-    with pytest.raises(UserError, match="data was .* and is now .* pass --fresh_data to keep"):
+    with pytest.raises(UserError, match=r"data was .* and is now .* pass --fresh_data to keep"):
         runs.run(two_collections, workdir)
     runs.run(two_collections, workdir, fresh_data=True)
     assert "batches from step 1 on are those of other data" in caplog.text
