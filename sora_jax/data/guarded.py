@@ -80,10 +80,18 @@ class GuardedReader:
         return self._read(name, {**request, "window": window, "short_side": short_side}, media=None)
 
     def read_bytes(
-        self, media: bytes, name: str, *, max_frames: int | None = None, max_pixels: int = MAX_PIXELS
+        self,
+        media: bytes,
+        name: str,
+        *,
+        max_frames: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        window: tuple[int, int] | None = None,
+        short_side: int | None = None,
     ) -> tuple[np.ndarray, float]:
         """Returns what `read_clip` does, of a media file in memory; the ending of `name` chooses the decoder."""
-        return self._read(name, {"name": name, "max_frames": max_frames, "max_pixels": max_pixels}, media=media)
+        request = {"name": name, "max_frames": max_frames, "max_pixels": max_pixels}
+        return self._read(name, {**request, "window": window, "short_side": short_side}, media=media)
 
     def _read(self, name: str, request: dict[str, Any], *, media: bytes | None) -> tuple[np.ndarray, float]:
         assert request["max_frames"] is None or request["max_frames"] > 0, request

@@ -81,12 +81,12 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
         wanted = frames_there if whole else limits.wanted(frames_there)
         limits.check(wanted, *limits.size(image.height, image.width))
         if wanted == 1:
-            return np.asarray(_shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))[None], 1.0
+            return np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))[None], 1.0
         pixels_THWC, seconds = None, []
         for index in range(wanted):
             image.seek(index)
             image.load()
-            pixels_HWC = np.asarray(_shrunk(_plain_rgb(image), limits))
+            pixels_HWC = np.asarray(shrunk(_plain_rgb(image), limits))
             if pixels_THWC is None:
                 pixels_THWC = limits.allocate((wanted, *pixels_HWC.shape))
             if pixels_HWC.shape != pixels_THWC.shape[1:]:
@@ -106,7 +106,7 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
     return kept_THWC, sum(holds) / sum(seconds)
 
 
-def _shrunk(image: Image.Image, limits: ReadLimits) -> Image.Image:
+def shrunk(image: Image.Image, limits: ReadLimits) -> Image.Image:
     """Returns the image at the size that is asked for."""
     height, width = limits.size(image.height, image.width)
     return image.resize((width, height), Image.Resampling.BOX) if height < image.height else image

@@ -21,7 +21,7 @@ from sora_jax.data import video_io
 from sora_jax.data.caption_tables import texts_of
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.sources import digest
 
 SUFFIX = ".arrayrecord"
@@ -82,7 +82,7 @@ def write_records(path: str | os.PathLike, samples: Iterable[Sample]) -> int:
     return number
 
 
-class RecordSource:
+class RecordSource(DecodedSource):
     """Captioned videos and images in one `.arrayrecord` file, or in all of a folder and its subfolders.
 
     Clips come in the order of files and records. `uncaptioned` lists those without captions, which are left out.
@@ -95,11 +95,9 @@ class RecordSource:
     def __init__(
         self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
     ):
+        super().__init__(max_frames=max_frames, max_pixels=max_pixels)
         self._paths = _find(Path(path))
         self._root = Path(path) if Path(path).is_dir() else Path(path).parent
-        self._max_frames = max_frames
-        self._max_pixels = max_pixels
-        self._reader = GuardedReader()
         self._entries: list[_Entry] = []
         self.uncaptioned: list[str] = []
         self.damaged: list[str] = []
@@ -115,7 +113,7 @@ class RecordSource:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __getitem__(self, index: int) -> Clip:
+    def _read(self, index: int, **options: Any) -> Clip:
         entry, name = self._entries[index], self.source_id(index)
         try:
             data = bytes(_reader(self._paths[entry.path]).read([entry.record])[0])
@@ -123,9 +121,12 @@ class RecordSource:
             raise BadClip(name, f"record {entry.record} cannot be read: {str(error)[:120]}") from error
         if len(data) != entry.size:
             raise BadClip(name, f"record {entry.record} has {len(data)} bytes where {entry.size} were announced")
-        limits = {"max_frames": self._max_frames, "max_pixels": self._max_pixels}
-        pixels_THWC, fps = self._reader.read_bytes(data, name, **limits)
+        pixels_THWC, fps = self._reader.read_bytes(data, name, **options)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=entry.captions, source_id=name)
+
+    def size(self, index: int) -> int:
+        """Returns the bytes of a clip's media file, as they are announced."""
+        return self._entries[index].size
 
     def source_id(self, index: int) -> str:
         """Returns the record file's name, a slash and the clip's name."""

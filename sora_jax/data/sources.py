@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from sora_jax.data.captions import read_captions
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.video_io import MAX_PIXELS
 
 
@@ -45,14 +45,12 @@ def fingerprint(source: Source) -> str:
     return total.hexdigest()
 
 
-class FolderSource:
-    """Captioned videos and images of a folder and its subfolders, decoded one by one when asked for.
+class FolderSource(DecodedSource):
+    """Captioned videos and images of a folder and its subfolders, decoded as `DecodedSource` says.
 
     `uncaptioned` and `missing` list media files without captions and captions without media files (see
     `captions.read_captions`, which also says how captions are written and which mistakes raise `UserError`).
     Files without captions are left out, unless `captions_required` is False: then they have no captions.
-    Of each video at most `max_frames` frames are decoded, and none of more than `max_pixels` T * H * W. Decoding is
-    done by a child process (`guarded.GuardedReader`), which the first clip starts.
     """
 
     def __init__(
@@ -64,36 +62,23 @@ class FolderSource:
         max_frames: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ):
+        super().__init__(max_frames=max_frames, max_pixels=max_pixels)
         found = read_captions(path, captions, required=captions_required)
         extra = () if captions_required else found.uncaptioned
         self._root = Path(path)
         self._captions = found.by_file | {name: () for name in extra}
         self._weights = found.weights
         self._names = sorted(self._captions)
-        self._max_frames = max_frames
-        self._max_pixels = max_pixels
-        self._reader = GuardedReader()
         self.uncaptioned = list(found.uncaptioned)
         self.missing = list(found.missing)
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, index: int) -> Clip:
-        return self._read(index, max_frames=self._max_frames)
-
-    def window(self, index: int, first: int, last: int) -> Clip:
-        """Returns frames `first` to `last`, both included, of a clip, whatever `max_frames` is; raises `BadClip`."""
-        return self._read(index, window=(first, last))
-
-    def thumbnails(self, index: int, *, short_side: int) -> Clip:
-        """Returns all frames of a clip, scaled down to `short_side` px as they are decoded; raises `BadClip`."""
-        return self._read(index, short_side=short_side)
-
     def _read(self, index: int, **options: Any) -> Clip:
         name = self._names[index]
         try:
-            pixels_THWC, fps = self._reader.read_clip(self._root / name, max_pixels=self._max_pixels, **options)
+            pixels_THWC, fps = self._reader.read_clip(self._root / name, **options)
         except BadClip as error:
             raise BadClip(name, error.reason) from error
         captions, weights = self._captions[name], self._weights.get(name)

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.pictures import ReadLimits, shrunk
 from sora_jax.data.sources import digest
 
 DEFAULT_SPLIT = "train"
@@ -29,7 +31,7 @@ _NAMELESS = {"video": ".mp4", "image": ".png"}
 _DIMENSIONS = {"video": 4, "image": 3}
 
 
-class TfdsSource:
+class TfdsSource(DecodedSource):
     """The captioned clips of one split; `path` is the folder of a version, then `#` and the split if it is not train.
 
     A split may be cut: `DIR#train[:90%]`. A clip without a caption is a bad clip.
@@ -41,21 +43,20 @@ class TfdsSource:
     def __init__(
         self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
     ):
+        super().__init__(max_frames=max_frames, max_pixels=max_pixels)
         folder, split = _parse_path(os.fspath(path))
         builder = _open_builder(folder)
         self._media = _check_features(builder.info.features, folder)
         self._clips = _open_split(builder, split, folder)
         self._name = f"{builder.info.full_name}#{split}"
         self._folder = folder
+        self._size = sum(file.stat().st_size for file in self._files())
         self._state = self._digest()
-        self._max_frames = max_frames
-        self._max_pixels = max_pixels
-        self._reader = GuardedReader()
 
     def __len__(self) -> int:
         return len(self._clips)
 
-    def __getitem__(self, index: int) -> Clip:
+    def _read(self, index: int, **options: Any) -> Clip:
         name = self.source_id(index)
         try:
             row = self._clips[index]
@@ -66,10 +67,14 @@ class TfdsSource:
             raise BadClip(name, "has no caption")
         media = row[self._media]
         if isinstance(media, bytes):
-            pixels_THWC, fps = self._decode(media, row, name)
+            pixels_THWC, fps = self._decode(media, row, name, **options)
         else:
-            pixels_THWC, fps = self._pixels(media, row, name)
+            pixels_THWC, fps = self._pixels(media, row, name, **options)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, source_id=name)
+
+    def size(self, index: int) -> int:
+        """Returns the bytes of the whole data set: those of a clip are known only when it is read."""
+        return self._size
 
     def source_id(self, index: int) -> str:
         """Returns the data set's name and version, the split and the clip's number in it."""
@@ -84,33 +89,48 @@ class TfdsSource:
         return self._state
 
     def _digest(self) -> str:
-        files = sorted(path for path in self._folder.iterdir() if path.is_file())
+        files = self._files()
         told = [path.read_text() for path in files if path.suffix == ".json"]
         return digest(self._name, len(self), [(path.name, path.stat().st_size) for path in files], told)
 
-    def _decode(self, media: bytes, row: Mapping[str, Any], name: str) -> tuple[np.ndarray, float]:
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self._folder.iterdir() if path.is_file())
+
+    def _decode(self, media: bytes, row: Mapping[str, Any], name: str, **options: Any) -> tuple[np.ndarray, float]:
         """Returns the pixels and the rate of a media file."""
         written = row["file"].decode("utf-8", "backslashreplace") if "file" in row else ""
         suffix = PurePosixPath(written).suffix or _NAMELESS[self._media]
         try:
-            limits = {"max_frames": self._max_frames, "max_pixels": self._max_pixels}
-            return self._reader.read_bytes(media, f"{name}{suffix}", **limits)
+            return self._reader.read_bytes(media, f"{name}{suffix}", **options)
         except BadClip as error:
             raise BadClip(name, error.reason) from error
 
-    def _pixels(self, media: np.ndarray, row: Mapping[str, Any], name: str) -> tuple[np.ndarray, float]:
+    def _pixels(
+        self,
+        media: np.ndarray,
+        row: Mapping[str, Any],
+        name: str,
+        *,
+        max_pixels: int,
+        max_frames: int | None = None,
+        window: tuple[int, int] | None = None,
+        short_side: int | None = None,
+    ) -> tuple[np.ndarray, float]:
         """Returns pixels that are stored as such, grey ones in three equal colours, and their rate."""
-        pixels_THWC = (media if self._media == "video" else media[None])[: self._max_frames]
+        first, last = window or (0, (max_frames or len(media)) - 1)
+        pixels_THWC = (media if self._media == "video" else media[None])[first : last + 1]
         if pixels_THWC.size == 0:
-            raise BadClip(name, f"is empty: {pixels_THWC.shape}")
+            raise BadClip(name, f"has no frames after the first {first}: {media.shape}")
         frames, height, width, _ = pixels_THWC.shape
-        if frames * height * width > self._max_pixels:
-            reason = f"{frames} frames of {height}x{width} exceed max_pixels = {self._max_pixels}"
-            raise BadClip(name, reason)
+        limits = ReadLimits(source_id=name, max_frames=None, max_pixels=max_pixels, short_side=short_side)
+        limits.check(frames, *limits.size(height, width))
         fps = float(row["fps"]) if self._media == "video" else 1.0
         if not 0 < fps < float("inf"):
             raise BadClip(name, f"has {fps} frames per second")
-        return np.ascontiguousarray(np.broadcast_to(pixels_THWC, (frames, height, width, 3))), fps
+        pixels_THWC = np.ascontiguousarray(np.broadcast_to(pixels_THWC, (frames, height, width, 3)))
+        if short_side is not None:
+            pixels_THWC = np.stack([np.asarray(shrunk(Image.fromarray(p_HWC), limits)) for p_HWC in pixels_THWC])
+        return pixels_THWC, fps
 
 
 def _parse_path(written: str) -> tuple[Path, str]:

@@ -12,14 +12,14 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
 from sora_jax.data.caption_tables import texts_of
 from sora_jax.data.captions import clean_caption
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.sources import digest
 from sora_jax.data.tar_index import Member, TarDamage, read_section, walk_tar
 from sora_jax.data.tar_paths import find_tars, labels_of
@@ -51,7 +51,7 @@ class _Contents:
     damaged: list[str]
 
 
-class TarSource:
+class TarSource(DecodedSource):
     """Captioned videos and images in the tar files that `path` stands for: one tar, a folder or a pattern.
 
     Samples come in the order of the tars and of their members. The media file of a sample is its first video, else its
@@ -67,6 +67,7 @@ class TarSource:
     def __init__(
         self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
     ):
+        super().__init__(max_frames=max_frames, max_pixels=max_pixels)
         self._paths = find_tars(path)
         labels = labels_of(self._paths)
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -74,9 +75,6 @@ class TarSource:
         self._lengths = [tar.length for tar in contents]
         self._labels = labels
         self._samples = [sample for tar in contents for sample in tar.samples]
-        self._max_frames = max_frames
-        self._max_pixels = max_pixels
-        self._reader = GuardedReader()
         self.uncaptioned = [name for tar in contents for name in tar.uncaptioned]
         self.missing = [name for tar in contents for name in tar.missing]
         self.damaged = [sentence for tar in contents for sentence in tar.damaged]
@@ -86,16 +84,19 @@ class TarSource:
     def __len__(self) -> int:
         return len(self._samples)
 
-    def __getitem__(self, index: int) -> Clip:
+    def _read(self, index: int, **options: Any) -> Clip:
         sample, name = self._samples[index], self.source_id(index)
         path, length = self._paths[sample.tar], self._lengths[sample.tar]
         try:
             media = read_section(path, offset=sample.offset, size=sample.size, length=length)
         except OSError as error:
             raise BadClip(name, f"cannot be read: {error.strerror or error}") from error
-        limits = {"max_frames": self._max_frames, "max_pixels": self._max_pixels}
-        pixels_THWC, fps = self._reader.read_bytes(media, name, **limits)
+        pixels_THWC, fps = self._reader.read_bytes(media, name, **options)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=sample.captions, source_id=name)
+
+    def size(self, index: int) -> int:
+        """Returns the bytes of a clip's media file."""
+        return self._samples[index].size
 
     def source_id(self, index: int) -> str:
         """Returns the tar's name, a slash and the member's name."""

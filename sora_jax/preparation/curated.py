@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip, Clip
@@ -29,8 +29,9 @@ from sora_jax.preparation.shots import cut_windows, find_shots, load_detector
 TABLE_FILE = "windows.jsonl"
 
 
+@runtime_checkable
 class Heap(Source, Protocol):
-    """Files, and windows of them; `data.sources.FolderSource` is one."""
+    """Files, and windows of them; every `data.decoded.DecodedSource` is one."""
 
     def window(self, index: int, first: int, last: int) -> Clip:
         """Returns frames `first` to `last`, both included, at their native size."""
@@ -41,7 +42,7 @@ class Heap(Source, Protocol):
         ...
 
     def size(self, index: int) -> int | None:
-        """Returns the bytes of the file."""
+        """Returns the bytes of the file, or another number that changes when the file does."""
         ...
 
 

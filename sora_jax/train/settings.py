@@ -338,8 +338,8 @@ def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[
         problems.append(f"{key}.source {data.source!r} needs {_PATHS[data.source].format(key=key)}")
     if data.captions is not None and data.source != "folder":
         problems.append(f"{key}.captions is for source 'folder': {data.source!r} has its own, set None")
-    if data.source != "folder" and not data.curation.off:
-        problems.append(f"{key}.curation is for {key}.source 'folder'; {data.source!r} needs none: turn it off")
+    if data.source == "shapes" and not data.curation.off:
+        problems.append(f"{key}.curation is for clips in files: {key}.source 'shapes' draws its own, turn it off")
     return problems
 
 

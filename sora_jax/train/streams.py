@@ -18,7 +18,7 @@ from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource, Source
 from sora_jax.data.tfds_source import TfdsSource
 from sora_jax.data.webdataset import TarSource
-from sora_jax.preparation.curated import CuratedSource
+from sora_jax.preparation.curated import CuratedSource, Heap
 from sora_jax.preparation.fitted import Collection, Limits
 from sora_jax.train.clock import Progress
 from sora_jax.train.settings import DataConfig, DiffusionStage, Settings
@@ -73,8 +73,9 @@ def curate(collection: Collection, data: DataConfig, directory: Path) -> Collect
     `directory` holds the table of what was measured, which the first process writes.
     """
     config, source = data.curation, collection.source
-    if config.off or not isinstance(source, FolderSource):
+    if config.off:
         return collection
+    assert isinstance(source, Heap), data.source
     with contextlib.closing(Progress("curation", total=len(source), unit="files")) as progress:
         curated = CuratedSource(
             source,

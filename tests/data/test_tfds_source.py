@@ -16,7 +16,10 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.sources import Source, fingerprint
 from sora_jax.data.tfds_source import TfdsSource
-from sora_jax.data.video_io import encode_png, write_clip
+from sora_jax.data.video_io import encode_png, read_clip, write_clip
+from sora_jax.preparation.curated import Heap
+from sora_jax.train import streams
+from sora_jax.train.settings import read_settings
 
 TEXT = tfds.features.Text()
 PIXELS = tfds.features.Tensor(shape=(None, None, None, 3), dtype=np.uint8, encoding="bytes")
@@ -129,11 +132,57 @@ def test_pixels_are_taken_as_they_are(tmp_path):
         TfdsSource(path, max_pixels=100)[0]
 
 
+def test_windows_and_thumbnails_of_media_files_are_decoded(files, tmp_path):
+    write_clip(tmp_path / "same.gif", drawn(4, 200), fps=10.0)
+    source: Heap = TfdsSource(f"{files}#test", max_frames=2)
+    np.testing.assert_array_equal(source.window(0, 1, 3).pixels_THWC, drawn(4, 200)[1:])
+    small = source.thumbnails(0, short_side=8)
+    np.testing.assert_array_equal(small.pixels_THWC, read_clip(tmp_path / "same.gif", short_side=8)[0])
+    assert (small.captions[0], small.source_id) == ("number 5", "tiny_clips/1.0.0#test/000000")
+    with pytest.raises(BadClip, match="has no frames after the first 4"):
+        source.window(0, 4, 5)
+    assert source.size(0) == sum(path.stat().st_size for path in files.iterdir())
+
+
+def test_windows_and_thumbnails_of_pixels_are_slices_and_resized(tmp_path):
+    row = {"video": drawn(6, 60), "caption": "text", "fps": 12.0}
+    path = write(tmp_path, {"video": PIXELS, "caption": TEXT, "fps": np.float32}, train=[row])
+    source = TfdsSource(path, max_frames=2, max_pixels=6 * 16 * 24 - 1)
+    window = source.window(0, 3, 9)
+    np.testing.assert_array_equal(window.pixels_THWC, drawn(6, 60)[3:])
+    assert (window.fps, window.captions) == (12.0, ("text",))
+    small = source.thumbnails(0, short_side=8)
+    pairs_THWC = drawn(6, 60).reshape(6, 8, 2, 12, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(small.pixels_THWC, pairs_THWC, atol=0.5)
+    assert (small.fps, small.pixels_THWC.shape) == (12.0, (6, 8, 12, 3))
+    with pytest.raises(BadClip, match="has no frames after the first 6"):
+        source.window(0, 6, 7)
+    with pytest.raises(BadClip, match="6 frames of 16x24 exceed max_pixels"):
+        source.window(0, 0, 5)
+
+
+def test_a_run_curates_a_data_set_of_pixels(toy_config, tmp_path):
+    rows = [{"video": drawn(8, 60), "caption": "moves", "fps": 12.0}]
+    rows += [{"video": np.repeat(drawn(1, 90), 8, axis=0), "caption": "is still", "fps": 12.0}]
+    config = toy_config()
+    config.data.source = "tfds"
+    config.data.path = str(write(tmp_path, {"video": PIXELS, "caption": TEXT, "fps": np.float32}, train=rows))
+    config.data.max_frames, config.data.min_tokens = 4, 1
+    config.data.curation.windows_per_file, config.data.curation.max_static_share = 2, 0.5
+    settings = read_settings(config)
+    source = streams.curate(streams.open_source(settings), settings, tmp_path / "curation")
+    assert len(source) == 2
+    for index, frames in enumerate((slice(0, 4), slice(4, 8))):
+        np.testing.assert_array_equal(source[index].pixels_THWC, drawn(8, 60)[frames])
+        assert source[index].captions == ("moves",)
+
+
 def test_images_are_clips_of_one_frame(tmp_path):
     grey = tfds.features.Tensor(shape=(None, None, 1), dtype=np.uint8, encoding="bytes")
     pixels_HW1 = drawn(1, 70)[0, :, :, :1]
     path = write(tmp_path / "a", {"image": grey, "caption": TEXT}, train=[{"image": pixels_HW1, "caption": "text"}])
     np.testing.assert_array_equal(TfdsSource(path)[0].pixels_THWC, drawn(1, 70))
+    np.testing.assert_array_equal(TfdsSource(path).window(0, 0, 0).pixels_THWC, drawn(1, 70))
     (tmp_path / "a.png").write_bytes(encode_png(drawn(1, 90)[0]))
     features = {"image": tfds.features.Image(shape=(None, None, 3)), "caption": TEXT}
     path = write(tmp_path / "b", features, train=[{"image": str(tmp_path / "a.png"), "caption": "text"}])

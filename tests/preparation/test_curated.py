@@ -1,7 +1,11 @@
 """A heap of files as a source of windows: the same clips however often the scan was stopped, and every drop named."""
 
 import dataclasses
+import io
 import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +13,12 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
+from sora_jax.data.records import RecordSource, Sample, write_records
 from sora_jax.data.sources import FolderSource, Source, fingerprint
 from sora_jax.data.video_io import read_clip, write_clip
+from sora_jax.data.webdataset import TarSource
 from sora_jax.preparation.curate import CurationConfig
-from sora_jax.preparation.curated import TABLE_FILE, CuratedSource
+from sora_jax.preparation.curated import TABLE_FILE, CuratedSource, Heap
 from sora_jax.train import streams
 from sora_jax.train.settings import read_settings
 
@@ -193,6 +199,47 @@ def test_without_shots_and_windows_a_clip_is_what_it_was(folder):
         np.testing.assert_array_equal(source[kept[name]].pixels_THWC, plain[index].pixels_THWC)
 
 
+def in_a_tar(files: list[Path], path: Path) -> Heap:
+    with tarfile.open(path, "w") as tar:
+        for file in files:
+            tar.add(file, file.name)
+            caption = tarfile.TarInfo(f"{file.stem}.txt")
+            caption.size = len(file.stem)
+            tar.addfile(caption, io.BytesIO(file.stem.encode()))
+    return TarSource(path)
+
+
+def in_records(files: list[Path], path: Path) -> Heap:
+    write_records(path, [Sample(file.name, file.read_bytes(), [file.stem]) for file in files])
+    return RecordSource(path)
+
+
+@pytest.mark.parametrize(("pack", "name"), [(in_a_tar, "heap.tar"), (in_records, "heap.arrayrecord")])
+def test_packed_files_give_the_windows_drops_and_reasons_of_the_same_files_in_a_folder(
+    folder: Path, pack: Callable[[list[Path], Path], Heap], name: str
+):
+    plain, _ = curated(folder)
+    heap = pack(sorted(folder.iterdir()), folder.parent / name)
+
+    def packed(directory: Path) -> CuratedSource:
+        return CuratedSource(heap, ON, max_frames=MOST, directory=directory)
+
+    source = packed(folder.parent / "packed")
+    assert ids(source) == [f"{name}/{window}" for window in ids(plain)]
+    dropped = {f"{name}/{window}": reason for window, reason in plain.dropped.items()}
+    assert {window: reason.replace(f"{name}/", "") for window, reason in source.dropped.items()} == dropped
+    assert source.summary() == plain.summary()
+    for index in range(5):
+        mine, other = source[index], plain[index]
+        np.testing.assert_array_equal(mine.pixels_THWC, other.pixels_THWC)
+        assert (mine.fps, mine.captions) == (other.fps, (other.source_id.split(".")[0],))
+    with pytest.raises(BadClip, match=r"h_damaged\.mp4: cannot be decoded"):
+        source[5]
+    table = (folder.parent / "packed" / TABLE_FILE).read_bytes()
+    assert ids(packed(folder.parent / "packed")) == ids(source)
+    assert (folder.parent / "packed" / TABLE_FILE).read_bytes() == table, "nothing is scanned again"
+
+
 @pytest.fixture
 def config(toy_config, folder):
     config = toy_config()
@@ -222,8 +269,19 @@ def test_a_run_reads_its_thresholds_from_the_config(config, tmp_path, capsys):
     assert "curation: " in capsys.readouterr().out
 
 
+def test_a_run_curates_a_tar_as_it_does_a_folder(config, folder, tmp_path):
+    config.data.curation.max_static_share = 0.5
+    settings = read_settings(config)
+    plain = streams.curate(streams.open_source(settings), settings, tmp_path / "a")
+    in_a_tar(sorted(folder.glob("*_*")), tmp_path / "heap.tar")
+    config.data.source, config.data.path = "webdataset", str(tmp_path / "heap.tar")
+    settings = read_settings(config)
+    packed = streams.curate(streams.open_source(settings), settings, tmp_path / "b")
+    assert ids(packed) == [f"heap.tar/{name}" for name in ids(plain)]
+
+
 def test_a_drawn_world_needs_no_curation(toy_config):
     config = toy_config()
     config.data.curation.letterbox = "crop"
-    with pytest.raises(UserError, match=r"data\.curation is for data\.source 'folder'"):
+    with pytest.raises(UserError, match=r"data\.curation is for clips in files: data\.source 'shapes'"):
         read_settings(config)
