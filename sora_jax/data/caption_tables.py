@@ -5,7 +5,8 @@
   captions.parquet    columns file (string) and caption (string or list of strings)
 
 A number above 0 under `weight` (key or column; 1 without) says how often a caption of that line is drawn next to the
-others of its file. Other keys and columns are ignored; a file that comes several times has several captions.
+others of its file; `weights`, a list of them, has one for each of the line's captions. Other keys and columns are
+ignored; a file that comes several times has several captions.
 """
 
 import csv
@@ -38,29 +39,13 @@ def read_table(path: Path) -> dict[str, list[Written]]:
     Raises `UserError` where it cannot be understood, with the line or row.
     """
     read = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    rows = read[path.suffix](path)
     table: dict[str, list[Written]] = {}
-    for name, texts, weight in rows:
-        table.setdefault(PurePosixPath(name).as_posix(), []).extend(Written(text, weight) for text in texts)
-    return table
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, list[str], float]]:
-    """Yields (file name, captions, weight) of every line; raises `UserError` with the number of a broken one."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"line {number} of {path}"
+    for place, name, texts, row in read[path.suffix](path):
         try:
-            row = json.loads(line)
+            table.setdefault(PurePosixPath(name).as_posix(), []).extend(weighted(texts, row))
         except ValueError as error:
-            raise UserError(f"{place} is not JSON ({error}): {line[:60]!r}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("file"), str):
-            raise UserError(f'{place} must be {{"file": ..., "caption": ...}}, found {line[:60]!r}')
-        texts = texts_of(row, "caption", "captions")
-        if texts is None:
-            raise UserError(f'{place} must have a "caption" that is a text or a list of texts')
-        yield row["file"], texts, _weight(row.get("weight"), place)
+            raise UserError(f"{place} of {path} {error}") from error
+    return table
 
 
 def texts_of(row: Mapping[str, Any], *keys: str) -> list[str] | None:
@@ -72,21 +57,55 @@ def texts_of(row: Mapping[str, Any], *keys: str) -> list[str] | None:
     return None
 
 
-def _weight(written: object, place: str) -> float:
-    """Returns the weight of a row; raises `UserError` that names the `place` where it is no number above 0."""
+def weighted(texts: list[str], row: Mapping[str, Any]) -> list[Written]:
+    """Returns the texts with the weights of their row: `weights`, one for each, else `weight` for all, else 1.
+
+    Raises `ValueError` that says what is wrong with them.
+    """
+    weights = row.get("weights")
+    if weights is None:
+        weights = [row.get("weight")] * len(texts)
+    if not isinstance(weights, list) or len(weights) != len(texts):
+        raise ValueError(f"has the weights {str(weights)[:60]} for {len(texts)} captions: give a list, one for each")
+    return [Written(text, _weight(weight)) for text, weight in zip(texts, weights, strict=True)]
+
+
+def _weight(written: object) -> float:
     if written is None or written == "":
         return 1.0
     try:
         weight = float(written) if isinstance(written, str | int | float) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         weight = math.nan
     if isinstance(written, bool) or not 0 < weight < math.inf:
-        raise UserError(f"{place} has the weight {written!r}: make it a number above 0, or leave it out")
+        raise ValueError(f"has the weight {str(written)[:60]!r}: make it a number above 0, or leave it out")
     return weight
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, list[str], float]]:
-    """Yields (file name, [caption], weight) of every row; raises `UserError` with the number of a broken one."""
+# Place for messages, file name, captions, and the row, which may have weights.
+_Row = tuple[str, str, list[str], Mapping[str, Any]]
+
+
+def _jsonl_rows(path: Path) -> Iterator[_Row]:
+    """Yields every line; raises `UserError` with the number of a broken one."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{place} of {path} is not JSON ({error}): {line[:60]!r}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("file"), str):
+            raise UserError(f'{place} of {path} must be {{"file": ..., "caption": ...}}, found {line[:60]!r}')
+        texts = texts_of(row, "caption", "captions")
+        if texts is None:
+            raise UserError(f'{place} of {path} must have a "caption" that is a text or a list of texts')
+        yield place, row["file"], texts, row
+
+
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    """Yields every row; raises `UserError` with the number of a broken one."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         if not {"file", "caption"} <= set(reader.fieldnames or ()):
@@ -94,27 +113,26 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, list[str], float]]:
         for row in reader:
             if not row["file"] or row["caption"] is None:
                 raise UserError(f"line {reader.line_num} of {path} lacks the file or the caption")
-            weight = _weight(row.get("weight"), f"line {reader.line_num} of {path}")
-            yield row["file"], [row["caption"]], weight
+            yield f"line {reader.line_num}", row["file"], [row["caption"]], {"weight": row.get("weight")}
     except csv.Error as error:
         raise UserError(f"line {reader.line_num} of {path} is not CSV: {error}") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, list[str], float]]:
-    """Yields (file name, captions, weight) of every row; raises `UserError` with the number of a broken one."""
+def _parquet_rows(path: Path) -> Iterator[_Row]:
+    """Yields every row; raises `UserError` with the number of a broken one."""
     columns = ["file", "caption"]
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if not set(columns) <= set(names):
                 raise UserError(f"{path} must have the columns file and caption; found {', '.join(names)}")
-            columns += ["weight"] if "weight" in names else []
+            columns += [name for name in ("weight", "weights") if name in names]
             batches = (batch.to_pylist() for batch in file.iter_batches(columns=columns))
             for number, row in enumerate((row for rows in batches for row in rows), start=1):
                 texts = texts_of(row, "caption")
                 if not isinstance(row["file"], str) or not row["file"] or texts is None:
                     raise UserError(f"row {number} of {path} must have a file and a caption, a text or a list of texts")
-                yield row["file"], texts, _weight(row.get("weight"), f"row {number} of {path}")
+                yield f"row {number}", row["file"], texts, row
     except (pyarrow.ArrowException, OSError) as error:
         said = (str(error).splitlines() or ["damaged"])[0]
         raise UserError(f"{path} is not a Parquet file that can be read: {said}") from error

@@ -11,7 +11,7 @@ per byte, several times as many).
 import dataclasses
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,12 +24,22 @@ BYTES_PER_TOKEN = 8
 # Name and version of the tokens, as prepared shards record them; raise it when a caption would give others.
 TOKENIZER = "byte patches of 8, version 1"
 
+# Cleaned captions of a clip, and how often each is drawn next to the others; None: all alike.
+Captions = tuple[tuple[str, ...], tuple[float, ...] | None]
+
 
 def clean_caption(caption: str) -> str:
     """Returns the caption in Unicode NFC, control characters and runs of white space made one space."""
     composed = unicodedata.normalize("NFC", caption)
     printable = (" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in composed)
     return " ".join("".join(printable).split())
+
+
+def clean_captions(written: Iterable[Written]) -> Captions:
+    """Returns what is written about a clip, each caption cleaned, without those that are then empty."""
+    kept = [(caption, weight) for text, weight in written if (caption := clean_caption(text))]
+    weights = tuple(weight for _, weight in kept)
+    return tuple(caption for caption, _ in kept), weights if len(set(weights)) > 1 else None
 
 
 def tokenize(caption: str, *, max_tokens: int) -> np.ndarray:
@@ -119,17 +129,13 @@ def read_captions(
         endings = ", ".join(sorted(MEDIA_SUFFIXES))
         raise UserError(f"the folder {root} holds {len(names)} files but no video or image ({endings})")
     written = _read_written(root, captions, media=media, names=names)
-    written = {
-        name: [(caption, weight) for text, weight in texts if (caption := clean_caption(text))]
-        for name, texts in written.items()
-    }
-    by_file = {name: tuple(caption for caption, _ in written[name]) for name in media if written.get(name)}
-    weights = {name: tuple(weight for _, weight in written[name]) for name in by_file}
+    cleaned = {name: clean_captions(written[name]) for name in media if name in written}
+    by_file = {name: texts for name, (texts, _) in cleaned.items() if texts}
     if required and not by_file:
         raise UserError(_nothing_found(root, captions, media=media, written=list(written)))
     return FolderCaptions(
         by_file=by_file,
-        weights={name: chances for name, chances in weights.items() if len(set(chances)) > 1},
+        weights={name: weights for name, (_, weights) in cleaned.items() if weights},
         uncaptioned=tuple(name for name in media if name not in by_file),
         missing=tuple(sorted(written.keys() - set(media))),
     )

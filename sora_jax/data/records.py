@@ -2,8 +2,8 @@
 
 Records come in pairs. The first is JSON, `{"file": "dogs/a.mp4", "bytes": 48213, "caption": "a dog runs"}`: a name
 whose ending chooses the decoder, the length of the second record, and a text or a list of texts ("captions" is the
-same). The second is the media file as it is. So captions are listed without reading any video. The container is
-https://github.com/google/array_record.
+same) with the weights that `caption_tables` describes. The second is the media file as it is. So captions are listed
+without reading any video. The container is https://github.com/google/array_record.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data import video_io
-from sora_jax.data.caption_tables import texts_of
-from sora_jax.data.captions import clean_caption
+from sora_jax.data.caption_tables import Written, texts_of, weighted
+from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.sources import digest
@@ -31,11 +31,23 @@ _READING_ERRORS = (RuntimeError, ValueError, OSError)
 
 
 class Sample(NamedTuple):
-    """A media file to be written: its name, whose ending says what it is, its bytes and its captions."""
+    """A media file to be written: its name, whose ending says what it is, its bytes and its captions.
+
+    `weights`, numbers above 0, say how often each caption is drawn next to the others; None: all alike.
+    """
 
     file: str
     data: bytes
     captions: Sequence[str]
+    weights: Sequence[float] | None = None
+
+
+class _Header(NamedTuple):
+    """What the first record of a pair says; captions are not cleaned."""
+
+    file: str
+    size: int
+    captions: list[Written]
 
 
 class _Entry(NamedTuple):
@@ -46,6 +58,7 @@ class _Entry(NamedTuple):
     file: str
     size: int
     captions: tuple[str, ...]
+    weights: tuple[float, ...] | None
 
 
 def write_records(path: str | os.PathLike, samples: Iterable[Sample]) -> int:
@@ -63,14 +76,7 @@ def write_records(path: str | os.PathLike, samples: Iterable[Sample]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
         for number, sample in enumerate(samples, start=1):
-            if Path(sample.file).suffix.lower() not in video_io.MEDIA_SUFFIXES:
-                raise UserError(
-                    f"sample {number}, {sample.file!r}, must end in one of {sorted(video_io.MEDIA_SUFFIXES)}"
-                )
-            if isinstance(sample.captions, str):
-                raise UserError(f"sample {number}, {sample.file!r}: captions must be a list of texts")
-            header = {"file": sample.file, "bytes": len(sample.data), "captions": list(sample.captions)}
-            writer.write(json.dumps(header).encode())
+            writer.write(_header(number, sample))
             writer.write(sample.data)
         writer.close()
         os.replace(partial, path)
@@ -80,6 +86,22 @@ def write_records(path: str | os.PathLike, samples: Iterable[Sample]) -> int:
         with contextlib.suppress(OSError):
             partial.unlink()
     return number
+
+
+def _header(number: int, sample: Sample) -> bytes:
+    """Returns the first record of sample `number`; raises `UserError` where it could not be read back."""
+    place = f"sample {number}, {sample.file!r},"
+    if Path(sample.file).suffix.lower() not in video_io.MEDIA_SUFFIXES:
+        raise UserError(f"{place} must end in one of {sorted(video_io.MEDIA_SUFFIXES)}")
+    if isinstance(sample.captions, str):
+        raise UserError(f"{place} has captions that must be a list of texts")
+    header: dict[str, Any] = {"file": sample.file, "bytes": len(sample.data), "captions": list(sample.captions)}
+    header |= {} if sample.weights is None else {"weights": list(sample.weights)}
+    try:
+        weighted(header["captions"], header)
+    except ValueError as error:
+        raise UserError(f"{place} {error}") from error
+    return json.dumps(header).encode()
 
 
 class RecordSource(DecodedSource):
@@ -122,7 +144,7 @@ class RecordSource(DecodedSource):
         if len(data) != entry.size:
             raise BadClip(name, f"record {entry.record} has {len(data)} bytes where {entry.size} were announced")
         pixels_THWC, fps = self._reader.read_bytes(data, name, **options)
-        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=entry.captions, source_id=name)
+        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=entry.captions, weights=entry.weights, source_id=name)
 
     def size(self, index: int) -> int:
         """Returns the bytes of a clip's media file, as they are announced."""
@@ -134,8 +156,9 @@ class RecordSource(DecodedSource):
         return f"{self._label(entry.path)}/{entry.file}"
 
     def origin(self, index: int) -> str:
-        """Returns a digest of the clip's announced size and its captions."""
-        return digest(self._entries[index].size, self._entries[index].captions)
+        """Returns a digest of the clip's announced size and its captions and weights."""
+        entry = self._entries[index]
+        return digest(entry.size, entry.captions, entry.weights)
 
     def _label(self, number: int) -> str:
         return self._paths[number].relative_to(self._root).as_posix()
@@ -159,12 +182,11 @@ class RecordSource(DecodedSource):
                 if isinstance(header, str):
                     self.damaged.append(f"{label}: record {record} {header}")
                     continue
-                texts = texts_of(header, "caption", "captions") or []
-                captions = tuple(filter(None, map(clean_caption, texts)))
+                captions, weights = clean_captions(header.captions)
                 if captions:
-                    self._entries.append(_Entry(number, record + 1, header["file"], header["bytes"], captions))
+                    self._entries.append(_Entry(number, record + 1, header.file, header.size, captions, weights))
                 else:
-                    self.uncaptioned.append(f"{label}/{header['file']}")
+                    self.uncaptioned.append(f"{label}/{header.file}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -180,8 +202,8 @@ def _reader(path: Path) -> ArrayRecordReader:
     return _open(path, state.st_size, state.st_mtime_ns)
 
 
-def _read_headers(path: Path, numbers: list[int]) -> list[tuple[int, dict[str, Any] | str]]:
-    """Returns for each record number its JSON object, or what is wrong with it."""
+def _read_headers(path: Path, numbers: list[int]) -> list[tuple[int, _Header | str]]:
+    """Returns for each record number what it says, or what is wrong with it."""
     reader = _reader(path)
     try:
         return [(number, _parse(record)) for number, record in zip(numbers, reader.read(numbers), strict=True)]
@@ -192,14 +214,19 @@ def _read_headers(path: Path, numbers: list[int]) -> list[tuple[int, dict[str, A
         return [row for number in numbers for row in _read_headers(path, [number])]
 
 
-def _parse(record: bytes) -> dict[str, Any] | str:
-    """Returns the JSON object of a record, or what is wrong with it."""
+def _parse(record: bytes) -> _Header | str:
+    """Returns what a first record says, or what is wrong with it."""
     try:
         header = json.loads(bytes(record))
     except ValueError:
         return f"is not JSON: it begins {bytes(record)[:40]!r}"
     known = isinstance(header, dict) and isinstance(header.get("file"), str) and isinstance(header.get("bytes"), int)
-    return header if known else f'must hold "file" and "bytes": it begins {bytes(record)[:40]!r}'
+    if not known:
+        return f'must hold "file" and "bytes": it begins {bytes(record)[:40]!r}'
+    try:
+        return _Header(header["file"], header["bytes"], weighted(texts_of(header, "caption", "captions") or [], header))
+    except ValueError as error:
+        return str(error)
 
 
 def _find(path: Path) -> list[Path]:

@@ -3,8 +3,8 @@
 Shapes: `T` frames, `H` rows of pixels, `W` columns of pixels, `C` colours.
 
 The data set must lie there in the array_record format. Of its features `video` (else `image`) and `caption` are read,
-and `fps` and `file` where they exist: `video` is either a media file as it is (`features.Text()` keeps any bytes) or
-uint8 pixels (T, H, W, C) with an `fps`. `features.Video` cannot even be opened without TensorFlow.
+and `weights`, `fps` and `file` where they exist: `video` is either a media file as it is (`features.Text()` keeps any
+bytes) or uint8 pixels (T, H, W, C) with an `fps`. `features.Video` cannot even be opened without TensorFlow.
 """
 
 import os
@@ -18,7 +18,8 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
-from sora_jax.data.captions import clean_caption
+from sora_jax.data.caption_tables import weighted
+from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.pictures import ReadLimits, shrunk
@@ -62,7 +63,10 @@ class TfdsSource(DecodedSource):
             row = self._clips[index]
         except (*video_io.DECODING_ERRORS, RuntimeError) as error:
             raise BadClip(name, f"cannot be read: {str(error)[:120]}") from error
-        captions = _captions(row["caption"])
+        try:
+            captions, weights = _captions(row)
+        except ValueError as error:
+            raise BadClip(name, str(error)) from error
         if not captions:
             raise BadClip(name, "has no caption")
         media = row[self._media]
@@ -70,7 +74,7 @@ class TfdsSource(DecodedSource):
             pixels_THWC, fps = self._decode(media, row, name, **options)
         else:
             pixels_THWC, fps = self._pixels(media, row, name, **options)
-        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, source_id=name)
+        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name)
 
     def size(self, index: int) -> int:
         """Returns the bytes of the whole data set: those of a clip are known only when it is read."""
@@ -199,11 +203,13 @@ def _open_split(builder: Any, split: str, folder: Path) -> Any:
         raise UserError(f"{said}: it has {known}") from error
 
 
-def _captions(written: Any) -> tuple[str, ...]:
-    """Returns the cleaned captions of a feature that is a text or several."""
+def _captions(row: Mapping[str, Any]) -> Captions:
+    """Returns the cleaned captions of a row and their weights; raises `ValueError` where these are broken."""
+    written = row["caption"]
     texts = [written] if isinstance(written, bytes | str) else list(written)
-    decoded = (text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in texts)
-    return tuple(filter(None, map(clean_caption, decoded)))
+    decoded = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in texts]
+    weights = {"weights": np.asarray(row["weights"]).tolist()} if "weights" in row else {}
+    return clean_captions(weighted(decoded, weights))
 
 
 def _first_line(error: Exception) -> str:

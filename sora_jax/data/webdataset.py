@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
-from sora_jax.data.caption_tables import texts_of
-from sora_jax.data.captions import clean_caption
+from sora_jax.data.caption_tables import Written, texts_of, weighted
+from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.sources import digest
@@ -38,6 +38,7 @@ class _Sample(NamedTuple):
     size: int
     name: str
     captions: tuple[str, ...]
+    weights: tuple[float, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,9 +57,11 @@ class TarSource(DecodedSource):
 
     Samples come in the order of the tars and of their members. The media file of a sample is its first video, else its
     first picture; its captions are its `.txt` files, else the text or list of texts under one of `CAPTION_KEYS` in its
-    `.json`. `uncaptioned` and `missing` list media files without captions and keys without a media file (links and
-    sparse files count as none); both are left out. `damaged` says in sentences what could not be read, with tar and
-    offset: of a tar that is cut off or damaged, every whole sample before that place is used.
+    `.json`, with the weights beside it (`caption_tables.weighted`).
+
+    `uncaptioned` and `missing` list media files without captions and keys without a media file (links and sparse files
+    count as none); both are left out. `damaged` says in sentences what could not be read, with tar and offset: of a tar
+    that is cut off or damaged, every whole sample before that place is used.
 
     Raises `UserError` when `path` stands for no tar, a tar of a numbered pattern does not exist, a tar is compressed,
     or no sample is left.
@@ -92,7 +95,7 @@ class TarSource(DecodedSource):
         except OSError as error:
             raise BadClip(name, f"cannot be read: {error.strerror or error}") from error
         pixels_THWC, fps = self._reader.read_bytes(media, name, **options)
-        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=sample.captions, source_id=name)
+        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=sample.captions, weights=sample.weights, source_id=name)
 
     def size(self, index: int) -> int:
         """Returns the bytes of a clip's media file."""
@@ -104,8 +107,9 @@ class TarSource(DecodedSource):
         return f"{self._labels[sample.tar]}/{sample.name}"
 
     def origin(self, index: int) -> str:
-        """Returns a digest of the clip's bytes in number and its captions; where in a tar it lies does not matter."""
-        return digest(self._samples[index].size, self._samples[index].captions)
+        """Returns a digest of the clip's bytes in number, captions and weights; its place in a tar does not matter."""
+        sample = self._samples[index]
+        return digest(sample.size, sample.captions, sample.weights)
 
     def _nothing_found(self, path: str | os.PathLike) -> str:
         """Returns the sentence for tars without a single sample."""
@@ -139,9 +143,9 @@ def _read_contents(number: int, path: Path, label: str) -> _Contents:
             if media is None:
                 missing.append(f"{label}/{key}")
                 continue
-            captions = _captions(file.fileno(), list(members.values()), label=label, damaged=damaged)
+            captions, weights = _captions(file.fileno(), list(members.values()), label=label, damaged=damaged)
             if captions:
-                samples.append(_Sample(number, media.offset, media.size, media.name, captions))
+                samples.append(_Sample(number, media.offset, media.size, media.name, captions, weights))
             else:
                 uncaptioned.append(f"{label}/{media.name}")
     return _Contents(length=length, samples=samples, uncaptioned=uncaptioned, missing=missing, damaged=damaged)
@@ -162,29 +166,29 @@ def _media(members: list[Member]) -> Member | None:
     return next(iter(videos + pictures), None)
 
 
-def _captions(descriptor: int, members: list[Member], *, label: str, damaged: list[str]) -> tuple[str, ...]:
-    """Returns the cleaned captions of a sample, adding to `damaged` what cannot be understood."""
+def _captions(descriptor: int, members: list[Member], *, label: str, damaged: list[str]) -> Captions:
+    """Returns the cleaned captions of a sample and their weights, adding to `damaged` what cannot be understood."""
     for suffix in (".txt", ".json"):
-        texts: list[str] = []
+        written: list[Written] = []
         for member in members:
             if not member.plain or PurePosixPath(member.name).suffix.lower() != suffix:
                 continue
             try:
-                texts += _read_texts(descriptor, member, suffix=suffix)
+                written += _read_captions(descriptor, member, suffix=suffix)
             except ValueError as error:
                 damaged.append(f"{label}: {member.name} at byte {member.offset} is passed over: {error}")
-        captions = tuple(filter(None, map(clean_caption, texts)))
+        captions, weights = clean_captions(written)
         if captions:
-            return captions
-    return ()
+            return captions, weights
+    return (), None
 
 
-def _read_texts(descriptor: int, member: Member, *, suffix: str) -> list[str]:
-    """Returns the texts of a .txt or .json member; raises `ValueError` when it is neither."""
+def _read_captions(descriptor: int, member: Member, *, suffix: str) -> list[Written]:
+    """Returns what a .txt or .json member says; raises `ValueError` when it is neither."""
     if member.size > _MOST_CAPTION_BYTES:
         raise ValueError(f"{member.size} bytes are no caption")
     text = os.pread(descriptor, member.size, member.offset).decode("utf-8-sig")
     if suffix == ".txt":
-        return [text]
+        return [Written(text)]
     row = json.loads(text)
-    return (texts_of(row, *CAPTION_KEYS) if isinstance(row, dict) else None) or []
+    return weighted(texts_of(row, *CAPTION_KEYS) or [], row) if isinstance(row, dict) else []

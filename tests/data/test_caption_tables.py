@@ -61,6 +61,21 @@ def test_a_weight_that_is_no_number_above_0_is_named(tmp_path, weight):
         read_table(tmp_path / "a.jsonl")
 
 
+def test_one_line_may_weigh_each_of_its_captions(tmp_path):
+    row = {"file": "a.mp4", "caption": ["one", "uno"], "weights": [3, None]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    write(tmp_path / "a.parquet", **{key: [value] for key, value in row.items()})
+    for suffix in (".jsonl", ".parquet"):
+        assert read_table(tmp_path / f"a{suffix}") == {"a.mp4": [("one", 3), ("uno", 1)]}
+
+
+@pytest.mark.parametrize("weights", [[], [1], [1, 2, 3], 2, "ab", {"one": 1}])
+def test_weights_must_be_one_for_each_caption(tmp_path, weights):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"file": "a", "caption": ["one", "uno"], "weights": weights}))
+    with pytest.raises(UserError, match=r"line 1 of .*a\.jsonl has the weights .* for 2 captions: give a list"):
+        read_table(tmp_path / "a.jsonl")
+
+
 def test_a_folder_is_captioned_by_a_parquet_file_when_there_is_no_other_table(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"")
     (tmp_path / "a.txt").write_text("sidecar")

@@ -55,7 +55,7 @@ def test_clips_are_those_of_the_same_files_in_a_folder(tmp_path, samples):
 
 def test_what_a_user_writes_in_five_lines_is_read(tmp_path, samples):
     path = tmp_path / "a.arrayrecord"
-    file, data, _ = samples[0]
+    file, data = samples[0][:2]
     write_pairs(path, {"file": file, "bytes": len(data), "caption": "one text"}, data)
     assert RecordSource(path)[0].captions == ("one text",)
 
@@ -82,7 +82,7 @@ def test_limits_reach_the_decoder(tmp_path, samples):
 
 def test_fingerprint_follows_captions_and_sizes(tmp_path, samples):
     path, seen = tmp_path / "a.arrayrecord", []
-    file, data, captions = samples[0]
+    file, data, captions = samples[0][:3]
     for sample in (samples[0], Sample(file, data, ["other"]), Sample(file, data + b"\0", captions), samples[0]):
         write_records(path, [sample])
         seen.append(fingerprint(RecordSource(path)))
@@ -91,7 +91,7 @@ def test_fingerprint_follows_captions_and_sizes(tmp_path, samples):
 
 
 def test_what_cannot_be_used_is_named(tmp_path, samples):
-    file, data, captions = samples[0]
+    file, data, captions = samples[0][:3]
     good = {"file": file, "bytes": len(data), "captions": captions}
     silent = {"file": "silent.gif", "bytes": len(data)}
     write_pairs(
@@ -132,8 +132,34 @@ def test_a_flipped_byte_costs_one_clip(tmp_path, samples):
     assert "record 4 is damaged" in source.damaged[0]
 
 
+def test_weights_are_written_read_and_count_in_the_fingerprint(tmp_path, samples):
+    path, seen = tmp_path / "a.arrayrecord", set()
+    file, data = samples[0][:2]
+    for weights in (None, [3.0, 1.0], [1.0, 3.0]):
+        write_records(path, [Sample(file, data, ["one", "two"], weights)])
+        source = RecordSource(path)
+        assert (source[0].captions, source[0].weights) == (("one", "two"), weights and tuple(weights))
+        seen.add(source.fingerprint())
+    assert len(seen) == 3
+
+
+def test_weights_that_are_none_cost_one_clip(tmp_path, samples):
+    file, data = samples[0][:2]
+    rows = [{"weights": [1]}, {"weights": [2, -1]}, {"weight": "much"}, {"weights": 3}, {"weight": 2}]
+    headers = [{"file": file, "bytes": len(data), "caption": ["one", "two"], **row} for row in rows]
+    path = write_pairs(tmp_path / "a.arrayrecord", *(record for header in headers for record in (header, data)))
+    source = RecordSource(path)
+    assert (len(source), source[0].weights) == (1, None)
+    for sentence, part in zip(
+        source.damaged, ("[1] for 2", "'-1': make it", "'much': make it", "3 for 2"), strict=True
+    ):
+        assert part in sentence
+    with pytest.raises(UserError, match=r"sample 1, '0\.gif', has the weight '0': make it a number above 0"):
+        write_records(path, [Sample(file, data, ["one"], [0])])
+
+
 def test_another_length_than_announced_is_a_bad_clip(tmp_path, samples):
-    file, data, _ = samples[0]
+    file, data = samples[0][:2]
     path = write_pairs(tmp_path / "a.arrayrecord", {"file": file, "bytes": len(data) + 1, "caption": "text"}, data)
     with pytest.raises(BadClip, match=f"{len(data)} bytes where {len(data) + 1} were announced"):
         RecordSource(path)[0]

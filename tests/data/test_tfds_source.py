@@ -177,6 +177,30 @@ def test_a_run_curates_a_data_set_of_pixels(toy_config, tmp_path):
         assert source[index].captions == ("moves",)
 
 
+def test_weights_are_a_feature_beside_the_captions(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode_png(drawn(1, 90)[0]))
+    features = {
+        "image": TEXT,
+        "caption": tfds.features.Sequence(TEXT),
+        "weights": tfds.features.Sequence(np.float32),
+    }
+    row = {"image": (tmp_path / "a.png").read_bytes(), "caption": ["one", " ", "two"]}
+    splits = {"good": [3, 9, 1], "alike": [2, 2, 2], "short": [1, 2], "zero": [1, 1, 0]}
+    rows = {split: [{**row, "weights": weights}] for split, weights in splits.items()}
+    path = write(tmp_path, features, **rows)
+    for split, weights in (("good", (3.0, 1.0)), ("alike", None)):
+        clip = TfdsSource(f"{path}#{split}")[0]
+        assert (clip.captions, clip.weights) == (("one", "two"), weights)
+    for split, reason in (
+        ("short", r"has the weights \[1\.0, 2\.0\] for 3 captions"),
+        ("zero", r"has the weight '0\.0'"),
+    ):
+        source = TfdsSource(f"{path}#{split}")
+        with pytest.raises(BadClip, match=reason) as caught:
+            source[0]
+        assert caught.value.source_id == source.source_id(0)
+
+
 def test_images_are_clips_of_one_frame(tmp_path):
     grey = tfds.features.Tensor(shape=(None, None, 1), dtype=np.uint8, encoding="bytes")
     pixels_HW1 = drawn(1, 70)[0, :, :, :1]

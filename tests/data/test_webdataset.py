@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -247,3 +248,30 @@ def test_json_captions_of_other_shapes_are_no_captions(tmp_path):
     source = TarSource(write_tar(tmp_path / "a.tar", files))
     assert [source[i].captions for i in range(len(source))] == [("good",)]
     assert len(source.uncaptioned) == 4
+
+
+def test_weights_lie_beside_the_captions_and_count_in_the_fingerprint(tmp_path):
+    gif = media(tmp_path, ".gif")
+    rows = [
+        {"captions": ["one", " ", "two"], "weights": [3, 5, 1]},
+        {"caption": ["one", "two"], "weight": 2},
+        {"caption": ["one", "two"]},
+        {"caption": ["one", "two"], "weights": [3, 0]},
+        {"caption": ["one", "two"], "weights": [3]},
+    ]
+
+    def packed(rows: list[dict]) -> TarSource:
+        files = [(f"{n}.{e}", d) for n, row in enumerate(rows) for e, d in (("gif", gif), ("json", json.dumps(row)))]
+        return TarSource(write_tar(tmp_path / "a.tar", files))
+
+    source = packed(rows)
+    clips = [source[index] for index in range(len(source))]
+    assert [clip.captions for clip in clips] == [("one", "two")] * 3
+    assert [clip.weights for clip in clips] == [(3.0, 1.0), None, None]
+    assert source.window(0, 0, 1).weights == (3.0, 1.0)
+    assert source.uncaptioned == ["a.tar/3.gif", "a.tar/4.gif"]
+    assert len(source.damaged) == 2
+    assert re.search(r"a\.tar: 3\.json at byte .* has the weight '0': make it a number above 0", source.damaged[0])
+    assert re.search(r"a\.tar: 4\.json at byte .* has the weights \[3\] for 2 captions", source.damaged[1])
+    seen = {packed([{"caption": ["one", "two"], "weights": weights}]).fingerprint() for weights in ([1, 2], [2, 1])}
+    assert len(seen | {packed(rows[2:3]).fingerprint()}) == 3

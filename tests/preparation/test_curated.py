@@ -272,11 +272,13 @@ def test_a_run_reads_its_thresholds_from_the_config(config, tmp_path, capsys):
 def test_a_run_curates_a_tar_as_it_does_a_folder(config, folder, tmp_path):
     config.data.curation.max_static_share = 0.5
     settings = read_settings(config)
-    plain = streams.curate(streams.open_source(settings), settings, tmp_path / "a")
+    (collection,) = streams.open_collections(settings)
+    plain = streams.curate(collection, settings.data, tmp_path / "a").source
     in_a_tar(sorted(folder.glob("*_*")), tmp_path / "heap.tar")
     config.data.source, config.data.path = "webdataset", str(tmp_path / "heap.tar")
     settings = read_settings(config)
-    packed = streams.curate(streams.open_source(settings), settings, tmp_path / "b")
+    (collection,) = streams.open_collections(settings)
+    packed = streams.curate(collection, settings.data, tmp_path / "b").source
     assert ids(packed) == [f"heap.tar/{name}" for name in ids(plain)]
 
 
