@@ -24,6 +24,7 @@ from sora_jax.core.errors import UserError
 
 # In the order in which they are looked for.
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
+MOST_CAPTION_BYTES = 2**20  # of a file that holds the captions of one clip
 
 
 class Written(NamedTuple):
@@ -46,6 +47,14 @@ def read_table(path: Path) -> dict[str, list[Written]]:
         except ValueError as error:
             raise UserError(f"{place} of {path} {error}") from error
     return table
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns what JSON says; raises `ValueError` for what is none, or nested deeper than can be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def texts_of(row: Mapping[str, Any], *keys: str) -> list[str] | None:
@@ -93,7 +102,7 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
             continue
         place = f"line {number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise UserError(f"{place} of {path} is not JSON ({error}): {line[:60]!r}") from error
         if not isinstance(row, dict) or not isinstance(row.get("file"), str):

@@ -17,27 +17,37 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.caption_tables import TABLE_SUFFIXES, Written, read_table, read_text
+from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, TABLE_SUFFIXES, Written, read_table, read_text
 from sora_jax.data.video_io import MEDIA_SUFFIXES
 
 BYTES_PER_TOKEN = 8
 # Name and version of the tokens, as prepared shards record them; raise it when a caption would give others.
-TOKENIZER = "byte patches of 8, version 1"
+TOKENIZER = "byte patches of 8, version 2"
+MOST_CHARACTERS = 2**16  # of a caption; what lies beyond is not read
+
+# They cannot be seen, but change how letters of some scripts, and emoji, look.
+_JOINERS = "\u200c\u200d"
+# What stands for a character, by its category: control, lone surrogate, format.
+_REPLACED = {"Cc": " ", "Cs": " ", "Cf": ""}
 
 # Cleaned captions of a clip, and how often each is drawn next to the others; None: all alike.
 Captions = tuple[tuple[str, ...], tuple[float, ...] | None]
 
 
 def clean_caption(caption: str) -> str:
-    """Returns the caption in Unicode NFC, control characters and runs of white space made one space."""
-    composed = unicodedata.normalize("NFC", caption)
-    printable = (" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in composed)
-    return " ".join("".join(printable).split())
+    """Returns the caption in Unicode NFC, words apart by one space, without what cannot be seen.
+
+    Control characters and halves of surrogate pairs are as spaces; format characters (byte order marks, zero-width
+    spaces, soft hyphens, directions) are left out but for joiners, which must join something.
+    """
+    seen = "".join(c if c in _JOINERS else _REPLACED.get(unicodedata.category(c), c) for c in caption)
+    return " ".join(word for word in unicodedata.normalize("NFC", seen).split() if word.strip(_JOINERS))
 
 
 def clean_captions(written: Iterable[Written]) -> Captions:
-    """Returns what is written about a clip, each caption cleaned, without those that are then empty."""
-    kept = [(caption, weight) for text, weight in written if (caption := clean_caption(text))]
+    """Returns what is written about a clip: of each caption `MOST_CHARACTERS`, cleaned, where something is left."""
+    cleaned = ((clean_caption(text[:MOST_CHARACTERS]), weight) for text, weight in written)
+    kept = [(caption, weight) for caption, weight in cleaned if caption]
     weights = tuple(weight for _, weight in kept)
     return tuple(caption for caption, _ in kept), weights if len(set(weights)) > 1 else None
 
@@ -63,13 +73,17 @@ def count_tokens(caption: str) -> int:
 
 
 def cut_caption(caption: str, max_tokens: int) -> str:
-    """Returns the cleaned caption, whole words off its end until it has at most `max_tokens` tokens."""
+    """Returns the cleaned caption, whole words off its end until it has at most `max_tokens` tokens.
+
+    Of a first word that is longer, as in scripts without spaces, what fits is kept.
+    """
     words = clean_caption(caption).split()
     used = 1
     for number, word in enumerate(words):
         used += -(-len(word.encode()) // BYTES_PER_TOKEN)
         if used > max_tokens:
-            return " ".join(words[:number])
+            fitting = word.encode()[: (max_tokens - 1) * BYTES_PER_TOKEN].decode(errors="ignore")
+            return " ".join(words[:number]) or fitting
     return " ".join(words)
 
 
@@ -171,9 +185,15 @@ def _read_sidecars(root: Path, *, media: list[str], names: list[str]) -> dict[st
     """Returns captions by media file from the .txt of the same name; a .txt without one stands for itself."""
     texts = {name.removesuffix(".txt"): name for name in names if name.endswith(".txt")}
     stems = {name: PurePosixPath(name).with_suffix("").as_posix() for name in media}
-    captions = {name: [Written(read_text(root / texts[stem]))] for name, stem in stems.items() if stem in texts}
+    captions = {name: [Written(_read_sidecar(root / texts[stem]))] for name, stem in stems.items() if stem in texts}
     orphans = texts.keys() - set(stems.values())
     return captions | {texts[stem]: [] for stem in orphans}
+
+
+def _read_sidecar(path: Path) -> str:
+    if (size := path.stat().st_size) > MOST_CAPTION_BYTES:
+        raise UserError(f"{path} has {size} bytes, over the {MOST_CAPTION_BYTES} of a caption: shorten or rename it")
+    return read_text(path)
 
 
 def _nothing_found(root: Path, captions: str | os.PathLike | None, *, media: list[str], written: list[str]) -> str:

@@ -18,7 +18,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data import video_io
-from sora_jax.data.caption_tables import Written, texts_of, weighted
+from sora_jax.data.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
@@ -217,7 +217,7 @@ def _read_headers(path: Path, numbers: list[int]) -> list[tuple[int, _Header | s
 def _parse(record: bytes) -> _Header | str:
     """Returns what a first record says, or what is wrong with it."""
     try:
-        header = json.loads(bytes(record))
+        header = parse_json(bytes(record))
     except ValueError:
         return f"is not JSON: it begins {bytes(record)[:40]!r}"
     known = isinstance(header, dict) and isinstance(header.get("file"), str) and isinstance(header.get("bytes"), int)

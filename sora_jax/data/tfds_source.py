@@ -204,10 +204,10 @@ def _open_split(builder: Any, split: str, folder: Path) -> Any:
 
 
 def _captions(row: Mapping[str, Any]) -> Captions:
-    """Returns the cleaned captions of a row and their weights; raises `ValueError` where these are broken."""
+    """Returns the cleaned captions of a row and their weights; raises `ValueError` where either is broken."""
     written = row["caption"]
     texts = [written] if isinstance(written, bytes | str) else list(written)
-    decoded = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in texts]
+    decoded = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
     weights = {"weights": np.asarray(row["weights"]).tolist()} if "weights" in row else {}
     return clean_captions(weighted(decoded, weights))
 

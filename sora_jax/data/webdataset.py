@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
-from sora_jax.data.caption_tables import Written, texts_of, weighted
+from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
@@ -25,7 +25,6 @@ from sora_jax.data.tar_index import Member, TarDamage, read_section, walk_tar
 from sora_jax.data.tar_paths import find_tars, labels_of
 
 CAPTION_KEYS = ("caption", "captions", "text")
-_MOST_CAPTION_BYTES = 2**20
 # Tars on network disks take a round trip for every header.
 _THREADS = 8
 
@@ -185,10 +184,10 @@ def _captions(descriptor: int, members: list[Member], *, label: str, damaged: li
 
 def _read_captions(descriptor: int, member: Member, *, suffix: str) -> list[Written]:
     """Returns what a .txt or .json member says; raises `ValueError` when it is neither."""
-    if member.size > _MOST_CAPTION_BYTES:
+    if member.size > MOST_CAPTION_BYTES:
         raise ValueError(f"{member.size} bytes are no caption")
     text = os.pread(descriptor, member.size, member.offset).decode("utf-8-sig")
     if suffix == ".txt":
         return [Written(text)]
-    row = json.loads(text)
+    row = parse_json(text)
     return weighted(texts_of(row, *CAPTION_KEYS) or [], row) if isinstance(row, dict) else []

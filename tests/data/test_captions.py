@@ -10,15 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.caption_tables import Written
 from sora_jax.data.captions import (
     BYTES_PER_TOKEN,
+    MOST_CHARACTERS,
     check_prompt,
     clean_caption,
+    clean_captions,
     count_tokens,
+    cut_caption,
     read_captions,
     tokenize,
 )
 
+JOINERS = "\u200c\u200d"
 SHORT_WORDS = st.lists(st.text("abcäxyz,.", min_size=1, max_size=BYTES_PER_TOKEN // 2), max_size=12)
 
 
@@ -63,15 +68,49 @@ def test_the_empty_caption_is_start_alone():
     assert count_tokens(" \n") == 1
 
 
-@given(caption=st.text())
+@given(caption=st.text(st.characters() | st.sampled_from("\u200b\u200c\u200d\ufeff\u00ad\u202e\u0301 e\x00")))
 def test_cleaning_is_settled_after_once(caption):
     cleaned = clean_caption(caption)
     assert clean_caption(cleaned) == cleaned
-    assert not any(unicodedata.category(c) == "Cc" for c in cleaned)
+    assert unicodedata.is_normalized("NFC", cleaned)
+    assert {unicodedata.category(c) for c in cleaned if c not in JOINERS}.isdisjoint({"Cc", "Cs", "Cf"})
+    assert cleaned == "" or all(word.strip(JOINERS) for word in cleaned.split(" "))
 
 
 def test_cleaning_composes_and_collapses():
     assert clean_caption("  a\tcafe\u0301\x00in\u00a0 \r\nParis\ud800 ") == "a caf\u00e9 in Paris"
+
+
+@pytest.mark.parametrize(
+    ("written", "cleaned"),
+    [
+        ("\ufeff\ufeffa dog", "a dog"),
+        ("a d\u200bo\u00adg\u2060", "a dog"),
+        ("\u202ea dog\u202c", "a dog"),
+        ("e\u200b\u0301", "\u00e9"),
+        ("\u200b \u200d\u200c \ufeff\u2028", ""),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("\U0001f469\u200d\U0001f680 flies", "\U0001f469\u200d\U0001f680 flies"),
+    ],
+)
+def test_what_cannot_be_seen_is_no_part_of_a_caption(written, cleaned):
+    assert clean_caption(written) == cleaned
+
+
+def test_captions_that_are_empty_or_endless_do_no_harm():
+    written = [Written("\ufeff \x00", 5), Written("x" * 2**20, 2), Written("\u200d"), Written(" a  dog ", 3)]
+    assert clean_captions(written) == (("x" * MOST_CHARACTERS, "a dog"), (2, 3))
+    assert clean_captions(written[:1]) == ((), None)
+
+
+@given(caption=st.text(), max_tokens=st.integers(1, 9))
+def test_a_caption_is_cut_to_tokens_at_words_and_never_to_nothing(caption, max_tokens):
+    cut, whole = cut_caption(caption, max_tokens), clean_caption(caption)
+    assert count_tokens(cut) <= max_tokens
+    assert whole.startswith(cut)
+    assert bool(cut) == (bool(whole) and max_tokens > 1)
+    if " " in cut:
+        assert whole.split()[: len(cut.split())] == cut.split()
 
 
 def test_prompts_are_checked_with_both_numbers():
@@ -189,4 +228,13 @@ def test_missing_folder_missing_file_and_foreign_encoding(tmp_path):
         read_captions(tmp_path, "a.mp4")
     (tmp_path / "captions.csv").write_bytes("file,caption\na.mp4,café\n".encode("latin-1"))
     with pytest.raises(UserError, match="is not UTF-8 text"):
+        read_captions(tmp_path)
+
+
+def test_what_is_far_too_large_or_deep_for_a_caption_is_named(tmp_path):
+    folder(tmp_path, "a.mp4", a__txt="x" * (2**20 + 1))
+    with pytest.raises(UserError, match=r"a\.txt has 1048577 bytes, over the 1048576 of a caption"):
+        read_captions(tmp_path)
+    folder(tmp_path, captions__jsonl='{"file": "a.mp4", "caption": ' + "[" * 100_000)
+    with pytest.raises(UserError, match=r"line 1 of .*captions\.jsonl is not JSON"):
         read_captions(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sora_jax.data.captions import MOST_CHARACTERS
 from sora_jax.data.clips import BadClip
 from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.records import RecordSource, Sample, write_records
@@ -34,7 +35,8 @@ def open_heap(kind: str, folder: Path, **limits: int) -> DecodedSource:
             tar.add(folder, arcname=".")
         return TarSource(path, **limits)
     files = [file for file in sorted(folder.iterdir()) if file.suffix != ".txt"]
-    write_records(path, [Sample(file.name, file.read_bytes(), [file.stem]) for file in files])
+    samples = [Sample(file.name, file.read_bytes(), [file.with_suffix(".txt").read_text()]) for file in files]
+    write_records(path, samples)
     return RecordSource(path, **limits)
 
 
@@ -70,6 +72,17 @@ def test_windows_are_slices_of_the_whole_clip_and_thumbnails_all_of_it_small(fol
         assert (small.pixels_THWC.shape, small.fps) == ((len(whole_THWC), 8, 12, 3), fps)
         assert source.size(index) == (folder / name).stat().st_size
         assert len(source[index].pixels_THWC) == min(2, len(whole_THWC))
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "arrayrecord"])
+def test_captions_are_cleaned_and_limited_alike(folder, kind):
+    dirty = "\ufeff\ufeffa\u200b  dog\x00runs\n"
+    written = {"a": dirty, "b": "x" * (MOST_CHARACTERS + 5), "c": "\u200b \u200d", "d": "ok"}
+    for name, text in written.items():
+        (folder / f"{name}.txt").write_text(text)
+    source = open_heap(kind, folder)
+    captions = {Path(source.source_id(index)).stem: source[index].captions for index in range(len(source) - 1)}
+    assert captions == {"a": ("a dog runs",), "b": ("x" * MOST_CHARACTERS,), "d": ("ok",)}
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "arrayrecord"])

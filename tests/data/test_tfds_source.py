@@ -184,7 +184,7 @@ def test_weights_are_a_feature_beside_the_captions(tmp_path):
         "caption": tfds.features.Sequence(TEXT),
         "weights": tfds.features.Sequence(np.float32),
     }
-    row = {"image": (tmp_path / "a.png").read_bytes(), "caption": ["one", " ", "two"]}
+    row = {"image": (tmp_path / "a.png").read_bytes(), "caption": ["\ufeffone", " \u200b", "two"]}
     splits = {"good": [3, 9, 1], "alike": [2, 2, 2], "short": [1, 2], "zero": [1, 1, 0]}
     rows = {split: [{**row, "weights": weights}] for split, weights in splits.items()}
     path = write(tmp_path, features, **rows)
@@ -199,6 +199,9 @@ def test_weights_are_a_feature_beside_the_captions(tmp_path):
         with pytest.raises(BadClip, match=reason) as caught:
             source[0]
         assert caught.value.source_id == source.source_id(0)
+    text = {"image": row["image"], "caption": [b"\xff"], "weights": [1]}
+    with pytest.raises(BadClip, match="decode byte 0xff in position 0"):
+        TfdsSource(write(tmp_path / "latin", features, train=[text]))[0]
 
 
 def test_images_are_clips_of_one_frame(tmp_path):

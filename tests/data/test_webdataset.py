@@ -243,11 +243,14 @@ def test_a_name_that_begins_like_a_compressed_file_is_a_name(tmp_path):
 
 def test_json_captions_of_other_shapes_are_no_captions(tmp_path):
     gif = media(tmp_path, ".gif")
+    deep = "[" * 10_000
     shapes = ([1], {"caption": 3}, {"captions": [1]}, {"caption": " "}, {"caption": "good"})
     files = [(f"{n}.{e}", d) for n, row in enumerate(shapes) for e, d in (("gif", gif), ("json", json.dumps(row)))]
     source = TarSource(write_tar(tmp_path / "a.tar", files))
     assert [source[i].captions for i in range(len(source))] == [("good",)]
     assert len(source.uncaptioned) == 4
+    source = TarSource(write_tar(tmp_path / "b.tar", [*files, ("z.gif", gif), ("z.json", deep)]))
+    assert "z.json at byte" in source.damaged[0]
 
 
 def test_weights_lie_beside_the_captions_and_count_in_the_fingerprint(tmp_path):
