@@ -4,14 +4,13 @@ Shapes: `T` frames, `H` rows of pixels, `W` columns of pixels, `C` = 3 colours (
 
 A file is data from a stranger. It must be a regular file, which the decoder gets as an open handle, so that
 nothing in it can name another file or an address; the ending alone chooses the demuxer; sizes are checked
-before pixels are decoded. Damage is not passed on: a decoder that conceals errors still marks the frames.
+before pixels are decoded.
 """
 
 import contextlib
 import dataclasses
 import io
 import itertools
-import math
 import os
 import stat
 import struct
@@ -23,12 +22,9 @@ from typing import BinaryIO, Unpack
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.error import FFmpegError
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
-from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
 from sora_jax.core.errors import StorageError, UserError
@@ -40,9 +36,9 @@ from sora_jax.data.pictures import (
     ReadLimits,
     ReadOptions,
     allocate_bytes,
-    on_white,
     read_pictures,
 )
+from sora_jax.data.videos import read_video
 
 DEMUXERS = {
     ".mp4": "mp4",
@@ -58,12 +54,9 @@ MEDIA_SUFFIXES = frozenset((*DEMUXERS, *PICTURE_SUFFIXES))
 WRITTEN_SUFFIXES = (".mp4", ".gif", ".webp", ".png")
 
 MAX_PIXELS = 2**30  # frames x rows x columns; three bytes each
-SMALLEST_SHARE = 0.9  # of the declared frames, below which a video counts as cut off
 LFS_POINTER = b"version https://git-lfs"
-NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
 
-# By default FFmpeg rounds colours down, over one level darker with every pass through a file.
-TO_RGB = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# As `videos.TO_RGB`, the other way.
 FROM_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 # FFmpeg and Pillow raise all of these on damaged bytes.
@@ -111,7 +104,7 @@ def read_stream(
 
     Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
     `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) under
-    `SMALLEST_SHARE` of the frames that the file declares.
+    `videos.SMALLEST_SHARE` of the frames that the file declares.
     """
     assert max_frames is None or max_frames > 0, max_frames
     limits = ReadLimits(
@@ -129,7 +122,7 @@ def read_stream(
                 raise BadClip(limits.source_id, "is a git LFS pointer, not the file itself: run git lfs pull")
             file.seek(0)
             if suffix in DEMUXERS:
-                return _read_video(file, demuxer=DEMUXERS[suffix], limits=limits)
+                return read_video(file, demuxer=DEMUXERS[suffix], limits=limits)
             return read_pictures(file, limits=limits, whole=window is not None)
     except UnidentifiedImageError as error:
         raise BadClip(limits.source_id, f"is not an image ({', '.join(PICTURE_FORMATS)})") from error
@@ -145,110 +138,6 @@ def _regular_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("it is not a regular file")
         yield file
-
-
-def _read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.ndarray, float]:
-    """Returns pixels and rate of the first video stream that is not a cover picture."""
-    with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise BadClip(limits.source_id, "has no video stream")
-        stream = streams[0]
-        # Frame threads hide which frame an error belongs to, and loaders already run one process a core.
-        stream.thread_type = "NONE"
-        declared = _declared_frames(container, stream)
-        pixels_THWC, times = _decode(container, stream, declared=declared, limits=limits)
-        stopped = limits.max_frames is not None and len(times) == limits.max_frames
-        decoded = limits.first_frame + len(times)
-        if not stopped and decoded < SMALLEST_SHARE * (declared or 0):
-            reason = f"only {decoded} of {declared:.0f} declared frames can be decoded"
-            raise BadClip(limits.source_id, reason)
-        return pixels_THWC, _rate(times, stream, limits=limits)
-
-
-def _declared_frames(container: InputContainer, stream: VideoStream) -> float | None:
-    """Returns how many frames the headers promise, at least; None where they say nothing."""
-    seconds = None
-    if stream.duration is not None and stream.time_base is not None:
-        seconds = float(stream.duration * stream.time_base)
-    elif "DURATION" in stream.metadata:
-        # Matroska has durations of streams only in this tag; the container's is that of the longest stream.
-        hours, minutes, rest = stream.metadata["DURATION"].split(":")
-        seconds = 3600 * float(hours) + 60 * float(minutes) + float(rest)
-    elif container.duration is not None:
-        seconds = container.duration / av.time_base
-    promises = [float(stream.frames)] if stream.frames > 0 else []
-    if seconds and stream.average_rate:
-        promises.append(seconds * float(stream.average_rate))
-    # An edit list hides frames which the table still counts, hence the smaller.
-    return min(promises, default=None)
-
-
-def _decode(
-    container: InputContainer, stream: VideoStream, *, declared: float | None, limits: ReadLimits
-) -> tuple[np.ndarray, list[float | None]]:
-    """Returns uint8 (T, H, W, 3) and each frame's time in seconds."""
-    # Memory that is never written to is never taken, so a promise that is too high costs nothing.
-    capacity = limits.wanted(max(1, math.ceil(declared or 1)))
-    limits.check(capacity, *limits.size(stream.codec_context.height, stream.codec_context.width))
-    pixels_THWC = None
-    times: list[float | None] = []
-    for number, frame in enumerate(itertools.islice(container.decode(stream), limits.stop)):
-        if frame.is_corrupt:
-            raise BadClip(limits.source_id, f"frame {number + 1} is damaged")
-        if number < limits.first_frame:
-            continue
-        height, width = limits.size(*_square_size(frame, stream.sample_aspect_ratio))
-        limits.check(max(capacity, len(times) + 1), height, width)
-        pixels_HWC = _upright_rgb(frame, height=height, width=width)
-        if pixels_THWC is None:
-            pixels_THWC = limits.allocate((capacity, *pixels_HWC.shape))
-        if pixels_HWC.shape != pixels_THWC.shape[1:]:
-            raise BadClip(limits.source_id, f"changes size at frame {number + 1}")
-        if len(times) == len(pixels_THWC):
-            pixels_THWC, full_THWC = limits.allocate((2 * len(times), *pixels_HWC.shape)), pixels_THWC
-            pixels_THWC[: len(times)] = full_THWC
-        pixels_THWC[len(times)] = pixels_HWC
-        times.append(frame.time)
-    if pixels_THWC is None:
-        after = f" after the first {limits.first_frame}" if limits.first_frame else ""
-        raise BadClip(limits.source_id, f"has no frames{after}")
-    return pixels_THWC[: len(times)], times
-
-
-def _square_size(frame: VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
-    """Returns (height, width) with square pixels, the shorter way of the pixel stretched."""
-    if not pixel_aspect or abs(pixel_aspect - 1) < NEARLY_SQUARE:
-        return frame.height, frame.width
-    if pixel_aspect > 1:
-        return frame.height, round(frame.width * pixel_aspect)
-    return round(frame.height / pixel_aspect), frame.width
-
-
-def _upright_rgb(frame: VideoFrame, *, height: int, width: int) -> np.ndarray:
-    """Returns uint8 (H, W, 3) of the frame at `height` x `width`, then turned as its display matrix says."""
-    if any(component.is_alpha for component in frame.format.components):
-        pixels_HWC = frame.to_ndarray(format="rgba", height=height, width=width, interpolation=TO_RGB)
-        pixels_HWC = np.asarray(on_white(Image.fromarray(pixels_HWC)))
-    else:
-        pixels_HWC = frame.to_ndarray(format="rgb24", height=height, width=width, interpolation=TO_RGB)
-    # Angles are counterclockwise, as numpy's are; one between the quarters, or a broken one, is left alone.
-    quarters = frame.rotation // 90 if frame.rotation % 90 == 0 else 0
-    return np.rot90(pixels_HWC, quarters)
-
-
-def _rate(times: list[float | None], stream: VideoStream, *, limits: ReadLimits) -> float:
-    """Returns frames per second from the frames' own times, else from the header."""
-    known = [time for time in times if time is not None]
-    steps = [late - early for early, late in itertools.pairwise(known)]
-    if len(known) == len(times) and steps and min(steps) > 0:
-        return len(steps) / (known[-1] - known[0])
-    rate = stream.average_rate or stream.guessed_rate
-    if rate:
-        return float(rate)
-    if len(times) == 1:
-        return 1.0
-    raise BadClip(limits.source_id, "has no frame rate")
 
 
 def write_clip(path: str | os.PathLike, pixels_THWC: np.ndarray, *, fps: float) -> None:

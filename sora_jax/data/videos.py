@@ -1,0 +1,171 @@
+"""Pixels from videos: what FFmpeg decodes, checked, upright and in RGB.
+
+Shapes: `T` frames, `H` rows of pixels, `W` columns of pixels, `C` = 3 colours (red, green, blue).
+
+Damage is not passed on: a decoder that conceals errors still marks the frames.
+"""
+
+import contextlib
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from typing import BinaryIO
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from PIL import Image
+
+from sora_jax.data.clips import BadClip
+from sora_jax.data.pictures import ReadLimits, on_white
+
+SMALLEST_SHARE = 0.9  # of the declared frames, below which a video counts as cut off
+NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
+FRAMES_AHEAD = 4  # decoded and not yet in RGB
+
+# By default FFmpeg rounds colours down, over one level darker with every pass through a file.
+TO_RGB = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# Formats that FFmpeg converts faster by way of one plane a colour, for which it has vector code: to the same pixels.
+PLANES_FIRST = ("yuv42", "yuv44", "yuvj42", "yuvj44")
+
+
+def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.ndarray, float]:
+    """Returns pixels and rate of the first video stream that is not a cover picture; see `video_io.read_stream`."""
+    with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise BadClip(limits.source_id, "has no video stream")
+        stream = streams[0]
+        # Frame threads hide which frame an error belongs to, and slice threads rarely find more than one slice. What
+        # does help is `_ahead`, which keeps two cores busy where they are idle and costs next to nothing where other
+        # loaders use them; hence no more threads than that, for the conversion neither.
+        stream.thread_type = "NONE"
+        declared = _declared_frames(container, stream)
+        pixels_THWC, times = _decode(container, stream, declared=declared, limits=limits)
+        stopped = limits.max_frames is not None and len(times) == limits.max_frames
+        decoded = limits.first_frame + len(times)
+        if not stopped and decoded < SMALLEST_SHARE * (declared or 0):
+            reason = f"only {decoded} of {declared:.0f} declared frames can be decoded"
+            raise BadClip(limits.source_id, reason)
+        return pixels_THWC, _rate(times, stream, limits=limits)
+
+
+def _declared_frames(container: InputContainer, stream: VideoStream) -> float | None:
+    """Returns how many frames the headers promise, at least; None where they say nothing."""
+    seconds = None
+    if stream.duration is not None and stream.time_base is not None:
+        seconds = float(stream.duration * stream.time_base)
+    elif "DURATION" in stream.metadata:
+        # Matroska has durations of streams only in this tag; the container's is that of the longest stream.
+        hours, minutes, rest = stream.metadata["DURATION"].split(":")
+        seconds = 3600 * float(hours) + 60 * float(minutes) + float(rest)
+    elif container.duration is not None:
+        seconds = container.duration / av.time_base
+    promises = [float(stream.frames)] if stream.frames > 0 else []
+    if seconds and stream.average_rate:
+        promises.append(seconds * float(stream.average_rate))
+    # An edit list hides frames which the table still counts, hence the smaller.
+    return min(promises, default=None)
+
+
+def _decode(
+    container: InputContainer, stream: VideoStream, *, declared: float | None, limits: ReadLimits
+) -> tuple[np.ndarray, list[float | None]]:
+    """Returns uint8 (T, H, W, 3) and each frame's time in seconds."""
+    # Memory that is never written to is never taken, so a promise that is too high costs nothing.
+    capacity = limits.wanted(max(1, math.ceil(declared or 1)))
+    limits.check(capacity, *limits.size(stream.codec_context.height, stream.codec_context.width))
+    pixels_THWC = None
+    times: list[float | None] = []
+    converter = _Converter()
+    sound = itertools.islice(_sound_frames(container, stream, limits=limits), limits.stop)
+    with contextlib.closing(_ahead(sound)) as frames:
+        for number, frame in enumerate(frames):
+            if number < limits.first_frame:
+                continue
+            height, width = limits.size(*_square_size(frame, stream.sample_aspect_ratio))
+            limits.check(max(capacity, len(times) + 1), height, width)
+            pixels_HWC = converter.upright_rgb(frame, height=height, width=width)
+            if pixels_THWC is None:
+                pixels_THWC = limits.allocate((capacity, *pixels_HWC.shape))
+            if pixels_HWC.shape != pixels_THWC.shape[1:]:
+                raise BadClip(limits.source_id, f"changes size at frame {number + 1}")
+            if len(times) == len(pixels_THWC):
+                pixels_THWC, full_THWC = limits.allocate((2 * len(times), *pixels_HWC.shape)), pixels_THWC
+                pixels_THWC[: len(times)] = full_THWC
+            pixels_THWC[len(times)] = pixels_HWC
+            times.append(frame.time)
+    if pixels_THWC is None:
+        after = f" after the first {limits.first_frame}" if limits.first_frame else ""
+        raise BadClip(limits.source_id, f"has no frames{after}")
+    return pixels_THWC[: len(times)], times
+
+
+def _sound_frames(container: InputContainer, stream: VideoStream, *, limits: ReadLimits) -> Iterator[VideoFrame]:
+    """Yields the decoded frames; raises `BadClip` at the first that is damaged."""
+    for number, frame in enumerate(container.decode(stream), start=1):
+        if frame.is_corrupt:
+            raise BadClip(limits.source_id, f"frame {number} is damaged")
+        yield frame
+
+
+def _ahead(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """Yields the same frames, decoded by a thread up to `FRAMES_AHEAD` before they are asked for; to be closed."""
+    thread = ThreadPoolExecutor(1)
+    coming = deque(thread.submit(next, frames, None) for _ in range(FRAMES_AHEAD))
+    try:
+        while (frame := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, frames, None))
+            yield frame
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def _square_size(frame: VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """Returns (height, width) with square pixels, the shorter way of the pixel stretched."""
+    if not pixel_aspect or abs(pixel_aspect - 1) < NEARLY_SQUARE:
+        return frame.height, frame.width
+    if pixel_aspect > 1:
+        return frame.height, round(frame.width * pixel_aspect)
+    return round(frame.height / pixel_aspect), frame.width
+
+
+class _Converter:
+    """Makes RGB of the frames of a stream. One for all of them: it takes about as long to set up as a frame."""
+
+    def __init__(self):
+        self._to_planes, self._to_pixels = VideoReformatter(), VideoReformatter()
+
+    def upright_rgb(self, frame: VideoFrame, *, height: int, width: int) -> np.ndarray:
+        """Returns uint8 (H, W, 3) of the frame at `height` x `width`, then turned as its display matrix says."""
+        transparent = any(component.is_alpha for component in frame.format.components)
+        if frame.format.name.startswith(PLANES_FIRST) and not transparent:
+            frame = self._to_planes.reformat(frame, width, height, "gbrp", interpolation=TO_RGB, threads=1)
+        form = "rgba" if transparent else "rgb24"
+        pixels_HWC = self._to_pixels.reformat(frame, width, height, form, interpolation=TO_RGB, threads=1).to_ndarray()
+        if transparent:
+            pixels_HWC = np.asarray(on_white(Image.fromarray(pixels_HWC)))
+        # Angles are counterclockwise, as numpy's are; one between the quarters, or a broken one, is left alone.
+        quarters = frame.rotation // 90 if frame.rotation % 90 == 0 else 0
+        return np.rot90(pixels_HWC, quarters)
+
+
+def _rate(times: list[float | None], stream: VideoStream, *, limits: ReadLimits) -> float:
+    """Returns frames per second from the frames' own times, else from the header."""
+    known = [time for time in times if time is not None]
+    steps = [late - early for early, late in itertools.pairwise(known)]
+    if len(known) == len(times) and steps and min(steps) > 0:
+        return len(steps) / (known[-1] - known[0])
+    rate = stream.average_rate or stream.guessed_rate
+    if rate:
+        return float(rate)
+    if len(times) == 1:
+        return 1.0
+    raise BadClip(limits.source_id, "has no frame rate")
