@@ -8,7 +8,6 @@ is decoded from its place in the tar.
 
 import dataclasses
 import itertools
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.captions import count_tokens
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shards import PreparedSet
+from sora_jax.data.sources import FolderSource
 from sora_jax.preparation.fitted import Collection, Limits
 from sora_jax.preparation.run import Share, finish, header, prepare
 
@@ -253,3 +257,47 @@ def test_the_header_says_what_the_shards_were_made_with():
     assert made["autoencoder"] == "a"
     assert made["strides"] == [4, 4]
     assert json.loads(json.dumps(made)) == made
+
+
+CLIPS = Path(os.environ.get("SORA_JAX_CLIPS", "/nonexistent"))
+GOOD = (
+    *("bbb_rabbit_1s.webm", "gen_anime_girl_blossoms.mp4", "gen_cartoon_dog_candle.mp4", "gen_cyclist_sunset.gif"),
+    *("sign_bird.mkv", "sign_eat.mkv", "snowstorm_traveller_fade.mp4"),
+)
+# PyAV decodes these: the first two to ruined or missing pictures; the others are smaller than a token.
+REFUSED_TOO = {"bitflips.mp4", "truncated_50pct.mkv", "one_pixel_1x1.mp4", "rgb_2x2.mp4"}
+
+
+@pytest.fixture(scope="module")
+def heap(tmp_path_factory) -> tuple[Path, set[str]]:
+    """Returns a folder of all damaged and some good clips with captions, and the names of those that are of no use."""
+    folder = tmp_path_factory.mktemp("heap")
+    rows = [json.loads(line) for line in (CLIPS / "damaged" / "expected.jsonl").read_text().splitlines()]
+    places = {row["file"]: CLIPS / "damaged" for row in rows} | dict.fromkeys(GOOD, CLIPS / "real")
+    for name, place in places.items():
+        shutil.copyfile(place / name, folder / name)
+    captions = [json.dumps({"file": name, "caption": f"the clip {name}"}) for name in places]
+    (folder / "captions.jsonl").write_text("\n".join(captions))
+    return folder, {row["file"] for row in rows if not row["decodes"]} | REFUSED_TOO
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="SORA_JAX_CLIPS names no folder of real and damaged clips")
+def test_damaged_clips_beside_good_ones_are_skipped_and_named_the_same_each_time(heap, tmp_path):
+    folder, useless = heap
+    lenient = dataclasses.replace(LIMITS, max_bad_share=1.0)
+    for directory in (tmp_path / "one", tmp_path / "two"):
+        source = FolderSource(folder)
+        summary = run(directory, source, limits=lenient)
+        assert len(source) == 39 + len(GOOD)
+        assert summary.written + summary.skipped == len(source)
+    lines = [json.loads(line) for line in (tmp_path / "one" / "skipped.jsonl").read_text().splitlines()]
+    assert {line["source_id"] for line in lines} == useless
+    assert len(lines) == len(useless)
+    assert all(line["reason"] for line in lines)
+    every = {source.source_id(index) for index in range(len(source))}
+    assert set(names(tmp_path / "one")) == every - useless
+    assert useless.isdisjoint(GOOD)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two"), "skipped.jsonl with its reasons included"
+    with pytest.raises(DataError, match=rf"{len(useless)} of {len(source)} clips could not be used") as caught:
+        run(tmp_path / "two", source, limits=dataclasses.replace(LIMITS, max_bad_share=0.2))
+    assert caught.value.exit_code == 66
