@@ -187,6 +187,7 @@ def collection() -> ConfigDict:
     data.path = placeholder(str)  # folder, tar files or pattern, records, DIR/NAME/VERSION#SPLIT: see docs/data.md
     data.captions = placeholder(str)  # of a "folder": a .jsonl, .csv or .parquet elsewhere; None looks inside it
     data.max_frames = 17  # frames read from the start of a clip, or of each window of `curation`; the rest is not read
+    data.fps = placeholder(float)  # rate that faster videos are resampled to, Hz; slower ones and None: the clip's own
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
     data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66

@@ -11,13 +11,14 @@ from sora_jax.data.video_io import MAX_PIXELS
 class DecodedSource(abc.ABC):
     """Clips in media files, decoded one by one when asked for.
 
-    Of each at most `max_frames` frames are decoded, and none of more than `max_pixels` T * H * W. Decoding is done by a
-    child process (`guarded.GuardedReader`), which the first clip starts.
+    Of each at most `max_frames` frames are decoded, and none of more than `max_pixels` T * H * W; faster ones are
+    resampled to `fps` frames per second. Decoding is done by a child process (`guarded.GuardedReader`), which the first
+    clip starts.
     """
 
-    def __init__(self, *, max_frames: int | None, max_pixels: int = MAX_PIXELS):
+    def __init__(self, *, max_frames: int | None, max_pixels: int = MAX_PIXELS, fps: float | None = None):
         self._max_frames = max_frames
-        self._max_pixels = max_pixels
+        self._limits: dict[str, Any] = {"max_pixels": max_pixels, "fps": fps}
         self._reader = GuardedReader()
 
     @abc.abstractmethod
@@ -25,12 +26,12 @@ class DecodedSource(abc.ABC):
         """Returns a clip, read with these options of `video_io.read_stream`; raises `BadClip`."""
 
     def __getitem__(self, index: int) -> Clip:
-        return self._read(index, max_pixels=self._max_pixels, max_frames=self._max_frames)
+        return self._read(index, **self._limits, max_frames=self._max_frames)
 
     def window(self, index: int, first: int, last: int) -> Clip:
         """Returns frames `first` to `last`, both included, of a clip, whatever `max_frames` is; raises `BadClip`."""
-        return self._read(index, max_pixels=self._max_pixels, window=(first, last))
+        return self._read(index, **self._limits, window=(first, last))
 
     def thumbnails(self, index: int, *, short_side: int) -> Clip:
         """Returns all frames of a clip, scaled down to `short_side` px as they are decoded; raises `BadClip`."""
-        return self._read(index, max_pixels=self._max_pixels, short_side=short_side)
+        return self._read(index, **self._limits, short_side=short_side)

@@ -23,12 +23,13 @@ import threading
 import time
 import weakref
 from multiprocessing.connection import Pipe
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from sora_jax.data import decoder
 from sora_jax.data.clips import BadClip
+from sora_jax.data.pictures import ReadOptions
 from sora_jax.data.video_io import MAX_PIXELS
 
 SECONDS = 60.0
@@ -61,39 +62,23 @@ class GuardedReader:
         self._finalizer: weakref.finalize | None = None
         _READERS.add(self)
 
-    def read_clip(
-        self,
-        path: str | os.PathLike,
-        *,
-        max_frames: int | None = None,
-        max_pixels: int = MAX_PIXELS,
-        window: tuple[int, int] | None = None,
-        short_side: int | None = None,
-    ) -> tuple[np.ndarray, float]:
+    def read_clip(self, path: str | os.PathLike, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
         """Returns what `video_io.read_clip` does: uint8 (T, H, W, 3) and frames per second.
 
         Raises `BadClip` as that does, with the same reasons, and where the decoder hung, crashed or ran out of memory;
         `RuntimeError` where no child can be started, which is no fault of the file.
         """
         name = os.fspath(path)
-        request = {"path": os.path.join(os.getcwd(), name), "max_frames": max_frames, "max_pixels": max_pixels}
-        return self._read(name, {**request, "window": window, "short_side": short_side}, media=None)
+        return self._read(name, {"path": os.path.join(os.getcwd(), name)}, options, media=None)
 
-    def read_bytes(
-        self,
-        media: bytes,
-        name: str,
-        *,
-        max_frames: int | None = None,
-        max_pixels: int = MAX_PIXELS,
-        window: tuple[int, int] | None = None,
-        short_side: int | None = None,
-    ) -> tuple[np.ndarray, float]:
+    def read_bytes(self, media: bytes, name: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
         """Returns what `read_clip` does, of a media file in memory; the ending of `name` chooses the decoder."""
-        request = {"name": name, "max_frames": max_frames, "max_pixels": max_pixels}
-        return self._read(name, {**request, "window": window, "short_side": short_side}, media=media)
+        return self._read(name, {"name": name}, options, media=media)
 
-    def _read(self, name: str, request: dict[str, Any], *, media: bytes | None) -> tuple[np.ndarray, float]:
+    def _read(
+        self, name: str, clip: dict[str, str], options: ReadOptions, *, media: bytes | None
+    ) -> tuple[np.ndarray, float]:
+        request: dict[str, Any] = {**clip, "max_frames": None, "max_pixels": MAX_PIXELS, **options}
         assert request["max_frames"] is None or request["max_frames"] > 0, request
         with self._lock:
             child = self._living_child()

@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sora_jax.data.clips import BadClip
+from sora_jax.data.frame_rates import at_rate
 
 PICTURE_SUFFIXES = (".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp")
 PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP")
+ROUNDED = 0.005  # seconds, by which a GIF's times are off at most: it counts in hundredths
 
 
 # Makes room for uint8 of a shape.
@@ -26,13 +28,13 @@ def allocate_bytes(shape: tuple[int, ...]) -> np.ndarray:
 
 
 class ReadOptions(TypedDict, total=False):
-    """What `video_io.read_stream` can be asked for besides the clip; it says what each means."""
+    """What can be asked for besides the clip, of every reader; `video_io.read_stream` says what each means."""
 
     max_frames: int | None
     max_pixels: int
     window: tuple[int, int] | None
     short_side: int | None
-    allocate: Allocator
+    fps: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class ReadLimits:
     max_pixels: int
     first_frame: int = 0
     short_side: int | None = None
+    fps: float | None = None
     allocate: Allocator = allocate_bytes
 
     @property
@@ -72,13 +75,13 @@ class ReadLimits:
 def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[np.ndarray, float]:
     """Returns pixels and rate of an image (T = 1, rate 1) or of an animated GIF or WebP.
 
-    How often frames are repeated depends on all that are decoded; `whole` decodes all, so that numbers of frames mean
-    the same in every window.
+    How often frames are repeated, and whether they follow faster than `limits.fps`, depends on all that are decoded;
+    `whole` decodes all, and so does `limits.fps`, so that numbers of frames mean the same in every window.
     """
     with Image.open(file, formats=PICTURE_FORMATS) as image:
         animated = image.format in ("GIF", "WEBP")
         frames_there = getattr(image, "n_frames", 1) if animated else 1
-        wanted = frames_there if whole else limits.wanted(frames_there)
+        wanted = frames_there if whole or limits.fps else limits.wanted(frames_there)
         limits.check(wanted, *limits.size(image.height, image.width))
         if wanted == 1:
             return np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))[None], 1.0
@@ -97,13 +100,18 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
             seconds.append(milliseconds / 1000 if milliseconds > 10 else 0.1)
     assert pixels_THWC is not None
     holds = [max(1, round(second / min(seconds))) for second in seconds]
-    limits.check(limits.wanted(sum(holds)), *pixels_THWC.shape[1:3])
+    rate = sum(holds) / sum(seconds)
     # Encoders store equal neighbours once; repeating them gives motion its real speed back.
-    numbers = np.repeat(np.arange(wanted), holds)[limits.first_frame : limits.stop]
+    numbers = np.repeat(np.arange(wanted), holds)
+    if limits.fps and rate >= limits.fps:
+        shown = np.repeat(np.divide(seconds, holds), holds)
+        timed = zip(numbers.tolist(), np.cumsum(shown) - shown, strict=True)
+        numbers, rate = np.array(list(at_rate(timed, fps=limits.fps, slack=ROUNDED))), limits.fps
+    limits.check(limits.wanted(len(numbers)), *pixels_THWC.shape[1:3])
+    numbers = numbers[limits.first_frame : limits.stop]
     if not len(numbers):
         raise BadClip(limits.source_id, f"has no frames after the first {limits.first_frame}")
-    kept_THWC = pixels_THWC if np.array_equal(numbers, np.arange(wanted)) else pixels_THWC[numbers]
-    return kept_THWC, sum(holds) / sum(seconds)
+    return pixels_THWC if np.array_equal(numbers, np.arange(wanted)) else pixels_THWC[numbers], rate
 
 
 def shrunk(image: Image.Image, limits: ReadLimits) -> Image.Image:

@@ -115,9 +115,14 @@ class RecordSource(DecodedSource):
     """
 
     def __init__(
-        self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
+        self,
+        path: str | os.PathLike,
+        *,
+        max_frames: int | None = None,
+        max_pixels: int = video_io.MAX_PIXELS,
+        fps: float | None = None,
     ):
-        super().__init__(max_frames=max_frames, max_pixels=max_pixels)
+        super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
         self._paths = _find(Path(path))
         self._root = Path(path) if Path(path).is_dir() else Path(path).parent
         self._entries: list[_Entry] = []

@@ -61,8 +61,9 @@ class FolderSource(DecodedSource):
         captions_required: bool = True,
         max_frames: int | None = None,
         max_pixels: int = MAX_PIXELS,
+        fps: float | None = None,
     ):
-        super().__init__(max_frames=max_frames, max_pixels=max_pixels)
+        super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
         found = read_captions(path, captions, required=captions_required)
         extra = () if captions_required else found.uncaptioned
         self._root = Path(path)

@@ -22,6 +22,7 @@ from sora_jax.data.caption_tables import weighted
 from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.frame_rates import at_rate
 from sora_jax.data.pictures import ReadLimits, shrunk
 from sora_jax.data.sources import digest
 
@@ -42,9 +43,14 @@ class TfdsSource(DecodedSource):
     """
 
     def __init__(
-        self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
+        self,
+        path: str | os.PathLike,
+        *,
+        max_frames: int | None = None,
+        max_pixels: int = video_io.MAX_PIXELS,
+        fps: float | None = None,
     ):
-        super().__init__(max_frames=max_frames, max_pixels=max_pixels)
+        super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
         folder, split = _parse_path(os.fspath(path))
         builder = _open_builder(folder)
         self._media = _check_features(builder.info.features, folder)
@@ -116,25 +122,30 @@ class TfdsSource(DecodedSource):
         name: str,
         *,
         max_pixels: int,
+        fps: float | None = None,
         max_frames: int | None = None,
         window: tuple[int, int] | None = None,
         short_side: int | None = None,
     ) -> tuple[np.ndarray, float]:
         """Returns pixels that are stored as such, grey ones in three equal colours, and their rate."""
-        first, last = window or (0, (max_frames or len(media)) - 1)
-        pixels_THWC = (media if self._media == "video" else media[None])[first : last + 1]
+        rate = float(row["fps"]) if self._media == "video" else 1.0
+        if not 0 < rate < float("inf"):
+            raise BadClip(name, f"has {rate} frames per second")
+        pixels_THWC = media if self._media == "video" else media[None]
+        if fps and rate >= fps:
+            timed = ((number, number / rate) for number in range(len(pixels_THWC)))
+            pixels_THWC, rate = pixels_THWC[list(at_rate(timed, fps=fps, slack=0.1 / rate))], fps
+        first, last = window or (0, (max_frames or len(pixels_THWC)) - 1)
+        pixels_THWC = pixels_THWC[first : last + 1]
         if pixels_THWC.size == 0:
             raise BadClip(name, f"has no frames after the first {first}: {media.shape}")
         frames, height, width, _ = pixels_THWC.shape
         limits = ReadLimits(source_id=name, max_frames=None, max_pixels=max_pixels, short_side=short_side)
         limits.check(frames, *limits.size(height, width))
-        fps = float(row["fps"]) if self._media == "video" else 1.0
-        if not 0 < fps < float("inf"):
-            raise BadClip(name, f"has {fps} frames per second")
         pixels_THWC = np.ascontiguousarray(np.broadcast_to(pixels_THWC, (frames, height, width, 3)))
         if short_side is not None:
             pixels_THWC = np.stack([np.asarray(shrunk(Image.fromarray(p_HWC), limits)) for p_HWC in pixels_THWC])
-        return pixels_THWC, fps
+        return pixels_THWC, rate
 
 
 def _parse_path(written: str) -> tuple[Path, str]:

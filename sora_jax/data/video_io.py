@@ -75,9 +75,11 @@ DECODING_ERRORS = (
 )
 
 
-def read_clip(path: str | os.PathLike, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+def read_clip(
+    path: str | os.PathLike, *, allocate: Allocator = allocate_bytes, **options: Unpack[ReadOptions]
+) -> tuple[np.ndarray, float]:
     """Returns what `read_stream` does, of a file; `BadClip` also when it is not a regular one."""
-    return read_stream(_regular_file(path), os.fspath(path), **options)
+    return read_stream(_regular_file(path), os.fspath(path), allocate=allocate, **options)
 
 
 def read_stream(
@@ -88,6 +90,7 @@ def read_stream(
     max_pixels: int = MAX_PIXELS,
     window: tuple[int, int] | None = None,
     short_side: int | None = None,
+    fps: float | None = None,
     allocate: Allocator = allocate_bytes,
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
@@ -98,17 +101,22 @@ def read_stream(
     frame is scaled down to it as it is decoded, so that only small ones are held.
 
     The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a GIF or WebP frame
-    that is held several times as long as the shortest is repeated. The ending of `name` chooses the decoder; `stream`
-    can be seeked in and is closed in the end. `allocate` is asked for the (T, H, W, 3) that the headers promise, and
-    for more where there is more; what is returned need not be that array.
+    that is held several times as long as the shortest is repeated. With `fps` a clip of at least this rate (a video: on
+    average, as its header says) is resampled to it by its frames' times (see `frame_rates.at_rate`); then `max_frames`
+    and `window` count resampled frames. A slower clip keeps its frames and its rate.
+
+    The ending of `name` chooses the decoder; `stream` can be seeked in and is closed in the end. `allocate` is asked
+    for the (T, H, W, 3) that the headers promise, and for more where there is more; what is returned need not be that
+    array.
 
     Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
     `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) under
     `videos.SMALLEST_SHARE` of the frames that the file declares.
     """
     assert max_frames is None or max_frames > 0, max_frames
+    assert fps is None or fps > 0, fps
     limits = ReadLimits(
-        source_id=name, max_frames=max_frames, max_pixels=max_pixels, short_side=short_side, allocate=allocate
+        source_id=name, max_frames=max_frames, max_pixels=max_pixels, short_side=short_side, fps=fps, allocate=allocate
     )
     if window is not None:
         assert 0 <= window[0] <= window[1], window

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import BinaryIO
@@ -24,10 +24,12 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from sora_jax.data.clips import BadClip
+from sora_jax.data.frame_rates import at_rate
 from sora_jax.data.pictures import ReadLimits, on_white
 
 SMALLEST_SHARE = 0.9  # of the declared frames, below which a video counts as cut off
 NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
+LATEST_SHARE = 0.1  # of a frame's time, by which it may be late and still in time for one at a rate by choice
 FRAMES_AHEAD = 4  # decoded and not yet in RGB
 
 # By default FFmpeg rounds colours down, over one level darker with every pass through a file.
@@ -47,14 +49,29 @@ def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.
         # does help is `_ahead`, which keeps two cores busy where they are idle and costs next to nothing where other
         # loaders use them; hence no more threads than that, for the conversion neither.
         stream.thread_type = "NONE"
-        declared = _declared_frames(container, stream)
-        pixels_THWC, times = _decode(container, stream, declared=declared, limits=limits)
+        declared, native = _declared_frames(container, stream), _native_rate(stream)
+        sound = frames = _SoundFrames(container.decode(stream), limits.source_id)
+        promised, fps = declared or 1, limits.fps
+        if native and fps and native >= fps:
+            timed = ((f, float(number / native) if f.time is None else f.time) for number, f in enumerate(sound))
+            # Times are rounded to ticks, the first one too; where a tick is as long as a frame they are exact.
+            frames = at_rate(timed, fps=fps, slack=float(min(stream.time_base or 0, LATEST_SHARE / native)))
+            promised = 1 + promised * fps / native
+        else:
+            fps = None
+        pixels_THWC, times = _decode(frames, stream, promised=math.ceil(promised), limits=limits)
         stopped = limits.max_frames is not None and len(times) == limits.max_frames
-        decoded = limits.first_frame + len(times)
-        if not stopped and decoded < SMALLEST_SHARE * (declared or 0):
-            reason = f"only {decoded} of {declared:.0f} declared frames can be decoded"
+        if not stopped and sound.decoded < SMALLEST_SHARE * (declared or 0):
+            reason = f"only {sound.decoded} of {declared:.0f} declared frames can be decoded"
             raise BadClip(limits.source_id, reason)
-        return pixels_THWC, _rate(times, stream, limits=limits)
+        return pixels_THWC, fps or _rate(times, stream, limits=limits)
+
+
+def _native_rate(stream: VideoStream) -> Fraction | None:
+    """Returns frames per second, on average, as the header says; None where it says nothing."""
+    # The mean is too high where the last frame has no duration, the rate that all times fit is for variable ones.
+    rates = [rate for rate in (stream.average_rate, stream.base_rate) if rate]
+    return min(rates, default=stream.guessed_rate)
 
 
 def _declared_frames(container: InputContainer, stream: VideoStream) -> float | None:
@@ -75,18 +92,35 @@ def _declared_frames(container: InputContainer, stream: VideoStream) -> float | 
     return min(promises, default=None)
 
 
+class _SoundFrames:
+    """The frames that a decoder gives, which are counted; raises `BadClip` at the first that is damaged."""
+
+    def __init__(self, frames: Iterator[VideoFrame], source_id: str):
+        self._frames, self._source_id = frames, source_id
+        self.decoded = 0
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        return self
+
+    def __next__(self) -> VideoFrame:
+        frame = next(self._frames)
+        self.decoded += 1
+        if frame.is_corrupt:
+            raise BadClip(self._source_id, f"frame {self.decoded} is damaged")
+        return frame
+
+
 def _decode(
-    container: InputContainer, stream: VideoStream, *, declared: float | None, limits: ReadLimits
+    all_frames: Iterator[VideoFrame], stream: VideoStream, *, promised: int, limits: ReadLimits
 ) -> tuple[np.ndarray, list[float | None]]:
-    """Returns uint8 (T, H, W, 3) and each frame's time in seconds."""
+    """Returns uint8 (T, H, W, 3) of the frames within the limits and their times in seconds."""
     # Memory that is never written to is never taken, so a promise that is too high costs nothing.
-    capacity = limits.wanted(max(1, math.ceil(declared or 1)))
+    capacity = limits.wanted(max(1, promised))
     limits.check(capacity, *limits.size(stream.codec_context.height, stream.codec_context.width))
     pixels_THWC = None
     times: list[float | None] = []
     converter = _Converter()
-    sound = itertools.islice(_sound_frames(container, stream, limits=limits), limits.stop)
-    with contextlib.closing(_ahead(sound)) as frames:
+    with contextlib.closing(_ahead(itertools.islice(all_frames, limits.stop))) as frames:
         for number, frame in enumerate(frames):
             if number < limits.first_frame:
                 continue
@@ -108,15 +142,7 @@ def _decode(
     return pixels_THWC[: len(times)], times
 
 
-def _sound_frames(container: InputContainer, stream: VideoStream, *, limits: ReadLimits) -> Iterator[VideoFrame]:
-    """Yields the decoded frames; raises `BadClip` at the first that is damaged."""
-    for number, frame in enumerate(container.decode(stream), start=1):
-        if frame.is_corrupt:
-            raise BadClip(limits.source_id, f"frame {number} is damaged")
-        yield frame
-
-
-def _ahead(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+def _ahead(frames: Iterator[VideoFrame]) -> Generator[VideoFrame, None, None]:
     """Yields the same frames, decoded by a thread up to `FRAMES_AHEAD` before they are asked for; to be closed."""
     thread = ThreadPoolExecutor(1)
     coming = deque(thread.submit(next, frames, None) for _ in range(FRAMES_AHEAD))

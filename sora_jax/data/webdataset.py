@@ -66,9 +66,14 @@ class TarSource(DecodedSource):
     """
 
     def __init__(
-        self, path: str | os.PathLike, *, max_frames: int | None = None, max_pixels: int = video_io.MAX_PIXELS
+        self,
+        path: str | os.PathLike,
+        *,
+        max_frames: int | None = None,
+        max_pixels: int = video_io.MAX_PIXELS,
+        fps: float | None = None,
     ):
-        super().__init__(max_frames=max_frames, max_pixels=max_pixels)
+        super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
         self._paths = find_tars(path)
         labels = labels_of(self._paths)
         with ThreadPoolExecutor(_THREADS) as pool:

@@ -159,6 +159,7 @@ class CuratedSource:
     measured and left out to the reason; this is also written to `skipped.jsonl` of `directory`. A window has the
     captions of its file.
 
+    `fps` is the rate to which the heap resamples faster videos; windows are counted in the frames that it gives.
     Files that the table lacks are scanned first; `progress` is called after each file with how many are known.
 
     Raises `UserError` when nothing is left, or when shots are asked for without what finds them.
@@ -170,6 +171,7 @@ class CuratedSource:
         config: CurationConfig,
         *,
         max_frames: int,
+        fps: float | None = None,
         directory: Path,
         writes: bool = True,
         progress: Callable[[int], None] = lambda done: None,
@@ -178,7 +180,8 @@ class CuratedSource:
             load_detector()
         self._heap = heap
         self._crop = config.letterbox == "crop"
-        made_with = json.dumps({**config.measured_with(), "max_frames": max_frames}, sort_keys=True)
+        resampled = {} if fps is None else {"fps": fps}
+        made_with = json.dumps({**config.measured_with(), "max_frames": max_frames, **resampled}, sort_keys=True)
         key = hashlib.sha256(made_with.encode()).hexdigest()
         table = CurationTable(Path(config.table) if config.table else directory, key, writes=writes)
         self.dropped: dict[str, str] = {}

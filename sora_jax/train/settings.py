@@ -48,6 +48,7 @@ class DataConfig:
     path: str | None
     captions: str | None
     max_frames: int
+    fps: float | None
     min_tokens: int
     max_tokens: int
     max_bad_share: float
@@ -57,6 +58,8 @@ class DataConfig:
         _at_least_one(self, "max_frames", "min_tokens")
         if self.min_tokens > self.max_tokens:
             raise UserError(f"min_tokens {self.min_tokens} exceeds max_tokens {self.max_tokens}")
+        if self.fps is not None and self.fps <= 0:
+            raise UserError(f"fps {self.fps:g} must be more than 0, or None for each clip's own rate")
         if not 0 <= self.max_bad_share <= 1:
             raise UserError(f"max_bad_share {self.max_bad_share} is outside [0, 1]")
 
@@ -338,6 +341,8 @@ def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[
         problems.append(f"{key}.source {data.source!r} needs {_PATHS[data.source].format(key=key)}")
     if data.captions is not None and data.source != "folder":
         problems.append(f"{key}.captions is for source 'folder': {data.source!r} has its own, set None")
+    if data.fps is not None and data.source == "shapes":
+        problems.append(f"{key}.fps {data.fps:g} is for clips that are decoded: set shapes.fps instead")
     if data.source == "shapes" and not data.curation.off:
         problems.append(f"{key}.curation is for clips in files: {key}.source 'shapes' draws its own, turn it off")
     return problems

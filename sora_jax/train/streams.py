@@ -59,12 +59,12 @@ def _open_path(data: DataConfig) -> Source:
     """Returns the clips under `data.path`, which `read_settings` has made sure of."""
     assert data.path is not None, data.source
     if data.source == "webdataset":
-        return TarSource(data.path, max_frames=data.max_frames)
+        return TarSource(data.path, max_frames=data.max_frames, fps=data.fps)
     if data.source == "arrayrecord":
-        return RecordSource(data.path, max_frames=data.max_frames)
+        return RecordSource(data.path, max_frames=data.max_frames, fps=data.fps)
     if data.source == "tfds":
-        return TfdsSource(data.path, max_frames=data.max_frames)
-    return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames)
+        return TfdsSource(data.path, max_frames=data.max_frames, fps=data.fps)
+    return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames, fps=data.fps)
 
 
 def curate(collection: Collection, data: DataConfig, directory: Path) -> Collection:
@@ -81,6 +81,7 @@ def curate(collection: Collection, data: DataConfig, directory: Path) -> Collect
             source,
             config,
             max_frames=data.max_frames,
+            fps=data.fps,
             directory=directory,
             writes=jax.process_index() == 0,
             progress=progress.update,

@@ -76,6 +76,7 @@ def test_limits_reach_the_decoder(tmp_path, samples):
     path = tmp_path / "a.arrayrecord"
     write_records(path, samples)
     assert len(RecordSource(path, max_frames=2)[0].pixels_THWC) == 2
+    assert RecordSource(path, fps=2.0)[0].fps == 2.0
     with pytest.raises(BadClip, match="max_pixels"):
         RecordSource(path, max_pixels=100)[0]
 

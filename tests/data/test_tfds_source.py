@@ -116,6 +116,7 @@ def test_any_order_of_access_gives_the_same_clips_also_after_pickling(files):
 
 def test_limits_reach_the_decoder(files):
     assert len(TfdsSource(f"{files}#test", max_frames=2)[0].pixels_THWC) == 2
+    assert TfdsSource(f"{files}#test", fps=2.0)[0].fps == 2.0
     with pytest.raises(BadClip, match="max_pixels"):
         TfdsSource(f"{files}#test", max_pixels=100)[0]
 
@@ -126,6 +127,10 @@ def test_pixels_are_taken_as_they_are(tmp_path):
     clip = TfdsSource(path, max_frames=3)[0]
     np.testing.assert_array_equal(clip.pixels_THWC, drawn(5, 60)[:3])
     assert (clip.fps, clip.captions) == (12.0, ("text",))
+    for fps, numbers in ((4.0, [0, 3]), (12.0, range(5)), (24.0, range(5))):
+        resampled = TfdsSource(path, fps=fps)[0]
+        np.testing.assert_array_equal(resampled.pixels_THWC, drawn(5, 60)[list(numbers)])
+        assert resampled.fps == min(fps, 12.0)
     with pytest.raises(BadClip, match=r"has 0\.0 frames per second"):
         TfdsSource(f"{path}#bad")[0]
     with pytest.raises(BadClip, match="5 frames of 16x24 exceed max_pixels = 100"):

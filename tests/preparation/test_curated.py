@@ -175,6 +175,18 @@ def test_a_threshold_scans_nothing_anew_and_how_windows_are_cut_everything(folde
     assert curated(folder)[1] == [], "lines of other configs stay"
 
 
+def test_windows_are_counted_in_frames_of_the_rate_by_choice(folder):
+    before, _ = curated(folder)
+    heap = FolderSource(folder, captions_required=False, fps=4.0)
+    resampled = CuratedSource(heap, ON, max_frames=MOST, fps=4.0, directory=folder.parent / "curation")
+    assert ids(resampled)[:3] == ["a_two_shots.webp#0-6", "a_two_shots.webp#7-16", "d_image.png#0-0"]
+    whole, _ = read_clip(folder / "a_two_shots.webp")
+    np.testing.assert_array_equal(resampled[1].pixels_THWC, whole[14:34:2])
+    assert resampled[1].fps == 4.0
+    assert resampled.fingerprint() != before.fingerprint()
+    assert curated(folder)[1] == [], "what was measured at another rate stays"
+
+
 def test_a_table_may_be_shared_and_a_second_process_writes_nothing(folder, tmp_path):
     config = dataclasses.replace(ON, table=str(tmp_path / "shared"))
     curated(folder, config, directory=tmp_path / "one")

@@ -31,6 +31,8 @@ def refused(config, check=read_settings):
         ({"data.max_tokens": 37}, "data.max_tokens 37 exceeds a row's packing.tokens 36"),
         ({"data.min_tokens": 25}, "config.data: min_tokens 25 exceeds max_tokens 24"),
         ({"data.max_bad_share": 1.5}, "config.data: max_bad_share 1.5 is outside [0, 1]"),
+        ({"data.fps": 0.0}, "config.data: fps 0 must be more than 0, or None for each clip's own rate"),
+        ({"data.fps": 8.0}, "data.fps 8 is for clips that are decoded: set shapes.fps instead"),
         ({"text.max_tokens": 97}, "text.max_tokens 97 exceeds a row's packing.text_tokens 96"),
         ({"data.source": "folder"}, "data.source 'folder' needs a folder: pass --config.data.path=DIR"),
         ({"data.source": "webdataset"}, "'webdataset' needs tar files: pass --config.data.path=FILE.tar"),

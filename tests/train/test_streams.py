@@ -42,6 +42,20 @@ def test_one_clip_in_a_folder_a_tar_and_records_is_one_clip(toy_config, tmp_path
         np.testing.assert_array_equal(clip.pixels_THWC, clips[0].pixels_THWC)
 
 
+def test_every_source_resamples_to_the_rate_of_the_config(toy_config, tmp_path):
+    (tmp_path / "a.gif").write_bytes(GIF)
+    (tmp_path / "a.txt").write_text("grey")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "a.gif", arcname="a.gif")
+        tar.add(tmp_path / "a.txt", arcname="a.txt")
+    write_records(tmp_path / "a.arrayrecord", [Sample("a.gif", GIF, ["grey"])])
+    for kind, path in (("folder", tmp_path), ("webdataset", "a.tar"), ("arrayrecord", "a.arrayrecord")):
+        config = toy_config()
+        config.data.fps = 5.0
+        clip = opened(config, kind, tmp_path / path)[0]
+        assert (len(clip.pixels_THWC), clip.fps) == (3, 5.0)
+
+
 def test_a_tar_says_what_it_leaves_out(toy_config, tmp_path, caplog):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
