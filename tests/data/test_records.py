@@ -140,7 +140,7 @@ def test_weights_are_written_read_and_count_in_the_fingerprint(tmp_path, samples
         write_records(path, [Sample(file, data, ["one", "two"], weights)])
         source = RecordSource(path)
         assert (source[0].captions, source[0].weights) == (("one", "two"), weights and tuple(weights))
-        seen.add(source.fingerprint())
+        seen.add(fingerprint(source))
     assert len(seen) == 3
 
 

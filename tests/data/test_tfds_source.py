@@ -175,7 +175,8 @@ def test_a_run_curates_a_data_set_of_pixels(toy_config, tmp_path):
     config.data.max_frames, config.data.min_tokens = 4, 1
     config.data.curation.windows_per_file, config.data.curation.max_static_share = 2, 0.5
     settings = read_settings(config)
-    source = streams.curate(streams.open_source(settings), settings, tmp_path / "curation")
+    (collection,) = streams.open_collections(settings)
+    source = streams.curate(collection, settings.data, tmp_path / "curation").source
     assert len(source) == 2
     for index, frames in enumerate((slice(0, 4), slice(4, 8))):
         np.testing.assert_array_equal(source[index].pixels_THWC, drawn(8, 60)[frames])
