@@ -72,7 +72,13 @@ class Fitted:
 
 
 def fit_clip(
-    clip: Clip, *, stride: tuple[int, int, int], min_tokens: int, max_tokens: int, max_frames: int | None
+    clip: Clip,
+    *,
+    stride: tuple[int, int, int],
+    min_tokens: int,
+    max_tokens: int,
+    max_frames: int | None,
+    square_crop: bool = False,
 ) -> Fitted:
     """Returns the clip trimmed, scaled and cropped as little as the strides and the token limits allow.
 
@@ -82,7 +88,7 @@ def fit_clip(
     The first frames are kept, 1 + k * st of them and at most `max_frames`. Over `max_tokens` the clip is
     scaled down, to a scale at which one side is an exact multiple of its stride. Once its short side has
     `SHORT_SIDE_TOKENS` tokens, time is cut instead; only a single frame that is still too large is scaled
-    further.
+    further. With `square_crop` only the central square is kept, and all of this is done to it.
 
     Raises `BadClip` when the clip is smaller than one stride, has fewer than `min_tokens` tokens, or is so
     elongated that no scale brings one frame under `max_tokens`.
@@ -97,7 +103,9 @@ def fit_clip(
         raise BadClip(clip.source_id, reason)
     allowed_frames = frames if max_frames is None else min(frames, max_frames)
     steps = 1 + (allowed_frames - 1) // st
-    fit = _fit_grid(steps, (height, width), stride=(sh, sw), max_tokens=max_tokens)
+    # What is kept lies in the middle, of the square as of the frame.
+    sides = (min(height, width),) * 2 if square_crop else (height, width)
+    fit = _fit_grid(steps, sides, stride=(sh, sw), max_tokens=max_tokens)
     if fit is None:
         reason = f"{height}x{width} pixels are too elongated for one frame of max_tokens = {max_tokens} tokens"
         raise BadClip(clip.source_id, reason)

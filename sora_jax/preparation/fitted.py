@@ -20,6 +20,7 @@ class Limits:
       max_frames: Of a clip.
       max_text_tokens: Of a caption.
       max_bad_share: Share of clips that may be skipped.
+      square_crop: Whether clips are cut to their central squares.
     """
 
     stride: tuple[int, int, int]
@@ -28,6 +29,7 @@ class Limits:
     max_frames: int
     max_text_tokens: int
     max_bad_share: float
+    square_crop: bool = False
 
     def fit(self, source: Source, index: int) -> Fitted:
         """Returns clip `index` as it will be encoded; raises BadClip."""
@@ -41,6 +43,7 @@ class Limits:
             min_tokens=self.min_tokens,
             max_tokens=self.max_tokens,
             max_frames=self.max_frames,
+            square_crop=self.square_crop,
         )
 
 

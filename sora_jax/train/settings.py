@@ -51,6 +51,7 @@ class DataConfig:
     fps: float | None
     min_tokens: int
     max_tokens: int
+    square_crop: bool
     max_bad_share: float
     curation: CurationConfig
 

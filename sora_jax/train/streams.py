@@ -99,6 +99,7 @@ def clip_limits(settings: Settings, data: DataConfig) -> Limits:
         max_frames=data.max_frames,
         max_text_tokens=settings.text.max_tokens,
         max_bad_share=data.max_bad_share,
+        square_crop=data.square_crop,
     )
 
 

@@ -19,8 +19,11 @@ def blank(frames: int, height: int, width: int) -> Clip:
     return Clip(pixels_THWC=pixels_THWC, fps=8.0, captions=("a clip",), source_id="some/clip.mp4")
 
 
-def fit(clip: Clip, *, stride=(4, 16, 16), min_tokens=1, max_tokens=10**6, max_frames=None) -> Fitted:
-    return fit_clip(clip, stride=stride, min_tokens=min_tokens, max_tokens=max_tokens, max_frames=max_frames)
+def fit(
+    clip: Clip, *, stride=(4, 16, 16), min_tokens=1, max_tokens=10**6, max_frames=None, square_crop=False
+) -> Fitted:
+    limits = {"min_tokens": min_tokens, "max_tokens": max_tokens, "max_frames": max_frames}
+    return fit_clip(clip, stride=stride, square_crop=square_crop, **limits)
 
 
 @given(
@@ -104,6 +107,34 @@ def test_a_long_clip_loses_duration_before_it_gets_too_small_to_see():
     assert min(rows, columns) == SHORT_SIDE_TOKENS
     assert fitted.tokens == 192
     assert fitted.trimmed_frames == 401 - 21
+
+
+@given(
+    frames=st.integers(1, 9),
+    sides=st.tuples(st.integers(16, 90), st.integers(16, 90)),
+    max_tokens=st.integers(1, 100),
+)
+def test_a_square_crop_fits_as_the_central_square_does(frames, sides, max_tokens):
+    side = min(sides)
+    whole = fit(blank(frames, *sides), max_tokens=max_tokens, square_crop=True)
+    square = fit(blank(frames, side, side), max_tokens=max_tokens)
+    assert whole.clip.pixels_THWC.shape == square.clip.pixels_THWC.shape
+    assert (whole.tokens, whole.scale, whole.trimmed_frames) == (square.tokens, square.scale, square.trimmed_frames)
+    for length, left, gone in zip(
+        sides, whole.clip.pixels_THWC.shape[1:3], (whole.cropped_rows, whole.cropped_columns), strict=True
+    ):
+        assert left + gone == pytest.approx(length * whole.scale, abs=1)
+
+
+@pytest.mark.parametrize("max_tokens", [10**6, 4])
+def test_a_square_crop_keeps_the_pixels_of_the_middle(max_tokens):
+    pixels_THWC = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    clip = Clip(pixels_THWC=pixels_THWC, fps=8.0, captions=(), source_id="a")
+    middle = Clip(pixels_THWC=pixels_THWC[:, :, 16:80], fps=8.0, captions=(), source_id="a")
+    cut = fit(clip, max_tokens=max_tokens, square_crop=True).clip.pixels_THWC
+    # Pillow's filter reaches beyond the box that it is given, into what is cut off.
+    inner = np.s_[:, :, 4:-4] if max_tokens == 4 else np.s_[:]
+    np.testing.assert_array_equal(cut[inner], fit(middle, max_tokens=max_tokens).clip.pixels_THWC[inner])
 
 
 def test_the_same_clip_under_a_higher_limit_loses_size_only():

@@ -1,5 +1,7 @@
 """The survey says what fitting does, clip by clip, and how rows of such clips fill."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,19 @@ def test_what_is_kept_is_drawn_where_it_is_kept():
     large = draw_cut(np.full((400, 600, 3), 90, np.uint8), (400, 600))
     assert large.shape == (128, 192, 3)
     assert (large[0] != 90).any(axis=-1).all()
+
+
+def test_a_square_crop_is_counted_and_drawn():
+    class Wide(Heap):
+        def __getitem__(self, index):
+            pixels_THWC = np.full((1, 40, 64, 3), 90, np.uint8)
+            return Clip(pixels_THWC=pixels_THWC, fps=8.0, captions=("wide",), source_id=str(index))
+
+    (look,) = survey(Wide(), dataclasses.replace(LIMITS, square_crop=True), count=1).kept
+    assert (look.fitted, look.cropped, look.tokens) == ((1, 40, 40), (0, 24), 25)
+    assert look.pictures is not None
+    columns = np.nonzero((look.pictures[0] != 90).any(axis=-1))[1]
+    assert (columns.min(), columns.max()) == (12, 51)
 
 
 def test_measures_are_of_clips_and_of_captions(found):
