@@ -17,6 +17,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 from av.container import InputContainer
+from av.filter import Graph
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -50,10 +51,11 @@ def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.
         # loaders use them; hence no more threads than that, for the conversion neither.
         stream.thread_type = "NONE"
         declared, native = _declared_frames(container, stream), _native_rate(stream)
-        sound = frames = _SoundFrames(container.decode(stream), limits.source_id)
+        sound = _SoundFrames(container.decode(stream), limits.source_id)
+        frames = _deinterlaced(sound, stream)
         promised, fps = declared or 1, limits.fps
         if native and fps and native >= fps:
-            timed = ((f, float(number / native) if f.time is None else f.time) for number, f in enumerate(sound))
+            timed = ((f, float(number / native) if f.time is None else f.time) for number, f in enumerate(frames))
             # Times are rounded to ticks, the first one too; where a tick is as long as a frame they are exact.
             frames = at_rate(timed, fps=fps, slack=float(min(stream.time_base or 0, LATEST_SHARE / native)))
             promised = 1 + promised * fps / native
@@ -140,6 +142,36 @@ def _decode(
         after = f" after the first {limits.first_frame}" if limits.first_frame else ""
         raise BadClip(limits.source_id, f"has no frames{after}")
     return pixels_THWC[: len(times)], times
+
+
+def _deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator[VideoFrame]:
+    """Yields as many frames; of those that are flagged as woven of two moments, pictures of the first one."""
+    graph = None
+    for frame in frames:
+        if graph is None and frame.interlaced_frame:
+            graph = Graph()
+            graph.threads = 1
+            # It holds three frames. From now on all go through it; it leaves those without the flag as they are.
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=stream.time_base
+            )
+            bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+            graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+        if graph is None:
+            yield frame
+        else:
+            graph.vpush(frame)
+            yield from _filtered(graph)
+    if graph is not None:
+        graph.vpush(None)
+        yield from _filtered(graph)
+
+
+def _filtered(graph: Graph) -> Iterator[VideoFrame]:
+    """Yields what a graph has made of the frames that it was given so far."""
+    with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+        while True:
+            yield graph.vpull()
 
 
 def _ahead(frames: Iterator[VideoFrame]) -> Generator[VideoFrame, None, None]:

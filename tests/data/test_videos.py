@@ -3,13 +3,15 @@
 import contextlib
 import itertools
 import threading
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.videos import FRAMES_AHEAD, TO_RGB, _ahead, _Converter
+from sora_jax.data.video_io import read_clip, write_clip
+from sora_jax.data.videos import FRAMES_AHEAD, TO_RGB, _ahead, _Converter, _deinterlaced
 
 FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv440p", "yuv420p10le", "yuv444p12le", "nv12", "gray", "gbrp")
 
@@ -65,3 +67,65 @@ def test_whoever_stops_early_has_few_frames_decoded_and_no_thread_left():
         assert threading.active_count() == threads + 1
     assert 3 <= len(decoded) <= 3 + FRAMES_AHEAD
     assert threading.active_count() == threads
+
+
+def walk(frames: int) -> np.ndarray:
+    """A bright bar walks two pixels a frame over noise that stays."""
+    ground_HWC = np.random.default_rng(1).integers(60, 90, (48, 64, 1), np.uint8).repeat(3, axis=-1)
+    pixels_THWC = np.stack([ground_HWC] * frames)
+    for frame, pixels_HWC in enumerate(pixels_THWC):
+        pixels_HWC[:, 4 + 2 * frame : 16 + 2 * frame] = 230
+    return pixels_THWC
+
+
+def woven(path: Path, moments: np.ndarray) -> Path:
+    """Writes a video of which each frame has the odd rows of one moment and the even ones of the next."""
+    pixels_THWC = moments[::2].copy()
+    pixels_THWC[:, ::2] = moments[1::2, ::2]
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "4", "x264-params": "bff=1"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv444p"
+        for pixels_HWC in pixels_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels_HWC, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_woven_frames_become_pictures_of_their_first_moment(tmp_path, count):
+    path = woven(tmp_path / "a.mp4", walk(2 * count))
+    with av.open(path) as container:
+        frames = list(container.decode(video=0))
+        assert all(frame.interlaced_frame for frame in frames)
+        combed_THWC = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+    pixels_THWC, fps = read_clip(path)
+    assert (len(pixels_THWC), fps) == (count, pytest.approx(10))
+    truth_THWC = walk(2 * count)[::2].astype(float)
+    error, combed = (np.abs(seen - truth_THWC)[:, ::2].mean() for seen in (pixels_THWC, combed_THWC))
+    assert error < 0.5 * combed
+    np.testing.assert_array_equal(pixels_THWC[:, 1::2], combed_THWC[:, 1::2], "the rows of the first moment stay")
+    np.testing.assert_array_equal(read_clip(path, max_frames=1)[0], pixels_THWC[:1])
+
+
+def test_a_single_woven_frame_is_left_as_it_is(tmp_path):
+    path = woven(tmp_path / "a.mp4", walk(2))
+    with av.open(path) as container:
+        (frame,) = container.decode(video=0)
+        plain_HWC = frame.to_ndarray(format="rgb24", interpolation=TO_RGB)
+    np.testing.assert_array_equal(read_clip(path)[0], plain_HWC[None])
+
+
+def test_frames_without_the_flag_go_through_the_filter_as_they_are(tmp_path):
+    path = woven(tmp_path / "a.mp4", walk(4))
+    write_clip(tmp_path / "b.mp4", walk(5), fps=10)
+    with av.open(path) as first, av.open(tmp_path / "b.mp4") as second:
+        stream = second.streams.video[0]
+        flagged = next(iter(first.decode(video=0))).reformat(format=stream.format.name)
+        assert flagged.interlaced_frame
+        progressive = list(second.decode(stream))
+        seen = list(_deinterlaced(iter([flagged, *progressive]), stream))
+    assert [frame.pts / 2 for frame in seen[1:]] == [frame.pts for frame in progressive], "in half ticks"
+    for before, after in zip(progressive, seen[1:], strict=True):
+        np.testing.assert_array_equal(before.to_ndarray(), after.to_ndarray())
+        tags = [(f.time, f.colorspace, f.color_range, f.color_trc, f.format.name) for f in (before, after)]
+        assert tags[0] == tags[1]
