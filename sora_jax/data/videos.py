@@ -169,7 +169,7 @@ def _deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator
 
 def _filtered(graph: Graph) -> Iterator[VideoFrame]:
     """Yields what a graph has made of the frames that it was given so far."""
-    with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+    with contextlib.suppress(BlockingIOError, EOFError):
         while True:
             yield graph.vpull()
 
