@@ -138,6 +138,7 @@ def get_config() -> ConfigDict:
     stages.prepare = stage = ConfigDict()
     stage.kind = "prepare"  # encodes every clip once
     stage.batch = 32  # clips encoded at once
+    stage.readers = 2  # clips decoded side by side, each by a process; a fast device wants as many as there are cores
     stage.clips_per_shard = 1024  # records of one file
 
     stages.images = diffusion_stage(

@@ -4,7 +4,7 @@ import abc
 from typing import Any
 
 from sora_jax.data.clips import Clip
-from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.guarded import ReaderPool
 from sora_jax.data.video_io import MAX_PIXELS
 
 
@@ -12,14 +12,14 @@ class DecodedSource(abc.ABC):
     """Clips in media files, decoded one by one when asked for.
 
     Of each at most `max_frames` frames are decoded, and none of more than `max_pixels` T * H * W; faster ones are
-    resampled to `fps` frames per second. Decoding is done by a child process (`guarded.GuardedReader`), which the first
-    clip starts.
+    resampled to `fps` frames per second. Decoding is done by child processes (`guarded.GuardedReader`), one for each
+    thread that asks at the same time.
     """
 
     def __init__(self, *, max_frames: int | None, max_pixels: int = MAX_PIXELS, fps: float | None = None):
         self._max_frames = max_frames
         self._limits: dict[str, Any] = {"max_pixels": max_pixels, "fps": fps}
-        self._reader = GuardedReader()
+        self._reader = ReaderPool()
 
     @abc.abstractmethod
     def _read(self, index: int, **options: Any) -> Clip:

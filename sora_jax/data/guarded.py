@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from multiprocessing.connection import Pipe
 from typing import Any, Unpack
 
@@ -132,6 +133,38 @@ class GuardedReader:
             self._finalizer.detach()
             self._child.release()
         self._start_childless()
+
+
+class ReaderPool:
+    """As many readers as threads ask at the same time; each is kept, with its child, for whoever asks next."""
+
+    def __init__(self) -> None:
+        self._idle: list[GuardedReader] = []
+
+    def read_clip(self, path: str | os.PathLike, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+        """Returns what `GuardedReader.read_clip` does."""
+        with self._borrowed() as reader:
+            return reader.read_clip(path, **options)
+
+    def read_bytes(self, media: bytes, name: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+        """Returns what `GuardedReader.read_bytes` does."""
+        with self._borrowed() as reader:
+            return reader.read_bytes(media, name, **options)
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[GuardedReader]:
+        # Taking from a list, and giving back to its end, are single steps for threads.
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = GuardedReader()
+        try:
+            yield reader
+        finally:
+            self._idle.append(reader)
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return ReaderPool, ()
 
 
 _READERS: "weakref.WeakSet[GuardedReader]" = weakref.WeakSet()

@@ -5,10 +5,12 @@ stopped goes on after the last chunk that it finished, and one over a heap that 
 """
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import grain
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
@@ -74,6 +76,7 @@ def prepare(
     directory: Path,
     *,
     batch: int,
+    readers: int,
     clips_per_shard: int,
     share: Share = WHOLE,
     progress: Callable[[int], None] = lambda done: None,
@@ -85,6 +88,7 @@ def prepare(
       codec: What encodes them.
       directory: Of the shards.
       batch: Clips of one size encoded at once.
+      readers: Threads that read and fit clips, ahead of the encoding.
       clips_per_shard: Clips of a chunk.
       share: Of this process.
       progress: Called after each chunk with the number of clips, of the share, that are done.
@@ -96,7 +100,7 @@ def prepare(
         summary.already_done = len(own) - len(todo)
         for start in range(0, len(todo), clips_per_shard):
             chunk = todo[start : start + clips_per_shard]
-            for sample in _Encoder(collection, codec, batch, writer, summary).encode(chunk):
+            for sample in _Encoder(collection, codec, batch, readers, writer, summary).encode(chunk):
                 writer.add(sample)
             writer.close()
             progress(summary.already_done + start + len(chunk))
@@ -120,31 +124,45 @@ def finish(collection: Collection, directory: Path) -> None:
 class _Encoder:
     """Turns the clips of a chunk into samples; pixels are held only until a batch of their size is full."""
 
-    def __init__(self, collection: Collection, codec: Codec, batch: int, writer: ShardWriter, summary: Summary):
+    def __init__(
+        self, collection: Collection, codec: Codec, batch: int, readers: int, writer: ShardWriter, summary: Summary
+    ):
         self._source, self._limits = collection.source, collection.limits
         self._codec, self._batch, self._writer, self._summary = codec, batch, writer, summary
+        self._ahead = grain.ReadOptions(num_threads=readers, prefetch_buffer_size=2 * readers)
         self._waiting: dict[tuple[int, ...], dict[int, Fitted]] = collections.defaultdict(dict)
         self._common: set[tuple[int, ...]] = set()  # sizes that filled a batch
         self._samples: dict[int, Prepared] = {}
 
     def encode(self, indices: Sequence[int]) -> list[Prepared]:
         """Returns the samples in the order of `indices`; clips that cannot be used are told to the writer."""
-        for index in indices:
-            try:
-                fitted = self._limits.fit(self._source, index)
-            except BadClip as bad:
-                self._writer.skip((self._source.source_id(index), self._source.origin(index)), bad.reason)
-                self._summary.skipped += 1
-                continue
-            size = fitted.clip.pixels_THWC.shape
-            self._waiting[size][index] = fitted
-            if len(self._waiting[size]) == self._batch:
-                self._common.add(size)
-                self._encode_batch(self._waiting.pop(size), length=self._batch)
+        clips = grain.MapDataset.source(indices).map(self._fit).to_iter_dataset(self._ahead)
+        with contextlib.closing(iter(clips)) as fitted_clips:
+            for index, fitted in zip(indices, fitted_clips, strict=True):
+                if isinstance(fitted, BadClip):
+                    self._writer.skip((self._source.source_id(index), self._source.origin(index)), fitted.reason)
+                    self._summary.skipped += 1
+                else:
+                    self._add(index, fitted)
         for size, members in self._waiting.items():
             # A rest is filled up with repeats, so that its size is not compiled for another batch.
             self._encode_batch(members, length=self._batch if size in self._common else len(members))
         return [self._samples[index] for index in indices if index in self._samples]
+
+    def _fit(self, index: int) -> Fitted | BadClip:
+        """Returns a clip as it will be encoded, or why it cannot be: an exception would end the reading."""
+        try:
+            return self._limits.fit(self._source, index)
+        except BadClip as bad:
+            return bad
+
+    def _add(self, index: int, fitted: Fitted) -> None:
+        """Adds a clip to those of its size, and encodes these when there are enough."""
+        size = fitted.clip.pixels_THWC.shape
+        self._waiting[size][index] = fitted
+        if len(self._waiting[size]) == self._batch:
+            self._common.add(size)
+            self._encode_batch(self._waiting.pop(size), length=self._batch)
 
     def _encode_batch(self, members: dict[int, Fitted], *, length: int) -> None:
         """Encodes clips of one size in a batch of `length`."""

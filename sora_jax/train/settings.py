@@ -175,10 +175,11 @@ class PrepareStage:
 
     kind: str
     batch: int
+    readers: int
     clips_per_shard: int
 
     def __post_init__(self):
-        _at_least_one(self, "batch", "clips_per_shard")
+        _at_least_one(self, "batch", "readers", "clips_per_shard")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

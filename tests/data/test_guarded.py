@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -20,7 +21,7 @@ from PIL import Image
 
 from sora_jax.data import decoder, guarded, video_io
 from sora_jax.data.clips import BadClip
-from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.guarded import GuardedReader, ReaderPool
 from sora_jax.data.sources import FolderSource, fingerprint
 
 
@@ -433,12 +434,35 @@ def test_a_child_that_cannot_start_is_no_fault_of_a_file(good, monkeypatch):
 def test_sources_decode_in_a_child_and_survive_pickling(good):
     source = FolderSource(good.parent, captions_required=False)
     np.testing.assert_array_equal(source[0].pixels_THWC, drawn())
-    child = pid(source._reader)
+    (reader,) = source._reader._idle
     copy = pickle.loads(pickle.dumps(source))
-    assert copy._reader._child is None
+    assert copy._reader._idle == []
     np.testing.assert_array_equal(copy[0].pixels_THWC, drawn())
-    assert pid(copy._reader) != child
+    assert pid(copy._reader._idle[0]) != pid(reader)
     assert fingerprint(copy) == fingerprint(source)
+
+
+def test_threads_decode_side_by_side_and_one_after_the_other_in_the_same_child(good, tmp_path):
+    pool = ReaderPool()
+    for _ in range(3):
+        pool.read_clip(good)
+    assert len(pool._idle) == 1
+    both = threading.Barrier(2, timeout=60)
+
+    def together(_):
+        both.wait()
+        with pool._borrowed() as reader:
+            both.wait()
+            return reader.read_clip(good)[0]
+
+    with ThreadPoolExecutor(2) as threads:
+        for pixels in threads.map(together, range(2)):
+            np.testing.assert_array_equal(pixels, drawn())
+    assert len({pid(reader) for reader in pool._idle}) == 2
+    (tmp_path / "torn.mp4").write_bytes(b"not a video")
+    with pytest.raises(BadClip):
+        pool.read_clip(tmp_path / "torn.mp4")
+    assert len(pool._idle) == 2, "a bad clip does not cost its reader"
 
 
 def test_settings_survive_pickling():

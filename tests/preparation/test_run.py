@@ -72,7 +72,7 @@ LIMITS = Limits(stride=(4, 4, 4), min_tokens=1, max_tokens=24, max_frames=None, 
 
 def run(directory, source=None, codec=None, limits=LIMITS, **options):
     """Prepares and, unless it is but a share, makes the set."""
-    options = {"batch": 3, "clips_per_shard": 10} | options
+    options = {"batch": 3, "readers": 2, "clips_per_shard": 10} | options
     collection = Collection(name="main", source=source or Source(), limits=limits)
     summary = prepare(collection, codec or Codec(), directory, **options)
     if "share" not in options:
@@ -162,7 +162,7 @@ def test_stopped_between_chunks_it_goes_on_and_leaves_the_same_bytes(whole, tmp_
         run(tmp_path, Source(bad=[2, 12]), progress=stop)
     source, seen = Source(bad=[2, 12]), []
     summary = run(tmp_path, source, progress=seen.append)
-    assert source.asked == list(range(stop_after, 23)), "what is done is not opened again"
+    assert sorted(source.asked) == list(range(stop_after, 23)), "what is done is not opened again"
     assert seen == [done for done in (10, 20, 23) if done > stop_after]
     assert summary.written == sum(index not in (2, 12) for index in range(stop_after, 23))
     assert contents(tmp_path) == contents(whole[0])
@@ -217,7 +217,7 @@ def test_of_a_heap_that_grew_only_what_is_new_is_encoded(whole, tmp_path):
     source = Source(bad=[2, 12])
     source.origins = {index: "second" for index in (3, 5)}  # one was torn and is whole now, one is another clip
     summary = run(tmp_path, source)
-    assert source.asked == [3, 5, *range(17, 23)]
+    assert sorted(source.asked) == [3, 5, *range(17, 23)]
     assert (summary.written, summary.already_done) == (8, 15)
     assert names(tmp_path) == names(whole[0])
     assert [json.loads(line)["source_id"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()] == [
