@@ -138,7 +138,6 @@ def get_config() -> ConfigDict:
     stages.prepare = stage = ConfigDict()
     stage.kind = "prepare"  # encodes every clip once
     stage.batch = 32  # clips encoded at once
-    stage.readers = 2  # clips decoded side by side, each by a process; a fast device wants as many as there are cores
     stage.clips_per_shard = 1024  # records of one file
 
     stages.images = diffusion_stage(
@@ -193,6 +192,7 @@ def collection() -> ConfigDict:
     data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
     data.square_crop = False  # cut clips to their central squares, as is common; here for comparison with native shapes
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
+    data.readers = 2  # clips decoded side by side, each by a process; a fast device wants as many as there are cores
     data.curation = curation = ConfigDict()  # what is kept of a heap of raw videos; all off: every file, from its start
     curation.shots = False  # cut files at shot boundaries; needs the extra `curation` (PySceneDetect)
     curation.shot_ratio = 3.0  # change at a boundary, times that of the frames around it; lower cuts more

@@ -55,7 +55,7 @@ def look_through(collection: Collection, settings: Settings, curation: Path) -> 
     source = curate(collection, data, folder).source
     count = min(_CLIPS.value or len(source), len(source))
     with contextlib.closing(Progress("inspect", total=count, unit="clips")) as progress:
-        found = survey(source, collection.limits, count=count, progress=progress.update)
+        found = survey(source, collection.limits, count=count, readers=collection.readers, progress=progress.update)
     if isinstance(source, CuratedSource):
         found.dropped.extend(source.dropped.items())
     named = "" if collection.name == MAIN else f"{collection.name}: "

@@ -1,15 +1,21 @@
 """Where clips come from: anything with a length, an index, a name and an origin for each clip."""
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import grain
 
 from sora_jax.data.captions import read_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.video_io import MAX_PIXELS
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -43,6 +49,17 @@ def fingerprint(source: Source) -> str:
     for index in range(len(source)):
         total.update(json.dumps([source.source_id(index), source.origin(index)]).encode())
     return total.hexdigest()
+
+
+@contextlib.contextmanager
+def read_ahead(read: Callable[[int], T], indices: Sequence[int], *, readers: int) -> Iterator[Iterator[T]]:
+    """Gives what `read` returns for each of `indices`, in their order, while `readers` threads are at work on the next.
+
+    There must be at least one index, and `read` must not raise: that would end the reading.
+    """
+    options = grain.ReadOptions(num_threads=readers, prefetch_buffer_size=2 * readers)
+    with contextlib.closing(iter(grain.MapDataset.source(indices).map(read).to_iter_dataset(options))) as results:
+        yield results
 
 
 class FolderSource(DecodedSource):

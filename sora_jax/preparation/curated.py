@@ -12,6 +12,7 @@ goes. Thresholds and duplicates are applied to the table when it is read, so tha
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shard_files import SKIPPED_FILE, end_last_line, storage
-from sora_jax.data.sources import Source, digest
+from sora_jax.data.sources import Source, digest, read_ahead
 from sora_jax.preparation.curate import SMALL_SIDE, CurationConfig, Scores, crop_bars, measure, refuse
 from sora_jax.preparation.likeness import find_duplicates
 from sora_jax.preparation.shots import cut_windows, find_shots, load_detector
@@ -86,17 +87,20 @@ class CurationTable:
                 if row["key"] == key:
                     self._entries[row["file"], row["bytes"]] = _entry_of(row)
 
-    def get(self, name: str, size: int | None) -> FileEntry | None:
-        """Returns what was found in the file `name` when it had `size` bytes; None if it was never scanned."""
-        return self._entries.get((name, size))
+    def __contains__(self, file: tuple[str, int | None]) -> bool:
+        """Whether a file of this name and this many bytes was scanned."""
+        return file in self._entries
 
-    def add(self, name: str, size: int | None, entry: FileEntry) -> None:
+    def __getitem__(self, file: tuple[str, int | None]) -> FileEntry:
+        return self._entries[file]
+
+    def add(self, file: tuple[str, int | None], entry: FileEntry) -> None:
         """Records at once what was found in a file."""
-        self._entries[name, size] = entry
+        self._entries[file] = entry
         if self._writes:
-            row = {"file": name, "bytes": size, "key": self._key, **dataclasses.asdict(entry)}
-            with storage(self._path), self._path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            row = {"file": file[0], "bytes": file[1], "key": self._key, **dataclasses.asdict(entry)}
+            with storage(self._path), self._path.open("a") as table:
+                table.write(json.dumps(row) + "\n")
 
 
 def _entry_of(row: dict[str, Any]) -> FileEntry:
@@ -160,7 +164,8 @@ class CuratedSource:
     captions of its file.
 
     `fps` is the rate to which the heap resamples faster videos; windows are counted in the frames that it gives.
-    Files that the table lacks are scanned first; `progress` is called after each file with how many are known.
+    Files that the table lacks are scanned first, `readers` at a time; `progress` is called after each with how many are
+    known.
 
     Raises `UserError` when nothing is left, or when shots are asked for without what finds them.
     """
@@ -172,6 +177,7 @@ class CuratedSource:
         *,
         max_frames: int,
         fps: float | None = None,
+        readers: int = 1,
         directory: Path,
         writes: bool = True,
         progress: Callable[[int], None] = lambda done: None,
@@ -187,14 +193,16 @@ class CuratedSource:
         self.dropped: dict[str, str] = {}
         self.windows = 0
         self._places: list[_Place] = []
-        for index in range(len(heap)):
-            name, size = heap.source_id(index), heap.size(index)
-            entry = table.get(name, size)
-            if entry is None:
-                entry = scan_file(heap, index, config, max_frames=max_frames)
-                table.add(name, size, entry)
-            self._judge(index, entry, config)
-            progress(index + 1)
+        files = [(heap.source_id(index), heap.size(index)) for index in range(len(heap))]
+        unknown = [index for index, file in enumerate(files) if file not in table]
+        if unknown:
+            scan = functools.partial(scan_file, heap, config=config, max_frames=max_frames)
+            with read_ahead(scan, unknown, readers=readers) as entries:
+                for done, (index, entry) in enumerate(zip(unknown, entries, strict=True), start=1):
+                    table.add(files[index], entry)
+                    progress(len(files) - len(unknown) + done)
+        for index, file in enumerate(files):
+            self._judge(index, table[file], config)
         if config.duplicate_bits is not None:
             self._drop_duplicates(config.duplicate_bits)
         self._key = key

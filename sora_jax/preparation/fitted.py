@@ -49,11 +49,12 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Clips that are cut, prepared and weighted as one."""
+    """Clips that are cut, prepared and weighted as one; `readers` of them are read side by side."""
 
     name: str
     source: Source
     limits: Limits
+    readers: int = 1
 
 
 class FittedSource:

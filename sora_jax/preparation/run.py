@@ -5,12 +5,10 @@ stopped goes on after the last chunk that it finished, and one over a heap that 
 """
 
 import collections
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import grain
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
@@ -18,6 +16,7 @@ from sora_jax.data.captions import TOKENIZER, count_tokens, cut_caption
 from sora_jax.data.catalogue import write_catalogue
 from sora_jax.data.clips import BadClip, Fitted
 from sora_jax.data.shards import Prepared, ShardWriter
+from sora_jax.data.sources import read_ahead
 from sora_jax.models.codec import Codec
 from sora_jax.preparation.fitted import Collection, Limits
 
@@ -76,7 +75,6 @@ def prepare(
     directory: Path,
     *,
     batch: int,
-    readers: int,
     clips_per_shard: int,
     share: Share = WHOLE,
     progress: Callable[[int], None] = lambda done: None,
@@ -88,7 +86,6 @@ def prepare(
       codec: What encodes them.
       directory: Of the shards.
       batch: Clips of one size encoded at once.
-      readers: Threads that read and fit clips, ahead of the encoding.
       clips_per_shard: Clips of a chunk.
       share: Of this process.
       progress: Called after each chunk with the number of clips, of the share, that are done.
@@ -100,7 +97,7 @@ def prepare(
         summary.already_done = len(own) - len(todo)
         for start in range(0, len(todo), clips_per_shard):
             chunk = todo[start : start + clips_per_shard]
-            for sample in _Encoder(collection, codec, batch, readers, writer, summary).encode(chunk):
+            for sample in _Encoder(collection, codec, batch, writer, summary).encode(chunk):
                 writer.add(sample)
             writer.close()
             progress(summary.already_done + start + len(chunk))
@@ -124,21 +121,17 @@ def finish(collection: Collection, directory: Path) -> None:
 class _Encoder:
     """Turns the clips of a chunk into samples; pixels are held only until a batch of their size is full."""
 
-    def __init__(
-        self, collection: Collection, codec: Codec, batch: int, readers: int, writer: ShardWriter, summary: Summary
-    ):
-        self._source, self._limits = collection.source, collection.limits
+    def __init__(self, collection: Collection, codec: Codec, batch: int, writer: ShardWriter, summary: Summary):
+        self._source, self._limits, self._readers = collection.source, collection.limits, collection.readers
         self._codec, self._batch, self._writer, self._summary = codec, batch, writer, summary
-        self._ahead = grain.ReadOptions(num_threads=readers, prefetch_buffer_size=2 * readers)
         self._waiting: dict[tuple[int, ...], dict[int, Fitted]] = collections.defaultdict(dict)
         self._common: set[tuple[int, ...]] = set()  # sizes that filled a batch
         self._samples: dict[int, Prepared] = {}
 
     def encode(self, indices: Sequence[int]) -> list[Prepared]:
         """Returns the samples in the order of `indices`; clips that cannot be used are told to the writer."""
-        clips = grain.MapDataset.source(indices).map(self._fit).to_iter_dataset(self._ahead)
-        with contextlib.closing(iter(clips)) as fitted_clips:
-            for index, fitted in zip(indices, fitted_clips, strict=True):
+        with read_ahead(self._fit, indices, readers=self._readers) as clips:
+            for index, fitted in zip(indices, clips, strict=True):
                 if isinstance(fitted, BadClip):
                     self._writer.skip((self._source.source_id(index), self._source.origin(index)), fitted.reason)
                     self._summary.skipped += 1
@@ -150,7 +143,7 @@ class _Encoder:
         return [self._samples[index] for index in indices if index in self._samples]
 
     def _fit(self, index: int) -> Fitted | BadClip:
-        """Returns a clip as it will be encoded, or why it cannot be: an exception would end the reading."""
+        """Returns a clip as it will be encoded, or why it cannot be."""
         try:
             return self._limits.fit(self._source, index)
         except BadClip as bad:

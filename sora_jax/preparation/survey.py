@@ -15,7 +15,7 @@ from sora_jax.data.captions import count_tokens
 from sora_jax.data.clips import BadClip, Clip, Fitted
 from sora_jax.data.pipeline import PackingConfig
 from sora_jax.data.rows import Lengths, Pool, RowPlan
-from sora_jax.data.sources import Source
+from sora_jax.data.sources import Source, read_ahead
 from sora_jax.preparation.fitted import Limits
 
 _SHOWN_SIDE = 192  # px, of the pictures
@@ -67,24 +67,33 @@ def survey(
     limits: Limits,
     *,
     count: int | None,
+    readers: int = 1,
     shown: int = 120,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Survey:
     """Returns what will happen to `count` clips spread evenly over the source; None looks at all.
 
-    At most `shown` of them, as evenly spread, keep pictures.
+    `readers` of them are looked at side by side. At most `shown`, as evenly spread, keep pictures.
     """
     total = len(source)
     chosen = np.unique(np.linspace(0, total - 1, total if count is None else min(count, total)).astype(int)).tolist()
     every = -(-len(chosen) // shown)
     kept, dropped = [], []
-    for done, index in enumerate(chosen, start=1):
+
+    def glance(place: int) -> Look | BadClip:
         try:
-            clip = source[index]
-            kept.append(look(clip, limits.cut(clip), picture=done % every == 0))
+            clip = source[chosen[place]]
+            return look(clip, limits.cut(clip), picture=(place + 1) % every == 0)
         except BadClip as bad:
-            dropped.append((bad.source_id, bad.reason))
-        progress(done)
+            return bad
+
+    with read_ahead(glance, range(len(chosen)), readers=readers) as looks:
+        for done, one in enumerate(looks, start=1):
+            if isinstance(one, BadClip):
+                dropped.append((one.source_id, one.reason))
+            else:
+                kept.append(one)
+            progress(done)
     return Survey(kept=kept, dropped=dropped)
 
 

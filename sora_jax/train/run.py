@@ -156,7 +156,8 @@ def evaluation_clips(workdir: Workdir, settings: Settings) -> tuple[list[Clip], 
     count = settings.evaluation.clips
     if settings.data.source == "shapes":
         world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
-        collections = [Collection(name="heldout", source=world, limits=clip_limits(settings, settings.data))]
+        limits = clip_limits(settings, settings.data)
+        collections = [Collection(name="heldout", source=world, limits=limits, readers=1)]
     else:
         collections = curate_all(open_collections(settings), settings, workdir)
     clips = exhibits.choose_clips(FittedSource(collections), count=count, sizes=_SIZES_JUDGED)

@@ -53,10 +53,11 @@ class DataConfig:
     max_tokens: int
     square_crop: bool
     max_bad_share: float
+    readers: int
     curation: CurationConfig
 
     def __post_init__(self):
-        _at_least_one(self, "max_frames", "min_tokens")
+        _at_least_one(self, "max_frames", "min_tokens", "readers")
         if self.min_tokens > self.max_tokens:
             raise UserError(f"min_tokens {self.min_tokens} exceeds max_tokens {self.max_tokens}")
         if self.fps is not None and self.fps <= 0:
@@ -175,11 +176,10 @@ class PrepareStage:
 
     kind: str
     batch: int
-    readers: int
     clips_per_shard: int
 
     def __post_init__(self):
-        _at_least_one(self, "batch", "readers", "clips_per_shard")
+        _at_least_one(self, "batch", "clips_per_shard")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -200,7 +200,6 @@ def encode_share(
                 codec,
                 workdir.prepared(collection.name),
                 batch=stage.batch,
-                readers=stage.readers,
                 clips_per_shard=chunk,
                 share=share,
                 progress=after,

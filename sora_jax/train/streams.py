@@ -38,7 +38,12 @@ _NOTICES = {
 def open_collections(settings: Settings) -> list[Collection]:
     """Returns the clips that training draws from, nothing curated yet; warns of what a source leaves out."""
     return [
-        Collection(name=name, source=_open_source(data, settings), limits=clip_limits(settings, data))
+        Collection(
+            name=name,
+            source=_open_source(data, settings),
+            limits=clip_limits(settings, data),
+            readers=data.readers,
+        )
         for name, data in settings.collections.items()
     ]
 
@@ -82,6 +87,7 @@ def curate(collection: Collection, data: DataConfig, directory: Path) -> Collect
             config,
             max_frames=data.max_frames,
             fps=data.fps,
+            readers=data.readers,
             directory=directory,
             writes=jax.process_index() == 0,
             progress=progress.update,
