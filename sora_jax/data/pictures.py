@@ -4,6 +4,7 @@ Shapes: `T` frames, `H` rows of pixels, `W` columns of pixels, `C` = 3 colours (
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import BinaryIO, TypedDict
 
@@ -100,16 +101,17 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
             seconds.append(milliseconds / 1000 if milliseconds > 10 else 0.1)
     assert pixels_THWC is not None
     holds = [max(1, round(second / min(seconds))) for second in seconds]
-    rate = sum(holds) / sum(seconds)
     # Encoders store equal neighbours once; repeating them gives motion its real speed back.
-    numbers = np.repeat(np.arange(wanted), holds)
+    rate, frames = sum(holds) / sum(seconds), sum(holds)
+    shown = itertools.chain.from_iterable(map(itertools.repeat, range(wanted), holds))
     if limits.fps and rate >= limits.fps:
-        shown = np.repeat(np.divide(seconds, holds), holds)
-        timed = zip(numbers.tolist(), np.cumsum(shown) - shown, strict=True)
-        numbers, rate = np.array(list(at_rate(timed, fps=limits.fps, slack=ROUNDED))), limits.fps
-    limits.check(limits.wanted(len(numbers)), *pixels_THWC.shape[1:3])
-    numbers = numbers[limits.first_frame : limits.stop]
-    if not len(numbers):
+        starts = list(itertools.accumulate(seconds, initial=0.0))
+        starts[-1] -= seconds[-1] / holds[-1]  # what is repeated last
+        rate, frames = limits.fps, int(1 + starts[-1] * limits.fps)
+        shown = at_rate(zip([*range(wanted), wanted - 1], starts, strict=True), fps=rate, slack=ROUNDED)
+    limits.check(limits.wanted(frames), *pixels_THWC.shape[1:3])
+    numbers = list(itertools.islice(shown, limits.first_frame, limits.stop))
+    if not numbers:
         raise BadClip(limits.source_id, f"has no frames after the first {limits.first_frame}")
     return pixels_THWC if np.array_equal(numbers, np.arange(wanted)) else pixels_THWC[numbers], rate
 

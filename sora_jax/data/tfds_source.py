@@ -7,7 +7,9 @@ and `weights`, `fps` and `file` where they exist: `video` is either a media file
 bytes) or uint8 pixels (T, H, W, C) with an `fps`. `features.Video` cannot even be opened without TensorFlow.
 """
 
+import itertools
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +27,7 @@ from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.frame_rates import at_rate
 from sora_jax.data.pictures import ReadLimits, shrunk
 from sora_jax.data.sources import digest
+from sora_jax.data.videos import LATEST_SHARE
 
 DEFAULT_SPLIT = "train"
 MEDIA_FEATURES = ("video", "image")
@@ -132,11 +135,13 @@ class TfdsSource(DecodedSource):
         if not 0 < rate < float("inf"):
             raise BadClip(name, f"has {rate} frames per second")
         pixels_THWC = media if self._media == "video" else media[None]
+        first, last = window or (0, (max_frames or sys.maxsize) - 1)
         if fps and rate >= fps:
             timed = ((number, number / rate) for number in range(len(pixels_THWC)))
-            pixels_THWC, rate = pixels_THWC[list(at_rate(timed, fps=fps, slack=0.1 / rate))], fps
-        first, last = window or (0, (max_frames or len(pixels_THWC)) - 1)
-        pixels_THWC = pixels_THWC[first : last + 1]
+            numbers = at_rate(timed, fps=fps, slack=LATEST_SHARE / rate)
+            pixels_THWC, rate = pixels_THWC[list(itertools.islice(numbers, first, last + 1))], fps
+        else:
+            pixels_THWC = pixels_THWC[first : last + 1]
         if pixels_THWC.size == 0:
             raise BadClip(name, f"has no frames after the first {first}: {media.shape}")
         frames, height, width, _ = pixels_THWC.shape

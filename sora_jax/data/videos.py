@@ -53,15 +53,15 @@ def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.
         declared, native = _declared_frames(container, stream), _native_rate(stream)
         sound = _SoundFrames(container.decode(stream), limits.source_id)
         frames = _deinterlaced(sound, stream)
-        promised, fps = declared or 1, limits.fps
+        promised, fps = math.ceil(declared or 1), limits.fps
         if native and fps and native >= fps:
             timed = ((f, float(number / native) if f.time is None else f.time) for number, f in enumerate(frames))
             # Times are rounded to ticks, the first one too; where a tick is as long as a frame they are exact.
             frames = at_rate(timed, fps=fps, slack=float(min(stream.time_base or 0, LATEST_SHARE / native)))
-            promised = 1 + promised * fps / native
+            promised = int(1 + (promised - 1) * fps / native)
         else:
             fps = None
-        pixels_THWC, times = _decode(frames, stream, promised=math.ceil(promised), limits=limits)
+        pixels_THWC, times = _decode(frames, stream, promised=promised, limits=limits)
         stopped = limits.max_frames is not None and len(times) == limits.max_frames
         if not stopped and sound.decoded < SMALLEST_SHARE * (declared or 0):
             reason = f"only {sound.decoded} of {declared:.0f} declared frames can be decoded"
