@@ -184,7 +184,7 @@ def collection() -> ConfigDict:
     """Returns clips that are cut, prepared and weighted as one."""
     data = ConfigDict()
     data.source = "shapes"  # the drawn world; or "folder", "webdataset", "arrayrecord", "tfds": clips at `path`
-    data.path = placeholder(str)  # folder, tar files or pattern, records, DIR/NAME/VERSION#SPLIT: see docs/data.md
+    data.path = placeholder(str)  # folder, tars, records, DIR/NAME/VERSION#SPLIT; also gs://...: see docs/data.md
     data.captions = placeholder(str)  # of a "folder": a .jsonl, .csv or .parquet elsewhere; None looks inside it
     data.max_frames = 17  # frames read from the start of a clip, or of each window of `curation`; the rest is not read
     data.fps = placeholder(float)  # rate that faster videos are resampled to, Hz; slower ones and None: the clip's own

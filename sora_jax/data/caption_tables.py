@@ -14,13 +14,14 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow
 from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.remote import AnyPath, read_file
 
 # In the order in which they are looked for.
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -34,7 +35,7 @@ class Written(NamedTuple):
     weight: float = 1.0
 
 
-def read_table(path: Path) -> dict[str, list[Written]]:
+def read_table(path: AnyPath) -> dict[str, list[Written]]:
     """Returns captions, not cleaned, by file name from a file that ends in one of `TABLE_SUFFIXES`.
 
     Raises `UserError` where it cannot be understood, with the line or row.
@@ -95,7 +96,7 @@ def _weight(written: object) -> float:
 _Row = tuple[str, str, list[str], Mapping[str, Any]]
 
 
-def _jsonl_rows(path: Path) -> Iterator[_Row]:
+def _jsonl_rows(path: AnyPath) -> Iterator[_Row]:
     """Yields every line; raises `UserError` with the number of a broken one."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -113,7 +114,7 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
         yield place, row["file"], texts, row
 
 
-def _csv_rows(path: Path) -> Iterator[_Row]:
+def _csv_rows(path: AnyPath) -> Iterator[_Row]:
     """Yields every row; raises `UserError` with the number of a broken one."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
@@ -127,11 +128,11 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
         raise UserError(f"line {reader.line_num} of {path} is not CSV: {error}") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[_Row]:
+def _parquet_rows(path: AnyPath) -> Iterator[_Row]:
     """Yields every row; raises `UserError` with the number of a broken one."""
     columns = ["file", "caption"]
     try:
-        with parquet.ParquetFile(path) as file:
+        with path.open("rb") as stream, parquet.ParquetFile(stream) as file:
             names = file.schema_arrow.names
             if not set(columns) <= set(names):
                 raise UserError(f"{path} must have the columns file and caption; found {', '.join(names)}")
@@ -147,9 +148,9 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
         raise UserError(f"{path} is not a Parquet file that can be read: {said}") from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: AnyPath) -> str:
     """Returns a file's text with any line ends as they are; raises `UserError` where it is not UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error

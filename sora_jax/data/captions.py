@@ -11,13 +11,15 @@ per byte, several times as many).
 import dataclasses
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, TABLE_SUFFIXES, Written, read_table, read_text
+from sora_jax.data.remote import AnyPath, is_folder, is_there, list_files, place, reaching
 from sora_jax.data.video_io import MEDIA_SUFFIXES
 
 BYTES_PER_TOKEN = 8
@@ -29,6 +31,8 @@ MOST_CHARACTERS = 2**16  # of a caption; what lies beyond is not read
 _JOINERS = "\u200c\u200d"
 # What stands for a character, by its category: control, lone surrogate, format.
 _REPLACED = {"Cc": " ", "Cs": " ", "Cf": ""}
+# Files in buckets and on network disks take a round trip each.
+_THREADS = 8
 
 # Cleaned captions of a clip, and how often each is drawn next to the others; None: all alike.
 Captions = tuple[tuple[str, ...], tuple[float, ...] | None]
@@ -113,13 +117,15 @@ class FolderCaptions:
 
     `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `uncaptioned` are
     media files about which nothing is written; `missing` are names with captions but no media file.
-    `weights` has those files whose captions are not drawn alike: a number above 0 for each caption.
+    `weights` has those files whose captions are not drawn alike: a number above 0 for each caption. `sizes` has the
+    bytes of each media file, None for a link that leads nowhere.
     """
 
     by_file: dict[str, tuple[str, ...]]
     weights: dict[str, tuple[float, ...]]
     uncaptioned: tuple[str, ...]
     missing: tuple[str, ...]
+    sizes: dict[str, int | None]
 
 
 def read_captions(
@@ -134,15 +140,15 @@ def read_captions(
     Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
     (with its line number) or, where captions are `required`, no media file has one.
     """
-    root = Path(folder)
-    if not root.is_dir():
+    root = place(folder)
+    if not is_folder(root):
         raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
-    names = list(_walk(root))
-    media = [name for name in names if PurePosixPath(name).suffix.lower() in MEDIA_SUFFIXES]
+    sizes = list_files(root)
+    media = [name for name in sizes if PurePosixPath(name).suffix.lower() in MEDIA_SUFFIXES]
     if not media:
         endings = ", ".join(sorted(MEDIA_SUFFIXES))
-        raise UserError(f"the folder {root} holds {len(names)} files but no video or image ({endings})")
-    written = _read_written(root, captions, media=media, names=names)
+        raise UserError(f"the folder {root} holds {len(sizes)} files but no video or image ({endings})")
+    written = _read_written(root, captions, media=media, sizes=sizes)
     cleaned = {name: clean_captions(written[name]) for name in media if name in written}
     by_file = {name: texts for name, (texts, _) in cleaned.items() if texts}
     if required and not by_file:
@@ -152,51 +158,45 @@ def read_captions(
         weights={name: weights for name, (_, weights) in cleaned.items() if weights},
         uncaptioned=tuple(name for name in media if name not in by_file),
         missing=tuple(sorted(written.keys() - set(media))),
+        sizes={name: sizes[name] for name in media},
     )
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Yields the relative names of all files under `root` that are not hidden, in sorted order."""
-    found = []
-    for directory, subdirectories, files in os.walk(root):
-        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-        found += [Path(directory, name).relative_to(root).as_posix() for name in files if name[0] != "."]
-    yield from sorted(found)
-
-
 def _read_written(
-    root: Path, captions: str | os.PathLike | None, *, media: list[str], names: list[str]
+    root: AnyPath, captions: str | os.PathLike | None, *, media: list[str], sizes: dict[str, int | None]
 ) -> dict[str, list[Written]]:
     """Returns uncleaned captions by normalised file name, from the source of captions that comes first."""
     if captions is not None:
-        path = Path(captions) if Path(captions).exists() else root / captions
-        if not path.is_file():
-            raise UserError(f"the caption file {captions} does not exist, neither here nor in {root}")
-        if path.suffix not in TABLE_SUFFIXES:
-            raise UserError(f"the caption file {path} must end in {' or '.join(TABLE_SUFFIXES)}")
-        return read_table(path)
+        with reaching(captions):
+            path = place(captions) if is_there(place(captions)) else root / os.fspath(captions)
+            if not path.is_file():
+                raise UserError(f"the caption file {captions} does not exist, neither here nor in {root}")
+            if path.suffix not in TABLE_SUFFIXES:
+                raise UserError(f"the caption file {path} must end in {' or '.join(TABLE_SUFFIXES)}")
+            return read_table(path)
     for suffix in TABLE_SUFFIXES:
-        if (root / f"captions{suffix}").is_file():
+        if sizes.get(f"captions{suffix}") is not None:
             return read_table(root / f"captions{suffix}")
-    return _read_sidecars(root, media=media, names=names)
+    return _read_sidecars(root, media=media, sizes=sizes)
 
 
-def _read_sidecars(root: Path, *, media: list[str], names: list[str]) -> dict[str, list[Written]]:
+def _read_sidecars(root: AnyPath, *, media: list[str], sizes: dict[str, int | None]) -> dict[str, list[Written]]:
     """Returns captions by media file from the .txt of the same name; a .txt without one stands for itself."""
-    texts = {name.removesuffix(".txt"): name for name in names if name.endswith(".txt")}
+    texts = {name.removesuffix(".txt"): name for name in sizes if name.endswith(".txt")}
     stems = {name: PurePosixPath(name).with_suffix("").as_posix() for name in media}
-    captions = {name: [Written(_read_sidecar(root / texts[stem]))] for name, stem in stems.items() if stem in texts}
+    paired = {name: texts[stem] for name, stem in stems.items() if stem in texts}
+    for name in paired.values():
+        if (sizes[name] or 0) > MOST_CAPTION_BYTES:
+            size = f"{sizes[name]} bytes, over the {MOST_CAPTION_BYTES} of a caption"
+            raise UserError(f"{root / name} has {size}: shorten or rename it")
+    with ThreadPoolExecutor(_THREADS) as pool:
+        read = pool.map(read_text, (root / name for name in paired.values()))
+        captions = {name: [Written(text)] for name, text in zip(paired, read, strict=True)}
     orphans = texts.keys() - set(stems.values())
     return captions | {texts[stem]: [] for stem in orphans}
 
 
-def _read_sidecar(path: Path) -> str:
-    if (size := path.stat().st_size) > MOST_CAPTION_BYTES:
-        raise UserError(f"{path} has {size} bytes, over the {MOST_CAPTION_BYTES} of a caption: shorten or rename it")
-    return read_text(path)
-
-
-def _nothing_found(root: Path, captions: str | os.PathLike | None, *, media: list[str], written: list[str]) -> str:
+def _nothing_found(root: AnyPath, captions: str | os.PathLike | None, *, media: list[str], written: list[str]) -> str:
     """Returns the sentence for a folder in which no media file has a caption."""
     looked = (
         f"the caption file {captions}"

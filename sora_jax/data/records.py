@@ -22,6 +22,7 @@ from sora_jax.data.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.remote import AnyPath, is_folder, is_there, list_files, place, reaching
 from sora_jax.data.sources import digest
 
 SUFFIX = ".arrayrecord"
@@ -109,7 +110,8 @@ class RecordSource(DecodedSource):
 
     Clips come in the order of files and records. `uncaptioned` lists those without captions, which are left out.
     `damaged` says in sentences what else could not be used: a damaged file, a pair whose first record is damaged or not
-    as the top of this module says. A damaged media record is a bad clip when it is asked for.
+    as the top of this module says. A damaged media record is a bad clip when it is asked for. `path` may begin with gs://:
+    array_record itself reads from there.
 
     Raises `UserError` when `path` does not exist, holds no such file, or no captioned clip is left.
     """
@@ -123,8 +125,10 @@ class RecordSource(DecodedSource):
         fps: float | None = None,
     ):
         super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
-        self._paths = _find(Path(path))
-        self._root = Path(path) if Path(path).is_dir() else Path(path).parent
+        with reaching(path):
+            root = place(path, schemes=("gs",))
+            self._paths = _find(root)
+            self._root = root if is_folder(root) else root.parent
         self._entries: list[_Entry] = []
         self.uncaptioned: list[str] = []
         self.damaged: list[str] = []
@@ -176,6 +180,7 @@ class RecordSource(DecodedSource):
             if not count:
                 # A damaged file opens without a word and seems empty; only reading says what is wrong.
                 _reader(self._paths[number]).read([0])
+                self.damaged.append(f"{label} holds no record: it is empty, or cut off")
         except _READING_ERRORS as error:
             self.damaged.append(f"{label} holds no record that can be read: {str(error)[:120]}")
             return
@@ -195,19 +200,21 @@ class RecordSource(DecodedSource):
 
 
 @functools.lru_cache(maxsize=64)
-def _open(path: Path, length: int, changed: int) -> ArrayRecordReader:
-    """Returns a reader of the file as it is now: `length` and `changed` tell one state of it from another."""
-    del length, changed
+def _open(path: AnyPath, *state: int) -> ArrayRecordReader:
+    """Returns a reader of the file as it is now: numbers in `state` tell one state of it from another."""
+    del state
     return ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
 
 
-def _reader(path: Path) -> ArrayRecordReader:
+def _reader(path: AnyPath) -> ArrayRecordReader:
     # Outside of the source, which then can be sent to other processes.
+    if not isinstance(path, Path):
+        return _open(path)
     state = path.stat()
     return _open(path, state.st_size, state.st_mtime_ns)
 
 
-def _read_headers(path: Path, numbers: list[int]) -> list[tuple[int, _Header | str]]:
+def _read_headers(path: AnyPath, numbers: list[int]) -> list[tuple[int, _Header | str]]:
     """Returns for each record number what it says, or what is wrong with it."""
     reader = _reader(path)
     try:
@@ -234,14 +241,13 @@ def _parse(record: bytes) -> _Header | str:
         return str(error)
 
 
-def _find(path: Path) -> list[Path]:
+def _find(path: AnyPath) -> list[AnyPath]:
     """Returns the record files that `path` stands for, sorted."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+    if not is_there(path):
         raise UserError(f"{path} does not exist: pass --config.data.path=FILE{SUFFIX} or a folder of such files")
-    relative = [found.relative_to(path) for found in path.rglob(f"*{SUFFIX}")]
-    found = sorted(path / name for name in relative if not any(part.startswith(".") for part in name.parts))
+    if not is_folder(path):
+        return [path]
+    found = sorted(path / name for name in list_files(path) if name.endswith(SUFFIX))
     if not found:
         raise UserError(f"the folder {path} holds no {SUFFIX} file: see write_records in docs/data.md")
     return found

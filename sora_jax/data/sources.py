@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import grain
@@ -13,6 +12,7 @@ import grain
 from sora_jax.data.captions import read_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.remote import is_remote, place, reaching, read_file
 from sora_jax.data.video_io import MAX_PIXELS
 
 T = TypeVar("T")
@@ -67,7 +67,8 @@ class FolderSource(DecodedSource):
 
     `uncaptioned` and `missing` list media files without captions and captions without media files (see
     `captions.read_captions`, which also says how captions are written and which mistakes raise `UserError`).
-    Files without captions are left out, unless `captions_required` is False: then they have no captions.
+    Files without captions are left out, unless `captions_required` is False: then they have no captions. The folder may
+    lie in a bucket (`remote`): then its media files are read whole, and decoded from memory.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class FolderSource(DecodedSource):
         fps: float | None = None,
     ):
         super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
-        found = read_captions(path, captions, required=captions_required)
+        with reaching(path):
+            found = read_captions(path, captions, required=captions_required)
         extra = () if captions_required else found.uncaptioned
-        self._root = Path(path)
+        self._root = place(path)
         self._captions = found.by_file | {name: () for name in extra}
         self._weights = found.weights
         self._names = sorted(self._captions)
+        self._sizes = found.sizes
         self.uncaptioned = list(found.uncaptioned)
         self.missing = list(found.missing)
 
@@ -96,15 +99,24 @@ class FolderSource(DecodedSource):
     def _read(self, index: int, **options: Any) -> Clip:
         name = self._names[index]
         try:
-            pixels_THWC, fps = self._reader.read_clip(self._root / name, **options)
+            if is_remote(self._root):
+                pixels_THWC, fps = self._reader.read_bytes(self._fetch(name), name, **options)
+            else:
+                pixels_THWC, fps = self._reader.read_clip(self._root / name, **options)
         except BadClip as error:
             raise BadClip(name, error.reason) from error
         captions, weights = self._captions[name], self._weights.get(name)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name)
 
+    def _fetch(self, name: str) -> bytes:
+        try:
+            return read_file(self._root / name)
+        except OSError as error:
+            raise BadClip(name, f"cannot be read: {error.strerror or error}") from error
+
     def size(self, index: int) -> int | None:
         """Returns the bytes of a clip's file; None for a name that leads nowhere."""
-        return _size(self._root / self._names[index])
+        return self._sizes[self._names[index]]
 
     def source_id(self, index: int) -> str:
         """Returns the file's name relative to the folder, with forward slashes."""
@@ -113,12 +125,4 @@ class FolderSource(DecodedSource):
     def origin(self, index: int) -> str:
         """Returns a digest of the file's size, captions and weights; when it was touched does not matter."""
         name = self._names[index]
-        return digest(self.size(index), self._captions[name], self._weights.get(name))
-
-
-def _size(path: Path) -> int | None:
-    """Returns the file's bytes; None for a name that leads nowhere, which is for `read_clip` to report."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+        return digest(self._sizes[name], self._captions[name], self._weights.get(name))

@@ -5,10 +5,10 @@ tar manual). Names are only names: none is ever opened, so links, devices and `.
 Unlike `tarfile`, which takes a damaged header for the end, damage is told.
 """
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+from sora_jax.data.remote import AnyPath, open_file, read_at
 
 BLOCK = 512
 _END = bytes(BLOCK)
@@ -42,21 +42,21 @@ class TarDamage(Exception):
         self.reason = reason
 
 
-def walk_tar(descriptor: int, length: int) -> Iterator[Member]:
-    """Yields all members but folders of the open tar of `length` bytes, in order; raises `TarDamage` at damage."""
+def walk_tar(file: BinaryIO, length: int) -> Iterator[Member]:
+    """Yields all members but folders of an open tar of `length` bytes, in order; raises `TarDamage` at damage."""
     offset = 0
     extended: dict[str, str] = {}
     common: dict[str, str] = {}
     while True:
-        block = _read_block(descriptor, offset)
+        block = _read_block(file, offset)
         if block == _END:
-            _check_end(descriptor, offset, length=length)
+            _check_end(file, offset, length=length)
             return
         _check_sum(block, offset)
         kind = block[156:157] if block[156:157] != b"\0" else b"0"
         size, data = _number(block[124:136], offset), offset + BLOCK
         if kind in b"xgLK":
-            body = _extended_body(descriptor, data, size)
+            body = _extended_body(file, data, size)
             if kind in b"xg":
                 (extended if kind == b"x" else common).update(_pax_records(body, offset))
             elif kind == b"L":
@@ -67,7 +67,7 @@ def walk_tar(descriptor: int, length: int) -> Iterator[Member]:
         if "size" in fields:
             size = _pax_size(fields["size"], offset)
         name = fields.get("path") or _name(block)
-        data += _sparse_maps(descriptor, data, block) if kind in _SPARSE else 0
+        data += _sparse_maps(file, data, block) if kind in _SPARSE else 0
         if kind in _WITHOUT_DATA:
             size = 0
         if data + size > length:
@@ -78,8 +78,8 @@ def walk_tar(descriptor: int, length: int) -> Iterator[Member]:
         offset, extended = data + _padded(size), {}
 
 
-def _read_block(descriptor: int, offset: int) -> bytes:
-    block = os.pread(descriptor, BLOCK, offset)
+def _read_block(file: BinaryIO, offset: int) -> bytes:
+    block = read_at(file, offset, BLOCK)
     if not block:
         raise TarDamage(offset, "it ends without an end mark: it may be cut off")
     if len(block) < BLOCK:
@@ -87,10 +87,10 @@ def _read_block(descriptor: int, offset: int) -> bytes:
     return block
 
 
-def _check_end(descriptor: int, offset: int, *, length: int) -> None:
+def _check_end(file: BinaryIO, offset: int, *, length: int) -> None:
     """Raises `TarDamage` when there is more than padding behind the end mark, as after a broken download."""
     rest = length - offset
-    if rest > _MOST_PADDING or os.pread(descriptor, _MOST_PADDING, offset).strip(b"\0"):
+    if rest > _MOST_PADDING or read_at(file, offset, _MOST_PADDING).strip(b"\0"):
         raise TarDamage(offset, f"{rest} bytes follow an empty header, which should be the end")
 
 
@@ -125,11 +125,11 @@ def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _extended_body(descriptor: int, offset: int, size: int) -> bytes:
+def _extended_body(file: BinaryIO, offset: int, size: int) -> bytes:
     """Returns what an extended header says about the member after it, or about all that follow."""
     if size > _MOST_EXTENDED:
         raise TarDamage(offset - BLOCK, f"a header of {size} bytes is no header")
-    body = os.pread(descriptor, size, offset)
+    body = read_at(file, offset, size)
     if len(body) < size:
         raise TarDamage(offset - BLOCK, "it is cut off within a header")
     return body
@@ -159,23 +159,21 @@ def _is_sparse(fields: Mapping[str, str]) -> bool:
     return any(key.startswith("GNU.sparse.") for key in fields)
 
 
-def _sparse_maps(descriptor: int, offset: int, block: bytes) -> int:
+def _sparse_maps(file: BinaryIO, offset: int, block: bytes) -> int:
     """Returns the bytes of the maps of holes between the header of a GNU sparse file and its data."""
     length, more = 0, block[482]
     while more:
-        more = _read_block(descriptor, offset + length)[504]
+        more = _read_block(file, offset + length)[504]
         length += BLOCK
     return length
 
 
-def read_section(path: Path, *, offset: int, size: int, length: int) -> bytes:
+def read_section(path: AnyPath, *, offset: int, size: int, length: int) -> bytes:
     """Returns `size` bytes of a file from `offset` on.
 
     Raises `OSError` when the file is not there or no longer has `length` bytes: what lies where is then unknown.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if os.fstat(descriptor).st_size != length:
+    with open_file(path) as (file, length_now):
+        if length_now != length:
             raise OSError(f"{path} has changed since it was indexed: start again")
-        file.seek(offset)
-        return file.read(size)
+        return read_at(file, offset, size)

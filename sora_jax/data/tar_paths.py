@@ -3,10 +3,25 @@
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.remote import (
+    AnyPath,
+    find_matches,
+    is_folder,
+    is_remote,
+    is_there,
+    list_files,
+    open_file,
+    place,
+    read_at,
+)
+
+# Tars on network disks take a round trip for every header.
+THREADS = 8
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
@@ -14,24 +29,23 @@ _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _COMPRESSED = re.compile(rb"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd")
 
 
-def find_tars(path: str | os.PathLike) -> list[Path]:
+def find_tars(path: str | os.PathLike) -> list[AnyPath]:
     """Returns the tar files that `path` stands for, sorted; raises `UserError` when there are none.
 
     A `.tar` file; a folder, with its subfolders; or a pattern: `*`, `?`, `[...]` as of a shell, `{a,b}` and
     `{000..123}`, of which every number and choice must exist.
     """
-    written = os.fspath(path)
-    if os.path.isdir(written):
-        relative = [tar.relative_to(written) for tar in Path(written).rglob("*.tar")]
-        found = [Path(written, tar) for tar in relative if not any(part.startswith(".") for part in tar.parts)]
+    written, root = os.fspath(path), place(path)
+    if is_folder(root):
+        found = [root / name for name in list_files(root) if name.endswith(".tar")]
         if not found:
             raise UserError(f"the folder {written} holds no .tar file: data.source 'folder' reads clips that lie open")
-    elif os.path.exists(written):
-        found = [Path(written)]
+    elif is_there(root):
+        found = [root]
     else:
         names = list(_expand(written))
-        matches = {name: glob.glob(name, recursive=True) for name in names}
-        found = [Path(match) for several in matches.values() for match in several]
+        matches = {name: _matches(name) for name in names}
+        found = [match for several in matches.values() for match in several]
         absent = [name for name, several in matches.items() if not several]
         if not found:
             raise UserError(f"no tar file matches {written}: pass --config.data.path=FILE.tar, a folder or a pattern")
@@ -40,13 +54,22 @@ def find_tars(path: str | os.PathLike) -> list[Path]:
                 f"{len(absent)} of the {len(names)} names that {written} stands for do not exist, such as "
                 f"{absent[0]}: restore the files or shorten the pattern"
             )
-    for tar in found:
-        if not tar.is_file():
-            raise UserError(f"{tar} is not a file: a pattern must match tar files only")
-        with tar.open("rb") as file:
-            if _COMPRESSED.match(file.read(16)):
-                raise UserError(f"{tar} is compressed, which allows no random access: decompress it to a plain .tar")
-    return sorted(set(found))
+    found = sorted(set(found))
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(_check_tar, found))
+    return found
+
+
+def _matches(pattern: str) -> list[AnyPath]:
+    return find_matches(pattern) if is_remote(pattern) else [Path(name) for name in glob.glob(pattern, recursive=True)]
+
+
+def _check_tar(tar: AnyPath) -> None:
+    if not is_remote(tar) and not tar.is_file():
+        raise UserError(f"{tar} is not a file: a pattern must match tar files only")
+    with open_file(tar) as (file, _):
+        if _COMPRESSED.match(read_at(file, 0, 16)):
+            raise UserError(f"{tar} is compressed, which allows no random access: decompress it to a plain .tar")
 
 
 def _expand(pattern: str) -> Iterator[str]:
@@ -65,7 +88,8 @@ def _expand(pattern: str) -> Iterator[str]:
         yield from _expand(pattern[: match.start()] + option + pattern[match.end() :])
 
 
-def labels_of(paths: list[Path]) -> list[str]:
+def labels_of(paths: Sequence[AnyPath]) -> list[str]:
     """Returns the names of the tars relative to the folder that holds them all."""
-    root = os.path.commonpath([path.absolute().parent for path in paths])
-    return [path.absolute().relative_to(root).as_posix() for path in paths]
+    names = [Path(os.fspath(path).partition("://")[2]) if is_remote(path) else path.absolute() for path in paths]
+    root = os.path.commonpath([name.parent for name in names])
+    return [name.relative_to(root).as_posix() for name in names]

@@ -10,8 +10,8 @@ bytes) or uint8 pixels (T, H, W, C) with an `fps`. `features.Video` cannot even 
 import itertools
 import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.frame_rates import at_rate
 from sora_jax.data.pictures import ReadLimits, shrunk
+from sora_jax.data.remote import AnyPath, is_folder, list_files, place, reaching
 from sora_jax.data.sources import digest
 from sora_jax.data.videos import LATEST_SHARE
 
@@ -54,14 +55,15 @@ class TfdsSource(DecodedSource):
         fps: float | None = None,
     ):
         super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
-        folder, split = _parse_path(os.fspath(path))
-        builder = _open_builder(folder)
-        self._media = _check_features(builder.info.features, folder)
-        self._clips = _open_split(builder, split, folder)
-        self._name = f"{builder.info.full_name}#{split}"
-        self._folder = folder
-        self._size = sum(file.stat().st_size for file in self._files())
-        self._state = self._digest()
+        with reaching(path):
+            folder, split = _parse_path(os.fspath(path))
+            self._sizes = list_files(folder)
+            builder = _open_builder(folder, self._sizes)
+            self._media = _check_features(builder.info.features, folder)
+            self._clips = _open_split(builder, split, folder)
+            self._name = f"{builder.info.full_name}#{split}"
+            told = [(folder / name).read_text() for name in self._sizes if name.endswith(".json")]
+        self._state = digest(self._name, len(self), list(self._sizes.items()), told)
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -87,7 +89,7 @@ class TfdsSource(DecodedSource):
 
     def size(self, index: int) -> int:
         """Returns the bytes of the whole data set: those of a clip are known only when it is read."""
-        return self._size
+        return sum(size or 0 for size in self._sizes.values())
 
     def source_id(self, index: int) -> str:
         """Returns the data set's name and version, the split and the clip's number in it."""
@@ -100,14 +102,6 @@ class TfdsSource(DecodedSource):
         rule of TensorFlow Datasets.
         """
         return self._state
-
-    def _digest(self) -> str:
-        files = self._files()
-        told = [path.read_text() for path in files if path.suffix == ".json"]
-        return digest(self._name, len(self), [(path.name, path.stat().st_size) for path in files], told)
-
-    def _files(self) -> list[Path]:
-        return sorted(path for path in self._folder.iterdir() if path.is_file())
 
     def _decode(self, media: bytes, row: Mapping[str, Any], name: str, **options: Any) -> tuple[np.ndarray, float]:
         """Returns the pixels and the rate of a media file."""
@@ -153,22 +147,23 @@ class TfdsSource(DecodedSource):
         return pixels_THWC, rate
 
 
-def _parse_path(written: str) -> tuple[Path, str]:
+def _parse_path(written: str) -> tuple[AnyPath, str]:
     """Returns the folder and the split."""
-    if Path(written).is_dir():
-        return Path(written), DEFAULT_SPLIT
+    whole = place(written, schemes=("gs",))
+    if is_folder(whole):
+        return whole, DEFAULT_SPLIT
     folder, _, split = written.rpartition("#")
-    folder = Path(folder or written)
-    if not folder.is_dir():
+    folder = place(folder or written)
+    if not is_folder(folder):
         raise UserError(f"the folder {folder} does not exist: pass --config.data.path=DIR/NAME/VERSION or that#SPLIT")
     return folder, split
 
 
-def _open_builder(folder: Path) -> Any:
+def _open_builder(folder: AnyPath, files: Iterable[str]) -> Any:
     """Returns the `tfds.core.DatasetBuilder` of a prepared data set, whose own types say too little to be checked."""
-    if not (folder / "dataset_info.json").is_file():
-        inner = sorted(path.parent for path in folder.glob("**/dataset_info.json"))
-        hint = f"pass {inner[0]}" if inner else "write one as docs/data.md says"
+    if "dataset_info.json" not in files:
+        inner = [name for name in files if name.endswith("/dataset_info.json")]
+        hint = f"pass {(folder / inner[0]).parent}" if inner else "write one as docs/data.md says"
         raise UserError(f"{folder} holds no data set, which has a dataset_info.json: {hint}")
     try:
         return tfds.builder_from_directory(folder)
@@ -181,7 +176,7 @@ def _open_builder(folder: Path) -> Any:
         raise UserError(f"the data set {folder} cannot be opened: {_first_line(error)}: write it again") from error
 
 
-def _check_features(features: Any, folder: Path) -> str:
+def _check_features(features: Any, folder: AnyPath) -> str:
     """Returns "video" or "image", whichever is read; raises `UserError` where features are not as they must be."""
     names = ", ".join(sorted(features))
     media = next((name for name in MEDIA_FEATURES if name in features), None)
@@ -203,7 +198,7 @@ def _check_features(features: Any, folder: Path) -> str:
     return media
 
 
-def _open_split(builder: Any, split: str, folder: Path) -> Any:
+def _open_split(builder: Any, split: str, folder: AnyPath) -> Any:
     """Returns the rows of a split, each a dict of features."""
     written = builder.info.file_format
     if written is not None and written.value != "array_record":

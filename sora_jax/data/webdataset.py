@@ -10,8 +10,8 @@ import dataclasses
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, NamedTuple
 
 from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
@@ -19,13 +19,13 @@ from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, Written, parse_json
 from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.remote import AnyPath, open_file, reaching, read_at
 from sora_jax.data.sources import digest
 from sora_jax.data.tar_index import Member, TarDamage, read_section, walk_tar
-from sora_jax.data.tar_paths import find_tars, labels_of
+from sora_jax.data.tar_paths import THREADS, find_tars, labels_of
 
 CAPTION_KEYS = ("caption", "captions", "text")
-# Tars on network disks take a round trip for every header.
-_THREADS = 8
+_AHEAD = 2**18  # bytes; the headers and the captions of a sample mostly lie in one piece
 
 
 class _Sample(NamedTuple):
@@ -61,6 +61,8 @@ class TarSource(DecodedSource):
     count as none); both are left out. `damaged` says in sentences what could not be read, with tar and offset: of a tar
     that is cut off or damaged, every whole sample before that place is used.
 
+    `path` may lie in a bucket (`remote`): then headers and clips are read from there in pieces.
+
     Raises `UserError` when `path` stands for no tar, a tar of a numbered pattern does not exist, a tar is compressed,
     or no sample is left.
     """
@@ -74,10 +76,11 @@ class TarSource(DecodedSource):
         fps: float | None = None,
     ):
         super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
-        self._paths = find_tars(path)
-        labels = labels_of(self._paths)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            contents = list(pool.map(_read_contents, itertools.count(), self._paths, labels))
+        with reaching(path):
+            self._paths = find_tars(path)
+            labels = labels_of(self._paths)
+            with ThreadPoolExecutor(THREADS) as pool:
+                contents = list(pool.map(_read_contents, itertools.count(), self._paths, labels))
         self._lengths = [tar.length for tar in contents]
         self._labels = labels
         self._samples = [sample for tar in contents for sample in tar.samples]
@@ -124,15 +127,14 @@ class TarSource(DecodedSource):
         )
 
 
-def _read_contents(number: int, path: Path, label: str) -> _Contents:
+def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
     """Returns what the tar `number`, called `label`, holds."""
     keys: dict[str, dict[str, Member]] = {}
     damaged: list[str] = []
     samples, uncaptioned, missing = [], [], []
-    with path.open("rb", buffering=0) as file:
-        length = os.fstat(file.fileno()).st_size
+    with open_file(path, ahead=_AHEAD) as (file, length):
         try:
-            for member in walk_tar(file.fileno(), length):
+            for member in walk_tar(file, length):
                 key = _key(member.name)
                 if key is not None:
                     members = keys.setdefault(key, {})
@@ -146,7 +148,7 @@ def _read_contents(number: int, path: Path, label: str) -> _Contents:
             if media is None:
                 missing.append(f"{label}/{key}")
                 continue
-            captions, weights = _captions(file.fileno(), list(members.values()), label=label, damaged=damaged)
+            captions, weights = _captions(file, list(members.values()), label=label, damaged=damaged)
             if captions:
                 samples.append(_Sample(number, media.offset, media.size, media.name, captions, weights))
             else:
@@ -169,7 +171,7 @@ def _media(members: list[Member]) -> Member | None:
     return next(iter(videos + pictures), None)
 
 
-def _captions(descriptor: int, members: list[Member], *, label: str, damaged: list[str]) -> Captions:
+def _captions(file: BinaryIO, members: list[Member], *, label: str, damaged: list[str]) -> Captions:
     """Returns the cleaned captions of a sample and their weights, adding to `damaged` what cannot be understood."""
     for suffix in (".txt", ".json"):
         written: list[Written] = []
@@ -177,7 +179,7 @@ def _captions(descriptor: int, members: list[Member], *, label: str, damaged: li
             if not member.plain or PurePosixPath(member.name).suffix.lower() != suffix:
                 continue
             try:
-                written += _read_captions(descriptor, member, suffix=suffix)
+                written += _read_captions(file, member, suffix=suffix)
             except ValueError as error:
                 damaged.append(f"{label}: {member.name} at byte {member.offset} is passed over: {error}")
         captions, weights = clean_captions(written)
@@ -186,11 +188,11 @@ def _captions(descriptor: int, members: list[Member], *, label: str, damaged: li
     return (), None
 
 
-def _read_captions(descriptor: int, member: Member, *, suffix: str) -> list[Written]:
+def _read_captions(file: BinaryIO, member: Member, *, suffix: str) -> list[Written]:
     """Returns what a .txt or .json member says; raises `ValueError` when it is neither."""
     if member.size > MOST_CAPTION_BYTES:
         raise ValueError(f"{member.size} bytes are no caption")
-    text = os.pread(descriptor, member.size, member.offset).decode("utf-8-sig")
+    text = read_at(file, member.offset, member.size).decode("utf-8-sig")
     if suffix == ".txt":
         return [Written(text)]
     row = parse_json(text)

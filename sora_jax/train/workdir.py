@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from sora_jax.core.config import differences, to_json
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.data.remote import is_remote
 from sora_jax.train.settings import MAIN
 
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
@@ -37,6 +38,10 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, part: str = ""):
+        if is_remote(path):
+            raise UserError(
+                f"--workdir={os.fspath(path)} must be a folder of this machine: only data are read from buckets"
+            )
         self.path = Path(path).absolute()
         self._part = part
         self._locks = contextlib.ExitStack()

@@ -28,7 +28,7 @@ def walk(path: Path) -> tuple[list[Member], TarDamage | None]:
     members = []
     with path.open("rb") as file:
         try:
-            for member in walk_tar(file.fileno(), path.stat().st_size):
+            for member in walk_tar(file, path.stat().st_size):
                 members.append(member)
         except TarDamage as damage:
             return members, damage

@@ -15,6 +15,13 @@ def config(**changes):
     return ConfigDict({"seed": 0, "stages": {"videos": {"steps": 3}}, "size": (1, 2)} | changes)
 
 
+def test_a_bucket_is_no_workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"--workdir=gs://a/run must be a folder of this machine"):
+        Workdir("gs://a/run")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_config_is_claimed_once_and_never_changed(tmp_path):
     with Workdir(tmp_path / "deep" / "run") as workdir:
         workdir.claim(config())
