@@ -1,24 +1,30 @@
 """What sources of media files share: how a clip, a window of it and its thumbnails are asked for."""
 
 import abc
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from sora_jax.data.clips import Clip
 from sora_jax.data.guarded import ReaderPool
 from sora_jax.data.video_io import MAX_PIXELS
 
 
+class SourceLimits(TypedDict, total=False):
+    """What is read of each clip: at most `max_frames` frames, of faster ones `fps` a second, `max_pixels` T * H * W."""
+
+    max_frames: int | None
+    max_pixels: int
+    fps: float | None
+
+
 class DecodedSource(abc.ABC):
     """Clips in media files, decoded one by one when asked for.
 
-    Of each at most `max_frames` frames are decoded, and none of more than `max_pixels` T * H * W; faster ones are
-    resampled to `fps` frames per second. Decoding is done by child processes (`guarded.GuardedReader`), one for each
-    thread that asks at the same time.
+    Decoding is done by child processes (`guarded.GuardedReader`), one for each thread that asks at the same time.
     """
 
-    def __init__(self, *, max_frames: int | None, max_pixels: int = MAX_PIXELS, fps: float | None = None):
-        self._max_frames = max_frames
-        self._limits: dict[str, Any] = {"max_pixels": max_pixels, "fps": fps}
+    def __init__(self, **limits: Unpack[SourceLimits]):
+        self._max_frames = limits.get("max_frames")
+        self._limits: dict[str, Any] = {"max_pixels": limits.get("max_pixels", MAX_PIXELS), "fps": limits.get("fps")}
         self._reader = ReaderPool()
 
     @abc.abstractmethod

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
@@ -21,7 +21,7 @@ from sora_jax.data import video_io
 from sora_jax.data.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.decoded import DecodedSource, SourceLimits
 from sora_jax.data.remote import AnyPath, is_folder, is_there, list_files, place, reaching
 from sora_jax.data.sources import digest
 
@@ -116,15 +116,8 @@ class RecordSource(DecodedSource):
     Raises `UserError` when `path` does not exist, holds no such file, or no captioned clip is left.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        max_frames: int | None = None,
-        max_pixels: int = video_io.MAX_PIXELS,
-        fps: float | None = None,
-    ):
-        super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
+    def __init__(self, path: str | os.PathLike, **limits: Unpack[SourceLimits]):
+        super().__init__(**limits)
         with reaching(path):
             root = place(path, schemes=("gs",))
             self._paths = _find(root)

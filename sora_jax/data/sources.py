@@ -5,15 +5,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, Unpack
 
 import grain
 
 from sora_jax.data.captions import read_captions
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.decoded import DecodedSource, SourceLimits
 from sora_jax.data.remote import is_remote, place, reaching, read_file
-from sora_jax.data.video_io import MAX_PIXELS
 
 T = TypeVar("T")
 
@@ -77,11 +76,9 @@ class FolderSource(DecodedSource):
         *,
         captions: str | os.PathLike | None = None,
         captions_required: bool = True,
-        max_frames: int | None = None,
-        max_pixels: int = MAX_PIXELS,
-        fps: float | None = None,
+        **limits: Unpack[SourceLimits],
     ):
-        super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
+        super().__init__(**limits)
         with reaching(path):
             found = read_captions(path, captions, required=captions_required)
         extra = () if captions_required else found.uncaptioned

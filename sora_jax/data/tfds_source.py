@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,7 +23,7 @@ from sora_jax.data import video_io
 from sora_jax.data.caption_tables import weighted
 from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.decoded import DecodedSource, SourceLimits
 from sora_jax.data.frame_rates import at_rate
 from sora_jax.data.pictures import ReadLimits, shrunk
 from sora_jax.data.remote import AnyPath, is_folder, list_files, place, reaching
@@ -46,15 +46,8 @@ class TfdsSource(DecodedSource):
     empty, or the features are not those described at the top of this module.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        max_frames: int | None = None,
-        max_pixels: int = video_io.MAX_PIXELS,
-        fps: float | None = None,
-    ):
-        super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
+    def __init__(self, path: str | os.PathLike, **limits: Unpack[SourceLimits]):
+        super().__init__(**limits)
         with reaching(path):
             folder, split = _parse_path(os.fspath(path))
             self._sizes = list_files(folder)

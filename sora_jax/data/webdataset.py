@@ -11,14 +11,14 @@ import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Unpack
 
 from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
 from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.decoded import DecodedSource, SourceLimits
 from sora_jax.data.remote import AnyPath, open_file, reaching, read_at
 from sora_jax.data.sources import digest
 from sora_jax.data.tar_index import Member, TarDamage, read_section, walk_tar
@@ -67,15 +67,8 @@ class TarSource(DecodedSource):
     or no sample is left.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        max_frames: int | None = None,
-        max_pixels: int = video_io.MAX_PIXELS,
-        fps: float | None = None,
-    ):
-        super().__init__(max_frames=max_frames, max_pixels=max_pixels, fps=fps)
+    def __init__(self, path: str | os.PathLike, **limits: Unpack[SourceLimits]):
+        super().__init__(**limits)
         with reaching(path):
             self._paths = find_tars(path)
             labels = labels_of(self._paths)
