@@ -13,7 +13,6 @@ from sora_jax.data.shard_files import Prepared, decode_record, encode_record
 HEADER = {
     "autoencoder": "a1",
     "text_encoder": "bytes-1",
-    "source": "s1",
     "latent_mean": [0.0, 1.0],
     "latent_scale": (1.0, 2.0),
     "strides": (4, 8),
@@ -65,7 +64,7 @@ def test_a_header_of_another_format_or_damaged_is_refused(tmp_path):
         shard_files.read_header(tmp_path)
     path = tmp_path / shard_files.HEADER_FILE
     path.write_text('{"format": 0}')
-    with pytest.raises(UserError, match="format 1"):
+    with pytest.raises(UserError, match="format 2"):
         shard_files.read_header(tmp_path)
     path.write_text('{"format": ')
     with pytest.raises(DataError, match=r"header\.json is damaged"):
