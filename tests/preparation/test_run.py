@@ -72,8 +72,8 @@ LIMITS = Limits(stride=(4, 4, 4), min_tokens=1, max_tokens=24, max_frames=None, 
 
 def run(directory, source=None, codec=None, limits=LIMITS, **options):
     """Prepares and, unless it is but a share, makes the set."""
-    options = {"batch": 3, "readers": 2, "clips_per_shard": 10} | options
-    collection = Collection(name="main", source=source or Source(), limits=limits)
+    options = {"batch": 3, "clips_per_shard": 10} | options
+    collection = Collection(name="main", source=source or Source(), limits=limits, readers=2)
     summary = prepare(collection, codec or Codec(), directory, **options)
     if "share" not in options:
         finish(collection, directory)
