@@ -11,16 +11,19 @@ with StepClock(stage="videos", steps=1000, start=200) as clock:
 """
 
 import dataclasses
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Self, TextIO
 
 from absl import logging
 from tqdm import tqdm
 
+_STATUS = Path("/proc/self/status")
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit} {elapsed}{postfix}"
 
 
@@ -195,5 +198,9 @@ class Progress:
 
 def peak_memory_gb() -> float:
     """The most main memory this process has held so far, in GB (1e9 bytes). Devices have their own."""
+    if _STATUS.exists():
+        # What getrusage says on Linux counts the parent too, as it was when it started this process.
+        (kilobytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+        return int(kilobytes) * 1024 / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,5 +1,7 @@
 import io
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sora_jax.train.clock import Progress, StepClock, peak_memory_gb
@@ -135,3 +137,11 @@ def test_without_a_terminal_there_are_few_plain_lines(time, caplog):
         "videos 100/200 steps, loss nan, 2.00k tokens/s, padding 50.0%, 50:00 left",
     ]
     assert stream.getvalue() == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counted otherwise where there is no /proc")
+def test_the_memory_of_whoever_started_a_process_is_not_its_own(python):
+    ballast = np.ones(2**27)  # 1 GiB here
+    done = python("-c", "from sora_jax.train.clock import peak_memory_gb; print(peak_memory_gb())")
+    assert peak_memory_gb() > ballast.nbytes / 1e9
+    assert 0.05 < float(done.stdout) < 0.8, done.stderr
