@@ -2,6 +2,7 @@
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ def heap(python, tmp_path):
         "--config.data.source=folder",
         f"--config.data.path={folder}",
         f"--workdir={workdir}",
+        "--config.data.curation.min_brightness=1.0",
         "--config.stages.autoencoder.steps=1",
         "--config.stages.autoencoder.crops.buckets=((5,16,16,8),)",
         "--config.stages.prepare.clips_per_shard=2",
@@ -58,13 +60,16 @@ def test_processes_share_a_heap_that_grows(heap):
     assert command("main", "--until=autoencoder").returncode == 0
     assert not (workdir / "prepared").exists()
 
-    shares = [command("prepare", f"--process_index={index}", "--process_count=2") for index in (1, 0)]
+    flags = [(f"--process_index={index}", "--process_count=2") for index in range(2)]
+    with ThreadPoolExecutor(2) as at_once:
+        shares = list(at_once.map(lambda own: command("prepare", *own), flags))
     assert [share.returncode for share in shares] == [0, 0], shares[0].stderr + shares[1].stderr
-    assert "written 4, already done 0" in shares[0].stdout
-    assert "written 5, already done 0" in shares[1].stdout
+    assert "written 5, already done 0" in shares[0].stdout
+    assert "written 4, already done 0" in shares[1].stdout
+    assert (workdir / "curation" / "windows.jsonl").read_text().count("\n") == CLIPS, "each file is scanned once"
     whole = command("prepare")
     assert "written 0, already done 9" in whole.stdout, whole.stderr
-    assert names(workdir / "prepared") == [f"{number:02d}.gif" for number in range(CLIPS)]
+    assert names(workdir / "prepared") == [f"{number:02d}.gif#0-4" for number in range(CLIPS)]
 
     draw(folder, [20])
     (folder / "03.txt").write_text("said in other words")
@@ -73,8 +78,8 @@ def test_processes_share_a_heap_that_grows(heap):
     assert "written 2, already done 7" in grown.stdout, grown.stderr
     prepared = PreparedSet(workdir / "prepared")
     captions = {one.source_id: one.captions for one in map(prepared.__getitem__, range(len(prepared)))}
-    assert list(captions) == [f"{number:02d}.gif" for number in (0, 1, 2, 3, 5, 6, 7, 8, 20)]
-    assert captions["03.gif"] == ("said in other words",)
+    assert list(captions) == [f"{number:02d}.gif#0-4" for number in (0, 1, 2, 3, 5, 6, 7, 8, 20)]
+    assert captions["03.gif#0-4"] == ("said in other words",)
     assert "stage 2 of 4" not in command("prepare").stdout, "nothing has changed since"
 
 

@@ -56,7 +56,7 @@ def run(
             print(f"{workdir.path} is done: nothing is left to do", flush=True)
         else:
             began = time.monotonic()
-            collections = curate_all(collections, settings, workdir)
+            collections = curate_all(collections, settings, workdir, writes=jax.process_index() == 0)
             with MetricsWriter(workdir.path) as metrics, StopSignal() as stop:
                 this_run = Run(
                     settings=settings,
@@ -89,13 +89,18 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
     use_compilation_cache()
     with Workdir(path, part=share.name) as workdir, StopSignal() as stop:
         workdir.claim(config)
-        encode_share(settings, workdir, curate_all(collections, settings, workdir), share, stop)
+        curated = curate_all(collections, settings, workdir, writes=share.index == 0)
+        encode_share(settings, workdir, curated, share, stop)
     print(f"share {share.index} of {share.count} is encoded: run prepare without a share when all are", flush=True)
 
 
-def curate_all(collections: list[Collection], settings: Settings, workdir: Workdir) -> list[Collection]:
-    """Returns what curation keeps of each collection."""
-    return [curate(one, settings.collections[one.name], workdir.curation(one.name)) for one in collections]
+def curate_all(
+    collections: list[Collection], settings: Settings, workdir: Workdir, *, writes: bool
+) -> list[Collection]:
+    """Returns what curation keeps of each collection; `writes` as in `streams.curate`."""
+    return [
+        curate(one, settings.collections[one.name], workdir.curation(one.name), writes=writes) for one in collections
+    ]
 
 
 def use_compilation_cache() -> None:
@@ -159,7 +164,7 @@ def evaluation_clips(workdir: Workdir, settings: Settings) -> tuple[list[Clip], 
         limits = clip_limits(settings, settings.data)
         collections = [Collection(name="heldout", source=world, limits=limits, readers=1)]
     else:
-        collections = curate_all(open_collections(settings), settings, workdir)
+        collections = curate_all(open_collections(settings), settings, workdir, writes=False)
     clips = exhibits.choose_clips(FittedSource(collections), count=count, sizes=_SIZES_JUDGED)
     return clips, settings.data.source == "shapes"
 

@@ -168,11 +168,13 @@ def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
     """Encodes every clip of all collections once, and makes them the sets that later stages read."""
     share = Share(index=jax.process_index(), count=jax.process_count())
     facts = encode_share(run.settings, run.workdir, run.collections, share, run.stop)
+    if share.count > 1:
+        multihost_utils.sync_global_devices(f"{name}: every share is encoded")
     if share.index == 0:
         for collection in run.collections:
             finish(collection, run.workdir.prepared(collection.name))
     if share.count > 1:
-        multihost_utils.sync_global_devices(f"{name} is done")
+        multihost_utils.sync_global_devices(f"{name}: the catalogue is written")
     return facts
 
 

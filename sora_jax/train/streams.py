@@ -72,10 +72,10 @@ def _open_path(data: DataConfig) -> Source:
     return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames, fps=data.fps)
 
 
-def curate(collection: Collection, data: DataConfig, directory: Path) -> Collection:
+def curate(collection: Collection, data: DataConfig, directory: Path, *, writes: bool = True) -> Collection:
     """Returns what curation keeps of a collection, after scanning what is new in it; all of it where that is off.
 
-    `directory` holds the table of what was measured, which the first process writes.
+    `directory` holds the table of what was measured; of several processes that read it only one may be told to write.
     """
     config, source = data.curation, collection.source
     if config.off:
@@ -89,7 +89,7 @@ def curate(collection: Collection, data: DataConfig, directory: Path) -> Collect
             fps=data.fps,
             readers=data.readers,
             directory=directory,
-            writes=jax.process_index() == 0,
+            writes=writes,
             progress=progress.update,
         )
     print(f"  curation: {curated.summary()}", flush=True)
