@@ -54,13 +54,20 @@ def get_config() -> ConfigDict:
     ae.decoder_blocks = 1  # residual blocks per level, decoder
     ae.channels = 16  # of the latent
     ae.attention = False  # whether the middle attends within frames
-    ae.shortcuts = True  # parameter-free shortcuts around resampling (Wan 2.2); they give a linear start
+    ae.shortcuts = True  # parameter-free shortcuts around levels (Wan 2.2); they give a linear start
+    ae.bottleneck = "kl"  # "kl": a Gaussian; "fsq": rounded numbers; "vq": a codebook
+    ae.codes = placeholder(int)  # fsq: values of each number; vq: entries of the codebook; None for kl
+    ae.remat = False  # whether the backward pass computes blocks again: less memory, a third more time
 
     c.autoencoder_loss = loss = ConfigDict()  # weights of the terms
     loss.squared = 1.0  # squared error; finds small moving things early
     loss.absolute = 0.0  # absolute error
     loss.gradient = 0.1  # absolute error of gradients over three scales: edges
-    loss.kl = 3e-4  # divergence of the latent from a unit normal
+    loss.bottleneck = 3e-4  # kl: divergence of the latent from a unit normal; vq: distance to the nearest code
+
+    c.codec = codec = ConfigDict()  # how much the trained autoencoder does at once; changes memory, no number
+    codec.chunk_frames = 8  # frames encoded or decoded at once, a multiple of the temporal stride
+    codec.tile = placeholder(int)  # px, side of the tiles that larger frames are cut into; None: whole frames
 
     c.transformer = dit = ConfigDict()
     dit.patch = (1, 2, 2)  # latent positions of one token over (time, height, width)

@@ -21,6 +21,8 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
     "segments": None,
     "text": None,
     "features": None,
+    "rows": "sequence",  # of a frame of pixels; neighbours exchange what a convolution needs
+    "columns": "tensor",
     # parameters
     "layers": None,
     "embed": "fsdp",  # the model width
@@ -91,12 +93,29 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
+def spread(x_BTHWC: jax.Array) -> jax.Array:
+    """Returns clips laid out over the mesh if one is set, in space too where each device gets two rows or more.
+
+    With one row on each of two devices XLA's partitioner gives wrong convolutions (jax 0.10.2); such frames stay whole.
+    A batch that does not divide is laid out as XLA likes.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x_BTHWC
+    batch, _, rows, columns, _ = spec(("batch", None, "rows", "columns", None))
+    places: list[Any] = [batch if x_BTHWC.shape[0] % _ways(batch, mesh) == 0 else P.UNCONSTRAINED, None]
+    for side, rule in zip(x_BTHWC.shape[2:4], (rows, columns), strict=True):
+        ways = _ways(rule, mesh)
+        places.append(rule if side % ways == 0 and side // ways >= 2 else None)
+    return jax.lax.with_sharding_constraint(x_BTHWC, P(*places, None))
+
+
 def batch_ways(mesh: Mesh) -> int:
     """Returns the number of parts that the batch is split into."""
     return _ways(RULES["batch"], mesh)
 
 
-def _ways(rule: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+def _ways(rule: str | tuple[str, ...] | None, mesh: Mesh | jax.sharding.AbstractMesh) -> int:
     names = (rule,) if isinstance(rule, str) else rule or ()
     ways = 1
     for name in names:

@@ -1,8 +1,11 @@
 """The causal video autoencoder: clip -> latent -> clip, of the public Wan VAE family.
 
-Shapes: B clips, T H W frames, rows, columns (lower-case for the latent's), C channels. The first frame alone gives
-the first latent frame, then each `temporal stride` frames give one. Normalisation is per position, so a prefix of a
-clip encodes to a prefix of its latent.
+Shapes: B clips, T H W frames, rows, columns (lower-case for the latent's), C channels, E numbers that the encoder gives
+for each position of the latent. The first frame alone gives the first latent frame, then each `temporal stride` frames
+give one. Normalisation is per position, so a prefix of a clip encodes to a prefix of its latent.
+
+Each half is in two parts: one that sees only its surroundings, which `models/tiles.py` cuts into tiles, and one at the
+size of the latent, whose attention sees whole frames.
 """
 
 import dataclasses
@@ -14,8 +17,11 @@ from einops import rearrange
 from flax import nnx
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.sharding import spread
+from sora_jax.models.bottleneck import BottleneckName, make_bottleneck
 from sora_jax.nn import conv
 from sora_jax.nn.attention import attend
+from sora_jax.nn.conv import Past
 from sora_jax.nn.linear import Linear
 
 
@@ -34,7 +40,11 @@ class AutoencoderConfig:
       decoder_blocks: Residual blocks per level of the decoder.
       channels: Channels of the latent.
       attention: Whether the middle attends over the positions of each frame.
-      shortcuts: Whether resampling levels carry the parameter-free shortcuts of Wan 2.2.
+      shortcuts: Whether levels carry the parameter-free shortcuts of Wan 2.2. Without, as in Wan 2.1, doubling space
+        halves the channels.
+      bottleneck: "kl", "fsq" or "vq" (`models/bottleneck.py`).
+      codes: Values of a number (fsq), entries of the codebook (vq); None for kl.
+      remat: Whether the backward pass computes residual blocks again instead of keeping what is inside them.
     """
 
     patch: int
@@ -48,6 +58,9 @@ class AutoencoderConfig:
     channels: int
     attention: bool
     shortcuts: bool
+    bottleneck: BottleneckName
+    codes: int | None
+    remat: bool
 
     def __post_init__(self):
         levels = len(self.multipliers)
@@ -55,6 +68,11 @@ class AutoencoderConfig:
             raise UserError(
                 f"autoencoder: {levels} multipliers need {levels - 1} entries each in space_down and time_down, "
                 f"not {len(self.space_down)} and {len(self.time_down)}"
+            )
+        if (self.bottleneck == "kl") != (self.codes is None) or (self.codes is not None and self.codes < 2):
+            raise UserError(
+                f"autoencoder: codes {self.codes} with bottleneck {self.bottleneck!r}: give 2 or more for 'fsq' and "
+                "'vq', None for 'kl'"
             )
 
     @property
@@ -68,20 +86,40 @@ class AutoencoderConfig:
         return 2 ** sum(self.time_down)
 
 
+def encoder_dims(config: AutoencoderConfig) -> list[tuple[int, int]]:
+    """Returns the channels (in, out) of each level of the encoder."""
+    return list(itertools.pairwise(config.width * m for m in (1, *config.multipliers)))
+
+
+def decoder_dims(config: AutoencoderConfig) -> list[tuple[int, int]]:
+    """Returns the channels (in, out) of the residual blocks of each level of the decoder, from the latent on."""
+    outs = [config.decoder_width * m for m in config.multipliers[::-1]]
+    halves = [space and not config.shortcuts for space in config.space_down[::-1]]
+    ins = [outs[0], *(out // 2 if half else out for out, half in zip(outs, halves, strict=False))]
+    return list(zip(ins, outs, strict=True))
+
+
 class ResidualBlock(nnx.Module):
     """norm, SiLU, convolution, twice, around a shortcut; the second convolution starts small."""
 
-    def __init__(self, in_dim: int, out_dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, in_dim: int, out_dim: int, *, remat: bool, rngs: nnx.Rngs):
         self.norm1 = conv.ChannelNorm(in_dim)
         self.conv1 = conv.CausalConv(in_dim, out_dim, rngs=rngs)
         self.norm2 = conv.ChannelNorm(out_dim)
         self.conv2 = conv.CausalConv(out_dim, out_dim, std_scale=0.1, rngs=rngs)
         self.shortcut = conv.CausalConv(in_dim, out_dim, (1, 1, 1), rngs=rngs) if in_dim != out_dim else None
+        self.remat = remat
 
-    def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
-        y = self.conv1(jax.nn.silu(self.norm1(x_BTHWC)))
-        y = self.conv2(jax.nn.silu(self.norm2(y)))
-        return y + (x_BTHWC if self.shortcut is None else self.shortcut(x_BTHWC))
+    def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        # A chunk leaves frames behind in `past`, which cannot leave a rematerialised function; training has no chunks.
+        if self.remat and past.is_whole:
+            return jax.checkpoint(lambda x: self._apply(x, past))(x_BTHWC)
+        return self._apply(x_BTHWC, past)
+
+    def _apply(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        y = self.conv1(jax.nn.silu(self.norm1(x_BTHWC)), past)
+        y = self.conv2(jax.nn.silu(self.norm2(y)), past)
+        return y + (x_BTHWC if self.shortcut is None else self.shortcut(x_BTHWC, past))
 
 
 class FrameAttention(nnx.Module):
@@ -104,155 +142,174 @@ class FrameAttention(nnx.Module):
 class Middle(nnx.Module):
     """Residual block, optional attention, residual block."""
 
-    def __init__(self, dim: int, *, attention: bool, rngs: nnx.Rngs):
-        self.before = ResidualBlock(dim, dim, rngs=rngs)
-        self.attention = FrameAttention(dim, rngs=rngs) if attention else None
-        self.after = ResidualBlock(dim, dim, rngs=rngs)
+    def __init__(self, dim: int, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+        self.before = ResidualBlock(dim, dim, remat=config.remat, rngs=rngs)
+        self.attention = FrameAttention(dim, rngs=rngs) if config.attention else None
+        self.after = ResidualBlock(dim, dim, remat=config.remat, rngs=rngs)
 
-    def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
-        x = self.before(x_BTHWC)
+    def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        x = self.before(spread(x_BTHWC), past)
         if self.attention is not None:
             x = self.attention(x)
-        return self.after(x)
+        return self.after(x, past)
 
 
-class DownLevel(nnx.Module):
-    """Residual blocks, then an optional halving of space and of time."""
+class Level(nnx.Module):
+    """Residual blocks, then what the two kinds of level add: a step in space, in time, and a shortcut around all.
+
+    Args:
+      dims: Channels (in, out) of the residual blocks.
+      blocks: Their number.
+      space: Whether height and width change.
+      time: Whether time does.
+      shortcut: Whether a parameter-free shortcut goes around, if the widths allow one.
+      remat: Of the residual blocks.
+      rngs: Source of the initial values.
+    """
 
     def __init__(
         self,
-        in_dim: int,
-        out_dim: int,
+        dims: tuple[int, int],
         *,
         blocks: int,
         space: bool,
         time: bool,
         shortcut: bool,
+        remat: bool,
         rngs: nnx.Rngs,
     ):
-        dims = [in_dim] + [out_dim] * blocks
-        self.blocks = nnx.List([ResidualBlock(a, b, rngs=rngs) for a, b in itertools.pairwise(dims)])
+        widths = [dims[0]] + [dims[1]] * blocks
+        self.blocks = nnx.List([ResidualBlock(a, b, remat=remat, rngs=rngs) for a, b in itertools.pairwise(widths)])
+        self.factors = {"time": 2 if time else 1, "space": 2 if space else 1}
+        self.out_dim = dims[1]
+        self.shortcut = shortcut
+
+    def residual(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        """Returns the result of the residual blocks; frames may be spread over the mesh."""
+        x = spread(x_BTHWC)
+        for block in self.blocks:
+            x = block(x, past)
+        return x
+
+
+class DownLevel(Level):
+    """A level of the encoder: residual blocks, then halving space, then time."""
+
+    def __init__(self, dims: tuple[int, int], *, shortcut: bool, space: bool, time: bool, rngs: nnx.Rngs, **rest):
+        in_dim, out_dim = dims
+        # Means over groups of channels: the channels must form whole groups.
+        shortcut = shortcut and in_dim * (2 if time else 1) * (4 if space else 1) % out_dim == 0
+        super().__init__(dims, shortcut=shortcut, space=space, time=time, rngs=rngs, **rest)
         self.space = conv.CausalConv(out_dim, out_dim, (1, 3, 3), stride=2, rngs=rngs) if space else None
         self.time = conv.CausalConv(out_dim, out_dim, (3, 1, 1), rngs=rngs) if time else None
-        self.shortcut = shortcut and (space or time)
-        self.out_dim = out_dim
 
-    def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
-        x = x_BTHWC
-        for block in self.blocks:
-            x = block(x)
+    def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        x = self.residual(x_BTHWC, past)
         if self.space is not None:
-            x = self.space(x)
+            x = self.space(x, past)
         if self.time is not None:
-            x = conv.halve_time(x, self.time)
-        if self.shortcut:
-            factors = {"time": 1 if self.time is None else 2, "space": 1 if self.space is None else 2}
-            x = x + conv.fold_mean(x_BTHWC, self.out_dim, **factors)
-        return x
+            x = conv.halve_time(x, self.time, past)
+        return x + conv.fold_mean(x_BTHWC, self.out_dim, **self.factors) if self.shortcut else x
 
 
-class UpLevel(nnx.Module):
-    """Residual blocks, then an optional doubling of time and of space."""
+class UpLevel(Level):
+    """A level of the decoder: residual blocks, then doubling time, then space."""
 
-    def __init__(
-        self,
-        in_dim: int,
-        out_dim: int,
-        *,
-        blocks: int,
-        space: bool,
-        time: bool,
-        shortcut: bool,
-        rngs: nnx.Rngs,
-    ):
-        dims = [in_dim] + [out_dim] * blocks
-        self.blocks = nnx.List([ResidualBlock(a, b, rngs=rngs) for a, b in itertools.pairwise(dims)])
-        self.time = conv.CausalConv(out_dim, 2 * out_dim, (3, 1, 1), rngs=rngs) if time else None
-        self.space = conv.CausalConv(out_dim, out_dim, (1, 3, 3), rngs=rngs) if space else None
-        self.shortcut = shortcut and (space or time)
-        self.out_dim = out_dim
+    def __init__(self, dims: tuple[int, int], *, shortcut: bool, space: bool, time: bool, rngs: nnx.Rngs, **rest):
+        width = dims[1]
+        super().__init__(dims, shortcut=shortcut and (space or time), space=space, time=time, rngs=rngs, **rest)
+        after = width if shortcut else width // 2
+        self.time = conv.CausalConv(width, 2 * width, (3, 1, 1), rngs=rngs) if time else None
+        self.space = conv.CausalConv(width, after, (1, 3, 3), rngs=rngs) if space else None
 
-    def __call__(self, x_BTHWC: jax.Array) -> jax.Array:
-        x = x_BTHWC
-        for block in self.blocks:
-            x = block(x)
+    def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        x = self.residual(x_BTHWC, past)
         if self.time is not None:
-            x = conv.double_time(x, self.time)
+            x = conv.double_time(x, self.time, past)
         if self.space is not None:
-            x = self.space(conv.double_space(x))
-        if self.shortcut:
-            factors = {"time": 1 if self.time is None else 2, "space": 1 if self.space is None else 2}
-            x = x + conv.unfold_repeat(x_BTHWC, self.out_dim, **factors)
-        return x
+            x = self.space(conv.double_space(x), past)
+        if not self.shortcut:
+            return x
+        return x + conv.unfold_repeat(x_BTHWC, self.out_dim, is_start=past.is_start, **self.factors)
 
 
 class Encoder(nnx.Module):
-    """Clip in [-1, 1] -> mean and log variance of the latent."""
+    """Clip in [-1, 1] -> E numbers for each position of the latent."""
 
-    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
-        dims = [config.width * m for m in (1, *config.multipliers)]
-        self.conv_in = conv.CausalConv(3 * config.patch**2, dims[0], rngs=rngs)
-        flags = zip(dims, dims[1:], (*config.space_down, False), (*config.time_down, False), strict=False)
-        self.levels = nnx.List(
-            [
-                DownLevel(a, b, blocks=config.blocks, space=s, time=t, shortcut=config.shortcuts, rngs=rngs)
-                for a, b, s, t in flags
-            ]
-        )
-        self.middle = Middle(dims[-1], attention=config.attention, rngs=rngs)
-        self.norm_out = conv.ChannelNorm(dims[-1])
-        self.conv_out = conv.CausalConv(dims[-1], 2 * config.channels, rngs=rngs)
-        self.quant_conv = conv.CausalConv(2 * config.channels, 2 * config.channels, (1, 1, 1), rngs=rngs)
+    def __init__(self, config: AutoencoderConfig, width: int, *, rngs: nnx.Rngs):
+        dims = encoder_dims(config)
+        self.conv_in = conv.CausalConv(3 * config.patch**2, dims[0][0], rngs=rngs)
+        flags = zip(dims, (*config.space_down, False), (*config.time_down, False), strict=True)
+        rest = {"blocks": config.blocks, "shortcut": config.shortcuts, "remat": config.remat, "rngs": rngs}
+        self.levels = nnx.List([DownLevel(dim, space=space, time=time, **rest) for dim, space, time in flags])
+        self.middle = Middle(dims[-1][1], config, rngs=rngs)
+        self.norm_out = conv.ChannelNorm(dims[-1][1])
+        self.conv_out = conv.CausalConv(dims[-1][1], width, rngs=rngs)
+        self.quant_conv = conv.CausalConv(width, width, (1, 1, 1), rngs=rngs)
         self.patch = config.patch
 
-    def __call__(self, clip_BTHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def down(self, clip_BTHWC: jax.Array, past: Past) -> jax.Array:
+        """Returns features at the size of the latent; each sees only its surroundings."""
         x = rearrange(clip_BTHWC, "B T (H p) (W q) C -> B T H W (C q p)", p=self.patch, q=self.patch)
-        x = self.conv_in(x)
+        x = self.conv_in(x, past)
         for level in self.levels:
-            x = level(x)
-        x = self.conv_out(jax.nn.silu(self.norm_out(self.middle(x))))
-        mean, log_variance = jnp.split(self.quant_conv(x), 2, axis=-1)
-        return mean, jnp.clip(log_variance, -30.0, 20.0)
+            x = level(x, past)
+        return x
+
+    def finish(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        """Returns the E numbers from features of whole frames."""
+        x = self.middle(x_BTHWC, past)
+        x = self.conv_out(jax.nn.silu(self.norm_out(x)), past)
+        return self.quant_conv(x, past)
 
 
 class Decoder(nnx.Module):
     """Latent -> clip, about [-1, 1]."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
-        dims = [config.decoder_width * m for m in (config.multipliers[-1], *config.multipliers[::-1])]
+        dims = decoder_dims(config)
         self.post_quant_conv = conv.CausalConv(config.channels, config.channels, (1, 1, 1), rngs=rngs)
-        self.conv_in = conv.CausalConv(config.channels, dims[0], rngs=rngs)
-        self.middle = Middle(dims[0], attention=config.attention, rngs=rngs)
-        flags = zip(dims, dims[1:], (*config.space_down[::-1], False), (*config.time_down[::-1], False), strict=False)
-        self.levels = nnx.List(
-            [
-                UpLevel(a, b, blocks=config.decoder_blocks, space=s, time=t, shortcut=config.shortcuts, rngs=rngs)
-                for a, b, s, t in flags
-            ]
-        )
-        self.norm_out = conv.ChannelNorm(dims[-1])
-        self.conv_out = conv.CausalConv(dims[-1], 3 * config.patch**2, rngs=rngs)
+        self.conv_in = conv.CausalConv(config.channels, dims[0][0], rngs=rngs)
+        self.middle = Middle(dims[0][0], config, rngs=rngs)
+        flags = zip(dims, (*config.space_down[::-1], False), (*config.time_down[::-1], False), strict=True)
+        rest = {"blocks": config.decoder_blocks, "shortcut": config.shortcuts, "remat": config.remat, "rngs": rngs}
+        self.levels = nnx.List([UpLevel(dim, space=space, time=time, **rest) for dim, space, time in flags])
+        self.norm_out = conv.ChannelNorm(dims[-1][1])
+        self.conv_out = conv.CausalConv(dims[-1][1], 3 * config.patch**2, rngs=rngs)
         self.patch = config.patch
 
-    def __call__(self, latent_BTHWC: jax.Array) -> jax.Array:
-        x = self.middle(self.conv_in(self.post_quant_conv(latent_BTHWC)))
+    def begin(self, latent_BTHWC: jax.Array, past: Past) -> jax.Array:
+        """Returns features from a latent of whole frames."""
+        x = self.post_quant_conv(latent_BTHWC, past)
+        return self.middle(self.conv_in(x, past), past)
+
+    def up(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        """Returns the clip from features; each pixel sees only its surroundings."""
+        x = x_BTHWC
         for level in self.levels:
-            x = level(x)
-        x = self.conv_out(jax.nn.silu(self.norm_out(x)))
+            x = level(x, past)
+        x = self.conv_out(jax.nn.silu(self.norm_out(x)), past)
         return rearrange(x, "B T H W (C q p) -> B T (H p) (W q) C", p=self.patch, q=self.patch)
 
 
 class Autoencoder(nnx.Module):
-    """The pair, with a Gaussian (KL) bottleneck."""
+    """The pair, and the bottleneck between them."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
-        self.encoder = Encoder(config, rngs=rngs)
+        self.bottleneck = make_bottleneck(config.bottleneck, config.channels, config.codes, rngs=rngs)
+        self.encoder = Encoder(config, self.bottleneck.width, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
-    def encode(self, clip_BTHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns (mean, log variance) of the latent, each (B, t, h, w, C), of a clip in [-1, 1]."""
-        return self.encoder(clip_BTHWC)
+    def moments(self, clip_BTHWC: jax.Array) -> jax.Array:
+        """Returns the numbers (B, t, h, w, E) of a whole clip in [-1, 1], from which the bottleneck makes a latent."""
+        past = Past(is_whole=True)
+        return self.encoder.finish(self.encoder.down(clip_BTHWC, past), past)
+
+    def encode(self, clip_BTHWC: jax.Array) -> jax.Array:
+        """Returns the latent (B, t, h, w, C) of a whole clip in [-1, 1]: what the bottleneck deems most likely."""
+        return self.bottleneck.mode(self.moments(clip_BTHWC))
 
     def decode(self, latent_BTHWC: jax.Array) -> jax.Array:
-        """Returns the clip, (B, T, H, W, 3) in about [-1, 1], of a latent before normalisation."""
-        return self.decoder(latent_BTHWC)
+        """Returns the clip, (B, T, H, W, 3) in about [-1, 1], of a whole latent before normalisation."""
+        past = Past(is_whole=True)
+        return self.decoder.up(self.decoder.begin(latent_BTHWC, past), past)

@@ -1,26 +1,58 @@
 """A trained autoencoder as everybody after its training sees it: uint8 clips to latents and back.
 
+Clips go through in chunks of frames, each of which carries on from the one before, and large frames in tiles: so memory
+depends on neither duration nor, but for a few layers, on the size of a frame, and the numbers are those of the whole.
+
 Shapes: B clips, T H W frames, rows, columns of pixels or latents, C channels.
 """
 
+import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from sora_jax.core.errors import UserError
+from sora_jax.core.sharding import replicated
 from sora_jax.core.tree import Params, abstract_model, merge_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
+from sora_jax.models.tiles import decoder_halo, encoder_halo, run_tiled
+from sora_jax.nn.conv import Kept, Past
 from sora_jax.video import latents, shapes
 from sora_jax.video.pixels import to_float, to_pixels
 
-Program = Callable[[Params, Any], jax.Array]
+# (parameters, what the last chunk left or None, chunk) -> (result, what this one leaves)
+Program = Callable[[Params, Kept | None, Any], tuple[jax.Array, Kept]]
 
-# Clips are lengthened to 1 + k * this many frames before encoding, so that few lengths are compiled.
-_FRAME_LADDER = 8
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodecConfig:
+    """How much of a clip is encoded or decoded at once; it changes memory and speed, and no number.
+
+    Attributes:
+      chunk_frames: Frames of a chunk, a multiple of the temporal stride.
+      tile: Side of the tiles that larger frames are cut into, px, a multiple of the spatial stride; None: whole frames.
+    """
+
+    chunk_frames: int
+    tile: int | None
+
+    def check(self, config: AutoencoderConfig) -> None:
+        """Raises UserError where the strides do not divide the sizes."""
+        for name, value, stride in (
+            ("chunk_frames", self.chunk_frames, config.time_stride),
+            ("tile", self.tile, config.space_stride),
+        ):
+            if value is not None and (value < 1 or value % stride):
+                raise UserError(f"codec.{name} {value} is not a multiple of the autoencoder's stride {stride}")
+
+
+WHOLE_FRAMES = CodecConfig(chunk_frames=8, tile=None)
 
 
 class Codec:
@@ -31,14 +63,29 @@ class Codec:
       params: Its parameters by name.
       mean_C: Mean of each latent channel over the training clips.
       scale_C: Standard deviation of each latent channel.
+      work: How much is done at once.
+      mesh: Devices that share the work, each with all parameters; clips of a batch are split, and rows and columns of
+        frames along `sequence` and `tensor`. None: where the parameters lie.
     """
 
-    def __init__(self, config: AutoencoderConfig, params: Params, *, mean_C: np.ndarray, scale_C: np.ndarray):
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        params: Params,
+        *,
+        mean_C: np.ndarray,
+        scale_C: np.ndarray,
+        work: CodecConfig = WHOLE_FRAMES,
+        mesh: Mesh | None = None,
+    ):
+        work.check(config)
         self.config = config
-        self.params = params
+        self.params = params if mesh is None else jax.device_put(params, replicated(mesh))
         self.mean_C = np.asarray(mean_C, np.float64)
         self.scale_C = np.asarray(scale_C, np.float64)
-        self._encode, self._decode = _programs(config)
+        self._work = work
+        self._mesh = mesh
+        self._programs = _programs(config)
 
     @property
     def stride(self) -> shapes.Size:
@@ -46,19 +93,36 @@ class Codec:
         return self.config.time_stride, self.config.space_stride, self.config.space_stride
 
     def encode(self, pixels_BTHWC: np.ndarray) -> np.ndarray:
-        """Returns raw latents, float32 (B, t, h, w, C), of uint8 clips of one legal size.
+        """Returns raw latents, float32 (B, t, h, w, C), of uint8 clips of one legal size."""
+        shapes.latent_grid(pixels_BTHWC.shape[1:4], self.stride)
+        return np.concatenate(list(self.encode_stream([pixels_BTHWC])), axis=1)
 
-        The last frame is repeated up to the next length of a ladder and the surplus cut from the latent: the encoder
-        is causal, so this changes no kept number.
+    def encode_stream(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields the raw latents of clips that arrive in pieces (B, n, H, W, 3), any n, as soon as they are known.
+
+        Raises UserError at the end where the number of frames is not legal.
         """
-        frames = pixels_BTHWC.shape[1]
-        surplus = 0 if frames == 1 else -(frames - 1) % _FRAME_LADDER
-        padded = np.concatenate([pixels_BTHWC, np.repeat(pixels_BTHWC[:, -1:], surplus, axis=1)], axis=1)
-        return np.asarray(self._encode(self.params, padded))[:, : 1 + (frames - 1) // self.stride[0]]
+        step, kept, done = self._work.chunk_frames, None, 0
+        for chunk in _regroup(pieces, step):
+            frames = chunk.shape[1]
+            done += frames
+            shapes.latent_grid((done, *chunk.shape[2:4]), self.stride)
+            # The encoder is causal: repeating the last frame changes no number that is kept.
+            latent, kept = self._encode_chunk(kept, _lengthened(chunk, step) if done > 1 else chunk)
+            yield np.asarray(latent)[:, : -(-frames // self.stride[0])]
 
     def decode(self, latent_BTHWC: np.ndarray) -> np.ndarray:
         """Returns uint8 clips (B, T, H, W, 3) of normalised latents."""
-        return np.asarray(self._decode(self.params, latents.denormalise(latent_BTHWC, self.mean_C, self.scale_C)))
+        return np.concatenate(list(self.decode_stream([latent_BTHWC])), axis=1)
+
+    def decode_stream(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields the uint8 frames of normalised latents that arrive in pieces (B, n, h, w, C), any n."""
+        step, kept = self._work.chunk_frames // self.stride[0], None
+        for chunk in _regroup(pieces, step):
+            frames = chunk.shape[1] if kept is None else chunk.shape[1] * self.stride[0]
+            latent = latents.denormalise(chunk, self.mean_C, self.scale_C)
+            clip, kept = self._decode_chunk(kept, latent if kept is None else _lengthened(latent, step))
+            yield np.asarray(clip)[:, :frames]
 
     def reconstruct(self, pixels_BTHWC: np.ndarray) -> np.ndarray:
         """Returns uint8 clips after encoding and decoding."""
@@ -73,19 +137,118 @@ class Codec:
         digest.update(self.mean_C.tobytes() + self.scale_C.tobytes())
         return digest.hexdigest()
 
+    def _encode_chunk(self, kept: Any, pixels_BTHWC: np.ndarray) -> tuple[Any, Any]:
+        if self._fits(pixels_BTHWC, self.config.space_stride):
+            return self._run(self._programs.encode, kept, pixels_BTHWC)
+        of_tiles, of_whole = (None, None) if kept is None else kept
+        halo = encoder_halo(self.config)
+        features, of_tiles = self._tiled(self._programs.down, of_tiles, pixels_BTHWC, halo, self.config.space_stride, 1)
+        latent, of_whole = self._run(self._programs.finish, of_whole, features)
+        return latent, (of_tiles, of_whole)
+
+    def _decode_chunk(self, kept: Any, latent_BTHWC: np.ndarray) -> tuple[Any, Any]:
+        if self._fits(latent_BTHWC, 1):
+            return self._run(self._programs.decode, kept, latent_BTHWC)
+        of_tiles, of_whole = (None, None) if kept is None else kept
+        halo = decoder_halo(self.config)
+        features, of_whole = self._run(self._programs.begin, of_whole, latent_BTHWC)
+        clip, of_tiles = self._tiled(
+            self._programs.up, of_tiles, np.asarray(features), halo, 1, self.config.space_stride
+        )
+        return clip, (of_tiles, of_whole)
+
+    def _fits(self, x_BTHWC: np.ndarray, scale: int) -> bool:
+        """Whether frames of `scale` rows and columns to a position of the latent go through in one piece."""
+        tile = self._work.tile
+        return tile is None or max(x_BTHWC.shape[2:4]) // scale <= tile // self.config.space_stride
+
+    def _tiled(
+        self, program: Program, kept: Any, x_BTHWC: np.ndarray, halo: int, scale_in: int, scale_out: int
+    ) -> tuple[np.ndarray, Any]:
+        assert self._work.tile is not None
+        return run_tiled(
+            functools.partial(self._run, program),
+            kept,
+            x_BTHWC,
+            tile=self._work.tile // self.config.space_stride,
+            halo=halo,
+            scale_in=scale_in,
+            scale_out=scale_out,
+        )
+
+    def _run(self, program: Program, kept: Any, x_BTHWC: Any) -> tuple[jax.Array, Any]:
+        if self._mesh is None:
+            return program(self.params, kept, x_BTHWC)
+        with jax.set_mesh(self._mesh):
+            return program(self.params, kept, jax.device_put(x_BTHWC, replicated(self._mesh)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+    """The two halves of an autoencoder, jitted, whole and in the parts that `models/tiles.py` speaks of."""
+
+    encode: Program
+    down: Program
+    finish: Program
+    decode: Program
+    begin: Program
+    up: Program
+
 
 @functools.cache
-def _programs(config: AutoencoderConfig) -> tuple[Program, Program]:
-    """Returns (encode, decode) of raw latents, jitted: one pair for all weights of one shape."""
+def _programs(config: AutoencoderConfig) -> _Programs:
+    """Returns the programs of one shape, for all weights."""
     structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))
 
-    def encode(params: Params, pixels_BTHWC: jax.Array) -> jax.Array:
-        return merge_model(structure, params).encode(to_float(pixels_BTHWC))[0]
+    def program(apply: Callable[[Autoencoder, jax.Array, Past], jax.Array]) -> Program:
+        def run(params: Params, kept: Kept | None, x: jax.Array) -> tuple[jax.Array, Kept]:
+            past = Past(kept)
+            return apply(merge_model(structure, params), x, past), past.after
 
-    def decode(params: Params, latent_BTHWC: jax.Array) -> jax.Array:
-        return to_pixels(merge_model(structure, params).decode(latent_BTHWC))
+        return jax.jit(run, donate_argnums=1)
 
-    return jax.jit(encode), jax.jit(decode)
+    def down(model: Autoencoder, pixels: jax.Array, past: Past) -> jax.Array:
+        return model.encoder.down(to_float(pixels), past)
+
+    def finish(model: Autoencoder, features: jax.Array, past: Past) -> jax.Array:
+        return model.bottleneck.mode(model.encoder.finish(features, past))
+
+    def begin(model: Autoencoder, latent: jax.Array, past: Past) -> jax.Array:
+        return model.decoder.begin(latent, past)
+
+    def up(model: Autoencoder, features: jax.Array, past: Past) -> jax.Array:
+        return to_pixels(model.decoder.up(features, past))
+
+    return _Programs(
+        encode=program(lambda model, pixels, past: finish(model, down(model, pixels, past), past)),
+        down=program(down),
+        finish=program(finish),
+        decode=program(lambda model, latent, past: up(model, begin(model, latent, past), past)),
+        begin=program(begin),
+        up=program(up),
+    )
+
+
+def _regroup(pieces: Iterable[np.ndarray], step: int) -> Iterator[np.ndarray]:
+    """Yields the first frame of (B, n, H, W, C) pieces, then `step` frames at a time, then what is left."""
+    held: list[np.ndarray] = []
+    size = 1
+    for piece in pieces:
+        while piece.shape[1]:
+            room = size - sum(part.shape[1] for part in held)
+            held.append(piece[:, :room])
+            piece = piece[:, room:]
+            if sum(part.shape[1] for part in held) == size:
+                yield np.concatenate(held, axis=1)
+                held, size = [], step
+    if held:
+        yield np.concatenate(held, axis=1)
+
+
+def _lengthened(x_BTHWC: np.ndarray, frames: int) -> np.ndarray:
+    """Returns the array with its last frame repeated up to `frames`."""
+    surplus = frames - x_BTHWC.shape[1]
+    return np.concatenate([x_BTHWC, np.repeat(x_BTHWC[:, -1:], surplus, axis=1)], axis=1)
 
 
 def measure_latents(codec: Codec, clips: Sequence[np.ndarray]) -> latents.LatentStatistics:

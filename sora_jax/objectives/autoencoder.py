@@ -1,4 +1,4 @@
-"""The autoencoder's objective: reconstruction, multi-scale gradients, KL.
+"""The autoencoder's objective: reconstruction, multi-scale gradients, and the bottleneck's own term.
 
 Shapes: B clips, T H W frames, rows, columns, C channels.
 """
@@ -22,14 +22,17 @@ class AutoencoderLossConfig:
       squared: Of the squared error; it finds small moving things that an absolute error gives up on at the start.
       absolute: Of the absolute error.
       gradient: Of the absolute error of spatial gradients at full, half and quarter scale (edges).
-      kl: Of the divergence from a unit normal, per latent value.
+      bottleneck: Of the bottleneck's own term (`models/bottleneck.py`): the divergence from a unit normal per number
+        (kl), the distance to the nearest code (vq), nothing (fsq).
     """
 
     squared: float
     absolute: float
     gradient: float
-    kl: float
+    bottleneck: float
 
+
+WEIGHTED = tuple(field.name for field in dataclasses.fields(AutoencoderLossConfig))
 
 Batch = dict[str, jax.Array]
 
@@ -41,18 +44,16 @@ def make_objective(
 
     def objective(model: Autoencoder, batch: Batch, key: jax.Array) -> tuple[Mean, dict[str, Mean]]:
         clip = to_float(batch["clip_BTHWC"])
-        mean, log_variance = model.encode(clip)
-        latent = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+        latent, of_bottleneck = model.bottleneck.sample(model.moments(clip), key)
         error = (model.decode(latent) - clip).astype(jnp.float32)
         squared = Mean.of(jnp.mean(jnp.square(error), axis=(1, 2, 3, 4)))
-        kl = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
         terms = {
             "squared": squared,
             "absolute": Mean.of(jnp.abs(error)),
             "gradient": gradient_error(error),
-            "kl": Mean.of(kl),
+            **of_bottleneck,
         }
-        loss = sum(getattr(config, name) * term.value() for name, term in terms.items())
+        loss = sum(getattr(config, name) * terms[name].value() for name in WEIGHTED)
         clips = jnp.float32(clip.shape[0])
         # Pixels span [-1, 1], so the peak is 2.
         psnr = Mean.of(10 * jnp.log10(4.0 / jnp.maximum(jnp.mean(jnp.square(error), axis=(1, 2, 3, 4)), 1e-10)))

@@ -14,6 +14,7 @@ from sora_jax.data.shapes_prompts import heldout_prompts
 from sora_jax.data.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
+from sora_jax.models.codec import CodecConfig
 from sora_jax.models.text.bytes import TextConfig
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
@@ -240,6 +241,7 @@ class Settings:
     shapes: ShapesConfig
     autoencoder: AutoencoderConfig
     autoencoder_loss: AutoencoderLossConfig
+    codec: CodecConfig
     transformer: TransformerConfig
     text: TextSettings
     packing: PackingConfig

@@ -144,7 +144,9 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
     def codec(state: TrainState, *, mean: Any = 0.0, scale: Any = 1.0) -> Codec:
         channels = np.ones(settings.autoencoder.channels)
         params = state.ema[track_name(settings.ema.widths[0])]
-        return Codec(settings.autoencoder, params, mean_C=mean * channels, scale_C=scale * channels)
+        return Codec(
+            settings.autoencoder, params, mean_C=mean * channels, scale_C=scale * channels, work=settings.codec
+        )
 
     def show(state: TrainState, step: int) -> None:
         exhibits.show_reconstructions(run.workdir, run.metrics, name, step, codec(state), shown)

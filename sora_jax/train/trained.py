@@ -61,6 +61,7 @@ def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None
         load_average(workdir, stage, params, settings, place=None if mesh is None else replicated(mesh))[0],
         mean_C=np.array(statistics["mean"]),
         scale_C=np.array(statistics["scale"]),
+        work=settings.codec,
     )
 
 

@@ -1,12 +1,16 @@
 """The codec: uint8 clips to latents and back, with frozen weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flax import nnx
 
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
-from sora_jax.models.codec import Codec, measure_latents
+from sora_jax.models.codec import Codec, CodecConfig, measure_latents
 
 CONFIG = AutoencoderConfig(
     patch=4,
@@ -20,15 +24,19 @@ CONFIG = AutoencoderConfig(
     channels=4,
     attention=False,
     shortcuts=True,
+    bottleneck="kl",
+    codes=None,
+    remat=False,
 )
 
 
-def make(*, seed=0, mean=0.0, scale=1.0, bias=0.0):
-    shapes = abstract_model(lambda key: Autoencoder(CONFIG, rngs=nnx.Rngs(key)))[1]
+def make(*, seed=0, mean=0.0, scale=1.0, bias=0.0, config=CONFIG, **work):
+    shapes = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))[1]
     noise = np.random.default_rng(seed)
     params = {name: noise.normal(size=leaf.shape, scale=0.2).astype(np.float32) for name, leaf in shapes.items()}
     params["decoder.conv_out.bias"] += bias
-    return Codec(CONFIG, params, mean_C=np.full(4, mean), scale_C=np.full(4, scale))
+    mean_C, scale_C = np.full(config.channels, mean), np.full(config.channels, scale)
+    return Codec(config, params, mean_C=mean_C, scale_C=scale_C, **work)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,7 @@ def test_strides_are_those_of_the_autoencoder(codec):
 
 
 @pytest.mark.parametrize("frames", [1, 5, 9, 13, 17])
-def test_the_ladder_of_lengths_changes_no_number(codec, frames):
+def test_a_clip_encodes_to_the_start_of_a_longer_one(codec, frames):
     pixels = clip(17)
     latent = codec.encode(pixels[:, :frames])
     assert latent.shape == (1, 1 + (frames - 1) // 4, 2, 3, 4)
@@ -55,17 +63,17 @@ def test_the_ladder_of_lengths_changes_no_number(codec, frames):
 
 
 def test_few_lengths_are_compiled():
-    """Five lengths of clips, three programs: 1, 9 and 17 frames."""
+    """Five lengths of clips, two programs: the first frame and a chunk."""
     codec = make(seed=3)
-    before = codec._encode._cache_size()
+    before = codec._programs.encode._cache_size()
     for frames in (1, 5, 9, 13, 17):
         codec.encode(np.full((3, frames, 4, 4, 3), 9, np.uint8))
-    assert codec._encode._cache_size() - before == 3
+    assert codec._programs.encode._cache_size() - before == 2
 
 
 def test_programs_are_shared_by_codecs_of_one_shape(codec):
     other = make(seed=1)
-    assert other._encode is codec._encode
+    assert other._programs is codec._programs
     assert not np.array_equal(other.encode(clip(1)), codec.encode(clip(1))), "but not their weights"
 
 
@@ -98,3 +106,65 @@ def test_a_fingerprint_is_of_weights_and_statistics(codec):
     assert make().fingerprint() == codec.fingerprint()
     others = [make(seed=1), make(mean=0.5), make(scale=0.5)]
     assert len({codec.fingerprint(), *(other.fingerprint() for other in others)}) == 4
+
+
+@pytest.mark.parametrize("chunk_frames", [4, 12])
+def test_the_length_of_a_chunk_changes_no_number(codec, chunk_frames):
+    other = make(work=CodecConfig(chunk_frames=chunk_frames, tile=None))
+    latent = codec.encode(clip(17))
+    np.testing.assert_allclose(other.encode(clip(17)), latent, atol=1e-5)
+    assert np.abs(other.decode(latent).astype(int) - codec.decode(latent)).max() <= 1
+
+
+@pytest.mark.parametrize("cuts", [[3, 4, 11], [1], []])
+def test_a_clip_may_arrive_in_any_pieces(codec, cuts):
+    pixels = clip(17)
+    streamed = list(codec.encode_stream(np.split(pixels, cuts, axis=1)))
+    assert [part.shape[1] for part in streamed] == [1, 2, 2]
+    latent = codec.encode(pixels)
+    np.testing.assert_array_equal(np.concatenate(streamed, axis=1), latent)
+    parts = list(codec.decode_stream(np.split(latent, [2], axis=1)))
+    assert [part.shape[1] for part in parts] == [1, 8, 8]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), codec.decode(latent))
+
+
+@pytest.mark.parametrize("frames", [2, 7, 12])
+def test_a_length_off_the_stride_is_refused_with_the_nearest(codec, frames):
+    with pytest.raises(UserError, match=rf"frames {frames} is not 1 plus a multiple of 4 \(autoencoder\); nearest"):
+        codec.encode(clip(frames))
+    with pytest.raises(UserError, match=rf"frames {frames} is not"):
+        list(codec.encode_stream([clip(1), clip(frames - 1)]))
+
+
+def test_a_prime_side_is_refused_with_the_nearest(codec):
+    with pytest.raises(UserError, match=r"width 13 is not divisible by 4 \(autoencoder\); nearest: 12, 16"):
+        codec.encode(np.zeros((1, 1, 8, 13, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("work", "name"), [((6, None), "chunk_frames 6"), ((8, 10), "tile 10"), ((0, None), "0")])
+def test_work_is_on_the_strides(work, name):
+    with pytest.raises(UserError, match=rf"{name} is not a multiple of the autoencoder's stride 4"):
+        make(work=CodecConfig(chunk_frames=work[0], tile=work[1]))
+
+
+DEEP = dataclasses.replace(CONFIG, patch=1, multipliers=(1, 1, 2), space_down=(True, True), attention=True)
+
+
+@pytest.mark.parametrize("size", [(64, 40), (4, 60), (24, 24)])
+def test_tiles_give_the_numbers_of_whole_frames(size):
+    whole = make(config=DEEP)
+    tiled = make(config=DEEP, work=CodecConfig(chunk_frames=4, tile=12))
+    pixels = np.random.default_rng(0).integers(0, 256, size=(1, 9, *size, 3), dtype=np.uint8)
+    latent = whole.encode(pixels)
+    np.testing.assert_allclose(tiled.encode(pixels), latent, atol=1e-5)
+    assert np.abs(tiled.decode(latent).astype(int) - whole.decode(latent)).max() <= 1
+
+
+def test_a_mesh_shares_the_work_and_changes_no_number(codec):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, sequence=2, tensor=1))
+    spread = make(mesh=mesh)
+    pixels = clip(9, batch=4)
+    np.testing.assert_allclose(spread.encode(pixels), codec.encode(pixels), atol=1e-5)
+    np.testing.assert_allclose(spread.encode(pixels[:3]), codec.encode(pixels[:3]), atol=1e-5)
+    latent = codec.encode(pixels)
+    assert np.abs(spread.decode(latent).astype(int) - codec.decode(latent)).max() <= 1

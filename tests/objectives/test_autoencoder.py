@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sora_jax.models.bottleneck import KL
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig, gradient_error, halved, make_objective
 
 RNG = np.random.default_rng(0)
@@ -16,10 +17,12 @@ KEY = jax.random.key(5)
 class Stub:
     """Encodes every clip to MEAN and LOG_VARIANCE and decodes by a fixed map, remembering the latent."""
 
-    def encode(self, clip):
+    bottleneck = KL(4)
+
+    def moments(self, clip):
         assert clip.min() >= -1
         assert clip.max() <= 1
-        return jnp.asarray(MEAN), jnp.asarray(LOG_VARIANCE)
+        return jnp.asarray(np.concatenate([MEAN, LOG_VARIANCE], axis=-1))
 
     def decode(self, latent):
         self.latent = latent
@@ -43,7 +46,7 @@ def slow_gradient(error):
 
 
 def weights(**given):
-    return AutoencoderLossConfig(**{"squared": 0.0, "absolute": 0.0, "gradient": 0.0, "kl": 0.0} | given)
+    return AutoencoderLossConfig(**{"squared": 0.0, "absolute": 0.0, "gradient": 0.0, "bottleneck": 0.0} | given)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def expected():
         "squared": np.mean(error**2),
         "absolute": np.mean(np.abs(error)),
         "gradient": slow_gradient(error),
-        "kl": np.mean(kl),
+        "bottleneck": np.mean(kl),
         "psnr": np.mean(20 * np.log10(2 / np.sqrt(per_clip))),
     }
 
@@ -69,7 +72,7 @@ def test_every_term_is_the_slow_one(expected):
         np.testing.assert_allclose(metrics[name].value(), value, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("given", [{"squared": 2.0}, {"absolute": 3.0}, {"gradient": 0.5, "kl": 0.1}, {}])
+@pytest.mark.parametrize("given", [{"squared": 2.0}, {"absolute": 3.0}, {"gradient": 0.5, "bottleneck": 0.1}, {}])
 def test_the_loss_is_the_weighted_sum_and_weighs_by_clips(expected, given):
     loss, _ = make_objective(weights(**given))(Stub(), {"clip_BTHWC": CLIP}, KEY)
     np.testing.assert_allclose(loss.value(), sum(w * expected[name] for name, w in given.items()), rtol=1e-5)

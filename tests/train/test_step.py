@@ -62,6 +62,9 @@ def build_autoencoder(key):
         channels=4,
         attention=False,
         shortcuts=True,
+        bottleneck="kl",
+        codes=None,
+        remat=False,
     )
     return Autoencoder(shape, rngs=nnx.Rngs(key))
 
