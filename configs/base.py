@@ -63,7 +63,14 @@ def get_config() -> ConfigDict:
     loss.squared = 1.0  # squared error; finds small moving things early
     loss.absolute = 0.0  # absolute error
     loss.gradient = 0.1  # absolute error of gradients over three scales: edges
+    loss.perceptual = 0.0  # distance that a network sees (LPIPS); needs `perceptual_weights`
     loss.bottleneck = 3e-4  # kl: divergence of the latent from a unit normal; vq: distance to the nearest code
+
+    c.perceptual_weights = placeholder(str)  # FILE.safetensors of that network (docs/evaluation.md)
+
+    c.discriminator = judge = ConfigDict()  # of adversarial stages: tells reconstructions from clips
+    judge.width = 32  # channels of the first level; each further level has twice as many
+    judge.levels = 3  # halvings of height and width: patches of about 2^(levels + 3) px
 
     c.codec = codec = ConfigDict()  # how much the trained autoencoder does at once; changes memory, no number
     codec.chunk_frames = 8  # frames encoded or decoded at once, a multiple of the temporal stride
@@ -121,26 +128,14 @@ def get_config() -> ConfigDict:
     c.ema = ema = ConfigDict()
     ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
 
-    c.optimizer = optimizer = ConfigDict()  # of diffusion stages
-    optimizer.name = "muon"  # "adamw", or "muon" for the matrices
-    optimizer.b1 = 0.95  # decay of the first moment
-    optimizer.b2 = 0.95  # decay of the second moment
-    optimizer.weight_decay = 0.0  # of matrices, times the learning rate
-    optimizer.clip_norm = 1.0  # global norm to which gradients are scaled down
+    c.optimizer = optimizer()  # of diffusion stages
 
     c.stages = stages = ConfigDict()
-    stages.autoencoder = stage = ConfigDict()
-    stage.kind = "autoencoder"  # "autoencoder", "prepare" or "diffusion"
-    stage.steps = 1100  # batches trained on
-    stage.accumulate = 1  # micro-batches per step
-    stage.schedule = schedule(3e-3, warmup_steps=50, decay_share=0.6, final_share=0.02)
-    stage.crops = crops = ConfigDict()
-    crops.buckets = (
-        (1, 24, 24, 24),
-        (9, 24, 24, 6),
-    )  # (frames, height, width, clips) of the batches, in turn
-    crops.cache_mb = 512  # memory for decoded clips
-    stage.optimizer = ConfigDict(optimizer.to_dict())
+    stages.autoencoder = autoencoder_stage(
+        steps=1100,
+        schedule=schedule(3e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
+        buckets=((1, 24, 24, 24), (9, 24, 24, 6)),
+    )
 
     stages.prepare = stage = ConfigDict()
     stage.kind = "prepare"  # encodes every clip once
@@ -226,6 +221,38 @@ def schedule(learning_rate: float, *, warmup_steps: int, decay_share: float, fin
     s.warmup_steps = warmup_steps  # length of the rise
     s.decay_share = decay_share  # share of the stage, at its end, over which it falls
     s.final_share = final_share  # what is left at the end
+    return s
+
+
+def optimizer() -> ConfigDict:
+    """Returns how gradients become updates."""
+    o = ConfigDict()
+    o.name = "muon"  # "adamw", or "muon" for the matrices
+    o.b1 = 0.95  # decay of the first moment
+    o.b2 = 0.95  # decay of the second moment
+    o.weight_decay = 0.0  # of matrices, times the learning rate
+    o.clip_norm = 1.0  # global norm to which gradients are scaled down
+    return o
+
+
+def autoencoder_stage(
+    *,
+    steps: int,
+    schedule: ConfigDict,
+    buckets: tuple[tuple[int, int, int, int], ...],
+    adversarial: float = 0.0,
+) -> ConfigDict:
+    """Returns a stage that trains the autoencoder on windows of clips."""
+    s = ConfigDict()
+    s.kind = "autoencoder"  # trains the autoencoder, from where the autoencoder stage before it ended
+    s.steps = steps  # batches trained on
+    s.accumulate = 1  # micro-batches per step
+    s.schedule = schedule  # of the learning rate
+    s.crops = crops = ConfigDict()
+    crops.buckets = buckets  # (frames, height, width, clips) of the batches, in turn; equal pixels cost equal time
+    crops.cache_mb = 512  # memory for decoded clips
+    s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none
+    s.optimizer = optimizer()
     return s
 
 

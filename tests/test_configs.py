@@ -17,8 +17,8 @@ CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.s
 OTHERS = [name for name in CONFIGS if name != "base.py"]
 
 
-def load(name: str) -> ConfigDict:
-    return runpy.run_path(str(ROOT / "configs" / name))["get_config"]()
+def load(name: str, *size: str) -> ConfigDict:
+    return runpy.run_path(str(ROOT / "configs" / name))["get_config"](*size)
 
 
 def leaves(tree: ConfigDict, path: str = "") -> list[str]:
@@ -128,7 +128,16 @@ def test_a_key_without_a_comment_is_found():
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_configs_have_exactly_the_keys_of_base(name):
-    assert leaves(load(name)) == leaves(load("base.py"))
+    """A config may have other stages, but each has the keys of its kind."""
+    config, vocabulary = load(name), load("base.py")
+    by_kind = {stage.kind: leaves(stage) for stage in vocabulary.stages.values()}
+    assert {key: leaves(stage) for key, stage in config.stages.items()} == {
+        key: by_kind[stage.kind] for key, stage in config.stages.items()
+    }
+    for tree in (config, vocabulary):
+        with tree.unlocked():
+            del tree.stages
+    assert leaves(config) == leaves(vocabulary)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -139,7 +148,9 @@ def test_a_config_is_read(name):
             read_settings(config)
         config.data.path = "clips"
     settings = read_settings(config)
-    assert settings.run == ("autoencoder", "prepare", "images", "videos")
+    whole = ("autoencoder", "prepare", "images", "videos")
+    kinds = [settings.stages[stage].kind for stage in settings.run]
+    assert settings.run == whole if not name.startswith("autoencoder") else set(kinds) == {"autoencoder"}
     assert read_settings(config.to_dict()) == settings, "as in config.json"
 
 
@@ -147,3 +158,12 @@ def test_a_config_is_made_anew_each_time():
     first = load("base.py")
     first.stages.videos.steps = 7
     assert load("base.py").stages.videos.steps != 7
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("autoencoder")])
+def test_a_toy_has_the_strides_and_channels_of_the_full_width(name):
+    full, toy = load(name), load(name, "toy")
+    for config in (full, toy):
+        config.data.path = "clips"
+    full, toy = read_settings(full), read_settings(toy)
+    assert (full.stride, full.autoencoder.channels, full.run) == (toy.stride, toy.autoencoder.channels, toy.run)

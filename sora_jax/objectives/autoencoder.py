@@ -1,17 +1,25 @@
-"""The autoencoder's objective: reconstruction, multi-scale gradients, and the bottleneck's own term.
+"""The autoencoder's objective: reconstruction, multi-scale gradients, the bottleneck's own term, and a judge.
 
 Shapes: B clips, T H W frames, rows, columns, C channels.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from sora_jax.core.mean import Mean
 from sora_jax.models.autoencoder import Autoencoder
+from sora_jax.models.discriminator import AdversarialAutoencoder, Discriminator
 from sora_jax.video.pixels import to_float
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, Mean]
+# Clip and reconstruction in [-1, 1] -> a distance for each frame, (B, T).
+Distance = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +30,7 @@ class AutoencoderLossConfig:
       squared: Of the squared error; it finds small moving things that an absolute error gives up on at the start.
       absolute: Of the absolute error.
       gradient: Of the absolute error of spatial gradients at full, half and quarter scale (edges).
+      perceptual: Of the distance that a network sees (`models/perceptual.py`).
       bottleneck: Of the bottleneck's own term (`models/bottleneck.py`): the divergence from a unit normal per number
         (kl), the distance to the nearest code (vq), nothing (fsq).
     """
@@ -29,37 +38,87 @@ class AutoencoderLossConfig:
     squared: float
     absolute: float
     gradient: float
+    perceptual: float
     bottleneck: float
-
-
-WEIGHTED = tuple(field.name for field in dataclasses.fields(AutoencoderLossConfig))
-
-Batch = dict[str, jax.Array]
 
 
 def make_objective(
     config: AutoencoderLossConfig,
-) -> Callable[[Autoencoder, Batch, jax.Array], tuple[Mean, dict[str, Mean]]]:
-    """Returns the objective `(autoencoder, batch, key) -> (loss, metrics)`; the batch holds clip_BTHWC uint8."""
+    *,
+    adversarial: float = 0.0,
+    perceptual: Distance | None = None,
+    dtype: Any = jnp.float32,
+) -> Callable[[Autoencoder, Batch, jax.Array], tuple[Mean, Metrics]]:
+    """Returns the objective `(autoencoder, batch, key) -> (loss, metrics)`; the batch holds clip_BTHWC uint8.
 
-    def objective(model: Autoencoder, batch: Batch, key: jax.Array) -> tuple[Mean, dict[str, Mean]]:
-        clip = to_float(batch["clip_BTHWC"])
-        latent, of_bottleneck = model.bottleneck.sample(model.moments(clip), key)
-        error = (model.decode(latent) - clip).astype(jnp.float32)
-        squared = Mean.of(jnp.mean(jnp.square(error), axis=(1, 2, 3, 4)))
+    Args:
+      config: Weights of the terms.
+      adversarial: Length of the judge's gradient with respect to the pixels, as a share of that of all other terms; 0:
+        there is no judge. Otherwise the model is an `AdversarialAutoencoder`.
+      perceptual: The distance of that term; None where its weight is 0.
+      dtype: Of the activations; losses are float32.
+    """
+
+    def of_pixels(made: jax.Array, clip: jax.Array) -> Metrics:
+        error = made - clip
         terms = {
-            "squared": squared,
+            "squared": Mean.of(jnp.square(error)),
             "absolute": Mean.of(jnp.abs(error)),
             "gradient": gradient_error(error),
-            **of_bottleneck,
         }
-        loss = sum(getattr(config, name) * terms[name].value() for name in WEIGHTED)
+        return terms | ({} if perceptual is None else {"perceptual": Mean.of(perceptual(made, clip))})
+
+    def weighted(terms: Metrics) -> jax.Array:
+        return jnp.sum(jnp.stack([getattr(config, name) * term.value() for name, term in terms.items()]))
+
+    def objective(model: Autoencoder, batch: Batch, key: jax.Array) -> tuple[Mean, Metrics]:
+        clip = to_float(batch["clip_BTHWC"])
+        latent, of_bottleneck = model.bottleneck.sample(model.moments(clip.astype(dtype)), key)
+        made = model.decode(latent).astype(jnp.float32)
+        terms = of_pixels(made, clip)
+        loss = weighted(terms) + config.bottleneck * of_bottleneck["bottleneck"].value()
+        if adversarial:
+            assert isinstance(model, AdversarialAutoencoder)
+            pull = jax.grad(lambda made: weighted(of_pixels(made, clip)))(jax.lax.stop_gradient(made))
+            of_judge, judged = judge(model.discriminator, made, clip, pull, share=adversarial)
+            loss, terms = loss + of_judge, terms | judged
         clips = jnp.float32(clip.shape[0])
         # Pixels span [-1, 1], so the peak is 2.
-        psnr = Mean.of(10 * jnp.log10(4.0 / jnp.maximum(jnp.mean(jnp.square(error), axis=(1, 2, 3, 4)), 1e-10)))
-        return Mean(loss * clips, clips), {"psnr": psnr, **terms}
+        error = jnp.mean(jnp.square(made - clip), axis=(1, 2, 3, 4))
+        psnr = Mean.of(10 * jnp.log10(4.0 / jnp.maximum(error, 1e-10)))
+        return Mean(loss * clips, clips), {"psnr": psnr, **terms, **of_bottleneck}
 
     return objective
+
+
+def judge(
+    discriminator: Discriminator, made: jax.Array, clip: jax.Array, pull: jax.Array, *, share: float
+) -> tuple[jax.Array, Metrics]:
+    """Returns the loss of judge and autoencoder together, whose gradient with respect to each is its own; metrics.
+
+    The judge has the hinge loss. The autoencoder is pushed towards a better verdict with a gradient of adaptive length
+    (as in VQGAN, arXiv 2012.09841, equation 7): a `share` of that of the other terms. Lengths are taken at the pixels
+    instead of the last layer, which bounds the push from the first step on: the judge needs no delay to warm up.
+
+    Args:
+      discriminator: The judge.
+      made: The reconstruction, float32 (B, T, H, W, 3).
+      clip: The clip, of the same shape.
+      pull: Gradient of the other terms with respect to `made`.
+      share: See above.
+    """
+    structure, weights = nnx.split(discriminator)
+    frozen = nnx.merge(structure, jax.lax.stop_gradient(weights))
+    still = jax.lax.stop_gradient(made)
+    verdict = jax.grad(lambda made: -jnp.mean(frozen(made)))(still)
+    length = share * jnp.linalg.norm(pull.ravel()) / (jnp.linalg.norm(verdict.ravel()) + 1e-12)
+    push = jax.lax.stop_gradient(length * verdict)
+    real, fake = discriminator(clip), discriminator(still)
+    hinge = Mean.of(jax.nn.relu(1.0 - real)).value() + Mean.of(jax.nn.relu(1.0 + fake)).value()
+    # Zero in value: its gradient with respect to `made` is the push.
+    pushed = jnp.sum(push * (made - still))
+    metrics = {"judge": Mean.of(hinge), "judged_real": Mean.of(real), "judged_made": Mean.of(fake)}
+    return hinge + pushed, metrics
 
 
 def gradient_error(error_BTHWC: jax.Array) -> Mean:

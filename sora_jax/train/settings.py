@@ -15,6 +15,7 @@ from sora_jax.data.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
+from sora_jax.models.discriminator import DiscriminatorConfig
 from sora_jax.models.text.bytes import TextConfig
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
@@ -158,17 +159,20 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderStage:
-    """Trains the autoencoder on windows of clips."""
+    """Trains the autoencoder on windows of clips, from where the autoencoder stage before it ended."""
 
     kind: str
     steps: int
     accumulate: int
     schedule: ScheduleConfig
     crops: CropConfig
+    adversarial: float
     optimizer: OptimizerConfig
 
     def __post_init__(self):
         _at_least_one(self, "steps", "accumulate")
+        if self.adversarial < 0:
+            raise UserError(f"adversarial {self.adversarial:g} must be 0 for no discriminator, or more; 0.05 is usual")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,6 +245,8 @@ class Settings:
     shapes: ShapesConfig
     autoencoder: AutoencoderConfig
     autoencoder_loss: AutoencoderLossConfig
+    perceptual_weights: str | None
+    discriminator: DiscriminatorConfig
     codec: CodecConfig
     transformer: TransformerConfig
     text: TextSettings
@@ -318,11 +324,17 @@ def _conflicts(settings: Settings) -> list[str]:
     if len(set(settings.run)) < len(settings.run):
         problems.append(f"run names a stage twice: {', '.join(settings.run)}")
     kinds = [settings.stages[name].kind for name in settings.run if name in settings.stages]
-    wanted = ["autoencoder", "prepare", *["diffusion"] * len(kinds)][: len(kinds)]
-    if kinds != wanted or not kinds:
+    order = sorted(kinds, key=list(STAGE_KINDS).index)
+    needed = {"autoencoder", "prepare"} if "diffusion" in kinds else {"autoencoder"}
+    if kinds != order or not needed <= set(kinds) or kinds.count("prepare") > 1:
         problems.append(
-            f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be one autoencoder stage, then one of "
-            "prepare, then any number of diffusion"
+            f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be autoencoder stages, one or more, then "
+            "one of prepare, then any number of diffusion"
+        )
+    if (settings.autoencoder_loss.perceptual > 0) != (settings.perceptual_weights is not None):
+        problems.append(
+            f"autoencoder_loss.perceptual {settings.autoencoder_loss.perceptual:g} with perceptual_weights "
+            f"{settings.perceptual_weights}: the term needs its network, and the network a weight above 0"
         )
     if settings.text.max_tokens > settings.packing.text_tokens:
         problems.append(

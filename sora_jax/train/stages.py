@@ -39,7 +39,7 @@ from sora_jax.train.loop import StopSignal, Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sora_jax.train.settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage, Settings
-from sora_jax.train.state import StateMaker, TrainState, begin_stage, track_name
+from sora_jax.train.state import StateMaker, TrainState, begin_stage, carry_over, track_name
 from sora_jax.train.step import StepConfig
 from sora_jax.train.streams import PackedBatches, PixelBatches
 from sora_jax.train.trained import build_autoencoder, build_generator, load_codec, make_sampler, request
@@ -138,12 +138,14 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
 def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, Any]:
     """Trains the autoencoder, then measures its latents and stores their statistics."""
     settings = run.settings
-    maker = _maker(run, functools.partial(build_autoencoder, settings), stage.optimizer)
+    maker = _maker(run, functools.partial(build_autoencoder, settings, stage), stage.optimizer)
     shown = exhibits.choose_clips(run.fitted, count=_CLIPS_SHOWN, sizes=_SIZES_SHOWN)
+    names = abstract_model(functools.partial(build_autoencoder, settings, None))[1]
 
     def codec(state: TrainState, *, mean: Any = 0.0, scale: Any = 1.0) -> Codec:
         channels = np.ones(settings.autoencoder.channels)
-        params = state.ema[track_name(settings.ema.widths[0])]
+        average = state.ema[track_name(settings.ema.widths[0])]
+        params = {parameter: average[parameter] for parameter in names}
         return Codec(
             settings.autoencoder, params, mean_C=mean * channels, scale_C=scale * channels, work=settings.codec
         )
@@ -152,9 +154,11 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         exhibits.show_reconstructions(run.workdir, run.metrics, name, step, codec(state), shown)
 
     task = Task(
-        objective=autoencoder_objective.make_objective(settings.autoencoder_loss),
+        objective=autoencoder_objective.make_objective(
+            settings.autoencoder_loss, adversarial=stage.adversarial, dtype=compute_dtype(settings.precision)
+        ),
         maker=maker,
-        initial=lambda: maker.fresh(rng.key(settings.seed, "autoencoder parameters")),
+        initial=lambda: _start_autoencoder(run, name, maker),
         step=_step_config(settings, name, stage),
         stream=PixelBatches(run.fitted, stage.crops, seed=settings.seed),
         show=show,
@@ -162,8 +166,22 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
     state, facts = train(task, run.around)
     measured = exhibits.choose_clips(run.fitted, count=_CLIPS_MEASURED, sizes=_SIZES_MEASURED)
     statistics = measure_latents(codec(state), [clip.pixels_THWC for clip in measured])
-    run.workdir.write_json("latents.json", {"mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()})
+    run.workdir.write_json(
+        "latents.json", {"stage": name, "mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()}
+    )
     return facts
+
+
+def _start_autoencoder(run: Run, name: str, maker: StateMaker) -> TrainState:
+    """Returns the end of the autoencoder stage before `name`, with whatever is new in this one, or a fresh state."""
+    fresh = maker.fresh(rng.key(run.settings.seed, "autoencoder parameters"))
+    before = run.settings.run[: run.settings.run.index(name)]
+    if not before:
+        return fresh
+    stage = run.settings.stages[before[-1]]
+    assert isinstance(stage, AutoencoderStage), stage
+    earlier = _maker(run, functools.partial(build_autoencoder, run.settings, stage), stage.optimizer)
+    return carry_over(fresh, _end_of(run, before[-1], earlier, needed_by=name))
 
 
 def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
@@ -307,11 +325,16 @@ def _carried_over(run: Run, name: str, maker: StateMaker) -> TrainState:
     ]
     if not before:
         return maker.fresh(rng.key(run.settings.seed, "generator parameters"))
-    with Checkpointer(run.workdir.checkpoints(before[-1]), keep=run.settings.checkpoint.keep) as saver:
+    return begin_stage(_end_of(run, before[-1], maker, needed_by=name))
+
+
+def _end_of(run: Run, name: str, maker: StateMaker, *, needed_by: str) -> TrainState:
+    """Returns the state at the end of a finished stage."""
+    with Checkpointer(run.workdir.checkpoints(name), keep=run.settings.checkpoint.keep) as saver:
         restored = saver.restore(maker.abstract())
     if restored is None:
         raise UserError(
-            f"stage {name} goes on from {before[-1]}, whose checkpoint is missing in {run.workdir.path}: "
+            f"stage {needed_by} goes on from {name}, whose checkpoint is missing in {run.workdir.path}: "
             "restore it, or start in another --workdir"
         )
-    return begin_stage(restored.state)
+    return restored.state

@@ -149,6 +149,20 @@ def _state_of(**fields: Any) -> TrainState:
     return TrainState(**fields)
 
 
+def carry_over(fresh: TrainState, before: TrainState) -> TrainState:
+    """Returns `fresh` with all that `before` has by the same names and shapes, and the counters of the stage at zero.
+
+    What is new in a stage, such as a discriminator, begins as it is in `fresh`.
+    """
+    found = dict(jax.tree_util.tree_leaves_with_path(before))
+
+    def choose(path: Any, leaf: jax.Array) -> jax.Array:
+        known = found.get(path)
+        return leaf if known is None or known.shape != leaf.shape else known
+
+    return begin_stage(jax.tree_util.tree_map_with_path(choose, fresh))
+
+
 def begin_stage(state: TrainState) -> TrainState:
     """Returns `state` with the counters of the stage at zero; weights, moments and EMA carry over."""
     zero = jnp.zeros_like(state.step)

@@ -19,9 +19,10 @@ from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.run import Sampler, SolverConfig
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
+from sora_jax.models.discriminator import AdversarialAutoencoder
 from sora_jax.objectives.diffusion import Generator
 from sora_jax.train.checkpoint import load_tree
-from sora_jax.train.settings import Settings
+from sora_jax.train.settings import AutoencoderStage, Settings
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
@@ -30,9 +31,11 @@ from sora_jax.video import shapes
 _SEEDS = 2**32
 
 
-def build_autoencoder(settings: Settings, key: jax.Array) -> Autoencoder:
-    """Returns a fresh autoencoder."""
-    return Autoencoder(settings.autoencoder, rngs=nnx.Rngs(key))
+def build_autoencoder(settings: Settings, stage: AutoencoderStage | None, key: jax.Array) -> Autoencoder:
+    """Returns a fresh autoencoder, with the discriminator that `stage` needs; None: without."""
+    if stage is None or not stage.adversarial:
+        return Autoencoder(settings.autoencoder, rngs=nnx.Rngs(key))
+    return AdversarialAutoencoder(settings.autoencoder, settings.discriminator, rngs=nnx.Rngs(key))
 
 
 def build_generator(settings: Settings, key: jax.Array) -> Generator:
@@ -54,11 +57,11 @@ def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None
     if not (workdir.path / "latents.json").exists():
         raise UserError(f"{workdir.path} has no trained autoencoder yet: run main until that stage is done")
     statistics = workdir.read_json("latents.json")
-    stage = next(name for name in settings.run if settings.stages[name].kind == "autoencoder")
-    _, params, _ = abstract_model(lambda key: build_autoencoder(settings, key))
+    _, params, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
+    place = None if mesh is None else replicated(mesh)
     return Codec(
         settings.autoencoder,
-        load_average(workdir, stage, params, settings, place=None if mesh is None else replicated(mesh))[0],
+        load_average(workdir, statistics["stage"], params, settings, place=place)[0],
         mean_C=np.array(statistics["mean"]),
         scale_C=np.array(statistics["scale"]),
         work=settings.codec,

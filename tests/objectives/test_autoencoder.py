@@ -4,14 +4,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.bottleneck import KL
-from sora_jax.objectives.autoencoder import AutoencoderLossConfig, gradient_error, halved, make_objective
+from sora_jax.models.discriminator import AdversarialAutoencoder, Discriminator, DiscriminatorConfig
+from sora_jax.objectives.autoencoder import AutoencoderLossConfig, gradient_error, halved, judge, make_objective
 
 RNG = np.random.default_rng(0)
 CLIP = RNG.integers(0, 256, size=(3, 2, 8, 9, 3), dtype=np.uint8)
 MEAN, LOG_VARIANCE = RNG.normal(size=(2, 3, 2, 2, 3, 4)).astype(np.float32)
 KEY = jax.random.key(5)
+SHAPE = AutoencoderConfig(
+    patch=2,
+    width=4,
+    multipliers=(1, 1, 2),
+    space_down=(True, False),
+    time_down=(True, True),
+    blocks=1,
+    decoder_width=4,
+    decoder_blocks=1,
+    channels=3,
+    attention=False,
+    shortcuts=True,
+    bottleneck="kl",
+    codes=None,
+    remat=False,
+)
 
 
 class Stub:
@@ -46,7 +65,9 @@ def slow_gradient(error):
 
 
 def weights(**given):
-    return AutoencoderLossConfig(**{"squared": 0.0, "absolute": 0.0, "gradient": 0.0, "bottleneck": 0.0} | given)
+    return AutoencoderLossConfig(
+        **{"squared": 0.0, "absolute": 0.0, "gradient": 0.0, "perceptual": 0.0, "bottleneck": 0.0} | given
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +123,72 @@ def test_edges_count_at_every_scale_and_flat_errors_do_not():
 def test_an_odd_side_is_halved_without_its_last_line():
     x = jnp.arange(15.0).reshape(1, 1, 3, 5, 1)
     np.testing.assert_array_equal(halved(x)[0, 0, :, :, 0], [[3.0, 5.0]])
+
+
+def test_a_perceptual_distance_is_a_term_with_its_weight():
+    def distance(made, clip):
+        assert made.shape == clip.shape == CLIP.shape
+        return jnp.mean(jnp.abs(made - clip), axis=(2, 3, 4)) + 1
+
+    objective = make_objective(weights(absolute=1.0, perceptual=0.5), perceptual=distance)
+    loss, metrics = objective(Stub(), {"clip_BTHWC": CLIP}, KEY)
+    np.testing.assert_allclose(metrics["perceptual"].value(), metrics["absolute"].value() + 1, rtol=1e-6)
+    np.testing.assert_allclose(loss.value(), 1.5 * metrics["absolute"].value() + 0.5, rtol=1e-6)
+
+
+JUDGE = DiscriminatorConfig(width=4, levels=2)
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Returns (structure, weights, made, clip, pull) for a judge of two clips."""
+    structure, weights = nnx.split(Discriminator(JUDGE, rngs=nnx.Rngs(0)))
+    made, clip, pull = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, size=(3, 2, 3, 16, 16, 3)), jnp.float32)
+    return structure, weights, made, clip, pull
+
+
+def test_the_autoencoder_is_pushed_by_a_share_of_its_other_gradient(judged):
+    structure, weights, made, clip, pull = judged
+    model = nnx.merge(structure, weights)
+    push = jax.grad(lambda made: judge(model, made, clip, pull, share=0.1)[0])(made)
+    towards = jax.grad(lambda made: -jnp.mean(model(made)))(made)
+    np.testing.assert_allclose(jnp.linalg.norm(push), 0.1 * jnp.linalg.norm(pull), rtol=1e-4)
+    np.testing.assert_allclose(push / jnp.linalg.norm(push), towards / jnp.linalg.norm(towards), atol=1e-6)
+    assert jnp.mean(model(made - 1e-2 * push / jnp.linalg.norm(push))) > jnp.mean(model(made))
+
+
+def test_the_judge_learns_the_hinge_loss_and_nothing_of_the_push(judged):
+    structure, weights, made, clip, pull = judged
+
+    def loss(weights):
+        return judge(nnx.merge(structure, weights), made, clip, pull, share=0.1)[0]
+
+    def hinge(weights):
+        model = nnx.merge(structure, weights)
+        return jnp.mean(jax.nn.relu(1 - model(clip))) + jnp.mean(jax.nn.relu(1 + model(made)))
+
+    np.testing.assert_allclose(loss(weights), hinge(weights), rtol=1e-6)
+    got, expected = jax.grad(loss)(weights), jax.grad(hinge)(weights)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, expected)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(got)) > 0
+
+
+def test_one_loss_trains_both_and_the_judge_sees_patches_in_float32(judged):
+    clip = judged[3]
+    model = AdversarialAutoencoder(SHAPE, JUDGE, rngs=nnx.Rngs(0))
+    verdict = model.discriminator(clip.astype(jnp.bfloat16))
+    assert verdict.shape == (2, 3, 4, 4, 1)
+    assert verdict.dtype == jnp.float32
+    structure, weights_of_both = nnx.split(model)
+    objective = make_objective(weights(absolute=1.0), adversarial=0.1, dtype=jnp.bfloat16)
+    batch = {"clip_BTHWC": np.random.default_rng(0).integers(0, 256, size=(2, 5, 16, 16, 3), dtype=np.uint8)}
+
+    def loss(weights):
+        return objective(nnx.merge(structure, weights), batch, KEY)[0].value()
+
+    gradient = nnx.to_flat_state(jax.grad(loss)(weights_of_both))
+    silent = [".".join(map(str, path)) for path, leaf in gradient if not np.abs(leaf.get_value()).max() > 0]
+    # At the start the second convolutions of the encoder's log variances have no say in a mean.
+    assert silent == []
+    metrics = objective(model, batch, KEY)[1]
+    assert {"judge", "judged_real", "judged_made", "psnr", "absolute", "bottleneck"} <= metrics.keys()

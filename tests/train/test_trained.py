@@ -43,7 +43,7 @@ def test_the_codec_is_the_average_with_the_statistics(workdir, settings):
     np.testing.assert_array_equal(codec.scale_C, statistics["scale"])
     header = PreparedSet(workdir.prepared()).header
     assert header["autoencoder"] == codec.fingerprint(), "the shards were made with it"
-    assert codec.params.keys() == abstract_model(lambda key: trained.build_autoencoder(settings, key))[1].keys()
+    assert codec.params.keys() == abstract_model(lambda key: trained.build_autoencoder(settings, None, key))[1].keys()
 
 
 def test_prepared_latents_have_zero_mean_and_unit_scale(workdir):

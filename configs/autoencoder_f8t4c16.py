@@ -1,0 +1,109 @@
+"""The autoencoder f8t4c16, of the shape of Wan 2.1's: 8x8 px and 4 frames to a position of 16 numbers.
+
+Trained from nothing on a folder of videos and images in four stages: images, short clips, clips
+of varied length and shape, and last an adversarial stage.
+
+At full width, 127 million parameters, for one host of 4 TPU v5p chips or 8 GPUs of 80 GB and a million clips; the
+batches hold about 2.2 million pixels:
+  python -m sora_jax.main --config=configs/autoencoder_f8t4c16.py --config.data.path=DIR --workdir=runs/f8t4c16
+
+At toy width, on two CPU cores in about 20 minutes. Strides and channels are the same; to learn something in that time
+the pixels are folded into channels first and levels have the shortcuts of Wan 2.2:
+  python -m sora_jax.main --config=configs/autoencoder_f8t4c16.py:toy --config.data.path=DIR --workdir=runs/toy
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+_FULL = {
+    "data.max_frames": 65,
+    "data.max_tokens": 32768,
+    "packing.tokens": 32768,
+    "autoencoder.patch": 1,
+    "autoencoder.width": 96,
+    "autoencoder.multipliers": (1, 2, 4, 4),
+    "autoencoder.space_down": (True, True, True),
+    "autoencoder.time_down": (False, True, True),
+    "autoencoder.blocks": 2,
+    "autoencoder.decoder_width": 96,
+    "autoencoder.decoder_blocks": 3,
+    "autoencoder.channels": 16,
+    "autoencoder.attention": True,
+    "autoencoder.shortcuts": False,
+    "autoencoder.remat": True,
+    "autoencoder_loss.squared": 0.0,
+    "autoencoder_loss.absolute": 1.0,
+    "autoencoder_loss.gradient": 1.0,
+    "autoencoder_loss.bottleneck": 1e-5,
+    "mesh.data": 1,
+    "mesh.fsdp": None,
+}
+
+_TOY = {
+    "data.max_frames": 33,
+    "data.max_tokens": 1008,
+    "packing.tokens": 1008,
+    "autoencoder.patch": 4,
+    "autoencoder.width": 64,
+    "autoencoder.multipliers": (1, 2, 2),
+    "autoencoder.space_down": (True, False),
+    "autoencoder.time_down": (True, True),
+    "autoencoder.blocks": 1,
+    "autoencoder.decoder_width": 64,
+    "autoencoder.decoder_blocks": 1,
+    "autoencoder.channels": 16,
+    "autoencoder.attention": False,
+    "autoencoder.shortcuts": True,
+    "autoencoder_loss.bottleneck": 1e-5,
+}
+
+# (frames, height, width, clips) of the batches of each stage: equal numbers of pixels, varied lengths and shapes.
+_BUCKETS = {
+    "full": {
+        "ae_images": ((1, 256, 256, 32), (1, 384, 384, 16), (1, 256, 512, 16)),
+        "ae_short": ((1, 256, 256, 32), (5, 256, 256, 8), (9, 256, 256, 4)),
+        "ae_long": ((1, 512, 512, 8), (17, 192, 320, 4), (17, 256, 256, 4), (33, 128, 256, 4), (65, 128, 128, 4)),
+        "ae_adversarial": ((1, 512, 512, 8), (17, 192, 320, 4), (33, 128, 256, 4)),
+    },
+    "toy": {
+        "ae_images": ((1, 96, 96, 8),),
+        "ae_short": ((1, 96, 96, 8), (9, 64, 64, 2)),
+        "ae_long": ((1, 96, 128, 8), (17, 64, 96, 1), (33, 48, 64, 1)),
+        "ae_adversarial": ((1, 96, 96, 8), (17, 64, 64, 1)),
+    },
+}
+_STEPS = {
+    "full": {"ae_images": 100_000, "ae_short": 150_000, "ae_long": 150_000, "ae_adversarial": 100_000},
+    "toy": {"ae_images": 1200, "ae_short": 1800, "ae_long": 2400, "ae_adversarial": 300},
+}
+_PEAK = {"full": 1e-3, "toy": 3e-3}
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    """Returns the config of a run that trains the autoencoder alone, of `size` "full" or "toy"."""
+    c = base.get_config()
+    c.update_from_flattened_dict({"full": _FULL, "toy": _TOY}[size])
+    c.update_from_flattened_dict(
+        {
+            "data.source": "folder",
+            "run": tuple(_STEPS[size]),
+            "sampling.size": (64, 64),
+            "sampling.frames": 5,
+        }
+    )
+    stages = ConfigDict({name: stage for name, stage in c.to_dict()["stages"].items() if name != "autoencoder"})
+    for number, (name, steps) in enumerate(_STEPS[size].items()):
+        # Every stage but the last keeps a rate from which the next one can go on.
+        rate = base.schedule(
+            _PEAK[size] / 2**number, warmup_steps=min(100, steps // 10), decay_share=0.5, final_share=0.05
+        )
+        stages[name] = base.autoencoder_stage(
+            steps=steps,
+            schedule=rate,
+            buckets=_BUCKETS[size][name],
+            adversarial=0.05 if name == "ae_adversarial" else 0.0,
+        )
+    with c.unlocked():
+        c.stages = stages
+    return c
