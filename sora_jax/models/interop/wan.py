@@ -17,11 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model
+from sora_jax.models.interop.files import read_safetensors
 from sora_jax.models.transformer import Transformer, TransformerConfig
 
 # Parameters by name on the host: a large model fits no single device, so whoever loads it also places it.
@@ -219,13 +218,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         files = [path / _WEIGHTS]
     weights: dict[str, np.ndarray] = {}
     for file in files:
-        if not file.is_file():
-            raise UserError(f"{file} does not exist; give the folder of the transformer as diffusers saves it")
-        try:
-            # bfloat16 is known to numpy once jax has been imported, which the transformer does.
-            part = load_file(file)
-        except SafetensorError as error:
-            raise UserError(f"{file} is not a whole safetensors file ({error}); download it again") from error
+        part = read_safetensors(file, remedy="give the folder of the transformer as diffusers saves it")
         if twice := weights.keys() & part.keys():
             raise UserError(f"{path} holds {_list(sorted(twice))} in two files; keep one set of weights there")
         weights |= part
