@@ -1,15 +1,25 @@
 """Metrics of a trained run, printed and written to WORKDIR/evaluation.json.
 
-python -m sora_jax.evaluate --workdir=runs/base
-python -m sora_jax.evaluate --workdir=runs/base --checkpoint=2000
+  python -m sora_jax.evaluate --workdir=runs/base
+  python -m sora_jax.evaluate --workdir=runs/base --checkpoint=2000
+  python -m sora_jax.evaluate --workdir=runs/base --evaluate=autoencoder --data=DIR
+
+docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
 """
 
+import typing
 from collections.abc import Sequence
+from pathlib import Path
 
+import jax
 from absl import flags
 
 from sora_jax.core.errors import UserError, run_command
-from sora_jax.train.run import evaluate, use_compilation_cache
+from sora_jax.data.remote import is_remote
+from sora_jax.evaluation.reconstruction import Networks
+from sora_jax.models.i3d import load_i3d
+from sora_jax.models.perceptual import load_perceptual
+from sora_jax.train.run import Part, evaluate, evaluate_data, use_compilation_cache
 from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
@@ -17,16 +27,40 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
 )
+_EVALUATE = flags.DEFINE_enum("evaluate", "all", typing.get_args(Part), "Which model to judge.")
+_DATA = flags.DEFINE_string(
+    "data", None, "A folder of videos and images to judge the autoencoder on, instead of the run's own clips."
+)
+_CLIPS = flags.DEFINE_integer(
+    "clips", None, "How many clips to judge the autoencoder on; default: as in the config.", lower_bound=1
+)
+_LPIPS = flags.DEFINE_string("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
+_VIDEO_FEATURES = flags.DEFINE_string(
+    "video_features", None, "Weights of I3D, .safetensors; without them rFVD compares features of a random network."
+)
 
 
 def main(_: Sequence[str]) -> None:
     """Evaluates the averaged weights."""
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
+    data = _DATA.value
+    if data is not None and _EVALUATE.value != "autoencoder":
+        raise UserError(f"--data is for the autoencoder alone: pass --evaluate=autoencoder, not {_EVALUATE.value}")
+    if data is not None and not is_remote(data) and not Path(data).is_dir():
+        raise UserError(f"--data={data} is not a folder: give one with videos or images")
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
+    networks = Networks(
+        perceptual=jax.device_put(load_perceptual(_LPIPS.value)) if _LPIPS.value else None,
+        video=jax.device_put(load_i3d(_VIDEO_FEATURES.value)) if _VIDEO_FEATURES.value else None,
+    )
     use_compilation_cache()
-    evaluate(workdir, settings, step=None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value))
+    if data is not None:
+        evaluate_data(workdir, settings, data, count=_CLIPS.value, networks=networks)
+        return
+    step = None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value)
+    evaluate(workdir, settings, part=_EVALUATE.value, step=step, count=_CLIPS.value, networks=networks)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from sora_jax.data.video_io import read_clip, write_clip
+from sora_jax.models import perceptual
 
 TOY = "--config=tests/toy.py"
 COMMANDS = ("main", "prepare", "sample", "evaluate")
@@ -122,6 +124,40 @@ def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
     assert json.loads((workdir / "evaluation.json").read_text()) == expected
     done = run("evaluate", f"--workdir={workdir}", "--checkpoint=6")
     assert json.loads((workdir / "evaluation.json").read_text())["shapes"]["step"] == 6
+
+
+def test_the_autoencoder_alone_is_judged_on_a_folder_without_captions(run, toy_workdir, tmp_path):
+    workdir = Path(shutil.copytree(toy_workdir, tmp_path / "toy"))
+    folder, weights = tmp_path / "clips", tmp_path / "vgg16.safetensors"
+    rng = np.random.default_rng(0)
+    for name, shape in {"a.gif": (5, 16, 16), "b.gif": (5, 16, 16), "deep/c.png": (1, 19, 24)}.items():
+        write_clip(folder / name, rng.integers(0, 256, size=(*shape, 3), dtype=np.uint8), fps=8.0)
+    (folder / "torn.mp4").write_bytes(b"not a video")
+    shapes = perceptual.shapes("vgg16")
+    save_file({name: (0.1 * rng.random(shape)).astype(np.float32) for name, shape in shapes.items()}, weights)
+    arguments = (f"--workdir={workdir}", "--evaluate=autoencoder")
+    done = run("evaluate", *arguments, f"--data={folder}", f"--lpips={weights}")
+    assert done.returncode == 0, done.stderr
+    assert "left out: torn.mp4: " in done.stderr
+    found = json.loads((workdir / "evaluation_autoencoder.json").read_text())["autoencoder"]
+    assert (found["clips"], found["skipped"], found["data"]) == (3, 1, str(folder))
+    assert [(row["frames"], row["size"], row["clips"]) for row in found["groups"]] == [
+        ("1", "16x24", 1),
+        ("5", "16x16", 2),
+    ]
+    assert {row["clip"] for row in found["worst"]} == {"a.gif", "b.gif", "deep/c.png"}
+    assert found["psnr"] == pytest.approx(np.mean([row["psnr"] for row in found["worst"]]))
+    assert found["lpips"] > 0
+    assert done.stdout.split()[:5] == ["frames", "size", "clips", "psnr", "ssim"]
+    with Image.open(workdir / "samples" / "evaluation" / "worst_reconstructions_data.png") as picture:
+        assert picture.height > 7 * 96, "three frames of each gif and the image"
+    assert (workdir / "evaluation.json").read_bytes() == (toy_workdir / "evaluation.json").read_bytes()
+
+    done = run("evaluate", *arguments, "--clips=2")
+    assert done.returncode == 0, done.stderr
+    before, after = (json.loads((path / "evaluation.json").read_text()) for path in (toy_workdir, workdir))
+    assert (before["autoencoder"]["clips"], after["autoencoder"]["clips"]) == (8, 2)
+    assert before["shapes"] == after["shapes"], "what was not asked for stays"
 
 
 def test_a_folder_is_prepared_and_bad_clips_are_named(run, tmp_path):
@@ -245,6 +281,24 @@ def test_a_workdir_without_a_run_says_so(run, tmp_path, command, arguments):
 
 def test_a_checkpoint_that_is_not_there_is_told_by_evaluate(run, toy_workdir):
     ends_in_a_sentence(run("evaluate", f"--workdir={toy_workdir}", "--checkpoint=77"), "steps found: [6, 8]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--evaluate=decoder"], "value should be one of <autoencoder|generator|all>"),
+        (["--data=tests"], "pass --evaluate=autoencoder, not all"),
+        (
+            ["--evaluate=autoencoder", "--data=no/such"],
+            "--data=no/such is not a folder: give one with videos or images",
+        ),
+        (["--clips=0"], "--clips=0"),
+        (["--lpips=no.safetensors"], "no.safetensors does not exist; make it as docs/evaluation.md says"),
+        (["--video_features=README.md"], "README.md is not a whole safetensors file"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_ends_in_a_sentence(run, toy_workdir, arguments, said):
+    ends_in_a_sentence(run("evaluate", f"--workdir={toy_workdir}", *arguments), said)
 
 
 def test_an_output_that_cannot_be_written_is_a_fault_of_storage(run, toy_workdir, tmp_path):

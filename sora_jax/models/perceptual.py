@@ -11,7 +11,7 @@ Letters: B clips, T H W frames, rows, columns, C channels, N frames of all clips
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,7 @@ _ALEXNET = _Network(
     window=3,
     smallest_side=31,
 )
-# By the kernel of the first convolution, px.
+# By the side of the first kernel, px.
 _NETWORKS = {3: _VGG16, 11: _ALEXNET}
 
 
@@ -101,6 +101,11 @@ def load_perceptual(path: str | Path) -> dict[str, np.ndarray]:
         found = f"{_FIRST} has shape {first}" if first else f"{_FIRST} is missing"
         raise UserError(f"{path} holds neither VGG16 nor AlexNet ({found}); {_REMEDY}")
     return pick(weights, network.shapes(), what=str(path), remedy=_REMEDY)
+
+
+def shapes(network: Literal["vgg16", "alexnet"]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of all weights of a network by their names."""
+    return {"vgg16": _VGG16, "alexnet": _ALEXNET}[network].shapes()
 
 
 def smallest_side(weights: Weights) -> int:

@@ -14,13 +14,18 @@ from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.workdir import Workdir, write_atomically
 
 
+def spread(length: int, count: int) -> list[int]:
+    """Returns up to `count` indices below `length`, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
+
+
 def choose_clips(source: FittedSource, *, count: int, sizes: int) -> list[Clip]:
     """Returns up to `count` clips spread evenly over the source, those of the `sizes` commonest sizes.
 
     A codec is compiled for each size, and clips of a folder may all differ. Clips that cannot be used are passed over.
     """
     clips = []
-    for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)).tolist():
+    for index in spread(len(source), count):
         try:
             clips.append(source[index])
         except BadClip:

@@ -153,8 +153,12 @@ def _evaluation(evaluation: Facts) -> str:
     for group, values in evaluation.items():
         values = values if isinstance(values, dict) else {"": values}
         share = group.startswith("shapes")
-        rows = [[_words(key), _shown(key, value, share=share) or ""] for key, value in values.items()]
+        lists = {key: _records(value) for key, value in values.items() if isinstance(value, list)}
+        rows = [
+            [_words(key), _shown(key, value, share=share) or ""] for key, value in values.items() if key not in lists
+        ]
         tables.append(f"<div><h3>{escape(_words(group))}</h3>{_table([], rows)}</div>")
+        tables += [f"<div><h3>{escape(_words(f'{group} {key}'))}</h3>{one}</div>" for key, one in lists.items() if one]
     return f'<div class="row">{"".join(tables)}</div>' if tables else ""
 
 
@@ -261,6 +265,14 @@ def _skipped_list(skipped: list[tuple[str, str]]) -> str:
 def _config(config: Facts) -> str:
     text = escape(json.dumps(config, indent=2, ensure_ascii=False))
     return f"<details><summary>show</summary><pre>{text}</pre></details>" if config else ""
+
+
+def _records(records: Sequence[Any]) -> str:
+    """A row for each record, a column for each key that one of them has."""
+    known = [record for record in records if isinstance(record, dict)]
+    names = list(dict.fromkeys(name for record in known for name in record))
+    rows = [[_shown(name, record.get(name)) or "" for name in names] for record in known]
+    return _table([_words(name) for name in names], rows) if rows else ""
 
 
 def _facts_table(facts: Facts) -> str:

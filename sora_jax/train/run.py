@@ -2,19 +2,24 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
-from sora_jax.core.errors import Preempted
+from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.clips import Clip
+from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
 from sora_jax.data.shapes_world import ShapesWorld
+from sora_jax.data.sources import FolderSource, read_ahead
 from sora_jax.data.video_io import write_clip
-from sora_jax.evaluation.evaluator import judge_autoencoder, judge_prompts
+from sora_jax.evaluation import show
+from sora_jax.evaluation.evaluator import judge_prompts
+from sora_jax.evaluation.reconstruction import Networks, Verdict, judge_autoencoder
 from sora_jax.generate.write import contact_sheet
 from sora_jax.models.codec import Codec
 from sora_jax.preparation.fitted import Collection, FittedSource
@@ -35,6 +40,9 @@ from sora_jax.video import shapes
 _EVALUATION_SEED = 1_000
 # Sizes of the clips that the autoencoder is judged on: each is compiled for.
 _SIZES_JUDGED = 12
+
+# What may be evaluated by itself.
+Part = Literal["autoencoder", "generator", "all"]
 
 
 def run(
@@ -111,26 +119,97 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def evaluate(workdir: Workdir, settings: Settings, *, step: int | None = None) -> dict[str, Any]:
+def evaluate(
+    workdir: Workdir,
+    settings: Settings,
+    *,
+    part: Part = "all",
+    step: int | None = None,
+    count: int | None = None,
+    networks: Networks | None = None,
+) -> dict[str, Any]:
     """Returns the metrics of a run's models, after writing them to evaluation.json and printing them.
 
-    `autoencoder`: on held-out clips where there are any (`held_out`). For the drawn world `shapes`: on held-out
-    prompts, and where it shows two objects `shapes_pairs`: on held-out prompts about two; sheets of these samples are
-    written beside.
+    `autoencoder`: as `evaluation.reconstruction` says, on `count` (by default as configured) held-out clips where there
+    are any (`held_out`); a picture of the worst is written. For the drawn world `shapes`: on held-out prompts, and
+    where it shows two objects `shapes_pairs`: on held-out prompts about two; sheets of these samples are written
+    beside. With one `part` alone the file keeps what it says of the other.
     """
     codec = load_codec(workdir, settings)
-    clips, held_out = evaluation_clips(workdir, settings)
-    result: dict[str, Any] = {"autoencoder": {**judge_autoencoder(codec, clips), "held_out": held_out}}
-    has_generator = any(settings.stages[name].kind == "diffusion" for name in settings.run)
-    count = settings.evaluation.prompts
-    if has_generator and settings.data.source == "shapes" and count:
-        sets = {"shapes": heldout_prompts(count)}
-        if settings.shapes.max_objects == 2:
-            sets["shapes_pairs"] = heldout_pair_prompts(count)
+    sets = _prompt_sets(settings)
+    if part == "generator" and not sets:
+        raise UserError("only of a drawn world can be told how prompts are followed: pass --evaluate=autoencoder")
+    result: dict[str, Any] = {}
+    if part != "all" and (workdir.path / "evaluation.json").exists():
+        result = workdir.read_json("evaluation.json")
+    if part != "generator":
+        clips, held_out = evaluation_clips(workdir, settings, count=count)
+        verdict = judge_autoencoder(codec, clips, networks)
+        result["autoencoder"] = {**verdict.facts(), "held_out": held_out}
+        _show_verdict(workdir, verdict, "worst_reconstructions")
+    if part != "autoencoder" and sets:
         result |= _follow(workdir, settings, codec, sets, step=step)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)
     return result
+
+
+def evaluate_data(
+    workdir: Workdir, settings: Settings, path: str, *, count: int | None = None, networks: Networks | None = None
+) -> dict[str, Any]:
+    """Returns how a run's autoencoder does on the videos and images of a folder, captioned or not, fitted as its own.
+
+    Up to `count` of them, by default as configured, spread evenly; those that cannot be used are named and counted.
+    Written to evaluation_autoencoder.json and printed.
+    """
+    codec = load_codec(workdir, settings)
+    data = settings.data
+    source = FolderSource(path, captions_required=False, max_frames=data.max_frames, fps=data.fps)
+    limits = clip_limits(settings, data)
+    skipped = []
+
+    def read(index: int) -> Clip | BadClip:
+        try:
+            return limits.fit(source, index).clip
+        except BadClip as error:
+            return error
+
+    def usable() -> Iterator[Clip]:
+        indices = exhibits.spread(len(source), count or settings.evaluation.clips)
+        with read_ahead(read, indices, readers=data.readers) as found:
+            for one in found:
+                if isinstance(one, BadClip):
+                    logging.warning("left out: %s", one)
+                    skipped.append(one.source_id)
+                else:
+                    yield one
+
+    verdict = judge_autoencoder(codec, usable(), networks)
+    result = {"autoencoder": {**verdict.facts(), "data": path, "skipped": len(skipped)}}
+    _show_verdict(workdir, verdict, "worst_reconstructions_data")
+    workdir.write_json("evaluation_autoencoder.json", result)
+    print_metrics(result)
+    return result
+
+
+def _show_verdict(workdir: Workdir, verdict: Verdict, name: str) -> None:
+    """Prints the table and writes the picture of the worst clips."""
+    print(show.table(verdict), flush=True)
+    folder = workdir.path / "samples" / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_clip(folder / f"{name}.png", show.worst_picture(verdict.worst)[None], fps=1.0)
+
+
+def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
+    """Returns the held-out prompts of a drawn world by the name of their set; none where nothing answers them."""
+    has_generator = any(settings.stages[name].kind == "diffusion" for name in settings.run)
+    count = settings.evaluation.prompts
+    if not (has_generator and settings.data.source == "shapes" and count):
+        return {}
+    sets = {"shapes": heldout_prompts(count)}
+    if settings.shapes.max_objects == 2:
+        sets["shapes_pairs"] = heldout_pair_prompts(count)
+    return sets
 
 
 def _follow(
@@ -153,12 +232,12 @@ def _follow(
     return result
 
 
-def evaluation_clips(workdir: Workdir, settings: Settings) -> tuple[list[Clip], bool]:
+def evaluation_clips(workdir: Workdir, settings: Settings, *, count: int | None = None) -> tuple[list[Clip], bool]:
     """Returns the clips that the autoencoder is judged on, and whether training never saw them.
 
     The drawn world holds clips out. Other sources hold none out, so their own clips are judged and the result says so.
     """
-    count = settings.evaluation.clips
+    count = count or settings.evaluation.clips
     if settings.data.source == "shapes":
         world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
         limits = clip_limits(settings, settings.data)
@@ -181,9 +260,11 @@ def record_totals(workdir: Workdir, *, seconds: float, evaluated: bool) -> None:
 
 
 def print_metrics(result: dict[str, Any]) -> None:
-    """Prints evaluation results, a line for each part."""
+    """Prints evaluation results, a line for each part; lists within are left to tables."""
     for part, values in result.items():
         words = [
-            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in values.items()
+            if not isinstance(value, list)
         ]
         print(f"{part}: {', '.join(words)}", flush=True)

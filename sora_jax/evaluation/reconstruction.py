@@ -1,0 +1,238 @@
+"""How well an autoencoder gives clips back: over all of them, by their size and duration, and where it does worst.
+
+Letters: B clips of one shape, T H W frames, rows, columns of pixels or latents, C channels, F frames shown, N frames of
+all clips, D features.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.clips import Clip
+from sora_jax.evaluation import pixels
+from sora_jax.evaluation.distances import frechet_distance
+from sora_jax.models.codec import Codec
+from sora_jax.models.i3d import FEWEST_FRAMES, i3d_features
+from sora_jax.models.perceptual import Weights, lpips, smallest_side
+from sora_jax.models.random_features import random_features
+from sora_jax.video.latents import LatentStatistics, normalise
+from sora_jax.video.pixels import to_float
+
+# Reconstructions in one decoding, and frames times px of them: bound the memory.
+_CLIPS_AT_ONCE, _PIXELS_AT_ONCE = 16, 2**22
+# Px of the frames that LPIPS looks at together; its first layers keep 64 numbers for each.
+_LPIPS_PIXELS_AT_ONCE = 2**19
+_MOST_SHAPES = 16  # rows of a table; more shapes are grouped by classes
+_WORST, _FRAMES_SHOWN = 6, 3
+# A channel that varies less than this, as a share of the mean deviation, carries nothing.
+_DEAD = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Networks:
+    """What measures more than pixels. Without weights there is no LPIPS, and rFVD compares random features.
+
+    Attributes:
+      perceptual: As `models.perceptual.load_perceptual` gives them.
+      video: As `models.i3d.load_i3d` gives them.
+    """
+
+    perceptual: Weights | None = None
+    video: Weights | None = None
+
+    @property
+    def rfvd(self) -> str:
+        """Returns the name of the distance, which says whose features it compares."""
+        return "rfvd_random" if self.video is None else "rfvd_i3d"
+
+    def lpips(self, truth_BTHWC: np.ndarray, made_BTHWC: np.ndarray) -> np.ndarray | None:
+        """Returns the mean over the frames of each uint8 clip, (B,); None where they are too small or weights lack."""
+        if self.perceptual is None or min(truth_BTHWC.shape[2:4]) < smallest_side(self.perceptual):
+            return None
+        return np.asarray(_lpips(self.perceptual, truth_BTHWC, made_BTHWC))
+
+    def features(self, clip_BTHWC: np.ndarray) -> np.ndarray | None:
+        """Returns (B, D) of uint8 clips; None where they are too short."""
+        if self.video is None:
+            return np.asarray(_random_features(clip_BTHWC))
+        return np.asarray(_i3d(self.video, clip_BTHWC)) if clip_BTHWC.shape[1] >= FEWEST_FRAMES else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Damaged:
+    """A clip beside its reconstruction: some frames of both, uint8 (F, H, W, 3), and the PSNR of all in dB."""
+
+    name: str
+    shape: tuple[int, int, int]
+    psnr: float
+    truth_FHWC: np.ndarray
+    made_FHWC: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """Scores of all clips, those of each group of them, and the clips with the lowest PSNR, worst first.
+
+    `psnr` is in dB; `ssim` is at most 1; `lpips` and the rFVD are 0 for equal clips. Latents are measured by channel,
+    in units of the run's own statistics: `latent_mean` (0 on the clips that these were taken from) and `latent_std` (1)
+    are root mean squares over channels; `dead_channels` is a count. A score that some clips could not get comes with
+    the number of those that did, as `lpips_clips`. A group names its `frames` and `size`.
+    """
+
+    total: dict[str, float]
+    groups: list[dict[str, Any]]
+    worst: list[Damaged]
+
+    def facts(self) -> dict[str, Any]:
+        """Returns everything but the pictures, fit for JSON."""
+        worst = [
+            {"clip": one.name, "frames": one.shape[0], "size": _size(one.shape), "psnr": one.psnr} for one in self.worst
+        ]
+        return {**self.total, "groups": self.groups, "worst": worst}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Measured:
+    shape: tuple[int, int, int]
+    scores: dict[str, float]
+    features_2D: np.ndarray | None  # of the clip and of its reconstruction
+    latents: LatentStatistics
+
+
+def judge_autoencoder(codec: Codec, clips: Iterable[Clip], networks: Networks | None = None) -> Verdict:
+    """Returns how clips of legal sizes come through `codec`; they are taken one by one and not kept.
+
+    Raises UserError where there are none.
+    """
+    networks = networks or Networks()
+    measured: list[_Measured] = []
+    worst: list[Damaged] = []
+    for batch in _batches(clips):
+        found = _judge(codec, batch, networks)
+        measured += [one for one, _ in found]
+        worst = sorted([*worst, *(shown for _, shown in found)], key=lambda shown: shown.psnr)[:_WORST]
+    if not measured:
+        raise UserError("none of the clips can be judged: see the reasons above, or give others with --data=DIR")
+    exact = len({one.shape for one in measured}) <= _MOST_SHAPES
+    groups: dict[tuple[int, ...], list[_Measured]] = {}
+    for one in measured:
+        groups.setdefault(one.shape if exact else _class_of(one.shape), []).append(one)
+    return Verdict(
+        total=_summary(codec, measured, networks.rfvd),
+        groups=[{**_label(key), **_summary(codec, groups[key], networks.rfvd)} for key in sorted(groups)],
+        worst=worst,
+    )
+
+
+def _batches(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+    """Yields clips of one shape together, as soon as they fill a batch: a codec is compiled for each shape."""
+    waiting: dict[tuple[int, ...], list[Clip]] = {}
+    for clip in clips:
+        shape = clip.pixels_THWC.shape
+        group = waiting.setdefault(shape, [])
+        group.append(clip)
+        if len(group) >= min(_CLIPS_AT_ONCE, _PIXELS_AT_ONCE // math.prod(shape[:3])):
+            yield waiting.pop(shape)
+    yield from waiting.values()
+
+
+def _judge(codec: Codec, clips: Sequence[Clip], networks: Networks) -> list[tuple[_Measured, Damaged]]:
+    truth_BTHWC = np.stack([clip.pixels_THWC for clip in clips])
+    latent_BTHWC = codec.encode(truth_BTHWC)
+    made_BTHWC = codec.decode(normalise(latent_BTHWC, codec.mean_C, codec.scale_C))
+    lpips_B = networks.lpips(truth_BTHWC, made_BTHWC)
+    features = [networks.features(truth_BTHWC), networks.features(made_BTHWC)]
+    features_B2D = None if features[0] is None else np.stack(features, axis=1)
+    frames, height, width = truth_BTHWC.shape[1:4]
+    chosen_F = np.unique(np.linspace(0, frames - 1, _FRAMES_SHOWN).astype(int))
+    found = []
+    for number, (clip, truth_THWC, made_THWC) in enumerate(zip(clips, truth_BTHWC, made_BTHWC, strict=True)):
+        # Equal clips have no finite PSNR; 100 dB stands for them.
+        scores = {"psnr": min(pixels.psnr(truth_THWC, made_THWC), 100.0), "ssim": pixels.ssim(truth_THWC, made_THWC)}
+        if lpips_B is not None:
+            scores["lpips"] = float(lpips_B[number])
+        measured = _Measured(
+            shape=(frames, height, width),
+            scores=scores,
+            features_2D=None if features_B2D is None else features_B2D[number],
+            latents=LatentStatistics.of(latent_BTHWC[number]),
+        )
+        shown = Damaged(
+            name=clip.source_id,
+            shape=measured.shape,
+            psnr=scores["psnr"],
+            truth_FHWC=truth_THWC[chosen_F],
+            made_FHWC=made_THWC[chosen_F],
+        )
+        found.append((measured, shown))
+    return found
+
+
+def _summary(codec: Codec, measured: Sequence[_Measured], rfvd: str) -> dict[str, float]:
+    summary: dict[str, float] = {"clips": len(measured)}
+
+    def add(name: str, value: float, count: int) -> None:
+        summary[name] = float(value)
+        if count < len(measured):
+            summary[f"{name}_clips"] = count
+
+    for name in ("psnr", "ssim", "lpips"):
+        if values := [one.scores[name] for one in measured if name in one.scores]:
+            add(name, np.mean(values), len(values))
+    features = [one.features_2D for one in measured if one.features_2D is not None]
+    if len(features) >= 2:  # of one sample there is no covariance
+        add(rfvd, frechet_distance(*np.stack(features, axis=1)), len(features))
+    latents = functools.reduce(LatentStatistics.merge, (one.latents for one in measured))
+    variance_C = np.maximum(latents.squares_C / latents.count - latents.mean_C**2, 0)
+    deviation_C = np.sqrt(variance_C)
+    summary["latent_mean"] = float(np.sqrt(np.mean(((latents.mean_C - codec.mean_C) / codec.scale_C) ** 2)))
+    summary["latent_std"] = float(np.sqrt(np.mean(variance_C / codec.scale_C**2)))
+    summary["dead_channels"] = int(np.sum(deviation_C <= _DEAD * deviation_C.mean()))
+    return summary
+
+
+def _class_of(shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Returns the powers of two at or below the frames and the px of the shorter side."""
+    frames, side = shape[0], min(shape[1:])
+    return 2 ** (frames.bit_length() - 1), 2 ** (side.bit_length() - 1)
+
+
+def _label(key: tuple[int, ...]) -> dict[str, str]:
+    if len(key) == 3:
+        return {"frames": str(key[0]), "size": _size(key)}
+    frames, side = key
+    return {"frames": f"{frames}-{2 * frames - 1}" if frames > 1 else "1", "size": f"{side}-{2 * side - 1} px"}
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[2]}"
+
+
+@jax.jit
+def _lpips(weights: Weights, truth_BTHWC: jax.Array, made_BTHWC: jax.Array) -> jax.Array:
+    batch, frames, height, width, _ = truth_BTHWC.shape
+    both = [clip.reshape(-1, 1, 1, height, width, 3) for clip in (truth_BTHWC, made_BTHWC)]
+    at_once = max(1, _LPIPS_PIXELS_AT_ONCE // (height * width))
+    with jax.default_matmul_precision("highest"):
+        distance_N11 = jax.lax.map(
+            lambda pair: lpips(weights, to_float(pair[0]), to_float(pair[1])), tuple(both), batch_size=at_once
+        )
+    return distance_N11.reshape(batch, frames).mean(axis=1)
+
+
+@jax.jit
+def _i3d(weights: Weights, clip_BTHWC: jax.Array) -> jax.Array:
+    with jax.default_matmul_precision("highest"):
+        return jax.lax.map(lambda clip_THWC: i3d_features(weights, to_float(clip_THWC[None]))[0], clip_BTHWC)
+
+
+@jax.jit
+def _random_features(clip_BTHWC: jax.Array) -> jax.Array:
+    with jax.default_matmul_precision("highest"):
+        return random_features(to_float(clip_BTHWC))
