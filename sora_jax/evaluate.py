@@ -7,7 +7,6 @@
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
 """
 
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from sora_jax.data.remote import is_remote
 from sora_jax.evaluation.reconstruction import Networks
 from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
-from sora_jax.train.run import Part, evaluate, evaluate_data, use_compilation_cache
+from sora_jax.train.run import PARTS, evaluate, evaluate_data, use_compilation_cache
 from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
@@ -27,7 +26,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
 )
-_EVALUATE = flags.DEFINE_enum("evaluate", "all", typing.get_args(Part), "Which model to judge.")
+_EVALUATE = flags.DEFINE_enum("evaluate", "all", PARTS, "Which model to judge.")
 _DATA = flags.DEFINE_string(
     "data", None, "A folder of videos and images to judge the autoencoder on, instead of the run's own clips."
 )

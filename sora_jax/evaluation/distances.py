@@ -25,4 +25,4 @@ def frechet_distance(first_ND: np.ndarray, second_ND: np.ndarray) -> float:
 def _factor(samples_ND: np.ndarray) -> np.ndarray:
     """Returns F with F'F the unbiased covariance, of as few rows as will do."""
     centred = (samples_ND - samples_ND.mean(0)) / np.sqrt(len(samples_ND) - 1)
-    return np.linalg.qr(centred, mode="r")
+    return np.linalg.qr(centred).R

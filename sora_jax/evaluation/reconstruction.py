@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
@@ -119,12 +120,17 @@ def judge_autoencoder(codec: Codec, clips: Iterable[Clip], networks: Networks | 
         worst = sorted([*worst, *(shown for _, shown in found)], key=lambda shown: shown.psnr)[:_WORST]
     if not measured:
         raise UserError("none of the clips can be judged: see the reasons above, or give others with --data=DIR")
+    total = _summary(codec, measured, networks.rfvd)
+    if networks.perceptual is not None and "lpips" not in total:
+        logging.warning("no LPIPS: no clip has %d px a side", smallest_side(networks.perceptual))
+    if networks.video is not None and networks.rfvd not in total:
+        logging.warning("no rFVD: I3D needs two clips of %d frames or more", FEWEST_FRAMES)
     exact = len({one.shape for one in measured}) <= _MOST_SHAPES
     groups: dict[tuple[int, ...], list[_Measured]] = {}
     for one in measured:
         groups.setdefault(one.shape if exact else _class_of(one.shape), []).append(one)
     return Verdict(
-        total=_summary(codec, measured, networks.rfvd),
+        total=total,
         groups=[{**_label(key), **_summary(codec, groups[key], networks.rfvd)} for key in sorted(groups)],
         worst=worst,
     )
@@ -147,8 +153,8 @@ def _judge(codec: Codec, clips: Sequence[Clip], networks: Networks) -> list[tupl
     latent_BTHWC = codec.encode(truth_BTHWC)
     made_BTHWC = codec.decode(normalise(latent_BTHWC, codec.mean_C, codec.scale_C))
     lpips_B = networks.lpips(truth_BTHWC, made_BTHWC)
-    features = [networks.features(truth_BTHWC), networks.features(made_BTHWC)]
-    features_B2D = None if features[0] is None else np.stack(features, axis=1)
+    truth_BD, made_BD = networks.features(truth_BTHWC), networks.features(made_BTHWC)
+    features_B2D = None if truth_BD is None or made_BD is None else np.stack([truth_BD, made_BD], axis=1)
     frames, height, width = truth_BTHWC.shape[1:4]
     chosen_F = np.unique(np.linspace(0, frames - 1, _FRAMES_SHOWN).astype(int))
     found = []
@@ -178,13 +184,13 @@ def _summary(codec: Codec, measured: Sequence[_Measured], rfvd: str) -> dict[str
     summary: dict[str, float] = {"clips": len(measured)}
 
     def add(name: str, value: float, count: int) -> None:
-        summary[name] = float(value)
+        summary[name] = value
         if count < len(measured):
             summary[f"{name}_clips"] = count
 
     for name in ("psnr", "ssim", "lpips"):
         if values := [one.scores[name] for one in measured if name in one.scores]:
-            add(name, np.mean(values), len(values))
+            add(name, float(np.mean(values)), len(values))
     features = [one.features_2D for one in measured if one.features_2D is not None]
     if len(features) >= 2:  # of one sample there is no covariance
         add(rfvd, frechet_distance(*np.stack(features, axis=1)), len(features))

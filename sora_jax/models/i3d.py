@@ -90,8 +90,8 @@ def i3d_features(weights: Weights, clip_BTHWC: jax.Array) -> jax.Array:
     x = unit(weights, "Conv3d_2c_3x3", unit(weights, "Conv3d_2b_1x1", x))
     x = _pool(x, (1, 3, 3), (1, 2, 2))
     for name in _MODULES:
-        if name in _POOLED:
-            x = _pool(x, (_POOLED[name],) * 3, (2, 2, 2))
+        if side := _POOLED.get(name):
+            x = _pool(x, (side, side, side), (2, 2, 2))
         x = mixed(weights, name, x)
     x_BTC = jnp.mean(x, axis=(2, 3))
     # Windows of two positions, then the mean over them; what follows is linear and may come last.

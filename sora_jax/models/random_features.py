@@ -27,7 +27,7 @@ def random_features(clip_BTHWC: jax.Array) -> jax.Array:
     x, found = clip_BTHWC.astype(jnp.float32), []
     for kernel, time_stride in zip(_kernels(), _TIME_STRIDES, strict=True):
         numbers = ("NTHWC", "THWIO", "NTHWC")
-        x = jax.lax.conv_general_dilated(x, kernel, (time_stride, 2, 2), "SAME", dimension_numbers=numbers)
+        x = jax.lax.conv_general_dilated(x, jnp.asarray(kernel), (time_stride, 2, 2), "SAME", dimension_numbers=numbers)
         x = jax.nn.relu(x)
         found.append(jnp.mean(x, axis=(1, 2, 3)))
     return jnp.concatenate(found, axis=-1)

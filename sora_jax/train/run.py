@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from absl import logging
@@ -42,7 +42,7 @@ _EVALUATION_SEED = 1_000
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-Part = Literal["autoencoder", "generator", "all"]
+PARTS = ("autoencoder", "generator", "all")
 
 
 def run(
@@ -123,7 +123,7 @@ def evaluate(
     workdir: Workdir,
     settings: Settings,
     *,
-    part: Part = "all",
+    part: str = "all",
     step: int | None = None,
     count: int | None = None,
     networks: Networks | None = None,
@@ -133,7 +133,7 @@ def evaluate(
     `autoencoder`: as `evaluation.reconstruction` says, on `count` (by default as configured) held-out clips where there
     are any (`held_out`); a picture of the worst is written. For the drawn world `shapes`: on held-out prompts, and
     where it shows two objects `shapes_pairs`: on held-out prompts about two; sheets of these samples are written
-    beside. With one `part` alone the file keeps what it says of the other.
+    beside. With one of `PARTS` alone the file keeps what it says of the other.
     """
     codec = load_codec(workdir, settings)
     sets = _prompt_sets(settings)

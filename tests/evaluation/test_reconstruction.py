@@ -1,5 +1,7 @@
 """The autoencoder is judged over all clips and by group; a codec with a known error gives known scores."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -130,7 +132,7 @@ def test_the_worst_clips_are_kept_worst_first():
     assert facts["groups"] == verdict.groups
 
 
-def test_networks_of_the_user_are_asked_where_clips_are_large_and_long_enough(monkeypatch):
+def test_networks_of_the_user_are_asked_where_clips_are_large_and_long_enough(monkeypatch, caplog):
     """Stand-ins: their numbers show which clips reached them, and that both are cut back to clips."""
     monkeypatch.setattr(perceptual, "_features", lambda weights, clip: [clip.reshape(-1, *clip.shape[2:])] * 5)
     monkeypatch.setattr(reconstruction, "i3d_features", lambda weights, clip: clip.mean(axis=(1, 2, 3)))
@@ -148,6 +150,10 @@ def test_networks_of_the_user_are_asked_where_clips_are_large_and_long_enough(mo
     ]
     assert total["lpips"] == pytest.approx(np.mean(expected), rel=1e-5)
     assert total["lpips"] > 0.01
+    with caplog.at_level(logging.WARNING):
+        judge_autoencoder(Lossy(40), clips[:1], networks)
+    assert "no LPIPS: no clip has 16 px a side" in caplog.text
+    assert "no rFVD: I3D needs two clips of 9 frames or more" in caplog.text
 
 
 def test_no_clip_at_all_is_told():

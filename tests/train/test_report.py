@@ -163,6 +163,15 @@ def test_an_empty_workdir_has_a_report(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_the_groups_of_an_evaluation_are_a_table(workdir):
+    groups = [{"frames": "1", "size": "24x40", "psnr": 31.5}, {"frames": "9", "size": EVIL, "psnr": 28.25, "ssim": 0.5}]
+    write(workdir / "evaluation.json", {"autoencoder": {"psnr": 30.0, "groups": groups, "worst": ["not", "records"]}})
+    page = Page(write_report(workdir).read_text())
+    for said in ("autoencoder groups", "frames", "24x40", "31.50 dB", "28.25 dB", "30.00 dB", EVIL):
+        assert said in page.words, said
+    assert "not" not in page.words.split()
+
+
 def test_damaged_inputs_leave_their_part_out(workdir):
     (workdir / "run.json").write_text("{")
     (workdir / "evaluation.json").write_text("[1, 2]")

@@ -147,6 +147,12 @@ def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_c
     assert [clip.source_id for clip in clips] == ["0.gif", "1.gif", "2.gif"]
 
 
+def test_only_a_drawn_world_tells_how_prompts_are_followed(workdir, settings):
+    folder = dataclasses.replace(settings, data=dataclasses.replace(settings.data, source="folder", path="clips"))
+    with pytest.raises(UserError, match=r"only of a drawn world .* pass --evaluate=autoencoder"):
+        run.evaluate(workdir, folder, part="generator")
+
+
 def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
     for name in ("a.gif", "b.gif"):
         write_clip(tmp_path / name, np.zeros((2, 16, 16, 3), np.uint8), fps=8.0)
@@ -172,4 +178,5 @@ def test_a_world_of_two_objects_is_asked_for_pairs_as_well(workdir, settings, tm
     assert {path.name for path in (copy.path / "samples" / "evaluation").iterdir()} == {
         "shapes.gif",
         "shapes_pairs.gif",
+        "worst_reconstructions.png",
     }
