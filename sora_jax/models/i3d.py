@@ -2,7 +2,8 @@
 
 It is Inception v1 with kernels over time, trained on Kinetics-400. Names and layout are those of the weights in public
 use, `rgb_imagenet.pt` as safetensors: kernels (out, in, time, height, width). Windows are padded as TensorFlow does,
-evenly and the odd one behind. The features are those of the FVD of VideoGPT: logits of clips resized to 224 x 224 px.
+evenly and the odd one behind. The features are those of the FVD of TATS (arXiv 2204.03638): logits of clips resized to
+224 x 224 px.
 
 Letters: B clips, T H W frames, rows, columns, C channels, D features.
 """
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.models.interop.files import pick, read_safetensors
+from sora_jax.nn.same_conv import same_conv
 
 Weights = Mapping[str, jax.Array | np.ndarray]
 
@@ -103,8 +105,8 @@ def i3d_features(weights: Weights, clip_BTHWC: jax.Array) -> jax.Array:
 def unit(weights: Weights, name: str, x_BTHWC: jax.Array, *, stride: int = 1) -> jax.Array:
     """Returns a convolution, normalised by what was measured in training, without its negative values."""
     weight, bias, mean, variance = (jnp.asarray(weights[f"{name}.bn.{part}"]) for part in _NORM)
-    kernel, numbers = jnp.asarray(weights[f"{name}.conv3d.weight"]), ("NTHWC", "OITHW", "NTHWC")
-    x = jax.lax.conv_general_dilated(x_BTHWC, kernel, (stride,) * 3, "SAME", dimension_numbers=numbers)
+    kernel = jnp.asarray(weights[f"{name}.conv3d.weight"]).transpose(2, 3, 4, 1, 0)
+    x = same_conv(x_BTHWC, kernel, stride=(stride, stride))
     return jax.nn.relu((x - mean) * (weight * jax.lax.rsqrt(variance + _EPSILON)) + bias)
 
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sora_jax.nn.same_conv import same_conv
+
 _WIDTHS = (32, 64, 128, 128)
 _TIME_STRIDES = (1, 1, 2, 2)
 _SEED = 20020979
@@ -26,9 +28,7 @@ def random_features(clip_BTHWC: jax.Array) -> jax.Array:
     """
     x, found = clip_BTHWC.astype(jnp.float32), []
     for kernel, time_stride in zip(_kernels(), _TIME_STRIDES, strict=True):
-        numbers = ("NTHWC", "THWIO", "NTHWC")
-        x = jax.lax.conv_general_dilated(x, jnp.asarray(kernel), (time_stride, 2, 2), "SAME", dimension_numbers=numbers)
-        x = jax.nn.relu(x)
+        x = jax.nn.relu(same_conv(x, jnp.asarray(kernel), stride=(time_stride, 2)))
         found.append(jnp.mean(x, axis=(1, 2, 3)))
     return jnp.concatenate(found, axis=-1)
 
