@@ -18,6 +18,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
 from sora_jax.evaluation import pixels
 from sora_jax.evaluation.distances import frechet_distance
+from sora_jax.evaluation.resampling import resample
+from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import Codec
 from sora_jax.models.i3d import FEWEST_FRAMES, i3d_features
 from sora_jax.models.perceptual import Weights, lpips, smallest_side
@@ -80,10 +82,12 @@ class Damaged:
 class Verdict:
     """Scores of all clips, those of each group of them, and the clips with the lowest PSNR, worst first.
 
-    `psnr` is in dB; `ssim` is at most 1; `lpips` and the rFVD are 0 for equal clips. Latents are measured by channel,
-    in units of the run's own statistics: `latent_mean` (0 on the clips that these were taken from) and `latent_std` (1)
-    are root mean squares over channels; `dead_channels` is a count. A score that some clips could not get comes with
-    the number of those that did, as `lpips_clips`. A group names its `frames` and `size`.
+    `psnr` is in dB, and `psnr_resampled` that of scaling the clips down to as many numbers as the latent has, and up
+    again: what an autoencoder has to beat. `ssim` is at most 1; `lpips` and the rFVD are 0 for equal clips. Latents are
+    measured by channel, in units of the run's own statistics: `latent_mean` (0 on the clips that these were taken from)
+    and `latent_std` (1) are root mean squares over channels; `dead_channels` is a count. `code_use` is the share of the
+    codes of fsq and vq that occur. A score that some clips could not get comes with the number of those that did, as
+    `lpips_clips`. A group names its `frames` and `size`.
     """
 
     total: dict[str, float]
@@ -104,6 +108,7 @@ class _Measured:
     scores: dict[str, float]
     features_2D: np.ndarray | None  # of the clip and of its reconstruction
     latents: LatentStatistics
+    codes: set[bytes]
 
 
 def judge_autoencoder(codec: Codec, clips: Iterable[Clip], networks: Networks | None = None) -> Verdict:
@@ -160,7 +165,12 @@ def _judge(codec: Codec, clips: Sequence[Clip], networks: Networks) -> list[tupl
     found = []
     for number, (clip, truth_THWC, made_THWC) in enumerate(zip(clips, truth_BTHWC, made_BTHWC, strict=True)):
         # Equal clips have no finite PSNR; 100 dB stands for them.
-        scores = {"psnr": min(pixels.psnr(truth_THWC, made_THWC), 100.0), "ssim": pixels.ssim(truth_THWC, made_THWC)}
+        resampled_THWC = resample(truth_THWC, values=latent_BTHWC[number].size)
+        scores = {
+            "psnr": min(pixels.psnr(truth_THWC, made_THWC), 100.0),
+            "psnr_resampled": min(pixels.psnr(truth_THWC, resampled_THWC), 100.0),
+            "ssim": pixels.ssim(truth_THWC, made_THWC),
+        }
         if lpips_B is not None:
             scores["lpips"] = float(lpips_B[number])
         measured = _Measured(
@@ -168,6 +178,7 @@ def _judge(codec: Codec, clips: Sequence[Clip], networks: Networks) -> list[tupl
             scores=scores,
             features_2D=None if features_B2D is None else features_B2D[number],
             latents=LatentStatistics.of(latent_BTHWC[number]),
+            codes=_codes(codec.config, latent_BTHWC[number]),
         )
         shown = Damaged(
             name=clip.source_id,
@@ -188,7 +199,7 @@ def _summary(codec: Codec, measured: Sequence[_Measured], rfvd: str) -> dict[str
         if count < len(measured):
             summary[f"{name}_clips"] = count
 
-    for name in ("psnr", "ssim", "lpips"):
+    for name in ("psnr", "psnr_resampled", "ssim", "lpips"):
         if values := [one.scores[name] for one in measured if name in one.scores]:
             add(name, float(np.mean(values)), len(values))
     features = [one.features_2D for one in measured if one.features_2D is not None]
@@ -200,7 +211,25 @@ def _summary(codec: Codec, measured: Sequence[_Measured], rfvd: str) -> dict[str
     summary["latent_mean"] = float(np.sqrt(np.mean(((latents.mean_C - codec.mean_C) / codec.scale_C) ** 2)))
     summary["latent_std"] = float(np.sqrt(np.mean(variance_C / codec.scale_C**2)))
     summary["dead_channels"] = int(np.sum(deviation_C <= _DEAD * deviation_C.mean()))
+    config = codec.config
+    if config.codes is not None:
+        possible = config.codes * (config.channels if config.bottleneck == "fsq" else 1)
+        summary["code_use"] = len(set[bytes]().union(*(one.codes for one in measured))) / possible
     return summary
+
+
+def _codes(config: AutoencoderConfig, latent_THWC: np.ndarray) -> set[bytes]:
+    """Returns what tells the codes in a latent apart: (channel, value) pairs of fsq, vectors of vq; none of kl."""
+    if config.bottleneck == "kl":
+        return set()
+    values_MC = latent_THWC.reshape(-1, config.channels).round(4)
+    if config.bottleneck == "vq":
+        return {code.tobytes() for code in np.unique(values_MC, axis=0)}
+    return {
+        bytes([channel]) + value.tobytes()
+        for channel in range(config.channels)
+        for value in np.unique(values_MC[:, channel])
+    }
 
 
 def _class_of(shape: tuple[int, int, int]) -> tuple[int, int]:

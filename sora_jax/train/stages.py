@@ -28,6 +28,7 @@ from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import fingerprint
 from sora_jax.generate.canvas import Canvas
 from sora_jax.models.codec import Codec, measure_latents
+from sora_jax.models.perceptual import load_perceptual, lpips, smallest_side
 from sora_jax.objectives import autoencoder as autoencoder_objective
 from sora_jax.objectives import diffusion as diffusion_objective
 from sora_jax.preparation.fitted import Collection, FittedSource
@@ -155,7 +156,10 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
 
     task = Task(
         objective=autoencoder_objective.make_objective(
-            settings.autoencoder_loss, adversarial=stage.adversarial, dtype=compute_dtype(settings.precision)
+            settings.autoencoder_loss,
+            adversarial=stage.adversarial,
+            perceptual=_perceptual(settings, name, stage),
+            dtype=compute_dtype(settings.precision),
         ),
         maker=maker,
         initial=lambda: _start_autoencoder(run, name, maker),
@@ -170,6 +174,21 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         "latents.json", {"stage": name, "mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()}
     )
     return facts
+
+
+def _perceptual(settings: Settings, name: str, stage: AutoencoderStage) -> autoencoder_objective.Distance | None:
+    """Returns the distance that the configured network sees; UserError where a window is too small for it."""
+    if settings.perceptual_weights is None:
+        return None
+    weights = load_perceptual(settings.perceptual_weights)
+    least = smallest_side(weights)
+    for frames, height, width, _ in stage.crops.buckets:
+        if min(height, width) < least:
+            raise UserError(
+                f"stages.{name}.crops.buckets has windows of {frames} frames of {height}x{width} px, and the network "
+                f"of perceptual_weights needs {least} px a side: make them larger, or turn it off"
+            )
+    return functools.partial(lpips, jax.device_put(weights))
 
 
 def _start_autoencoder(run: Run, name: str, maker: StateMaker) -> TrainState:
