@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sora_jax.models.interop.files import pick, read_safetensors
+from sora_jax.models.interop.weights import pick, read_weights
 from sora_jax.nn.same_conv import same_conv
 
 Weights = Mapping[str, jax.Array | np.ndarray]
@@ -48,7 +48,7 @@ def load_i3d(path: str | Path) -> dict[str, np.ndarray]:
     UserError if the file is absent, damaged, or not this network with 400 classes.
     """
     remedy = "make it as docs/evaluation.md says"
-    weights = read_safetensors(Path(path), remedy=remedy)
+    weights = read_weights(path)
     return pick(weights, shapes(), what=str(path), remedy=remedy)
 
 

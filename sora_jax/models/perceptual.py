@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.models.interop.files import pick, read_safetensors
+from sora_jax.models.interop.weights import pick, read_weights
 
 Weights = Mapping[str, jax.Array | np.ndarray]
 
@@ -94,7 +94,7 @@ def load_perceptual(path: str | Path) -> dict[str, np.ndarray]:
 
     UserError if the file is absent, damaged, or holds neither network whole.
     """
-    weights = read_safetensors(Path(path), remedy=_REMEDY)
+    weights = read_weights(path)
     first = weights[_FIRST].shape if _FIRST in weights else ()
     network = _NETWORKS.get(first[-1]) if len(first) == 4 else None
     if network is None:

@@ -8,10 +8,9 @@ Wan's own pipeline pads the text of every prompt with zero vectors to 512 tokens
 To get its numbers from its weights, give each segment 512 text tokens, those after the prompt zero.
 """
 
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +19,9 @@ from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model
-from sora_jax.models.interop.files import read_safetensors
+from sora_jax.models.interop.weights import HostParams, check_names, listed, read_weights
 from sora_jax.models.transformer import Transformer, TransformerConfig
 
-# Parameters by name on the host: a large model fits no single device, so whoever loads it also places it.
-HostParams = dict[str, np.ndarray]
-
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _TAKE_CONFIG = "take the config from the config.json beside the weights"
 
 # What of their config our block fixes, and to what.
@@ -94,7 +89,7 @@ def from_wan(weights: Mapping[str, np.ndarray]) -> HostParams:
     depth = max(blocks, default=0) + 1
     wanted = {theirs for theirs, _ in _REST.values()}
     wanted |= {f"blocks.{i}.{theirs}" for i in range(depth) for theirs, _ in _BLOCK.values()}
-    _check_names(found=weights, wanted=wanted, what="Wan weights", remedy="use text-to-video weights of diffusers")
+    check_names(found=weights, wanted=wanted, what="Wan weights", remedy="use text-to-video weights of diffusers")
     params = {ours: _to_ours(weights[theirs], theirs, form) for ours, (theirs, form) in _REST.items()}
     for ours, (theirs, form) in _BLOCK.items():
         names = [f"blocks.{i}.{theirs}" for i in range(depth)]
@@ -115,7 +110,7 @@ def to_wan(params: Mapping[str, Any], *, patch: tuple[int, int, int]) -> dict[st
       patch: (time, height, width) of a token, which our flat patch width does not tell.
     """
     ours = {*_REST, *(f"blocks.{name}" for name in _BLOCK)}
-    _check_names(found=params, wanted=ours, what="parameters", remedy="Wan has no pooled text, no place features")
+    check_names(found=params, wanted=ours, what="parameters", remedy="Wan has no pooled text, no place features")
     weights = {
         theirs: _to_theirs(np.asarray(params[name]), name, form, patch) for name, (theirs, form) in _REST.items()
     }
@@ -184,16 +179,16 @@ def load_wan(path: str | Path, config: TransformerConfig) -> HostParams:
         .safetensors file. Pickled weights are not read.
       config: The transformer to fill, as `config_from_wan` gives it.
     """
-    params = from_wan(_read(Path(path)))
+    params = from_wan(read_weights(path))
     expected = _expected_shapes(config, params)
-    _check_names(found=params, wanted=expected, what=f"{path}", remedy=_TAKE_CONFIG)
+    check_names(found=params, wanted=expected, what=f"{path}", remedy=_TAKE_CONFIG)
     wrong = [
         f"{name} is {params[name].shape} instead of {shape}"
         for name, shape in expected.items()
         if params[name].shape != shape
     ]
     if wrong:
-        raise UserError(f"{path} does not fit the config: {_list(wrong)}; {_TAKE_CONFIG}")
+        raise UserError(f"{path} does not fit the config: {listed(wrong)}; {_TAKE_CONFIG}")
     return params
 
 
@@ -205,24 +200,6 @@ def _expected_shapes(config: TransformerConfig, params: HostParams) -> dict[str,
         lambda key: Transformer(config, patch_width=patch_width, text_dim=text_dim, rngs=nnx.Rngs(key))
     )
     return {name: tuple(value.shape) for name, value in shapes.items()}
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Returns every array of one safetensors file or of a folder of them."""
-    if path.suffix == ".safetensors":
-        files = [path]
-    elif (index := path / f"{_WEIGHTS}.index.json").is_file():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        files = [path / Path(name).name for name in sorted(names)]
-    else:
-        files = [path / _WEIGHTS]
-    weights: dict[str, np.ndarray] = {}
-    for file in files:
-        part = read_safetensors(file, remedy="give the folder of the transformer as diffusers saves it")
-        if twice := weights.keys() & part.keys():
-            raise UserError(f"{path} holds {_list(sorted(twice))} in two files; keep one set of weights there")
-        weights |= part
-    return weights
 
 
 def _to_ours(array: np.ndarray, name: str, form: _Form) -> np.ndarray:
@@ -250,16 +227,3 @@ def _to_theirs(array: np.ndarray, name: str, form: _Form, patch: tuple[int, int,
         kernel = array.reshape(*patch, -1, array.shape[1]).transpose(4, 3, 0, 1, 2)
         return np.ascontiguousarray(kernel)
     return array
-
-
-def _check_names(*, found: Iterable[str], wanted: Iterable[str], what: str, remedy: str) -> None:
-    missing, surplus = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or surplus:
-        raise UserError(f"{what}: missing {_list(missing)}; not known {_list(surplus)}; {remedy}")
-
-
-def _list(names: list[str]) -> str:
-    """Returns the names, or how many there are and the first few."""
-    if not names:
-        return "none"
-    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:6])} and {len(names) - 6} more"
