@@ -44,6 +44,10 @@ def get_config() -> ConfigDict:
     shapes.occluder = False  # whether some objects pass behind a bar
 
     c.autoencoder = ae = ConfigDict()  # preset `tiny`: 4x4 px and 4 frames to one position
+    ae.weights = placeholder(
+        str
+    )  # FILE.safetensors or folder of public Wan weights, frozen: the shape below is then the file's, and stages that
+    # train an autoencoder are left out; None: the run trains its own
     ae.patch = 4  # px, side of the blocks that are folded into channels before the first convolution
     ae.width = 32  # channels of the encoder's first level
     ae.multipliers = (1, 1, 2)  # width of each level, times `width`

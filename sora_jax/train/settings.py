@@ -2,7 +2,10 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
+
+from ml_collections import ConfigDict
 
 from sora_jax.core.config import build
 from sora_jax.core.errors import UserError
@@ -16,6 +19,7 @@ from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
+from sora_jax.models.interop.wan_autoencoder import config_of
 from sora_jax.models.text.bytes import TextConfig
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
@@ -234,7 +238,11 @@ STAGE_KINDS = {"autoencoder": AutoencoderStage, "prepare": PrepareStage, "diffus
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything a run is told, by the names of `configs/base.py`."""
+    """Everything a run is told, by the names of `configs/base.py`.
+
+    With `autoencoder_weights`, there `autoencoder.weights`, `autoencoder` is the shape of these and `run` has no stages
+    that train one.
+    """
 
     seed: int
     precision: Precision | None
@@ -244,6 +252,7 @@ class Settings:
     more_data: dict[str, DataConfig]
     shapes: ShapesConfig
     autoencoder: AutoencoderConfig
+    autoencoder_weights: str | None
     autoencoder_loss: AutoencoderLossConfig
     perceptual_weights: str | None
     discriminator: DiscriminatorConfig
@@ -299,13 +308,31 @@ def read_settings(config: Any) -> Settings:
         except UserError as error:
             problems.append(str(error))
     try:
-        settings = build(Settings, {**{key: config[key] for key in config}, "stages": stages})
+        tree = _with_weights({**{key: config[key] for key in config}, "stages": stages})
+        settings = build(Settings, tree)
     except UserError as error:
         raise UserError("; ".join([*problems, str(error)])) from error
+    if settings.autoencoder_weights is not None:
+        trained = {name for name, stage in settings.stages.items() if isinstance(stage, AutoencoderStage)}
+        settings = dataclasses.replace(settings, run=tuple(name for name in settings.run if name not in trained))
     problems = problems or _conflicts(settings)
     if problems:
         raise UserError("; ".join(problems))
     return settings
+
+
+def _with_weights(tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config with `autoencoder.weights` under a name of its own, and the shape that they have."""
+    group = tree.get("autoencoder")
+    if not isinstance(group, ConfigDict | Mapping):
+        return tree
+    shape = {key: group[key] for key in group}
+    if "weights" not in shape:
+        raise UserError("config.autoencoder.weights is missing")
+    weights = shape.pop("weights")
+    if weights is not None:
+        shape |= dataclasses.asdict(config_of(weights))
+    return {**tree, "autoencoder": shape, "autoencoder_weights": weights}
 
 
 def _read_stage(tree: Any, path: str) -> StageConfig:
@@ -325,11 +352,13 @@ def _conflicts(settings: Settings) -> list[str]:
         problems.append(f"run names a stage twice: {', '.join(settings.run)}")
     kinds = [settings.stages[name].kind for name in settings.run if name in settings.stages]
     order = sorted(kinds, key=list(STAGE_KINDS).index)
-    needed = {"autoencoder", "prepare"} if "diffusion" in kinds else {"autoencoder"}
+    needed = {"prepare"} if settings.autoencoder_weights is not None else {"autoencoder"}
+    needed |= {"prepare"} if "diffusion" in kinds else set()
     if kinds != order or not needed <= set(kinds) or kinds.count("prepare") > 1:
+        first = "" if settings.autoencoder_weights is not None else "autoencoder stages, one or more, then "
         problems.append(
-            f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be autoencoder stages, one or more, then "
-            "one of prepare, then any number of diffusion"
+            f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be {first}one of prepare, then any number "
+            "of diffusion"
         )
     if (settings.autoencoder_loss.perceptual > 0) != (settings.perceptual_weights is not None):
         problems.append(

@@ -43,7 +43,15 @@ from sora_jax.train.settings import STAGE_KINDS, AutoencoderStage, DiffusionStag
 from sora_jax.train.state import StateMaker, TrainState, begin_stage, carry_over, track_name
 from sora_jax.train.step import StepConfig
 from sora_jax.train.streams import PackedBatches, PixelBatches
-from sora_jax.train.trained import build_autoencoder, build_generator, load_codec, make_sampler, request
+from sora_jax.train.trained import (
+    build_autoencoder,
+    build_generator,
+    given_codec,
+    given_statistics,
+    load_codec,
+    make_sampler,
+    request,
+)
 from sora_jax.train.workdir import Workdir
 
 # Clips over which the latent's statistics are measured, and of how many sizes: each is compiled for.
@@ -122,6 +130,7 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
     `until` is the last kind of stage to run; None runs all.
     """
     kinds = list(STAGE_KINDS)
+    _measure_given(run)
     for number, name in enumerate(run.settings.run):
         if until is not None and kinds.index(run.settings.stages[name].kind) > kinds.index(until):
             continue
@@ -168,12 +177,25 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         show=show,
     )
     state, facts = train(task, run.around)
-    measured = exhibits.choose_clips(run.fitted, count=_CLIPS_MEASURED, sizes=_SIZES_MEASURED)
-    statistics = measure_latents(codec(state), [clip.pixels_THWC for clip in measured])
-    run.workdir.write_json(
-        "latents.json", {"stage": name, "mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()}
-    )
+    _measure(run, codec(state), stage=name)
     return facts
+
+
+def _measure(run: Run, codec: Codec, *, stage: str | None = None) -> None:
+    """Stores the statistics of the latents of the run's clips, and which stage trained the weights."""
+    measured = exhibits.choose_clips(run.fitted, count=_CLIPS_MEASURED, sizes=_SIZES_MEASURED)
+    statistics = measure_latents(codec, [clip.pixels_THWC for clip in measured])
+    measured_C = {"mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()}
+    run.workdir.write_json("latents.json", {"stage": stage, **measured_C})
+
+
+def _measure_given(run: Run) -> None:
+    """Stores, once, the statistics of an autoencoder that was given without them."""
+    settings = run.settings
+    has_statistics = given_statistics(settings) is not None or (run.workdir.path / "latents.json").exists()
+    if settings.autoencoder_weights is not None and not has_statistics:
+        channels = np.ones(settings.autoencoder.channels)
+        _measure(run, given_codec(settings, 0 * channels, channels))
 
 
 def _perceptual(settings: Settings, name: str, stage: AutoencoderStage) -> autoencoder_objective.Distance | None:

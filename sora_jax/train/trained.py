@@ -20,6 +20,7 @@ from sora_jax.generate.run import Sampler, SolverConfig
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
 from sora_jax.models.discriminator import AdversarialAutoencoder
+from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
 from sora_jax.objectives.diffusion import Generator
 from sora_jax.train.checkpoint import load_tree
 from sora_jax.train.settings import AutoencoderStage, Settings
@@ -50,22 +51,42 @@ def build_generator(settings: Settings, key: jax.Array) -> Generator:
 
 
 def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None) -> Codec:
-    """Returns the trained autoencoder of a run, whole on every device of `mesh`, or on the first device.
+    """Returns the autoencoder of a run, trained or given, whole on every device of `mesh`, or on the first device.
 
     Raises UserError while there is none.
     """
+    place = SingleDeviceSharding(jax.devices()[0]) if mesh is None else replicated(mesh)
+    mean_C, scale_C = _statistics(workdir, settings)
+    if settings.autoencoder_weights is not None:
+        return given_codec(settings, mean_C, scale_C, place=place)
+    stage = workdir.read_json("latents.json")["stage"]
+    _, shapes, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
+    params, _ = load_average(workdir, stage, shapes, settings, place=place)
+    return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec)
+
+
+def given_codec(settings: Settings, mean_C: np.ndarray, scale_C: np.ndarray, *, place: Sharding | None = None) -> Codec:
+    """Returns the codec of the public weights of `settings`, by default on the first device."""
+    assert settings.autoencoder_weights is not None
+    weights = load_wan_autoencoder(settings.autoencoder_weights, settings.autoencoder)
+    params = jax.device_put(weights, SingleDeviceSharding(jax.devices()[0]) if place is None else place)
+    return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec)
+
+
+def given_statistics(settings: Settings) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns (mean_C, scale_C) that the public weights of a run bring; None where it has, or they bring, none."""
+    if settings.autoencoder_weights is None:
+        return None
+    return latent_statistics(settings.autoencoder_weights, settings.autoencoder.channels)
+
+
+def _statistics(workdir: Workdir, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    if (given := given_statistics(settings)) is not None:
+        return given
     if not (workdir.path / "latents.json").exists():
         raise UserError(f"{workdir.path} has no trained autoencoder yet: run main until that stage is done")
-    statistics = workdir.read_json("latents.json")
-    _, params, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
-    place = None if mesh is None else replicated(mesh)
-    return Codec(
-        settings.autoencoder,
-        load_average(workdir, statistics["stage"], params, settings, place=place)[0],
-        mean_C=np.array(statistics["mean"]),
-        scale_C=np.array(statistics["scale"]),
-        work=settings.codec,
-    )
+    measured = workdir.read_json("latents.json")
+    return np.array(measured["mean"]), np.array(measured["scale"])
 
 
 def load_generator(workdir: Workdir, settings: Settings, *, step: int | None = None) -> tuple[Params, str, int]:
