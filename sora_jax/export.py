@@ -1,0 +1,35 @@
+"""The trained autoencoder of a run as public Wan weights, for other tools.
+
+python -m sora_jax.export --workdir=runs/base --output=vae
+python -m sora_jax.export --workdir=runs/base --output=vae --layout=original
+
+The first is read by diffusers' `AutoencoderKLWan.from_pretrained("vae")`; the second has the names of Wan's own code.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from sora_jax.core.errors import UserError, run_command
+from sora_jax.models.interop.wan_autoencoder import LAYOUTS, save_wan_autoencoder
+from sora_jax.train.settings import read_settings
+from sora_jax.train.trained import load_codec
+from sora_jax.train.workdir import Workdir
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
+_OUTPUT = flags.DEFINE_string("output", None, "The folder to write, which must hold no model yet.")
+_LAYOUT = flags.DEFINE_enum("layout", "diffusers", LAYOUTS, "Whose names the weights get: diffusers' or Wan's own.")
+
+
+def main(_: Sequence[str]) -> None:
+    """Writes the averaged weights and the statistics of the latents."""
+    if not _OUTPUT.value:
+        raise UserError("nowhere to write: pass --output=DIR")
+    workdir = Workdir(_WORKDIR.value)
+    settings = read_settings(workdir.config())
+    codec = load_codec(workdir, settings)
+    print(save_wan_autoencoder(_OUTPUT.value, codec.config, codec.params, codec.mean_C, codec.scale_C, _LAYOUT.value))
+
+
+if __name__ == "__main__":
+    run_command(main)
