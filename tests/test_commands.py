@@ -17,7 +17,7 @@ from sora_jax.data.video_io import read_clip, write_clip
 from sora_jax.models import perceptual
 
 TOY = "--config=tests/toy.py"
-COMMANDS = ("main", "prepare", "sample", "evaluate")
+COMMANDS = ("main", "prepare", "sample", "evaluate", "export")
 
 
 @pytest.fixture

@@ -330,7 +330,7 @@ def _with_weights(tree: dict[str, Any]) -> dict[str, Any]:
     if "weights" not in shape:
         raise UserError("config.autoencoder.weights is missing")
     weights = shape.pop("weights")
-    if weights is not None:
+    if isinstance(weights, str):
         shape |= dataclasses.asdict(config_of(weights))
     return {**tree, "autoencoder": shape, "autoencoder_weights": weights}
 

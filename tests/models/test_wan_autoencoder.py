@@ -426,6 +426,24 @@ def test_the_template_is_the_public_model(tmp_path, variant, config):
     assert {name: tuple(value.shape) for name, value in found.items()} == public_shapes(variant, "diffusers")
 
 
+PUBLISHED = {
+    "2.1": dataclasses.replace(PLAIN_DEEPER, width=96, decoder_width=96, channels=16),
+    "2.2": dataclasses.replace(PLAIN_DEEPER, patch=2, shortcuts=True, width=160, decoder_width=256, channels=48),
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("config", PUBLISHED.values(), ids=PUBLISHED)
+def test_the_published_sizes_are_ours(config):
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    foreign = wan_autoencoder._foreign_config(config)
+    with torch.device("meta"):
+        model = diffusers.AutoencoderKLWan(**{k: v for k, v in foreign.items() if not k.startswith("_")})
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    table = wan_autoencoder._names(config, "diffusers")
+    assert {name: wan_autoencoder._their_shape(ours, shape) for ours, (name, shape) in table.items()} == expected
+
+
 @pytest.mark.parity
 def test_original_names_are_those_that_diffusers_converts(tmp_path):
     """Of Wan 2.1; the function knows its published number of blocks alone, and the names of Wan 2.2 not at all."""
