@@ -28,7 +28,7 @@ def main(_: Sequence[str]) -> None:
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
     codec = load_codec(workdir, settings)
-    layout = next(name for name in LAYOUTS if name == _LAYOUT.value)
+    layout = LAYOUTS[LAYOUTS.index(_LAYOUT.value)]
     print(save_wan_autoencoder(_OUTPUT.value, codec.config, codec.params, codec.mean_C, codec.scale_C, layout))
 
 

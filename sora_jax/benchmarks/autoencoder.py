@@ -1,0 +1,261 @@
+"""Speed and memory of the video autoencoder, against a peer's implementation and against itself at other lengths.
+
+  python -m sora_jax.benchmarks.autoencoder --json=autoencoder.json
+  python -m sora_jax.benchmarks.autoencoder --only=tpu --topology=v5p:2x2x1
+
+Speed needs the peer (`pip install -e ".[parity]"`), `tpu` needs libtpu (`pip install libtpu`), and no TPU.
+
+Letters: B clips, T H W frames, rows, columns, C channels.
+"""
+
+import functools
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+from jax.experimental import topologies
+from ml_collections import config_flags
+
+from sora_jax.benchmarks.figures import Figure, publish
+from sora_jax.benchmarks.peers import WanPeer
+from sora_jax.core import rng
+from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.host_memory import use_huge_pages
+from sora_jax.core.mesh import make_mesh
+from sora_jax.core.sharding import batch_sharding
+from sora_jax.core.tree import abstract_model, init_params
+from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
+from sora_jax.models.codec import Codec, CodecConfig
+from sora_jax.models.interop.wan_autoencoder import config_of, load_wan_autoencoder
+from sora_jax.objectives.autoencoder import make_objective
+from sora_jax.train.clock import peak_memory_gb
+from sora_jax.train.optimizer import make_optimizer
+from sora_jax.train.settings import AutoencoderStage, Settings, read_settings
+from sora_jax.train.state import StateMaker
+from sora_jax.train.step import StepConfig, make_step
+from sora_jax.train.trained import build_autoencoder
+
+PARTS = ("all", "speed", "memory", "tpu")
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/autoencoder_f8t4c16.py", "Whose step is compiled for TPU.")
+_JSON = flags.DEFINE_string("json", None, "Where to write the figures.")
+_ONLY = flags.DEFINE_enum("only", "all", PARTS, "What to measure; `all` leaves out `tpu` where libtpu is missing.")
+_WIDTHS = flags.DEFINE_multi_integer(
+    "width", [96, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one."
+)
+_FRAMES = flags.DEFINE_integer("frames", 9, "Frames of the clip whose speed is compared, 1 plus a multiple of 4.")
+_SIDE = flags.DEFINE_integer("side", 128, "Px, its height and width.", lower_bound=16)
+_TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "The described TPU slice.")
+_CHILD = flags.DEFINE_integer("memory_of", None, "Frames; used by this program to measure itself.")
+
+# Clips of these lengths are streamed, at this width and side; the first is what the others are compared with.
+_LENGTHS, _MEMORY_WIDTH, _MEMORY_SIDE = (17, 65, 257, 1025), 16, 256
+_ROUNDS = 3
+
+
+def main(_: Sequence[str]) -> None:
+    """Measures and publishes."""
+    if _CHILD.value is not None:
+        print(stream_and_weigh(_CHILD.value))
+        return
+    figures: list[Figure] = []
+    if _ONLY.value in ("all", "speed"):
+        for width in _WIDTHS.value:
+            figures += speed_figures(width, frames=_FRAMES.value, side=_SIDE.value)
+    if _ONLY.value in ("all", "memory"):
+        figures += memory_figures(_LENGTHS)
+    if _ONLY.value == "tpu" or (_ONLY.value == "all" and importlib.util.find_spec("libtpu")):
+        _CONFIG.value.data.path = "none is read"
+        figures += tpu_figures(read_settings(_CONFIG.value), _TOPOLOGY.value)
+    publish(figures, _JSON.value)
+
+
+def public_shape(width: int) -> AutoencoderConfig:
+    """Returns the shape of Wan 2.1's autoencoder, f8t4c16, at another width than its 96."""
+    return AutoencoderConfig(
+        patch=1,
+        width=width,
+        multipliers=(1, 2, 4, 4),
+        space_down=(True, True, True),
+        time_down=(False, True, True),
+        blocks=2,
+        decoder_width=width,
+        decoder_blocks=3,
+        channels=16,
+        attention=True,
+        shortcuts=False,
+        bottleneck="kl",
+        codes=None,
+        remat=False,
+    )
+
+
+def speed_figures(width: int, *, frames: int, side: int) -> list[Figure]:
+    """Returns how fast f8t4c16 of a width encodes and decodes, against diffusers in torch with the same weights.
+
+    Both in float32 on the CPUs of this machine, in turns, in chunks of one latent frame; the best of some rounds.
+    """
+    clip_THWC = rng.generator(0, "clip").integers(0, 256, size=(frames, side, side, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        peer = WanPeer(width, folder)
+        config = config_of(folder)
+        unit = np.ones(config.channels)
+        params = jax.device_put(load_wan_autoencoder(folder, config))
+    codec = Codec(config, params, mean_C=0 * unit, scale_C=unit, work=CodecConfig(chunk_frames=4, tile=None))
+    latent_BTHWC = codec.encode(clip_THWC[None])
+    difference = float(np.abs(latent_BTHWC[0] - peer.encode(clip_THWC)).max())
+    ours, theirs = functools.partial(codec.encode, clip_THWC[None]), functools.partial(peer.encode, clip_THWC)
+    encode = in_turns(ours, theirs)
+    decode = in_turns(
+        functools.partial(codec.decode, latent_BTHWC), functools.partial(peer.decode, np.asarray(latent_BTHWC[0]))
+    )
+    what = f"of {frames} frames of {side}x{side} px at width {width}, CPU, float32"
+    return [
+        Figure(name=f"encode_seconds_{width}", value=encode[0], target=None, meaning=f"encoding {what}"),
+        Figure(
+            name=f"encode_ratio_{width}",
+            value=encode[1] / encode[0],
+            target="at least 1",
+            meaning="how many times as fast as diffusers, same weights, same machine",
+        ),
+        Figure(name=f"decode_seconds_{width}", value=decode[0], target=None, meaning=f"decoding {what}"),
+        Figure(
+            name=f"decode_ratio_{width}",
+            value=decode[1] / decode[0],
+            target="at least 1",
+            meaning="how many times as fast as diffusers, same weights, same machine",
+        ),
+        Figure(
+            name=f"difference_{width}",
+            value=difference,
+            target="at most 1e-4",
+            meaning="largest difference of the two latents",
+        ),
+    ]
+
+
+def in_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """Returns the fewest seconds of each over some rounds, after a round that compiles."""
+    seconds = []
+    for _ in range(_ROUNDS + 1):
+        times = []
+        for call in (first, second):
+            began = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - began)
+        seconds.append(times)
+    best = np.min(seconds[1:], axis=0)
+    return float(best[0]), float(best[1])
+
+
+def memory_figures(lengths: Sequence[int]) -> list[Figure]:
+    """Returns the peak memory of a process that encodes and decodes a clip of each length, chunk by chunk."""
+    peaks = {}
+    for frames in lengths:
+        command = [sys.executable, "-m", "sora_jax.benchmarks.autoencoder", f"--memory_of={frames}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"measuring {frames} frames failed: {done.stderr.strip().splitlines()[-1:]}")
+        peaks[frames] = float(done.stdout.split()[-1])
+    side, shortest = _MEMORY_SIDE, lengths[0]
+    figures = [
+        Figure(
+            name=f"memory_gb_{frames}",
+            value=peak,
+            target=None,
+            meaning=f"peak of a process that streams {frames} frames of {side}x{side} px both ways, width {_MEMORY_WIDTH}",
+        )
+        for frames, peak in peaks.items()
+    ]
+    return figures + [
+        Figure(
+            name=f"memory_ratio_{frames}",
+            value=peaks[frames] / peaks[shortest],
+            target="at most 1.2",
+            meaning=f"against {shortest} frames",
+        )
+        for frames in lengths[1:]
+    ]
+
+
+def stream_and_weigh(frames: int) -> float:
+    """Returns the peak memory of this process in GB after a clip went through both halves, one chunk at a time."""
+    config = public_shape(_MEMORY_WIDTH)
+    build = functools.partial(build_codec_model, config)
+    unit = np.ones(config.channels)
+    params = jax.jit(functools.partial(init_params, build))(rng.key(0, "benchmark"))
+    codec = Codec(config, params, mean_C=0 * unit, scale_C=unit, work=CodecConfig(chunk_frames=4, tile=None))
+    noise = rng.generator(0, "clip").integers(0, 256, size=(1, 1, _MEMORY_SIDE, _MEMORY_SIDE, 3), dtype=np.uint8)
+    made = sum(piece.shape[1] for piece in codec.decode_stream(codec.encode_stream(noise for _ in range(frames))))
+    assert made == frames, (made, frames)
+    return peak_memory_gb()
+
+
+def build_codec_model(config: AutoencoderConfig, key: jax.Array) -> Autoencoder:
+    """Returns an autoencoder of random weights."""
+    return Autoencoder(config, rngs=nnx.Rngs(key))
+
+
+def tpu_figures(settings: Settings, topology: str) -> list[Figure]:
+    """Returns what the train step of the last autoencoder stage needs on a described TPU slice, one bucket at a time.
+
+    The real step is compiled, sharded as the config says; nothing is run.
+    """
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:
+        raise UserError(
+            f"topology {topology} cannot be described ({error}): pip install libtpu, or name another"
+        ) from error
+    name = settings.run[-1]
+    stage = settings.stages[name]
+    assert isinstance(stage, AutoencoderStage), name
+    mesh = make_mesh(settings.mesh, devices)
+    maker = StateMaker(
+        build=functools.partial(build_autoencoder, settings, stage),
+        make_optimizer=functools.partial(make_optimizer, stage.optimizer),
+        ema=settings.ema,
+        mesh=mesh,
+    )
+    structure, _, axes = abstract_model(maker.build)
+    objective = make_objective(settings.autoencoder_loss, adversarial=stage.adversarial, dtype=jnp.bfloat16)
+    config = StepConfig(
+        name=name,
+        seed=settings.seed,
+        steps=stage.steps,
+        accumulate=stage.accumulate,
+        schedule=stage.schedule,
+        ema=settings.ema,
+    )
+    figures = []
+    for frames, height, width, clips in stage.crops.buckets:
+        with jax.set_mesh(mesh):
+            step = make_step(objective, structure, maker.make_optimizer(axes), config)
+            shape = (clips, frames, height, width, 3)
+            batch = {"clip_BTHWC": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))}
+            began = time.perf_counter()
+            memory = step.lower(maker.abstract(), batch).compile().memory_analysis()
+            seconds = time.perf_counter() - began
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        figures.append(
+            Figure(
+                name=f"tpu_gb_{frames}x{height}x{width}",
+                value=(held + memory.temp_size_in_bytes) / 1e9,
+                target=None,
+                meaning=f"of each chip of {topology}: {held / 1e9:.2f} held, the rest temporary; {clips} clips on "
+                f"{mesh.size} chips, compiled in {seconds:.0f} s",
+            )
+        )
+    return figures
+
+
+if __name__ == "__main__":
+    use_huge_pages()
+    run_command(main)
