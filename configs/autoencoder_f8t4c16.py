@@ -75,7 +75,7 @@ _BUCKETS = {
 }
 _STEPS = {
     "full": {"ae_images": 100_000, "ae_short": 150_000, "ae_long": 150_000, "ae_adversarial": 100_000},
-    "toy": {"ae_images": 1200, "ae_short": 1800, "ae_long": 2400, "ae_adversarial": 300},
+    "toy": {"ae_images": 500, "ae_short": 900, "ae_long": 900, "ae_adversarial": 150},
 }
 _PEAK = {"full": 1e-3, "toy": 3e-3}
 

@@ -170,7 +170,7 @@ def memory_figures(lengths: Sequence[int]) -> list[Figure]:
             name=f"memory_gb_{frames}",
             value=peak,
             target=None,
-            meaning=f"peak of a process that streams {frames} frames of {side}x{side} px both ways, width {_MEMORY_WIDTH}",
+            meaning=f"peak of a process that streams {frames} frames of {side}x{side} px at width {_MEMORY_WIDTH}",
         )
         for frames, peak in peaks.items()
     ]

@@ -1,13 +1,14 @@
 """Optimizers from optax, with the learning rate left to the train step."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from sora_jax.core.tree import Axes
+from sora_jax.train.muon import scale_by_muon
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,17 +53,9 @@ def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransfo
     if config.name == "adamw":
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=1e-8)
     else:
-        # consistent_rms matches the size of an update to Adam's (arXiv 2502.16982): one learning rate serves both.
-        dimensions: Any = {n: muon_dimensions(axes[n]) if matrices[n] else None for n in axes}
-        muon = optax.contrib.muon(
-            1.0,
-            beta=config.b1,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            consistent_rms=0.2,
-            muon_weight_dimension_numbers=dimensions,
-        )
-        scale = optax.chain(muon, optax.scale(-1.0))
+        labels = {name: "muon" if matrix else "adam" for name, matrix in matrices.items()}
+        rest = optax.scale_by_adam(b1=config.b1, b2=config.b2, nesterov=True)
+        scale = optax.partition({"muon": scale_by_muon(axes, decay=config.b1), "adam": rest}, labels)
     decay = optax.add_decayed_weights(config.weight_decay, mask=matrices)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), scale, decay)
 
@@ -70,12 +63,6 @@ def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransfo
 def is_matrix(name: str, axes: tuple[str | None, ...]) -> bool:
     """Returns whether a parameter is a linear map or a convolution, stacked over layers or not."""
     return name.endswith("kernel") and len(axes) >= 2
-
-
-def muon_dimensions(axes: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumbers:
-    """Returns which dimensions of a kernel are its rows and its columns: all but layers and the last, and the last."""
-    last = len(axes) - 1
-    return optax.contrib.MuonDimensionNumbers(tuple(range(axes[0] == "layers", last)), last)
 
 
 def learning_rate(config: ScheduleConfig, step: jax.Array, steps: int) -> jax.Array:

@@ -146,7 +146,7 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
 
 
 def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, Any]:
-    """Trains the autoencoder, then measures its latents and stores their statistics."""
+    """Trains the autoencoder; the last stage that does measures its latents and stores their statistics."""
     settings = run.settings
     maker = _maker(run, functools.partial(build_autoencoder, settings, stage), stage.optimizer)
     shown = exhibits.choose_clips(run.fitted, count=_CLIPS_SHOWN, sizes=_SIZES_SHOWN)
@@ -177,7 +177,8 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         show=show,
     )
     state, facts = train(task, run.around)
-    _measure(run, codec(state), stage=name)
+    if not any(settings.stages[later].kind == "autoencoder" for later in settings.run[settings.run.index(name) + 1 :]):
+        _measure(run, codec(state), stage=name)
     return facts
 
 
