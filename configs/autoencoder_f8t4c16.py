@@ -89,7 +89,7 @@ def get_config(size: str = "full") -> ConfigDict:
             "data.source": "folder",
             "run": tuple(_STEPS[size]),
             "sampling.size": (64, 64),
-            "sampling.frames": 5,
+            "sampling.frames": 9,
         }
     )
     stages = ConfigDict({name: stage for name, stage in c.to_dict()["stages"].items() if name != "autoencoder"})

@@ -10,7 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from sora_jax.core.errors import UserError
-from sora_jax.train.settings import STAGE_KINDS, Settings, read_settings
+from sora_jax.train.settings import Settings, read_settings
+from sora_jax.train.stage_settings import STAGE_KINDS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")

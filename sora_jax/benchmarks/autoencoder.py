@@ -38,7 +38,8 @@ from sora_jax.models.interop.wan_autoencoder import config_of, load_wan_autoenco
 from sora_jax.objectives.autoencoder import make_objective
 from sora_jax.train.clock import peak_memory_gb
 from sora_jax.train.optimizer import make_optimizer
-from sora_jax.train.settings import AutoencoderStage, Settings, read_settings
+from sora_jax.train.settings import Settings, read_settings
+from sora_jax.train.stage_settings import AutoencoderStage
 from sora_jax.train.state import StateMaker
 from sora_jax.train.step import StepConfig, make_step
 from sora_jax.train.trained import build_autoencoder

@@ -34,7 +34,8 @@ from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
 from sora_jax.objectives.diffusion import make_objective
 from sora_jax.train.loop import to_device
 from sora_jax.train.optimizer import make_optimizer
-from sora_jax.train.settings import DiffusionStage, Settings, read_settings
+from sora_jax.train.settings import Settings, read_settings
+from sora_jax.train.stage_settings import DiffusionStage
 from sora_jax.train.state import StateMaker
 from sora_jax.train.step import StepConfig, make_step
 from sora_jax.train.trained import build_generator

@@ -11,7 +11,6 @@ from sora_jax.core.config import build
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
 from sora_jax.core.precision import Precision
-from sora_jax.data.crops import CropConfig
 from sora_jax.data.pipeline import PackingConfig
 from sora_jax.data.shapes_prompts import heldout_prompts
 from sora_jax.data.shapes_world import WorldConfig
@@ -25,8 +24,10 @@ from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
 from sora_jax.preparation.curate import CurationConfig
-from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
+from sora_jax.train.optimizer import OptimizerConfig
+from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig, at_least_one
 from sora_jax.train.state import EmaConfig
+from sora_jax.video import shapes
 
 # The name of the collection `data` beside those of `more_data`.
 MAIN = "main"
@@ -37,13 +38,6 @@ _PATHS = {
     "arrayrecord": "records: pass --config.{key}.path=FILE.arrayrecord or a folder of such files",
     "tfds": "a data set: pass --config.{key}.path=DIR/NAME/VERSION, or that#SPLIT",
 }
-
-
-def _at_least_one(config: Any, *names: str) -> None:
-    """Raises UserError for a field under 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is {getattr(config, name)}: it must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +57,7 @@ class DataConfig:
     curation: CurationConfig
 
     def __post_init__(self):
-        _at_least_one(self, "max_frames", "min_tokens", "readers")
+        at_least_one(self, "max_frames", "min_tokens", "readers")
         if self.min_tokens > self.max_tokens:
             raise UserError(f"min_tokens {self.min_tokens} exceeds max_tokens {self.max_tokens}")
         if self.fps is not None and self.fps <= 0:
@@ -114,7 +108,7 @@ class CheckpointConfig:
     keep: int
 
     def __post_init__(self):
-        _at_least_one(self, "every_steps", "keep")
+        at_least_one(self, "every_steps", "keep")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +120,7 @@ class LogConfig:
     max_skipped_steps: int
 
     def __post_init__(self):
-        _at_least_one(self, "every_steps", "max_skipped_steps")
+        at_least_one(self, "every_steps", "max_skipped_steps")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +137,7 @@ class SamplingConfig:
     guidance: GuidanceConfig
 
     def __post_init__(self):
-        _at_least_one(self, "steps")
+        at_least_one(self, "steps")
         if self.fps <= 0:
             raise UserError(f"fps {self.fps:g} must be more than 0")
 
@@ -156,84 +150,9 @@ class EvaluationConfig:
     clips: int
 
     def __post_init__(self):
-        _at_least_one(self, "clips")
+        at_least_one(self, "clips")
         if self.prompts:
             heldout_prompts(self.prompts)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AutoencoderStage:
-    """Trains the autoencoder on windows of clips, from where the autoencoder stage before it ended."""
-
-    kind: str
-    steps: int
-    accumulate: int
-    schedule: ScheduleConfig
-    crops: CropConfig
-    adversarial: float
-    optimizer: OptimizerConfig
-
-    def __post_init__(self):
-        _at_least_one(self, "steps", "accumulate")
-        if self.adversarial < 0:
-            raise UserError(f"adversarial {self.adversarial:g} must be 0 for no discriminator, or more; 0.05 is usual")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrepareStage:
-    """Encodes all clips once, to shards."""
-
-    kind: str
-    batch: int
-    clips_per_shard: int
-
-    def __post_init__(self):
-        _at_least_one(self, "batch", "clips_per_shard")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MixConfig:
-    """Shares of images and of videos among what a diffusion stage draws, and of collections among each of both."""
-
-    images: float
-    videos: float
-    collections: dict[str, float]
-
-    def __post_init__(self):
-        if min(self.images, self.videos) < 0 or self.images + self.videos == 0:
-            raise UserError(f"shares images {self.images:g} and videos {self.videos:g} must be 0 or more, not both 0")
-        if self.collections and min(self.collections.values()) <= 0:
-            raise UserError(f"collections {self.collections} must have weights above 0: leave out what is not drawn")
-
-    @property
-    def kinds(self) -> dict[str, float]:
-        """The kinds of clips that are drawn, with their shares."""
-        return {kind: share for kind, share in (("images", self.images), ("videos", self.videos)) if share > 0}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionStage:
-    """Trains the transformer on prepared clips."""
-
-    kind: str
-    steps: int
-    accumulate: int
-    schedule: ScheduleConfig
-    mix: MixConfig
-    token_drop: tuple[float, float]
-
-    def __post_init__(self):
-        _at_least_one(self, "steps", "accumulate")
-        least, largest = self.token_drop
-        if not 0 <= least <= largest < 1:
-            raise UserError(
-                f"token_drop ({least:g}, {largest:g}) must be two shares from 0 to less than 1, the smaller first; "
-                "(0, 0) drops nothing"
-            )
-
-
-StageConfig = AutoencoderStage | PrepareStage | DiffusionStage
-STAGE_KINDS = {"autoencoder": AutoencoderStage, "prepare": PrepareStage, "diffusion": DiffusionStage}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -370,11 +289,27 @@ def _conflicts(settings: Settings) -> list[str]:
             f"text.max_tokens {settings.text.max_tokens} exceeds a row's packing.text_tokens "
             f"{settings.packing.text_tokens}"
         )
+    try:
+        settings.codec.check(settings.autoencoder)
+    except UserError as error:
+        problems.append(str(error))
     if settings.seed < 0:
         problems.append(f"seed {settings.seed} must be 0 or more")
     for name, data in settings.collections.items():
         problems += _data_conflicts("data" if name == MAIN else f"more_data.{name}", data, settings.packing)
-    return problems + _collection_conflicts(settings)
+    return problems + _bucket_conflicts(settings) + _collection_conflicts(settings)
+
+
+def _bucket_conflicts(settings: Settings) -> list[str]:
+    """Returns which windows of autoencoder stages are not on its strides, with the nearest that are."""
+    problems = []
+    for name, stage in settings.stages.items():
+        for bucket in stage.crops.buckets if isinstance(stage, AutoencoderStage) and name in settings.run else ():
+            try:
+                shapes.latent_grid(bucket[:3], settings.stride)
+            except UserError as error:
+                problems.append(f"stages.{name}.crops.buckets {bucket}: {error}")
+    return problems
 
 
 def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[str]:

@@ -39,7 +39,8 @@ from sora_jax.train.clock import Progress
 from sora_jax.train.loop import StopSignal, Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
-from sora_jax.train.settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage, Settings
+from sora_jax.train.settings import Settings
+from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage
 from sora_jax.train.state import StateMaker, TrainState, begin_stage, carry_over, track_name
 from sora_jax.train.step import StepConfig
 from sora_jax.train.streams import PackedBatches, PixelBatches

@@ -23,7 +23,8 @@ from sora_jax.models.discriminator import AdversarialAutoencoder
 from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
 from sora_jax.objectives.diffusion import Generator
 from sora_jax.train.checkpoint import load_tree
-from sora_jax.train.settings import AutoencoderStage, Settings
+from sora_jax.train.settings import Settings
+from sora_jax.train.stage_settings import AutoencoderStage
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes

@@ -10,16 +10,39 @@ from sora_jax.data.clips import Clip
 from sora_jax.evaluation import pixels, reconstruction
 from sora_jax.evaluation.distances import frechet_distance
 from sora_jax.evaluation.reconstruction import Networks, judge_autoencoder
+from sora_jax.evaluation.resampling import resample
 from sora_jax.models import perceptual
+from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.random_features import random_features
 from sora_jax.video.pixels import to_float
+
+
+def shape(**changes):
+    base = {
+        "patch": 1,
+        "width": 4,
+        "multipliers": (1,),
+        "space_down": (),
+        "time_down": (),
+        "blocks": 1,
+        "decoder_width": 4,
+        "decoder_blocks": 1,
+        "channels": 3,
+        "attention": False,
+        "shortcuts": False,
+        "bottleneck": "kl",
+        "codes": None,
+        "remat": False,
+    }
+    return AutoencoderConfig(**base | changes)
 
 
 class Lossy:
     """Its latents are the pixels in another unit; gives them back lighter by `error`, and remembers the batches."""
 
-    def __init__(self, error):
+    def __init__(self, error, config=None):
         self.error, self.batches = error, []
+        self.config = config or shape()
         self.mean_C, self.scale_C = np.full(3, 100.0), np.full(3, 50.0)
 
     def encode(self, pixels_BTHWC):
@@ -159,3 +182,35 @@ def test_networks_of_the_user_are_asked_where_clips_are_large_and_long_enough(mo
 def test_no_clip_at_all_is_told():
     with pytest.raises(UserError, match="none of the clips can be judged"):
         judge_autoencoder(Lossy(0), [])
+
+
+def test_resampling_gets_as_many_numbers_as_the_latent():
+    class Coarse(Lossy):
+        def encode(self, pixels_BTHWC):
+            return super().encode(pixels_BTHWC)[:, :, ::2, ::2]
+
+        def decode(self, latent_BTHWC):
+            return super().decode(latent_BTHWC).repeat(2, axis=2).repeat(2, axis=3)
+
+    clips = make_clips((3, 12, 12), (1, 12, 16))
+    verdict = judge_autoencoder(Coarse(0), clips)
+    expected = [pixels.psnr(c.pixels_THWC, resample(c.pixels_THWC, values=c.pixels_THWC.size // 4)) for c in clips]
+    assert verdict.total["psnr_resampled"] == pytest.approx(np.mean(expected))
+    assert 5 < verdict.total["psnr_resampled"] < 30
+
+
+def test_codes_are_counted_over_all_clips():
+    class Coded(Lossy):
+        """Gives each clip another pair of codes, whatever it shows."""
+
+        def encode(self, pixels_BTHWC):
+            count = pixels_BTHWC.shape[1]
+            return np.stack([np.full((*pixels_BTHWC.shape[1:4], 3), 0.5 * (i + count - 2)) for i in range(2)])
+
+    clips = make_clips((1, 12, 12), (1, 12, 12), (2, 12, 12), (2, 12, 12))
+    rounded = judge_autoencoder(Coded(0, shape(bottleneck="fsq", codes=5)), clips)
+    assert rounded.total["code_use"] == pytest.approx(3 / 5), "-0.5, 0 and 0.5, in each channel"
+    assert [row["code_use"] for row in rounded.groups] == pytest.approx([2 / 5, 2 / 5])
+    book = judge_autoencoder(Coded(0, shape(bottleneck="vq", codes=30)), clips)
+    assert book.total["code_use"] == pytest.approx(3 / 30)
+    assert "code_use" not in judge_autoencoder(Coded(0), clips).total

@@ -26,6 +26,12 @@ def refused(config, check=read_settings):
         ({"perceptual_weights": "vgg.safetensors"}, "perceptual 0 with perceptual_weights vgg.safetensors"),
         ({"stages.autoencoder.adversarial": -0.1}, "config.stages.autoencoder: adversarial -0.1 must be 0 for"),
         ({"discriminator.levels": 0}, "config.discriminator: discriminator: width 32 and levels 0 must be 1 or more"),
+        (
+            {"stages.autoencoder.crops.buckets": ((2, 16, 16, 8), (5, 16, 17, 8))},
+            "crops.buckets (2, 16, 16, 8): frames 2 is not 1 plus a multiple of 4 (autoencoder); nearest: 1, 5; "
+            "stages.autoencoder.crops.buckets (5, 16, 17, 8): width 17 is not divisible by 4",
+        ),
+        ({"codec.chunk_frames": 6}, "codec.chunk_frames 6 is not a multiple of the autoencoder's stride 4"),
         ({"run": ()}, "run has stages of kinds none; it must be"),
         ({"run": ("autoencoder", "prepare", "images", "images")}, "run names a stage twice"),
         ({"stages.videos.kind": "difusion"}, "config.stages.videos.kind 'difusion' is none of autoencoder, prepare"),

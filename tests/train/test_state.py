@@ -12,7 +12,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.nn.linear import Linear
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
-from sora_jax.train.state import EmaConfig, StateMaker, begin_stage, ema_exponent, track_name, update_ema
+from sora_jax.train.state import EmaConfig, StateMaker, begin_stage, carry_over, ema_exponent, track_name, update_ema
 
 EMA = EmaConfig(widths=(0.1, 0.05))
 
@@ -107,3 +107,29 @@ def test_a_new_stage_keeps_all_but_its_counters(maker):
     assert [int(x) for x in (begun.step, begun.skipped, begun.unbroken, begun.updates)] == [0, 0, 0, 1]
     for kept in ("params", "ema", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(begun, kept), getattr(ones, kept))
+
+
+class Larger(Model):
+    def __init__(self, key):
+        super().__init__(key)
+        self.judge = Linear(8, 4, axes=("embed", "mlp"), rngs=nnx.Rngs(key))
+
+
+def test_what_is_new_in_a_stage_begins_fresh_beside_what_is_carried_over(maker):
+    before = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), maker.fresh(jax.random.key(0)))
+    larger = StateMaker(build=Larger, make_optimizer=maker.make_optimizer, ema=maker.ema, mesh=maker.mesh)
+    fresh = larger.fresh(jax.random.key(1))
+    begun = carry_over(fresh, before)
+    assert [int(x) for x in (begun.step, begun.skipped, begun.unbroken, begun.updates)] == [0, 0, 0, 1]
+    for name in fresh.params:
+        source = fresh if name.startswith("judge") else before
+        np.testing.assert_array_equal(begun.params[name], source.params[name])
+        np.testing.assert_array_equal(begun.ema["width_0.1"][name], source.ema["width_0.1"][name])
+    moments = {path: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(begun.opt_state)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(before.opt_state):
+        np.testing.assert_array_equal(moments[path], leaf)
+    new = [leaf for path, leaf in moments.items() if "judge.kernel" in str(path)]
+    assert new
+    assert not np.any(new[0])
+    same = carry_over(maker.fresh(jax.random.key(1)), before)
+    jax.tree.map(np.testing.assert_array_equal, same, begin_stage(before))

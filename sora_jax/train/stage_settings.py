@@ -1,0 +1,90 @@
+"""The kinds of stage and what each is told, as frozen dataclasses; see `configs/base.py`."""
+
+import dataclasses
+from typing import Any
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.crops import CropConfig
+from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
+
+
+def at_least_one(config: Any, *names: str) -> None:
+    """Raises UserError for a field under 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}: it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoencoderStage:
+    """Trains the autoencoder on windows of clips, from where the autoencoder stage before it ended."""
+
+    kind: str
+    steps: int
+    accumulate: int
+    schedule: ScheduleConfig
+    crops: CropConfig
+    adversarial: float
+    optimizer: OptimizerConfig
+
+    def __post_init__(self):
+        at_least_one(self, "steps", "accumulate")
+        if self.adversarial < 0:
+            raise UserError(f"adversarial {self.adversarial:g} must be 0 for no discriminator, or more; 0.05 is usual")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareStage:
+    """Encodes all clips once, to shards."""
+
+    kind: str
+    batch: int
+    clips_per_shard: int
+
+    def __post_init__(self):
+        at_least_one(self, "batch", "clips_per_shard")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """Shares of images and of videos among what a diffusion stage draws, and of collections among each of both."""
+
+    images: float
+    videos: float
+    collections: dict[str, float]
+
+    def __post_init__(self):
+        if min(self.images, self.videos) < 0 or self.images + self.videos == 0:
+            raise UserError(f"shares images {self.images:g} and videos {self.videos:g} must be 0 or more, not both 0")
+        if self.collections and min(self.collections.values()) <= 0:
+            raise UserError(f"collections {self.collections} must have weights above 0: leave out what is not drawn")
+
+    @property
+    def kinds(self) -> dict[str, float]:
+        """The kinds of clips that are drawn, with their shares."""
+        return {kind: share for kind, share in (("images", self.images), ("videos", self.videos)) if share > 0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionStage:
+    """Trains the transformer on prepared clips."""
+
+    kind: str
+    steps: int
+    accumulate: int
+    schedule: ScheduleConfig
+    mix: MixConfig
+    token_drop: tuple[float, float]
+
+    def __post_init__(self):
+        at_least_one(self, "steps", "accumulate")
+        least, largest = self.token_drop
+        if not 0 <= least <= largest < 1:
+            raise UserError(
+                f"token_drop ({least:g}, {largest:g}) must be two shares from 0 to less than 1, the smaller first; "
+                "(0, 0) drops nothing"
+            )
+
+
+StageConfig = AutoencoderStage | PrepareStage | DiffusionStage
+STAGE_KINDS = {"autoencoder": AutoencoderStage, "prepare": PrepareStage, "diffusion": DiffusionStage}
