@@ -88,7 +88,7 @@ def test_statistics_that_are_not_given_are_measured_first(python, trained, expor
     arguments = ("--config=tests/toy.py", WAN[-1], f"--config.autoencoder.weights={file}")
     early = python("-m", "sora_jax.prepare", *arguments, f"--workdir={tmp_path / 'run'}", "--process_count=2")
     assert early.returncode == 2
-    assert "has no trained autoencoder yet: run main until that stage is done" in early.stderr
+    assert "has no statistics of its latents yet: run main --until=autoencoder first" in early.stderr
     done = python("-m", "sora_jax.main", *arguments, f"--workdir={tmp_path / 'run'}", "--until=autoencoder")
     assert done.returncode == 0, done.stderr
     expected = codec_of(trained)

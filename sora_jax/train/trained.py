@@ -84,6 +84,8 @@ def given_statistics(settings: Settings) -> tuple[np.ndarray, np.ndarray] | None
 def _statistics(workdir: Workdir, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     if (given := given_statistics(settings)) is not None:
         return given
+    if not (workdir.path / "latents.json").exists() and settings.autoencoder_weights is not None:
+        raise UserError(f"{workdir.path} has no statistics of its latents yet: run main --until=autoencoder first")
     if not (workdir.path / "latents.json").exists():
         raise UserError(f"{workdir.path} has no trained autoencoder yet: run main until that stage is done")
     measured = workdir.read_json("latents.json")
