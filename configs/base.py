@@ -136,8 +136,8 @@ def get_config() -> ConfigDict:
 
     c.stages = stages = ConfigDict()
     stages.autoencoder = autoencoder_stage(
-        steps=1100,
-        schedule=schedule(3e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
+        steps=2600,
+        schedule=schedule(4e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
         buckets=((1, 24, 24, 24), (9, 24, 24, 6)),
     )
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
-from sora_jax.core.mesh import make_mesh
+from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import batch_ways
 from sora_jax.core.tree import abstract_model
@@ -248,7 +248,7 @@ def encode_share(
     name = next(name for name in settings.run if settings.stages[name].kind == "prepare")
     stage = settings.stages[name]
     assert isinstance(stage, PrepareStage), stage
-    codec = load_codec(workdir, settings)
+    codec = load_codec(workdir, settings, mesh=_own_mesh(settings))
     chunk = stage.clips_per_shard
     counts = [len(share.of(len(collection.source), chunk=chunk)) for collection in collections]
     facts = {}
@@ -272,6 +272,13 @@ def encode_share(
             facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}
     print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
     return facts
+
+
+def _own_mesh(settings: Settings) -> Mesh:
+    """Returns the mesh on which a process encodes its share: as configured, or all its devices side by side."""
+    if jax.process_count() == 1:
+        return make_mesh(settings.mesh)
+    return make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), jax.local_devices())
 
 
 def _takes_in_clips(run: Run, until: str | None) -> bool:

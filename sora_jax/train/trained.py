@@ -52,26 +52,25 @@ def build_generator(settings: Settings, key: jax.Array) -> Generator:
 
 
 def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None) -> Codec:
-    """Returns the autoencoder of a run, trained or given, whole on every device of `mesh`, or on the first device.
+    """Returns the autoencoder of a run, trained or given; the devices of `mesh`, or the first one, do its work.
 
     Raises UserError while there is none.
     """
-    place = SingleDeviceSharding(jax.devices()[0]) if mesh is None else replicated(mesh)
     mean_C, scale_C = _statistics(workdir, settings)
     if settings.autoencoder_weights is not None:
-        return given_codec(settings, mean_C, scale_C, place=place)
+        return given_codec(settings, mean_C, scale_C, mesh=mesh)
     stage = workdir.read_json("latents.json")["stage"]
     _, shapes, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
-    params, _ = load_average(workdir, stage, shapes, settings, place=place)
-    return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec)
+    params, _ = load_average(workdir, stage, shapes, settings, place=None if mesh is None else replicated(mesh))
+    return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec, mesh=mesh)
 
 
-def given_codec(settings: Settings, mean_C: np.ndarray, scale_C: np.ndarray, *, place: Sharding | None = None) -> Codec:
+def given_codec(settings: Settings, mean_C: np.ndarray, scale_C: np.ndarray, *, mesh: Mesh | None = None) -> Codec:
     """Returns the codec of the public weights of `settings`, by default on the first device."""
     assert settings.autoencoder_weights is not None
     weights = load_wan_autoencoder(settings.autoencoder_weights, settings.autoencoder)
-    params = jax.device_put(weights, SingleDeviceSharding(jax.devices()[0]) if place is None else place)
-    return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec)
+    params = jax.device_put(weights, jax.devices()[0] if mesh is None else replicated(mesh))
+    return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec, mesh=mesh)
 
 
 def given_statistics(settings: Settings) -> tuple[np.ndarray, np.ndarray] | None:
