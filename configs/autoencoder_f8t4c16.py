@@ -88,6 +88,9 @@ def get_config(size: str = "full") -> ConfigDict:
         {
             "data.source": "folder",
             "run": tuple(_STEPS[size]),
+            # What `evaluate --data=shapes` draws, on the strides.
+            "shapes.sides": ((64, 64), (48, 64), (64, 48)),
+            "shapes.frames": (9, 17),
             "sampling.size": (64, 64),
             "sampling.frames": 9,
         }

@@ -18,7 +18,7 @@ from sora_jax.data.remote import is_remote
 from sora_jax.evaluation.reconstruction import Networks
 from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
-from sora_jax.train.run import PARTS, evaluate, evaluate_data, use_compilation_cache
+from sora_jax.train.run import DRAWN, PARTS, evaluate, evaluate_data, use_compilation_cache
 from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
@@ -28,7 +28,9 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _EVALUATE = flags.DEFINE_enum("evaluate", "all", PARTS, "Which model to judge.")
 _DATA = flags.DEFINE_string(
-    "data", None, "A folder of videos and images to judge the autoencoder on, instead of the run's own clips."
+    "data",
+    None,
+    "A folder of videos and images to judge the autoencoder on, instead of the run's own clips; shapes: drawn ones.",
 )
 _CLIPS = flags.DEFINE_integer(
     "clips", None, "How many clips to judge the autoencoder on; default: as in the config.", lower_bound=1
@@ -46,7 +48,7 @@ def main(_: Sequence[str]) -> None:
     data = _DATA.value
     if data is not None and _EVALUATE.value != "autoencoder":
         raise UserError(f"--data is for the autoencoder alone: pass --evaluate=autoencoder, not {_EVALUATE.value}")
-    if data is not None and not is_remote(data) and not Path(data).is_dir():
+    if data not in (None, DRAWN) and not is_remote(data) and not Path(data).is_dir():
         raise UserError(f"--data={data} is not a folder: give one with videos or images")
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())

@@ -235,6 +235,7 @@ def tpu_figures(settings: Settings, topology: str) -> list[Figure]:
         schedule=stage.schedule,
         ema=settings.ema,
     )
+    state = maker.abstract()  # before the mesh is set, on which nothing can be computed
     figures = []
     for frames, height, width, clips in stage.crops.buckets:
         with jax.set_mesh(mesh):
@@ -242,7 +243,7 @@ def tpu_figures(settings: Settings, topology: str) -> list[Figure]:
             shape = (clips, frames, height, width, 3)
             batch = {"clip_BTHWC": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))}
             began = time.perf_counter()
-            memory = step.lower(maker.abstract(), batch).compile().memory_analysis()
+            memory = step.lower(state, batch).compile().memory_analysis()
             seconds = time.perf_counter() - began
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         figures.append(

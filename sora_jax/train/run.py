@@ -43,6 +43,8 @@ _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
 PARTS = ("autoencoder", "generator", "all")
+# Instead of a folder: clips of the drawn world.
+DRAWN = "shapes"
 
 
 def run(
@@ -159,12 +161,18 @@ def evaluate_data(
 ) -> dict[str, Any]:
     """Returns how a run's autoencoder does on the videos and images of a folder, captioned or not, fitted as its own.
 
+    The path `DRAWN` stands for held-out clips of the drawn world, whatever the run was trained on.
+
     Up to `count` of them, by default as configured, spread evenly; those that cannot be used are named and counted.
     Written to evaluation_autoencoder.json and printed.
     """
     codec = load_codec(workdir, settings)
     data = settings.data
-    source = FolderSource(path, captions_required=False, max_frames=data.max_frames, fps=data.fps)
+    count = count or settings.evaluation.clips
+    if path == DRAWN:
+        source = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
+    else:
+        source = FolderSource(path, captions_required=False, max_frames=data.max_frames, fps=data.fps)
     limits = clip_limits(settings, data)
     skipped = []
 
@@ -175,7 +183,7 @@ def evaluate_data(
             return error
 
     def usable() -> Iterator[Clip]:
-        indices = exhibits.spread(len(source), count or settings.evaluation.clips)
+        indices = exhibits.spread(len(source), count)
         with read_ahead(read, indices, readers=data.readers) as found:
             for one in found:
                 if isinstance(one, BadClip):
