@@ -26,7 +26,9 @@ _TOY = {
     "autoencoder.multipliers": (1, 1, 2, 2),
     "autoencoder.space_down": (True, True, True),
     "autoencoder.time_down": (True, True, True),
-    "stages.ae_long.crops.buckets": ((1, 96, 128, 8), (17, 64, 96, 1), (33, 32, 96, 1)),
+    "stages.ae_short.crops.buckets": ((1, 64, 64, 10), (9, 64, 64, 1)),
+    "stages.ae_long.crops.buckets": ((1, 64, 64, 10), (9, 64, 64, 1), (17, 32, 96, 1)),
+    "stages.ae_adversarial.crops.buckets": ((9, 64, 64, 1), (17, 32, 96, 1)),
 }
 
 

@@ -41,9 +41,9 @@ _FULL = {
 }
 
 _TOY = {
-    "data.max_frames": 33,
-    "data.max_tokens": 1008,
-    "packing.tokens": 1008,
+    "data.max_frames": 17,
+    "data.max_tokens": 560,
+    "packing.tokens": 560,
     "autoencoder.patch": 4,
     "autoencoder.width": 64,
     "autoencoder.multipliers": (1, 2, 2),
@@ -55,29 +55,32 @@ _TOY = {
     "autoencoder.channels": 16,
     "autoencoder.attention": False,
     "autoencoder.shortcuts": True,
+    "autoencoder_loss.gradient": 0.02,
     "autoencoder_loss.bottleneck": 1e-5,
 }
 
-# (frames, height, width, clips) of the batches of each stage: equal numbers of pixels, varied lengths and shapes.
-_BUCKETS = {
+# Of each stage: steps, the peak of the learning rate, the share of the steps over which it falls, and (frames, height,
+# width, clips) of the batches: equal numbers of pixels, varied lengths and shapes. A clip goes on long after its first
+# frame, so most of the time belongs to the long ones.
+_STAGES = {
     "full": {
-        "ae_images": ((1, 256, 256, 32), (1, 384, 384, 16), (1, 256, 512, 16)),
-        "ae_short": ((1, 256, 256, 32), (5, 256, 256, 8), (9, 256, 256, 4)),
-        "ae_long": ((1, 512, 512, 8), (17, 192, 320, 4), (17, 256, 256, 4), (33, 128, 256, 4), (65, 128, 128, 4)),
-        "ae_adversarial": ((1, 512, 512, 8), (17, 192, 320, 4), (33, 128, 256, 4)),
+        "ae_images": (100_000, 1e-3, 0.01, ((1, 256, 256, 32), (1, 384, 384, 16), (1, 256, 512, 16))),
+        "ae_short": (150_000, 1e-3, 0.01, ((1, 256, 256, 32), (5, 256, 256, 8), (9, 256, 256, 4))),
+        "ae_long": (
+            150_000,
+            1e-3,
+            0.7,
+            ((1, 512, 512, 8), (17, 192, 320, 4), (17, 256, 256, 4), (33, 128, 256, 4), (65, 128, 128, 4)),
+        ),
+        "ae_adversarial": (100_000, 1e-4, 0.5, ((1, 512, 512, 8), (17, 192, 320, 4), (33, 128, 256, 4))),
     },
     "toy": {
-        "ae_images": ((1, 96, 96, 8),),
-        "ae_short": ((1, 96, 96, 8), (9, 64, 64, 2)),
-        "ae_long": ((1, 96, 128, 8), (17, 64, 96, 1), (33, 48, 64, 1)),
-        "ae_adversarial": ((1, 96, 96, 8), (17, 64, 64, 1)),
+        "ae_images": (300, 4e-3, 0.01, ((1, 64, 64, 10),)),
+        "ae_short": (700, 4e-3, 0.01, ((1, 64, 64, 10), (5, 64, 64, 2), (9, 64, 64, 1))),
+        "ae_long": (2600, 4e-3, 0.7, ((1, 64, 64, 10), (5, 64, 64, 2), (17, 48, 64, 1))),
+        "ae_adversarial": (100, 2e-4, 0.5, ((5, 64, 64, 2), (17, 48, 64, 1))),
     },
 }
-_STEPS = {
-    "full": {"ae_images": 100_000, "ae_short": 150_000, "ae_long": 150_000, "ae_adversarial": 100_000},
-    "toy": {"ae_images": 500, "ae_short": 900, "ae_long": 900, "ae_adversarial": 150},
-}
-_PEAK = {"full": 1e-3, "toy": 3e-3}
 
 
 def get_config(size: str = "full") -> ConfigDict:
@@ -87,7 +90,7 @@ def get_config(size: str = "full") -> ConfigDict:
     c.update_from_flattened_dict(
         {
             "data.source": "folder",
-            "run": tuple(_STEPS[size]),
+            "run": tuple(_STAGES[size]),
             # What `evaluate --data=shapes` draws, on the strides.
             "shapes.sides": ((64, 64), (48, 64), (64, 48)),
             "shapes.frames": (9, 17),
@@ -96,15 +99,11 @@ def get_config(size: str = "full") -> ConfigDict:
         }
     )
     stages = ConfigDict({name: stage for name, stage in c.to_dict()["stages"].items() if name != "autoencoder"})
-    for number, (name, steps) in enumerate(_STEPS[size].items()):
-        # Every stage but the last keeps a rate from which the next one can go on.
-        rate = base.schedule(
-            _PEAK[size] / 2**number, warmup_steps=min(100, steps // 10), decay_share=0.5, final_share=0.05
-        )
+    for name, (steps, rate, fall, buckets) in _STAGES[size].items():
         stages[name] = base.autoencoder_stage(
             steps=steps,
-            schedule=rate,
-            buckets=_BUCKETS[size][name],
+            schedule=base.schedule(rate, warmup_steps=min(100, steps // 10), decay_share=fall, final_share=0.02),
+            buckets=buckets,
             adversarial=0.05 if name == "ae_adversarial" else 0.0,
         )
     with c.unlocked():
