@@ -118,11 +118,15 @@ def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]]) -> dict[
     done = done if isinstance(done, dict) else {}
     order = config.get("run")
     names = dict.fromkeys([*map(str, order if isinstance(order, list) else []), *done, *metrics])
+    autoencoder = config.get("autoencoder")
+    given = isinstance(autoencoder, dict) and autoencoder.get("weights") is not None
     stages: dict[str, Facts] = {}
     for name in names:
         settings = configured.get(name)
         settings = settings if isinstance(settings, dict) else {}
         facts = {"kind": settings["kind"]} if "kind" in settings else {}
+        if given and facts.get("kind") == "autoencoder":
+            continue  # left out: the weights were not trained here
         if isinstance(done.get(name), dict):
             facts |= done[name]
         elif name in metrics:

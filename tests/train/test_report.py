@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sora_jax.data.video_io import encode_gif, encode_png
+from sora_jax.train import report
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.report import duration, write_report
 
@@ -189,3 +190,14 @@ def test_damaged_inputs_leave_their_part_out(workdir):
 )
 def test_durations_in_words(seconds, shown):
     assert duration(seconds) == shown
+
+
+def test_stages_that_given_weights_make_needless_have_no_row():
+    config = {
+        "run": ["first", "then"],
+        "stages": {"first": {"kind": "autoencoder"}, "then": {"kind": "prepare"}},
+        "autoencoder": {"weights": None},
+    }
+    assert list(report._stages(config, {}, {})) == ["first", "then"]
+    config["autoencoder"]["weights"] = "vae.safetensors"
+    assert list(report._stages(config, {}, {})) == ["then"]
