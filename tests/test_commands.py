@@ -148,7 +148,7 @@ def test_the_autoencoder_alone_is_judged_on_a_folder_without_captions(run, toy_w
     assert {row["clip"] for row in found["worst"]} == {"a.gif", "b.gif", "deep/c.png"}
     assert found["psnr"] == pytest.approx(np.mean([row["psnr"] for row in found["worst"]]))
     assert found["lpips"] > 0
-    assert done.stdout.split()[:5] == ["frames", "size", "clips", "psnr", "ssim"]
+    assert done.stdout.split()[:5] == ["frames", "size", "clips", "psnr", "psnr_resampled"]
     with Image.open(workdir / "samples" / "evaluation" / "worst_reconstructions_data.png") as picture:
         assert picture.height > 7 * 96, "three frames of each gif and the image"
     assert (workdir / "evaluation.json").read_bytes() == (toy_workdir / "evaluation.json").read_bytes()

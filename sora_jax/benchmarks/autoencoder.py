@@ -24,7 +24,7 @@ from flax import nnx
 from jax.experimental import topologies
 from ml_collections import config_flags
 
-from sora_jax.benchmarks.figures import Figure, publish
+from sora_jax.benchmarks.figures import JSON, Figure, publish
 from sora_jax.benchmarks.peers import WanPeer
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError, run_command
@@ -45,14 +45,13 @@ from sora_jax.train.step import StepConfig, make_step
 from sora_jax.train.trained import build_autoencoder
 
 PARTS = ("all", "speed", "memory", "tpu")
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/autoencoder_f8t4c16.py", "Whose step is compiled for TPU.")
-_JSON = flags.DEFINE_string("json", None, "Where to write the figures.")
+_CONFIG = config_flags.DEFINE_config_file("step_config", "configs/autoencoder_f8t4c16.py", "Whose step `tpu` compiles.")
 _ONLY = flags.DEFINE_enum("only", "all", PARTS, "What to measure; `all` leaves out `tpu` where libtpu is missing.")
 _WIDTHS = flags.DEFINE_multi_integer(
-    "width", [96, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one."
+    "peer_width", [96, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one."
 )
-_FRAMES = flags.DEFINE_integer("frames", 9, "Frames of the clip whose speed is compared, 1 plus a multiple of 4.")
-_SIDE = flags.DEFINE_integer("side", 128, "Px, its height and width.", lower_bound=16)
+_FRAMES = flags.DEFINE_integer("clip_frames", 9, "Frames of the clip whose speed is compared, 1 plus a multiple of 4.")
+_SIDE = flags.DEFINE_integer("clip_side", 128, "Px, its height and width.", lower_bound=16)
 _TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "The described TPU slice.")
 _CHILD = flags.DEFINE_integer("memory_of", None, "Frames; used by this program to measure itself.")
 
@@ -75,7 +74,7 @@ def main(_: Sequence[str]) -> None:
     if _ONLY.value == "tpu" or (_ONLY.value == "all" and importlib.util.find_spec("libtpu")):
         _CONFIG.value.data.path = "none is read"
         figures += tpu_figures(read_settings(_CONFIG.value), _TOPOLOGY.value)
-    publish(figures, _JSON.value)
+    publish(figures, JSON.value)
 
 
 def public_shape(width: int) -> AutoencoderConfig:

@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sora_jax.benchmarks.decoding import decoding_figures
-from sora_jax.benchmarks.figures import Figure, publish
+from sora_jax.benchmarks.figures import JSON, Figure, publish
 from sora_jax.core import rng
 from sora_jax.core.errors import run_command
 from sora_jax.core.mesh import make_mesh
@@ -42,7 +42,6 @@ from sora_jax.train.trained import build_generator
 from sora_jax.video import shapes
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/base.py", "Whose step loading is compared with.")
-_JSON = flags.DEFINE_string("json", None, "Where to write the figures.")
 _CLIPS = flags.DEFINE_string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
 _OPENS = flags.DEFINE_integer("opens", 10_000, "Clips that are opened while memory is watched.", lower_bound=100)
 _SAMPLES = flags.DEFINE_integer("samples", 100_000_000, "Samples of the largest plan.", lower_bound=1_000)
@@ -58,7 +57,7 @@ def main(_: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures += loading_figures(settings, Path(folder) / "shards")
         figures += decoding_figures(_CLIPS.value, Path(folder), opens=_OPENS.value)
-    publish(figures, _JSON.value)
+    publish(figures, JSON.value)
 
 
 def lengths_of_a_mix(count: int, longest: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from absl import flags
+
 from sora_jax.train.workdir import write_atomically
+
+JSON = flags.DEFINE_string("json", None, "Where to write the figures.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ def load_i3d(path: str | Path) -> dict[str, np.ndarray]:
     UserError if the file is absent, damaged, or not this network with 400 classes.
     """
     remedy = "make it as docs/evaluation.md says"
-    weights = read_weights(path)
+    weights = read_weights(path, remedy=remedy)
     return pick(weights, shapes(), what=str(path), remedy=remedy)
 
 

@@ -94,7 +94,7 @@ def load_perceptual(path: str | Path) -> dict[str, np.ndarray]:
 
     UserError if the file is absent, damaged, or holds neither network whole.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, remedy=_REMEDY)
     first = weights[_FIRST].shape if _FIRST in weights else ()
     network = _NETWORKS.get(first[-1]) if len(first) == 4 else None
     if network is None:

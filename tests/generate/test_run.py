@@ -32,6 +32,9 @@ AUTOENCODER = AutoencoderConfig(
     channels=3,
     attention=False,
     shortcuts=False,
+    bottleneck="kl",
+    codes=None,
+    remat=False,
 )
 LAYOUT = PackLayout(
     budget=Budget(tokens=24, text_tokens=16, segments=4), patch=(1, 1, 1), channels=3, temporal_stride=1, time_rate=2.0

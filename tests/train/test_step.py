@@ -92,7 +92,9 @@ def objectives(kind):
         )
         objective = diffusion_objective.make_objective(config, dtype=jnp.dtype(jnp.float32))
         return generator(4), objective, packs, "adamw"
-    weights = autoencoder_objective.AutoencoderLossConfig(squared=1.0, absolute=0.1, gradient=0.1, kl=1e-3)
+    weights = autoencoder_objective.AutoencoderLossConfig(
+        squared=1.0, absolute=0.1, gradient=0.1, perceptual=0.0, bottleneck=1e-3
+    )
     return build_autoencoder, autoencoder_objective.make_objective(weights), clips, "adamw"
 
 

@@ -18,16 +18,17 @@ HostParams = dict[str, np.ndarray]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Names in a message; a network has hundreds.
 _MOST_NAMED = 3
+_GIVE = "give one .safetensors file, or a model's folder of diffusers"
 _PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 
-def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+def read_weights(path: str | Path, *, remedy: str = _GIVE) -> dict[str, np.ndarray]:
     """Returns every array of one safetensors file or of a folder of them.
 
-    UserError where there is none, one is damaged, or the path is a pickle.
+    UserError where there is none (which ends in `remedy`), one is damaged, or the path is a pickle.
     """
     # bfloat16 is known to numpy once jax has been imported, which the models do.
-    return _read(Path(path), load_file)
+    return _read(Path(path), load_file, remedy=remedy)
 
 
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -74,12 +75,12 @@ def listed(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:6])} and {len(names) - 6} more"
 
 
-def _read(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _read(path: Path, read: Callable[[Path], dict[str, Any]], *, remedy: str = _GIVE) -> dict[str, Any]:
     """Returns what `read` returns of every file of `path`, together."""
     result: dict[str, Any] = {}
     for file in _files(path):
         if not file.is_file():
-            raise UserError(f"{file} does not exist; give one .safetensors file, or a model's folder of diffusers")
+            raise UserError(f"{file} does not exist; {remedy}")
         try:
             part = read(file)
         except SafetensorError as error:
@@ -96,7 +97,7 @@ def _files(path: Path) -> list[Path]:
             f"{path} is a pickle, which can run any code when it is read; save what torch.load(..., weights_only=True) "
             "gives with safetensors.torch.save_file, and give that file"
         )
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or path.is_file():
         return [path]
     if (index := path / f"{WEIGHTS}.index.json").is_file():
         names = set(json.loads(index.read_text())["weight_map"].values())
