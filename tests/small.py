@@ -1,4 +1,4 @@
-"""The smallest generator that has every part, for tests that need one."""
+"""The smallest generator that has every part, and a small autoencoder, for tests that need one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.text.bytes import TextConfig
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.diffusion import Generator
 
+AUTOENCODER = AutoencoderConfig(
+    patch=4,
+    width=4,
+    multipliers=(1, 1, 1),
+    space_down=(False, False),
+    time_down=(True, True),
+    blocks=1,
+    decoder_width=4,
+    decoder_blocks=1,
+    channels=4,
+    attention=False,
+    shortcuts=True,
+    bottleneck="kl",
+    codes=None,
+    remat=False,
+)
 TRANSFORMER = TransformerConfig(
     patch=(1, 1, 1),
     width=16,

@@ -1,5 +1,6 @@
 """The autoencoder is judged over all clips and by group; a codec with a known error gives known scores."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -12,29 +13,13 @@ from sora_jax.evaluation.distances import frechet_distance
 from sora_jax.evaluation.reconstruction import Networks, judge_autoencoder
 from sora_jax.evaluation.resampling import resample
 from sora_jax.models import perceptual
-from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.random_features import random_features
 from sora_jax.video.pixels import to_float
+from tests import small
 
 
 def shape(**changes):
-    base = {
-        "patch": 1,
-        "width": 4,
-        "multipliers": (1,),
-        "space_down": (),
-        "time_down": (),
-        "blocks": 1,
-        "decoder_width": 4,
-        "decoder_blocks": 1,
-        "channels": 3,
-        "attention": False,
-        "shortcuts": False,
-        "bottleneck": "kl",
-        "codes": None,
-        "remat": False,
-    }
-    return AutoencoderConfig(**base | changes)
+    return dataclasses.replace(small.AUTOENCODER, channels=3, **changes)
 
 
 class Lossy:

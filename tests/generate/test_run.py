@@ -15,26 +15,14 @@ from sora_jax.data.packs import PackLayout
 from sora_jax.diffusion import guidance, known, noise_levels, path
 from sora_jax.generate.canvas import Canvas, lay_out
 from sora_jax.generate.run import Sampler, SolverConfig, make_solver
-from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
+from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
 from sora_jax.objectives.diffusion import without_caption
+from tests import small
 from tests.small import generator, random_params
 
-AUTOENCODER = AutoencoderConfig(
-    patch=4,
-    width=4,
-    multipliers=(1,),
-    space_down=(),
-    time_down=(),
-    blocks=1,
-    decoder_width=4,
-    decoder_blocks=1,
-    channels=3,
-    attention=False,
-    shortcuts=False,
-    bottleneck="kl",
-    codes=None,
-    remat=False,
+AUTOENCODER = dataclasses.replace(
+    small.AUTOENCODER, multipliers=(1,), space_down=(), time_down=(), channels=3, shortcuts=False
 )
 LAYOUT = PackLayout(
     budget=Budget(tokens=24, text_tokens=16, segments=4), patch=(1, 1, 1), channels=3, temporal_stride=1, time_rate=2.0

@@ -1,5 +1,6 @@
 """The autoencoder is causal: a prefix of a clip is a prefix of its latent, and an image is a clip of one frame."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,29 +12,15 @@ from flax import nnx
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model, merge_model
-from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
+from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.nn import conv
 from sora_jax.nn.conv import Past
+from tests import small
 
 
 def config(**changes):
-    base = {
-        "patch": 2,
-        "width": 4,
-        "multipliers": (1, 2, 2),
-        "space_down": (True, False),
-        "time_down": (True, True),
-        "blocks": 1,
-        "decoder_width": 4,
-        "decoder_blocks": 1,
-        "channels": 3,
-        "attention": True,
-        "shortcuts": True,
-        "bottleneck": "kl",
-        "codes": None,
-        "remat": False,
-    }
-    return AutoencoderConfig(**base | changes)
+    own = {"patch": 2, "multipliers": (1, 2, 2), "space_down": (True, False), "channels": 3, "attention": True}
+    return dataclasses.replace(small.AUTOENCODER, **own | changes)
 
 
 KINDS = {

@@ -9,25 +9,11 @@ from flax import nnx
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
-from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
+from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec, CodecConfig, measure_latents
+from tests import small
 
-CONFIG = AutoencoderConfig(
-    patch=4,
-    width=4,
-    multipliers=(1, 1, 1),
-    space_down=(False, False),
-    time_down=(True, True),
-    blocks=1,
-    decoder_width=4,
-    decoder_blocks=1,
-    channels=4,
-    attention=False,
-    shortcuts=True,
-    bottleneck="kl",
-    codes=None,
-    remat=False,
-)
+CONFIG = small.AUTOENCODER
 
 
 def make(*, seed=0, mean=0.0, scale=1.0, bias=0.0, config=CONFIG, **work):

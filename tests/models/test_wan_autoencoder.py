@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.tree import abstract_model, merge_model
-from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
+from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.interop import wan_autoencoder
 from sora_jax.models.interop.wan_autoencoder import (
     LAYOUTS,
@@ -24,23 +24,20 @@ from sora_jax.models.interop.wan_autoencoder import (
     save_wan_autoencoder,
 )
 from sora_jax.nn.conv import Past
+from tests import small
 from tests.small import random_params
 
-PLAIN = AutoencoderConfig(
+PLAIN = dataclasses.replace(
+    small.AUTOENCODER,
     patch=1,
     width=8,
     multipliers=(1, 2, 2, 2),
     space_down=(True, True, True),
     time_down=(False, True, True),
-    blocks=1,
     decoder_width=8,
     decoder_blocks=2,
-    channels=4,
     attention=True,
     shortcuts=False,
-    bottleneck="kl",
-    codes=None,
-    remat=False,
 )
 RESIDUAL = dataclasses.replace(PLAIN, patch=2, shortcuts=True, decoder_width=12)
 # As many blocks as the published weights have, and levels that differ in width.

@@ -185,3 +185,18 @@ def test_the_3d_path_of_other_machines_gives_the_same_numbers(monkeypatch):
     got = module(x, conv.Past()), conv.halve_time(x, conv.CausalConv(3, 3, (3, 1, 1), rngs=nnx.Rngs(1)), conv.Past())
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 4, 4), (2, 5, 6), (7, 4, 9)])
+@pytest.mark.parametrize(
+    ("side", "stride"), [(1, (1, 1)), (3, (1, 1)), (3, (1, 2)), (3, (2, 2)), (7, (2, 2)), (1, (2, 3))]
+)
+def test_the_convolution_that_also_looks_ahead_is_that_of_xla(size, side, stride):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *size, 3)).astype(np.float32)
+    kernel = rng.normal(size=(side, side, side, 3, 4)).astype(np.float32)
+    numbers, strides = ("NTHWC", "THWIO", "NTHWC"), (stride[0], stride[1], stride[1])
+    expected = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=numbers)
+    found = conv.same_conv(jnp.asarray(x), jnp.asarray(kernel), stride=stride)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)

@@ -1,36 +1,23 @@
 """The autoencoder's objective against numpy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.bottleneck import KL
 from sora_jax.models.discriminator import AdversarialAutoencoder, Discriminator, DiscriminatorConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig, gradient_error, halved, judge, make_objective
+from tests import small
 
 RNG = np.random.default_rng(0)
 CLIP = RNG.integers(0, 256, size=(3, 2, 8, 9, 3), dtype=np.uint8)
 MEAN, LOG_VARIANCE = RNG.normal(size=(2, 3, 2, 2, 3, 4)).astype(np.float32)
 KEY = jax.random.key(5)
-SHAPE = AutoencoderConfig(
-    patch=2,
-    width=4,
-    multipliers=(1, 1, 2),
-    space_down=(True, False),
-    time_down=(True, True),
-    blocks=1,
-    decoder_width=4,
-    decoder_blocks=1,
-    channels=3,
-    attention=False,
-    shortcuts=True,
-    bottleneck="kl",
-    codes=None,
-    remat=False,
-)
+SHAPE = dataclasses.replace(small.AUTOENCODER, patch=2, multipliers=(1, 1, 2), space_down=(True, False), channels=3)
 
 
 class Stub:
@@ -188,7 +175,6 @@ def test_one_loss_trains_both_and_the_judge_sees_patches_in_float32(judged):
 
     gradient = nnx.to_flat_state(jax.grad(loss)(weights_of_both))
     silent = [".".join(map(str, path)) for path, leaf in gradient if not np.abs(leaf.get_value()).max() > 0]
-    # At the start the second convolutions of the encoder's log variances have no say in a mean.
     assert silent == []
     metrics = objective(model, batch, KEY)[1]
     assert {"judge", "judged_real", "judged_made", "psnr", "absolute", "bottleneck"} <= metrics.keys()

@@ -1,5 +1,6 @@
 """The one train step: the same losses on any mesh and however a batch is cut, and nothing from a bad batch."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,7 +15,7 @@ from sora_jax.core.tree import abstract_model
 from sora_jax.data.packing import Budget
 from sora_jax.data.packs import PackLayout, stack_rows
 from sora_jax.diffusion import known, noise_levels, path
-from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
+from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.nn.linear import Linear
 from sora_jax.objectives import autoencoder as autoencoder_objective
 from sora_jax.objectives import diffusion as diffusion_objective
@@ -22,6 +23,7 @@ from sora_jax.train.loop import to_device
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.step import StepConfig, make_step, mean_gradient
+from tests import small
 from tests.small import generator
 
 MESHES = {
@@ -50,21 +52,8 @@ LAYOUT = PackLayout(
 
 
 def build_autoencoder(key):
-    shape = AutoencoderConfig(
-        patch=4,
-        width=8,
-        multipliers=(1, 1),
-        space_down=(False,),
-        time_down=(True,),
-        blocks=1,
-        decoder_width=8,
-        decoder_blocks=1,
-        channels=4,
-        attention=False,
-        shortcuts=True,
-        bottleneck="kl",
-        codes=None,
-        remat=False,
+    shape = dataclasses.replace(
+        small.AUTOENCODER, width=8, decoder_width=8, multipliers=(1, 1), space_down=(False,), time_down=(True,)
     )
     return Autoencoder(shape, rngs=nnx.Rngs(key))
 
