@@ -1,7 +1,7 @@
 """The autoencoder f16t4c48, of the shape of Wan 2.2's: 16x16 px and 4 frames to a position of 48 numbers.
 
 A quarter of the positions of f8t4c16, so longer or larger clips in a row of the transformer; three times the numbers in
-each. For one host of 4 TPU v5p chips or 8 GPUs of 80 GB; stages, data and the toy are those of f8t4c16:
+each. Stages, data and the toy are those of f8t4c16; at full width its step was not compiled yet:
   python -m sora_jax.main --config=configs/autoencoder_f16t4c48.py --config.data.path=DIR --workdir=runs/f16t4c48
 """
 

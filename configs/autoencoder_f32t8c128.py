@@ -1,8 +1,8 @@
 """The autoencoder f32t8c128, deep compression: 32x32 px and 8 frames to a position of 128 numbers.
 
 For the scale of a minute of 1080p: 1,441 frames of 1088x1920 px are 369,240 positions. Deep compression learns slowly
-without the parameter-free shortcuts around its levels (DC-AE, arXiv 2410.10733). For one host of 4 TPU v5p chips or 8
-GPUs of 80 GB; stages and data are those of f8t4c16:
+without the parameter-free shortcuts around its levels (DC-AE, arXiv 2410.10733). Stages and data are those of f8t4c16;
+at full width its step was not compiled yet:
   python -m sora_jax.main --config=configs/autoencoder_f32t8c128.py --config.data.path=DIR --workdir=runs/f32t8c128
 """
 

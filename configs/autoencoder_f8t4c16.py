@@ -3,12 +3,12 @@
 Trained from nothing on a folder of videos and images in four stages: images, short clips, clips
 of varied length and shape, and last an adversarial stage.
 
-At full width, 127 million parameters, for one host of 4 TPU v5p chips or 8 GPUs of 80 GB and a million clips; the
-batches hold about 2.2 million pixels:
+At full width, for 4 devices of 80 GB or more (`benchmarks.autoencoder --only=tpu` compiles its step for 4 TPU v5p
+chips); steps, rates and batches of 2 to 4 million pixels are untried:
   python -m sora_jax.main --config=configs/autoencoder_f8t4c16.py --config.data.path=DIR --workdir=runs/f8t4c16
 
-At toy width, on two CPU cores in about 20 minutes. Strides and channels are the same; to learn something in that time
-the pixels are folded into channels first and levels have the shortcuts of Wan 2.2:
+At toy width, for two CPU cores (docs/results.md has the time). Strides and channels are the same; to learn something
+there, pixels are folded into channels first and levels have the shortcuts of Wan 2.2:
   python -m sora_jax.main --config=configs/autoencoder_f8t4c16.py:toy --config.data.path=DIR --workdir=runs/toy
 """
 
@@ -70,9 +70,9 @@ _STAGES = {
             150_000,
             1e-3,
             0.7,
-            ((1, 512, 512, 8), (17, 192, 320, 4), (17, 256, 256, 4), (33, 128, 256, 4), (65, 128, 128, 4)),
+            ((1, 512, 512, 16), (17, 192, 320, 4), (17, 256, 256, 4), (33, 128, 256, 4), (65, 128, 128, 4)),
         ),
-        "ae_adversarial": (100_000, 1e-4, 0.5, ((1, 512, 512, 8), (17, 192, 320, 4), (33, 128, 256, 4))),
+        "ae_adversarial": (100_000, 1e-4, 0.5, ((1, 512, 512, 16), (17, 192, 320, 4), (33, 128, 256, 4))),
     },
     "toy": {
         "ae_images": (300, 4e-3, 0.01, ((1, 64, 64, 10),)),

@@ -45,10 +45,11 @@ from sora_jax.train.step import StepConfig, make_step
 from sora_jax.train.trained import build_autoencoder
 
 PARTS = ("all", "speed", "memory", "tpu")
+_PUBLIC_WIDTH = 96
 _CONFIG = config_flags.DEFINE_config_file("step_config", "configs/autoencoder_f8t4c16.py", "Whose step `tpu` compiles.")
 _ONLY = flags.DEFINE_enum("only", "all", PARTS, "What to measure; `all` leaves out `tpu` where libtpu is missing.")
 _WIDTHS = flags.DEFINE_multi_integer(
-    "peer_width", [96, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one."
+    "peer_width", [_PUBLIC_WIDTH, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one."
 )
 _FRAMES = flags.DEFINE_integer("clip_frames", 9, "Frames of the clip whose speed is compared, 1 plus a multiple of 4.")
 _SIDE = flags.DEFINE_integer("clip_side", 128, "Px, its height and width.", lower_bound=16)
@@ -116,24 +117,25 @@ def speed_figures(width: int, *, frames: int, side: int) -> list[Figure]:
     decode = in_turns(
         functools.partial(codec.decode, latent_BTHWC), functools.partial(peer.decode, np.asarray(latent_BTHWC[0]))
     )
+    end = "" if width == _PUBLIC_WIDTH else f"_{width}"
     what = f"of {frames} frames of {side}x{side} px at width {width}, CPU, float32"
     return [
-        Figure(name=f"encode_seconds_{width}", value=encode[0], target=None, meaning=f"encoding {what}"),
+        Figure(name=f"encode_seconds{end}", value=encode[0], target=None, meaning=f"encoding {what}"),
         Figure(
-            name=f"encode_ratio_{width}",
+            name=f"encode_ratio{end}",
             value=encode[1] / encode[0],
             target="at least 1",
             meaning="how many times as fast as diffusers, same weights, same machine",
         ),
-        Figure(name=f"decode_seconds_{width}", value=decode[0], target=None, meaning=f"decoding {what}"),
+        Figure(name=f"decode_seconds{end}", value=decode[0], target=None, meaning=f"decoding {what}"),
         Figure(
-            name=f"decode_ratio_{width}",
+            name=f"decode_ratio{end}",
             value=decode[1] / decode[0],
             target="at least 1",
             meaning="how many times as fast as diffusers, same weights, same machine",
         ),
         Figure(
-            name=f"difference_{width}",
+            name=f"difference{end}",
             value=difference,
             target="at most 1e-4",
             meaning="largest difference of the two latents",

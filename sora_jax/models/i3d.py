@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.models.interop.weights import pick, read_weights
-from sora_jax.nn.same_conv import same_conv
+from sora_jax.nn.conv import same_conv
 
 Weights = Mapping[str, jax.Array | np.ndarray]
 

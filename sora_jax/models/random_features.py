@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sora_jax.nn.same_conv import same_conv
+from sora_jax.nn.conv import same_conv
 
 _WIDTHS = (32, 64, 128, 128)
 _TIME_STRIDES = (1, 1, 2, 2)

@@ -9,6 +9,7 @@ carry on from the `Past` of the one before, and the numbers are those of the cli
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -107,14 +108,22 @@ class CausalConv(nnx.Module):
         return convolve(x_BTHWC, kernel, stride=self.stride, time_stride=time_stride) + bias
 
 
-def convolve(x_BTHWC: jax.Array, kernel: jax.Array, *, stride: int = 1, time_stride: int = 1) -> jax.Array:
+def convolve(
+    x_BTHWC: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int = 1,
+    time_stride: int = 1,
+    pad: Sequence[tuple[int, int]] | None = None,
+) -> jax.Array:
     """Returns the convolution of a clip with a (time, height, width, in, out) kernel.
 
-    Padded with zeros in space to the size of the input over `stride`, and in time not at all: T frames give
-    (T - taps) / time_stride + 1.
+    In space `pad` zeros are put before and behind rows and columns; None: as Wan does, to the size of the input over
+    `stride`. In time there is no padding: T frames give (T - taps) / time_stride + 1.
     """
     taps, *sides = kernel.shape[:3]
-    pad = [((size - 1) // 2, size // 2) if stride == 1 else (0, size // 2) for size in sides]
+    if pad is None:
+        pad = [((size - 1) // 2, size // 2) if stride == 1 else (0, size // 2) for size in sides]
     frames = (x_BTHWC.shape[1] - taps) // time_stride + 1
     last = (frames - 1) * time_stride + 1
 
@@ -152,6 +161,19 @@ class ChannelNorm(nnx.Module):
         x = x_BTHWC.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-12)
         return (x * self.scale[...]).astype(x_BTHWC.dtype)
+
+
+def same_conv(x_BTHWC: jax.Array, kernel: jax.Array, *, stride: tuple[int, int] = (1, 1)) -> jax.Array:
+    """Returns a convolution that looks ahead too, of `stride` over (time, height and width): for networks that measure.
+
+    Each axis has ceil(size / stride) positions; zeros are put around evenly, an odd one behind, as TensorFlow's "SAME".
+    """
+    pads = []
+    for size, taps, step in zip(x_BTHWC.shape[1:4], kernel.shape[:3], (stride[0], stride[1], stride[1]), strict=True):
+        pad = max((-(-size // step) - 1) * step + taps - size, 0)
+        pads.append((pad // 2, pad - pad // 2))
+    padded = jnp.pad(x_BTHWC, ((0, 0), pads[0], (0, 0), (0, 0), (0, 0)))
+    return convolve(padded, kernel, stride=stride[1], time_stride=stride[0], pad=pads[1:])
 
 
 def halve_time(x_BTHWC: jax.Array, conv: CausalConv, past: Past) -> jax.Array:

@@ -109,6 +109,7 @@ def check_start(settings: Settings) -> Mesh:
     for name in settings.run:
         stage = settings.stages[name]
         if isinstance(stage, AutoencoderStage):
+            _perceptual(settings, name, stage)
             batches = {f"a bucket of stages.{name} has {size} clips": size for *_, size in stage.crops.buckets}
         elif isinstance(stage, DiffusionStage):
             batches = {f"packing.rows is {settings.packing.rows}": settings.packing.rows}
