@@ -15,6 +15,7 @@ _FULL = {
     "autoencoder.width": 160,
     "autoencoder.decoder_width": 256,
     "autoencoder.shortcuts": True,
+    "autoencoder.linear_heads": False,
 }
 _TOY = {
     "autoencoder.channels": 48,

@@ -19,6 +19,7 @@ _FULL = {
     "autoencoder.time_down": (False, True, True, True),
     "autoencoder.decoder_width": 192,
     "autoencoder.shortcuts": True,
+    "autoencoder.linear_heads": True,
     "stages.ae_short.crops.buckets": ((1, 256, 256, 32), (9, 128, 256, 8), (9, 256, 256, 4)),
 }
 _TOY = {

@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
     ae.channels = 16  # of the latent
     ae.attention = False  # whether the middle attends within frames
     ae.shortcuts = True  # parameter-free shortcuts around levels (Wan 2.2); they give a linear start
+    ae.linear_heads = True  # whether latent and pixels also come linearly from the last features: learns much faster
     ae.bottleneck = "kl"  # "kl": a Gaussian; "fsq": rounded numbers; "vq": a codebook
     ae.codes = placeholder(int)  # fsq: values of each number; vq: entries of the codebook; None for kl
     ae.remat = False  # whether the backward pass computes blocks again: less memory, a third more time

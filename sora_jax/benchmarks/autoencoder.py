@@ -92,6 +92,7 @@ def public_shape(width: int) -> AutoencoderConfig:
         channels=16,
         attention=True,
         shortcuts=False,
+        linear_heads=False,
         bottleneck="kl",
         codes=None,
         remat=False,

@@ -9,6 +9,7 @@ size of the latent, whose attention sees whole frames.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -42,6 +43,8 @@ class AutoencoderConfig:
       attention: Whether the middle attends over the positions of each frame.
       shortcuts: Whether levels carry the parameter-free shortcuts of Wan 2.2. Without, as in Wan 2.1, doubling space
         halves the channels.
+      linear_heads: Whether latent and pixels also come linearly from the last features. Without, as in Wan, they come
+        from normalised features alone, which tell amplitudes only by directions: slow to learn.
       bottleneck: "kl", "fsq" or "vq" (`models/bottleneck.py`).
       codes: Values of a number (fsq), entries of the codebook (vq); None for kl.
       remat: Whether the backward pass computes residual blocks again instead of keeping what is inside them.
@@ -58,6 +61,7 @@ class AutoencoderConfig:
     channels: int
     attention: bool
     shortcuts: bool
+    linear_heads: bool
     bottleneck: BottleneckName
     codes: int | None
     remat: bool
@@ -233,18 +237,32 @@ class UpLevel(Level):
         return x + conv.unfold_repeat(x_BTHWC, self.out_dim, is_start=past.is_start, **self.factors)
 
 
-class Encoder(nnx.Module):
+class Half(nnx.Module):
+    """What both halves end with: norm, SiLU, convolution; beside it, if `linear`, a linear map that starts small."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, linear: bool, rngs: nnx.Rngs):
+        self.norm_out = conv.ChannelNorm(in_dim)
+        self.conv_out = conv.CausalConv(in_dim, out_dim, rngs=rngs)
+        small = functools.partial(conv.CausalConv, std_scale=0.1, rngs=rngs)
+        self.linear_out = small(in_dim, out_dim, (1, 1, 1)) if linear else None
+
+    def head(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        """Returns the numbers of each position from its last features."""
+        y = self.conv_out(jax.nn.silu(self.norm_out(x_BTHWC)), past)
+        return y if self.linear_out is None else y + self.linear_out(x_BTHWC, past)
+
+
+class Encoder(Half):
     """Clip in [-1, 1] -> E numbers for each position of the latent."""
 
     def __init__(self, config: AutoencoderConfig, width: int, *, rngs: nnx.Rngs):
         dims = encoder_dims(config)
+        super().__init__(dims[-1][1], width, linear=config.linear_heads, rngs=rngs)
         self.conv_in = conv.CausalConv(3 * config.patch**2, dims[0][0], rngs=rngs)
         flags = zip(dims, (*config.space_down, False), (*config.time_down, False), strict=True)
         rest = {"blocks": config.blocks, "shortcut": config.shortcuts, "remat": config.remat, "rngs": rngs}
         self.levels = nnx.List([DownLevel(dim, space=space, time=time, **rest) for dim, space, time in flags])
         self.middle = Middle(dims[-1][1], config, rngs=rngs)
-        self.norm_out = conv.ChannelNorm(dims[-1][1])
-        self.conv_out = conv.CausalConv(dims[-1][1], width, rngs=rngs)
         self.quant_conv = conv.CausalConv(width, width, (1, 1, 1), rngs=rngs)
         self.patch = config.patch
 
@@ -258,24 +276,22 @@ class Encoder(nnx.Module):
 
     def finish(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
         """Returns the E numbers from features of whole frames."""
-        x = self.middle(x_BTHWC, past)
-        x = self.conv_out(jax.nn.silu(self.norm_out(x)), past)
+        x = self.head(self.middle(x_BTHWC, past), past)
         return self.quant_conv(x, past)
 
 
-class Decoder(nnx.Module):
+class Decoder(Half):
     """Latent -> clip, about [-1, 1]."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         dims = decoder_dims(config)
+        super().__init__(dims[-1][1], 3 * config.patch**2, linear=config.linear_heads, rngs=rngs)
         self.post_quant_conv = conv.CausalConv(config.channels, config.channels, (1, 1, 1), rngs=rngs)
         self.conv_in = conv.CausalConv(config.channels, dims[0][0], rngs=rngs)
         self.middle = Middle(dims[0][0], config, rngs=rngs)
         flags = zip(dims, (*config.space_down[::-1], False), (*config.time_down[::-1], False), strict=True)
         rest = {"blocks": config.decoder_blocks, "shortcut": config.shortcuts, "remat": config.remat, "rngs": rngs}
         self.levels = nnx.List([UpLevel(dim, space=space, time=time, **rest) for dim, space, time in flags])
-        self.norm_out = conv.ChannelNorm(dims[-1][1])
-        self.conv_out = conv.CausalConv(dims[-1][1], 3 * config.patch**2, rngs=rngs)
         self.patch = config.patch
 
     def begin(self, latent_BTHWC: jax.Array, past: Past) -> jax.Array:
@@ -288,7 +304,7 @@ class Decoder(nnx.Module):
         x = x_BTHWC
         for level in self.levels:
             x = level(x, past)
-        x = self.conv_out(jax.nn.silu(self.norm_out(x)), past)
+        x = self.head(x, past)
         return rearrange(x, "B T H W (C q p) -> B T (H p) (W q) C", p=self.patch, q=self.patch)
 
 

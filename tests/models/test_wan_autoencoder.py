@@ -38,6 +38,7 @@ PLAIN = dataclasses.replace(
     decoder_blocks=2,
     attention=True,
     shortcuts=False,
+    linear_heads=False,
 )
 RESIDUAL = dataclasses.replace(PLAIN, patch=2, shortcuts=True, decoder_width=12)
 # As many blocks as the published weights have, and levels that differ in width.

@@ -200,6 +200,7 @@ def _inferred(found: Shapes, path: str | Path) -> AutoencoderConfig:
         channels=latent[0],
         attention=True,
         shortcuts=any(re.match(r"encoder\.down(_blocks|samples)\.0\.(resnets|downsamples)\.", name) for name in found),
+        linear_heads=False,
         bottleneck="kl",
         codes=None,
         remat=False,
@@ -288,6 +289,8 @@ def _inexpressible(config: AutoencoderConfig, layout: Layout) -> list[str]:
         problems.append("attention is False, and the middle of Wan attends")
     if config.bottleneck != "kl":
         problems.append(f"bottleneck is {config.bottleneck!r}, and Wan has only 'kl'")
+    if config.linear_heads:
+        problems.append("linear_heads is True, and Wan's heads see normalised features alone")
     if not all(config.space_down):
         problems.append(f"space_down is {config.space_down}, and Wan halves space between all levels")
     if config.time_stride > _FRAMES_AT_ONCE:
