@@ -49,13 +49,13 @@ class Past:
         return tuple(self._after)
 
     def extend(self, x_BTHWC: jax.Array, frames: int) -> jax.Array:
-        """Returns `x` with the `frames` frames before it, and keeps the last `frames` for the next chunk."""
-        if self._kept is None:
-            x_BTHWC = jnp.pad(x_BTHWC, ((0, 0), (frames, 0), (0, 0), (0, 0), (0, 0)))
-        else:
+        """Returns `x` with the `frames` frames before it, at the start `x` alone; keeps the last for the next chunk."""
+        if self._kept is not None:
             x_BTHWC = jnp.concatenate([self._kept[len(self._after)], x_BTHWC], axis=1)
         if not self.is_whole:
-            self._after.append(x_BTHWC[:, x_BTHWC.shape[1] - frames :])
+            lacking = max(0, frames - x_BTHWC.shape[1])
+            last = x_BTHWC[:, x_BTHWC.shape[1] - (frames - lacking) :]
+            self._after.append(_after_zeros(last, lacking))
         return x_BTHWC
 
 
@@ -93,19 +93,12 @@ class CausalConv(nnx.Module):
         taps = self.kernel.shape[0]
         if taps == 1:
             return self.apply(x_BTHWC)
-        extended = past.extend(x_BTHWC, taps - 1)
-        if past.is_start and x_BTHWC.shape[1] == 1:
-            return self.apply(x_BTHWC, taps=1)  # before it are zeros
-        return self.apply(extended)
+        return self.apply(past.extend(x_BTHWC, taps - 1), zeros=taps - 1 if past.is_start else 0)
 
-    def apply(self, x_BTHWC: jax.Array, *, time_stride: int = 1, taps: int | None = None) -> jax.Array:
-        """Returns the result for an input that begins with the past frames of its first window.
-
-        `taps`: only so many, the last; None: all.
-        """
+    def apply(self, x_BTHWC: jax.Array, *, time_stride: int = 1, zeros: int = 0) -> jax.Array:
+        """Returns the result for an input that begins with the past frames of its first window, but for `zeros`."""
         kernel, bias = (param[...].astype(x_BTHWC.dtype) for param in (self.kernel, self.bias))
-        kernel = kernel if taps is None else kernel[-taps:]
-        return convolve(x_BTHWC, kernel, stride=self.stride, time_stride=time_stride) + bias
+        return convolve(x_BTHWC, kernel, stride=self.stride, time_stride=time_stride, zeros=zeros) + bias
 
 
 def convolve(
@@ -114,26 +107,33 @@ def convolve(
     *,
     stride: int = 1,
     time_stride: int = 1,
+    zeros: int = 0,
     pad: Sequence[tuple[int, int]] | None = None,
 ) -> jax.Array:
     """Returns the convolution of a clip with a (time, height, width, in, out) kernel.
 
     In space `pad` zeros are put before and behind rows and columns; None: as Wan does, to the size of the input over
-    `stride`. In time there is no padding: T frames give (T - taps) / time_stride + 1.
+    `stride`. In time there are `zeros` frames of zeros before the clip: T frames give (zeros + T - taps) / time_stride
+    + 1. On CPU they cost nothing, which a clip of few frames notices.
     """
-    taps, *sides = kernel.shape[:3]
+    frames = (zeros + x_BTHWC.shape[1] - kernel.shape[0]) // time_stride + 1
+    # For each tap the first result that it adds to: before it, it would see zeros alone.
+    begins = [-(-max(0, zeros - tap) // time_stride) for tap in range(kernel.shape[0])]
+    idle = sum(begin >= frames for begin in begins)
+    kernel, begins, zeros = kernel[idle:], begins[idle:], max(0, zeros - idle)
+    sides = list(kernel.shape[1:3])
     if pad is None:
         pad = [((size - 1) // 2, size // 2) if stride == 1 else (0, size // 2) for size in sides]
-    frames = (x_BTHWC.shape[1] - taps) // time_stride + 1
-    last = (frames - 1) * time_stride + 1
 
     def in_2d(x_BTHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-        parts = [x_BTHWC[:, i : i + last : time_stride] for i in range(taps)]
-        kernels = list(kernel)
+        starts = [begin * time_stride + tap - zeros for tap, begin in enumerate(begins)]
+        stops = [(frames - 1) * time_stride + tap - zeros + 1 for tap in range(len(begins))]
+        parts = [x_BTHWC[:, start:stop:time_stride] for start, stop in zip(starts, stops, strict=True)]
         if kernel.shape[-2] <= _FEW_CHANNELS:
-            parts, kernels = [jnp.concatenate(parts, axis=-1)], [jnp.concatenate(kernels, axis=-2)]
-        maps = [image_map(part, kernel_2d) for part, kernel_2d in zip(parts, kernels, strict=True)]
-        return functools.reduce(jnp.add, maps)
+            side_by_side = [_after_zeros(part, begin) for part, begin in zip(parts, begins, strict=True)]
+            return image_map(jnp.concatenate(side_by_side, axis=-1), jnp.concatenate(list(kernel), axis=-2))
+        maps = [image_map(part, kernel_2d) for part, kernel_2d in zip(parts, kernel, strict=True)]
+        return functools.reduce(jnp.add, [_after_zeros(part, begin) for part, begin in zip(maps, begins, strict=True)])
 
     def image_map(x_BTHWC: jax.Array, kernel_2d: jax.Array) -> jax.Array:
         if sides == [1, 1] and stride == 1:
@@ -141,14 +141,18 @@ def convolve(
         images = rearrange(x_BTHWC, "B T H W C -> (B T) H W C")
         numbers = ("NHWC", "HWIO", "NHWC")
         result = jax.lax.conv_general_dilated(images, kernel_2d, (stride, stride), pad, dimension_numbers=numbers)
-        return rearrange(result, "(B T) H W C -> B T H W C", T=frames)
+        return rearrange(result, "(B T) H W C -> B T H W C", B=x_BTHWC.shape[0])
 
     def in_3d(x_BTHWC: jax.Array, kernel: jax.Array) -> jax.Array:
         strides, numbers = (time_stride, stride, stride), ("NDHWC", "DHWIO", "NDHWC")
-        return jax.lax.conv_general_dilated(x_BTHWC, kernel, strides, [(0, 0), *pad], dimension_numbers=numbers)
+        return jax.lax.conv_general_dilated(x_BTHWC, kernel, strides, [(zeros, 0), *pad], dimension_numbers=numbers)
 
     # On CPU 2D convolutions are two to four times as fast as one in 3D.
     return jax.lax.platform_dependent(x_BTHWC, kernel, cpu=in_2d, default=in_3d)
+
+
+def _after_zeros(x_BTHWC: jax.Array, frames: int) -> jax.Array:
+    return jnp.pad(x_BTHWC, ((0, 0), (frames, 0), (0, 0), (0, 0), (0, 0))) if frames else x_BTHWC
 
 
 class ChannelNorm(nnx.Module):
@@ -201,7 +205,8 @@ def double_time(x_BTHWC: jax.Array, conv: CausalConv, past: Past) -> jax.Array:
     x = past.extend(later, 2)
     if later.shape[1] == 0:
         return x_BTHWC
-    doubled = rearrange(conv.apply(x), "B T H W (two C) -> B (T two) H W C", two=2)
+    doubled = conv.apply(x, zeros=2 if is_start else 0)
+    doubled = rearrange(doubled, "B T H W (two C) -> B (T two) H W C", two=2)
     return jnp.concatenate([x_BTHWC[:, :1], doubled], axis=1) if is_start else doubled
 
 
