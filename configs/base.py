@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
     # train an autoencoder are left out; None: the run trains its own
     ae.patch = 4  # px, side of the blocks that are folded into channels before the first convolution
     ae.width = 32  # channels of the encoder's first level
-    ae.multipliers = (1, 1, 1)  # width of each level, times `width`
+    ae.multipliers = (1, 1, 2)  # width of each level, times `width`
     ae.space_down = (False, False)  # between levels: whether height and width are halved
     ae.time_down = (True, True)  # between levels: whether time is halved
     ae.blocks = 1  # residual blocks per level, encoder
@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     ae.channels = 16  # of the latent
     ae.attention = False  # whether the middle attends within frames
     ae.shortcuts = True  # parameter-free shortcuts around levels (Wan 2.2); they give a linear start
-    ae.linear_heads = True  # whether latent and pixels also come linearly from the last features: learns much faster
+    ae.linear_heads = False  # whether latent and pixels also come linearly from the last features: learns much faster
     ae.bottleneck = "kl"  # "kl": a Gaussian; "fsq": rounded numbers; "vq": a codebook
     ae.codes = placeholder(int)  # fsq: values of each number; vq: entries of the codebook; None for kl
     ae.remat = False  # whether the backward pass computes blocks again: less memory, a third more time
@@ -137,9 +137,9 @@ def get_config() -> ConfigDict:
 
     c.stages = stages = ConfigDict()
     stages.autoencoder = autoencoder_stage(
-        steps=7000,
-        schedule=schedule(2e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
-        buckets=((1, 24, 24, 12), (5, 24, 24, 4), (9, 24, 24, 4)),
+        steps=2600,
+        schedule=schedule(4e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
+        buckets=((1, 24, 24, 24), (9, 24, 24, 6)),
     )
 
     stages.prepare = stage = ConfigDict()

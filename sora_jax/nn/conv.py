@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from flax import nnx
 
+from sora_jax.nn import winograd
 from sora_jax.nn.linear import truncated_normal
 
 Kept = tuple[jax.Array, ...]
 
 # On CPU, up to this many channels the taps in time are laid side by side as channels of one convolution; beyond,
-# copying costs more than it saves, and the convolutions of the taps are added.
+# copying costs more than it saves, and the convolutions of the taps are added; with many there is `nn/winograd.py`.
 _FEW_CHANNELS = 48
 
 
@@ -128,7 +129,11 @@ def convolve(
     def in_2d(x_BTHWC: jax.Array, kernel: jax.Array) -> jax.Array:
         starts = [begin * time_stride + tap - zeros for tap, begin in enumerate(begins)]
         stops = [(frames - 1) * time_stride + tap - zeros + 1 for tap in range(len(begins))]
-        parts = [x_BTHWC[:, start:stop:time_stride] for start, stop in zip(starts, stops, strict=True)]
+        windows = list(zip(begins, starts, stops, strict=True))
+        keeps_size = sides == [3, 3] and stride == time_stride == 1 and all(side == (1, 1) for side in pad)
+        if keeps_size and winograd.pays(x_BTHWC, kernel):
+            return winograd.convolve_3x3(x_BTHWC, kernel, windows, frames)
+        parts = [x_BTHWC[:, start:stop:time_stride] for _, start, stop in windows]
         if kernel.shape[-2] <= _FEW_CHANNELS:
             side_by_side = [_after_zeros(part, begin) for part, begin in zip(parts, begins, strict=True)]
             return image_map(jnp.concatenate(side_by_side, axis=-1), jnp.concatenate(list(kernel), axis=-2))
