@@ -1,6 +1,7 @@
 """The benchmark of the data plane measures what it says, at a size that takes seconds."""
 
 import json
+import mmap
 
 import numpy as np
 import pytest
@@ -55,10 +56,13 @@ def test_figures_are_printed_and_written(tmp_path, capsys):
 
 def test_memory_that_is_kept_is_seen(tmp_path, monkeypatch):
     kept = []
+    two_megabytes = b"\1" * 2_000_000
 
     class Leaking(decoding.GuardedReader):
         def read_clip(self, path, **limits):
-            kept.append(np.ones(250_000))  # 2 MB
+            # Mapped pages: what the allocator hands out may have been resident before.
+            kept.append(mmap.mmap(-1, len(two_megabytes)))
+            kept[-1].write(two_megabytes)
             return super().read_clip(path, **limits)
 
     monkeypatch.setattr(decoding, "GuardedReader", Leaking)
