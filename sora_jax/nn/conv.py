@@ -131,7 +131,7 @@ def convolve(
         stops = [(frames - 1) * time_stride + tap - zeros + 1 for tap in range(len(begins))]
         windows = list(zip(begins, starts, stops, strict=True))
         keeps_size = sides == [3, 3] and stride == time_stride == 1 and all(side == (1, 1) for side in pad)
-        if keeps_size and winograd.pays(x_BTHWC, kernel):
+        if keeps_size and winograd.pays(x_BTHWC.shape, kernel.shape):
             return winograd.convolve_3x3(x_BTHWC, kernel, windows, frames)
         parts = [x_BTHWC[:, start:stop:time_stride] for _, start, stop in windows]
         if kernel.shape[-2] <= _FEW_CHANNELS:

@@ -7,6 +7,7 @@ once, which is what makes it pay. Sums are taken in another order, so results di
 Shapes: B clips, T frames, H rows, W columns, C channels; h w blocks of 2x2 positions.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -20,10 +21,10 @@ _KERNEL = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.
 _FEWEST_CHANNELS, _FEWEST_POSITIONS, _MOST_NUMBERS = 96, 4096, 2**27
 
 
-def pays(x_BTHWC: jax.Array, kernel: jax.Array) -> bool:
-    """Whether this is faster on CPU for a (time, 3, 3, in, out) kernel, and its memory is bearable."""
-    taps, *_, in_dim, out_dim = kernel.shape
-    positions = x_BTHWC.size // in_dim
+def pays(clip: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+    """Whether this is faster on CPU and its memory bearable, for shapes (B, T, H, W, in) and (time, 3, 3, in, out)."""
+    taps, *_, in_dim, out_dim = kernel
+    positions = math.prod(clip[:-1])
     return (
         taps > 1
         and min(in_dim, out_dim) >= _FEWEST_CHANNELS

@@ -41,7 +41,7 @@ def test_its_gradients_are_those_of_the_convolution():
 
 def test_it_stands_in_for_a_convolution_of_many_channels():
     x, kernel = draw(1, 9, 22, 22, 96), draw(3, 3, 3, 96, 96) / 50
-    assert winograd.pays(x, kernel)
+    assert winograd.pays(x.shape, kernel.shape)
     np.testing.assert_allclose(conv.convolve(x, kernel, zeros=2), in_3d(x, kernel, 2), atol=2e-5)
 
 
@@ -56,4 +56,4 @@ def test_it_stands_in_for_a_convolution_of_many_channels():
     ],
 )
 def test_it_is_left_where_it_does_not_pay_or_does_not_fit(clip, kernel):
-    assert not winograd.pays(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (clip, kernel)))
+    assert not winograd.pays(clip, kernel)
