@@ -9,7 +9,6 @@ size of the latent, whose attention sees whole frames.
 """
 
 import dataclasses
-import functools
 import itertools
 
 import jax
@@ -237,32 +236,30 @@ class UpLevel(Level):
         return x + conv.unfold_repeat(x_BTHWC, self.out_dim, is_start=past.is_start, **self.factors)
 
 
-class Half(nnx.Module):
-    """What both halves end with: norm, SiLU, convolution; beside it, if `linear`, a linear map that starts small."""
+class Head(nnx.Module):
+    """norm, SiLU, convolution: what comes out of a half; beside it, if `linear`, a linear map that starts small."""
 
     def __init__(self, in_dim: int, out_dim: int, *, linear: bool, rngs: nnx.Rngs):
-        self.norm_out = conv.ChannelNorm(in_dim)
-        self.conv_out = conv.CausalConv(in_dim, out_dim, rngs=rngs)
-        small = functools.partial(conv.CausalConv, std_scale=0.1, rngs=rngs)
-        self.linear_out = small(in_dim, out_dim, (1, 1, 1)) if linear else None
+        self.norm = conv.ChannelNorm(in_dim)
+        self.conv = conv.CausalConv(in_dim, out_dim, rngs=rngs)
+        self.linear = conv.CausalConv(in_dim, out_dim, (1, 1, 1), std_scale=0.1, rngs=rngs) if linear else None
 
-    def head(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
-        """Returns the numbers of each position from its last features."""
-        y = self.conv_out(jax.nn.silu(self.norm_out(x_BTHWC)), past)
-        return y if self.linear_out is None else y + self.linear_out(x_BTHWC, past)
+    def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
+        y = self.conv(jax.nn.silu(self.norm(x_BTHWC)), past)
+        return y if self.linear is None else y + self.linear(x_BTHWC, past)
 
 
-class Encoder(Half):
+class Encoder(nnx.Module):
     """Clip in [-1, 1] -> E numbers for each position of the latent."""
 
     def __init__(self, config: AutoencoderConfig, width: int, *, rngs: nnx.Rngs):
         dims = encoder_dims(config)
-        super().__init__(dims[-1][1], width, linear=config.linear_heads, rngs=rngs)
         self.conv_in = conv.CausalConv(3 * config.patch**2, dims[0][0], rngs=rngs)
         flags = zip(dims, (*config.space_down, False), (*config.time_down, False), strict=True)
         rest = {"blocks": config.blocks, "shortcut": config.shortcuts, "remat": config.remat, "rngs": rngs}
         self.levels = nnx.List([DownLevel(dim, space=space, time=time, **rest) for dim, space, time in flags])
         self.middle = Middle(dims[-1][1], config, rngs=rngs)
+        self.head = Head(dims[-1][1], width, linear=config.linear_heads, rngs=rngs)
         self.quant_conv = conv.CausalConv(width, width, (1, 1, 1), rngs=rngs)
         self.patch = config.patch
 
@@ -280,18 +277,18 @@ class Encoder(Half):
         return self.quant_conv(x, past)
 
 
-class Decoder(Half):
+class Decoder(nnx.Module):
     """Latent -> clip, about [-1, 1]."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         dims = decoder_dims(config)
-        super().__init__(dims[-1][1], 3 * config.patch**2, linear=config.linear_heads, rngs=rngs)
         self.post_quant_conv = conv.CausalConv(config.channels, config.channels, (1, 1, 1), rngs=rngs)
         self.conv_in = conv.CausalConv(config.channels, dims[0][0], rngs=rngs)
         self.middle = Middle(dims[0][0], config, rngs=rngs)
         flags = zip(dims, (*config.space_down[::-1], False), (*config.time_down[::-1], False), strict=True)
         rest = {"blocks": config.decoder_blocks, "shortcut": config.shortcuts, "remat": config.remat, "rngs": rngs}
         self.levels = nnx.List([UpLevel(dim, space=space, time=time, **rest) for dim, space, time in flags])
+        self.head = Head(dims[-1][1], 3 * config.patch**2, linear=config.linear_heads, rngs=rngs)
         self.patch = config.patch
 
     def begin(self, latent_BTHWC: jax.Array, past: Past) -> jax.Array:

@@ -118,27 +118,26 @@ def convolve(
     + 1. On CPU they cost nothing, which a clip of few frames notices.
     """
     frames = (zeros + x_BTHWC.shape[1] - kernel.shape[0]) // time_stride + 1
-    # For each tap the first result that it adds to: before it, it would see zeros alone.
-    begins = [-(-max(0, zeros - tap) // time_stride) for tap in range(kernel.shape[0])]
-    idle = sum(begin >= frames for begin in begins)
-    kernel, begins, zeros = kernel[idle:], begins[idle:], max(0, zeros - idle)
+    windows = _windows(frames, taps=kernel.shape[0], zeros=zeros, time_stride=time_stride)
+    idle = kernel.shape[0] - len(windows)
+    kernel, zeros = kernel[idle:], zeros - idle
     sides = list(kernel.shape[1:3])
     if pad is None:
         pad = [((size - 1) // 2, size // 2) if stride == 1 else (0, size // 2) for size in sides]
 
     def in_2d(x_BTHWC: jax.Array, kernel: jax.Array) -> jax.Array:
-        starts = [begin * time_stride + tap - zeros for tap, begin in enumerate(begins)]
-        stops = [(frames - 1) * time_stride + tap - zeros + 1 for tap in range(len(begins))]
-        windows = list(zip(begins, starts, stops, strict=True))
         keeps_size = sides == [3, 3] and stride == time_stride == 1 and all(side == (1, 1) for side in pad)
         if keeps_size and winograd.pays(x_BTHWC.shape, kernel.shape):
             return winograd.convolve_3x3(x_BTHWC, kernel, windows, frames)
         parts = [x_BTHWC[:, start:stop:time_stride] for _, start, stop in windows]
         if kernel.shape[-2] <= _FEW_CHANNELS:
-            side_by_side = [_after_zeros(part, begin) for part, begin in zip(parts, begins, strict=True)]
+            side_by_side = [_after_zeros(part, begin) for part, (begin, _, _) in zip(parts, windows, strict=True)]
             return image_map(jnp.concatenate(side_by_side, axis=-1), jnp.concatenate(list(kernel), axis=-2))
-        maps = [image_map(part, kernel_2d) for part, kernel_2d in zip(parts, kernel, strict=True)]
-        return functools.reduce(jnp.add, [_after_zeros(part, begin) for part, begin in zip(maps, begins, strict=True)])
+        maps = [
+            _after_zeros(image_map(part, kernel_2d), begin)
+            for part, kernel_2d, (begin, _, _) in zip(parts, kernel, windows, strict=True)
+        ]
+        return functools.reduce(jnp.add, maps)
 
     def image_map(x_BTHWC: jax.Array, kernel_2d: jax.Array) -> jax.Array:
         if sides == [1, 1] and stride == 1:
@@ -154,6 +153,19 @@ def convolve(
 
     # On CPU 2D convolutions are two to four times as fast as one in 3D.
     return jax.lax.platform_dependent(x_BTHWC, kernel, cpu=in_2d, default=in_3d)
+
+
+def _windows(frames: int, *, taps: int, zeros: int, time_stride: int) -> list[tuple[int, int, int]]:
+    """Returns for each tap (begin, start, stop): frames [start, stop) of the clip add to the results from `begin` on.
+
+    The clip has `zeros` frames of zeros before it and gives `frames` results. Taps that see zeros alone are left out.
+    """
+    begins = [-(-max(0, zeros - tap) // time_stride) for tap in range(taps)]
+    return [
+        (begin, begin * time_stride + tap - zeros, (frames - 1) * time_stride + tap - zeros + 1)
+        for tap, begin in enumerate(begins)
+        if begin < frames
+    ]
 
 
 def _after_zeros(x_BTHWC: jax.Array, frames: int) -> jax.Array:

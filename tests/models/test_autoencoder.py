@@ -12,7 +12,7 @@ from flax import nnx
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model, merge_model
-from sora_jax.models.autoencoder import Autoencoder
+from sora_jax.models.autoencoder import Autoencoder, Head
 from sora_jax.nn import conv
 from sora_jax.nn.conv import Past
 from tests import small
@@ -119,6 +119,15 @@ def test_every_parameter_matters():
     assert [name for name, value in gradient.items() if not np.abs(value).max() > 0] == []
 
 
+def test_a_head_tells_amplitudes_only_if_it_is_linear_too():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4, 4, 6)), jnp.float32)
+    plain, linear = (Head(6, 2, linear=linear, rngs=nnx.Rngs(0)) for linear in (False, True))
+    np.testing.assert_allclose(plain(3 * x, Past(is_whole=True)), plain(x, Past(is_whole=True)), atol=1e-5)
+    assert linear.linear is not None
+    added = linear(3 * x, Past(is_whole=True)) - plain(x, Past(is_whole=True))
+    np.testing.assert_allclose(added, 3 * x @ linear.linear.kernel[0, 0, 0], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("stride", "channels", "shape"),
     [
@@ -131,7 +140,13 @@ def test_every_parameter_matters():
     ],
 )
 def test_the_shapes_of_the_public_autoencoders(stride, channels, shape):
-    deep = {"blocks": 2, "decoder_blocks": 3, "attention": True, "shortcuts": shape["patch"] == 2}
+    deep = {
+        "blocks": 2,
+        "decoder_blocks": 3,
+        "attention": True,
+        "shortcuts": shape["patch"] == 2,
+        "linear_heads": False,
+    }
     down = {"space_down": (True,) * 3, "time_down": (False, True, True), "channels": channels}
     public = config(**shape | deep | down)
     assert (public.time_stride, public.space_stride) == stride

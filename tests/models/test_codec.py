@@ -20,7 +20,7 @@ def make(*, seed=0, mean=0.0, scale=1.0, bias=0.0, config=CONFIG, **work):
     shapes = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))[1]
     noise = np.random.default_rng(seed)
     params = {name: noise.normal(size=leaf.shape, scale=0.2).astype(np.float32) for name, leaf in shapes.items()}
-    params["decoder.conv_out.bias"] += bias
+    params["decoder.head.conv.bias"] += bias
     mean_C, scale_C = np.full(config.channels, mean), np.full(config.channels, scale)
     return Codec(config, params, mean_C=mean_C, scale_C=scale_C, **work)
 

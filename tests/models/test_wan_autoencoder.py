@@ -208,7 +208,7 @@ def test_half_precision_becomes_float32(tmp_path):
     weights = {name: value.astype(jnp.bfloat16) for name, value in random_weights().items()}
     loaded = load_wan_autoencoder(saved(tmp_path / "half", weights), PLAIN)
     assert {value.dtype for value in loaded.values()} == {np.dtype(np.float32)}
-    np.testing.assert_array_equal(loaded["decoder.norm_out.scale"], weights["decoder.norm_out.gamma"][:, 0, 0, 0])
+    np.testing.assert_array_equal(loaded["decoder.head.norm.scale"], weights["decoder.norm_out.gamma"][:, 0, 0, 0])
 
 
 def test_statistics_are_those_beside_the_weights(tmp_path):
@@ -304,6 +304,7 @@ def test_files_that_cannot_be_used_end_in_a_sentence(tmp_path):
         ({"attention": False}, "diffusers", "attention is False, and the middle of Wan attends"),
         ({"bottleneck": "fsq", "codes": 5}, "diffusers", "bottleneck is 'fsq', and Wan has only 'kl'"),
         ({"bottleneck": "vq", "codes": 5}, "original", "bottleneck is 'vq'"),
+        ({"linear_heads": True}, "original", "linear_heads is True, and Wan's heads see normalised features alone"),
         ({"space_down": (True, False, True)}, "diffusers", "space_down is (True, False, True), and Wan halves space"),
         ({"time_down": (True, True, True)}, "diffusers", "the temporal stride is 8, and Wan takes 4 frames at once"),
         ({"decoder_blocks": 1}, "diffusers", "decoder_blocks is 1, and Wan has blocks + 1 = 2"),

@@ -31,7 +31,7 @@ def reference(x_BTHWC, kernel, stride):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 1, 1), (1, 1, 1), (2, 3, 1)])
-@pytest.mark.parametrize(("frames", "channels"), [(1, 3), (4, 3), (4, 50)])
+@pytest.mark.parametrize(("frames", "channels"), [(1, 3), (2, 3), (2, 50), (4, 3), (4, 50)])
 def test_a_causal_convolution_is_a_3d_convolution(kernel, stride, frames, channels):
     x, weights = draw(2, frames, 6, 4, channels), draw(*kernel, channels, 5, seed=1)
     module = conv.CausalConv(channels, 5, kernel, stride=stride, rngs=nnx.Rngs(0))

@@ -38,6 +38,8 @@ _PARTS: dict[Layout, dict[str, str]] = {
     "diffusers": {
         "encoder.quant_conv": "quant_conv",
         "decoder.post_quant_conv": "post_quant_conv",
+        "head.norm": "norm_out",
+        "head.conv": "conv_out",
         "middle.before": "mid_block.resnets.0",
         "middle.attention": "mid_block.attentions.0",
         "middle.after": "mid_block.resnets.1",
@@ -49,8 +51,8 @@ _PARTS: dict[Layout, dict[str, str]] = {
         "encoder.quant_conv": "conv1",
         "decoder.post_quant_conv": "conv2",
         "conv_in": "conv1",
-        "norm_out": "head.0",
-        "conv_out": "head.2",
+        "head.norm": "head.0",
+        "head.conv": "head.2",
         "middle.before": "middle.0",
         "middle.attention": "middle.1",
         "middle.after": "middle.2",
@@ -172,10 +174,11 @@ def _inferred(found: Shapes, path: str | Path) -> AutoencoderConfig:
     """Returns the shape that the tensors have if they are those of an autoencoder at all."""
     layout = _layout(found, path)
     part = _PARTS[layout].get
+    norm_out = _PARTS[layout]["head.norm"]
     needed = {
         "first": f"encoder.{part('conv_in', 'conv_in')}.weight",
-        "last": f"encoder.{part('norm_out', 'norm_out')}.gamma",
-        "decoder": f"decoder.{part('norm_out', 'norm_out')}.gamma",
+        "last": f"encoder.{norm_out}.gamma",
+        "decoder": f"decoder.{norm_out}.gamma",
         "latent": f"{_PARTS[layout]['decoder.post_quant_conv']}.weight",
     }
     missing = [name for name in needed.values() if len(found.get(name, ())) < 2]
