@@ -245,6 +245,7 @@ def autoencoder_stage(
     steps: int,
     schedule: ConfigDict,
     buckets: tuple[tuple[int, int, int, int], ...],
+    altered: float = 0.0,
     adversarial: float = 0.0,
 ) -> ConfigDict:
     """Returns a stage that trains the autoencoder on windows of clips."""
@@ -256,6 +257,9 @@ def autoencoder_stage(
     s.crops = crops = ConfigDict()
     crops.buckets = buckets  # (frames, height, width, clips) of the batches, in turn; equal pixels cost equal time
     crops.cache_mb = 512  # memory for decoded clips
+    crops.altered = (
+        altered  # share of windows mirrored, recoloured, behind cutouts: few clips carry further, learn slower
+    )
     s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none
     s.optimizer = optimizer()
     return s

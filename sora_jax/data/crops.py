@@ -1,6 +1,7 @@
 """Batches of pixels for the autoencoder: random windows of clips, a few fixed shapes in turn.
 
-A window is cut, never resized. Batch i is a pure function of (seed, i), so its number is all the state there is.
+A window is cut, never resized; a share of them is altered (`data/alter.py`). Batch i is a pure function of (seed, i),
+so its number is all the state there is.
 """
 
 import collections
@@ -13,6 +14,7 @@ import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.errors import DataError, UserError
+from sora_jax.data.alter import alter
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.sources import Source, fingerprint
 
@@ -27,16 +29,20 @@ class CropConfig:
     Attributes:
       buckets: (frames, height, width, clips) of each batch shape, taken in turn; one compilation each.
       cache_mb: Memory for decoded clips that are kept between batches, in megabytes.
+      altered: Share of the windows that are altered, in [0, 1].
     """
 
     buckets: tuple[tuple[int, int, int, int], ...]
     cache_mb: int
+    altered: float
 
     def __post_init__(self):
         if not self.buckets or any(len(bucket) != 4 or min(bucket) < 1 for bucket in self.buckets):
             raise UserError(
                 f"buckets must be one or more (frames, height, width, clips), each at least 1; not {self.buckets}"
             )
+        if not 0 <= self.altered <= 1:
+            raise UserError(f"altered must be a share of the windows, from 0 to 1; not {self.altered}")
 
 
 class ClipCache:
@@ -78,6 +84,7 @@ class CropStream:
                 raise UserError(f"bucket {bucket} holds {bucket[3]} clips, not divisible by {process_count} processes")
         self._clips = ClipCache(source, max_bytes=config.cache_mb * 2**20)
         self._buckets = config.buckets
+        self._altered = config.altered
         self._seed = seed
         self._process = (process_index, process_count)
         self._bad: dict[str, str] = {}
@@ -92,7 +99,7 @@ class CropStream:
     def fingerprint(self) -> dict[str, object]:
         """Returns what the order of batches depends on, fit for JSON."""
         buckets = [list(bucket) for bucket in self._buckets]
-        return {"seed": self._seed, "data": self._source, "buckets": buckets}
+        return {"seed": self._seed, "data": self._source, "buckets": buckets, "altered": self._altered}
 
     def batches(self, start: int) -> grain.IterDataset:
         """Returns an iterable over batches `start`, `start` + 1, ... without end, read ahead in one thread."""
@@ -112,7 +119,8 @@ class CropStream:
             spare = [have - want for have, want in zip(pixels.shape, size, strict=False)]
             if min(spare) >= 0:
                 corner = [int(generator.integers(room + 1)) for room in spare]
-                return pixels[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))]
+                window = pixels[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))]
+                return alter(window, generator) if generator.random() < self._altered else window
         raise DataError(
             f"none of {_MOST_DRAWS} clips drawn holds a window of {size[0]} frames of {size[1]}x{size[2]} px; "
             "make the buckets smaller or the clips larger"

@@ -42,8 +42,9 @@ class Source:
 SHAPES = [(1, 6, 8), (5, 4, 6), (9, 8, 12), (2, 4, 6)]
 
 
-def stream(*, seed=0, shapes=SHAPES, buckets=BUCKETS, bad=(), **process):
-    return CropStream(Source(shapes, bad=bad), CropConfig(buckets=buckets, cache_mb=1), seed=seed, **process)
+def stream(*, seed=0, shapes=SHAPES, buckets=BUCKETS, bad=(), altered=0.0, **process):
+    config = CropConfig(buckets=buckets, cache_mb=1, altered=altered)
+    return CropStream(Source(shapes, bad=bad), config, seed=seed, **process)
 
 
 def test_every_window_is_a_cut_of_one_clip():
@@ -101,13 +102,22 @@ def test_a_window_that_no_clip_holds_ends_the_run():
 @pytest.mark.parametrize("buckets", [(), ((1, 4, 4),), ((0, 4, 4, 1),)])
 def test_buckets_that_cannot_be_are_refused(buckets):
     with pytest.raises(UserError, match="buckets must be one or more"):
-        CropConfig(buckets=buckets, cache_mb=1)
+        CropConfig(buckets=buckets, cache_mb=1, altered=0.0)
+
+
+def test_a_share_of_the_windows_is_altered():
+    plain, some = [np.concatenate([s[2 * i]["clip_BTHWC"] for i in range(40)]) for s in (stream(), stream(altered=0.5))]
+    kept = np.mean([np.array_equal(a, b) for a, b in zip(plain, some, strict=True)])
+    assert 0.4 < kept < 0.6
+    for share in (-0.1, 1.5):
+        with pytest.raises(UserError, match=f"altered must be a share of the windows, from 0 to 1; not {share}"):
+            CropConfig(buckets=BUCKETS, cache_mb=1, altered=share)
 
 
 def test_the_fingerprint_is_json_and_follows_what_the_order_depends_on():
     first = stream().fingerprint()
     assert json.loads(json.dumps(first)) == first
-    others = [stream(seed=1), stream(buckets=BUCKETS[:1]), stream(shapes=SHAPES[:3])]
+    others = [stream(seed=1), stream(buckets=BUCKETS[:1]), stream(shapes=SHAPES[:3]), stream(altered=0.5)]
     assert all(other.fingerprint() != first for other in others)
 
 
