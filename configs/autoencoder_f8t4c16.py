@@ -45,13 +45,14 @@ _TOY = {
     "data.max_frames": 17,
     "data.max_tokens": 560,
     "packing.tokens": 560,
-    "autoencoder.patch": 8,
-    "autoencoder.width": 64,
-    "autoencoder.multipliers": (1, 1, 1),
-    "autoencoder.space_down": (False, False),
+    "autoencoder.patch": 4,
+    "autoencoder.patch_kernel": 1,
+    "autoencoder.width": 32,
+    "autoencoder.multipliers": (1, 2, 2),
+    "autoencoder.space_down": (True, False),
     "autoencoder.time_down": (True, True),
     "autoencoder.blocks": 1,
-    "autoencoder.decoder_width": 64,
+    "autoencoder.decoder_width": 32,
     "autoencoder.decoder_blocks": 1,
     "autoencoder.channels": 16,
     "autoencoder.attention": False,
@@ -77,10 +78,10 @@ _STAGES = {
         "ae_adversarial": (100_000, 1e-4, 0.5, ((1, 512, 512, 16), (17, 192, 320, 4), (33, 128, 256, 4))),
     },
     "toy": {
-        "ae_images": (500, 1e-3, 0.01, ((1, 64, 64, 5),)),
-        "ae_short": (1000, 1e-3, 0.01, ((1, 64, 64, 5), (5, 64, 64, 1))),
-        "ae_long": (10_500, 1e-3, 0.6, ((1, 64, 64, 5), (5, 64, 64, 1), (17, 48, 48, 1))),
-        "ae_adversarial": (100, 1e-4, 0.5, ((5, 64, 64, 1), (17, 48, 48, 1))),
+        "ae_images": (500, 2e-3, 0.01, ((1, 64, 64, 10),)),
+        "ae_short": (1000, 2e-3, 0.01, ((1, 64, 64, 10), (5, 64, 64, 2))),
+        "ae_long": (9500, 2e-3, 0.6, ((1, 64, 64, 10), (5, 64, 64, 2), (17, 48, 48, 2))),
+        "ae_adversarial": (100, 1e-4, 0.5, ((5, 64, 64, 2), (17, 48, 48, 2))),
     },
 }
 
@@ -106,6 +107,7 @@ def get_config(size: str = "full") -> ConfigDict:
             steps=steps,
             schedule=base.schedule(rate, warmup_steps=min(100, steps // 10), decay_share=fall, final_share=0.02),
             buckets=buckets,
+            altered={"full": 0.0, "toy": 0.5}[size],
             adversarial=0.05 if name == "ae_adversarial" else 0.0,
         )
     with c.unlocked():

@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
     )  # FILE.safetensors or folder of public Wan weights, frozen: the shape below is then the file's, and stages that
     # train an autoencoder are left out; None: the run trains its own
     ae.patch = 4  # px, side of the blocks that are folded into channels before the first convolution
+    ae.patch_kernel = 3  # 3 (Wan) or 1: side of the convolutions from those blocks to features and back; 1 costs less
     ae.width = 32  # channels of the encoder's first level
     ae.multipliers = (1, 1, 2)  # width of each level, times `width`
     ae.space_down = (False, False)  # between levels: whether height and width are halved

@@ -25,6 +25,7 @@ AUTOENCODER = AutoencoderConfig(
     channels=4,
     attention=False,
     shortcuts=True,
+    patch_kernel=3,
     linear_heads=True,
     bottleneck="kl",
     codes=None,

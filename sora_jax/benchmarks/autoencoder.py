@@ -92,6 +92,7 @@ def public_shape(width: int) -> AutoencoderConfig:
         channels=16,
         attention=True,
         shortcuts=False,
+        patch_kernel=3,
         linear_heads=False,
         bottleneck="kl",
         codes=None,

@@ -31,6 +31,8 @@ class AutoencoderConfig:
 
     Attributes:
       patch: Side of the pixel blocks that are folded into channels before the first convolution.
+      patch_kernel: Side, in space and time, of the convolutions from blocks of pixels to features and back: 3 as in
+        Wan, or 1, which sees each block alone and costs up to 27 times less.
       width: Channels of the first level.
       multipliers: Width of each level as a multiple of `width`.
       space_down: For each level but the last, whether it halves height and width.
@@ -50,6 +52,7 @@ class AutoencoderConfig:
     """
 
     patch: int
+    patch_kernel: int
     width: int
     multipliers: tuple[int, ...]
     space_down: tuple[bool, ...]
@@ -66,6 +69,8 @@ class AutoencoderConfig:
     remat: bool
 
     def __post_init__(self):
+        if self.patch_kernel not in (1, 3):
+            raise UserError(f"autoencoder: patch_kernel {self.patch_kernel}: give 1 or 3")
         levels = len(self.multipliers)
         if not len(self.space_down) == len(self.time_down) == levels - 1:
             raise UserError(
@@ -239,9 +244,9 @@ class UpLevel(Level):
 class Head(nnx.Module):
     """norm, SiLU, convolution: what comes out of a half; beside it, if `linear`, a linear map that starts small."""
 
-    def __init__(self, in_dim: int, out_dim: int, *, linear: bool, rngs: nnx.Rngs):
+    def __init__(self, in_dim: int, out_dim: int, *, kernel: int = 3, linear: bool, rngs: nnx.Rngs):
         self.norm = conv.ChannelNorm(in_dim)
-        self.conv = conv.CausalConv(in_dim, out_dim, rngs=rngs)
+        self.conv = conv.CausalConv(in_dim, out_dim, (kernel,) * 3, rngs=rngs)
         self.linear = conv.CausalConv(in_dim, out_dim, (1, 1, 1), std_scale=0.1, rngs=rngs) if linear else None
 
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
@@ -254,7 +259,8 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: AutoencoderConfig, width: int, *, rngs: nnx.Rngs):
         dims = encoder_dims(config)
-        self.conv_in = conv.CausalConv(3 * config.patch**2, dims[0][0], rngs=rngs)
+        kernel = (config.patch_kernel,) * 3
+        self.conv_in = conv.CausalConv(3 * config.patch**2, dims[0][0], kernel, rngs=rngs)
         flags = zip(dims, (*config.space_down, False), (*config.time_down, False), strict=True)
         rest = {"blocks": config.blocks, "shortcut": config.shortcuts, "remat": config.remat, "rngs": rngs}
         self.levels = nnx.List([DownLevel(dim, space=space, time=time, **rest) for dim, space, time in flags])
@@ -288,7 +294,8 @@ class Decoder(nnx.Module):
         flags = zip(dims, (*config.space_down[::-1], False), (*config.time_down[::-1], False), strict=True)
         rest = {"blocks": config.decoder_blocks, "shortcut": config.shortcuts, "remat": config.remat, "rngs": rngs}
         self.levels = nnx.List([UpLevel(dim, space=space, time=time, **rest) for dim, space, time in flags])
-        self.head = Head(dims[-1][1], 3 * config.patch**2, linear=config.linear_heads, rngs=rngs)
+        dim, pixels, kernel = dims[-1][1], 3 * config.patch**2, config.patch_kernel
+        self.head = Head(dim, pixels, kernel=kernel, linear=config.linear_heads, rngs=rngs)
         self.patch = config.patch
 
     def begin(self, latent_BTHWC: jax.Array, past: Past) -> jax.Array:

@@ -145,6 +145,7 @@ def test_the_shapes_of_the_public_autoencoders(stride, channels, shape):
         "decoder_blocks": 3,
         "attention": True,
         "shortcuts": shape["patch"] == 2,
+        "patch_kernel": 3,
         "linear_heads": False,
     }
     down = {"space_down": (True,) * 3, "time_down": (False, True, True), "channels": channels}

@@ -38,6 +38,7 @@ PLAIN = dataclasses.replace(
     decoder_blocks=2,
     attention=True,
     shortcuts=False,
+    patch_kernel=3,
     linear_heads=False,
 )
 RESIDUAL = dataclasses.replace(PLAIN, patch=2, shortcuts=True, decoder_width=12)
@@ -304,6 +305,7 @@ def test_files_that_cannot_be_used_end_in_a_sentence(tmp_path):
         ({"attention": False}, "diffusers", "attention is False, and the middle of Wan attends"),
         ({"bottleneck": "fsq", "codes": 5}, "diffusers", "bottleneck is 'fsq', and Wan has only 'kl'"),
         ({"bottleneck": "vq", "codes": 5}, "original", "bottleneck is 'vq'"),
+        ({"patch_kernel": 1}, "original", "patch_kernel is 1, and Wan's is 3"),
         ({"linear_heads": True}, "original", "linear_heads is True, and Wan's heads see normalised features alone"),
         ({"space_down": (True, False, True)}, "diffusers", "space_down is (True, False, True), and Wan halves space"),
         ({"time_down": (True, True, True)}, "diffusers", "the temporal stride is 8, and Wan takes 4 frames at once"),

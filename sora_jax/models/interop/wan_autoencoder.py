@@ -203,6 +203,7 @@ def _inferred(found: Shapes, path: str | Path) -> AutoencoderConfig:
         channels=latent[0],
         attention=True,
         shortcuts=any(re.match(r"encoder\.down(_blocks|samples)\.0\.(resnets|downsamples)\.", name) for name in found),
+        patch_kernel=3,
         linear_heads=False,
         bottleneck="kl",
         codes=None,
@@ -292,6 +293,8 @@ def _inexpressible(config: AutoencoderConfig, layout: Layout) -> list[str]:
         problems.append("attention is False, and the middle of Wan attends")
     if config.bottleneck != "kl":
         problems.append(f"bottleneck is {config.bottleneck!r}, and Wan has only 'kl'")
+    if config.patch_kernel != 3:
+        problems.append(f"patch_kernel is {config.patch_kernel}, and Wan's is 3")
     if config.linear_heads:
         problems.append("linear_heads is True, and Wan's heads see normalised features alone")
     if not all(config.space_down):
