@@ -19,7 +19,7 @@ _FULL = {
 }
 _TOY = {
     "autoencoder.channels": 48,
-    "autoencoder.space_down": (False, True),
+    "autoencoder.space_down": (True, True),
 }
 
 

@@ -24,12 +24,12 @@ _FULL = {
 }
 _TOY = {
     "autoencoder.channels": 128,
-    "autoencoder.multipliers": (1, 1, 1, 2),
-    "autoencoder.space_down": (False, True, True),
+    "autoencoder.multipliers": (1, 2, 2, 2),
+    "autoencoder.space_down": (True, True, True),
     "autoencoder.time_down": (True, True, True),
-    "stages.ae_short.crops.buckets": ((1, 64, 64, 5), (9, 64, 64, 1)),
-    "stages.ae_long.crops.buckets": ((1, 64, 64, 5), (9, 64, 64, 1), (17, 32, 96, 1)),
-    "stages.ae_adversarial.crops.buckets": ((9, 64, 64, 1), (17, 32, 96, 1)),
+    "stages.ae_short.crops.buckets": ((1, 64, 64, 10), (9, 64, 64, 2)),
+    "stages.ae_long.crops.buckets": ((1, 64, 64, 10), (9, 64, 64, 2), (17, 32, 96, 2)),
+    "stages.ae_adversarial.crops.buckets": ((9, 64, 64, 2), (17, 32, 96, 2)),
 }
 
 

@@ -246,7 +246,7 @@ class Head(nnx.Module):
 
     def __init__(self, in_dim: int, out_dim: int, *, kernel: int = 3, linear: bool, rngs: nnx.Rngs):
         self.norm = conv.ChannelNorm(in_dim)
-        self.conv = conv.CausalConv(in_dim, out_dim, (kernel,) * 3, rngs=rngs)
+        self.conv = conv.CausalConv(in_dim, out_dim, (kernel, kernel, kernel), rngs=rngs)
         self.linear = conv.CausalConv(in_dim, out_dim, (1, 1, 1), std_scale=0.1, rngs=rngs) if linear else None
 
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
@@ -259,8 +259,8 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: AutoencoderConfig, width: int, *, rngs: nnx.Rngs):
         dims = encoder_dims(config)
-        kernel = (config.patch_kernel,) * 3
-        self.conv_in = conv.CausalConv(3 * config.patch**2, dims[0][0], kernel, rngs=rngs)
+        side = config.patch_kernel
+        self.conv_in = conv.CausalConv(3 * config.patch**2, dims[0][0], (side, side, side), rngs=rngs)
         flags = zip(dims, (*config.space_down, False), (*config.time_down, False), strict=True)
         rest = {"blocks": config.blocks, "shortcut": config.shortcuts, "remat": config.remat, "rngs": rngs}
         self.levels = nnx.List([DownLevel(dim, space=space, time=time, **rest) for dim, space, time in flags])

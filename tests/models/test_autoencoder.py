@@ -237,3 +237,12 @@ def test_frames_spread_over_a_mesh_give_the_same_numbers(axes):
     alone = merge_model(structure, params).decode(merge_model(structure, params).encode(clip))
     np.testing.assert_allclose(spread, alone, atol=1e-4)
     assert "collective-permute" in text, "neighbours exchange their borders"
+
+
+def test_ends_of_one_block_see_one_block():
+    with pytest.raises(UserError, match="autoencoder: patch_kernel 2: give 1 or 3"):
+        config(patch_kernel=2)
+    params = abstract_model(lambda key: Autoencoder(config(patch_kernel=1), rngs=nnx.Rngs(key)))[1]
+    for name in ("encoder.conv_in.kernel", "decoder.head.conv.kernel"):
+        assert params[name].shape[:3] == (1, 1, 1)
+    assert params["encoder.head.conv.kernel"].shape[:3] == (3, 3, 3)
