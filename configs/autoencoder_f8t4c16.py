@@ -60,6 +60,7 @@ _TOY = {
     "autoencoder.linear_heads": True,
     "autoencoder_loss.gradient": 0.02,
     "autoencoder_loss.bottleneck": 1e-5,
+    "log.samples_per_stage": 2,
 }
 
 # Of each stage: steps, the peak of the learning rate, the share of the steps over which it falls, and (frames, height,
@@ -78,10 +79,10 @@ _STAGES = {
         "ae_adversarial": (100_000, 1e-4, 0.5, ((1, 512, 512, 16), (17, 192, 320, 4), (33, 128, 256, 4))),
     },
     "toy": {
-        "ae_images": (500, 2e-3, 0.01, ((1, 64, 64, 10),)),
-        "ae_short": (1000, 2e-3, 0.01, ((1, 64, 64, 10), (5, 64, 64, 2))),
-        "ae_long": (9500, 2e-3, 0.6, ((1, 64, 64, 10), (5, 64, 64, 2), (17, 48, 48, 2))),
-        "ae_adversarial": (100, 1e-4, 0.5, ((5, 64, 64, 2), (17, 48, 48, 2))),
+        "ae_images": (400, 2e-3, 0.01, ((1, 64, 64, 10),)),
+        "ae_short": (800, 2e-3, 0.01, ((1, 64, 64, 10), (5, 64, 64, 2))),
+        "ae_long": (8800, 2e-3, 0.6, ((1, 64, 64, 10), (5, 64, 64, 2), (17, 48, 48, 2))),
+        "ae_adversarial": (30, 1e-4, 0.5, ((5, 64, 64, 2), (17, 48, 48, 2))),
     },
 }
 
@@ -107,7 +108,7 @@ def get_config(size: str = "full") -> ConfigDict:
             steps=steps,
             schedule=base.schedule(rate, warmup_steps=min(100, steps // 10), decay_share=fall, final_share=0.02),
             buckets=buckets,
-            altered={"full": 0.0, "toy": 0.5}[size],
+            altered={"full": 0.0, "toy": 0.4}[size],
             adversarial=0.05 if name == "ae_adversarial" else 0.0,
         )
     with c.unlocked():

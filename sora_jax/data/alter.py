@@ -6,8 +6,8 @@ carry. Pixels are altered, never resized; letters: T H W C frames, rows, columns
 
 import numpy as np
 
-_RECOLOURED = 0.5  # share of the altered windows whose colours change
-_FLAT = 0.3  # share whose ground becomes one colour, behind cutouts
+_RECOLOURED = 0.25  # share of the altered windows whose colours change
+_FLAT = 0.7  # share whose ground becomes one colour, behind cutouts
 _CUTOUTS = 0.6  # share with cutouts in front, where the ground is not flat
 _CONTRAST = (0.7, 2.0)  # range of a colour's gain; saturated colours come from gains over 1
 _OFFSET = 60.0  # most that is added to a colour, of 255
