@@ -81,7 +81,7 @@ _STAGES = {
     "toy": {
         "ae_images": (400, 2e-3, 0.01, ((1, 64, 64, 10),)),
         "ae_short": (800, 2e-3, 0.01, ((1, 64, 64, 10), (5, 64, 64, 2))),
-        "ae_long": (8800, 2e-3, 0.6, ((1, 64, 64, 10), (5, 64, 64, 2), (17, 48, 48, 2))),
+        "ae_long": (9200, 2e-3, 0.6, ((1, 64, 64, 10), (5, 64, 64, 2), (17, 48, 48, 2))),
         "ae_adversarial": (30, 1e-4, 0.5, ((5, 64, 64, 2), (17, 48, 48, 2))),
     },
 }
@@ -108,7 +108,7 @@ def get_config(size: str = "full") -> ConfigDict:
             steps=steps,
             schedule=base.schedule(rate, warmup_steps=min(100, steps // 10), decay_share=fall, final_share=0.02),
             buckets=buckets,
-            altered={"full": 0.0, "toy": 0.4}[size],
+            altered={"full": 0.0, "toy": 0.3}[size],
             adversarial=0.05 if name == "ae_adversarial" else 0.0,
         )
     with c.unlocked():
