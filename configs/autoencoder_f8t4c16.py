@@ -3,8 +3,8 @@
 Trained from nothing on a folder of videos and images in four stages: images, short clips, clips
 of varied length and shape, and last an adversarial stage.
 
-At full width, for 4 devices of 80 GB or more (`benchmarks.autoencoder --only=tpu` compiles its step for 4 TPU v5p
-chips); steps, rates and batches of 2 to 4 million pixels are untried:
+At full width, for 4 devices of 80 GB or more (`python -m sora_jax.plan --topology=v5p:2x2x1` compiles its steps for 4
+TPU v5p chips); steps, rates and batches of 2 to 4 million pixels are untried:
   python -m sora_jax.main --config=configs/autoencoder_f8t4c16.py --config.data.path=DIR --workdir=runs/f8t4c16
 
 At toy width, for two CPU cores (docs/results.md has the time). Strides and channels are the same; to learn something
@@ -81,7 +81,7 @@ _STAGES = {
     "toy": {
         "ae_images": (400, 2e-3, 0.01, ((1, 64, 64, 10),)),
         "ae_short": (800, 2e-3, 0.01, ((1, 64, 64, 10), (5, 64, 64, 2))),
-        "ae_long": (9200, 2e-3, 0.6, ((1, 64, 64, 10), (5, 64, 64, 2), (17, 48, 48, 2))),
+        "ae_long": (8800, 2e-3, 0.6, ((1, 64, 64, 10), (5, 64, 64, 2), (17, 48, 48, 2))),
         "ae_adversarial": (30, 1e-4, 0.5, ((5, 64, 64, 2), (17, 48, 48, 2))),
     },
 }
@@ -108,7 +108,7 @@ def get_config(size: str = "full") -> ConfigDict:
             steps=steps,
             schedule=base.schedule(rate, warmup_steps=min(100, steps // 10), decay_share=fall, final_share=0.02),
             buckets=buckets,
-            altered={"full": 0.0, "toy": 0.3}[size],
+            altered={"full": 0.0, "toy": 0.4}[size],
             adversarial=0.05 if name == "ae_adversarial" else 0.0,
         )
     with c.unlocked():

@@ -7,7 +7,7 @@ This file is the vocabulary: every key that exists is here with its meaning. The
 change what they need. A key is overridden on the command line as --config.stages.videos.steps=200.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 
@@ -27,9 +27,9 @@ def get_config() -> ConfigDict:
 
     c.mesh = mesh = ConfigDict()  # devices along each axis; None (one axis at most) takes all that are left
     mesh.data = placeholder(int)  # replicas of the weights; the batch is split
-    mesh.fsdp = 1  # weights, moments and batch are split
-    mesh.sequence = 1  # the tokens of a row are split
-    mesh.tensor = 1  # heads and hidden widths are split
+    mesh.fsdp = FieldReference(1, field_type=int)  # weights, moments and batch are split
+    mesh.sequence = FieldReference(1, field_type=int)  # the tokens of a row are split
+    mesh.tensor = FieldReference(1, field_type=int)  # heads and hidden widths are split
 
     c.data = collection()  # the clips, called the collection "main" where there are more
     c.more_data = ConfigDict()  # further collections, by name: each is a `collection()` (docs/data.md)
@@ -91,7 +91,10 @@ def get_config() -> ConfigDict:
     dit.frequency_dim = 128  # sinusoids of a noise level
     dit.rope_theta = 100.0  # base of the rotary wavelengths; larger for larger grids
     dit.time_rate = 2.0  # time positions per second of video
-    dit.remat = "none"  # what the backward pass keeps: "none" all, "dots" matmuls, "full" block inputs
+    dit.attention = "auto"  # or one way to compute it, for all platforms: see `BACKENDS` in nn/attention.py
+    dit.exchange = "gather"  # of keys over the mesh axis `sequence`: "gather" them, or "ring": less memory, long rows
+    dit.remat = "none"  # what the backward pass keeps, from most memory to least: "none" all, "dots" products and
+    # attention, "attention" that and the inputs of blocks, "full" the inputs, "offload" the inputs in the host's memory
     dit.pooled_text = True  # whether the pooled text also enters the modulation (Wan: False)
     dit.place_features = True  # whether a token is also told its place in the clip (Wan: False)
 
@@ -152,7 +155,7 @@ def get_config() -> ConfigDict:
         steps=1000, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=2600, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=4000, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()

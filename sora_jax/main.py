@@ -2,6 +2,9 @@
 
 python -m sora_jax.main --config=configs/base.py --workdir=runs/base
 python -m sora_jax.main --config=configs/base.py --workdir=runs/short --config.stages.videos.steps=200
+
+Several processes are one run when each is told where process 0 listens, how many they are and which it is, or, on a TPU
+pod or in a Slurm job, to find out by itself (--distributed); docs/launching.md has a launcher for each kind of machine.
 """
 
 from collections.abc import Sequence
@@ -25,14 +28,39 @@ _UNTIL = flags.DEFINE_enum(
 _FRESH_DATA = flags.DEFINE_bool(
     "fresh_data", False, "Keep the weights and go on although the data of a stage in progress changed."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT at which process 0 listens for the others. Else JAX_COORDINATOR_ADDRESS."
+)
+_COUNT = flags.DEFINE_integer(
+    "process_count", None, "Processes of the run. Else JAX_NUM_PROCESSES; one if neither is given.", lower_bound=1
+)
+_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0. Else JAX_PROCESS_ID.", lower_bound=0)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Ask the TPU pod, Slurm or MPI job around this process for what of these three is not given."
+)
+_JOIN_TIMEOUT = flags.DEFINE_float(
+    "join_timeout", 600.0, "Seconds to wait for all processes to start.", lower_bound=1.0
+)
+_HEARTBEAT = flags.DEFINE_float(
+    "heartbeat", 100.0, "Seconds of silence after which a process counts as lost.", lower_bound=1.0
+)
 
 
 def main(_: Sequence[str]) -> None:
     """Runs the stages that are not done yet."""
     use_huge_pages()
-    from sora_jax.train.run import run  # here, because it brings jax: a second start should cost nothing
+    # Here, because they bring jax: a second start should cost nothing.
+    from sora_jax.core.config import to_json
+    from sora_jax.core.distributed import find_cluster, joined
+    from sora_jax.train.run import run
 
-    run(_CONFIG.value, _WORKDIR.value, until=_UNTIL.value, fresh_data=_FRESH_DATA.value)
+    wanted = {"until": _UNTIL.value, "fresh_data": _FRESH_DATA.value}
+    cluster = find_cluster(
+        _COORDINATOR.value, _COUNT.value, _ID.value, detect=_DISTRIBUTED.value, timeout_s=_JOIN_TIMEOUT.value
+    )
+    purpose = {"config": to_json(_CONFIG.value), "workdir": _WORKDIR.value, **wanted}
+    with joined(cluster, purpose=purpose, timeout_s=_JOIN_TIMEOUT.value, heartbeat_s=_HEARTBEAT.value):
+        run(_CONFIG.value, _WORKDIR.value, **wanted)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The smallest generator that has every part, and a small autoencoder, for tests that need one."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -40,18 +41,21 @@ TRANSFORMER = TransformerConfig(
     frequency_dim=8,
     rope_theta=100.0,
     time_rate=2.0,
+    attention="auto",
+    exchange="gather",
     remat="none",
     pooled_text=True,
     place_features=True,
 )
 
 
-def generator(patch_width: int) -> Callable[[Any], Generator]:
-    """Returns a function from a key to a generator of tokens with `patch_width` numbers."""
+def generator(patch_width: int, **changes: Any) -> Callable[[Any], Generator]:
+    """Returns a function from a key to a generator of tokens with `patch_width` numbers; `changes` of `TRANSFORMER`."""
+    transformer = dataclasses.replace(TRANSFORMER, **changes)
 
     def build(key: Any) -> Generator:
         text = TextConfig(width=16, depth=1, heads=2)
-        return Generator(TRANSFORMER, text, patch_width=patch_width, bytes_per_token=8, rngs=nnx.Rngs(key))
+        return Generator(transformer, text, patch_width=patch_width, bytes_per_token=8, rngs=nnx.Rngs(key))
 
     return build
 

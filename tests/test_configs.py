@@ -144,8 +144,8 @@ def test_other_configs_have_exactly_the_keys_of_base(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_is_read(name):
     config = load(name)
-    if config.data.source == "folder":
-        with pytest.raises(UserError, match=r"needs a folder: pass --config\.data\.path=DIR"):
+    if config.data.source != "shapes":
+        with pytest.raises(UserError, match=r"needs (a folder|tar files): pass --config\.data\.path="):
             read_settings(config)
         config.data.path = "clips"
     settings = read_settings(config)

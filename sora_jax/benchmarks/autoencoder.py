@@ -1,15 +1,13 @@
 """Speed and memory of the video autoencoder, against a peer's implementation and against itself at other lengths.
 
   python -m sora_jax.benchmarks.autoencoder --json=autoencoder.json
-  python -m sora_jax.benchmarks.autoencoder --only=tpu --topology=v5p:2x2x1
 
-Speed needs the peer (`pip install -e ".[parity]"`), `tpu` needs libtpu (`pip install libtpu`), and no TPU.
+Speed needs the peer (`pip install -e ".[parity]"`). What a train step needs of a TPU is planned by `sora_jax.plan`.
 
 Letters: B clips, T H W frames, rows, columns, C channels.
 """
 
 import functools
-import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -17,43 +15,29 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
-from jax.experimental import topologies
-from ml_collections import config_flags
 
 from sora_jax.benchmarks.figures import JSON, Figure, publish
 from sora_jax.benchmarks.peers import WanPeer
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.host_memory import use_huge_pages
-from sora_jax.core.mesh import make_mesh
-from sora_jax.core.sharding import batch_sharding
-from sora_jax.core.tree import abstract_model, init_params
+from sora_jax.core.tree import init_params
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
 from sora_jax.models.codec import Codec, CodecConfig
 from sora_jax.models.interop.wan_autoencoder import config_of, load_wan_autoencoder
-from sora_jax.objectives.autoencoder import make_objective
 from sora_jax.train.clock import peak_memory_gb
-from sora_jax.train.optimizer import make_optimizer
-from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.stage_settings import AutoencoderStage
-from sora_jax.train.state import StateMaker
-from sora_jax.train.step import StepConfig, make_step
-from sora_jax.train.trained import build_autoencoder
 
-PARTS = ("all", "speed", "memory", "tpu")
+PARTS = ("all", "speed", "memory")
 _PUBLIC_WIDTH = 96
-_CONFIG = config_flags.DEFINE_config_file("step_config", "configs/autoencoder_f8t4c16.py", "Whose step `tpu` compiles.")
-_ONLY = flags.DEFINE_enum("only", "all", PARTS, "What to measure; `all` leaves out `tpu` where libtpu is missing.")
+_ONLY = flags.DEFINE_enum("only", "all", PARTS, "What to measure.")
 _WIDTHS = flags.DEFINE_multi_integer(
     "peer_width", [_PUBLIC_WIDTH, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one."
 )
 _FRAMES = flags.DEFINE_integer("clip_frames", 9, "Frames of the clip whose speed is compared, 1 plus a multiple of 4.")
 _SIDE = flags.DEFINE_integer("clip_side", 128, "Px, its height and width.", lower_bound=16)
-_TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "The described TPU slice.")
 _CHILD = flags.DEFINE_integer("memory_of", None, "Frames; used by this program to measure itself.")
 
 # Clips of these lengths are streamed, at this width and side; the first is what the others are compared with.
@@ -72,9 +56,6 @@ def main(_: Sequence[str]) -> None:
             figures += speed_figures(width, frames=_FRAMES.value, side=_SIDE.value)
     if _ONLY.value in ("all", "memory"):
         figures += memory_figures(_LENGTHS)
-    if _ONLY.value == "tpu" or (_ONLY.value == "all" and importlib.util.find_spec("libtpu")):
-        _CONFIG.value.data.path = "none is read"
-        figures += tpu_figures(read_settings(_CONFIG.value), _TOPOLOGY.value)
     publish(figures, JSON.value)
 
 
@@ -205,60 +186,6 @@ def stream_and_weigh(frames: int) -> float:
 def build_codec_model(config: AutoencoderConfig, key: jax.Array) -> Autoencoder:
     """Returns an autoencoder of random weights."""
     return Autoencoder(config, rngs=nnx.Rngs(key))
-
-
-def tpu_figures(settings: Settings, topology: str) -> list[Figure]:
-    """Returns what the train step of the last autoencoder stage needs on a described TPU slice, one bucket at a time.
-
-    The real step is compiled, sharded as the config says; nothing is run.
-    """
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except Exception as error:
-        raise UserError(
-            f"topology {topology} cannot be described ({error}): pip install libtpu, or name another"
-        ) from error
-    name = settings.run[-1]
-    stage = settings.stages[name]
-    assert isinstance(stage, AutoencoderStage), name
-    mesh = make_mesh(settings.mesh, devices)
-    maker = StateMaker(
-        build=functools.partial(build_autoencoder, settings, stage),
-        make_optimizer=functools.partial(make_optimizer, stage.optimizer),
-        ema=settings.ema,
-        mesh=mesh,
-    )
-    structure, _, axes = abstract_model(maker.build)
-    objective = make_objective(settings.autoencoder_loss, adversarial=stage.adversarial, dtype=jnp.bfloat16)
-    config = StepConfig(
-        name=name,
-        seed=settings.seed,
-        steps=stage.steps,
-        accumulate=stage.accumulate,
-        schedule=stage.schedule,
-        ema=settings.ema,
-    )
-    state = maker.abstract()  # before the mesh is set, on which nothing can be computed
-    figures = []
-    for frames, height, width, clips in stage.crops.buckets:
-        with jax.set_mesh(mesh):
-            step = make_step(objective, structure, maker.make_optimizer(axes), config)
-            shape = (clips, frames, height, width, 3)
-            batch = {"clip_BTHWC": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(mesh))}
-            began = time.perf_counter()
-            memory = step.lower(state, batch).compile().memory_analysis()
-            seconds = time.perf_counter() - began
-        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        figures.append(
-            Figure(
-                name=f"tpu_gb_{frames}x{height}x{width}",
-                value=(held + memory.temp_size_in_bytes) / 1e9,
-                target=None,
-                meaning=f"of each chip of {topology}: {held / 1e9:.2f} held, the rest temporary; {clips} clips on "
-                f"{mesh.size} chips, compiled in {seconds:.0f} s",
-            )
-        )
-    return figures
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from sora_jax.train.step import StepConfig, make_step
 from sora_jax.train.trained import build_generator
 from sora_jax.video import shapes
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/base.py", "Whose step loading is compared with.")
+_CONFIG = config_flags.DEFINE_config_file("step_config", "configs/base.py", "Whose step loading is compared with.")
 _CLIPS = flags.DEFINE_string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
 _OPENS = flags.DEFINE_integer("opens", 10_000, "Clips that are opened while memory is watched.", lower_bound=100)
 _SAMPLES = flags.DEFINE_integer("samples", 100_000_000, "Samples of the largest plan.", lower_bound=1_000)

@@ -1,7 +1,7 @@
 """The ways a command may end, as exceptions with exit codes.
 
-The codes are a contract with launchers: 0 done, 2 configuration, 65 numerics, 66 data, 70 internal,
-74 storage, 75 peer lost, 85 preempted and saved.
+The codes are a contract with launchers: 0 done, 2 configuration, 3 does not fit (plan), 65 numerics, 66 data,
+70 internal, 74 storage, 75 peer lost, 85 preempted and saved.
 """
 
 import logging as standard_logging
@@ -28,6 +28,12 @@ class UserError(CommandError, ValueError):
     exit_code = 2
 
 
+class DoesNotFit(CommandError):
+    """What was planned needs more memory than the machine has."""
+
+    exit_code = 3
+
+
 class NumericsError(CommandError):
     """Training produced non-finite values too often to go on."""
 
@@ -44,6 +50,12 @@ class StorageError(CommandError):
     """A checkpoint or shard cannot be written, or none that was written can be trusted."""
 
     exit_code = 74
+
+
+class PeerLost(CommandError):
+    """Another process of the run did not come, or has gone; the same command, given to all, continues it."""
+
+    exit_code = 75
 
 
 class Preempted(CommandError):
@@ -64,16 +76,21 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
             if len(argv) > 1:
                 raise UserError(f"unknown argument {argv[1]!r}: flags start with --, see --help")
             main(argv)
-        except CommandError as error:
-            print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-            return error.exit_code
-        except Exception:
-            traceback.print_exc()
-            return CommandError.exit_code
+        except Exception as error:
+            return report(error)
         return 0
 
     app.run(guarded, flags_parser=_parse_flags)
     raise AssertionError("app.run always exits")
+
+
+def report(error: Exception) -> int:
+    """Returns the exit code of an error after telling it: in one line where it is for the user, else in full."""
+    if isinstance(error, CommandError):
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    traceback.print_exception(error)
+    return CommandError.exit_code
 
 
 def _quiet_libraries() -> None:

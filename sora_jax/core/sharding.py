@@ -7,6 +7,8 @@ axis without a rule is an error: silence would replicate it.
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -93,6 +95,21 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
+def lay_out(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Returns `x` as `constrain` does, on each device with its last axis along the registers.
+
+    Left alone, XLA lays tokens along the registers of a TPU, and moves every tensor of a block there and back.
+    """
+
+    def row_major(part: jax.Array) -> jax.Array:
+        return with_layout_constraint(part, Layout(tuple(range(part.ndim))))
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return row_major(x)
+    # XLA's partitioner does not know this operation: outside of shard_map it would gather the whole batch for it.
+    return jax.shard_map(row_major, in_specs=spec(axes), out_specs=spec(axes), check_vma=False)(x)
+
+
 def spread(x_BTHWC: jax.Array) -> jax.Array:
     """Returns clips laid out over the mesh if one is set, in space too where each device gets two rows or more.
 
@@ -110,9 +127,38 @@ def spread(x_BTHWC: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x_BTHWC, P(*places, None))
 
 
-def batch_ways(mesh: Mesh) -> int:
-    """Returns the number of parts that the batch is split into."""
-    return _ways(RULES["batch"], mesh)
+def ways(axis: str, mesh: Mesh | jax.sharding.AbstractMesh) -> int:
+    """Returns the number of parts that a logical axis is split into."""
+    return _ways(RULES[axis], mesh)
+
+
+def batch_part(mesh: Mesh) -> tuple[int, int]:
+    """Returns (index, count): this process's devices hold part `index` of `count` equal parts of each batch.
+
+    Processes whose devices lie along `sequence` or `tensor` share a part. Raises UserError where parts overlap.
+    """
+    split = ways("batch", mesh)
+    blocks: dict[int, list[int]] = {}
+    for number, devices in enumerate(mesh.devices.reshape(split, -1)):
+        for process in {device.process_index for device in devices}:
+            blocks.setdefault(process, []).append(number)
+    parts = sorted(set(map(tuple, blocks.values())))
+    if sum(map(len, parts)) != split or len({len(part) for part in parts}) > 1:
+        raise UserError(
+            f"mesh: the {split} parts of a batch (data x fsdp) do not come out even over {len(blocks)} processes: "
+            "make sequence x tensor divide the devices of a process, or be a multiple of them"
+        )
+    return parts.index(tuple(blocks[jax.process_index()])), len(parts)
+
+
+def put_whole(value: Any, mesh: Mesh) -> jax.Array:
+    """Returns an array that every device of the mesh holds whole; each process has the same `value`."""
+    place = replicated(mesh)
+    if place.is_fully_addressable or isinstance(value, jax.Array):
+        return jax.device_put(value, place)
+    # device_put would first compare what the processes have, at the cost of sending it around.
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, place, lambda index: value[index])
 
 
 def _ways(rule: str | tuple[str, ...] | None, mesh: Mesh | jax.sharding.AbstractMesh) -> int:

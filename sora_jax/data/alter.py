@@ -13,7 +13,7 @@ _CONTRAST = (0.7, 2.0)  # range of a colour's gain; saturated colours come from 
 _OFFSET = 60.0  # most that is added to a colour, of 255
 _RADII = (0.12, 0.4)  # range of a cutout's two radii, as shares of the shorter side
 _SPEED = 3.0  # most px that a cutout moves along an axis from a frame to the next
-_EXPONENTS = (1.0, 2.0, 16.0, None)  # of superellipses: diamonds, ellipses, rectangles; None: triangles
+_EXPONENTS = (1.0, 2.0, 16.0)  # of superellipses: diamonds, ellipses, rectangles
 
 
 def alter(window_THWC: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -43,10 +43,10 @@ def recoloured(window_THWC: np.ndarray, generator: np.random.Generator) -> np.nd
 
 
 def cutout(size: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    """Returns the share of each pixel, float32 (T, H, W) in [0, 1], that a cutout covers on its straight way.
+    """Returns the share of each pixel, float32 (T, H, W) in [0, 1], that a superellipse covers on its straight way.
 
-    It is a superellipse or a triangle, passes through the middle of the window's half of each side when half of the
-    frames are over, and stands upright half of the time; so does it keep to a row or a column.
+    It passes through the middle of the window's half of each side when half of the frames are over, and stands upright
+    half of the time; so does it keep to a row or a column.
     """
     frames, *sides = size
     middle = [generator.uniform(0.2, 0.8) * side for side in sides]
@@ -54,25 +54,17 @@ def cutout(size: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
     if generator.random() < 0.5:
         speed[generator.integers(2)] = 0.0
     radii = generator.uniform(*_RADII, 2) * min(sides)
-    exponent = _EXPONENTS[generator.integers(len(_EXPONENTS))]
+    exponent = generator.choice(_EXPONENTS)
     angle = generator.integers(2) * generator.uniform(0, np.pi)
     time_T = (np.arange(frames, dtype=np.float32) - (frames - 1) / 2)[:, None, None]
     row = np.arange(sides[0], dtype=np.float32)[:, None] + 0.5 - middle[0] - speed[0] * time_T
     column = np.arange(sides[1], dtype=np.float32) + 0.5 - middle[1] - speed[1] * time_T
-    along = (np.cos(angle) * row + np.sin(angle) * column) / radii[0]
+    along = np.abs(np.cos(angle) * row + np.sin(angle) * column) / radii[0]
     across = np.abs(np.cos(angle) * column - np.sin(angle) * row) / radii[1]
-    norm = _norm(along, across, exponent)
-    return np.clip(0.5 - (norm - 1) * radii.min(), 0, 1).astype(np.float32)
-
-
-def _norm(along: np.ndarray, across: np.ndarray, exponent: float | None) -> np.ndarray:
-    """Returns how far out a position lies, 1 at the edge, by its shares of the two radii, the second without sign."""
-    if exponent is None:  # its tip where `along` is -1, its base where it is 1
-        return np.maximum(along, 2 * across - along)
-    # By the larger part, as powers of 16 would overflow nothing but say nothing near 0.
-    along = np.abs(along)
+    # The norm by its larger part, as powers of 16 would overflow nothing but say nothing near 0.
     larger = np.maximum(along, across)
-    return larger * (1 + (np.minimum(along, across) / np.maximum(larger, 1e-6)) ** exponent) ** (1 / exponent)
+    norm = larger * (1 + (np.minimum(along, across) / np.maximum(larger, 1e-6)) ** exponent) ** (1 / exponent)
+    return np.clip(0.5 - (norm - 1) * radii.min(), 0, 1).astype(np.float32)
 
 
 def _one_colour(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:

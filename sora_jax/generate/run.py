@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sora_jax.core.distributed import to_host
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packs import PackLayout
 from sora_jax.diffusion import guidance, known, noise_levels, path, solvers
@@ -40,7 +41,7 @@ class SolverConfig:
     guidance: guidance.GuidanceConfig
 
 
-def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Callable[[Params, Pack], jax.Array]:
+def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Callable[[Params, Any], jax.Array]:
     """Returns the jitted `(params, pack) -> clean tokens_BLP`; the pack's tokens are the noise to start from."""
 
     def solve(params: Params, pack: Pack) -> jax.Array:
@@ -120,7 +121,7 @@ class Sampler:
         A clip depends on its canvas and the weights alone, up to rounding, whatever shares its batch.
         """
         packs, places = lay_out(canvases, self._layout, rows=self._rows)
-        solved = [np.asarray(self._solve(params, jax.device_put(pack))) for pack in packs]
+        solved = [to_host(self._solve(params, pack)) for pack in packs]
         by_grid = collections.defaultdict(list)
         for index, canvas in enumerate(canvases):
             by_grid[canvas.grid].append(index)

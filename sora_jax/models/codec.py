@@ -17,8 +17,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
-from sora_jax.core.sharding import replicated
+from sora_jax.core.sharding import put_whole
 from sora_jax.core.tree import Params, abstract_model, merge_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
 from sora_jax.models.tiles import decoder_halo, encoder_halo, run_tiled
@@ -80,12 +81,12 @@ class Codec:
     ):
         work.check(config)
         self.config = config
-        self.params = params if mesh is None else jax.device_put(params, replicated(mesh))
+        self.params = params if mesh is None else {name: put_whole(value, mesh) for name, value in params.items()}
         self.mean_C = np.asarray(mean_C, np.float64)
         self.scale_C = np.asarray(scale_C, np.float64)
         self._work = work
         self._mesh = mesh
-        self._programs = _programs(config)
+        self._programs = programs_of(config)
 
     @property
     def stride(self) -> shapes.Size:
@@ -109,7 +110,7 @@ class Codec:
             shapes.latent_grid((done, *chunk.shape[2:4]), self.stride)
             # The encoder is causal: repeating the last frame changes no number that is kept.
             latent, kept = self._encode_chunk(kept, _lengthened(chunk, step) if done > 1 else chunk)
-            yield np.asarray(latent)[:, : -(-frames // self.stride[0])]
+            yield to_host(latent)[:, : -(-frames // self.stride[0])]
 
     def decode(self, latent_BTHWC: np.ndarray) -> np.ndarray:
         """Returns uint8 clips (B, T, H, W, 3) of normalised latents."""
@@ -122,7 +123,7 @@ class Codec:
             frames = chunk.shape[1] if kept is None else chunk.shape[1] * self.stride[0]
             latent = latents.denormalise(chunk, self.mean_C, self.scale_C)
             clip, kept = self._decode_chunk(kept, latent if kept is None else _lengthened(latent, step))
-            yield np.asarray(clip)[:, :frames]
+            yield to_host(clip)[:, :frames]
 
     def reconstruct(self, pixels_BTHWC: np.ndarray) -> np.ndarray:
         """Returns uint8 clips after encoding and decoding."""
@@ -133,7 +134,7 @@ class Codec:
         digest = hashlib.sha256()
         for name in sorted(self.params):
             digest.update(name.encode())
-            digest.update(np.ascontiguousarray(self.params[name]).tobytes())
+            digest.update(to_host(self.params[name]).tobytes())
         digest.update(self.mean_C.tobytes() + self.scale_C.tobytes())
         return digest.hexdigest()
 
@@ -152,9 +153,7 @@ class Codec:
         of_tiles, of_whole = (None, None) if kept is None else kept
         halo = decoder_halo(self.config)
         features, of_whole = self._run(self._programs.begin, of_whole, latent_BTHWC)
-        clip, of_tiles = self._tiled(
-            self._programs.up, of_tiles, np.asarray(features), halo, 1, self.config.space_stride
-        )
+        clip, of_tiles = self._tiled(self._programs.up, of_tiles, to_host(features), halo, 1, self.config.space_stride)
         return clip, (of_tiles, of_whole)
 
     def _fits(self, x_BTHWC: np.ndarray, scale: int) -> bool:
@@ -180,11 +179,11 @@ class Codec:
         if self._mesh is None:
             return program(self.params, kept, x_BTHWC)
         with jax.set_mesh(self._mesh):
-            return program(self.params, kept, jax.device_put(x_BTHWC, replicated(self._mesh)))
+            return program(self.params, kept, put_whole(x_BTHWC, self._mesh))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Programs:
+class Programs:
     """The two halves of an autoencoder, jitted, whole and in the parts that `models/tiles.py` speaks of."""
 
     encode: Program
@@ -196,7 +195,7 @@ class _Programs:
 
 
 @functools.cache
-def _programs(config: AutoencoderConfig) -> _Programs:
+def programs_of(config: AutoencoderConfig) -> Programs:
     """Returns the programs of one shape, for all weights."""
     structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))
 
@@ -219,7 +218,7 @@ def _programs(config: AutoencoderConfig) -> _Programs:
     def up(model: Autoencoder, features: jax.Array, past: Past) -> jax.Array:
         return to_pixels(model.decoder.up(features, past))
 
-    return _Programs(
+    return Programs(
         encode=program(lambda model, pixels, past: finish(model, down(model, pixels, past), past)),
         down=program(down),
         finish=program(finish),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sora_jax.core.distributed import to_host
 from sora_jax.models.autoencoder import AutoencoderConfig
 
 # (what the chunk before left for this tile or None, tile) -> (result, what this one leaves)
@@ -77,7 +78,7 @@ def run_tiled(
             result, after[corner] = program(None if kept is None else kept[corner], part)
             rows = _cut(row.first - row.start, row.last - row.start, scale_out)
             columns = _cut(column.first - column.start, column.last - column.start, scale_out)
-            line.append(np.asarray(result[:, :, rows, columns]))
+            line.append(to_host(result[:, :, rows, columns]))
         lines.append(np.concatenate(line, axis=3))
     return np.concatenate(lines, axis=2), after
 

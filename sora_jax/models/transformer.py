@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.errors import UserError
-from sora_jax.core.sharding import constrain
+from sora_jax.core.mesh import current_platform
+from sora_jax.core.sharding import constrain, lay_out
 from sora_jax.nn import rope
-from sora_jax.nn.attention import attend
+from sora_jax.nn.attention import attend, check_backend
 from sora_jax.nn.embed import sinusoid
 from sora_jax.nn.linear import Linear, truncated_normal
 from sora_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
@@ -35,6 +36,8 @@ class TransformerConfig:
       frequency_dim: Sinusoidal features of a noise level.
       rope_theta: Base of the rotary wavelengths.
       time_rate: Time positions per second of video.
+      attention: A key of `nn.attention.BACKENDS`, or "auto".
+      exchange: How keys that are spread over devices come to the queries, one of `nn.attention.EXCHANGES`.
       remat: What the backward pass keeps, a key of `nn.stack.REMAT_POLICIES`.
       pooled_text: Whether the pooled text of a segment also enters its modulation (Wan: no).
       place_features: Whether each token is also told its place in the segment, see `Place` (Wan: no).
@@ -48,6 +51,8 @@ class TransformerConfig:
     frequency_dim: int
     rope_theta: float
     time_rate: float
+    attention: str
+    exchange: str
     remat: str
     pooled_text: bool
     place_features: bool
@@ -65,19 +70,23 @@ class TransformerConfig:
             )
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"transformer: remat {self.remat!r} is none of {', '.join(REMAT_POLICIES)}")
+        check_backend(self.attention, self.exchange)
 
 
 class Attention(nnx.Module):
     """Multi-head attention with RMS norm over all heads of queries and of keys."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, context: str, rngs: nnx.Rngs):
+        """`context` is the logical axis of the keys."""
+        width = config.width
         self.to_q = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
         self.to_k = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
         self.to_v = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
         self.to_out = Linear(width, width, axes=("heads", "embed"), rngs=rngs)
         self.norm_q = RMSNorm(width)
         self.norm_k = RMSNorm(width)
-        self.heads = heads
+        self.config = config
+        self.along = ("length", context)
 
     def __call__(
         self,
@@ -86,16 +95,26 @@ class Attention(nnx.Module):
         segment_BL: jax.Array,
         context_segment_BM: jax.Array,
         rotation: tuple[jax.Array, jax.Array] | None,
+        *,
+        segments: int,
     ) -> jax.Array:
-        def split(x: jax.Array) -> jax.Array:
-            return x.reshape(*x.shape[:2], self.heads, -1)
-
-        query = split(self.norm_q(self.to_q(x_BLD)))
-        key = split(self.norm_k(self.to_k(context_BMD)))
+        heads = self.config.heads
+        query = self.norm_q(self.to_q.to_heads(x_BLD, heads))
+        key = self.norm_k(self.to_k.to_heads(context_BMD, heads))
         if rotation is not None:
             query, key = rope.rotate(query, rotation), rope.rotate(key, rotation)
-        mixed = attend(query, key, split(self.to_v(context_BMD)), segment_BL, context_segment_BM)
-        return self.to_out(mixed.reshape(x_BLD.shape))
+        mixed = attend(
+            query,
+            key,
+            self.to_v.to_heads(context_BMD, heads),
+            segment_BL,
+            context_segment_BM,
+            segments=segments,
+            along=self.along,
+            backend=self.config.attention,
+            exchange=self.config.exchange,
+        )
+        return self.to_out.from_heads(mixed)
 
 
 @jax.tree_util.register_dataclass
@@ -122,7 +141,19 @@ class Context:
 
 def gather_level(table_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
     """Returns the entry of each token's noise level, (B, L, D)."""
-    return jnp.take_along_axis(table_BGD, level_BL[..., None], axis=1)
+    if current_platform() == "cpu":
+        return jnp.take_along_axis(table_BGD, level_BL[..., None], axis=1)
+    return gather_by_product(table_BGD, level_BL)
+
+
+def gather_by_product(table_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
+    """Returns the same by a product with ones and zeros, which is exact.
+
+    Accelerators gather row by row, and add up gradients row by row, in the dtype of the table. The product is some
+    hundredths of a block's, and its gradient is added up in float32.
+    """
+    ones_BLG = jax.nn.one_hot(level_BL, table_BGD.shape[1], dtype=table_BGD.dtype)
+    return jnp.einsum("BLG,BGD->BLD", ones_BLG, table_BGD, precision="highest")
 
 
 class Block(nnx.Module):
@@ -130,26 +161,28 @@ class Block(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         width = config.width
-        self.attn1 = Attention(width, config.heads, rngs=rngs)
+        self.attn1 = Attention(config, context="length", rngs=rngs)
         self.norm2 = LayerNorm(width)
-        self.attn2 = Attention(width, config.heads, rngs=rngs)
+        self.attn2 = Attention(config, context="text", rngs=rngs)
         self.mlp_in = Linear(width, config.mlp_width, axes=("embed", "mlp"), rngs=rngs)
         self.mlp_out = Linear(config.mlp_width, width, axes=("mlp", "embed"), rngs=rngs)
         self.modulation = nnx.Param(jnp.zeros((6, width), jnp.float32), axes=("modulation", "embed"))
 
     def __call__(self, x_BLD: jax.Array, context: Context) -> jax.Array:
+        x_BLD = lay_out(x_BLD, "batch", "length", "features")
         # Per level first, then one gather for each of the six: a (B, L, 6 D) array would dominate the memory.
         table_BG6D = context.modulation_BG6D + self.modulation[...]
         shift1, scale1, gate1, shift3, scale3, gate3 = (
             gather_level(table_BG6D[:, :, i].astype(x_BLD.dtype), context.level_BL) for i in range(6)
         )
+        segment, segments = context.segment_BL, table_BG6D.shape[1] // 2
         with jax.named_scope("self_attention"):
             y = (layer_norm(x_BLD) * (1 + scale1) + shift1).astype(x_BLD.dtype)
-            segment = context.segment_BL
-            x_BLD = x_BLD + gate1 * self.attn1(y, y, segment, segment, context.rotation)
+            x_BLD = x_BLD + gate1 * self.attn1(y, y, segment, segment, context.rotation, segments=segments)
         with jax.named_scope("text_attention"):
             y = self.norm2(x_BLD)
-            x_BLD = x_BLD + self.attn2(y, context.text_BKD, segment, context.text_segment_BK, None)
+            text, text_segment = context.text_BKD, context.text_segment_BK
+            x_BLD = x_BLD + self.attn2(y, text, segment, text_segment, None, segments=segments)
         with jax.named_scope("mlp"):
             y = (layer_norm(x_BLD) * (1 + scale3) + shift3).astype(x_BLD.dtype)
             x_BLD = x_BLD + gate3 * self.mlp_out(jax.nn.gelu(self.mlp_in(y)))

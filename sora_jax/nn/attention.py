@@ -1,15 +1,50 @@
 """The one door to attention over packed rows: each query sees the keys of its own segment only.
 
-Shapes: B rows, L queries, M keys, N heads, H head width.
+Behind it are several ways to the same numbers (`BACKENDS`); which one is taken depends on the platform and the lengths,
+is said in the log, and can be overridden. On a mesh each device attends for its rows, heads and queries; keys that are
+spread over the mesh axis `sequence` are gathered, or passed around in a ring.
+
+Letters: B rows, L queries, M keys, N heads, H head width, S segments.
 """
 
-import math
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+from absl import logging
+from jax.sharding import PartitionSpec as P
 
-# Rows of queries that are scored at once: bounds the (L, M) score matrix to (CHUNK, M) per head.
-CHUNK = 1024
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import current_platform
+from sora_jax.core.sharding import RULES, spec, ways
+from sora_jax.nn.flash import Kernel, flash
+from sora_jax.nn.kernels import cudnn, pallas_gpu
+from sora_jax.nn.kernels.blocked import BLOCK, blocked
+from sora_jax.nn.kernels.dense import attend_dense
+from sora_jax.nn.kernels.pallas_tpu import pallas_tpu
+from sora_jax.nn.kernels.splash import attend_splash
+
+BACKENDS = {
+    "dense": "all scores at once, under a mask: for short rows",
+    "blocked": "plain XLA, block by block, blocks of other segments skipped: anywhere",
+    "pallas_tpu": "TPU kernel, blocks of other segments skipped",
+    "pallas_gpu": "GPU kernel of any maker, blocks of other segments skipped",
+    "splash": "JAX's TPU kernel, blocks of other segments computed and masked",
+    "cudnn": "GPU (Hopper and later), segment by segment",
+}
+# How keys that are spread over devices come to the queries.
+EXCHANGES = ("gather", "ring")
+# Scores of a row and head up to which holding all of them is fastest: less on CPU, where they leave its caches.
+_FEW_SCORES = {"cpu": 256 * 256, "gpu": 1024 * 1024, "tpu": 1024 * 1024}
+# Queries and keys of a block of plain XLA: on CPU a smaller one skips more, and multiplies no slower.
+_BLOCK = {"cpu": 128, "gpu": BLOCK, "tpu": BLOCK}
+# Backends whose results over parts of a row can be merged.
+_KERNELS: dict[str, Callable[[], Kernel]] = {
+    "blocked": lambda: blocked(_BLOCK[current_platform()]),
+    "pallas_tpu": pallas_tpu,
+    "pallas_gpu": pallas_gpu.pallas_gpu,
+}
 
 
 def attend(
@@ -18,12 +53,16 @@ def attend(
     value_BMNH: jax.Array,
     query_segment_BL: jax.Array,
     key_segment_BM: jax.Array,
+    *,
+    segments: int | None = None,
+    along: tuple[str, str] = ("length", "length"),
+    backend: str = "auto",
+    exchange: str = "gather",
 ) -> jax.Array:
     """Returns softmax(q k / sqrt(H)) v within segments, (B, L, N, H) in the dtype of the queries.
 
     Segment 0 is padding: such queries give zeros, such keys are never seen. A query whose segment has no key gives
-    zeros too. Scores and softmax are float32. Rows longer than `CHUNK` are done in chunks of queries under
-    rematerialisation, so no L × M matrix is ever held for a long row.
+    zeros too. Scores and softmax are float32.
 
     Args:
       query_BLNH: Queries.
@@ -31,41 +70,106 @@ def attend(
       value_BMNH: Values.
       query_segment_BL: int32 segment of each query.
       key_segment_BM: int32 segment of each key.
+      segments: S, the largest id that can occur, of segments in one piece each; None if unknown, which rules out cuDNN.
+      along: Logical axes (`core.sharding.RULES`) of L and M.
+      backend: One of `BACKENDS`, or "auto".
+      exchange: One of `EXCHANGES`, for keys that are spread over several devices.
     """
-    length = query_BLNH.shape[1]
-    if length <= CHUNK:
-        return _attend_whole(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM)
-    padding = -length % CHUNK
+    mesh = jax.sharding.get_abstract_mesh()
+    attend_here = functools.partial(_attend_here, segments=segments, backend=backend)
+    if mesh.empty or mesh.size == 1:
+        return attend_here(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, ring=None)
+    axis = RULES[along[1]]
+    spread = axis if isinstance(axis, str) and mesh.shape[axis] > 1 else None
+    # Heads of small models may not divide; each device then has all of them.
+    heads = "heads" if query_BLNH.shape[2] % ways("heads", mesh) == 0 else None
+    query, key = (spec(("batch", name, heads, None)) for name in along)
 
-    @jax.checkpoint
-    def one_chunk(args: tuple[jax.Array, jax.Array]) -> jax.Array:
-        query, segment = args
-        return _attend_whole(query, key_BMNH, value_BMNH, segment, key_segment_BM)
+    def on_device(query, key, value, query_segment, key_segment):
+        if spread and exchange == "gather":
+            key, value, key_segment = (
+                jax.lax.all_gather(x, spread, axis=1, tiled=True) for x in (key, value, key_segment)
+            )
+        ring = spread if exchange == "ring" else None
+        return attend_here(query, key, value, query_segment, key_segment, ring=ring)
 
-    def chunks(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, CHUNK, *x.shape[2:]), 1, 0)
+    return jax.shard_map(
+        on_device,
+        in_specs=(query, key, key, P(*query[:2]), P(*key[:2])),
+        out_specs=query,
+        check_vma=False,
+    )(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM)
 
-    mixed = jax.lax.map(one_chunk, (chunks(query_BLNH), chunks(query_segment_BL)))
-    mixed = jnp.moveaxis(mixed, 0, 1)
-    return mixed.reshape(mixed.shape[0], -1, *mixed.shape[3:])[:, :length]
 
-
-def _attend_whole(
-    query_BLNH: jax.Array,
-    key_BMNH: jax.Array,
-    value_BMNH: jax.Array,
-    query_segment_BL: jax.Array,
-    key_segment_BM: jax.Array,
+def _attend_here(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_segment: jax.Array,
+    key_segment: jax.Array,
+    *,
+    segments: int | None,
+    backend: str,
+    ring: str | None,
 ) -> jax.Array:
-    scale = 1.0 / math.sqrt(query_BLNH.shape[-1])
-    scores = jnp.einsum("BLNH,BMNH->BNLM", query_BLNH * scale, key_BMNH, preferred_element_type=jnp.float32)
-    seen = (query_segment_BL[:, :, None] == key_segment_BM[:, None, :]) & (key_segment_BM[:, None, :] > 0)
-    scores = jnp.where(seen[:, None], scores, -jnp.inf)
-    # A row without keys has maximum -inf; 0 in its place keeps exp, and its gradient, finite.
-    top = jnp.maximum(jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)), -1e30)
-    weights = jnp.exp(scores - top)
-    total = jnp.sum(weights, axis=-1)
-    mixed = jnp.einsum("BNLM,BMNH->BLNH", weights.astype(value_BMNH.dtype), value_BMNH)
-    total = jnp.moveaxis(jnp.where(total > 0, total, 1.0), 1, 2)[..., None]
-    return (mixed / total).astype(query_BLNH.dtype)
+    """Returns attention of what one device has, and of what comes around the `ring`, a mesh axis."""
+    backend = choose(backend, query, key, segments=segments, ring=ring is not None)
+    arrays = query, key, value, query_segment, key_segment
+    if backend == "dense":
+        return attend_dense(*arrays)
+    if backend == "splash":
+        return attend_splash(*arrays)
+    if backend == "cudnn":
+        assert segments is not None
+        return cudnn.attend_cudnn(*arrays, segments=segments)
+    return flash(_KERNELS[backend](), ring, *arrays)
+
+
+def choose(backend: str, query_BLNH: Any, key_BMNH: Any, *, segments: int | None, ring: bool) -> str:
+    """Returns the backend for queries and keys of one device: `backend`, or with "auto" the best that there is.
+
+    Raises UserError for a name that is none, and one that cannot do what is asked.
+    """
+    if backend != "auto":
+        _check(backend, segments=segments, ring=ring)
+        return backend
+    platform = current_platform()
+    few = query_BLNH.shape[1] * key_BMNH.shape[1] <= _FEW_SCORES[platform]
+    if few and not ring:
+        return "dense"
+    if platform == "tpu":
+        found = "pallas_tpu"
+    elif platform == "gpu" and not ring and segments is not None and cudnn.takes(query_BLNH) and cudnn.works():
+        found = "cudnn"
+    elif platform == "gpu" and pallas_gpu.takes(query_BLNH):
+        found = "pallas_gpu"
+    else:
+        found = "blocked"
+    _announce(found, platform, query_BLNH.shape[1], key_BMNH.shape[1])
+    return found
+
+
+def check_backend(backend: str, exchange: str) -> None:
+    """Raises UserError for names that are none, and a backend that cannot work in a ring."""
+    if backend not in ("auto", *BACKENDS):
+        raise UserError(f"attention backend {backend!r} is none of auto, {', '.join(BACKENDS)}")
+    if exchange not in EXCHANGES:
+        raise UserError(f"exchange {exchange!r} is none of {', '.join(EXCHANGES)}")
+    if exchange == "ring" and backend not in ("auto", *_KERNELS):
+        raise UserError(
+            f"attention backend {backend!r} cannot merge parts of a row: with exchange 'ring' take auto, "
+            f"{', '.join(_KERNELS)}"
+        )
+
+
+def _check(backend: str, *, segments: int | None, ring: bool) -> None:
+    check_backend(backend, "ring" if ring else "gather")
+    if backend == "cudnn" and segments is None:
+        raise UserError("attention backend 'cudnn' must know how many segments a row has: pass `segments`")
+    if backend == "cudnn" and not cudnn.works():
+        raise UserError("attention backend 'cudnn' does not work on this machine (see the log): take auto")
+
+
+@functools.cache
+def _announce(backend: str, platform: str, queries: int, keys: int) -> None:
+    logging.info("attention of %d queries to %d keys on %s: %s", queries, keys, platform, backend)

@@ -25,13 +25,14 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm with a learned scale over the last dimension."""
+    """Root-mean-square norm with a learned scale over the last dimension, or the last two: heads and their width."""
 
     def __init__(self, dim: int, *, eps: float = 1e-6):
         self.scale = nnx.Param(jnp.ones((dim,), jnp.float32), axes=("norm",))
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * self.scale[...]).astype(x.dtype)
+        y, scale = x.astype(jnp.float32), self.scale[...]
+        over = (-1,) if x.shape[-1] == scale.size else (-2, -1)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=over, keepdims=True) + self.eps)
+        return (y * scale.reshape(x.shape[over[0] :])).astype(x.dtype)

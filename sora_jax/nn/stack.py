@@ -5,11 +5,26 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
+from sora_jax.nn.flash import KEPT
+
+# What a block begins with.
+_INPUT = "block input"
+_policies = jax.checkpoint_policies
+_attention = _policies.save_only_these_names(KEPT)
+# What the backward pass keeps; it computes the rest again. From most memory to least.
 REMAT_POLICIES: dict[str, Any] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "none": None,  # everything
+    "dots": _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable, _attention),  # and attention
+    "attention": _attention,  # results of attention, inputs of blocks
+    "full": _policies.nothing_saveable,  # inputs of blocks
+    "offload": _policies.save_and_offload_only_these_names(  # inputs of blocks, in the memory of the host
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -30,13 +45,14 @@ def scan_blocks(blocks: Any, x: jax.Array, apply: Callable[[Any, jax.Array], jax
       blocks: The result of `stack_blocks`.
       x: What the blocks transform.
       apply: Applies one block; must not change its module.
-      remat: What the backward pass keeps: "none" keeps all, "dots" the matmuls, "full" only the blocks' inputs.
+      remat: What the backward pass keeps, a key of `REMAT_POLICIES`.
     """
     structure, state = nnx.split(blocks)
 
     def body(carry: jax.Array, layer: Any) -> tuple[jax.Array, None]:
-        return apply(nnx.merge(structure, layer), carry), None
+        return apply(nnx.merge(structure, layer), checkpoint_name(carry, _INPUT)), None
 
     if REMAT_POLICIES[remat] is not None:
-        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat])
+        # A loop already keeps the compiler from merging what is computed again with what was computed first.
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
     return jax.lax.scan(body, x, state)[0]

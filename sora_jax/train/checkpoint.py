@@ -19,8 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
+from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.train import manifest
 
@@ -53,8 +53,9 @@ class Checkpointer:
         self._pending: int | None = None
         self._saved: int | None = None
         self._bad: set[int] = set()
-        if jax.process_index() == 0:
+        if is_first():
             _create_and_clean(self._directory)
+        wait_for_all(f"checkpoints in {self._directory}")
         options = ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest)
         handler = ocp.CompositeCheckpointHandler("state", "data", "config")
         self._orbax = ocp.AsyncCheckpointer(handler, async_options=options)
@@ -139,7 +140,7 @@ class Checkpointer:
         logging.info("saved the checkpoint of step %d", self._pending)
         self._saved, self._pending = self._pending, None
         self._bad.discard(self._saved)
-        if jax.process_index() == 0:
+        if is_first():
             self._prune(self._saved)
 
     def _failed(self, error: BaseException) -> StorageError:
@@ -199,29 +200,26 @@ def _steps(directory: epath.Path) -> list[int]:
 
 def _newest_trusted(directory: epath.Path, *, wanted: int | None) -> tuple[int | None, set[int]]:
     """The newest trusted step (of all, or of `wanted` alone) and those refused; the same on every process."""
-    found, bad = None, set[int]()
-    if jax.process_index() == 0:
+
+    def look() -> tuple[int | None, list[int]]:
+        bad = []
         for step in sorted(_steps(directory), reverse=True):
             if wanted not in (None, step):
                 continue
             reason = manifest.distrust(directory / str(step))
             if reason is None:
-                found = step
-                break
+                return step, bad
             logging.warning("checkpoint of step %d in %s is not used: %s", step, directory, reason)
-            bad.add(step)
-    if jax.process_count() > 1:
-        mine = np.array([found is not None, found or 0, len(bad)], np.int32)
-        has, step, refused = (int(x) for x in multihost_utils.broadcast_one_to_all(mine))
-        found = step if has else None
-    else:
-        refused = len(bad)
-    if found is None and refused:
+            bad.append(step)
+        return None, bad
+
+    found, bad = from_first(f"steps in {directory}", look)
+    if found is None and bad:
         raise StorageError(
-            f"none of the {refused} checkpoints in {directory} can be trusted, the log says why; "
+            f"none of the {len(bad)} checkpoints in {directory} can be trusted, the log says why; "
             "put back a copy, or move the directory away to start afresh"
         )
-    return found, bad
+    return found, set(bad)
 
 
 def _read(directory: epath.Path, *, step: int, abstract: PyTree, whole: bool) -> Restored:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TextIO
 
+import jax
 from absl import logging
 from tqdm import tqdm
 
@@ -37,8 +38,9 @@ class _Span:
     steps: int = 0
     tokens: int = 0
     capacity: int = 0
+    flops: float = 0.0
 
-    def rates(self, now: float) -> dict[str, float]:
+    def rates(self, now: float, peak_flops: float | None) -> dict[str, float]:
         """Averages up to `now`; empty before the end of the first step."""
         seconds = now - self.began - self.excluded
         if not self.steps or seconds <= 0:
@@ -48,14 +50,21 @@ class _Span:
             "tokens_per_second": self.tokens / seconds,
             "data_wait": self.waited / seconds,
         }
-        return rates | ({"fill": self.tokens / self.capacity} if self.capacity else {})
+        if self.capacity:
+            rates["fill"] = self.tokens / self.capacity
+        if self.flops:
+            rates["flops_per_second"] = self.flops / seconds
+            if peak_flops is not None:
+                rates["mfu"] = rates["flops_per_second"] / peak_flops
+        return rates
 
 
 class StepClock:
     """Times the steps of a stage from `start` (done already) to `steps`, and shows progress while it is open.
 
     The first step compiles: it counts in `compile_seconds` and in no other rate than its own. What is done under
-    `paused()`, such as sampling, counts in neither. `now` returns seconds; for the rest see `Progress`.
+    `paused()`, such as sampling, counts in neither. `peak_flops` is what all devices together can do, FLOP/s; None if
+    unknown. `now` returns seconds; for the rest see `Progress`.
     """
 
     def __init__(
@@ -64,11 +73,12 @@ class StepClock:
         stage: str,
         steps: int,
         start: int = 0,
+        peak_flops: float | None = None,
         every_seconds: float = 30.0,
         stream: TextIO | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._now = now
+        self._now, self._peak_flops = now, peak_flops
         self._done, self._steps = start, steps
         self._began = now()
         # Since the first step ended, and since `rates` was last called.
@@ -99,40 +109,45 @@ class StepClock:
             self._all.excluded += seconds
             self._window.excluded += seconds
 
-    def step_done(self, *, tokens: int, capacity: int, loss: float | None = None) -> None:
-        """Ends a step that trained on `tokens` real tokens in rows with room for `capacity`."""
+    def step_done(self, *, tokens: int, capacity: int, flops: float = 0.0, loss: float | None = None) -> None:
+        """Ends a step of `flops` model FLOPs that trained on `tokens` real tokens in rows with room for `capacity`."""
         self._done += 1
         now = self._now()
         for span in (self._all, self._window):
             span.steps += 1
             span.tokens += tokens
             span.capacity += capacity
+            span.flops += flops
         if self._compile_seconds is None:
             self._compile_seconds = now - self._began - self._all.waited - self._all.excluded
-            self._first = self._window.rates(now)
+            self._first = self._window.rates(now, self._peak_flops)
             self._all, self._window = _Span(began=now), _Span(began=now)
         self._progress.update(self._done, self._facts(loss, now))
 
     def rates(self) -> dict[str, float]:
-        """Averages since the last call: `seconds_per_step`, `tokens_per_second`, `data_wait`, `fill`.
+        """Averages since the last call.
 
-        Tokens are real ones; `data_wait` is the share of the time, 0 to 1, in which the loop waited for data,
-        and `fill` the share of the rows' room that held tokens. If no step but the first ended since, they are
+        They are `seconds_per_step`, `tokens_per_second`, `data_wait`, `fill`, `flops_per_second` and `mfu`.
+
+        Tokens are real ones; `data_wait` is the share of the time, 0 to 1, in which the loop waited for data, `fill`
+        the share of the rows' room that held tokens, and `mfu` the share of the devices' peak that model FLOPs took.
+        What is not known is left out. If no step but the first ended since, they are
         those of the first, compilation included; if none did, empty.
         """
         now = self._now()
-        rates, self._first = self._window.rates(now) or self._first, {}
+        rates, self._first = self._window.rates(now, self._peak_flops) or self._first, {}
         if rates:
             self._window = _Span(began=now)
         return rates
 
     def facts(self) -> dict[str, float]:
-        """The same averages over all steps but the first, and `compile_seconds`, `peak_memory_gb`.
+        """The same averages over all steps but the first, and `compile_seconds`, `peak_memory_gb`, `device_memory_gb`.
 
         `compile_seconds` is the first step without its wait for data; absent if no step was run.
         """
         compiled = {} if self._compile_seconds is None else {"compile_seconds": self._compile_seconds}
-        return {**compiled, **self._all.rates(self._now()), "peak_memory_gb": peak_memory_gb()}
+        rates = self._all.rates(self._now(), self._peak_flops)
+        return {**compiled, **rates, "peak_memory_gb": peak_memory_gb(), **device_memory_gb()}
 
     def __enter__(self) -> Self:
         return self
@@ -141,12 +156,14 @@ class StepClock:
         self._progress.close()
 
     def _facts(self, loss: float | None, now: float) -> str:
-        rates = self._all.rates(now)
+        rates = self._all.rates(now, self._peak_flops)
         shown = [] if loss is None else [f"loss {loss:.4g}"]
         if rates:
             shown.append(f"{tqdm.format_sizeof(rates['tokens_per_second'])} tokens/s")
         if "fill" in rates:
             shown.append(f"padding {1 - rates['fill']:.1%}")
+        if "mfu" in rates:
+            shown.append(f"MFU {rates['mfu']:.1%}")
         if rates:
             left = max(self._steps - self._done, 0) * rates["seconds_per_step"]
             shown.append(f"{tqdm.format_interval(left)} left")
@@ -194,6 +211,16 @@ class Progress:
         """Leaves the bar as it is and ends its line."""
         if self._bar is not None:
             self._bar.close()
+
+
+def device_memory_gb() -> dict[str, float]:
+    """Returns the most memory that a device of this process has held so far, GB, as {"device_memory_gb": ...}.
+
+    Empty where devices do not say, as a CPU.
+    """
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [one["peak_bytes_in_use"] for one in stats if one and "peak_bytes_in_use" in one]
+    return {"device_memory_gb": max(peaks) / 1e9} if peaks else {}
 
 
 def peak_memory_gb() -> float:

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 
+from sora_jax.core.distributed import is_first
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.video_io import write_clip
 from sora_jax.generate.canvas import Canvas
@@ -37,7 +38,7 @@ def choose_clips(source: FittedSource, *, count: int, sizes: int) -> list[Clip]:
 def show_reconstructions(
     workdir: Workdir, metrics: MetricsWriter, stage: str, step: int, codec: Codec, clips: list[Clip]
 ) -> None:
-    """Writes each clip beside its reconstruction."""
+    """Writes each clip beside its reconstruction; every process helps, the first one writes."""
     names = {}
     for number, clip in enumerate(clips):
         name = f"clip_{number:02d}"
@@ -74,6 +75,8 @@ def _show(
     pixels_THWC: np.ndarray,
     fps: float,
 ) -> None:
+    if not is_first():
+        return
     folder = workdir.samples(stage, step)
     folder.mkdir(parents=True, exist_ok=True)
     if len(pixels_THWC) == 1:
@@ -85,5 +88,6 @@ def _show(
 
 
 def _name(workdir: Workdir, stage: str, names: dict[str, str]) -> None:
-    path = workdir.path / "samples" / stage / "prompts.json"
-    write_atomically(path, json.dumps(names, indent=2, ensure_ascii=False))
+    if is_first():
+        path = workdir.path / "samples" / stage / "prompts.json"
+        write_atomically(path, json.dumps(names, indent=2, ensure_ascii=False))

@@ -8,6 +8,7 @@ run was told to go on, as batch n of an endless random order is as good a place 
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,14 +18,17 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from sora_jax.core.chips import peak_flops
+from sora_jax.core.distributed import from_first
 from sora_jax.core.errors import NumericsError, Preempted
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.pipeline import check_resume
 from sora_jax.train.checkpoint import Checkpointer
-from sora_jax.train.clock import StepClock, peak_memory_gb
+from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.settings import CheckpointConfig, LogConfig
 from sora_jax.train.state import StateMaker, TrainState
@@ -54,7 +58,11 @@ class Stream(Protocol):
         ...
 
     def tokens(self, batch: HostBatch) -> tuple[int, int]:
-        """Returns (real, possible) tokens of a batch of this process."""
+        """Returns (real, possible) tokens of a batch of which `batch` is this process's part."""
+        ...
+
+    def flops(self, batch: HostBatch) -> float:
+        """Returns the model FLOPs of a step on a batch; 0 where they are not counted."""
         ...
 
 
@@ -80,29 +88,49 @@ class Task:
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT instead of dying, so that what is under way is saved first; a second SIGINT kills."""
+    """Notes SIGTERM and SIGINT instead of dying, so that what is under way is saved first; a second SIGINT kills.
+
+    Of several processes one that gets the signal is enough: jax's preemption service, which then owns SIGTERM, tells
+    the others, and lets all stop at the same question. So each process must ask as often as every other.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
         self._old: dict[int, Any] = {}
+        self._asked = 0
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._note)
+            handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._note}
+            if jax.process_count() > 1:
+                handlers = {signal.SIGINT: self._pass_on}
+            for number, handler in handlers.items():
+                self._old[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
+    def asked(self) -> bool:
+        """Whether a signal came: the same answer on every process."""
+        if self.name is None and jax.process_count() > 1:
+            self._asked += 1
+            if multihost_utils.reached_preemption_sync_point(self._asked):
+                self.name = signal.SIGTERM.name
+        return self.name is not None
+
     def check(self, saved: str) -> None:
         """Raises Preempted if a signal came; `saved` says in words what the next run goes on from."""
-        if self.name is not None:
+        if self.asked():
             raise Preempted(f"stopped by {self.name}: {saved}, and the same command goes on from there")
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.name = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _pass_on(self, _: int, __: FrameType | None) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -132,10 +160,11 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
         state, first = _start(task, saver, fresh_data=around.fresh_data)
         around.metrics.truncate(name, first)
         show_at = _moments(steps, around.log.samples_per_stage)
-        if first in show_at and not around.workdir.samples(name, first).exists():
+        shown = from_first(f"what {name} shows", around.workdir.samples(name, first).exists)
+        if first in show_at and not shown:
             task.show(state, first)  # the last run was stopped before it came to this
         with (
-            StepClock(stage=name, steps=steps, start=first) as clock,
+            StepClock(stage=name, steps=steps, start=first, peak_flops=_peak_flops(mesh)) as clock,
             contextlib.closing(task.stream.batches(first)) as batches,
         ):
             report = _Reporter(task, around, clock)
@@ -145,7 +174,7 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
                 state, metrics = step_function(state, to_device(host_batch, mesh))
                 report(done, metrics, host_batch)
                 saver.poll()
-                stopped = around.stop.name is not None  # asked once: a signal may come at any line
+                stopped = around.stop.asked()  # once: a signal may come at any line
                 if stopped or done == steps or done % around.checkpoint.every_steps == 0:
                     report.flush()
                     saver.save(done, state, {"step": done, **task.stream.fingerprint()}, around.workdir.config())
@@ -186,6 +215,12 @@ def _moments(steps: int, times: int) -> set[int]:
     return {max(1, round(steps * (i + 1) / times)) for i in range(times)}
 
 
+def _peak_flops(mesh: Mesh) -> float | None:
+    """Returns what the devices of the mesh can do together, FLOP/s; None where it is not known."""
+    peak = peak_flops(mesh.devices.flat[0].device_kind)
+    return None if peak is None else peak * mesh.size
+
+
 class _Reporter:
     """Collects metrics one step late and writes a line every `log.every_steps` steps."""
 
@@ -209,7 +244,8 @@ class _Reporter:
     def _read(self, done: int, metrics: dict[str, jax.Array], batch: HostBatch) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         real, possible = self._task.stream.tokens(batch)
-        self._clock.step_done(loss=values["loss"], tokens=real, capacity=possible)
+        flops = self._task.stream.flops(batch)
+        self._clock.step_done(loss=values["loss"], tokens=real, capacity=possible, flops=flops)
         counts = {name: values.pop(name) for name in ("skipped", "unbroken")}
         if not counts["unbroken"]:
             self._finite.append(values)
@@ -233,5 +269,5 @@ class _Reporter:
         """Writes a line of means over the steps since the last one, those left out that changed nothing."""
         steps, self._finite = self._finite, []
         means = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]} if steps else {}
-        rates = {**self._clock.rates(), "peak_memory_gb": peak_memory_gb()}
+        rates = {**self._clock.rates(), "peak_memory_gb": peak_memory_gb(), **device_memory_gb()}
         self._around.metrics.write(self._task.step.name, done, {"loss": math.nan, **means, **counts, **rates})

@@ -122,6 +122,28 @@ class MetricsWriter:
         return StorageError(f"metrics cannot be written in {self._path.parent}: {error}")
 
 
+class SilentWriter(MetricsWriter):
+    """Writes nothing: of several processes of a run one has a `MetricsWriter`, and the others this."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, stage: str, step: int, scalars: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def write_image(self, stage: str, step: int, name: str, pixels_HWC: np.ndarray) -> None:
+        """Does nothing."""
+
+    def write_video(self, stage: str, step: int, name: str, pixels_THWC: np.ndarray, fps: float) -> None:
+        """Does nothing."""
+
+    def truncate(self, stage: str, step: int) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl` in the order written, values float or None; [] if there is no file.
 

@@ -29,13 +29,16 @@ _LARGEST_BYTES = 2_000_000  # of a picture; larger ones are shown as a small sti
 _SHOWN = (200, 112)  # px, (width, height) up to which a small picture is enlarged, by a whole factor
 _SHEET = (1000, 800)  # the same for a contact sheet
 # Keys of metrics that have charts of their own; the others go into the folded part.
-_CHARTED = {"stage", "step", "loss", "tokens_per_second", "fill", "data_wait"}
+_CHARTED = {"stage", "step", "loss", "tokens_per_second", "fill", "data_wait", "mfu"}
 _NAMES = {
     "seconds": "time",
     "compile_seconds": "compiling",
     "seconds_per_step": "per step",
     "tokens_per_second": "tokens/s",
+    "flops_per_second": "model FLOP/s",
+    "mfu": "MFU",
     "peak_memory_gb": "peak memory",
+    "device_memory_gb": "peak memory of a device",
     "psnr": "PSNR",
     "ssim": "SSIM",
 }
@@ -131,7 +134,7 @@ def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]]) -> dict[
             facts |= done[name]
         elif name in metrics:
             last = metrics[name][-1]
-            facts |= {key: last[key] for key in ("tokens_per_second", "fill", "data_wait") if key in last}
+            facts |= {key: last[key] for key in ("tokens_per_second", "fill", "data_wait", "mfu") if key in last}
             facts["steps"] = f"{last['step']} of {settings.get('steps', '?')}"
         stages[name] = facts
     return stages
@@ -141,7 +144,7 @@ def _stage_table(stages: dict[str, Facts]) -> str:
     leading = ["kind", "steps", "seconds", "compile_seconds", "seconds_per_step", "tokens_per_second", "fill"]
     found = {key for facts in stages.values() for key in facts}
     keys = [key for key in leading if key in found]
-    rest = [key for key in ("data_wait", "peak_memory_gb") if key in found]
+    rest = [key for key in ("data_wait", "mfu", "peak_memory_gb", "device_memory_gb") if key in found]
     others = sorted(found - {*keys, *rest})
     head = ["stage", *(_words(key) for key in keys + rest), *(["also"] if others else [])]
     rows = []
@@ -172,7 +175,7 @@ def _curves(stage: str, lines: list[Facts]) -> str:
         ys = [line[key] if isinstance(line[key], int | float) else None for line in found]
         return Series(name=name, xs=[line["step"] for line in found], ys=ys, smooth=smooth)
 
-    shares = [series("fill", "rows filled"), series("data_wait", "waiting for data")]
+    shares = [series("fill", "rows filled"), series("data_wait", "waiting for data"), series("mfu", "MFU")]
     main = line_chart("Loss", [series("loss", smooth=True)], unit="")
     main += line_chart("Throughput", [series("tokens_per_second", smooth=True)], unit="tokens/s", zero=True)
     main += line_chart("Shares", shares, unit="", share=True)
@@ -295,7 +298,7 @@ def _shown(key: str, value: Any, *, share: bool = False) -> str | None:
     """A value as a reader wants it, by its name; None stays None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None if value is None else _text(value)
-    if key in ("fill", "data_wait") or (share and isinstance(value, float) and 0 <= value <= 1):
+    if key in ("fill", "data_wait", "mfu") or (share and isinstance(value, float) and 0 <= value <= 1):
         return f"{value:.1%}"
     if key == "psnr":
         return f"{value:.2f} dB"

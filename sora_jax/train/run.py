@@ -1,5 +1,6 @@
 """A run from config to report."""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ from typing import Any
 
 import jax
 from absl import logging
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from sora_jax.core.distributed import from_first, is_first
 from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.clips import BadClip, Clip
@@ -27,10 +30,12 @@ from sora_jax.preparation.run import Share
 from sora_jax.train import exhibits
 from sora_jax.train.clock import peak_memory_gb
 from sora_jax.train.loop import StopSignal
-from sora_jax.train.metrics import MetricsWriter
+from sora_jax.train.metrics import MetricsWriter, SilentWriter
 from sora_jax.train.report import write_report
 from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.stages import Run, check_start, encode_share, run_stages
+from sora_jax.train.shares import encode_share
+from sora_jax.train.stages import Run, run_stages
+from sora_jax.train.start import check_start
 from sora_jax.train.streams import clip_limits, curate, open_collections
 from sora_jax.train.trained import build_generator, load_codec, load_generator, make_sampler
 from sora_jax.train.workdir import Workdir
@@ -61,13 +66,14 @@ def run(
     use_compilation_cache()
     with Workdir(path) as workdir:
         workdir.claim(config)
-        evaluated = workdir.facts().get("evaluated", False)
+        evaluated = from_first("is the run evaluated", lambda: workdir.facts().get("evaluated", False))
         if evaluated and until is None:
             print(f"{workdir.path} is done: nothing is left to do", flush=True)
         else:
             began = time.monotonic()
-            collections = curate_all(collections, settings, workdir, writes=jax.process_index() == 0)
-            with MetricsWriter(workdir.path) as metrics, StopSignal() as stop:
+            collections = curate_all(collections, settings, workdir, writes=is_first())
+            writer = MetricsWriter(workdir.path) if is_first() else SilentWriter()
+            with writer as metrics, StopSignal() as stop:
                 this_run = Run(
                     settings=settings,
                     workdir=workdir,
@@ -83,9 +89,11 @@ def run(
                     record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated)
                     raise
             if until is None:
-                evaluate(workdir, settings)
+                # Several processes work together; one, as `sora_jax.evaluate` does, on its first device.
+                evaluate(workdir, settings, mesh=mesh if jax.process_count() > 1 else None)
             record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated or until is None)
-        write_report(workdir.path)
+        if is_first():
+            write_report(workdir.path)
         print(f"report: {workdir.path / 'report.html'}", flush=True)
 
 
@@ -129,15 +137,17 @@ def evaluate(
     step: int | None = None,
     count: int | None = None,
     networks: Networks | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Returns the metrics of a run's models, after writing them to evaluation.json and printing them.
 
     `autoencoder`: as `evaluation.reconstruction` says, on `count` (by default as configured) held-out clips where there
     are any (`held_out`); a picture of the worst is written. For the drawn world `shapes`: on held-out prompts, and
     where it shows two objects `shapes_pairs`: on held-out prompts about two; sheets of these samples are written
-    beside. With one of `PARTS` alone the file keeps what it says of the other.
+    beside. With one of `PARTS` alone the file keeps what it says of the other. `mesh` are the devices, also of several
+    processes, that share the work; None: the first one.
     """
-    codec = load_codec(workdir, settings)
+    codec = load_codec(workdir, settings, mesh=mesh)
     sets = _prompt_sets(settings)
     if part == "generator" and not sets:
         raise UserError("only of a drawn world can be told how prompts are followed: pass --evaluate=autoencoder")
@@ -150,7 +160,7 @@ def evaluate(
         result["autoencoder"] = {**verdict.facts(), "held_out": held_out}
         _show_verdict(workdir, verdict, "worst_reconstructions")
     if part != "autoencoder" and sets:
-        result |= _follow(workdir, settings, codec, sets, step=step)
+        result |= _follow(workdir, settings, codec, sets, step=step, mesh=mesh)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)
     return result
@@ -203,6 +213,8 @@ def evaluate_data(
 def _show_verdict(workdir: Workdir, verdict: Verdict, name: str) -> None:
     """Prints the table and writes the picture of the worst clips."""
     print(show.table(verdict), flush=True)
+    if not is_first():
+        return
     folder = workdir.path / "samples" / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     write_clip(folder / f"{name}.png", show.worst_picture(verdict.worst)[None], fps=1.0)
@@ -221,10 +233,16 @@ def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
 
 
 def _follow(
-    workdir: Workdir, settings: Settings, codec: Codec, sets: dict[str, list[PromptCase]], *, step: int | None
+    workdir: Workdir,
+    settings: Settings,
+    codec: Codec,
+    sets: dict[str, list[PromptCase]],
+    *,
+    step: int | None,
+    mesh: Mesh | None,
 ) -> dict[str, Any]:
     """Returns by set how far samples follow its prompts, after writing a sheet of them, named as the set."""
-    params, stage, at = load_generator(workdir, settings, step=step)
+    params, stage, at = load_generator(workdir, settings, step=step, mesh=mesh)
     structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
     sampler = make_sampler(settings, codec, structure)
     sampling = settings.sampling
@@ -234,8 +252,10 @@ def _follow(
     folder.mkdir(parents=True, exist_ok=True)
     result = {}
     for name, cases in sets.items():
-        judged = judge_prompts(sampler, params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED)
-        write_clip(folder / f"{name}.gif", contact_sheet(judged.clips), fps=sampling.fps)
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            judged = judge_prompts(sampler, params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED)
+        if is_first():
+            write_clip(folder / f"{name}.gif", contact_sheet(judged.clips), fps=sampling.fps)
         result[name] = {**judged.scores, "stage": stage, "step": at}
     return result
 

@@ -240,6 +240,12 @@ def read_settings(config: Any) -> Settings:
     return settings
 
 
+def for_machine(settings: Settings, *, accelerator: bool) -> Settings:
+    """Returns the settings with the precision that they leave open, as it will be on a machine that is not this one."""
+    default: Precision = "bfloat16" if accelerator else "float32"
+    return dataclasses.replace(settings, precision=settings.precision or default)
+
+
 def _with_weights(tree: dict[str, Any]) -> dict[str, Any]:
     """Returns the config with `autoencoder.weights` under a name of its own, and the shape that they have."""
     group = tree.get("autoencoder")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 from absl import logging
 
@@ -18,6 +17,7 @@ from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource, Source
 from sora_jax.data.tfds_source import TfdsSource
 from sora_jax.data.webdataset import TarSource
+from sora_jax.models.flops import step_flops, work_of
 from sora_jax.preparation.curated import CuratedSource, Heap
 from sora_jax.preparation.fitted import Collection, Limits
 from sora_jax.train.clock import Progress
@@ -111,12 +111,11 @@ def clip_limits(settings: Settings, data: DataConfig) -> Limits:
 
 
 class PixelBatches:
-    """Windows of clips for the autoencoder; a token is a pixel."""
+    """Windows of clips for the autoencoder; a token is a pixel. `part` is (index, count): what is read of a batch."""
 
-    def __init__(self, source: Source, config: CropConfig, *, seed: int):
-        self._crops = CropStream(
-            source, config, seed=seed, process_index=jax.process_index(), process_count=jax.process_count()
-        )
+    def __init__(self, source: Source, config: CropConfig, *, seed: int, part: tuple[int, int] = (0, 1)):
+        index, self._parts = part
+        self._crops = CropStream(source, config, seed=seed, process_index=index, process_count=self._parts)
 
     def batches(self, start: int) -> grain.DatasetIterator:
         """Returns batches `start`, `start` + 1, ..., read ahead."""
@@ -127,16 +126,25 @@ class PixelBatches:
         return self._crops.fingerprint()
 
     def tokens(self, batch: HostBatch) -> tuple[int, int]:
-        """Returns the number of pixels twice: nothing is padded."""
-        pixels = batch["clip_BTHWC"].size // 3
+        """Returns the number of pixels in all parts, twice: nothing is padded."""
+        pixels = self._parts * batch["clip_BTHWC"].size // 3
         return pixels, pixels
+
+    def flops(self, batch: HostBatch) -> float:
+        """Returns 0: those of convolutions are not counted."""
+        del batch
+        return 0.0
 
 
 class PackedBatches:
-    """Packs of prepared clips for the transformer."""
+    """Packs of prepared clips for the transformer. `part` is (index, count): what is read of a batch."""
 
-    def __init__(self, prepared: PreparedSet, stage: DiffusionStage, settings: Settings):
+    def __init__(
+        self, prepared: PreparedSet, stage: DiffusionStage, settings: Settings, *, part: tuple[int, int] = (0, 1)
+    ):
         weights = stage.mix.collections
+        self._settings = settings
+        self._part = part
         self._per_batch = settings.packing.rows
         self.rows = RowDataset(
             prepared,
@@ -151,17 +159,21 @@ class PackedBatches:
 
     def batches(self, start: int) -> Batches:
         """Returns batches `start`, `start` + 1, ..., read ahead; nothing before `start` is read."""
-        return self.rows.batches(
-            start_row=start * self._per_batch,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        index, count = self._part
+        return self.rows.batches(start_row=start * self._per_batch, process_index=index, process_count=count)
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns what the order of batches depends on."""
         return self.rows.fingerprint()
 
     def tokens(self, batch: HostBatch) -> tuple[int, int]:
-        """Returns (real, possible) tokens of a pack."""
-        segment_BL = batch["segment_BL"]
-        return int(np.count_nonzero(segment_BL)), segment_BL.size
+        """Returns (real, possible) tokens of a pack, the other parts taken to be as full as this one."""
+        segment_BL, (_, parts) = batch["segment_BL"], self._part
+        return parts * int(np.count_nonzero(segment_BL)), parts * segment_BL.size
+
+    def flops(self, batch: HostBatch) -> float:
+        """Returns the model FLOPs of a step on a pack, all parts together, taken to be alike."""
+        settings = self._settings
+        work = work_of(batch["segment_BL"], batch["text_segment_BK"])
+        flops = step_flops(settings.transformer, settings.text.encoder(), patch_width=settings.patch_width, work=work)
+        return self._part[1] * flops

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
+from sora_jax.core.distributed import from_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
-from sora_jax.core.sharding import replicated
+from sora_jax.core.sharding import param_shardings, put_whole, replicated
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.captions import BYTES_PER_TOKEN, check_prompt
 from sora_jax.data.packs import PackLayout
@@ -61,7 +63,8 @@ def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None
         return given_codec(settings, mean_C, scale_C, mesh=mesh)
     stage = workdir.read_json("latents.json")["stage"]
     _, shapes, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
-    params, _ = load_average(workdir, stage, shapes, settings, place=None if mesh is None else replicated(mesh))
+    places = None if mesh is None else dict.fromkeys(shapes, replicated(mesh))
+    params, _ = load_average(workdir, stage, shapes, settings, places=places)
     return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec, mesh=mesh)
 
 
@@ -69,7 +72,10 @@ def given_codec(settings: Settings, mean_C: np.ndarray, scale_C: np.ndarray, *, 
     """Returns the codec of the public weights of `settings`, by default on the first device."""
     assert settings.autoencoder_weights is not None
     weights = load_wan_autoencoder(settings.autoencoder_weights, settings.autoencoder)
-    params = jax.device_put(weights, jax.devices()[0] if mesh is None else replicated(mesh))
+    if mesh is None:
+        params = jax.device_put(weights, jax.local_devices()[0])
+    else:
+        params = {name: put_whole(value, mesh) for name, value in weights.items()}
     return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec, mesh=mesh)
 
 
@@ -91,24 +97,34 @@ def _statistics(workdir: Workdir, settings: Settings) -> tuple[np.ndarray, np.nd
     return np.array(measured["mean"]), np.array(measured["scale"])
 
 
-def load_generator(workdir: Workdir, settings: Settings, *, step: int | None = None) -> tuple[Params, str, int]:
+def load_generator(
+    workdir: Workdir, settings: Settings, *, step: int | None = None, mesh: Mesh | None = None
+) -> tuple[Params, str, int]:
     """Returns (averaged parameters, stage, step) of the newest diffusion stage with a checkpoint.
 
     Args:
       workdir: Of the run.
       settings: Of the run.
       step: Of the checkpoint; None takes the newest verified one.
+      mesh: Devices that hold the parameters together, as in training; None: the first one alone.
 
     Raises:
       UserError: there is none.
     """
-    _, params, _ = abstract_model(lambda key: build_generator(settings, key))
-    for stage in reversed(settings.run):
-        saved = workdir.checkpoints(stage)
-        begun = saved.exists() and any(path.name.isdecimal() for path in saved.iterdir())
-        if settings.stages[stage].kind == "diffusion" and begun:
-            average, found = load_average(workdir, stage, params, settings, step=step)
-            return average, stage, found
+    _, params, axes = abstract_model(lambda key: build_generator(settings, key))
+    places = None if mesh is None else param_shardings(axes, params, mesh)
+
+    def newest() -> str | None:
+        for stage in reversed(settings.run):
+            saved = workdir.checkpoints(stage)
+            begun = saved.exists() and any(path.name.isdecimal() for path in saved.iterdir())
+            if settings.stages[stage].kind == "diffusion" and begun:
+                return stage
+        return None
+
+    if stage := from_first("the newest transformer", newest):
+        average, found = load_average(workdir, stage, params, settings, step=step, places=places)
+        return average, stage, found
     raise UserError(f"{workdir.path} has no checkpoint of a transformer yet: run main until one is written")
 
 
@@ -119,11 +135,11 @@ def load_average(
     settings: Settings,
     *,
     step: int | None = None,
-    place: Sharding | None = None,
+    places: Mapping[str, Sharding] | None = None,
 ) -> tuple[Params, int]:
     """Returns (averaged weights, step) of a stage's checkpoint: the first EMA track, by default on the first device."""
-    place = SingleDeviceSharding(jax.devices()[0]) if place is None else place
-    shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in abstract.items()}
+    places = places or dict.fromkeys(abstract, SingleDeviceSharding(jax.local_devices()[0]))
+    shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in abstract.items()}
     track = track_name(settings.ema.widths[0])
     restored = load_tree(workdir.checkpoints(stage), {"ema": {track: shapes}}, step=step)
     return restored.state["ema"][track], restored.step

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from sora_jax.core.config import differences, to_json
+from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data.remote import is_remote
 from sora_jax.train.settings import MAIN
@@ -22,7 +22,8 @@ _MOST_LISTED = 5
 class Workdir:
     """The folder of a run. As a context manager it holds the lock: one writer at a time.
 
-    Processes that each prepare a part of the clips, named by `part`, write at the same time, but one for each part.
+    Processes that each prepare a part of the clips, named by `part`, write at the same time, but one for each part. Of
+    the processes of one run the first alone holds the lock and writes what this class writes.
 
     Layout:
       config.json                    the config, which never changes
@@ -52,7 +53,7 @@ class Workdir:
             if self._part:
                 self._take(".lock", fcntl.LOCK_SH)
                 self._take(f".lock-{self._part}", fcntl.LOCK_EX)
-            elif jax.process_index() == 0:
+            elif is_first():
                 self._take(".lock", fcntl.LOCK_EX)
         except BlockingIOError as error:
             raise UserError(f"another run is writing to {self.path}: wait for it, or give another --workdir") from error
@@ -72,7 +73,8 @@ class Workdir:
         text = to_json(config)
         path = self.path / "config.json"
         if not path.exists():
-            write_atomically(path, text)
+            if is_first():
+                write_atomically(path, text)
             return
         changed = differences(self.read_json("config.json"), json.loads(text))
         if changed:
@@ -111,6 +113,8 @@ class Workdir:
 
     def finish_stage(self, name: str, facts: dict[str, Any]) -> None:
         """Records that a stage is done; it will not run again."""
+        if not is_first():
+            return
         known = self.facts()
         known["stages"][name] = facts
         self.write_json("run.json", known)
@@ -124,7 +128,8 @@ class Workdir:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Writes a JSON file of the workdir as a whole or not at all."""
-        write_atomically(self.path / name, json.dumps(value, indent=2))
+        if is_first():
+            write_atomically(self.path / name, json.dumps(value, indent=2))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -17,7 +17,12 @@ def values(figures):
 def test_it_runs_as_a_user_runs_it(python, tmp_path):
     path = tmp_path / "new" / "data.json"
     done = python(
-        "-m", "sora_jax.benchmarks.data", "--config=tests/toy.py", "--samples=2000", "--opens=200", f"--json={path}"
+        "-m",
+        "sora_jax.benchmarks.data",
+        "--step_config=tests/toy.py",
+        "--samples=2000",
+        "--opens=200",
+        f"--json={path}",
     )
     assert done.returncode == 0, done.stderr
     written = json.loads(path.read_text())

@@ -1,5 +1,8 @@
 """One table from logical axes to mesh axes; what has no rule or does not divide is an error."""
 
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +83,50 @@ def test_constrain_is_silent_without_a_mesh_and_lays_out_with_one(mesh):
 
 
 def test_the_batch_is_split_over_data_and_fsdp(mesh):
-    assert sharding.batch_ways(mesh) == 4
+    assert sharding.ways("batch", mesh) == 4
     x = jax.device_put(np.arange(8), sharding.batch_sharding(mesh))
     assert {shard.data.shape for shard in x.addressable_shards} == {(2,)}
+
+
+class Device(NamedTuple):
+    """What the share of a process depends on."""
+
+    id: int
+    process_index: int
+
+
+def parts(shape, owners, monkeypatch):
+    """Returns (index, count) of each process, by number, on a mesh of `shape` of devices that belong to `owners`."""
+    devices = np.empty(len(owners), object)
+    devices[:] = [Device(id=number, process_index=owner) for number, owner in enumerate(owners)]
+    mesh = SimpleNamespace(devices=devices.reshape(shape), shape=dict(zip(MESH_AXES, shape, strict=True)))
+    found = {}
+    for process in sorted(set(owners)):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        found[process] = sharding.batch_part(mesh)
+    return found
+
+
+def test_each_process_reads_what_its_devices_hold(monkeypatch):
+    assert parts((2, 4, 1, 1), [0] * 8, monkeypatch) == {0: (0, 1)}
+    assert parts((4, 2, 1, 1), [0, 0, 0, 0, 1, 1, 1, 1], monkeypatch) == {0: (0, 2), 1: (1, 2)}
+    assert parts((1, 8, 1, 1), [1, 1, 1, 1, 0, 0, 0, 0], monkeypatch) == {1: (0, 2), 0: (1, 2)}
+    torus = [0, 0, 1, 1, 0, 0, 1, 1]
+    assert parts((1, 8, 1, 1), torus, monkeypatch) == {0: (0, 2), 1: (1, 2)}, "parts need not lie side by side"
+
+
+def test_processes_that_split_rows_read_the_same(monkeypatch):
+    assert parts((1, 1, 8, 1), [0, 0, 0, 0, 1, 1, 1, 1], monkeypatch) == {0: (0, 1), 1: (0, 1)}
+    owners = [0, 0, 1, 1, 2, 2, 3, 3]
+    assert parts((2, 1, 1, 4), owners, monkeypatch) == {0: (0, 2), 1: (0, 2), 2: (1, 2), 3: (1, 2)}
+
+
+def test_a_mesh_that_cuts_a_batch_unevenly_is_told(monkeypatch):
+    with pytest.raises(UserError, match=r"the 2 parts of a batch .* do not come out even over 3 processes"):
+        parts((2, 1, 3, 1), [0, 0, 1, 1, 2, 2], monkeypatch)
+
+
+def test_an_array_is_put_whole_on_every_device(mesh):
+    put = sharding.put_whole(np.arange(3.0), mesh)
+    assert put.sharding.is_equivalent_to(sharding.replicated(mesh), 1)
+    np.testing.assert_array_equal(put, np.arange(3.0))

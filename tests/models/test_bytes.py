@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.tree import abstract_model, init_params, merge_model
+from sora_jax.models.text import bytes as bytes_encoder
 from sora_jax.models.text.bytes import NUM_BYTES, ByteEncoder, TextConfig
 
 K, Q, WIDTH = 14, 4, 16
@@ -121,3 +122,24 @@ def test_bfloat16_stays_near_float32(params):
     assert found.dtype == jnp.bfloat16
     expected = np.asarray(encode(params, *arrays))[0, here]
     assert np.abs(np.asarray(found, np.float32)[0, here] - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_accelerators_spell_by_a_product_and_get_the_same(params, monkeypatch):
+    arrays, _ = row_of([pieces("red", "cat"), pieces("z0")])
+    structure, _, _ = abstract_model(build)
+
+    def loss(params):
+        features = merge_model(structure, params)(*arrays, jnp.dtype(jnp.float32))
+        return jnp.sum(jnp.sin(features)), features
+
+    def both(params):
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, expected), gradient = jax.jit(both)(params)
+    monkeypatch.setattr(bytes_encoder, "current_platform", lambda: "tpu")
+    text = str(jax.make_jaxpr(lambda params: both(params))(params))
+    (_, found), other = jax.jit(lambda params: both(params))(params)
+    assert f"{Q},{NUM_BYTES}]" in text, "there are ones for every slot and byte"
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    for name, value in gradient.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=1e-5, err_msg=name)

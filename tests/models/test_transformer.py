@@ -1,6 +1,7 @@
 """The transformer over packed rows. The test that matters most: a segment in a row is the segment alone."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ CONFIG = TransformerConfig(
     frequency_dim=16,
     rope_theta=100.0,
     time_rate=1.0,
+    attention="auto",
+    exchange="gather",
     remat="dots",
     pooled_text=True,
     place_features=True,
@@ -324,9 +327,31 @@ def test_place_features_are_waves_of_the_unit_cube():
     [
         ({"width": 30, "heads": 4}, "width 30 over 4 heads is not an even head width; nearest: width 32"),
         ({"width": 20, "heads": 4}, "nearest: width"),
-        ({"remat": "some"}, "remat 'some' is none of none, full, dots"),
+        ({"remat": "some"}, "remat 'some' is none of none, dots, attention, full, offload"),
     ],
 )
 def test_an_impossible_config_ends_in_a_sentence(change, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_a_product_gathers_the_same_and_adds_up_the_same_gradients():
+    rng = np.random.default_rng(0)
+    table = jnp.asarray(rng.normal(size=(2, 6, 8)), jnp.float32)
+    level = jnp.asarray(rng.integers(0, 6, size=(2, 20)), jnp.int32)
+    weights = rng.normal(size=(2, 20, 8)).astype(np.float32)
+
+    def loss(gather, table):
+        return jnp.sum(gather(table, level) * weights)
+
+    by_product = transformer.gather_by_product
+    np.testing.assert_array_equal(by_product(table, level), transformer.gather_level(table, level))
+    expected, found = (jax.grad(functools.partial(loss, f))(table) for f in (transformer.gather_level, by_product))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_many_tokens_are_added_up_in_float32():
+    level = jnp.zeros((1, 4096), jnp.int32)
+    ones = jax.grad(lambda table: jnp.sum(transformer.gather_by_product(table, level).astype(jnp.float32)))
+    # bfloat16 stops counting at 256.
+    np.testing.assert_array_equal(ones(jnp.zeros((1, 2, 1), jnp.bfloat16))[0, :, 0], [4096, 0])

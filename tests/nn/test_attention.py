@@ -1,13 +1,20 @@
 """Attention over packed rows against a slow loop over single queries, and that nothing passes between segments."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding
 
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import MESH_AXES, MeshConfig, make_mesh
+from sora_jax.core.sharding import spec
 from sora_jax.nn import attention
+from sora_jax.nn.stack import REMAT_POLICIES
 
 L, M, N, H = 14, 11, 2, 4
 
@@ -111,32 +118,6 @@ def test_nothing_leaks_from_a_segment_or_from_padding(changed):
         assert (after[here] != before[here]).all()
 
 
-@pytest.mark.parametrize("chunk", [4, 7, 13])
-def test_long_rows_in_chunks_are_the_same(monkeypatch, chunk):
-    arrays, segments = inputs(4, rows=2), [jnp.asarray(QUERY_SEGMENT), jnp.asarray(KEY_SEGMENT)]
-
-    def run():
-        # A function of its own, since the size of a chunk is no argument that jit would see change.
-        def both(*arrays):
-            def loss(*arrays):
-                mixed = attention.attend(*arrays, *segments)
-                return jnp.sum(jnp.sin(mixed)), mixed
-
-            return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*arrays)
-
-        text = str(jax.make_jaxpr(both)(*arrays))
-        (_, mixed), gradients = jax.jit(both)(*arrays)
-        return [mixed, *gradients], text
-
-    whole, whole_text = run()
-    monkeypatch.setattr(attention, "CHUNK", chunk)
-    chunked, chunked_text = run()
-    assert f"f32[2,{N},{L},{M}]" in whole_text
-    assert f"f32[2,{N},{L},{M}]" not in chunked_text
-    for a, b in zip(chunked, whole, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
 def test_bfloat16_keeps_its_dtype_and_scores_in_float32():
     # Scores near 300 differ by less than bfloat16 could tell apart there.
     query = jnp.full((1, 1, 1, 4), 12.0, jnp.bfloat16)
@@ -148,3 +129,110 @@ def test_bfloat16_keeps_its_dtype_and_scores_in_float32():
     expected = slow_attend(query, key, value, ones[:, :1], ones)
     assert expected.min() > 0.55
     np.testing.assert_allclose(np.asarray(mixed, np.float32), expected, atol=0.01)
+
+
+MESHES = [(8, 1, 1, 1), (1, 2, 4, 1), (2, 1, 2, 2), (1, 1, 8, 1)]
+
+
+@pytest.mark.parametrize("exchange", attention.EXCHANGES)
+@pytest.mark.parametrize("sizes", MESHES)
+def test_a_mesh_changes_no_number(sizes, exchange):
+    """Rows, tokens and heads are spread over devices; keys are gathered, or passed around with their segments."""
+    mesh = make_mesh(MeshConfig(**dict(zip(MESH_AXES, sizes, strict=True))))
+    rng = np.random.default_rng(5)
+    rows, length = 8, 64
+    lengths = [rng.multinomial(length - 6, rng.dirichlet(np.ones(1 + row))).tolist() for row in range(rows)]
+    segment = np.stack([row_of(row, length) for row in lengths])
+    arrays = [rng.normal(size=(rows, length, N, H)).astype(np.float32) for _ in range(3)]
+
+    def both(*arrays):
+        def loss(*arrays):
+            mixed = attention.attend(*arrays, segment, segment, exchange=exchange)
+            return jnp.sum(jnp.sin(mixed)), mixed
+
+        (_, mixed), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*arrays)
+        return mixed, *gradients
+
+    expected = jax.jit(both)(*arrays)
+    with jax.set_mesh(mesh):
+        place = NamedSharding(mesh, spec(("batch", "length", "heads", None)))
+        step = jax.jit(both)
+        spread = jax.device_put(arrays, place)
+        text = step.lower(*spread).compile().as_text()
+        found = step(*spread)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+    if sizes[2] > 1:
+        assert ("collective-permute" in text) == (exchange == "ring")
+        assert ("all-gather" in text) == (exchange == "gather")
+
+
+def test_cross_attention_of_spread_queries_needs_no_exchange():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, sequence=4, tensor=1))
+    rng = np.random.default_rng(6)
+    query, key, value = (rng.normal(size=(2, size, N, H)).astype(np.float32) for size in (L + 2, M, M))
+    segments = np.pad(QUERY_SEGMENT, ((0, 0), (0, 2))), KEY_SEGMENT
+    attend_text = jax.jit(functools.partial(attention.attend, along=("length", "text"), exchange="ring"))
+    expected = slow_attend(query, key, value, *segments)
+    with jax.set_mesh(mesh):
+        found = attend_text(query, key, value, *segments)
+        text = attend_text.lower(query, key, value, *segments).compile().as_text()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert "collective-permute" not in text
+    assert found.sharding.is_equivalent_to(NamedSharding(mesh, spec(("batch", "length", None, None))), 4)
+
+
+def test_the_choice_follows_the_lengths_is_logged_and_can_be_overridden(caplog):
+    short, long = (jax.ShapeDtypeStruct((1, length, N, H), jnp.float32) for length in (256, 4096))
+    with caplog.at_level("INFO"):
+        assert attention.choose("auto", short, short, segments=None, ring=False) == "dense"
+        assert attention.choose("auto", long, long, segments=None, ring=False) == "blocked"
+    assert "attention of 4096 queries to 4096 keys on cpu: blocked" in caplog.text
+    assert attention.choose("auto", short, short, segments=None, ring=True) == "blocked"
+    assert attention.choose("pallas_tpu", short, short, segments=None, ring=True) == "pallas_tpu"
+    arrays, segments = inputs(4, rows=2), (QUERY_SEGMENT, KEY_SEGMENT)
+    found = jax.jit(functools.partial(attention.attend, backend="blocked"))(*arrays, *segments)
+    np.testing.assert_allclose(found, slow_attend(*arrays, *segments), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "exchange", "said"),
+    [
+        (
+            "flush",
+            "gather",
+            "'flush' is none of auto, dense, blocked, pallas_tpu, pallas_gpu, splash, cudnn",
+        ),
+        ("auto", "round", "exchange 'round' is none of gather, ring"),
+        (
+            "splash",
+            "ring",
+            "'splash' cannot merge parts of a row: with exchange 'ring' take auto,",
+        ),
+    ],
+)
+def test_names_that_are_none_and_pairs_that_cannot_work_are_refused(backend, exchange, said):
+    with pytest.raises(UserError) as caught:
+        attention.check_backend(backend, exchange)
+    assert said in str(caught.value)
+
+
+def test_cudnn_by_name_says_what_it_lacks():
+    query = jax.ShapeDtypeStruct((1, 8, N, H), jnp.bfloat16)
+    with pytest.raises(UserError, match="must know how many segments"):
+        attention.choose("cudnn", query, query, segments=None, ring=False)
+    with pytest.raises(UserError, match="does not work on this machine"):
+        attention.choose("cudnn", query, query, segments=2, ring=False)
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("attention", True), ("dots", True), ("full", False)])
+def test_a_policy_of_rematerialisation_keeps_what_attention_gave(policy, kept):
+    segment = jnp.ones((1, 512), jnp.int32)
+
+    def block(x):
+        return attention.attend(x, x, x, segment, segment, backend="blocked")
+
+    again = jax.checkpoint(block, policy=REMAT_POLICIES[policy], prevent_cse=False)
+    _, backward = jax.vjp(lambda x: jnp.sum(again(2 * x)), jnp.ones((1, 512, N, H)))
+    logarithms = [x for x in jax.tree.leaves(backward) if getattr(x, "shape", None) == (1, 512, N)]
+    assert bool(logarithms) == kept

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sora_jax.core.tree import split_model
+from sora_jax.core.tree import merge_model, split_model
 from sora_jax.nn.linear import Linear, truncated_normal
 
 
@@ -21,6 +21,51 @@ def test_maps_the_last_dimension(lead):
     x = np.random.default_rng(0).normal(size=(*lead, 6)).astype(np.float32)
     expected = np.einsum("...i,io->...o", x, np.asarray(linear.kernel[...])) + np.arange(4.0)
     np.testing.assert_allclose(linear(jnp.asarray(x)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
+def test_its_gradient_is_that_of_the_product(lead, dtype, tolerance):
+    generator = np.random.default_rng(0)
+    x, wanted = (jnp.asarray(generator.normal(size=(*lead, width)), dtype) for width in (6, 4))
+    structure, params, _ = split_model(make())
+
+    def derived(params, x):
+        return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)
+
+    def gradients(call):
+        def loss(params, x):
+            return jnp.sum((call(params, x) * wanted).astype(jnp.float32))
+
+        return jax.grad(loss, argnums=(0, 1))(params, x)
+
+    found = gradients(lambda params, x: merge_model(structure, params)(x))
+    for ours, expected in zip(jax.tree.leaves(found), jax.tree.leaves(gradients(derived)), strict=True):
+        assert (ours.dtype, ours.shape) == (expected.dtype, expected.shape)
+        np.testing.assert_allclose(ours.astype(np.float32), expected.astype(np.float32), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_heads_are_the_output_split_and_the_input_joined(dtype):
+    generator = np.random.default_rng(1)
+    structure, params, _ = split_model(make(6, 8))
+    x = jnp.asarray(generator.normal(size=(2, 3, 6)), dtype)
+
+    def results(call, x):
+        def loss(params, x):
+            y = call(merge_model(structure, params), x)
+            return jnp.sum(jnp.sin(y.astype(jnp.float32))), y
+
+        (_, y), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+        return [y, *jax.tree.leaves(gradients)]
+
+    whole = results(lambda linear, x: linear(x), x)
+    split = results(lambda linear, x: linear.to_heads(x, 2).reshape(2, 3, 8), x)
+    joined = results(lambda linear, x: linear.from_heads(x.reshape(2, 3, 2, 3)), x)
+    for a, b, c in zip(whole, split, joined, strict=True):
+        assert a.shape == b.shape == c.shape
+        np.testing.assert_allclose(b.astype(np.float32), a.astype(np.float32), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(c.astype(np.float32), a.astype(np.float32), rtol=1e-5, atol=1e-5)
 
 
 def test_computes_in_the_dtype_of_its_input_and_keeps_float32_parameters():

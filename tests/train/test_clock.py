@@ -1,10 +1,12 @@
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
-from sora_jax.train.clock import Progress, StepClock, peak_memory_gb
+from sora_jax.train.clock import Progress, StepClock, device_memory_gb, peak_memory_gb
 
 
 class FakeTime:
@@ -69,6 +71,28 @@ def test_rates_are_since_the_last_call_and_facts_of_all(time):
     facts = clock.facts()
     assert (facts["seconds_per_step"], facts["data_wait"]) == (2.0, 0.75)
     assert facts["fill"] == pytest.approx(40 / 70)
+
+
+def test_model_flops_become_a_rate_and_where_the_peak_is_known_a_share_of_it(time):
+    stream = io.StringIO()
+    known, unknown = (make_clock(time, peak_flops=peak, stream=stream) for peak in (400e12, None))
+    for seconds in (9.0, 2.0, 2.0):
+        time.passes(seconds)
+        for clock in (known, unknown):
+            clock.step_done(tokens=10, capacity=10, flops=300e12)
+    rates = known.rates()
+    assert (rates["flops_per_second"], rates["mfu"]) == (150e12, 0.375)
+    assert known.facts()["mfu"] == 0.375
+    rates = unknown.rates()
+    assert rates["flops_per_second"] == 150e12
+    assert "mfu" not in rates
+
+
+def test_a_device_that_counts_its_memory_is_asked(monkeypatch):
+    assert device_memory_gb() == {}  # a CPU does not say
+    devices = [SimpleNamespace(memory_stats=lambda peak=peak: {"peak_bytes_in_use": peak}) for peak in (2e9, 7e9)]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert device_memory_gb() == {"device_memory_gb": 7.0}
 
 
 def test_a_pause_is_in_no_rate(time):

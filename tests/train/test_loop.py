@@ -72,6 +72,9 @@ class Stream:
     def tokens(self, batch):
         return 24, 32
 
+    def flops(self, batch):
+        return 1e9
+
 
 class Show:
     def __init__(self, workdir):
@@ -158,6 +161,7 @@ def test_lines_of_metrics_are_means_since_the_last(whole, tmp_path):
         for name in ("loss", "gradient_norm", "learning_rate", "size", "tokens_per_second", "fill", "peak_memory_gb"):
             assert isinstance(line[name], float), name
         assert line["fill"] == 0.75
+        assert line["flops_per_second"] > 0
     for number, line in enumerate(lines[:-1]):
         pair = single[2 * number : 2 * number + 2]
         for name in ("loss", "gradient_norm", "size"):

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sora_jax.core.errors import StorageError
-from sora_jax.train.metrics import MetricsWriter, read_metrics
+from sora_jax.train.metrics import MetricsWriter, SilentWriter, read_metrics
 
 
 def strict(line: str) -> dict:
@@ -90,3 +90,16 @@ def test_a_place_that_refuses_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="metrics cannot be written"):
         MetricsWriter(tmp_path / "file")
+
+
+def test_a_process_that_does_not_write_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels_HWC = np.zeros((4, 4, 3), np.uint8)
+    with SilentWriter() as writer:
+        writer.truncate("a", 0)
+        writer.write("a", 1, {"loss": 1.0})
+        writer.write_image("a", 1, "b", pixels_HWC)
+        writer.write_video("a", 1, "b", pixels_HWC[None], 8.0)
+    assert list(tmp_path.iterdir()) == []
+    theirs = {name for name in vars(MetricsWriter) if not name.startswith("_")}
+    assert theirs <= vars(SilentWriter).keys(), "what is new there must be silent here"

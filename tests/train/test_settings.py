@@ -4,7 +4,7 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.train.settings import read_settings
-from sora_jax.train.stages import check_start, example_canvases
+from sora_jax.train.start import check_start, example_canvases
 from sora_jax.train.trained import request
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.packing import Budget
 from sora_jax.data.packs import PackLayout, stack_rows
@@ -32,8 +34,9 @@ MESHES = {
     "data 2 fsdp 4": {"data": 2, "fsdp": 4},
     "data 2 fsdp 2 tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
     "fsdp 2 sequence 2 tensor 2": {"fsdp": 2, "sequence": 2, "tensor": 2},
+    "sequence 4 tensor 2, ring": {"sequence": 4, "tensor": 2},
 }
-STEPS = 4
+STEPS = 20
 STEP = StepConfig(
     name="videos",
     seed=0,
@@ -81,6 +84,8 @@ def objectives(kind):
         )
         objective = diffusion_objective.make_objective(config, dtype=jnp.dtype(jnp.float32))
         return generator(4), objective, packs, "adamw"
+    if kind == "diffusion in a ring":
+        return generator(4, exchange="ring"), *objectives("diffusion")[1:]
     weights = autoencoder_objective.AutoencoderLossConfig(
         squared=1.0, absolute=0.1, gradient=0.1, perceptual=0.0, bottleneck=1e-3
     )
@@ -130,11 +135,15 @@ def alone(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "mesh_name"), [*(("diffusion", name) for name in list(MESHES)[1:]), ("autoencoder", "fsdp 8")]
+    ("kind", "mesh_name"),
+    [
+        *(("diffusion in a ring" if "ring" in name else "diffusion", name) for name in list(MESHES)[1:]),
+        ("autoencoder", "fsdp 8"),
+    ],
 )
 def test_losses_and_weights_are_those_of_one_device(kind, mesh_name):
     state, losses = train(kind, mesh_name)
-    expected_state, expected = alone(kind)
+    expected_state, expected = alone(kind.removesuffix(" in a ring"))
     for number in range(STEPS):
         for name in ("loss", "gradient_norm", "learning_rate"):
             np.testing.assert_allclose(
@@ -142,10 +151,55 @@ def test_losses_and_weights_are_those_of_one_device(kind, mesh_name):
             )
     assert len({line["loss"] for line in losses}) == STEPS, "it moves"
     for name, value in state.params.items():
-        np.testing.assert_allclose(value, expected_state.params[name], atol=1e-3, err_msg=name)
+        value, wanted = np.array(value), np.array(expected_state.params[name])
+        if name == "text.blocks.to_qkv.bias":
+            # Those of keys move every score of a query alike: their gradient is rounding, which Adam makes steps of.
+            keys = slice(value.shape[-1] // 3, 2 * value.shape[-1] // 3)
+            value[..., keys] = wanted[..., keys] = 0
+        np.testing.assert_allclose(value, wanted, atol=1e-3, err_msg=name)
     for name in ("params", "ema"):
         flat = jax.tree.leaves(getattr(state, name))
         assert any(not leaf.sharding.is_fully_replicated for leaf in flat), "it was really split"
+
+
+@pytest.mark.parametrize("mesh_name", ["fsdp 8", "data 2 fsdp 4"])
+def test_no_device_ever_holds_the_tokens_of_the_whole_batch(mesh_name):
+    maker, step, mesh = prepared("diffusion", mesh_name)
+    place = batch_sharding(mesh)
+    batch = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in packs(0).items()}
+    state = maker.abstract()
+    with jax.set_mesh(mesh):
+        lowered = step.lower(state, batch)
+        text = lowered.compile().as_text()
+    width = small.TRANSFORMER.width
+    assert re.search(rf"f32\[1,16,{width}\]", text), "each has its own row"
+    assert not re.search(rf"f32\[8,16,{width}\]", text)
+
+
+def test_memory_held_by_a_device_falls_with_their_number():
+    """Of the compiled step: parameters, two moments and an average, split n ways, and the small rest that is not."""
+
+    def held(devices):
+        mesh = make_mesh(MeshConfig(data=1, fsdp=devices, sequence=1, tensor=1), jax.devices()[:devices])
+        config = OptimizerConfig(name="adamw", b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=1.0)
+        make, build = functools.partial(make_optimizer, config), generator(4, width=128, mlp_width=256)
+        maker = StateMaker(build=build, make_optimizer=make, ema=STEP.ema, mesh=mesh)
+        structure, params, axes = abstract_model(build)
+        step = make_step(objectives("diffusion")[1], structure, make(axes), STEP)
+        batch = {
+            name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=batch_sharding(mesh))
+            for name, value in packs(0).items()
+        }
+        whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+        state = maker.abstract()
+        with jax.set_mesh(mesh):
+            memory = step.lower(state, batch).compile().memory_analysis()
+        assert memory.alias_size_in_bytes >= 0.99 * (memory.output_size_in_bytes), "the state is donated"
+        return memory.argument_size_in_bytes, whole
+
+    (alone, whole), (split, _) = held(1), held(8)
+    assert alone == pytest.approx(4 * whole, rel=0.05)
+    assert split == pytest.approx(alone / 8, rel=0.1)
 
 
 def test_training_lowers_the_loss_of_one_batch():

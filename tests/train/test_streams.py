@@ -1,5 +1,7 @@
 """Every kind of source of clips, opened as a config says."""
 
+import collections
+import contextlib
 import io
 import logging
 import os
@@ -9,10 +11,14 @@ import numpy as np
 import pytest
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.crops import CropStream
+from sora_jax.data.pipeline import RowDataset
 from sora_jax.data.records import Sample, write_records
+from sora_jax.data.shards import PreparedSet
 from sora_jax.data.video_io import encode_gif
+from sora_jax.preparation.fitted import FittedSource
 from sora_jax.train.settings import read_settings
-from sora_jax.train.streams import open_collections
+from sora_jax.train.streams import PackedBatches, PixelBatches, open_collections
 
 PIXELS_THWC = np.arange(5 * 16 * 16 * 3, dtype=np.uint8).reshape(5, 16, 16, 3) // 64 * 64
 GIF = encode_gif(PIXELS_THWC + np.arange(5, dtype=np.uint8)[:, None, None, None], fps=10.0)
@@ -71,6 +77,49 @@ def test_a_tar_says_what_it_leaves_out(toy_config, tmp_path, caplog):
     assert "1 files without a caption are left out: a.tar/b.gif" in caplog.text
     assert "1 captions name no file: a.tar/c" in caplog.text
     assert f"1 places cannot be read: a.tar: from byte {cut}" in caplog.text
+
+
+def test_each_process_reads_its_part_of_a_batch_and_no_more(toy_config, toy_workdir, monkeypatch):
+    settings = read_settings(toy_config())
+    prepared, stage = PreparedSet(toy_workdir / "prepared"), settings.stages["videos"]
+    kept, read, row = [], collections.defaultdict(set), RowDataset.__getitem__
+    monkeypatch.setattr(RowDataset, "__getitem__", lambda self, i: read[id(self)].add(i % 8) or row(self, i))
+
+    def batch(part):
+        stream = PackedBatches(prepared, stage, settings, part=part)
+        kept.append(stream)  # or another would have its id
+        with contextlib.closing(stream.batches(3)) as batches:
+            found = next(batches)
+        return found, sorted(read[id(stream.rows)])
+
+    (whole, _), *halves = (batch(part) for part in ((0, 1), (0, 2), (1, 2)))
+    assert [slots for _, slots in halves] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    for name, array in whole.items():
+        np.testing.assert_array_equal(np.concatenate([half[name] for half, _ in halves]), array, err_msg=name)
+    streams = [PackedBatches(prepared, stage, settings, part=(index, 2)) for index in range(2)]
+    possible = [stream.tokens(half)[1] for stream, (half, _) in zip(streams, halves, strict=True)]
+    assert possible == [whole["segment_BL"].size] * 2, "tokens are those of all processes"
+
+
+def test_each_process_cuts_its_part_of_a_batch_and_no_more(toy_config, monkeypatch):
+    settings = read_settings(toy_config())
+    (collection,) = open_collections(settings)
+    stage = settings.stages["autoencoder"]
+    kept, cut, window = [], collections.defaultdict(set), CropStream._window
+    monkeypatch.setattr(
+        CropStream, "_window", lambda self, i, slot, size: cut[id(self)].add(slot) or window(self, i, slot, size)
+    )
+
+    def batch(part):
+        stream = PixelBatches(FittedSource([collection]), stage.crops, seed=0, part=part)
+        kept.append(stream)  # or another would have its id
+        with contextlib.closing(stream.batches(2)) as batches:
+            found = next(batches)
+        return found["clip_BTHWC"], sorted(cut[id(stream._crops)])
+
+    (whole, _), *halves = (batch(part) for part in ((0, 1), (0, 2), (1, 2)))
+    assert [slots for _, slots in halves] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    np.testing.assert_array_equal(np.concatenate([half for half, _ in halves]), whole)
 
 
 def test_a_path_of_another_kind_is_refused(toy_config, tmp_path):

@@ -155,6 +155,8 @@ def config_from_wan(foreign: Mapping[str, Any], *, time_rate: float, remat: str)
         frequency_dim=foreign["freq_dim"],
         rope_theta=10_000.0,
         time_rate=time_rate,
+        attention="auto",
+        exchange="gather",
         remat=remat,
         pooled_text=False,
         place_features=False,

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sora_jax.core.sharding import constrain
+from sora_jax.core.mesh import current_platform
+from sora_jax.core.sharding import constrain, lay_out
 from sora_jax.nn.attention import attend
 from sora_jax.nn.embed import sinusoid
 from sora_jax.nn.linear import Linear, truncated_normal
@@ -43,10 +44,11 @@ class TextBlock(nnx.Module):
         self.heads = config.heads
 
     def __call__(self, x_BKD: jax.Array, segment_BK: jax.Array) -> jax.Array:
-        qkv = self.to_qkv(self.norm1(x_BKD))
-        query, key, value = (part.reshape(*part.shape[:2], self.heads, -1) for part in jnp.split(qkv, 3, axis=-1))
-        mixed = attend(query, key, value, segment_BK, segment_BK)
-        x_BKD = x_BKD + self.to_out(mixed.reshape(x_BKD.shape))
+        x_BKD = lay_out(x_BKD, "batch", "text", "features")
+        qkv = self.to_qkv.to_heads(self.norm1(x_BKD), 3 * self.heads)
+        query, key, value = jnp.split(qkv, 3, axis=2)
+        mixed = attend(query, key, value, segment_BK, segment_BK, along=("text", "text"))
+        x_BKD = x_BKD + self.to_out.from_heads(mixed)
         return x_BKD + self.mlp_out(jax.nn.gelu(self.mlp_in(self.norm2(x_BKD))))
 
 
@@ -76,11 +78,19 @@ class ByteEncoder(nnx.Module):
           position_BK: int32 position inside the caption.
           dtype: Of the computation and the result.
         """
-        slots = jnp.arange(text_BKQ.shape[-1])
-        embedded = self.table[...][slots, text_BKQ] * (text_BKQ > 0)[..., None]
-        x = jnp.sum(embedded, axis=-2)
+        x = self._spelled(text_BKQ)
         is_start = jnp.all(text_BKQ == 0, axis=-1, keepdims=True)
         x = jnp.where(is_start, self.start[...], x) + sinusoid(position_BK, x.shape[-1], max_period=1_000.0)
         x = constrain(x.astype(dtype), "batch", "text", "features")
         x = scan_blocks(self.blocks, x, lambda block, x: block(x, segment_BK), remat="none")
         return self.norm(x)
+
+    def _spelled(self, text_BKQ: jax.Array) -> jax.Array:
+        """Returns the sum of the table's entries of each piece's bytes, (B, K, D) float32."""
+        table_QVD = self.table[...]
+        if current_platform() == "cpu":
+            slots = jnp.arange(text_BKQ.shape[-1])
+            return jnp.sum(table_QVD[slots, text_BKQ] * (text_BKQ > 0)[..., None], axis=-2)
+        # By a product with ones and zeros: accelerators gather, and add up gradients, row by row.
+        ones_BKQV = jax.nn.one_hot(text_BKQ, NUM_BYTES) * (jnp.arange(NUM_BYTES) > 0)
+        return jnp.einsum("BKQV,QVD->BKD", ones_BKQV, table_QVD, precision="highest")

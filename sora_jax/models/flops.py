@@ -1,0 +1,100 @@
+"""Model FLOPs of a training step over packed rows: what the mathematics asks for, not what a machine happens to do.
+
+Padding, blocks that a mask hides, dead text slots and recomputation count nothing, so a faster way to the same numbers
+raises the rate and never the count. A multiply-add is two FLOPs; norms, softmax and other elementwise work are left
+out, as is usual (PaLM, arXiv 2204.02311, appendix B).
+
+Letters: B rows, L tokens of a row, K text tokens of a row, S segments, n tokens and m text tokens of one segment.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.transformer import PLACE_DIM, TransformerConfig
+
+# The backward pass multiplies by the transpose of each factor of the forward pass.
+_FORWARD_AND_BACKWARD = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a batch of packed rows holds.
+
+    Attributes:
+      tokens: Sum of n.
+      text_tokens: Sum of m.
+      segments: Their number.
+      pairs: Sum of n², over which self-attention goes.
+      text_pairs: Sum of n m, over which cross-attention goes.
+      text_squares: Sum of m², over which the text encoder goes.
+    """
+
+    tokens: int
+    text_tokens: int
+    segments: int
+    pairs: int
+    text_pairs: int
+    text_squares: int
+
+    def __add__(self, other: "Work") -> "Work":
+        mine, others = dataclasses.asdict(self), dataclasses.asdict(other)
+        return Work(**{name: mine[name] + others[name] for name in mine})
+
+
+NO_WORK = Work(tokens=0, text_tokens=0, segments=0, pairs=0, text_pairs=0, text_squares=0)
+
+
+def work_of(segment_BL: np.ndarray, text_segment_BK: np.ndarray) -> Work:
+    """Returns what the rows of a pack hold; int32 segments, 0 for padding."""
+    slots = 1 + max(int(segment_BL.max(initial=0)), int(text_segment_BK.max(initial=0)))
+    n_BS = _counts(segment_BL, slots)
+    m_BS = _counts(text_segment_BK, slots)
+    return Work(
+        tokens=int(n_BS.sum()),
+        text_tokens=int(m_BS.sum()),
+        segments=int(np.count_nonzero(n_BS)),
+        pairs=int((n_BS**2).sum()),
+        text_pairs=int((n_BS * m_BS).sum()),
+        text_squares=int((m_BS**2).sum()),
+    )
+
+
+def _counts(segment_BL: np.ndarray, slots: int) -> np.ndarray:
+    """Returns the tokens of each segment of each row, int64 (B, slots - 1)."""
+    rows = np.arange(len(segment_BL))[:, None] * slots
+    counts = np.bincount((rows + segment_BL).ravel(), minlength=len(segment_BL) * slots)
+    return counts.reshape(-1, slots)[:, 1:].astype(np.int64)
+
+
+def step_flops(config: TransformerConfig, text: TextConfig, *, patch_width: int, work: Work) -> float:
+    """Returns the model FLOPs of one training step, forward and backward, of the transformer and its text encoder."""
+    forward = transformer_flops(config, text_dim=text.width, patch_width=patch_width, work=work)
+    return _FORWARD_AND_BACKWARD * (forward + text_flops(text, work))
+
+
+def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: int, work: Work) -> float:
+    """Returns the FLOPs of one forward pass of the transformer."""
+    width = config.width
+    token = 2 * (4 * width**2) + 2 * (2 * width**2) + 2 * (2 * width * config.mlp_width)
+    text_token = 2 * (2 * width**2)
+    attention = 4 * width * (work.pairs + work.text_pairs)
+    blocks = config.depth * (work.tokens * token + work.text_tokens * text_token + attention)
+
+    ends = work.tokens * 2 * (2 * patch_width * width)
+    text = work.text_tokens * 2 * (text_dim * width + width**2)
+    # Two noise levels a segment: its own, and that of its known tokens.
+    levels = 2 * work.segments * 2 * (config.frequency_dim * width + width**2 + 6 * width**2)
+    if config.pooled_text:
+        levels += work.segments * 2 * text_dim * width
+    place = 0
+    if config.place_features:
+        place = work.tokens * 2 * (2 * PLACE_DIM * width + width**2) + work.segments * 2 * text_dim * width
+    return float(blocks + ends + text + levels + place)
+
+
+def text_flops(config: TextConfig, work: Work) -> float:
+    """Returns the FLOPs of one forward pass of the byte encoder."""
+    width = config.width
+    return float(config.depth * (work.text_tokens * 2 * 12 * width**2 + 4 * width * work.text_squares))

@@ -1,0 +1,1 @@
+"""Ways to compute attention within segments; `nn.attention` chooses among them."""

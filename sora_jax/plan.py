@@ -1,0 +1,98 @@
+"""What a run will need of a machine that need not be there: memory, FLOPs, bytes, the floor of the step time.
+
+  python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5p:4x4x4
+  python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5e:16x16 --slices=2 --json=plan.json
+  python -m sora_jax.plan --config=configs/base.py --topology=cpu:8 --what=all
+
+Compiles the very programs of the run, sharded as the config says; nothing is computed, no data is read. TPUs need
+libtpu (`pip install "sora_jax[tpu]"`), and no TPU. docs/sharding.md says how to read what is printed. The exit code is
+0 where everything fits and 3 where something does not.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from sora_jax.core.errors import DoesNotFit, UserError, run_command
+from sora_jax.core.topology import describe, prepare_environment
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE."
+)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "cpu:8", "The machine: v5e:AxB, v5p:AxBxC or v6e:AxB chips, or cpu:N simulated devices."
+)
+_SLICES = flags.DEFINE_integer("slices", 1, "Such slices, joined by the network of the data centre.")
+_WHAT = flags.DEFINE_enum(
+    "what",
+    "train",
+    ["train", "sample", "autoencoder", "all"],
+    "train: the step of each kind of stage of the run; sample: the solver's loop; autoencoder: its steps, encoding and "
+    "decoding.",
+)
+_STAGE = flags.DEFINE_multi_string("stage", [], "Stages whose step to plan, instead of the largest of each kind.")
+_SEGMENT_TOKENS = flags.DEFINE_integer(
+    "segment_tokens", None, "Tokens of the segments that rows are counted full of; default: data.max_tokens."
+)
+_HBM_GB = flags.DEFINE_float("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
+_JSON = flags.DEFINE_string("json", None, "File to write everything to as well.")
+_HLO = flags.DEFINE_string("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
+
+
+def main(_: Sequence[str]) -> None:
+    """Plans, prints and writes."""
+    config = _CONFIG.value
+    if _HBM_GB.value is not None and _HBM_GB.value <= 0:
+        raise UserError(f"--hbm_gb={_HBM_GB.value:g} must be more than 0")
+    prepare_environment(_TOPOLOGY.value, slices=_SLICES.value)
+    _forget_paths(config)
+    # Here, because they bring jax, which reads the environment once.
+    from sora_jax.train import planning, programs
+    from sora_jax.train.settings import for_machine, read_settings
+    from sora_jax.train.start import check_start
+
+    machine = describe(_TOPOLOGY.value, slices=_SLICES.value)
+    settings = for_machine(read_settings(config), accelerator=machine.chip is not None)
+    unknown = [name for name in _STAGE.value if name not in settings.run]
+    if unknown:
+        raise UserError(f"--stage={unknown[0]} is no stage of the run: it has {', '.join(settings.run)}")
+    mesh = check_start(settings, machine.devices)
+    what = _WHAT.value
+    names = _STAGE.value or programs.largest_stages(settings)
+    if what == "autoencoder":
+        names = [name for name in names if settings.stages[name].kind == "autoencoder"]
+    tokens = settings.data.max_tokens if _SEGMENT_TOKENS.value is None else _SEGMENT_TOKENS.value
+    found = []
+    if what != "sample":
+        found += programs.train_programs(settings, mesh, names, segment_tokens=tokens)
+    if what in ("sample", "all"):
+        found.append(programs.sampling_program(settings, mesh))
+    if what in ("autoencoder", "all"):
+        found += programs.codec_programs(settings, mesh)
+    plans = []
+    limit = None if _HBM_GB.value is None else 1e9 * _HBM_GB.value
+    for program in found:
+        print(f"compiling for {machine.name}: {program.name}", flush=True)
+        plan = planning.make_plan(program, settings, machine, mesh, limit=limit, keep_in=_HLO.value)
+        print("\n".join(planning.lines(plan)), flush=True)
+        plans.append(plan)
+    if _JSON.value:
+        Path(_JSON.value).write_text(json.dumps([planning.as_json(plan) for plan in plans], indent=2) + "\n")
+    large = [plan for plan in plans if not plan.fits]
+    if large:
+        raise DoesNotFit("; ".join(f"{plan.name} needs {planning.in_words(plan.needed)} of a chip" for plan in large))
+
+
+def _forget_paths(config: Any) -> None:
+    """Lets a config that leaves the path of its data to the user be read: no data is."""
+    for data in (config.data, *config.more_data.values()):
+        if data.source != "shapes" and not data.path:
+            data.path = "none is read"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,289 @@
+"""What a program needs of a machine: compiled for it, measured, and held against what its chips can do.
+
+Bytes, FLOPs and seconds are those of one run of the program, such as a step; bytes are those of one chip.
+"""
+
+import dataclasses
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from sora_jax.core.collectives import NETWORK, Traffic, bytes_by_axes, traffic
+from sora_jax.core.hbm import hbm_bytes, matmul_flops
+from sora_jax.core.hlo import Module, estimated_cycles
+from sora_jax.core.mesh import MESH_AXES
+from sora_jax.core.topology import Machine, links
+from sora_jax.core.tree import count_parameters
+from sora_jax.train.programs import Program, bytes_on_a_device
+from sora_jax.train.settings import Settings
+
+KINDS = ("parameters", "moments", "ema", "batch", "activations", "temporaries")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# "... required for HLO temporaries (17.00G) exceeds available HBM (15.75G)", "Used 29.03G of 15.75G hbm".
+_TOO_MUCH = (
+    re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
+    re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What was found of one program.
+
+    Attributes:
+      name: Of the program.
+      machine: Its name.
+      mesh: Size of each axis.
+      facts: What the program works on.
+      parameters: Scalars of the model.
+      memory: Bytes by the kinds of KINDS.
+      needed: Bytes that live at once, at most; all kinds together.
+      host: Bytes of the host's memory that the program uses for a chip.
+      limit: Bytes that a chip has for the program; None where nothing is known of it.
+      compiled: Whether the compiler made a program; it does not where the memory is too small.
+      compile_seconds: Of tracing and compiling.
+      flops: Model FLOPs of all chips.
+      products: FLOPs of the products of matrices that one chip's program does, kernels written by hand left out; None
+        where it was not compiled.
+      hbm: Bytes that move between memory and cores; None where it was not compiled.
+      cycles: That the compiler expects of a chip, collectives and kernels written by hand left out; None where it says
+        nothing.
+      sent: What is sent over links and network.
+      unknown_loops: How many loops counted once because their length could not be read.
+      floor: Seconds that each resource needs at least, the slowest first; empty where nothing is known of the chip.
+      mfu: Model FLOPs over what the chips could have done in the time of the slowest; None without a floor.
+      advice: What to change, where it does not fit.
+    """
+
+    name: str
+    machine: str
+    mesh: dict[str, int]
+    facts: dict[str, Any]
+    parameters: int
+    memory: dict[str, float]
+    needed: float
+    host: float
+    limit: float | None
+    compiled: bool
+    compile_seconds: float
+    flops: float | None
+    products: float | None
+    hbm: float | None
+    cycles: float | None
+    sent: list[Traffic]
+    unknown_loops: int
+    floor: dict[str, float]
+    mfu: float | None
+    advice: list[str]
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chip holds it, as far as is known."""
+        return self.compiled and (self.limit is None or self.needed <= self.limit)
+
+
+def make_plan(
+    program: Program,
+    settings: Settings,
+    machine: Machine,
+    mesh: Mesh,
+    *,
+    limit: float | None,
+    keep_in: str | None = None,
+) -> Plan:
+    """Returns the plan of a program.
+
+    `limit` in bytes takes the place of what the chip has; the compiled program is written to the folder `keep_in`.
+    """
+    held = {kind: bytes_on_a_device(tree) for kind, tree in program.held.items()}
+    with jax.set_mesh(mesh):
+        kept = 0.0 if program.kept is None else program.kept()
+        compiled, needed, available, seconds = _compile(program)
+    if limit is None:
+        limit = available or (None if machine.chip is None else machine.chip.hbm)
+    memory = {kind: held.get(kind, 0.0) for kind in KINDS} | {"activations": kept}
+    needed = max(needed, sum(held.values()))  # what a program does not use is dropped from it, but is held all the same
+    memory["temporaries"] = max(0.0, needed - sum(memory.values()))
+    text = None if compiled is None else compiled.as_text()
+    if text is not None and keep_in is not None:
+        path = Path(keep_in) / (re.sub(r"\W+", "_", program.name) + ".txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    module = None if text is None else Module(text)
+    within: dict[str, int] = dict(zip(MESH_AXES, mesh.devices.shape, strict=True))
+    within["data"] //= machine.slices
+    sent = [] if module is None else traffic(module, within, slices=machine.slices)
+    products = None if module is None else matmul_flops(module)
+    flops = products * mesh.size if program.flops is None and products is not None else program.flops
+    moved = None if module is None else hbm_bytes(module)
+    floor = _floor(program, machine, mesh, flops=flops, moved=moved, sent=sent)
+    peak = 0.0 if machine.chip is None else machine.chip.flops * mesh.size
+    plan = Plan(
+        name=program.name,
+        machine=machine.name,
+        mesh=dict(zip(MESH_AXES, mesh.devices.shape, strict=True)),
+        facts=program.facts,
+        parameters=count_parameters(program.held["parameters"]),
+        memory=memory,
+        needed=needed,
+        host=0.0 if compiled is None else float(compiled.memory_analysis().host_temp_size_in_bytes),
+        limit=limit,
+        compiled=compiled is not None,
+        compile_seconds=seconds,
+        flops=flops,
+        products=products,
+        hbm=moved,
+        cycles=None if module is None else estimated_cycles(module),
+        sent=sent,
+        unknown_loops=0 if module is None else len(module.unknown_loops),
+        floor=floor,
+        mfu=flops / peak / max(floor.values()) if floor and flops is not None and peak else None,
+        advice=[],
+    )
+    return plan if plan.fits else dataclasses.replace(plan, advice=advise(plan, settings))
+
+
+def _compile(program: Program) -> tuple[Any, float, float | None, float]:
+    """Returns (compiled or None, bytes needed, bytes available if the compiler says them, seconds)."""
+    began = time.perf_counter()
+    try:
+        compiled = program.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed, available = too_much(str(error))
+        return None, needed, available, time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    return compiled, float(compiled.memory_analysis().peak_memory_in_bytes), None, seconds
+
+
+def too_much(message: str) -> tuple[float, float]:
+    """Returns (bytes needed, bytes available) as the compiler complains; raises RuntimeError for other messages."""
+    for pattern in _TOO_MUCH if "RESOURCE_EXHAUSTED" in message else ():
+        found = pattern.search(message)
+        if found:
+            return float(found[1]) * _UNITS[found[2]], float(found[3]) * _UNITS[found[4]]
+    raise RuntimeError(message)
+
+
+def _floor(
+    program: Program, machine: Machine, mesh: Mesh, *, flops: float | None, moved: float | None, sent: list[Traffic]
+) -> dict[str, float]:
+    """Returns the seconds that arithmetic, memory, links by axis and network need at least, the slowest first."""
+    chip = machine.chip
+    if chip is None or flops is None or moved is None:
+        return {}
+    seconds = {
+        "arithmetic": (flops + program.recomputed) / mesh.size / chip.flops,
+        "memory": moved / chip.hbm_bandwidth,
+    }
+    one_slice = mesh.devices[: mesh.devices.shape[0] // machine.slices]
+    for axes, amount in bytes_by_axes(sent).items():
+        if axes == (NETWORK,):
+            seconds["network"] = amount / chip.network_bandwidth
+        else:
+            places = [MESH_AXES.index(axis) for axis in axes]
+            seconds[f"links of {' x '.join(axes)}"] = amount / (links(one_slice, places, chip) * chip.link_bandwidth)
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
+
+
+def advise(plan: Plan, settings: Settings) -> list[str]:
+    """Returns what would make a plan fit, with numbers, what helps most first."""
+    if plan.limit is None:
+        return []
+    memory, mesh, facts = plan.memory, plan.mesh, plan.facts
+    state = memory["parameters"] + memory["moments"] + memory["ema"]
+    rest = plan.needed - state
+    parts, tokens = facts.get("micro-batches"), facts.get("tokens of a row")
+    found: list[tuple[float, str]] = []
+    if parts is not None:
+        found.append(
+            (state / 2, f"mesh.fsdp {mesh['fsdp']} -> {2 * mesh['fsdp']}: {in_words(state / 2)} less of weights")
+        )
+        batch = facts.get("rows") or facts["clips"]
+        if batch // parts >= 2 * mesh["data"] * mesh["fsdp"]:
+            found.append((rest / 2, f"accumulate {parts} -> {2 * parts}: about {in_words(rest / 2)} less"))
+    if parts is not None and tokens is not None:
+        inputs = _block_inputs(plan, settings)
+        if settings.transformer.remat not in ("full", "offload"):
+            saved = max(0.0, memory["activations"] - inputs)
+            found.append((saved, f"transformer.remat 'full': activations {in_words(inputs)}, {in_words(saved)} less"))
+        if settings.transformer.remat != "offload":
+            saved = memory["activations"]
+            found.append(
+                (saved, f"transformer.remat 'offload': {in_words(saved)} less, {in_words(inputs)} on the host")
+            )
+        shorter = int(tokens * (plan.limit - state) / rest) // 1024 * 1024 if rest else 0
+        if 0 < shorter < tokens:
+            found.append((plan.needed - plan.limit, f"packing.tokens {tokens} -> about {shorter}"))
+        length = mesh["sequence"]
+        found.append((rest / 2, f"mesh.sequence {length} -> {2 * length}: about {in_words(rest / 2)} less"))
+    found.append((0.0, f"chips of {in_words(plan.needed)} or more"))
+    return [text for _, text in sorted(found, key=lambda item: -item[0])]
+
+
+def _block_inputs(plan: Plan, settings: Settings) -> float:
+    """Returns the bytes of one chip that remain of the activations when only the inputs of blocks are kept."""
+    facts, bytes_of_number = plan.facts, 2 if settings.precision == "bfloat16" else 4
+    tokens = facts["rows"] * facts["tokens of a row"] / facts["micro-batches"]
+    chips = plan.mesh["data"] * plan.mesh["fsdp"] * plan.mesh["sequence"]
+    return tokens * settings.transformer.width * settings.transformer.depth * bytes_of_number / chips
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Returns the plan as JSON has it."""
+    sent = [{**dataclasses.asdict(one), "axes": list(one.axes)} for one in plan.sent]
+    return {**dataclasses.asdict(plan), "sent": sent, "fits": plan.fits}
+
+
+def lines(plan: Plan) -> list[str]:
+    """Returns the plan as a page of text."""
+    mesh = " x ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
+    facts = ", ".join(f"{name} {value}" for name, value in plan.facts.items())
+    seconds = f"compiled in {plan.compile_seconds:.0f} s" if plan.compiled else "not compiled: too large"
+    text = [
+        plan.name,
+        f"  machine: {plan.machine}, mesh {mesh}",
+        f"  works on: {facts}",
+        f"  parameters: {plan.parameters:,}; {seconds}",
+        "  memory of a chip: " + ", ".join(f"{kind} {in_words(plan.memory[kind])}" for kind in KINDS),
+    ]
+    share = "" if plan.limit is None else f" of {in_words(plan.limit)} ({plan.needed / plan.limit:.0%})"
+    host = f"; of its host {in_words(plan.host)}" if plan.host else ""
+    text.append(f"  in all: {in_words(plan.needed)}{share}{host}")
+    if plan.flops is not None:
+        done = "" if plan.products is None else f"; products of matrices in a chip's program {plan.products:.3g}"
+        text.append(f"  FLOPs: of the model {plan.flops:.4g}{done}")
+    if plan.hbm is not None:
+        text.append(f"  a chip moves to and from its memory: {in_words(plan.hbm)}")
+    if plan.cycles is not None:
+        text.append(f"  cycles that the compiler expects, kernels written by hand left out: {plan.cycles:.4g}")
+    for one in plan.sent:
+        place = "from other slices" if one.axes == (NETWORK,) else f"over {' x '.join(one.axes)}"
+        text.append(f"  a chip receives {place}: {in_words(one.bytes)} in {one.times} x {one.kind}")
+    if plan.unknown_loops:
+        text.append(f"  {plan.unknown_loops} loops of unknown length are counted once")
+    if plan.floor:
+        floor = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in plan.floor.items())
+        mfu = "" if plan.mfu is None else f"; MFU at most {plan.mfu:.0%}"
+        text.append(f"  floor of the time: {floor}{mfu}: bound by {next(iter(plan.floor))}")
+    return [*text, *verdict(plan)]
+
+
+def verdict(plan: Plan) -> list[str]:
+    """Returns whether it fits, and otherwise what to change."""
+    if plan.fits:
+        return ["  fits" if plan.limit is not None else "  fits as far as is known: of this device no limit is"]
+    assert plan.limit is not None, plan
+    said = f"  does not fit: needs {in_words(plan.needed)} of {in_words(plan.limit)}; what would help, most first:"
+    return [said, *(f"    {one}" for one in plan.advice)]
+
+
+def in_words(count: float) -> str:
+    """Returns bytes in words."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.1 * size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f} B"

@@ -1,0 +1,260 @@
+"""The programs of a run with shapes in place of arrays, ready to be compiled for a machine that is not there.
+
+They are the very functions that training, sampling, encoding and decoding run. Letters as in `data/packs.py`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from sora_jax.core import sharding
+from sora_jax.core.errors import UserError
+from sora_jax.core.precision import compute_dtype
+from sora_jax.core.tree import abstract_model
+from sora_jax.generate.run import make_solver
+from sora_jax.models import flops
+from sora_jax.models.codec import programs_of
+from sora_jax.train import activations
+from sora_jax.train.recipes import Recipe, autoencoder_recipe, diffusion_recipe
+from sora_jax.train.settings import Settings
+from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage, PrepareStage
+from sora_jax.train.step import make_step
+from sora_jax.train.trained import build_autoencoder, build_generator, pack_layout, solver_config
+from sora_jax.video import shapes
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """One program to plan.
+
+    Attributes:
+      name: In words.
+      lower: Returns the lowered program; called with the mesh set.
+      held: Its arguments by kind, shapes with shardings: "parameters", "moments", "ema", "batch".
+      kept: Returns the bytes of a device that the forward pass keeps for the backward pass; None where there is none.
+      flops: Model FLOPs of one run on all devices together; None where no formula says.
+      recomputed: FLOPs done again because of rematerialisation, at least, on all devices together.
+      facts: What it works on, by name.
+    """
+
+    name: str
+    lower: Callable[[], Any]
+    held: dict[str, Any]
+    kept: Callable[[], float] | None
+    flops: float | None
+    recomputed: float
+    facts: dict[str, Any]
+
+
+def train_programs(settings: Settings, mesh: Mesh, names: list[str], *, segment_tokens: int) -> list[Program]:
+    """Returns the train steps of stages: of an autoencoder stage one for each kind of batch."""
+    programs = []
+    for name in names:
+        stage = settings.stages[name]
+        if isinstance(stage, DiffusionStage):
+            programs.append(_diffusion_step(settings, mesh, name, stage, segment_tokens))
+        elif isinstance(stage, AutoencoderStage):
+            buckets = dict.fromkeys(stage.crops.buckets)
+            programs += [_autoencoder_step(settings, mesh, name, stage, bucket) for bucket in buckets]
+    return programs
+
+
+def largest_stages(settings: Settings) -> list[str]:
+    """Returns of each kind of stage that trains the one that needs most: of the largest micro-batch the last."""
+    found: dict[str, str] = {}
+    for name in settings.run:
+        stage = settings.stages[name]
+        if isinstance(stage, PrepareStage):
+            continue
+        best = found.get(stage.kind)
+        known = None if best is None else settings.stages[best]
+        if known is None or isinstance(known, PrepareStage) or stage.accumulate <= known.accumulate:
+            found[stage.kind] = name
+    return list(found.values())
+
+
+def work_of_rows(settings: Settings, *, segment_tokens: int) -> flops.Work:
+    """Returns the work of a pack whose rows are full of segments of one size with captions of the longest.
+
+    Raises UserError for segments that no row holds.
+    """
+    packing = settings.packing
+    if not 1 <= segment_tokens <= packing.tokens:
+        raise UserError(f"segments of {segment_tokens} tokens: a row holds {packing.tokens}, give 1 to that many")
+    count = min(packing.segments, packing.tokens // segment_tokens)
+    text = max(1, min(settings.text.max_tokens, packing.text_tokens // count))
+    segment_BL = np.repeat(np.arange(1, count + 1), segment_tokens)[None]
+    text_segment_BK = np.repeat(np.arange(1, count + 1), text)[None]
+    row = flops.work_of(segment_BL, text_segment_BK)
+    return sum((row for _ in range(packing.rows)), flops.NO_WORK)
+
+
+def _diffusion_step(settings: Settings, mesh: Mesh, name: str, stage: DiffusionStage, segment_tokens: int) -> Program:
+    recipe = diffusion_recipe(settings, name, mesh)
+    transformer, packing = settings.transformer, settings.packing
+    work = work_of_rows(settings, segment_tokens=segment_tokens)
+    asked = flops.step_flops(transformer, settings.text.encoder(), patch_width=settings.patch_width, work=work)
+    batch = pack_shapes(settings, packing.rows, sharding.batch_sharding(mesh))
+    split = frozenset((transformer.mlp_width, transformer.width // transformer.heads))
+    ways = functools.partial(
+        activations.of_rows, mesh, rows=packing.rows // stage.accumulate, tokens=packing.tokens, split=split
+    )
+    again = asked / 3 if transformer.remat in ("full", "offload") else 0.0
+    if transformer.remat == "attention":
+        again = asked / 3 - transformer.depth * 4 * transformer.width * (work.pairs + work.text_pairs)
+    facts = {
+        "rows": packing.rows,
+        "tokens of a row": packing.tokens,
+        "segments of a row": work.segments // packing.rows,
+        "tokens of a segment": segment_tokens,
+        "micro-batches": stage.accumulate,
+    }
+    return _step_program(recipe, f"{name}: train step", batch, ways, flops=asked, recomputed=again, facts=facts)
+
+
+def _autoencoder_step(
+    settings: Settings, mesh: Mesh, name: str, stage: AutoencoderStage, bucket: tuple[int, int, int, int]
+) -> Program:
+    frames, height, width, clips = bucket
+    place = sharding.batch_sharding(mesh)
+    batch = {"clip_BTHWC": jax.ShapeDtypeStruct((clips, frames, height, width, 3), jnp.uint8, sharding=place)}
+    recipe = autoencoder_recipe(settings, name, mesh)
+    ways = functools.partial(activations.of_clips, mesh, clips=clips // stage.accumulate)
+    facts = {"clips": clips, "frames": frames, "height": height, "width": width, "micro-batches": stage.accumulate}
+    title = f"{name}: train step on {clips} clips of {frames}x{height}x{width}"
+    return _step_program(recipe, title, batch, ways, flops=None, recomputed=0.0, facts=facts)
+
+
+def _step_program(
+    recipe: Recipe,
+    name: str,
+    batch: Shapes,
+    ways: Callable[..., activations.Ways],
+    *,
+    flops: float | None,
+    recomputed: float,
+    facts: dict[str, Any],
+) -> Program:
+    structure, _, axes = abstract_model(recipe.maker.build)
+    state = recipe.maker.abstract()  # before the mesh is set, on which nothing can be computed
+    optimizer = recipe.maker.make_optimizer(axes)
+    parts = recipe.step.accumulate
+    micro = {n: jax.ShapeDtypeStruct((v.shape[0] // parts, *v.shape[1:]), v.dtype) for n, v in batch.items()}
+
+    def kept() -> float:
+        plain = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in state.params.items()}
+        return activations.kept_bytes(recipe.objective, structure, plain, micro, ways(params=state.params))
+
+    return Program(
+        name=name,
+        lower=lambda: make_step(recipe.objective, structure, optimizer, recipe.step).lower(state, batch),
+        held={"parameters": state.params, "moments": state.opt_state, "ema": state.ema, "batch": batch},
+        kept=kept,
+        flops=flops,
+        recomputed=recomputed,
+        facts=facts,
+    )
+
+
+def pack_shapes(settings: Settings, rows: int, place: NamedSharding) -> Shapes:
+    """Returns the shapes of a pack of the run."""
+    row = pack_layout(settings).row().arrays
+    return {n: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype, sharding=place) for n, v in row.items()}
+
+
+def sampling_program(settings: Settings, mesh: Mesh) -> Program:
+    """Returns the whole loop of the solver over a batch, its rows full of videos of the configured size."""
+    config, packing, transformer = solver_config(settings), settings.packing, settings.transformer
+    structure, params, axes = abstract_model(functools.partial(build_generator, settings))
+    places = sharding.param_shardings(axes, params, mesh)
+    shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in params.items()}
+    pack = pack_shapes(settings, packing.rows, sharding.replicated(mesh))
+    size = (settings.sampling.frames, *settings.sampling.size)
+    grid = shapes.clip_token_grid(size, stride=settings.stride, patch=transformer.patch)
+    work = work_of_rows(settings, segment_tokens=min(shapes.count(grid), packing.tokens))
+    once = flops.transformer_flops(
+        transformer, text_dim=settings.text.width, patch_width=settings.patch_width, work=work
+    )
+    evaluations = config.steps if config.method == "euler" else 2 * config.steps - 1
+    evaluations *= 2 if config.guidance.scale != 1 else 1
+    return Program(
+        name="sampling: the solver's loop",
+        lower=lambda: make_solver(structure, config, dtype=compute_dtype(settings.precision)).lower(shaped, pack),
+        held={"parameters": shaped, "batch": pack},
+        kept=None,
+        flops=once * evaluations,
+        recomputed=0.0,
+        facts={
+            "rows": packing.rows,
+            "videos": work.segments,
+            "evaluations": evaluations,
+            "grid": "x".join(map(str, grid)),
+        },
+    )
+
+
+def codec_programs(settings: Settings, mesh: Mesh) -> list[Program]:
+    """Returns encoding and decoding of one chunk of frames that carries on from those before it.
+
+    Encoding takes as many clips at once as the prepare stage does, decoding one; frames have the size of the samples,
+    or that of a tile where frames are cut into tiles.
+    """
+    config, work = settings.autoencoder, settings.codec
+    _, params, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
+    place = sharding.replicated(mesh)
+    shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in params.items()}
+    stages = [one for one in settings.stages.values() if isinstance(one, PrepareStage)]
+    height, width = (side if work.tile is None else min(side, work.tile) for side in settings.sampling.size)
+    stride, clips = settings.stride, stages[0].batch if stages else 1
+
+    def chunk(count: int, frames: int, dtype: Any, *, latent: bool) -> jax.ShapeDtypeStruct:
+        rows, columns = (height // stride[1], width // stride[2]) if latent else (height, width)
+        channels = config.channels if latent else 3
+        return jax.ShapeDtypeStruct((count, frames, rows, columns, channels), dtype, sharding=place)
+
+    functions = programs_of(config)
+    found = []
+    for name, run, first, later in (
+        (
+            f"encoding {clips} clips",
+            functions.encode,
+            chunk(clips, 1, jnp.uint8, latent=False),
+            chunk(clips, work.chunk_frames, jnp.uint8, latent=False),
+        ),
+        (
+            "decoding a clip",
+            functions.decode,
+            chunk(1, 1, jnp.float32, latent=True),
+            chunk(1, work.chunk_frames // stride[0], jnp.float32, latent=True),
+        ),
+    ):
+        _, left = jax.eval_shape(run, shaped, None, first)
+        kept = jax.tree.map(lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=place), left)
+        found.append(
+            Program(
+                name=f"{name}, {work.chunk_frames} frames of {height}x{width}",
+                lower=functools.partial(run.lower, shaped, kept, later),
+                held={"parameters": shaped, "batch": [later, kept]},
+                kept=None,
+                flops=None,
+                recomputed=0.0,
+                facts={"clips": later.shape[0], "frames": work.chunk_frames, "height": height, "width": width},
+            )
+        )
+    return found
+
+
+def bytes_on_a_device(tree: Any) -> float:
+    """Returns the bytes of one device's parts of shapes with shardings."""
+    return float(
+        sum(math.prod(one.sharding.shard_shape(one.shape)) * one.dtype.itemsize for one in jax.tree.leaves(tree))
+    )

@@ -1,0 +1,69 @@
+"""One process's share of the clips, encoded: beside the other processes of a run, or of a heap that many prepare."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from sora_jax.core.distributed import gather
+from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.preparation.fitted import Collection
+from sora_jax.preparation.run import Share, prepare
+from sora_jax.train.clock import Progress
+from sora_jax.train.loop import StopSignal
+from sora_jax.train.settings import Settings
+from sora_jax.train.stage_settings import PrepareStage
+from sora_jax.train.trained import load_codec
+from sora_jax.train.workdir import Workdir
+
+
+def encode_share(
+    settings: Settings, workdir: Workdir, collections: Sequence[Collection], share: Share, stop: StopSignal
+) -> dict[str, Any]:
+    """Returns facts of encoding one process's share of the clips that are not encoded yet.
+
+    Of the processes of one run the facts are those of all, and all go on from chunk to chunk together, so that a signal
+    to one stops them all.
+    """
+    name = next(name for name in settings.run if settings.stages[name].kind == "prepare")
+    stage = settings.stages[name]
+    assert isinstance(stage, PrepareStage), stage
+    codec = load_codec(workdir, settings, mesh=_own_mesh(settings))
+    chunk = stage.clips_per_shard
+    counts = [len(share.of(len(collection.source), chunk=chunk)) for collection in collections]
+    facts = {}
+    with contextlib.closing(Progress(name, total=sum(counts), unit="clips")) as progress:
+        for number, collection in enumerate(collections):
+            before = sum(counts[:number])
+
+            def after(clips: int, before: int = before) -> None:
+                gather("a chunk", False)
+                progress.update(before + clips)
+                stop.check(f"{before + clips} of {sum(counts)} clips are prepared")
+
+            summary = prepare(
+                collection,
+                codec,
+                workdir.prepared(collection.name),
+                batch=stage.batch,
+                clips_per_shard=chunk,
+                share=share,
+                progress=after,
+            )
+            facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}
+        while not all(gather("a chunk", True)):  # others have chunks left
+            stop.check(f"all {sum(counts)} clips of this process are prepared")
+    every = gather("what was prepared", facts)
+    facts = {key: sum(one[key] for one in every) for key in facts}
+    print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
+    return facts
+
+
+def _own_mesh(settings: Settings) -> Mesh:
+    """Returns the mesh on which a process encodes its share: as configured, or all its devices side by side."""
+    if jax.process_count() == 1:
+        return make_mesh(settings.mesh)
+    return make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), jax.local_devices())

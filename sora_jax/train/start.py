@@ -1,0 +1,67 @@
+"""What must hold before a run starts, and what it can only tell once its devices and weights are known."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import make_mesh
+from sora_jax.core.sharding import batch_part, ways
+from sora_jax.generate.canvas import Canvas
+from sora_jax.train.recipes import perceptual_distance
+from sora_jax.train.settings import Settings
+from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
+from sora_jax.train.trained import request
+
+
+def check_start(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh over `devices` (default: all); raises UserError for what they and the config cannot do."""
+    mesh = make_mesh(settings.mesh, devices)
+    split = ways("batch", mesh)
+    batch_part(mesh)
+    problems = []
+    for name in settings.run:
+        stage = settings.stages[name]
+        if isinstance(stage, AutoencoderStage):
+            perceptual_distance(settings, name, stage)
+            batches = {f"a bucket of stages.{name} has {size} clips": size for *_, size in stage.crops.buckets}
+        elif isinstance(stage, DiffusionStage):
+            batches = {f"packing.rows is {settings.packing.rows}": settings.packing.rows}
+        else:
+            continue
+        parts = split * stage.accumulate
+        problems += [f"{what}, not a multiple of {parts}" for what, size in batches.items() if size % parts]
+    if problems:
+        raise UserError(
+            f"each batch is split over {split} devices (mesh data x fsdp), times the stage's `accumulate`: "
+            f"{'; '.join(dict.fromkeys(problems))}"
+        )
+    if any(isinstance(settings.stages[name], DiffusionStage) for name in settings.run):
+        _check_split(settings, mesh)
+    example_canvases(settings, frames=settings.sampling.frames)
+    return mesh
+
+
+def _check_split(settings: Settings, mesh: Mesh) -> None:
+    """Raises UserError where the mesh splits rows or heads unevenly."""
+    tokens, heads = settings.packing.tokens, settings.transformer.heads
+    if tokens % ways("length", mesh):
+        raise UserError(
+            f"packing.tokens is {tokens}, and the mesh axis sequence splits a row over {ways('length', mesh)} devices: "
+            "make it a multiple of these"
+        )
+    if heads % ways("heads", mesh):
+        raise UserError(
+            f"transformer.heads is {heads}, and the mesh axis tensor splits them over {ways('heads', mesh)} devices: "
+            "make them a multiple of these"
+        )
+
+
+def example_canvases(settings: Settings, *, frames: int) -> list[Canvas]:
+    """Returns the configured prompts as canvases of `frames` frames, at seed 0."""
+    sampling = settings.sampling
+    return [
+        request(settings, prompt, frames=frames, size=sampling.size, fps=sampling.fps, seed=0)
+        for prompt in sampling.prompts
+    ]

@@ -1,0 +1,171 @@
+"""Processes as one program: who they are, what they tell each other, how they end."""
+
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from sora_jax.core.distributed import Cluster, find_cluster, from_first, gather, is_first, joined, to_host
+from sora_jax.core.errors import UserError
+from tests.processes import free_port, start_python, wait
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+ADDRESS = "10.0.0.7:1234"
+
+# Two processes that share a device array, until told otherwise.
+PROGRAM = """
+import os, sys, time
+from absl import flags
+flags.FLAGS(sys.argv[:1])
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from sora_jax.core import distributed
+from sora_jax.core.errors import DataError, NumericsError
+from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.sharding import batch_part, put_whole
+
+port, index, what = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+cluster = distributed.Cluster(coordinator=f"127.0.0.1:{port}", count=2, index=index)
+with distributed.joined(cluster, purpose={"what": what}, timeout_s=60, heartbeat_s=4):
+    mesh = make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1))
+    halves = NamedSharding(mesh, P("data"))
+    total = jax.jit(lambda x: (x + 1).sum(), out_shardings=NamedSharding(mesh, P()))
+    local = jnp.arange(4.0) + 4 * index
+    whole = jax.make_array_from_process_local_data(halves, local)
+    def told(line):
+        print(line, file=sys.stderr, flush=True)
+    told(f"sum {float(total(whole))} host {distributed.to_host(whole).tolist()} part {batch_part(mesh)}")
+    told(f"gathered {distributed.gather('here', index + 10)} first {distributed.from_first('there', lambda: index)}")
+    told(f"whole {distributed.to_host(put_whole(jnp.arange(3), mesh)).tolist()}")
+    print(f"printed by {index}")
+    if what == "both fail":
+        raise NumericsError("a loss that is not finite")
+    if what == "one fails" and index == 1:
+        raise DataError("a clip that is torn")
+    while what != "end":
+        told("going on")
+        if what == "sleeps":
+            time.sleep(99)
+        total(whole).block_until_ready()
+        time.sleep(0.1)
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def find(*given, detect=False):
+    return find_cluster(*given, detect=detect, timeout_s=1.0)
+
+
+def test_a_process_that_nobody_told_of_others_is_alone():
+    assert find(None, None, None) is None
+    with joined(None, purpose={}, timeout_s=1, heartbeat_s=1):
+        assert is_first()
+        assert gather("a place", {"a": 1}) == [{"a": 1}]
+        assert from_first("a place", lambda: 3) == 3
+    np.testing.assert_array_equal(to_host(jax.numpy.arange(3)), np.arange(3))
+
+
+def test_flags_come_before_variables(monkeypatch):
+    for name, value in zip(VARIABLES, (ADDRESS, "4", "3"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert find(None, None, None) == Cluster(coordinator=ADDRESS, count=4, index=3)
+    assert find("here:1", 5, 0) == Cluster(coordinator="here:1", count=5, index=0)
+    assert find(None, 1, 0) is None, "one is none"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((ADDRESS, None, None), r"missing --process_count \(JAX_NUM_PROCESSES\), --process_id \(JAX_PROCESS_ID\)$"),
+        ((None, 2, 0), r"missing --coordinator \(JAX_COORDINATOR_ADDRESS\)$"),
+        (("10.0.0.7", 2, 0), r"--coordinator=10\.0\.0\.7 has no port: give HOST:PORT"),
+        ((ADDRESS, 2, 2), r"--process_id=2 is not below --process_count=2"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(given, said):
+    with pytest.raises(UserError, match=said):
+        find(*given)
+
+
+def test_a_variable_that_is_no_number_is_told(monkeypatch):
+    monkeypatch.setenv("JAX_PROCESS_ID", "first")
+    with pytest.raises(UserError, match="JAX_PROCESS_ID=first is not a number"):
+        find(ADDRESS, 2, None)
+
+
+def test_a_job_of_slurm_is_found_only_when_asked_for(monkeypatch):
+    with pytest.raises(
+        UserError, match=r"--distributed found no TPU pod, Slurm or MPI job around this process; several"
+    ):
+        find(None, None, None, detect=True)
+    job = {
+        "JOB_ID": "5",
+        "STEP_NODELIST": "n[3-4]",
+        "NTASKS": "2",
+        "PROCID": "1",
+        "LOCALID": "0",
+        "STEP_NUM_NODES": "2",
+    }
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert find(None, None, None) is None
+    assert find(None, None, None, detect=True) == Cluster(coordinator="n3:61445", count=2, index=1, devices=(0,))
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", ADDRESS)
+    assert find(None, None, None, detect=True) == Cluster(coordinator=ADDRESS, count=2, index=1, devices=(0,))
+
+
+def test_an_address_may_be_in_brackets():
+    assert Cluster(coordinator="[::1]:80", count=2, index=0).address == ("::1", 80)
+
+
+def pair(what):
+    port = free_port()
+    return [start_python("-c", PROGRAM, port, index, what) for index in range(2)]
+
+
+def test_two_processes_hold_arrays_together_and_agree():
+    ends = wait(pair("end"), seconds=120)
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    for index, (_, _, errors) in enumerate(ends):
+        assert f"sum 36.0 host {[float(i) for i in range(8)]} part ({index}, 2)" in errors
+        assert "gathered [10, 11] first 0" in errors
+        assert "whole [0, 1, 2]" in errors
+    assert "printed by 0" in ends[0][1]
+    assert "printed by" not in ends[1][1], "process 0 speaks for all"
+
+
+def test_what_happens_to_both_is_told_by_both():
+    for code, _, errors in wait(pair("both fail"), seconds=120):
+        assert code == 65
+        assert errors.endswith("NumericsError: a loss that is not finite\n")
+
+
+def test_what_happens_to_one_ends_the_other():
+    (other, _, said), (failed, _, errors) = wait(pair("one fails"), seconds=120)
+    assert (failed, other) == (66, 75), said
+    assert "DataError: a clip that is torn\n" in errors
+    assert "PeerLost: process 0 of 2 " in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("what", "victim"), [("works", 1), ("works", 0), ("sleeps", 1)])
+def test_the_survivor_of_a_killed_process_ends_in_time(what, victim):
+    processes = pair(what)
+    stream = processes[1 - victim].stderr
+    while "going on" not in stream.readline():
+        assert processes[1 - victim].poll() is None
+    processes[victim].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    ends = wait(processes, seconds=60)
+    assert ends[victim][0] == -signal.SIGKILL
+    code, _, errors = ends[1 - victim]
+    assert code == 75, errors
+    assert "PeerLost: process " in errors.splitlines()[-1]
+    assert time.monotonic() - began < 30

@@ -1,0 +1,194 @@
+"""Two processes with four devices each run as one with eight does, and each goes on where the other stopped."""
+
+import json
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sora_jax.train import run
+from sora_jax.train.metrics import read_metrics
+from tests import processes, toy_several
+
+CONFIG = "tests/toy_several.py"
+SECONDS = 900  # of a run that takes half a minute where nobody else is at work
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The workdir of a whole run of one process."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    run.run(toy_several.get_config(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def together(alone, tmp_path_factory):
+    """A run whose clips two processes prepare, and whose last stage they take over from its middle; what they said."""
+    workdir = Path(shutil.copytree(alone, tmp_path_factory.mktemp("together") / "run"))
+    for name in ("prepared", "checkpoints/videos/6", "samples/videos", "samples/evaluation"):
+        shutil.rmtree(workdir / name)
+    for name in ("evaluation.json", "report.html"):
+        (workdir / name).unlink()
+    facts = json.loads((workdir / "run.json").read_text())
+    del facts["stages"]["prepare"], facts["stages"]["videos"], facts["evaluated"]
+    (workdir / "run.json").write_text(json.dumps(facts))
+    return workdir, processes.wait(start(workdir), seconds=SECONDS)
+
+
+def start(workdir, *flags):
+    return processes.start(f"--config={CONFIG}", f"--workdir={workdir}", "--heartbeat=20", *flags)
+
+
+def losses(workdir, stage):
+    return {line["step"]: line["loss"] for line in read_metrics(workdir) if line["stage"] == stage}
+
+
+def test_both_end_well_and_one_speaks(together):
+    ends = together[1]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert "stage 2 of 3: prepare\n" in ends[0][1]
+    assert "\n  written 48, already done 0, skipped 0, " in ends[0][1], "the clips of both"
+    assert "going on from step 3" in ends[0][2]
+    for texts in ends[1][1:]:
+        assert not [line for line in texts.splitlines() if "[Gloo]" not in line and "WARNING" not in line], texts
+
+
+def test_two_processes_have_the_losses_of_one(alone, together):
+    expected, got = losses(alone, "videos"), losses(together[0], "videos")
+    assert list(got) == list(expected) == [1, 2, 3, 4, 5, 6]
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_processes_prepare_and_judge_as_one_does(alone, together):
+    workdir = together[0]
+    shards = sorted(path.name for path in (workdir / "prepared").glob("*.arrayrecord"))
+    assert shards == [f"part00{part}of002-00000{number}.arrayrecord" for part, number in ((0, 0), (0, 1), (1, 0))]
+    scores = [json.loads((path / "evaluation.json").read_text()) for path in (alone, workdir)]
+    assert scores[1]["shapes"].keys() == scores[0]["shapes"].keys()
+    for name in ("psnr", "ssim", "latent_std"):
+        assert scores[1]["autoencoder"][name] == pytest.approx(scores[0]["autoencoder"][name], rel=1e-3)
+    for name in ("samples/videos/000006/prompt_00.gif", "samples/evaluation/shapes.gif", "report.html"):
+        assert (workdir / name).stat().st_size > 500
+    facts = json.loads((workdir / "run.json").read_text())
+    assert facts["devices"].startswith("8 x ")
+    assert facts["evaluated"] is True
+    assert facts["stages"]["prepare"]["written"] == 48
+
+
+def test_a_signal_to_one_stops_both_and_one_process_goes_on(alone, tmp_path):
+    """The autoencoder, begun by two processes and finished by one."""
+    running = start(tmp_path, "--until=autoencoder")
+    await_lines(tmp_path / "metrics.jsonl", running, count=1)
+    running[1].send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    ends = processes.wait(running, seconds=SECONDS)
+    assert [code for code, _, _ in ends] == [85, 85], ends
+    assert time.monotonic() - began < 120
+    told = {errors.splitlines()[-1] for _, _, errors in ends}
+    assert len(told) == 1, told
+    (line,) = told
+    assert line.startswith("Preempted: stopped by SIGTERM: s")
+    saved = {path.name for path in (tmp_path / "checkpoints" / "autoencoder").iterdir() if path.name.isdecimal()}
+    if "step " in line:
+        assert line.split("step ")[1].split()[0] in saved
+    run.run(toy_several.get_config(), tmp_path, until="autoencoder")
+    assert losses(tmp_path, "autoencoder") == pytest.approx(losses(alone, "autoencoder"), rel=1e-4)
+    assert len(losses(tmp_path, "autoencoder")) == 6
+
+
+def await_lines(path, running, *, count):
+    until = time.monotonic() + SECONDS
+    while not (path.exists() and path.read_text().count("\n") >= count):
+        assert all(process.poll() is None for process in running), [p.communicate() for p in running if p.poll()]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (
+            ["--process_count=2"],
+            2,
+            "UserError: several processes need all of --coordinator (JAX_COORDINATOR_ADDRESS), ",
+        ),
+        (["--distributed"], 2, "UserError: --distributed found no TPU pod, Slurm or MPI job around this process"),
+        (
+            ["--coordinator=127.0.0.1:{port}", "--process_count=3", "--process_id=0", "--join_timeout=1"],
+            75,
+            "PeerLost: 2 of 3 processes did not come to port {port} within 1 s: process 1, 2; start them",
+        ),
+        (
+            ["--coordinator=127.0.0.1:{port}", "--process_count=2", "--process_id=1", "--join_timeout=1"],
+            75,
+            "PeerLost: process 0 did not answer process 1 at 127.0.0.1:{port} within 1 s",
+        ),
+    ],
+)
+def test_processes_that_cannot_meet_end_in_a_sentence(python, tmp_path, flags, code, said):
+    port = processes.free_port()
+    done = python(
+        "-m",
+        "sora_jax.main",
+        f"--config={CONFIG}",
+        f"--workdir={tmp_path / 'run'}",
+        *(flag.format(port=port) for flag in flags),
+    )
+    assert done.returncode == code, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(said.format(port=port))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_survivor_of_a_run_ends_in_time_and_the_same_command_goes_on(tmp_path, victim):
+    long = "--config.stages.autoencoder.steps=400"
+    running = start(tmp_path, "--until=autoencoder", long)
+    await_lines(tmp_path / "metrics.jsonl", running, count=8)
+    running[victim].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    ends = processes.wait(running, seconds=SECONDS)
+    assert time.monotonic() - began < 60
+    assert ends[victim][0] == -signal.SIGKILL
+    code, _, errors = ends[1 - victim]
+    assert code == 75, errors
+    assert errors.splitlines()[-1].startswith("PeerLost: process ")
+    again = start(tmp_path, "--until=autoencoder", long)
+    await_lines(tmp_path / "metrics.jsonl", again, count=14)
+    again[victim].send_signal(signal.SIGTERM)
+    ends = processes.wait(again, seconds=SECONDS)
+    assert [code for code, _, _ in ends] == [85, 85], ends
+    assert "autoencoder: going on from step " in ends[0][2]
+
+
+@pytest.mark.slow
+def test_the_base_config_runs_as_two_processes(tmp_path):
+    """Its own sizes, short, and batches that eight devices can share."""
+    short = [f"--config.stages.{stage}.steps=4" for stage in ("autoencoder", "images", "videos")]
+    short += ["--config.packing.rows=8", "--config.stages.autoencoder.crops.buckets=((1,24,24,24),(9,24,24,8))"]
+    short += ["--config.shapes.num_clips=256", "--config.log.samples_per_stage=1", "--config.evaluation.prompts=8"]
+    short += ["--config.evaluation.clips=8", "--config.sampling.steps=2", "--config.stages.prepare.clips_per_shard=64"]
+    ends = processes.wait(
+        processes.start("--config=configs/base.py", f"--workdir={tmp_path}", *short), seconds=4 * SECONDS
+    )
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["stages"].keys() == {"autoencoder", "prepare", "images", "videos"}
+    assert facts["evaluated"] is True
+    assert facts["devices"].startswith("8 x ")
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_rehearsal_on_this_machine_says_what_went_wrong(tmp_path):
+    """`launch/local.sh` as a user calls it: the code of the mistake is its own."""
+    wrong = f"--config.stages.videos.steps=0 --workdir={tmp_path / 'run'}"
+    script = processes.start_shell(f"PYTHON={sys.executable} launch/local.sh 2 {CONFIG} {wrong}")
+    ((code, _, errors),) = processes.wait([script], seconds=SECONDS)
+    assert code == 2, errors
+    assert "steps is 0: it must be at least 1" in errors
+    assert "[1] UserError: " in errors
