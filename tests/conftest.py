@@ -5,7 +5,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,15 @@ def pytest_configure() -> None:
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drop_programs() -> Iterator[None]:
+    """Drops the compiled programs of each module: those of all tests would exceed Linux's number of memory maps."""
+    import jax
+
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
