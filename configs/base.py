@@ -93,8 +93,9 @@ def get_config() -> ConfigDict:
     dit.time_rate = 2.0  # time positions per second of video
     dit.attention = "auto"  # or one way to compute it, for all platforms: see `BACKENDS` in nn/attention.py
     dit.exchange = "gather"  # of keys over the mesh axis `sequence`: "gather" them, or "ring": less memory, long rows
-    dit.remat = "none"  # what the backward pass keeps, from most memory to least: "none" all, "dots" products and
-    # attention, "attention" that and the inputs of blocks, "full" the inputs, "offload" the inputs in the host's memory
+    dit.remat = "none"  # what the backward pass keeps, of the text encoder too, from most memory to least: "none" all,
+    # "dots" products and attention, "attention" that and the inputs of blocks, "full" the inputs, "offload" the inputs
+    # in the host's memory
     dit.pooled_text = True  # whether the pooled text also enters the modulation (Wan: False)
     dit.place_features = True  # whether a token is also told its place in the clip (Wan: False)
 

@@ -16,6 +16,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import constrain, lay_out
 from sora_jax.nn import rope
+from sora_jax.nn.activation import gelu
 from sora_jax.nn.attention import attend, check_backend
 from sora_jax.nn.embed import sinusoid
 from sora_jax.nn.linear import Linear, truncated_normal
@@ -185,7 +186,7 @@ class Block(nnx.Module):
             x_BLD = x_BLD + self.attn2(y, text, segment, text_segment, None, segments=segments)
         with jax.named_scope("mlp"):
             y = (layer_norm(x_BLD) * (1 + scale3) + shift3).astype(x_BLD.dtype)
-            x_BLD = x_BLD + gate3 * self.mlp_out(jax.nn.gelu(self.mlp_in(y)))
+            x_BLD = x_BLD + gate3 * self.mlp_out(gelu(self.mlp_in(y)))
         return constrain(x_BLD, "batch", "length", "features")
 
 
@@ -215,7 +216,7 @@ class ConditionEmbedder(nnx.Module):
             pooled_BSD = self.pooled(pooled_BSE)
             level_BGD = level_BGD + jnp.concatenate([pooled_BSD, pooled_BSD], axis=1)
         modulation = self.time_proj(jax.nn.silu(level_BGD))
-        text_BKD = self.text_out(jax.nn.gelu(self.text_in(text_BKE)))
+        text_BKD = self.text_out(gelu(self.text_in(text_BKE)))
         return level_BGD, modulation.reshape(*level_BGD.shape[:2], 6, -1), text_BKD
 
 

@@ -20,7 +20,7 @@ from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import RULES, spec, ways
 from sora_jax.nn.flash import Kernel, flash
 from sora_jax.nn.kernels import cudnn, pallas_gpu
-from sora_jax.nn.kernels.blocked import BLOCK, blocked
+from sora_jax.nn.kernels.blocked import Blocks, blocked
 from sora_jax.nn.kernels.dense import attend_dense
 from sora_jax.nn.kernels.pallas_tpu import pallas_tpu
 from sora_jax.nn.kernels.splash import attend_splash
@@ -37,13 +37,20 @@ BACKENDS = {
 EXCHANGES = ("gather", "ring")
 # Scores of a row and head up to which holding all of them is fastest: less on CPU, where they leave its caches.
 _FEW_SCORES = {"cpu": 256 * 256, "gpu": 1024 * 1024, "tpu": 1024 * 1024}
-# Queries and keys of a block of plain XLA: on CPU a smaller one skips more, and multiplies no slower.
-_BLOCK = {"cpu": 128, "gpu": BLOCK, "tpu": BLOCK}
-# Backends whose results over parts of a row can be merged.
-_KERNELS: dict[str, Callable[[], Kernel]] = {
-    "blocked": lambda: blocked(_BLOCK[current_platform()]),
-    "pallas_tpu": pallas_tpu,
-    "pallas_gpu": pallas_gpu.pallas_gpu,
+
+
+def _blocked(queries: int, keys: int) -> Kernel:
+    """Returns blocks of plain XLA. On CPU small ones multiply no slower; fewer keys than queries are short texts."""
+    if current_platform() != "cpu":
+        return blocked()
+    return blocked(Blocks(queries=128, keys=128 if keys >= queries else 32))
+
+
+# Backends whose results over parts of a row can be merged: kernels for numbers of queries and of keys.
+_KERNELS: dict[str, Callable[[int, int], Kernel]] = {
+    "blocked": _blocked,
+    "pallas_tpu": lambda _, __: pallas_tpu(),
+    "pallas_gpu": lambda _, __: pallas_gpu.pallas_gpu(),
 }
 
 
@@ -122,7 +129,7 @@ def _attend_here(
     if backend == "cudnn":
         assert segments is not None
         return cudnn.attend_cudnn(*arrays, segments=segments)
-    return flash(_KERNELS[backend](), ring, *arrays)
+    return flash(_KERNELS[backend](query.shape[1], key.shape[1]), ring, *arrays)
 
 
 def choose(backend: str, query_BLNH: Any, key_BMNH: Any, *, segments: int | None, ring: bool) -> str:

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from sora_jax.nn.single_row import by_token
+
 # The logarithm of the sum of no weights; finite, so that differences of two are.
 NOTHING = -1e30
 # What a remat policy may keep by this name: the results, without which attention is computed twice.
@@ -103,9 +105,13 @@ def _flash_forward(kernel: Kernel, axis: str | None, query: jax.Array, key: jax.
     return mixed, (query, key, value, query_segment, key_segment, mixed, logsum)
 
 
+def _product_sum(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.sum(a.astype(jnp.float32) * b.astype(jnp.float32), axis=-1)
+
+
 def _flash_backward(kernel: Kernel, axis: str | None, kept: tuple[jax.Array, ...], gradient: jax.Array):
     query, key, value, query_segment, key_segment, mixed, logsum = kept
-    delta = jnp.sum(gradient.astype(jnp.float32) * mixed.astype(jnp.float32), axis=-1)
+    delta = by_token(_product_sum, gradient, mixed)
 
     def on(part: Part) -> tuple[jax.Array, jax.Array, jax.Array]:
         key, value, key_segment = part

@@ -77,11 +77,14 @@ def _affine_forward(inputs: int, x: jax.Array, kernel: jax.Array, bias: jax.Arra
 
 def _affine_backward(inputs: int, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, ...]:
     x, kernel = kept
-    leading = tuple(range(x.ndim - inputs))
-    outputs = tuple(range(len(leading), gradient.ndim)), tuple(range(inputs, kernel.ndim))
+    leading = x.ndim - inputs
+    outputs = tuple(range(leading, gradient.ndim)), tuple(range(inputs, kernel.ndim))
     to_x = jnp.tensordot(gradient, kernel.astype(gradient.dtype), axes=outputs)
-    to_kernel = jnp.tensordot(x, gradient, axes=(leading, leading))
-    return to_x, to_kernel.astype(kernel.dtype), jnp.sum(gradient, axis=leading).astype(kernel.dtype)
+    if leading > 1 and x.shape[0] == 1:
+        x, gradient, leading = x[0], gradient[0], leading - 1
+    over = tuple(range(leading))
+    to_kernel = jnp.tensordot(x, gradient, axes=(over, over))
+    return to_x, to_kernel.astype(kernel.dtype), jnp.sum(gradient, axis=over).astype(kernel.dtype)
 
 
 _affine.defvjp(_affine_forward, _affine_backward)

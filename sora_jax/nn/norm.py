@@ -4,9 +4,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.nn.single_row import by_token
+
 
 def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
     """Returns `x` in float32 with zero mean and unit variance over the last dimension."""
+    return by_token(lambda x: _layer_norm(x, eps), x)
+
+
+def _layer_norm(x: jax.Array, eps: float) -> jax.Array:
     x = x.astype(jnp.float32)
     x = x - jnp.mean(x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
@@ -21,7 +27,10 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return (layer_norm(x, self.eps) * self.scale[...] + self.bias[...]).astype(x.dtype)
+        def function(x: jax.Array) -> jax.Array:
+            return (_layer_norm(x, self.eps) * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+        return by_token(function, x)
 
 
 class RMSNorm(nnx.Module):
@@ -32,7 +41,12 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y, scale = x.astype(jnp.float32), self.scale[...]
+        scale = self.scale[...]
         over = (-1,) if x.shape[-1] == scale.size else (-2, -1)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=over, keepdims=True) + self.eps)
-        return (y * scale.reshape(x.shape[over[0] :])).astype(x.dtype)
+
+        def function(x: jax.Array) -> jax.Array:
+            y = x.astype(jnp.float32)
+            y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=over, keepdims=True) + self.eps)
+            return (y * scale.reshape(x.shape[over[0] :])).astype(x.dtype)
+
+        return by_token(function, x)

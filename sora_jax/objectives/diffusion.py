@@ -52,7 +52,7 @@ class Generator(nnx.Module):
         bytes_per_token: int,
         rngs: nnx.Rngs,
     ):
-        self.text = ByteEncoder(text, bytes_per_token=bytes_per_token, rngs=rngs)
+        self.text = ByteEncoder(text, bytes_per_token=bytes_per_token, remat=transformer.remat, rngs=rngs)
         self.transformer = Transformer(transformer, patch_width=patch_width, text_dim=text.width, rngs=rngs)
 
     def encode_text(self, pack: Pack, dtype: jnp.dtype) -> jax.Array:

@@ -4,7 +4,7 @@ import numpy as np
 
 from sora_jax.benchmarks.visits import visit_figures, visited
 from sora_jax.nn.flash import Kernel
-from sora_jax.nn.kernels.blocked import blocked
+from sora_jax.nn.kernels.blocked import Blocks, blocked
 
 
 def test_equal_segments_cost_no_block_more_than_they_need():
@@ -13,7 +13,7 @@ def test_equal_segments_cost_no_block_more_than_they_need():
 
 
 def test_a_kernel_that_skips_nothing_visits_every_pair():
-    skipping = blocked(128)
+    skipping = blocked(Blocks(queries=128, keys=128))
     segment_L = np.repeat([1, 2, 3], [128, 256, 128])
     assert visited(skipping, segment_L, block=128) == (6, 6)
     plain = Kernel(

@@ -16,7 +16,7 @@ K, Q, WIDTH = 14, 4, 16
 
 
 def build(key):
-    return ByteEncoder(TextConfig(width=WIDTH, depth=2, heads=2), bytes_per_token=Q, rngs=nnx.Rngs(key))
+    return ByteEncoder(TextConfig(width=WIDTH, depth=2, heads=2), bytes_per_token=Q, remat="none", rngs=nnx.Rngs(key))
 
 
 def encode_in(dtype):

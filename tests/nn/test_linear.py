@@ -23,7 +23,7 @@ def test_maps_the_last_dimension(lead):
     np.testing.assert_allclose(linear(jnp.asarray(x)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("lead", [(), (1,), (3,), (1, 3), (2, 3)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
 def test_its_gradient_is_that_of_the_product(lead, dtype, tolerance):
     generator = np.random.default_rng(0)

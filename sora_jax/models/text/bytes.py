@@ -11,6 +11,7 @@ from flax import nnx
 
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import constrain, lay_out
+from sora_jax.nn.activation import gelu
 from sora_jax.nn.attention import attend
 from sora_jax.nn.embed import sinusoid
 from sora_jax.nn.linear import Linear, truncated_normal
@@ -49,7 +50,7 @@ class TextBlock(nnx.Module):
         query, key, value = jnp.split(qkv, 3, axis=2)
         mixed = attend(query, key, value, segment_BK, segment_BK, along=("text", "text"))
         x_BKD = x_BKD + self.to_out.from_heads(mixed)
-        return x_BKD + self.mlp_out(jax.nn.gelu(self.mlp_in(self.norm2(x_BKD))))
+        return x_BKD + self.mlp_out(gelu(self.mlp_in(self.norm2(x_BKD))))
 
 
 class ByteEncoder(nnx.Module):
@@ -59,13 +60,15 @@ class ByteEncoder(nnx.Module):
     vector and no vocabulary is needed.
     """
 
-    def __init__(self, config: TextConfig, *, bytes_per_token: int, rngs: nnx.Rngs):
+    def __init__(self, config: TextConfig, *, bytes_per_token: int, remat: str, rngs: nnx.Rngs):
+        """`remat` is what the backward pass keeps, a key of `nn.stack.REMAT_POLICIES`."""
         shape = (bytes_per_token, NUM_BYTES, config.width)
         std = bytes_per_token**-0.5
         self.table = nnx.Param(truncated_normal(rngs.params(), shape, std), axes=(None, "vocabulary", "embed"))
         self.start = nnx.Param(truncated_normal(rngs.params(), (config.width,), 1.0), axes=("embed",))
         self.blocks = stack_blocks(lambda r: TextBlock(config, rngs=r), config.depth, rngs)
         self.norm = RMSNorm(config.width)
+        self.remat = remat
 
     def __call__(
         self, text_BKQ: jax.Array, segment_BK: jax.Array, position_BK: jax.Array, dtype: jnp.dtype
@@ -82,7 +85,7 @@ class ByteEncoder(nnx.Module):
         is_start = jnp.all(text_BKQ == 0, axis=-1, keepdims=True)
         x = jnp.where(is_start, self.start[...], x) + sinusoid(position_BK, x.shape[-1], max_period=1_000.0)
         x = constrain(x.astype(dtype), "batch", "text", "features")
-        x = scan_blocks(self.blocks, x, lambda block, x: block(x, segment_BK), remat="none")
+        x = scan_blocks(self.blocks, x, lambda block, x: block(x, segment_BK), remat=self.remat)
         return self.norm(x)
 
     def _spelled(self, text_BKQ: jax.Array) -> jax.Array:

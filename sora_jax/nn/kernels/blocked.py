@@ -6,6 +6,7 @@ maximum and sum of the softmax (arXiv 2205.14135, algorithm 1). The gradient vis
 Letters: B rows, L queries, M keys, N heads, H head width, I blocks of queries of a row, C queries or keys of a block.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -16,39 +17,43 @@ import jax.numpy as jnp
 from sora_jax.nn.flash import NOTHING, Kernel
 from sora_jax.nn.kernels.ranges import Ranges, padded, visible_blocks
 
-# Queries and keys of a block: smaller ones skip more, larger ones multiply faster.
-BLOCK = 256
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Queries and keys of a block: smaller ones skip more, larger ones multiply faster."""
+
+    queries: int = 256
+    keys: int = 256
 
 
-def blocked(block: int = BLOCK) -> Kernel:
-    """Returns the kernel with blocks of `block` queries and keys; rows are padded up to a multiple."""
+def blocked(blocks: Blocks | None = None) -> Kernel:
+    """Returns the kernel; rows are padded to whole blocks."""
+    blocks = Blocks() if blocks is None else blocks
     return Kernel(
-        forward=functools.partial(_forward, block=block),
-        backward=functools.partial(_backward, block=block),
+        forward=functools.partial(_forward, blocks=blocks), backward=functools.partial(_backward, blocks=blocks)
     )
 
 
-def _forward(query, key, value, query_segment, key_segment, *, block: int) -> tuple[jax.Array, jax.Array]:
+def _forward(query, key, value, query_segment, key_segment, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
     length, dtype = query.shape[1], query.dtype
-    scale = 1.0 / math.sqrt(query.shape[-1])
-    heads_first = functools.partial(_heads_first, block=block)
-    query, key, value = heads_first(query * scale), heads_first(key), heads_first(value)
-    query_segment, key_segment = padded(query_segment, block), padded(key_segment, block)
-    ranges = visible_blocks(query_segment, key_segment, query_block=block, key_block=block)
+    query = _heads_first(query / math.sqrt(query.shape[-1]), blocks.queries)
+    key, value = _heads_first(key, blocks.keys), _heads_first(value, blocks.keys)
+    query_segment, key_segment = padded(query_segment, blocks.queries), padded(key_segment, blocks.keys)
+    ranges = visible_blocks(query_segment, key_segment, query_block=blocks.queries, key_block=blocks.keys)
 
     def task(number: jax.Array) -> tuple[jax.Array, jax.Array]:
         row, here = jnp.divmod(number, ranges.first_BI.shape[1])
-        mine, my_segment = _block(query, row, here, block), _segments(query_segment, row, here, block)
+        mine, my_segment = _block(query, row, here, blocks.queries), _segments(query_segment, row, here, blocks.queries)
 
         def visit(there: jax.Array, carry: Any) -> Any:
             mixed, top, total = carry
-            seen = _seen(my_segment, _segments(key_segment, row, there, block))
-            scores = jnp.where(seen, _product("nqh,nkh->nqk", mine, _block(key, row, there, block)), NOTHING)
+            seen = _seen(my_segment, _segments(key_segment, row, there, blocks.keys))
+            scores = jnp.where(seen, _product("nqh,nkh->nqk", mine, _block(key, row, there, blocks.keys)), NOTHING)
             higher = jnp.maximum(top, jnp.max(scores, axis=-1))
             # The maximum of queries without a key so far is that of hidden scores, which count nothing.
             weights = jnp.where(seen, jnp.exp(scores - higher[..., None]), 0.0)
             fade = jnp.exp(top - higher)
-            more = _product("nqk,nkh->nqh", weights.astype(dtype), _block(value, row, there, block))
+            more = _product("nqk,nkh->nqh", weights.astype(dtype), _block(value, row, there, blocks.keys))
             return mixed * fade[..., None] + more, higher, total * fade + jnp.sum(weights, axis=-1)
 
         nothing = jnp.zeros(mine.shape, jnp.float32)
@@ -65,39 +70,33 @@ def _forward(query, key, value, query_segment, key_segment, *, block: int) -> tu
 
 
 def _backward(
-    query, key, value, query_segment, key_segment, logsum, delta, gradient, *, block: int
+    query, key, value, query_segment, key_segment, logsum, delta, gradient, *, blocks: Blocks
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     length, keys, dtype = query.shape[1], key.shape[1], query.dtype
     scale = 1.0 / math.sqrt(query.shape[-1])
-    heads_first = functools.partial(_heads_first, block=block)
-    query, key, value, gradient = (
-        heads_first(query * scale),
-        heads_first(key),
-        heads_first(value),
-        heads_first(gradient),
-    )
-    logsum, delta = heads_first(logsum), heads_first(delta)
-    query_segment, key_segment = padded(query_segment, block), padded(key_segment, block)
-    ranges = visible_blocks(query_segment, key_segment, query_block=block, key_block=block)
+    query, gradient, logsum, delta = (_heads_first(x, blocks.queries) for x in (query * scale, gradient, logsum, delta))
+    key, value = _heads_first(key, blocks.keys), _heads_first(value, blocks.keys)
+    query_segment, key_segment = padded(query_segment, blocks.queries), padded(key_segment, blocks.keys)
+    ranges = visible_blocks(query_segment, key_segment, query_block=blocks.queries, key_block=blocks.keys)
 
     def task(to_part: Any, number: jax.Array) -> tuple[Any, jax.Array]:
         row, here = jnp.divmod(number, ranges.first_BI.shape[1])
-        mine, my_segment = _block(query, row, here, block), _segments(query_segment, row, here, block)
-        my_gradient = _block(gradient, row, here, block)
-        my_logsum, my_delta = _block(logsum, row, here, block), _block(delta, row, here, block)
+        mine, my_segment = _block(query, row, here, blocks.queries), _segments(query_segment, row, here, blocks.queries)
+        my_gradient = _block(gradient, row, here, blocks.queries)
+        my_logsum, my_delta = _block(logsum, row, here, blocks.queries), _block(delta, row, here, blocks.queries)
 
         def visit(there: jax.Array, carry: Any) -> Any:
             to_query, to_key, to_value = carry
-            keys, values = _block(key, row, there, block), _block(value, row, there, block)
-            seen = _seen(my_segment, _segments(key_segment, row, there, block))
+            keys, values = _block(key, row, there, blocks.keys), _block(value, row, there, blocks.keys)
+            seen = _seen(my_segment, _segments(key_segment, row, there, blocks.keys))
             scores = _product("nqh,nkh->nqk", mine, keys)
             weights = jnp.where(seen, jnp.exp(scores - my_logsum[..., None]), 0.0)
             to_weights = _product("nqh,nkh->nqk", my_gradient, values)
             to_scores = (weights * (to_weights - my_delta[..., None])).astype(dtype)
             to_query += _product("nqk,nkh->nqh", to_scores, keys)
-            to_key = _add_block(to_key, _product("nqk,nqh->nkh", to_scores, mine), row, there, block)
+            to_key = _add_block(to_key, _product("nqk,nqh->nkh", to_scores, mine), row, there, blocks.keys)
             more = _product("nqk,nqh->nkh", weights.astype(dtype), my_gradient)
-            return to_query, to_key, _add_block(to_value, more, row, there, block)
+            return to_query, to_key, _add_block(to_value, more, row, there, blocks.keys)
 
         carry = jnp.zeros(mine.shape, jnp.float32), *to_part
         to_query, *to_part = _visit_all(ranges, (row, here), visit, carry)
@@ -109,7 +108,7 @@ def _backward(
     return to_query, to_key.transpose(0, 2, 1, 3)[:, :keys], to_value.transpose(0, 2, 1, 3)[:, :keys]
 
 
-def _heads_first(x: jax.Array, *, block: int) -> jax.Array:
+def _heads_first(x: jax.Array, block: int) -> jax.Array:
     """Returns (B, N, L, ...) of (B, L, N, ...), padded to whole blocks: what matrix products over heads want."""
     return jnp.swapaxes(padded(x, block), 1, 2)
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sora_jax.nn.flash import flash
-from sora_jax.nn.kernels import cudnn, pallas_gpu, pallas_tpu
-from sora_jax.nn.kernels.blocked import blocked
+from sora_jax.nn.kernels import blocked, cudnn, pallas_gpu, pallas_tpu
 from sora_jax.nn.kernels.dense import attend_dense
 from sora_jax.nn.kernels.pallas_tpu import Blocks
 from sora_jax.nn.kernels.ranges import have_keys, visible_blocks
@@ -19,7 +18,8 @@ N, H = 2, 16
 BLOCK = 128
 INTERPRETED = Blocks(queries=BLOCK, keys=BLOCK, interpret=True)
 KERNELS = {
-    "blocked": blocked(BLOCK),
+    "blocked": blocked.blocked(blocked.Blocks(queries=BLOCK, keys=BLOCK)),
+    "blocked, fewer keys": blocked.blocked(blocked.Blocks(queries=BLOCK, keys=32)),
     "pallas_tpu": pallas_tpu.pallas_tpu(INTERPRETED),
     "pallas_gpu": pallas_gpu.pallas_gpu(pallas_gpu.Blocks(queries=64, keys=BLOCK, interpret=True)),
 }
