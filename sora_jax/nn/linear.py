@@ -80,8 +80,10 @@ def _affine_backward(inputs: int, kept: tuple[jax.Array, jax.Array], gradient: j
     leading = x.ndim - inputs
     outputs = tuple(range(leading, gradient.ndim)), tuple(range(inputs, kernel.ndim))
     to_x = jnp.tensordot(gradient, kernel.astype(gradient.dtype), axes=outputs)
-    if leading > 1 and x.shape[0] == 1:
-        x, gradient, leading = x[0], gradient[0], leading - 1
+    mesh = jax.sharding.get_abstract_mesh()
+    if leading > 1 and (mesh.empty or mesh.size == 1):
+        # XLA on CPU would transpose `x` before it multiplies. On a mesh both dimensions may be spread.
+        x, gradient, leading = (*(a.reshape(-1, *a.shape[leading:]) for a in (x, gradient)), 1)
     over = tuple(range(leading))
     to_kernel = jnp.tensordot(x, gradient, axes=(over, over))
     return to_x, to_kernel.astype(kernel.dtype), jnp.sum(gradient, axis=over).astype(kernel.dtype)
