@@ -35,7 +35,7 @@ _FRAMES = flags.DEFINE_multi_integer("frames", [], "Frames, 1 for an image; defa
 _SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second; default: as in the config.")
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default: as in the config.")
-_SOLVER = flags.DEFINE_string("solver", None, "euler or heun; default: as in the config.")
+_SOLVER = flags.DEFINE_string("solver", None, "euler, heun, dpm or unipc; default: as in the config.")
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale, 1 for none; default: as in the config.")
 _OUTPUT = flags.DEFINE_multi_string(
     "output",

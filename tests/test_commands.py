@@ -264,7 +264,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(run, toy_workdir):
         (["--prompt=red", "--output=a.avi"], "the ending must be one of .mp4, .gif, .webp, .png"),
         (["--prompt=red", "--checkpoint=7"], "there is no checkpoint of step 7 in"),
         (["--prompt=red", "--checkpoint=newest"], "--checkpoint='newest' is neither a step nor latest"),
-        (["--prompt=red", "--solver=magic"], "solver 'magic' is not one of: euler, heun"),
+        (["--prompt=red", "--solver=magic"], "solver 'magic' is not one of: euler, heun, dpm, unipc"),
         (["--prompt=red", "--guidance=-1"], "guidance scale -1.0 is negative"),
     ],
 )

@@ -69,7 +69,84 @@ def _heun(velocity: Velocity, x: jax.Array, sigmas: jax.Array, spread: Spread) -
     return _euler(velocity, x, sigmas[-2:], spread)
 
 
+def _dpm(velocity: Velocity, x: jax.Array, sigmas: jax.Array, spread: Spread) -> jax.Array:
+    """DPM-Solver++(2M), second order, one evaluation per step (arXiv 2211.01095, algorithm 2)."""
+
+    def step(carry, levels):
+        x, last = carry
+        before, here, there = levels
+        clean = x - spread(here) * velocity(x, here)
+        return (_towards(x, clean, last, (before, here, there), spread), clean), None
+
+    levels = _before(sigmas[:-1], by=1), sigmas[:-1], sigmas[1:]
+    return jax.lax.scan(step, (x, x), levels)[0][0]
+
+
+def _unipc(velocity: Velocity, x: jax.Array, sigmas: jax.Array, spread: Spread) -> jax.Array:
+    """UniPC of second order with B(h) = exp(h) - 1, one evaluation per step (arXiv 2302.04867, algorithms 1 and 2).
+
+    It steps as DPM-Solver++(2M) does; the evaluation where a step arrives first corrects that step.
+    """
+
+    def step(carry, levels):
+        x, start, last, older = carry
+        before2, before, here, there = levels
+        clean = x - spread(here) * velocity(x, here)
+        of_older, of_new = (spread(weight) for weight in _correction(before2, before, here))
+        gone = spread(_share(before, here))
+        corrected = start + gone * (last - start + of_older * (older - last) + of_new * (clean - last))
+        x = jnp.where(gone > 0, corrected, x)
+        return (_towards(x, clean, last, (before, here, there), spread), x, clean, last), None
+
+    here = sigmas[:-1]
+    levels = _before(here, by=2), _before(here, by=1), here, sigmas[1:]
+    return jax.lax.scan(step, (x, x, x, x), levels)[0][0]
+
+
+def _towards(
+    x: jax.Array, clean: jax.Array, last: jax.Array, levels: tuple[jax.Array, ...], spread: Spread
+) -> jax.Array:
+    """Returns `x` at the third of the `levels` (before, here, there) from its clean predictions here and before.
+
+    On our path the first order is Euler's step. The second order extrapolates the clean prediction by how it has
+    changed; it is left out where there is no step before, and in the last step, which is infinitely long in `_length`.
+    """
+    before, here, there = levels
+    second = (before > here) & (here > there) & (there > 0)
+    bend = jnp.where(second, _length(here, there) / (2 * _length(before, here)), 0.0)
+    return x + spread(_share(here, there)) * (clean - x + spread(bend) * (clean - last))
+
+
+def _share(here: jax.Array, there: jax.Array) -> jax.Array:
+    """Returns which share of the way to the clean prediction a step goes; 0 where levels stand still."""
+    return jnp.where(here > there, 1 - there / here, 0.0)
+
+
+def _correction(before2: jax.Array, before: jax.Array, here: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the weights of the older and of the new change of the clean prediction in a corrected step."""
+    h = _length(before, here)
+    phi = -jnp.expm1(-h)
+    first = 1 / phi - 1 / h
+    second = 2 * (0.5 - 1 / h + phi / h**2) / phi
+    ratio = _length(before2, before) / h
+    of_ratio = (first - second) / (1 + ratio)
+    has_older = before2 > before
+    return jnp.where(has_older, -of_ratio / ratio, 0.0), jnp.where(has_older, first - of_ratio, 0.5)
+
+
+def _length(here: jax.Array, there: jax.Array) -> jax.Array:
+    """Returns the length of a step in log((1 - sigma) / sigma), half the logarithm of the signal-to-noise ratio."""
+    return (jnp.log1p(-there) - jnp.log(there)) - (jnp.log1p(-here) - jnp.log(here))
+
+
+def _before(sigmas: jax.Array, *, by: int) -> jax.Array:
+    """Returns for each entry the one `by` steps before it, the first one where there is none."""
+    return jnp.concatenate([jnp.repeat(sigmas[:1], min(by, len(sigmas)), axis=0), sigmas[:-by]])
+
+
 METHODS: dict[str, Callable[[Velocity, jax.Array, jax.Array, Spread], jax.Array]] = {
     "euler": _euler,
     "heun": _heun,
+    "dpm": _dpm,
+    "unipc": _unipc,
 }

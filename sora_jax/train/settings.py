@@ -128,7 +128,7 @@ class SamplingConfig:
     """The solver, and what is sampled as training proceeds."""
 
     steps: int
-    solver: Literal["euler", "heun"]
+    solver: Literal["euler", "heun", "dpm", "unipc"]
     shift_base_tokens: float | None
     fps: float
     prompts: tuple[str, ...]

@@ -8,7 +8,7 @@ import pytest
 from sora_jax.core.errors import UserError
 from sora_jax.diffusion import known, noise_levels, path, solvers
 
-METHODS = ("euler", "heun")
+METHODS = ("euler", "heun", "dpm", "unipc")
 
 
 def even(steps):
@@ -34,21 +34,53 @@ def test_a_perfect_clean_prediction_is_reached(method):
     np.testing.assert_allclose(solvers.solve(velocity, noise_BLP, even(7), method=method), clean_BLP, atol=1e-5)
 
 
-@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2), ("dpm", 2), ("unipc", 3)])
 def test_order_of_convergence_on_a_gaussian(method, order):
-    """Data N(0, s^2) has velocity x (sigma - (1 - sigma) s^2) / variance, and x(0) = s x(1)."""
-    data_variance = 0.25
+    """Data N(0, s^2) has velocity x (sigma - (1 - sigma) s^2) / variance, and x grows as the root of the variance."""
+
+    def variance(sigma):
+        return (1 - sigma) ** 2 * 0.25 + sigma**2
 
     def velocity(x, sigma):
-        variance = (1 - sigma) ** 2 * data_variance + sigma**2
-        return x * (sigma - (1 - sigma) * data_variance) / variance
+        return x * (sigma - (1 - sigma) * 0.25) / variance(sigma)
 
-    x = jnp.full((1, 1, 1), 1.5)
-    errors = [
-        abs(float(solvers.solve(velocity, x, even(steps), method=method)[0, 0, 0]) - 0.75) for steps in (16, 32, 64)
-    ]
-    rates = np.log2(np.array(errors[:-1]) / errors[1:])
-    np.testing.assert_allclose(rates, order, atol=0.3)
+    # Inside (0, 1): at its ends the steps of the two last methods are infinitely long, and of first order.
+    start, end = 0.95, 0.05
+    exact = 1.5 * (variance(end) / variance(start)) ** 0.5
+    x, solve = jnp.full((1, 1, 1), 1.5), jax.jit(solvers.solve, static_argnums=0, static_argnames="method")
+    found = [solve(velocity, x, jnp.linspace(start, end, steps + 1), method=method) for steps in (32, 64, 128)]
+    errors = np.abs(np.asarray(found).ravel() - exact)
+    np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), order, atol=0.3)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("method", "peer", "options"),
+    [
+        ("euler", "FlowMatchEulerDiscreteScheduler", {}),
+        ("dpm", "DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+        ("unipc", "UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 2, 3, 12])
+def test_steps_are_those_of_diffusers(method, peer, options, steps):
+    import diffusers
+    import torch
+
+    mixing = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
+    scheduler = getattr(diffusers, peer)(**options)
+    scheduler.set_timesteps(steps)
+    theirs = torch.from_numpy(x)
+    for sigma, time in zip(scheduler.sigmas[:-1], scheduler.timesteps, strict=True):
+        slope = torch.sin(theirs @ torch.from_numpy(mixing)) * (1 + sigma) + theirs
+        theirs = scheduler.step(slope, time, theirs).prev_sample
+
+    def velocity(x, sigma):
+        return jnp.sin(jnp.dot(x, mixing, precision="highest")) * (1 + sigma) + x
+
+    ours = solvers.solve(velocity, jnp.asarray(x), jnp.asarray(scheduler.sigmas.numpy()), method=method)
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
 
 
 def test_evaluations_never_happen_at_sigma_zero():
@@ -84,5 +116,5 @@ def test_levels_per_token_and_per_group_agree_and_known_tokens_stand_still(metho
 
 
 def test_an_unknown_method_is_named_with_the_known_ones():
-    with pytest.raises(UserError, match="'ddim' is not one of: euler, heun"):
+    with pytest.raises(UserError, match="'ddim' is not one of: euler, heun, dpm, unipc"):
         solvers.solve(lambda x, sigma: x, jnp.ones((1, 1, 1)), even(2), method="ddim")
