@@ -18,7 +18,9 @@ _EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 _QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK_COMPILATION} {_EIGHT_DEVICES}"
 _CACHE = Path(tempfile.gettempdir()) / "sora_jax_test_compilation_cache"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+_cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+if "PYTEST_XDIST_WORKER" in os.environ:  # one each: nobody reads what another has half written
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_cache}/{os.environ['PYTEST_XDIST_WORKER']}"
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # Times are those of a machine that others use too.

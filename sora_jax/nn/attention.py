@@ -21,7 +21,7 @@ from sora_jax.core.sharding import RULES, spec, ways
 from sora_jax.nn.flash import Kernel, flash
 from sora_jax.nn.kernels import cudnn, pallas_gpu
 from sora_jax.nn.kernels.blocked import Blocks, blocked
-from sora_jax.nn.kernels.dense import attend_dense
+from sora_jax.nn.kernels.dense import dense
 from sora_jax.nn.kernels.pallas_tpu import pallas_tpu
 from sora_jax.nn.kernels.splash import attend_splash
 
@@ -48,6 +48,7 @@ def _blocked(queries: int, keys: int) -> Kernel:
 
 # Backends whose results over parts of a row can be merged: kernels for numbers of queries and of keys.
 _KERNELS: dict[str, Callable[[int, int], Kernel]] = {
+    "dense": lambda _, __: dense(),
     "blocked": _blocked,
     "pallas_tpu": lambda _, __: pallas_tpu(),
     "pallas_gpu": lambda _, __: pallas_gpu.pallas_gpu(),
@@ -122,8 +123,6 @@ def _attend_here(
     """Returns attention of what one device has, and of what comes around the `ring`, a mesh axis."""
     backend = choose(backend, query, key, segments=segments, ring=ring is not None)
     arrays = query, key, value, query_segment, key_segment
-    if backend == "dense":
-        return attend_dense(*arrays)
     if backend == "splash":
         return attend_splash(*arrays)
     if backend == "cudnn":
@@ -142,7 +141,7 @@ def choose(backend: str, query_BLNH: Any, key_BMNH: Any, *, segments: int | None
         return backend
     platform = current_platform()
     few = query_BLNH.shape[1] * key_BMNH.shape[1] <= _FEW_SCORES[platform]
-    if few and not ring:
+    if few:
         return "dense"
     if platform == "tpu":
         found = "pallas_tpu"

@@ -365,13 +365,13 @@ PARENT = textwrap.dedent("""
                 assert len(reader.read_clip(sys.argv[1])[0]) == 5
                 assert reader._child._process.pid != child
                 reader.close()
-            print("forked", flush=True)
+            os.write(1, b"forked\\n")  # at once: the others write to the same pipe
             signal.pause()
         reader.read_clip(sys.argv[1])
         assert reader._child._process.pid == child
     if sys.argv[2] == "stop":
         os.kill(child, signal.SIGSTOP)
-    print(child, flush=True)
+    os.write(1, f"{child}\\n".encode())
     if sys.argv[2] != "exit":
         signal.pause()
 """)

@@ -134,9 +134,9 @@ def test_bfloat16_keeps_its_dtype_and_scores_in_float32():
 MESHES = [(8, 1, 1, 1), (1, 2, 4, 1), (2, 1, 2, 2), (1, 1, 8, 1)]
 
 
-@pytest.mark.parametrize("exchange", attention.EXCHANGES)
+@pytest.mark.parametrize(("exchange", "backend"), [("gather", "auto"), ("ring", "dense"), ("ring", "blocked")])
 @pytest.mark.parametrize("sizes", MESHES)
-def test_a_mesh_changes_no_number(sizes, exchange):
+def test_a_mesh_changes_no_number(sizes, exchange, backend):
     """Rows, tokens and heads are spread over devices; keys are gathered, or passed around with their segments."""
     mesh = make_mesh(MeshConfig(**dict(zip(MESH_AXES, sizes, strict=True))))
     rng = np.random.default_rng(5)
@@ -147,7 +147,7 @@ def test_a_mesh_changes_no_number(sizes, exchange):
 
     def both(*arrays):
         def loss(*arrays):
-            mixed = attention.attend(*arrays, segment, segment, exchange=exchange)
+            mixed = attention.attend(*arrays, segment, segment, exchange=exchange, backend=backend)
             return jnp.sum(jnp.sin(mixed)), mixed
 
         (_, mixed), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*arrays)
@@ -188,7 +188,7 @@ def test_the_choice_follows_the_lengths_is_logged_and_can_be_overridden(caplog):
         assert attention.choose("auto", short, short, segments=None, ring=False) == "dense"
         assert attention.choose("auto", long, long, segments=None, ring=False) == "blocked"
     assert "attention of 4096 queries to 4096 keys on cpu: blocked" in caplog.text
-    assert attention.choose("auto", short, short, segments=None, ring=True) == "blocked"
+    assert attention.choose("auto", short, short, segments=None, ring=True) == "dense"
     assert attention.choose("pallas_tpu", short, short, segments=None, ring=True) == "pallas_tpu"
     arrays, segments = inputs(4, rows=2), (QUERY_SEGMENT, KEY_SEGMENT)
     found = jax.jit(functools.partial(attention.attend, backend="blocked"))(*arrays, *segments)

@@ -1,4 +1,4 @@
-"""The plain path: every query against every key, under a mask.
+"""The plain path: every query against every key, under a mask; the fastest for short rows.
 
 Letters: B rows, L queries, M keys, N heads, H head width.
 """
@@ -8,6 +8,13 @@ import math
 import jax
 import jax.numpy as jnp
 
+from sora_jax.nn.flash import NOTHING, Kernel
+
+
+def dense() -> Kernel:
+    """Returns the kernel; it holds (B, N, L, M) scores in float32, and computes them again for the gradient."""
+    return Kernel(forward=_forward, backward=_backward)
+
 
 def attend_dense(
     query_BLNH: jax.Array,
@@ -16,15 +23,38 @@ def attend_dense(
     query_segment_BL: jax.Array,
     key_segment_BM: jax.Array,
 ) -> jax.Array:
-    """Returns what `nn.attention.attend` does, holding (B, N, L, M) scores in float32; the fastest for short rows."""
-    scale = 1.0 / math.sqrt(query_BLNH.shape[-1])
-    scores = jnp.einsum("BLNH,BMNH->BNLM", query_BLNH * scale, key_BMNH, preferred_element_type=jnp.float32)
-    seen = (query_segment_BL[:, :, None] == key_segment_BM[:, None, :]) & (key_segment_BM[:, None, :] > 0)
-    scores = jnp.where(seen[:, None], scores, -jnp.inf)
-    # A row without keys has maximum -inf; 0 in its place keeps exp, and its gradient, finite.
-    top = jnp.maximum(jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)), -1e30)
-    weights = jnp.exp(scores - top)
-    total = jnp.sum(weights, axis=-1)
-    mixed = jnp.einsum("BNLM,BMNH->BLNH", weights.astype(value_BMNH.dtype), value_BMNH)
-    total = jnp.moveaxis(jnp.where(total > 0, total, 1.0), 1, 2)[..., None]
-    return (mixed / total).astype(query_BLNH.dtype)
+    """Returns what `nn.attention.attend` does, with the gradient that jax derives: what kernels are compared with."""
+    return _forward(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM)[0]
+
+
+def _forward(query, key, value, query_segment, key_segment) -> tuple[jax.Array, jax.Array]:
+    scores_BNLM = _scores(query, key, query_segment, key_segment)
+    # A row without keys has maximum -inf; a number in its place keeps exp, and its gradient, finite.
+    top_BNL1 = jnp.maximum(jax.lax.stop_gradient(jnp.max(scores_BNLM, axis=-1, keepdims=True)), NOTHING)
+    weights_BNLM = jnp.exp(scores_BNLM - top_BNL1)
+    total_BNL = jnp.sum(weights_BNLM, axis=-1)
+    some_BNL = jnp.where(total_BNL > 0, total_BNL, 1.0)
+    mixed_BLNH = jnp.einsum("BNLM,BMNH->BLNH", weights_BNLM.astype(value.dtype), value)
+    mixed_BLNH = mixed_BLNH / jnp.swapaxes(some_BNL, 1, 2)[..., None]
+    logsum_BNL = jnp.where(total_BNL > 0, top_BNL1[..., 0] + jnp.log(some_BNL), NOTHING)
+    return mixed_BLNH.astype(query.dtype), jnp.swapaxes(logsum_BNL, 1, 2)
+
+
+def _backward(
+    query, key, value, query_segment, key_segment, logsum, delta, gradient
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    logsum_BNL1, delta_BNL1 = (jnp.swapaxes(x, 1, 2)[..., None] for x in (logsum, delta))
+    weights_BNLM = jnp.exp(_scores(query, key, query_segment, key_segment) - logsum_BNL1)
+    to_value = jnp.einsum("BNLM,BLNH->BMNH", weights_BNLM.astype(gradient.dtype), gradient)
+    to_weights = jnp.einsum("BLNH,BMNH->BNLM", gradient, value, preferred_element_type=jnp.float32)
+    to_scores = (weights_BNLM * (to_weights - delta_BNL1) / math.sqrt(query.shape[-1])).astype(query.dtype)
+    to_query = jnp.einsum("BNLM,BMNH->BLNH", to_scores, key)
+    return to_query, jnp.einsum("BNLM,BLNH->BMNH", to_scores, query), to_value
+
+
+def _scores(query, key, query_segment, key_segment) -> jax.Array:
+    """Returns the scores, (B, N, L, M) float32, -inf where a key is of another segment."""
+    scaled = query / math.sqrt(query.shape[-1])
+    scores_BNLM = jnp.einsum("BLNH,BMNH->BNLM", scaled, key, preferred_element_type=jnp.float32)
+    seen_BLM = (query_segment[:, :, None] == key_segment[:, None, :]) & (key_segment[:, None, :] > 0)
+    return jnp.where(seen_BLM[:, None], scores_BNLM, -jnp.inf)
