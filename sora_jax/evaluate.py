@@ -2,11 +2,13 @@
 
   python -m sora_jax.evaluate --workdir=runs/base
   python -m sora_jax.evaluate --workdir=runs/base --checkpoint=2000
+  python -m sora_jax.evaluate --workdir=runs/base --solver=dpm --steps=12
   python -m sora_jax.evaluate --workdir=runs/base --evaluate=autoencoder --data=DIR
 
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from absl import flags
 
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.data.remote import is_remote
+from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
 from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
@@ -35,6 +38,8 @@ _DATA = flags.DEFINE_string(
 _CLIPS = flags.DEFINE_integer(
     "clips", None, "How many clips to judge the autoencoder on; default: as in the config.", lower_bound=1
 )
+_SOLVER = flags.DEFINE_enum("solver", None, list(METHODS), "Of the samples; default: as in the config.")
+_STEPS = flags.DEFINE_integer("steps", None, "Of that solver; default: as in the config.", lower_bound=1)
 _LPIPS = flags.DEFINE_string("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
 _VIDEO_FEATURES = flags.DEFINE_string(
     "video_features", None, "Weights of I3D, .safetensors; without them rFVD compares features of a random network."
@@ -52,6 +57,9 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--data={data} is not a folder: give one with videos or images")
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
+    given = {"solver": _SOLVER.value, "steps": _STEPS.value}
+    sampling = dataclasses.replace(settings.sampling, **{k: v for k, v in given.items() if v is not None})
+    settings = dataclasses.replace(settings, sampling=sampling)
     networks = Networks(
         perceptual=jax.device_put(load_perceptual(_LPIPS.value)) if _LPIPS.value else None,
         video=jax.device_put(load_i3d(_VIDEO_FEATURES.value)) if _VIDEO_FEATURES.value else None,

@@ -122,8 +122,9 @@ def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
     assert "shapes: prompts 8, colour " in done.stdout
     assert f"psnr {expected['autoencoder']['psnr']:.3f}" in done.stdout
     assert json.loads((workdir / "evaluation.json").read_text()) == expected
-    done = run("evaluate", f"--workdir={workdir}", "--checkpoint=6")
-    assert json.loads((workdir / "evaluation.json").read_text())["shapes"]["step"] == 6
+    done = run("evaluate", f"--workdir={workdir}", "--checkpoint=6", "--solver=dpm", "--steps=3")
+    found = json.loads((workdir / "evaluation.json").read_text())["shapes"]
+    assert (found["step"], found["solver"]) == (6, "dpm 3")
 
 
 def test_the_autoencoder_alone_is_judged_on_a_folder_without_captions(run, toy_workdir, tmp_path):

@@ -256,7 +256,7 @@ def _follow(
             judged = judge_prompts(sampler, params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED)
         if is_first():
             write_clip(folder / f"{name}.gif", contact_sheet(judged.clips), fps=sampling.fps)
-        result[name] = {**judged.scores, "stage": stage, "step": at}
+        result[name] = {**judged.scores, "stage": stage, "step": at, "solver": f"{sampling.solver} {sampling.steps}"}
     return result
 
 
