@@ -1,5 +1,6 @@
 """The count of model FLOPs, against every matrix product in the program and against a slow sum."""
 
+import dataclasses
 import math
 
 import jax
@@ -14,27 +15,15 @@ from sora_jax.models.flops import NO_WORK, step_flops, text_flops, transformer_f
 from sora_jax.models.text.bytes import TextConfig
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.diffusion import Generator
+from tests import small
 
 B, L, K, P, Q = 2, 24, 6, 5, 4
 TEXT = TextConfig(width=16, depth=2, heads=2)
 
 
 def config(*, extras: bool) -> TransformerConfig:
-    return TransformerConfig(
-        patch=(1, 1, 1),
-        width=32,
-        depth=3,
-        heads=2,
-        mlp_width=48,
-        frequency_dim=16,
-        rope_theta=100.0,
-        time_rate=1.0,
-        attention="auto",
-        exchange="gather",
-        remat="none",
-        pooled_text=extras,
-        place_features=extras,
-    )
+    wide = dataclasses.replace(small.TRANSFORMER, width=32, depth=3, mlp_width=48, frequency_dim=16)
+    return dataclasses.replace(wide, pooled_text=extras, place_features=extras)
 
 
 def products(jaxpr) -> float:

@@ -17,26 +17,12 @@ from sora_jax.core.tree import abstract_model, init_params, merge_model
 from sora_jax.diffusion import known
 from sora_jax.models import transformer
 from sora_jax.models.text.bytes import TextConfig
-from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.diffusion import Generator, without_caption
 from sora_jax.video import shapes
+from tests import small
 
 B, L, K, S, P, Q = 2, 40, 16, 3, 6, 4
-CONFIG = TransformerConfig(
-    patch=(1, 1, 1),
-    width=32,
-    depth=2,
-    heads=2,
-    mlp_width=48,
-    frequency_dim=16,
-    rope_theta=100.0,
-    time_rate=1.0,
-    attention="auto",
-    exchange="gather",
-    remat="dots",
-    pooled_text=True,
-    place_features=True,
-)
+CONFIG = dataclasses.replace(small.TRANSFORMER, width=32, mlp_width=48, frequency_dim=16, time_rate=1.0, remat="dots")
 
 
 def build(key):
