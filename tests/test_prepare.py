@@ -10,7 +10,7 @@ import pytest
 from configs import base
 from sora_jax.core.errors import UserError
 from sora_jax.data.shards import PreparedSet
-from sora_jax.data.video_io import write_clip
+from sora_jax.data.video_output import write_clip
 from sora_jax.train import run as runs
 from sora_jax.train.settings import read_settings
 

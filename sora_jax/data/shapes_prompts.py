@@ -28,6 +28,10 @@ class PromptCase:
     objects: tuple[Attributes, ...]
 
 
+# Held-out combinations of an object, times backgrounds.
+MOST_PROMPTS = 72
+
+
 def case_of(scene: Scene) -> PromptCase:
     """Returns the prompt of a scene (its plain caption) with what must be seen."""
     objects = tuple(Attributes(colour=o.colour, shape=o.shape, motion=o.motion) for o in scene.objects)

@@ -7,7 +7,7 @@ import numpy as np
 
 from sora_jax.core.distributed import is_first
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.video_io import write_clip
+from sora_jax.data.video_output import write_clip
 from sora_jax.generate.canvas import Canvas
 from sora_jax.models.codec import Codec
 from sora_jax.preparation.fitted import FittedSource

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sora_jax.data.video_io import encode_png
+from sora_jax.data.video_output import encode_png
 from sora_jax.preparation.survey import Look, Survey, measures, reasons
 from sora_jax.train.charts import compact, histogram
 from sora_jax.train.report_style import PAGE

@@ -23,6 +23,7 @@ from sora_jax.data import decoder, guarded, video_io
 from sora_jax.data.clips import BadClip
 from sora_jax.data.guarded import GuardedReader, ReaderPool
 from sora_jax.data.sources import FolderSource, fingerprint
+from sora_jax.data.video_output import write_clip
 
 
 def drawn(frames: int = 5) -> np.ndarray:
@@ -78,7 +79,7 @@ def stopped_then(process: int, *signals: int) -> Iterator[None]:
 def good(tmp_path_factory) -> Path:
     """A file that is quick to decode."""
     path = tmp_path_factory.mktemp("good") / "good.gif"
-    video_io.write_clip(path, drawn(), fps=10)
+    write_clip(path, drawn(), fps=10)
     return path
 
 
@@ -92,7 +93,7 @@ def reader() -> Iterator[GuardedReader]:
 def write_media(folder: Path) -> None:
     """Writes one file of each kind: whatever a decoder imports or opens late must be there for the child, too."""
     for name in ("a.mp4", "a.gif", "a.webp"):
-        video_io.write_clip(folder / name, drawn(), fps=12)
+        write_clip(folder / name, drawn(), fps=12)
     for name, codec in (("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mpg", "mpeg2video")):
         with av.open(folder / name, "w") as container:
             stream = container.add_stream(codec, rate=25)
@@ -123,7 +124,7 @@ def test_pixels_and_rates_are_those_of_the_bare_reader(tmp_path, reader):
 
 
 def test_bytes_are_decoded_as_the_file_would_be(tmp_path):
-    video_io.write_clip(tmp_path / "a.mp4", np.arange(3 * 16 * 24 * 3, dtype=np.uint8).reshape(3, 16, 24, 3), fps=8.0)
+    write_clip(tmp_path / "a.mp4", np.arange(3 * 16 * 24 * 3, dtype=np.uint8).reshape(3, 16, 24, 3), fps=8.0)
     media = (tmp_path / "a.mp4").read_bytes()
     with GuardedReader() as reader:
         pixels_THWC, fps = reader.read_bytes(media, "x/a.MP4", max_frames=2)
@@ -144,7 +145,7 @@ def test_a_child_that_does_not_read_is_not_waited_for(tmp_path, monkeypatch):
         os.kill(reader._child._process.pid, signal.SIGSTOP)
         with pytest.raises(BadClip, match="the decoder no longer answers"):
             reader.read_bytes(bytes(50_000_000), "large.mp4")
-        video_io.write_clip(tmp_path / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8), fps=8.0)
+        write_clip(tmp_path / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8), fps=8.0)
         assert reader.read_clip(tmp_path / "a.mp4")[0].shape == (2, 16, 16, 3)
 
 
@@ -158,7 +159,7 @@ def test_clips_are_memory_of_their_own(good, reader):
 
 def test_sizes_may_change_and_large_ones_are_not_kept(tmp_path, good, reader, monkeypatch):
     monkeypatch.setattr(guarded, "KEPT_BYTES", 10_000)
-    video_io.write_clip(tmp_path / "large.gif", drawn(12), fps=10)
+    write_clip(tmp_path / "large.gif", drawn(12), fps=10)
     for path, frames in ((good, 5), (tmp_path / "large.gif", 12), (good, 5), (tmp_path / "large.gif", 12)):
         np.testing.assert_array_equal(reader.read_clip(path)[0], drawn(frames))
         assert reader._child is not None
@@ -273,7 +274,7 @@ def test_an_answer_without_sense_is_a_crash(good, monkeypatch):
 
 
 def test_an_interrupt_does_not_shift_the_answers(tmp_path, good, monkeypatch):
-    video_io.write_clip(tmp_path / "other.gif", drawn(9), fps=10)
+    write_clip(tmp_path / "other.gif", drawn(9), fps=10)
     with GuardedReader() as reader:
         reader.read_clip(good)
         child = reader._child
@@ -397,7 +398,7 @@ def test_the_child_never_outlives_its_parent(good, way):
 
 def test_threads_share_a_reader(tmp_path, reader):
     for frames in (2, 9):
-        video_io.write_clip(tmp_path / f"{frames}.gif", drawn(frames), fps=10)
+        write_clip(tmp_path / f"{frames}.gif", drawn(frames), fps=10)
     wrong = []
 
     def read(frames: int) -> None:

@@ -25,7 +25,7 @@ from sora_jax.data.records import RecordSource, Sample, write_records
 from sora_jax.data.remote import list_files, place
 from sora_jax.data.sources import FolderSource, fingerprint
 from sora_jax.data.tfds_source import TfdsSource
-from sora_jax.data.video_io import encode_png, write_clip
+from sora_jax.data.video_output import encode_png, write_clip
 from sora_jax.data.webdataset import TarSource
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.sources import FolderSource, Source, fingerprint
-from sora_jax.data.video_io import write_clip
+from sora_jax.data.video_output import write_clip
 
 
 def drawn(frames: int, value: int) -> np.ndarray:

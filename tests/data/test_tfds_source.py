@@ -16,7 +16,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.sources import Source, fingerprint
 from sora_jax.data.tfds_source import TfdsSource
-from sora_jax.data.video_io import encode_png, read_clip, write_clip
+from sora_jax.data.video_io import read_clip
+from sora_jax.data.video_output import encode_png, write_clip
 from sora_jax.preparation.curated import Heap
 from sora_jax.train import streams
 from sora_jax.train.settings import read_settings

@@ -14,7 +14,8 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
-from sora_jax.data.video_io import encode_gif, encode_png, read_clip, write_clip
+from sora_jax.data.video_io import read_clip
+from sora_jax.data.video_output import encode_gif, encode_png, write_clip
 
 
 def drawn(frames: int = 9, height: int = 32, width: int = 48) -> np.ndarray:
@@ -134,9 +135,11 @@ def test_png_bytes_are_the_pixels():
 
 
 def test_endings_are_checked_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match=r"must be one of .mp4, .gif, .webp, .png"):
+    with pytest.raises(UserError, match=r"must be one of .mp4, .webm, .gif, .webp, .png"):
         write_clip(tmp_path / "a.avi", drawn(), fps=8)
-    with pytest.raises(UserError, match=r"cannot write 9 frames to .*a.png: a video ends in .mp4, .gif or .webp"):
+    with pytest.raises(
+        UserError, match=r"cannot write 9 frames to .*a.png: a video ends in .mp4, .webm, .gif or .webp"
+    ):
         write_clip(tmp_path / "a.png", drawn(), fps=8)
     assert not list(tmp_path.iterdir())
 

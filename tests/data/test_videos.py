@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.video_io import read_clip, write_clip
+from sora_jax.data.video_io import read_clip
+from sora_jax.data.video_output import write_clip
 from sora_jax.data.videos import FRAMES_AHEAD, TO_RGB, _ahead, _Converter, _deinterlaced
 
 FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv440p", "yuv420p10le", "yuv444p12le", "nv12", "gray", "gbrp")

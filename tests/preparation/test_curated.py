@@ -15,7 +15,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.records import RecordSource, Sample, write_records
 from sora_jax.data.sources import FolderSource, Source, fingerprint
-from sora_jax.data.video_io import read_clip, write_clip
+from sora_jax.data.video_io import read_clip
+from sora_jax.data.video_output import write_clip
 from sora_jax.data.webdataset import TarSource
 from sora_jax.preparation.curate import CurationConfig
 from sora_jax.preparation.curated import TABLE_FILE, CuratedSource, Heap

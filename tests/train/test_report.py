@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from sora_jax.data.video_io import encode_gif, encode_png
+from sora_jax.data.video_output import encode_gif, encode_png
 from sora_jax.train import report
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.report import duration, write_report

@@ -15,7 +15,7 @@ from sora_jax.data.crops import CropStream
 from sora_jax.data.pipeline import RowDataset
 from sora_jax.data.records import Sample, write_records
 from sora_jax.data.shards import PreparedSet
-from sora_jax.data.video_io import encode_gif
+from sora_jax.data.video_output import encode_gif
 from sora_jax.preparation.fitted import FittedSource
 from sora_jax.train.settings import read_settings
 from sora_jax.train.streams import PackedBatches, PixelBatches, open_collections

@@ -1,0 +1,241 @@
+"""Pixels to media files.
+
+Shapes: `T` frames, `H` rows of pixels, `W` columns of pixels, `C` = 3 colours (red, green, blue).
+"""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sora_jax.core.errors import StorageError, UserError
+
+# What each container may hold, the first by default; .png also as frames_%04d.png, one file a frame.
+CODECS = {".mp4": ("h264", "av1"), ".webm": ("vp9", "av1")}
+WRITTEN_SUFFIXES = (*CODECS, ".gif", ".webp", ".png")
+# As `videos.TO_RGB`, the other way.
+FROM_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+# Of high quality; one thread, since their number changes the bytes.
+_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    "h264": ("libx264", {"crf": "12"}),
+    "vp9": ("libvpx-vp9", {"crf": "15", "b": "0", "row-mt": "0"}),
+    "av1": ("libsvtav1", {"crf": "15", "preset": "8", "svtav1-params": "lp=1"}),
+}
+_SMALLEST_AV1 = 64  # px, of a side
+_NUMBERED = re.compile(r"%0?\d*d")
+
+Facts = Mapping[str, Any]
+Write = Callable[[np.ndarray], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipFormat:
+    """How a clip is written.
+
+    Attributes:
+      fps: Frames per second.
+      codec: One of `CODECS` of the ending; None: the first.
+      facts: What the file should say of itself, as JSON in its comment; a "prompt" is its title too.
+    """
+
+    fps: float
+    codec: str | None = None
+    facts: Facts = dataclasses.field(default_factory=dict)
+
+
+def write_clip(path: str | os.PathLike, pixels_THWC: np.ndarray, *, fps: float) -> None:
+    """Writes uint8 (T, H, W, 3) at `fps` frames per second, as `open_clip` does."""
+    check_written_suffix(path, frames=len(pixels_THWC))
+    with open_clip(path, ClipFormat(fps=fps)) as write:
+        write(pixels_THWC)
+
+
+@contextlib.contextmanager
+def open_clip(path: str | os.PathLike, form: ClipFormat) -> Iterator[Write]:
+    """Yields what takes uint8 frames (n, H, W, 3) piece by piece; the ending of `path` chooses the format.
+
+    .mp4 and .webm are of high quality, tagged BT.709, with colour at half resolution when both sides are even, and
+    hold no more than a piece in memory; .gif has 256 colours a frame, .webp is of high quality, .png holds one frame,
+    frames_%04d.png one in each file. Equal input gives equal bytes. The file appears under its name only when it is
+    whole; missing folders are made.
+
+    Raises `UserError` for another ending, codec, or for several frames in a .png; `StorageError` where the disk
+    refuses.
+    """
+    path = Path(path)
+    check_written_suffix(path, frames=1, codec=form.codec)
+    suffix = path.suffix.lower()
+    if _NUMBERED.search(path.name):
+        yield _numbered(path, form)
+        return
+    with _replacing(path) as partial:
+        if suffix in CODECS:
+            with _encoding(partial, form, suffix) as write:
+                yield write
+            return
+        pieces: list[np.ndarray] = []
+        yield pieces.append
+        pixels_THWC = np.concatenate(pieces)
+        check_written_suffix(path, frames=len(pixels_THWC))
+        encode = {".gif": encode_gif, ".webp": _encode_webp}.get(suffix)
+        if encode is not None:
+            partial.write_bytes(encode(pixels_THWC, fps=form.fps, facts=form.facts))
+        else:
+            partial.write_bytes(encode_png(pixels_THWC[0], facts=form.facts))
+
+
+def check_written_suffix(path: str | os.PathLike, *, frames: int, codec: str | None = None) -> None:
+    """Raises `UserError` where `open_clip` could not write so many frames to `path`, or not with that codec."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in WRITTEN_SUFFIXES:
+        raise UserError(f"cannot write {path}: the ending must be one of {', '.join(WRITTEN_SUFFIXES)}")
+    if suffix == ".png" and frames > 1 and not _NUMBERED.search(path.name):
+        raise UserError(
+            f"cannot write {frames} frames to {path}: a video ends in .mp4, .webm, .gif or .webp, or is frames_%04d.png"
+        )
+    if codec is not None and codec not in CODECS.get(suffix, ()):
+        allowed = ", ".join(f"{', '.join(codecs)} in {ending}" for ending, codecs in CODECS.items())
+        raise UserError(f"cannot write {path} with the codec {codec}: there are {allowed}")
+
+
+def encode_gif(pixels_THWC: np.ndarray, *, fps: float, facts: Facts | None = None) -> bytes:
+    """Returns an endless GIF of uint8 (T, H, W, 3), each frame with a palette of its own.
+
+    A GIF counts in hundredths of a second: durations are rounded so that the sum stays right. Above 50 frames
+    per second the video is slowed down to 50, since viewers take shorter durations for a mistake.
+    """
+    frames = [Image.fromarray(f_HWC).quantize(256, Image.Quantize.MEDIANCUT) for f_HWC in pixels_THWC]
+    durations = [10 * d for d in _durations(len(frames), rate=min(fps, 50.0), unit=0.01)]
+    said = {"comment": json.dumps(facts).encode()} if facts else {}
+    return _encode_animation(frames, durations, "GIF", disposal=1, optimize=False, **said)
+
+
+def _encode_webp(pixels_THWC: np.ndarray, *, fps: float, facts: Facts | None = None) -> bytes:
+    """Returns an endless WebP of uint8 (T, H, W, 3)."""
+    frames = [Image.fromarray(frame_HWC) for frame_HWC in pixels_THWC]
+    durations = _durations(len(frames), rate=fps, unit=0.001)
+    said = {}
+    if facts:
+        exif = Image.Exif()
+        exif[0x010E] = json.dumps(facts)  # ImageDescription
+        said["exif"] = exif.tobytes()
+    return _encode_animation(frames, durations, "WEBP", quality=95, method=4, **said)
+
+
+def _encode_animation(frames: list[Image.Image], durations: list[int], name: str, **options: Any) -> bytes:
+    """Returns the frames in the named format; durations are in milliseconds; one frame is a still image."""
+    buffer = io.BytesIO()
+    if len(frames) > 1:
+        options |= {"save_all": True, "loop": 0}
+        frames[0].save(buffer, name, append_images=frames[1:], duration=durations, **options)
+    else:
+        frames[0].save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+def _durations(frames: int, *, rate: float, unit: float) -> list[int]:
+    """Returns whole numbers of `unit` seconds, one a frame, that never drift from `rate`."""
+    edges = [round(index / (rate * unit)) for index in range(frames + 1)]
+    return [late - early for early, late in itertools.pairwise(edges)]
+
+
+def encode_png(pixels_HWC: np.ndarray, *, facts: Facts | None = None) -> bytes:
+    """Returns a PNG of uint8 (H, W, 3)."""
+    buffer = io.BytesIO()
+    said = None
+    if facts:
+        said = PngInfo()
+        said.add_itxt("Comment", json.dumps(facts, ensure_ascii=False))
+    Image.fromarray(pixels_HWC).save(buffer, "PNG", pnginfo=said)
+    return buffer.getvalue()
+
+
+def _numbered(path: Path, form: ClipFormat) -> Write:
+    """Returns what writes each frame to a file of its own, counted from 0."""
+    count = itertools.count()
+
+    def write(pixels_THWC: np.ndarray) -> None:
+        for pixels_HWC in pixels_THWC:
+            with _replacing(path.with_name(_NUMBERED.sub(lambda found: found[0] % next(count), path.name))) as partial:
+                partial.write_bytes(encode_png(pixels_HWC, facts=form.facts))
+
+    return write
+
+
+@contextlib.contextmanager
+def _encoding(path: Path, form: ClipFormat, suffix: str) -> Iterator[Write]:
+    """Yields what encodes frames into a container; all pieces have the size of the first."""
+    codec, container = form.codec or CODECS[suffix][0], suffix.removeprefix(".")
+    # Matroska draws its identifiers at random otherwise.
+    options = {"movflags": "+faststart"} if container == "mp4" else {"fflags": "+bitexact"}
+    with av.open(path.absolute(), "w", format=container, options=options) as output:
+        output.metadata.update(_metadata(form.facts))
+        stream: Any = None
+
+        def write(pixels_THWC: np.ndarray) -> None:
+            nonlocal stream
+            assert pixels_THWC.dtype == np.uint8, pixels_THWC.dtype
+            if stream is None:
+                stream = _add_stream(output, codec, form.fps, pixels_THWC.shape[1:3])
+            for pixels_HWC in pixels_THWC:
+                frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels_HWC), format="rgb24")
+                frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", interpolation=FROM_RGB)
+                output.mux(stream.encode(frame))
+
+        yield write
+        output.mux(stream.encode())
+
+
+def _add_stream(output: Any, codec: str, fps: float, size: tuple[int, int]) -> Any:
+    """Returns the stream of an encoder, tagged BT.709 so that every player shows the same colours."""
+    height, width = size
+    if codec == "av1" and min(size) < _SMALLEST_AV1:
+        raise UserError(
+            f"the AV1 encoder takes sides of {_SMALLEST_AV1} px or more, not {height}x{width}: choose another codec"
+        )
+    name, options = _ENCODERS[codec]
+    stream = output.add_stream(name, rate=Fraction(fps).limit_denominator(1001), options=options)
+    stream.height, stream.width = height, width
+    stream.pix_fmt = "yuv420p" if (height % 2 == 0 and width % 2 == 0) or codec == "av1" else "yuv444p"
+    context = stream.codec_context
+    context.thread_count = 1
+    context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+    return stream
+
+
+def _metadata(facts: Facts) -> dict[str, str]:
+    if not facts:
+        return {}
+    prompt = facts.get("prompt", "")
+    title = prompt if isinstance(prompt, str) else " / ".join(prompt)
+    return {"title": title, "comment": json.dumps(facts, ensure_ascii=False)}
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yields a name beside `path`; what is written there becomes `path`, or disappears on an error."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,116 @@
+"""Files written piece by piece: every container and codec, whole or not at all, with what they say of themselves."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.video_io import read_clip
+from sora_jax.data.video_output import ClipFormat, check_written_suffix, open_clip, write_clip
+from tests.data.test_video_io import distance, drawn
+
+FACTS = {"prompt": ["a red circle", "ein Kreis über allem"], "seed": 3}
+
+
+def written(path, clip, **form):
+    with open_clip(path, ClipFormat(fps=10.0, **form)) as write:
+        for piece in np.array_split(clip, 3):
+            write(piece)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "found"),
+    [
+        ("a.mp4", None, "h264"),
+        ("a.mp4", "av1", "libdav1d"),
+        ("a.webm", None, "vp9"),
+        ("a.webm", "av1", "libdav1d"),
+    ],
+)
+def test_every_codec_keeps_frames_rate_colours_and_tags(tmp_path, name, codec, found):
+    clip = drawn(9, 64, 96)
+    path = written(tmp_path / name, clip, codec=codec, facts=FACTS)
+    back, fps = read_clip(path)
+    assert back.shape == clip.shape
+    assert fps == pytest.approx(10, rel=0.01)
+    assert distance(back, clip) < 4
+    assert abs((back.astype(float) - clip).mean(axis=(0, 1, 2))).max() < 1.5, "no shift of colour"
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name in (found, "av1", "libaom-av1")
+        assert stream.codec_context.color_range == 1
+        assert stream.codec_context.colorspace == 1
+        said = {key.lower(): value for key, value in container.metadata.items()}
+        assert json.loads(said["comment"]) == FACTS
+        assert said["title"] == "a red circle / ein Kreis über allem"
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp"])
+def test_pieces_give_the_bytes_of_the_whole(tmp_path, name):
+    clip = drawn()
+    write_clip(tmp_path / f"whole_{name}", clip, fps=10.0)
+    assert written(tmp_path / name, clip).read_bytes() == (tmp_path / f"whole_{name}").read_bytes()
+
+
+def test_pictures_say_how_they_were_made(tmp_path):
+    clip = drawn()
+    with Image.open(written(tmp_path / "a.gif", clip, facts=FACTS)) as image:
+        assert json.loads(image.info["comment"]) == FACTS
+    with Image.open(written(tmp_path / "a.webp", clip, facts=FACTS)) as image:
+        assert json.loads(image.getexif()[0x010E]) == FACTS
+    write = ClipFormat(fps=1.0, facts=FACTS)
+    with open_clip(tmp_path / "a.png", write) as put:
+        put(clip[:1])
+    with Image.open(tmp_path / "a.png") as image:
+        image.load()
+        assert json.loads(image.text["Comment"]) == FACTS
+        np.testing.assert_array_equal(np.asarray(image), clip[0])
+
+
+def test_frames_have_files_of_their_own(tmp_path):
+    clip = drawn(5)
+    written(tmp_path / "deep" / "frame_%03d.png", clip)
+    names = sorted(path.name for path in (tmp_path / "deep").iterdir())
+    assert names == [f"frame_{number:03d}.png" for number in range(5)]
+    for frame_HWC, name in zip(clip, names, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "deep" / name)), frame_HWC)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif"])
+def test_what_is_broken_off_never_has_the_name(tmp_path, name):
+    (tmp_path / name).write_text("what was there")
+
+    def break_off():
+        with open_clip(tmp_path / name, ClipFormat(fps=10.0)) as write:
+            write(drawn(3))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert [path.name for path in tmp_path.iterdir()] == [name], "no half file is left"
+    assert (tmp_path / name).read_text() == "what was there"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("a.avi", {"frames": 1}, "the ending must be one of .mp4, .webm, .gif, .webp, .png"),
+        ("a.png", {"frames": 2}, "a video ends in .mp4, .webm, .gif or .webp, or is frames_%04d.png"),
+        ("a.mp4", {"frames": 2, "codec": "vp9"}, "with the codec vp9: there are h264, av1 in .mp4, vp9, av1 in .webm"),
+        ("a.gif", {"frames": 2, "codec": "av1"}, "with the codec av1"),
+    ],
+)
+def test_what_cannot_be_written_is_told_beforehand(tmp_path, name, options, said):
+    with pytest.raises(UserError) as error:
+        check_written_suffix(tmp_path / name, **options)
+    assert said in str(error.value)
+
+
+def test_small_sides_are_too_small_for_av1(tmp_path):
+    with pytest.raises(UserError, match="takes sides of 64 px or more, not 32x48"):
+        written(tmp_path / "a.mp4", drawn(), codec="av1")
+    assert not list(tmp_path.iterdir())
