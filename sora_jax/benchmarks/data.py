@@ -222,7 +222,7 @@ def time_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
     config = StepConfig(
         name="benchmark", seed=0, steps=len(packs), accumulate=1, schedule=stage.schedule, ema=settings.ema
     )
-    objective = make_objective(settings.diffusion, dtype=compute_dtype(settings.precision))
+    objective = make_objective(settings.diffusion, stage.known, dtype=compute_dtype(settings.precision))
     step = make_step(objective, structure, make(axes), config)
     seconds = []
     with jax.set_mesh(mesh):

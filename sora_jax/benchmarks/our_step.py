@@ -40,7 +40,7 @@ def random_params(config: TransformerConfig, layout: ClipLayout) -> Params:
 
 def predict(model: Transformer, batch: dict[str, jax.Array], dtype: jnp.dtype) -> jax.Array:
     """Returns prediction_BLP, float32."""
-    return model(
+    prediction = model(
         batch["tokens_BLP"].astype(dtype),
         levels_BG=batch["levels_BG"],
         level_BL=batch["level_BL"],
@@ -50,6 +50,7 @@ def predict(model: Transformer, batch: dict[str, jax.Array], dtype: jnp.dtype) -
         text_BKE=batch["text_BKE"].astype(dtype),
         text_segment_BK=batch["text_segment_BK"],
     )
+    return prediction.tokens_BLP
 
 
 def predict_once(config: TransformerConfig, layout: ClipLayout, params: Params, batch: Batch) -> np.ndarray:

@@ -45,15 +45,18 @@ def guide(
     segment_BL: jax.Array,
     num_segments: int,
     config: GuidanceConfig,
+    scale_BL: jax.Array | None = None,
 ) -> jax.Array:
     """Returns the guided prediction_BLP, float32; predictions are clean tokens or velocities alike.
 
+    scale_BL is the scale of each token's segment; None: that of `config` for all.
     sigma_BL is the level of each token's segment, for the interval. The rescale gives each segment's guided
     prediction the standard deviation of its conditional one; tokens of segment 0 do not count there and are
     not rescaled, so pass known tokens as 0 too.
     """
     conditional_BLP = conditional_BLP.astype(jnp.float32)
-    guided_BLP = unconditional_BLP + config.scale * (conditional_BLP - unconditional_BLP)
+    scale = config.scale if scale_BL is None else scale_BL[..., None]
+    guided_BLP = unconditional_BLP + scale * (conditional_BLP - unconditional_BLP)
     if config.rescale > 0:
         wanted_BS, given_BS = (_deviation(x_BLP, segment_BL, num_segments) for x_BLP in (conditional_BLP, guided_BLP))
         ratio_BS = wanted_BS / jnp.maximum(given_BS, 1e-12)

@@ -2,12 +2,13 @@
 
 One model then animates images, extends in both directions, loops, connects and fills in. Training draws a
 `Pattern` per segment; sampling writes one down (animate: head 1; extend: head k or tail k; connect: both);
-`known_tokens` turns either into the same mask.
+`known_tokens` turns either into the same mask, and `condition` makes of it what the network is given.
 
 A segment has at most two noise levels, its own and that of its known tokens. They are kept as a table per
 row, levels_BG with G = 2 S (own levels first), and an index into it per token.
 
-Letters: B rows, L tokens, S segments of a row, G = 2 S levels of a row. Segment ids are 1 ... S, 0 padding.
+Letters: B rows, L tokens, S segments of a row, G = 2 S levels of a row, P patch width. Segment ids are 1 ... S, 0
+padding.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from sora_jax.core.errors import UserError
+from sora_jax.diffusion import path
 
 _FAMILIES = ("none", "first", "last", "ends", "random_frames", "region")
 
@@ -161,6 +163,34 @@ def draw_known(
 def draw_known_level(key: jax.Array, segments: tuple[int, int], config: KnownConfig) -> jax.Array:
     """Returns known_sigma_BS float32, uniform in [0, max_level], for `segments` = (B, S)."""
     return config.max_level * jax.random.uniform(key, segments)
+
+
+class Conditioned(NamedTuple):
+    """What the network is given of the tokens."""
+
+    tokens_BLP: jax.Array  # float32, each token with the noise of its level
+    levels_BG: jax.Array  # float32, all levels of a row
+    level_BL: jax.Array  # int32, each token's column of levels_BG
+
+
+def condition(
+    clean_BLP: jax.Array,
+    *,
+    noise_BLP: jax.Array,
+    known_BL: jax.Array,
+    segment_BL: jax.Array,
+    sigma_BS: jax.Array,
+    known_sigma_BS: jax.Array,
+) -> Conditioned:
+    """Returns what the network is given where segments have level sigma_BS and their known tokens known_sigma_BS.
+
+    Training calls this with levels that it drew, sampling with those that it starts from. A known token at level 0 is
+    `clean_BLP` bit for bit, an unknown one at level 1 is `noise_BLP`.
+    """
+    levels_BG = level_table(sigma_BS, known_sigma_BS)
+    level_BL = level_index(segment_BL, known_BL, num_segments=sigma_BS.shape[-1])
+    noisy_BLP = path.add_noise(clean_BLP, noise=noise_BLP, sigma=token_level(levels_BG, level_BL))
+    return Conditioned(noisy_BLP, levels_BG, level_BL)
 
 
 def level_table(sigma_BS: jax.Array, known_sigma_BS: jax.Array) -> jax.Array:

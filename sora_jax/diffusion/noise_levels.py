@@ -64,17 +64,20 @@ def draw(key: jax.Array, tokens_BS: jax.Array, config: NoiseConfig) -> jax.Array
     return jnp.where(present_BS, jnp.clip(sigma_BS, jnp.finfo(jnp.float32).tiny, 1.0), 1.0)
 
 
-def schedule(num_steps: int, num_tokens: jax.Array | int, config: NoiseConfig) -> jax.Array:
-    """Returns sigma float32 (num_steps + 1, *num_tokens.shape), falling from exactly 1 to exactly 0.
+def schedule(
+    num_steps: int, num_tokens: jax.Array | int, config: NoiseConfig, *, start: jax.Array | float = 1.0
+) -> jax.Array:
+    """Returns sigma float32 (num_steps + 1, *num_tokens.shape), falling to exactly 0, by default from exactly 1.
 
-    Evenly spaced, then shifted like the training levels. `num_tokens` is a count or tokens_BS. Raises
-    UserError on less than one step.
+    Evenly spaced, then shifted like the training levels. `num_tokens` is a count or tokens_BS. `start`, of that shape
+    or a number in [0, 1], is where the even levels begin: editing begins part of the way (SDEdit, arXiv 2108.01073).
+    Raises UserError on less than one step.
     """
     if num_steps < 1:
         raise UserError(f"{num_steps} sampling steps: at least 1 is needed")
     factor = alpha(num_tokens, config)
     even = jnp.linspace(1.0, 0.0, num_steps + 1, dtype=jnp.float32)
-    return shift(even.reshape(-1, *[1] * factor.ndim), factor)
+    return shift(even.reshape(-1, *[1] * factor.ndim) * start, factor)
 
 
 def alpha(tokens: jax.Array | int, config: NoiseConfig) -> jax.Array:

@@ -7,6 +7,7 @@ Letters: B rows, L tokens, P patch width, G levels of a row, I steps.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.diffusion import known
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
+# (x, sigma, what the last evaluation left) -> (velocity, what this one leaves)
+Remembering = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 Spread = Callable[[jax.Array], jax.Array]
 
 
@@ -32,6 +35,23 @@ def solve(
     broadcasts to the leading axes of x (a scalar, or (B, L)); with `level_BL` it is a table levels_BG instead
     and a token's level is column level_BL of it. Raises UserError on an unknown method.
     """
+
+    def forgetful(x: jax.Array, sigma: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+        return velocity(x, sigma), memory
+
+    return solve_remembering(forgetful, x, sigmas, (), method=method, level_BL=level_BL)
+
+
+def solve_remembering(
+    velocity: Remembering,
+    x: jax.Array,
+    sigmas: jax.Array,
+    memory: Any,
+    *,
+    method: str,
+    level_BL: jax.Array | None = None,
+) -> jax.Array:
+    """Returns what `solve` does, for a velocity that hands `memory` on from evaluation to evaluation."""
     if method not in METHODS:
         raise UserError(f"solver {method!r} is not one of: {', '.join(METHODS)}")
     assert len(sigmas) >= 2, sigmas.shape
@@ -39,68 +59,80 @@ def solve(
     def spread(sigma: jax.Array) -> jax.Array:
         return (sigma if level_BL is None else known.token_level(sigma, level_BL))[..., None]
 
-    return METHODS[method](velocity, x.astype(jnp.float32), sigmas, spread)
+    return METHODS[method](velocity, x.astype(jnp.float32), memory, sigmas, spread)[0]
 
 
-def _euler(velocity: Velocity, x: jax.Array, sigmas: jax.Array, spread: Spread) -> jax.Array:
+def _euler(
+    velocity: Remembering, x: jax.Array, memory: Any, sigmas: jax.Array, spread: Spread
+) -> tuple[jax.Array, Any]:
     """First order, one evaluation per step."""
 
-    def step(x, levels):
+    def step(carry, levels):
+        x, memory = carry
         here, there = levels
-        return x + spread(there - here) * velocity(x, here), None
+        slope, memory = velocity(x, here, memory)
+        return (x + spread(there - here) * slope, memory), None
 
-    return jax.lax.scan(step, x, (sigmas[:-1], sigmas[1:]))[0]
+    return jax.lax.scan(step, (x, memory), (sigmas[:-1], sigmas[1:]))[0]
 
 
-def _heun(velocity: Velocity, x: jax.Array, sigmas: jax.Array, spread: Spread) -> jax.Array:
+def _heun(velocity: Remembering, x: jax.Array, memory: Any, sigmas: jax.Array, spread: Spread) -> tuple[jax.Array, Any]:
     """Second order, two evaluations per step (arXiv 2206.00364, algorithm 1), one in the last step.
 
     The last step is Euler's because it ends at sigma = 0, where a network has no velocity to learn. One such
     step leaves the order at two.
     """
 
-    def step(x, levels):
+    def step(carry, levels):
+        x, memory = carry
         here, there = levels
-        change, slope = spread(there - here), velocity(x, here)
-        corrected = velocity(x + change * slope, there)
-        return x + change * (slope + corrected) / 2, None
+        change = spread(there - here)
+        slope, memory = velocity(x, here, memory)
+        corrected, memory = velocity(x + change * slope, there, memory)
+        return (x + change * (slope + corrected) / 2, memory), None
 
-    x, _ = jax.lax.scan(step, x, (sigmas[:-2], sigmas[1:-1]))
-    return _euler(velocity, x, sigmas[-2:], spread)
+    carry, _ = jax.lax.scan(step, (x, memory), (sigmas[:-2], sigmas[1:-1]))
+    return _euler(velocity, *carry, sigmas[-2:], spread)
 
 
-def _dpm(velocity: Velocity, x: jax.Array, sigmas: jax.Array, spread: Spread) -> jax.Array:
+def _dpm(velocity: Remembering, x: jax.Array, memory: Any, sigmas: jax.Array, spread: Spread) -> tuple[jax.Array, Any]:
     """DPM-Solver++(2M), second order, one evaluation per step (arXiv 2211.01095, algorithm 2)."""
 
     def step(carry, levels):
-        x, last = carry
+        x, last, memory = carry
         before, here, there = levels
-        clean = x - spread(here) * velocity(x, here)
-        return (_towards(x, clean, last, (before, here, there), spread), clean), None
+        slope, memory = velocity(x, here, memory)
+        clean = x - spread(here) * slope
+        return (_towards(x, clean, last, (before, here, there), spread), clean, memory), None
 
     levels = _before(sigmas[:-1], by=1), sigmas[:-1], sigmas[1:]
-    return jax.lax.scan(step, (x, x), levels)[0][0]
+    x, _, memory = jax.lax.scan(step, (x, x, memory), levels)[0]
+    return x, memory
 
 
-def _unipc(velocity: Velocity, x: jax.Array, sigmas: jax.Array, spread: Spread) -> jax.Array:
+def _unipc(
+    velocity: Remembering, x: jax.Array, memory: Any, sigmas: jax.Array, spread: Spread
+) -> tuple[jax.Array, Any]:
     """UniPC of second order with B(h) = exp(h) - 1, one evaluation per step (arXiv 2302.04867, algorithms 1 and 2).
 
     It steps as DPM-Solver++(2M) does; the evaluation where a step arrives first corrects that step.
     """
 
     def step(carry, levels):
-        x, start, last, older = carry
+        x, start, last, older, memory = carry
         before2, before, here, there = levels
-        clean = x - spread(here) * velocity(x, here)
+        slope, memory = velocity(x, here, memory)
+        clean = x - spread(here) * slope
         of_older, of_new = (spread(weight) for weight in _correction(before2, before, here))
         gone = spread(_share(before, here))
         corrected = start + gone * (last - start + of_older * (older - last) + of_new * (clean - last))
         x = jnp.where(gone > 0, corrected, x)
-        return (_towards(x, clean, last, (before, here, there), spread), x, clean, last), None
+        return (_towards(x, clean, last, (before, here, there), spread), x, clean, last, memory), None
 
     here = sigmas[:-1]
     levels = _before(here, by=2), _before(here, by=1), here, sigmas[1:]
-    return jax.lax.scan(step, (x, x, x, x), levels)[0][0]
+    x, _, _, _, memory = jax.lax.scan(step, (x, x, x, x, memory), levels)[0]
+    return x, memory
 
 
 def _towards(
@@ -144,7 +176,7 @@ def _before(sigmas: jax.Array, *, by: int) -> jax.Array:
     return jnp.concatenate([jnp.repeat(sigmas[:1], min(by, len(sigmas)), axis=0), sigmas[:-by]])
 
 
-METHODS: dict[str, Callable[[Velocity, jax.Array, jax.Array, Spread], jax.Array]] = {
+METHODS: dict[str, Callable[[Remembering, jax.Array, Any, jax.Array, Spread], tuple[jax.Array, Any]]] = {
     "euler": _euler,
     "heun": _heun,
     "dpm": _dpm,

@@ -7,6 +7,7 @@ token, never for every token (`diffusion.known`).
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -249,6 +250,20 @@ class Place(nnx.Module):
         return self.alone(features) + self.out(self.place(features) * text_BLD)
 
 
+class Reused(NamedTuple):
+    """What the blocks added at an earlier noise level, and whether that does for this one."""
+
+    added_BLD: jax.Array
+    now: jax.Array
+
+
+class Prediction(NamedTuple):
+    """What the transformer says, and what its blocks added to say it, to be reused."""
+
+    tokens_BLP: jax.Array  # float32
+    added_BLD: jax.Array
+
+
 class Transformer(nnx.Module):
     """Noisy tokens, noise levels and text -> a prediction per token.
 
@@ -279,8 +294,9 @@ class Transformer(nnx.Module):
         extent_BL3: jax.Array,
         text_BKE: jax.Array,
         text_segment_BK: jax.Array,
-    ) -> jax.Array:
-        """Returns prediction_BLP, float32.
+        reused: Reused | None = None,
+    ) -> Prediction:
+        """Returns prediction_BLP and what the blocks added.
 
         Args:
           tokens_BLP: Noisy tokens, in the dtype of the computation.
@@ -291,6 +307,7 @@ class Transformer(nnx.Module):
           extent_BL3: float32 largest position of each token's segment, at least 1; used by `place_features` alone.
           text_BKE: Text features of the row.
           text_segment_BK: int32 segment of each text token, 0 for padding or a dropped caption.
+          reused: What may take the place of the blocks.
         """
         config = self.config
         level_BGD, modulation, text_BKD = self.condition_embedder(levels_BG, text_BKE, text_segment_BK)
@@ -307,10 +324,21 @@ class Transformer(nnx.Module):
             text_BKD=text_BKD,
             text_segment_BK=text_segment_BK,
         )
-        x = scan_blocks(self.blocks, x, lambda block, x: block(x, context), remat=config.remat)
+
+        def blocks() -> jax.Array:
+            return scan_blocks(self.blocks, x, lambda block, x: block(x, context), remat=config.remat)
+
+        done = blocks() if reused is None else jax.lax.cond(reused.now, lambda: x + reused.added_BLD, blocks)
+        added, x = done - x, done
         shift, scale = (gather_level(level_BGD + self.modulation[...][i], level_BL).astype(x.dtype) for i in range(2))
         x = (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
-        return self.proj_out(x).astype(jnp.float32)
+        return Prediction(self.proj_out(x).astype(jnp.float32), added)
+
+    def modulation_of(self, levels_I: jax.Array) -> jax.Array:
+        """Returns the modulation of the blocks by noise levels alone, (I, 6 D) float32."""
+        embedder = self.condition_embedder
+        features = sinusoid(levels_I * 1000.0, embedder.frequency_dim)
+        return embedder.time_proj(jax.nn.silu(embedder.time_out(jax.nn.silu(embedder.time_in(features)))))
 
 
 # Waves of `place_features`: k in {-1, 0, 1}^3 up to sign, at one and two half periods, and four octaves an axis.

@@ -14,7 +14,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mean import Mean
 from sora_jax.diffusion import known, noise_levels, path
 from sora_jax.models.text.bytes import ByteEncoder, TextConfig
-from sora_jax.models.transformer import Transformer, TransformerConfig
+from sora_jax.models.transformer import Prediction, Reused, Transformer, TransformerConfig
 
 Pack = dict[str, jax.Array]
 
@@ -26,13 +26,11 @@ class DiffusionConfig:
     Attributes:
       path: What it outputs and how that is judged.
       noise: Which noise levels it sees.
-      known: Which tokens are given, how often.
       caption_dropout: Share of segments that see no caption, for guidance; in [0, 1).
     """
 
     path: path.PathConfig
     noise: noise_levels.NoiseConfig
-    known: known.KnownConfig
     caption_dropout: float
 
     def __post_init__(self):
@@ -68,10 +66,11 @@ class Generator(nnx.Module):
         level_BL: jax.Array,
         text_BKE: jax.Array,
         text_segment_BK: jax.Array,
-    ) -> jax.Array:
-        """Returns prediction_BLP, float32, for noisy tokens in the layout of `pack`.
+        reused: Reused | None = None,
+    ) -> Prediction:
+        """Returns the prediction for noisy tokens in the layout of `pack`.
 
-        `text_segment_BK` may differ from the pack's: 0 hides a text token.
+        `text_segment_BK` may differ from the pack's: 0 hides a text token. `reused` may take the place of the blocks.
         """
         return self.transformer(
             tokens_BLP.astype(text_BKE.dtype),
@@ -82,6 +81,7 @@ class Generator(nnx.Module):
             extent_BL3=extents(pack),
             text_BKE=text_BKE,
             text_segment_BK=text_segment_BK,
+            reused=reused,
         )
 
 
@@ -101,11 +101,12 @@ def without_caption(pack: Pack, dropped_BS: jax.Array) -> jax.Array:
 
 
 def make_objective(
-    config: DiffusionConfig, *, dtype: jnp.dtype
+    config: DiffusionConfig, shares: known.KnownConfig, *, dtype: jnp.dtype
 ) -> Callable[[Generator, Pack, jax.Array], tuple[Mean, dict[str, Mean]]]:
     """Returns the objective `(generator, pack, key) -> (loss, metrics)`.
 
-    The loss is the mean over all tokens to be predicted of `path.token_loss`, so a long clip weighs by its tokens.
+    `shares` says which tokens are given, how often. The loss is the mean over all tokens to be predicted of
+    `path.token_loss`, so a long clip weighs by its tokens.
     `dtype` is that of the computation; noise, loss and levels are float32.
     """
 
@@ -120,28 +121,32 @@ def make_objective(
             segment_BL=segment_BL,
             grid_BS3=grid_BS3,
             time_step_BS=pack["time_step_BS"],
-            config=config.known,
+            config=shares,
         )
-        known_sigma_BS = known.draw_known_level(known_level_key, segments, config.known)
-        levels_BG = known.level_table(sigma_BS, known_sigma_BS)
-        level_BL = known.level_index(segment_BL, known_BL, num_segments=segments[1])
-        sigma_BL = known.token_level(levels_BG, level_BL)
-
         clean_BLP = pack["tokens_BLP"].astype(jnp.float32)
         noise_BLP = jax.random.normal(noise_key, clean_BLP.shape)
+        given = known.condition(
+            clean_BLP,
+            noise_BLP=noise_BLP,
+            known_BL=known_BL,
+            segment_BL=segment_BL,
+            sigma_BS=sigma_BS,
+            known_sigma_BS=known.draw_known_level(known_level_key, segments, shares),
+        )
         dropped_BS = jax.random.bernoulli(drop_key, config.caption_dropout, segments)
         visible_BK = without_caption(pack, dropped_BS)
-        prediction_BLP = model.predict(
-            path.add_noise(clean_BLP, noise=noise_BLP, sigma=sigma_BL),
+        prediction = model.predict(
+            given.tokens_BLP,
             pack,
-            levels_BG=levels_BG,
-            level_BL=level_BL,
+            levels_BG=given.levels_BG,
+            level_BL=given.level_BL,
             # Encoded from what stays visible, so that a dropped caption leaks through nothing.
             text_BKE=model.encode_text({**pack, "text_segment_BK": visible_BK}, dtype),
             text_segment_BK=visible_BK,
         )
+        sigma_BL = known.token_level(given.levels_BG, given.level_BL)
         loss_BL = path.token_loss(
-            prediction_BLP, clean_BLP=clean_BLP, noise_BLP=noise_BLP, sigma_BL=sigma_BL, config=config.path
+            prediction.tokens_BLP, clean_BLP=clean_BLP, noise_BLP=noise_BLP, sigma_BL=sigma_BL, config=config.path
         )
         wanted_BL = ((segment_BL > 0) & ~known_BL).astype(jnp.float32)
         return Mean.of(loss_BL, wanted_BL), {"fill": Mean.of((segment_BL > 0).astype(jnp.float32))}

@@ -117,7 +117,7 @@ def predict(model, pack, dtype):
         level_BL=level_BL,
         text_BKE=model.encode_text({**pack, "text_segment_BK": visible_BK}, dtype),
         text_segment_BK=visible_BK,
-    )
+    ).tokens_BLP
 
 
 def loss_and_prediction(params, pack):

@@ -210,7 +210,7 @@ def known_tokens(one):
 @jax.jit
 def predict(params, tokens_BLP, **inputs):
     structure, _, _ = abstract_model(build)
-    return merge_model(structure, params)(tokens_BLP, **inputs)
+    return merge_model(structure, params)(tokens_BLP, **inputs).tokens_BLP
 
 
 def ours(params, requests, *, length, text_length):

@@ -13,6 +13,7 @@ from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.packing import Budget
 from sora_jax.data.packs import PackLayout, stack_rows
 from sora_jax.diffusion import known, noise_levels, path
+from sora_jax.models.transformer import Prediction
 from sora_jax.objectives.diffusion import DiffusionConfig, extents, make_objective, without_caption
 from tests import small
 
@@ -45,12 +46,15 @@ PACK = make_pack()
 THIN = make_pack(kept=slice(None, None, 2))  # token drop took every second token
 
 
-def config(*, prediction="clean", known_share=0.0, dropout=0.0):
+def shares(known_share):
     families = {"none": 1 - known_share, "first": known_share, "last": 0, "ends": 0, "random_frames": 0, "region": 0}
+    return known.KnownConfig(**families, max_level=0.05)
+
+
+def config(*, prediction="clean", dropout=0.0):
     return DiffusionConfig(
         path=path.PathConfig(prediction=prediction, loss_space="velocity", weighting="flat", min_sigma=0.05),
         noise=noise_levels.NoiseConfig(),
-        known=known.KnownConfig(**families, max_level=0.05),
         caption_dropout=dropout,
     )
 
@@ -69,12 +73,12 @@ class Stub:
         self.known_BL = level_BL >= levels_BG.shape[1] // 2
         self.sigma_BL = known.token_level(levels_BG, level_BL)
         self.text_segment_BK = text_segment_BK
-        return self.answer(tokens_BLP, self.sigma_BL[..., None])
+        return Prediction(self.answer(tokens_BLP, self.sigma_BL[..., None]), tokens_BLP)
 
 
-def run(answer, key=KEY, **options):
+def run(answer, key=KEY, *, known_share=0.0, **options):
     stub = Stub(answer)
-    loss, metrics = make_objective(config(**options), dtype=jnp.float32)(stub, PACK, key)
+    loss, metrics = make_objective(config(**options), shares(known_share), dtype=jnp.float32)(stub, PACK, key)
     return stub, loss, metrics
 
 
@@ -179,7 +183,7 @@ def generator():
 
 
 def loss(params, text_BKQ, *, dropout):
-    objective = make_objective(config(dropout=dropout), dtype=jnp.float32)
+    objective = make_objective(config(dropout=dropout), shares(0.0), dtype=jnp.float32)
     model = merge_model(generator()[0], params)
     return objective(model, PACK | {"text_BKQ": text_BKQ}, KEY)[0].value()
 
@@ -218,7 +222,8 @@ def test_what_token_drop_leaves_is_predicted_as_if_the_rest_were_padding():
         level_BL = known.level_index(pack["segment_BL"], jnp.zeros_like(pack["segment_BL"], bool), num_segments=4)
         text_BKE = model.encode_text(pack, jnp.float32)
         told = {"levels_BG": levels_BG, "level_BL": level_BL, "text_BKE": text_BKE}
-        return np.asarray(model.predict(pack["tokens_BLP"], pack, text_segment_BK=pack["text_segment_BK"], **told))
+        said = model.predict(pack["tokens_BLP"], pack, text_segment_BK=pack["text_segment_BK"], **told)
+        return np.asarray(said.tokens_BLP)
 
     thin, padded = predict(THIN), predict(as_padding)
     for row, count in enumerate(left_BL.sum(axis=1)):
@@ -243,7 +248,7 @@ def test_what_is_known_of_a_clip_does_not_depend_on_token_drop(family):
 def test_the_noise_of_a_segment_goes_by_the_tokens_that_are_there(pack):
     noise = noise_levels.NoiseConfig(std=1e-6, shift_base_tokens=4.0, uniform_share=0.0)
     stub = Stub(perfect("clean"))
-    objective = make_objective(dataclasses.replace(config(), noise=noise), dtype=jnp.float32)
+    objective = make_objective(dataclasses.replace(config(), noise=noise), shares(0.0), dtype=jnp.float32)
     loss, metrics = objective(stub, pack, KEY)
     segment_BL = np.asarray(pack["segment_BL"])
     for row, segments in enumerate(segment_BL):
@@ -257,7 +262,7 @@ def test_the_noise_of_a_segment_goes_by_the_tokens_that_are_there(pack):
 
 
 def test_the_loss_and_gradient_of_a_pack_with_token_drop_are_finite():
-    objective = make_objective(config(known_share=0.5, dropout=0.1), dtype=jnp.float32)
+    objective = make_objective(config(dropout=0.1), shares(0.5), dtype=jnp.float32)
     structure, params = generator()
     value, gradient = jax.value_and_grad(lambda p: objective(merge_model(structure, p), THIN, KEY)[0].value())(params)
     assert np.isfinite(value)
