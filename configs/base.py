@@ -126,14 +126,6 @@ def get_config() -> ConfigDict:
     noise.shift_power = 0.5  # growth of the shift with the token count
     noise.shift_limits = (0.25, 16.0)  # smallest and largest shift
     noise.uniform_share = 0.1  # share of clips that draw a plain uniform level
-    diffusion.known = known = ConfigDict()  # which part of a clip is given; shares sum to 1
-    known.none = 0.9  # nothing: text to video
-    known.first = 0.04  # first frames: animate, extend forward
-    known.last = 0.02  # last frames: extend backward
-    known.ends = 0.02  # both: connect, loop
-    known.random_frames = 0.01  # any frames: interpolate
-    known.region = 0.01  # a rectangle, or all but one: fill in
-    known.max_level = 0.05  # given tokens carry a noise level uniform in [0, max_level]
 
     c.ema = ema = ConfigDict()
     ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
@@ -156,7 +148,7 @@ def get_config() -> ConfigDict:
         steps=1000, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=4000, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=4100, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
@@ -170,7 +162,10 @@ def get_config() -> ConfigDict:
 
     c.sampling = sampling = ConfigDict()
     sampling.steps = 20  # solver steps
-    sampling.solver = "euler"  # "euler"; "heun": two evaluations a step; "dpm", "unipc": higher order at one
+    sampling.solver = "dpm"  # "euler"; "heun": two evaluations a step; "dpm", "unipc": higher order at one
+    sampling.cache = (
+        0.0  # change of the modulation up to which steps take over earlier work: faster, less exact; 0: none do
+    )
     sampling.shift_base_tokens = 2.0  # as noise.shift_base_tokens, for the schedule of the solver
     sampling.fps = 8.0  # frames per second of what is made
     sampling.prompts = (  # sampled as training proceeds, at seed 0
@@ -181,14 +176,19 @@ def get_config() -> ConfigDict:
     )
     sampling.size = (32, 32)  # height and width of those samples, px
     sampling.frames = 9  # of those samples
+    sampling.window = placeholder(int)  # frames made at once at most; longer videos slide; None: as training sees
+    sampling.overlap = placeholder(int)  # frames that a window keeps of the one before it; None: up to half
+    sampling.max_seconds = 60.0  # longest video that may be asked for
     sampling.guidance = guidance = ConfigDict()
     guidance.scale = 6.0  # 1: none
     guidance.interval = (0.6, 1.0)  # noise levels where it applies; below, it only roughens edges
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
+    sampling.known_guidance = 1.0  # scale where a part is given, which says more than text; high ones make seams jump
 
     c.evaluation = evaluation = ConfigDict()
     evaluation.prompts = 72  # held-out prompts that the oracle judges; 0 to 72
     evaluation.clips = 64  # held-out clips that the autoencoder is judged on
+    evaluation.tasks = 8  # held-out clips that each way of prompting is judged on at the end of a run; 0: none
     return c.lock()
 
 
@@ -270,6 +270,19 @@ def autoencoder_stage(
     return s
 
 
+def known_tokens() -> ConfigDict:
+    """Returns which part of a clip is given in training; shares of clips that sum to 1."""
+    known = ConfigDict()
+    known.none = 0.7  # nothing: text to video
+    known.first = 0.1  # first frames: animate, extend forward
+    known.last = 0.1  # last frames: extend backward
+    known.ends = 0.06  # both: connect, loop
+    known.random_frames = 0.02  # any frames: interpolate
+    known.region = 0.02  # a rectangle, or all but one: fill in
+    known.max_level = 0.05  # given tokens carry a noise level uniform in [0, max_level]
+    return known
+
+
 def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> ConfigDict:
     """Returns a stage that trains the transformer on prepared clips."""
     s = ConfigDict()
@@ -281,5 +294,6 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     mix.images = images  # of one-frame clips
     mix.videos = 1.0 - images  # of longer ones
     mix.collections = ConfigDict()  # weights of collections, by name; empty: each by its number of clips
+    s.known = known_tokens()  # in an image no frame can be given: the shares of frames count as none
     s.token_drop = (0.0, 0.0)  # least and largest share of its tokens that a clip loses each time, in [0, 1)
     return s

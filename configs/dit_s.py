@@ -41,12 +41,6 @@ _CHAIN = {
     "diffusion.caption_dropout": 0.1,
     "diffusion.noise.mean": 0.0,
     "diffusion.noise.shift_base_tokens": 256.0,
-    "diffusion.known.none": 0.7,
-    "diffusion.known.first": 0.12,
-    "diffusion.known.last": 0.06,
-    "diffusion.known.ends": 0.06,
-    "diffusion.known.random_frames": 0.03,
-    "diffusion.known.region": 0.03,
     "ema.widths": (0.05, 0.1),
     "optimizer.b2": 0.99,
     "optimizer.weight_decay": 0.01,
@@ -66,6 +60,8 @@ _CHAIN = {
     "sampling.guidance.interval": (0.2, 1.0),
     "log.samples_per_stage": 10,
 }
+# Shares of clips of which some part is given, in both stages.
+_KNOWN = {"none": 0.7, "first": 0.12, "last": 0.06, "ends": 0.06, "random_frames": 0.03, "region": 0.03}
 _SIZE = {
     "transformer.width": 384,
     "transformer.heads": 3,
@@ -105,5 +101,7 @@ def stages(c: ConfigDict, *, clips: int, images: tuple[int, float], videos: tupl
             f"stages.{name}.schedule.decay_share": 0.1,
             f"stages.{name}.schedule.final_share": 0.1,
         }
+    for name in ("images", "videos"):
+        changes |= {f"stages.{name}.known.{family}": share for family, share in _KNOWN.items()}
     c.update_from_flattened_dict(changes)
     return c

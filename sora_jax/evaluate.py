@@ -3,6 +3,7 @@
   python -m sora_jax.evaluate --workdir=runs/base
   python -m sora_jax.evaluate --workdir=runs/base --checkpoint=2000
   python -m sora_jax.evaluate --workdir=runs/base --solver=dpm --steps=12
+  python -m sora_jax.evaluate --workdir=runs/base --evaluate=tasks --clips=32
   python -m sora_jax.evaluate --workdir=runs/base --evaluate=autoencoder --data=DIR
 
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
@@ -36,10 +37,11 @@ _DATA = flags.DEFINE_string(
     "A folder of videos and images to judge the autoencoder on, instead of the run's own clips; shapes: drawn ones.",
 )
 _CLIPS = flags.DEFINE_integer(
-    "clips", None, "How many clips to judge the autoencoder on; default: as in the config.", lower_bound=1
+    "clips", None, "How many clips to judge the autoencoder, or tasks, on; default: as in the config.", lower_bound=1
 )
 _SOLVER = flags.DEFINE_enum("solver", None, list(METHODS), "Of the samples; default: as in the config.")
 _STEPS = flags.DEFINE_integer("steps", None, "Of that solver; default: as in the config.", lower_bound=1)
+_CACHE = flags.DEFINE_float("cache", None, "Of that solver; default: as in the config.", lower_bound=0.0)
 _LPIPS = flags.DEFINE_string("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
 _VIDEO_FEATURES = flags.DEFINE_string(
     "video_features", None, "Weights of I3D, .safetensors; without them rFVD compares features of a random network."
@@ -57,7 +59,7 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--data={data} is not a folder: give one with videos or images")
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
-    given = {"solver": _SOLVER.value, "steps": _STEPS.value}
+    given = {"solver": _SOLVER.value, "steps": _STEPS.value, "cache": _CACHE.value}
     sampling = dataclasses.replace(settings.sampling, **{k: v for k, v in given.items() if v is not None})
     settings = dataclasses.replace(settings, sampling=sampling)
     networks = Networks(

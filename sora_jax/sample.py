@@ -1,115 +1,232 @@
-"""Videos and images from a trained run.
+"""Videos and images from a trained run, by every way of prompting.
 
-  python -m sora_jax.sample --workdir=runs/base --prompt="a red circle moves right" --size=24x40 --frames=9 --seed=0
+  python -m sora_jax.sample --workdir=runs/base --prompt="a red circle moves right" --size=24x40 --seconds=1
   python -m sora_jax.sample --workdir=runs/base --prompt="a red circle" --prompt="a blue square" --frames=1
-  python -m sora_jax.sample --workdir=runs/base --prompt="a red circle moves right" --output=circle.mp4
+  python -m sora_jax.sample --workdir=runs/base --task=animate --image=cat.png --prompt="a cat turns its head"
+  python -m sora_jax.sample --workdir=runs/base --task=extend --video=a.mp4 --seconds=-1,+2 --prompt="a red circle"
+  python -m sora_jax.sample --workdir=runs/base --requests=requests.jsonl
 
-Several prompts, sizes, lengths and seeds are allowed: one of each serves all prompts, as many as prompts go in pairs.
-All are packed into shared batches; what comes out does not depend on what shares its batch.
+docs/sampling.md has every task. Several prompts, sizes, lengths and seeds are allowed: one of each serves all prompts,
+as many as prompts go in pairs. All are packed into shared batches; what comes out does not depend on what shares its
+batch. Requests of a file that are done are not done again.
 """
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import jax
 from absl import flags
+from tqdm import tqdm
 
 from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.video_io import check_written_suffix, write_clip
-from sora_jax.generate.canvas import Canvas
+from sora_jax.data.video_output import CODECS, ClipFormat, Write, check_written_suffix, open_clip
+from sora_jax.diffusion.solvers import METHODS
+from sora_jax.generate.job import Job, Limits, facts_of, read_job
+from sora_jax.generate.jobs import run_jobs
+from sora_jax.generate.predictor import SolverConfig
+from sora_jax.generate.request import TASKS, Request, read_requests
 from sora_jax.generate.write import file_stem, free_path
 from sora_jax.train.run import use_compilation_cache
-from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.trained import build_generator, load_codec, load_generator, make_sampler, request, solver_config
+from sora_jax.train.settings import read_settings
+from sora_jax.train.trained import build_generator, limits_of, load_codec, load_generator, make_sampler, solver_config
 from sora_jax.train.workdir import Workdir
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
 )
+_TASK = flags.DEFINE_enum("task", "text", TASKS, "How the video is made.")
+_REQUESTS = flags.DEFINE_string("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given several times.")
-_SIZE = flags.DEFINE_multi_string("size", [], "HEIGHTxWIDTH in px; default: that of the config's examples.")
-_FRAMES = flags.DEFINE_multi_integer("frames", [], "Frames, 1 for an image; default: as in the config's examples.")
+_NEGATIVE = flags.DEFINE_string("negative", "", "What guidance should lead away from.")
+_SIZE = flags.DEFINE_multi_string("size", [], "HEIGHTxWIDTH in px; default: of what is given, or as in the config.")
+_FRAMES = flags.DEFINE_multi_integer(
+    "frames", [], "Frames, 1 for an image; with a video, frames to add. Default: as in the config."
+)
+_SECONDS = flags.DEFINE_multi_string("seconds", [], "Instead of frames; extend: +4 forward, -4 backward, -4,+4 both.")
 _SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise.")
-_FPS = flags.DEFINE_float("fps", None, "Frames per second; default: as in the config.")
-_STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default: as in the config.")
-_SOLVER = flags.DEFINE_string("solver", None, "euler, heun, dpm or unipc; default: as in the config.")
+_FPS = flags.DEFINE_float("fps", None, "Frames per second; default: of what is given, or as in the config.")
+_IMAGE = flags.DEFINE_string("image", None, "The image to animate.")
+_AT = flags.DEFINE_float("at", 0.0, "When the image is shown: 0 at the start, 1 at the end.")
+_VIDEO = flags.DEFINE_multi_string("video", [], "The video; two to connect.")
+_MASK = flags.DEFINE_string("mask", None, "White where fill makes something new: an image, or a video.")
+_STRENGTH = flags.DEFINE_float("strength", None, "How much edit and upscale make anew, from 0 to 1; default 0.6, 0.4.")
+_SCALE = flags.DEFINE_float("scale", 2.0, "By which upscale multiplies height and width.")
+_KEEP_PIXELS = flags.DEFINE_bool("keep_pixels", False, "Give given frames back as they are, not as the autoencoder.")
+_STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default: as in the config.", lower_bound=1)
+_SOLVER = flags.DEFINE_enum("solver", None, list(METHODS), "The solver; default: as in the config.")
+_CACHE = flags.DEFINE_float(
+    "cache", None, "Change of the modulation up to which steps reuse earlier work; default: as in the config.", 0.0
+)
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale, 1 for none; default: as in the config.")
+_CODEC = flags.DEFINE_enum(
+    "codec", None, sorted({codec for codecs in CODECS.values() for codec in codecs}), "Of .mp4 and .webm files."
+)
 _OUTPUT = flags.DEFINE_multi_string(
     "output",
     [],
-    "Files to write, .mp4 .gif .webp or .png; default: named by prompt, under WORKDIR/samples/prompted.",
+    "Files to write, .mp4 .webm .gif .webp .png or frames_%04d.png; default: named by prompt, under "
+    "WORKDIR/samples/prompted.",
 )
 
 T = TypeVar("T")
 
 
 def main(_: Sequence[str]) -> None:
-    """Samples every request and writes a file for each."""
+    """Makes every request that is not done, and writes a file for each."""
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
-    canvases, frames = read_requests(settings)
-    paths = output_paths(workdir, canvases, frames)
+    limits = limits_of(settings)
+    requests = requests_of_flags() if _REQUESTS.value is None else read_requests(_REQUESTS.value)
+    folder = workdir.path / "samples" / ("prompted" if _REQUESTS.value is None else Path(_REQUESTS.value).stem)
+    paths = output_paths(folder, requests, [check(request, number, limits) for number, request in enumerate(requests)])
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
-    step = None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value)
+    solver = solver_of_flags(solver_config(settings))
     use_compilation_cache()
-    codec = load_codec(workdir, settings)
-    params = load_generator(workdir, settings, step=step)[0]
+    mesh = None
+    if jax.device_count() > 1:
+        mesh = make_mesh(MeshConfig(data=1, fsdp=None, sequence=1, tensor=1))
+    codec = load_codec(workdir, settings, mesh=mesh)
+    step = None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value)
+    params, stage, step = load_generator(workdir, settings, step=step, mesh=mesh)
     structure = abstract_model(lambda key: build_generator(settings, key))[0]
-    given = {"steps": _STEPS.value, "method": _SOLVER.value}
-    solver = dataclasses.replace(solver_config(settings), **{k: v for k, v in given.items() if v is not None})
-    if _GUIDANCE.value is not None:
-        solver = dataclasses.replace(solver, guidance=dataclasses.replace(solver.guidance, scale=_GUIDANCE.value))
-    sampler = make_sampler(settings, codec, structure, solver=solver)
-    for canvas, path, clip in zip(canvases, paths, sampler(params, canvases), strict=True):
-        write_clip(path, clip, fps=canvas.fps)
-        print(path)
+    sampler = make_sampler(settings, codec, structure, solver=solver, mesh=mesh)
+    book = Book(folder / "done.jsonl", {"stage": stage, "step": step, "solver": repr(solver)})
+    todo = [n for n, request in enumerate(requests) if _REQUESTS.value is None or not book.has(request, paths[n])]
+    if len(todo) < len(requests):
+        print(f"{len(requests) - len(todo)} of {len(requests)} requests are done already", flush=True)
+    jobs = (read_job(requests[number], limits) for number in todo)
+    with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
+        files = Files(stack, [paths[n] for n in todo], {"stage": stage, "step": step})
+        for number, notes in run_jobs(sampler, params, jobs, limits, files.open):
+            files.close(number)
+            book.add(requests[todo[number]], paths[todo[number]])
+            progress.update()
+            said = "".join(f", {name} {value:.2f}" for name, value in notes.items())
+            progress.write(f"{paths[todo[number]]}{said}")
 
 
-def read_requests(settings: Settings) -> tuple[list[Canvas], list[int]]:
-    """Returns a canvas and a number of frames for each prompt; raises UserError for what cannot be made."""
+class Files:
+    """The files that are being written, each by the number of its job; `stack` ends those that never are done."""
+
+    def __init__(self, stack: contextlib.ExitStack, paths: Sequence[Path], facts: dict[str, Any]):
+        self._stack, self._paths, self._facts = stack, paths, facts
+        self._open: dict[int, contextlib.ExitStack] = {}
+
+    def open(self, number: int, job: Job) -> Write:
+        """Returns what takes the frames of a job."""
+        form = ClipFormat(fps=job.fps, codec=_CODEC.value, facts={**facts_of(job), **self._facts})
+        file = self._open[number] = self._stack.enter_context(contextlib.ExitStack())
+        return file.enter_context(open_clip(self._paths[number], form))
+
+    def close(self, number: int) -> None:
+        """Gives the file of a job its name."""
+        self._open.pop(number).close()
+
+
+class Book:
+    """Which requests of a file are done, a line for each, so that none is done twice; `facts` say by which model."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]):
+        self._path, self._facts = path, facts
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._done = set(lines)
+
+    def has(self, request: Request, path: Path) -> bool:
+        """Returns whether this very request was done, and its file is still there."""
+        return self._line(request, path) in self._done and (path.exists() or "%" in path.name)
+
+    def add(self, request: Request, path: Path) -> None:
+        """Notes that a request is done."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(self._line(request, path) + "\n")
+
+    def _line(self, request: Request, path: Path) -> str:
+        asked = json.dumps({**request.facts(), **self._facts}, sort_keys=True)
+        return json.dumps({"output": path.name, "digest": hashlib.sha256(asked.encode()).hexdigest()})
+
+
+def requests_of_flags() -> list[Request]:
+    """Returns a request for each prompt; tasks with a picture or a video make one of all flags."""
     if not _PROMPT.value:
         raise UserError('nothing to sample: pass --prompt="..."')
-    count = len(_PROMPT.value)
-    height, width = settings.sampling.size
-    sizes = [read_size(size) for size in _for_each("size", _SIZE.value or [f"{height}x{width}"], count)]
-    frames = _for_each("frames", _FRAMES.value or [settings.sampling.frames], count)
-    seeds = _for_each("seed", _SEED.value, count)
-    fps = settings.sampling.fps if _FPS.value is None else _FPS.value
-    requests = zip(_PROMPT.value, sizes, frames, seeds, strict=True)
-    canvases = [
-        request(settings, prompt, frames=length, size=size, fps=fps, seed=seed)
-        for prompt, size, length, seed in requests
+    common = {
+        "task": _TASK.value,
+        "negative": _NEGATIVE.value,
+        "fps": _FPS.value,
+        "image": _IMAGE.value,
+        "video": tuple(_VIDEO.value),
+        "mask": _MASK.value,
+        "at": _AT.value,
+        "strength": _STRENGTH.value,
+        "scale": _SCALE.value,
+        "guidance": _GUIDANCE.value,
+        "keep_pixels": _KEEP_PIXELS.value,
+    }
+    prompts = [(prompt,) for prompt in _PROMPT.value] if _TASK.value == "text" else [tuple(_PROMPT.value)]
+    count = len(prompts)
+    if _OUTPUT.value and len(_OUTPUT.value) != count:
+        raise UserError(f"{len(_OUTPUT.value)} --output for {count} prompts: give one for each, or none")
+    in_turn = zip(
+        prompts,
+        _for_each("size", _SIZE.value or [None], count),
+        _for_each("frames", _FRAMES.value or [None], count),
+        _for_each("seconds", _SECONDS.value or [None], count),
+        _for_each("seed", _SEED.value, count),
+        _for_each("output", _OUTPUT.value or [None], count),
+        strict=True,
+    )
+    return [
+        Request(prompt=prompt, size=size, frames=frames, seconds=seconds, seed=seed, output=output, **common)
+        for prompt, size, frames, seconds, seed, output in in_turn
     ]
-    return canvases, frames
 
 
-def read_size(text: str) -> tuple[int, int]:
-    """Returns (height, width) of "HEIGHTxWIDTH"; raises UserError otherwise."""
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--size={text!r} is not HEIGHTxWIDTH in px, such as 32x32")
-    return int(parts[0]), int(parts[1])
+def solver_of_flags(solver: SolverConfig) -> SolverConfig:
+    """Returns the run's solver with what the flags change."""
+    given = {"steps": _STEPS.value, "method": _SOLVER.value, "cache": _CACHE.value}
+    return dataclasses.replace(solver, **{k: v for k, v in given.items() if v is not None})
 
 
-def output_paths(workdir: Workdir, canvases: list[Canvas], frames: list[int]) -> list[Path]:
-    """Returns the file of each request; raises UserError where an ending cannot hold it, before any work is done."""
-    if _OUTPUT.value and len(_OUTPUT.value) != len(canvases):
-        raise UserError(f"{len(_OUTPUT.value)} --output for {len(canvases)} prompts: give one for each, or none")
+def check(request: Request, number: int, limits: Limits) -> bool:
+    """Returns whether the result is an image; raises UserError for what cannot be made, before any work is done."""
+    try:
+        job = read_job(request, limits)
+    except UserError as error:
+        if _REQUESTS.value is not None:
+            raise UserError(f"{_REQUESTS.value}, request {number}: {error}") from error
+        raise
+    return job.request.task in ("text", "animate") and job.frames == 1
+
+
+def output_paths(folder: Path, requests: Sequence[Request], images: Sequence[bool]) -> list[Path]:
+    """Returns the file of each request; raises UserError where its ending cannot hold it.
+
+    Those of a file of requests stay in the folder.
+    """
     paths: list[Path] = []
-    for number, (canvas, length) in enumerate(zip(canvases, frames, strict=True)):
-        if _OUTPUT.value:
-            path = Path(_OUTPUT.value[number])
+    for number, (request, image) in enumerate(zip(requests, images, strict=True)):
+        if request.output is not None:
+            path = Path(request.output)
+            if _REQUESTS.value is not None and path.name != request.output:
+                raise UserError(f"{_REQUESTS.value}, request {number}: output {request.output!r} must be a file name")
+            path = path if _REQUESTS.value is None else folder / path
         else:
-            stem = f"{file_stem(canvas.prompt)}_seed{canvas.seed}"
-            folder = workdir.path / "samples" / "prompted"
-            path = free_path(folder, stem, ".png" if length == 1 else ".mp4", set(paths))
-        check_written_suffix(path, frames=length)
+            task = "" if request.task == "text" else f"{request.task}_"
+            stem = f"{task}{file_stem(request.prompt[0])}_seed{request.seed}"
+            path = free_path(folder, stem, ".png" if image else ".mp4", set(paths))
+        check_written_suffix(path, frames=1 if image else 2, codec=_CODEC.value)
         if path in paths:
-            raise UserError(f"two --output are {path}: give each prompt a file of its own")
+            raise UserError(f"two --output are {path}: give each request a file of its own")
         paths.append(path)
     return paths
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from sora_jax.data.video_io import read_clip, write_clip
+from sora_jax.data.video_io import read_clip
+from sora_jax.data.video_output import write_clip
 from sora_jax.models import perceptual
 
 TOY = "--config=tests/toy.py"
@@ -63,7 +64,7 @@ def test_help_reads_well(run, command):
 def test_several_prompts_and_sizes_are_sampled_in_one_call(sampled):
     done, outputs = sampled
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(path) for path in outputs]
+    assert sorted(line.split(",")[0] for line in done.stdout.splitlines()) == sorted(map(str, outputs))
     clips = [read_clip(path) for path in outputs]
     assert [clip.shape for clip, _ in clips] == [(9, 16, 24, 3), (5, 8, 16, 3), (1, 24, 8, 3)]
     assert [fps for _, fps in clips[:2]] == pytest.approx([8, 8], rel=0.05)
@@ -106,6 +107,69 @@ def test_without_names_files_are_called_by_their_prompts(run, toy_workdir, tmp_p
     assert (clip.shape, fps) == ((5, 16, 16, 3), 4)
 
 
+def test_a_file_of_all_tasks_is_made_once(run, toy_workdir, tmp_path):
+    workdir = Path(shutil.copytree(toy_workdir, tmp_path / "toy"))
+    clip = np.random.default_rng(0).integers(0, 256, size=(5, 16, 16, 3), dtype=np.uint8)
+    mask = np.zeros((1, 16, 16, 3), np.uint8)
+    mask[:, 8:] = 255
+    for name, pixels in (("a.gif", clip), ("b.gif", clip[::-1]), ("a.png", clip[:1]), ("mask.png", mask)):
+        write_clip(tmp_path / name, pixels, fps=8)
+    frames = {"output": "frame_%d.png"}
+    lines = [
+        {"prompt": "a red circle moves right", "seconds": 0.5, "negative": "blue", "output": "text.webm"},
+        {"prompt": "a red circle", "frames": 1},
+        {"task": "animate", "image": "a.png", "prompt": "red", "frames": 5, "keep_pixels": True, **frames},
+        {"task": "extend", "video": "a.gif", "prompt": "red", "seconds": "-0.5,+0.5", "output": "extend.gif"},
+        {"task": "loop", "video": "a.gif", "prompt": "red"},
+        {"task": "connect", "video": ["a.gif", "b.gif"], "prompt": ["a red circle", "a blue square"]},
+        {"task": "edit", "video": "a.gif", "prompt": "green", "strength": 0.5},
+        {"task": "fill", "video": "a.gif", "mask": "mask.png", "prompt": "green", "keep_pixels": True},
+        {"task": "upscale", "video": "a.gif", "prompt": "red", "scale": 1.5},
+    ]
+    requests = tmp_path / "all.jsonl"
+    requests.write_text("\n".join(map(json.dumps, lines)))
+    command = ("sample", f"--workdir={workdir}", f"--requests={requests}", "--steps=1")
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    folder = workdir / "samples" / "all"
+    told = dict(line.split(",", 1) if "," in line else (line, "") for line in done.stdout.splitlines())
+    shapes = {
+        "text.webm": (5, 16, 16, 3),
+        "a_red_circle_seed0.png": (1, 16, 16, 3),
+        "extend.gif": (13, 16, 16, 3),
+        "loop_red_seed0.mp4": (9, 16, 16, 3),
+        "connect_a_red_circle_seed0.mp4": (14, 16, 16, 3),
+        "edit_green_seed0.mp4": (5, 16, 16, 3),
+        "fill_green_seed0.mp4": (5, 16, 16, 3),
+        "upscale_red_seed0.mp4": (5, 24, 24, 3),
+    }
+    for name, shape in shapes.items():
+        assert read_clip(folder / name)[0].shape == shape, name
+        assert str(folder / name) in told
+    assert "seam" in told[str(folder / "loop_red_seed0.mp4")]
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "frame_0.png")), clip[0])
+    assert len(list(folder.glob("frame_*.png"))) == 5
+
+    (folder / "extend.gif").unlink()
+    lines[6]["seed"] = 9
+    requests.write_text("\n".join(map(json.dumps, lines)))
+    again = run(*command)
+    assert again.returncode == 0, again.stderr
+    remade = {Path(line.split(",")[0]).name for line in again.stdout.splitlines() if line.startswith(str(folder))}
+    assert remade == {"extend.gif", "edit_green_seed9.mp4"}
+    assert "7 of 9 requests are done already" in again.stdout
+
+
+def test_a_wrong_request_of_a_file_is_named_before_any_is_made(run, toy_workdir, tmp_path):
+    requests = tmp_path / "wrong.jsonl"
+    requests.write_text('{"prompt": "red"}\n{"prompt": "red", "size": "9x9"}')
+    done = run("sample", f"--workdir={toy_workdir}", f"--requests={requests}")
+    ends_in_a_sentence(done, "wrong.jsonl, request 1: height 9 is not divisible by 8")
+    requests.write_text('{"prompt": "red", "output": "../../a.mp4"}')
+    done = run("sample", f"--workdir={toy_workdir}", f"--requests={requests}")
+    ends_in_a_sentence(done, "output '../../a.mp4' must be a file name")
+
+
 def test_a_webp_is_written_too(run, toy_workdir, tmp_path):
     path = tmp_path / "a.webp"
     done = run("sample", f"--workdir={toy_workdir}", "--prompt=red", "--frames=5", "--steps=1", f"--output={path}")
@@ -125,6 +189,25 @@ def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
     done = run("evaluate", f"--workdir={workdir}", "--checkpoint=6", "--solver=dpm", "--steps=3")
     found = json.loads((workdir / "evaluation.json").read_text())["shapes"]
     assert (found["step"], found["solver"]) == (6, "dpm 3")
+
+
+def test_every_task_is_judged_and_shown(run, toy_workdir, tmp_path):
+    workdir = Path(shutil.copytree(toy_workdir, tmp_path / "toy"))
+    done = run("evaluate", f"--workdir={workdir}", "--evaluate=tasks", "--clips=2", "--steps=1")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((workdir / "evaluation.json").read_text())
+    assert found["shapes"] == json.loads((toy_workdir / "evaluation.json").read_text())["shapes"], "the rest is kept"
+    names = ("animate", "extend_forward", "extend_backward", "loop", "connect", "edit", "fill")
+    for name in names:
+        assert f"task_{name}: clips {1 if name == 'connect' else 2}" in done.stdout
+        assert (workdir / "samples" / "evaluation" / f"task_{name}.gif").exists()
+        assert found[f"task_{name}"]["clips"] == (1 if name == "connect" else 2)
+    assert [found[f"size_{name}"]["size"] for name in ("usual", "wider", "taller", "longer")] == [
+        "5x16x16",
+        "5x16x24",
+        "5x24x16",
+        "13x16x16",
+    ]
 
 
 def test_the_autoencoder_alone_is_judged_on_a_folder_without_captions(run, toy_workdir, tmp_path):
@@ -262,11 +345,15 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(run, toy_workdir):
             "height 25 is not divisible by 8 = 4 (autoencoder) x 2 (patch); nearest: 24",
         ),
         (["--prompt=red", "--frames=five"], "--frames=five"),
-        (["--prompt=red", "--output=a.avi"], "the ending must be one of .mp4, .gif, .webp, .png"),
+        (["--prompt=red", "--output=a.avi"], "the ending must be one of .mp4, .webm, .gif, .webp, .png"),
         (["--prompt=red", "--checkpoint=7"], "there is no checkpoint of step 7 in"),
         (["--prompt=red", "--checkpoint=newest"], "--checkpoint='newest' is neither a step nor latest"),
-        (["--prompt=red", "--solver=magic"], "solver 'magic' is not one of: euler, heun, dpm, unipc"),
-        (["--prompt=red", "--guidance=-1"], "guidance scale -1.0 is negative"),
+        (["--prompt=red", "--solver=magic"], "value should be one of <euler|heun|dpm|unipc>"),
+        (["--prompt=red", "--guidance=-1"], "guidance -1 is negative"),
+        (["--prompt=red", "--task=animate"], "0 files to --image for task animate, which takes 1: pass --image=FILE"),
+        (["--prompt=red", "--task=extend", "--video=no.mp4"], "no.mp4 does not exist"),
+        (["--prompt=red", "--seconds=100"], "longer than the 60 s of sampling.max_seconds"),
+        (["--requests=no.jsonl"], "the requests no.jsonl cannot be read"),
     ],
 )
 def test_a_request_that_cannot_be_ends_in_a_sentence(run, toy_workdir, arguments, said):
@@ -287,7 +374,7 @@ def test_a_checkpoint_that_is_not_there_is_told_by_evaluate(run, toy_workdir):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--evaluate=decoder"], "value should be one of <autoencoder|generator|all>"),
+        (["--evaluate=decoder"], "value should be one of <autoencoder|generator|tasks|all>"),
         (["--data=tests"], "pass --evaluate=autoencoder, not all"),
         (
             ["--evaluate=autoencoder", "--data=no/such"],

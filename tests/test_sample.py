@@ -1,12 +1,15 @@
 """What `sora_jax.sample` makes of its flags; `test_commands.py` runs it as a user does."""
 
+from pathlib import Path
+
 import pytest
 from absl.testing import flagsaver
 
 from sora_jax import sample
 from sora_jax.core.errors import UserError
+from sora_jax.generate.job import read_job
 from sora_jax.train.settings import read_settings
-from sora_jax.train.workdir import Workdir
+from sora_jax.train.trained import limits_of
 
 
 @pytest.fixture(scope="module")
@@ -15,48 +18,55 @@ def settings(toy_config):
 
 
 def asked(settings, folder="run", **given):
-    """Returns the canvases and the paths of a call with these flags."""
+    """Returns the jobs and the paths of a call with these flags."""
     with flagsaver.flagsaver(**given):
-        canvases, frames = sample.read_requests(settings)
-        return canvases, sample.output_paths(Workdir(folder), canvases, frames)
+        requests, limits = sample.requests_of_flags(), limits_of(settings)
+        images = [sample.check(request, number, limits) for number, request in enumerate(requests)]
+        jobs = [read_job(request, limits) for request in requests]
+        return jobs, sample.output_paths(Path(folder), requests, images)
 
 
 def test_one_value_serves_all_prompts_and_several_go_in_pairs(settings):
-    canvases, _ = asked(settings, prompt=["a", "b"], size=["8x16", "24X8"], frames=[5], seed=[3, 4], fps=2.0)
-    assert [(c.prompt, c.grid, c.seed, c.fps) for c in canvases] == [("a", (2, 1, 2), 3, 2.0), ("b", (2, 3, 1), 4, 2.0)]
+    jobs, _ = asked(settings, prompt=["a", "b"], size=["8x16", "24X8"], frames=[5], seed=[3, 4], fps=2.0)
+    found = [(job.prompts, job.size, job.frames, job.request.seed, job.fps) for job in jobs]
+    assert found == [(("a",), (8, 16), 5, 3, 2.0), (("b",), (24, 8), 5, 4, 2.0)]
 
 
 def test_what_is_not_said_is_as_in_the_config(settings):
-    (canvas,), _ = asked(settings, prompt=["a"])
-    assert (canvas.grid, canvas.seed, canvas.fps) == ((2, 2, 2), 0, settings.sampling.fps)
+    (job,), _ = asked(settings, prompt=["a"])
+    assert (job.size, job.frames, job.request.seed, job.fps) == ((16, 16), 5, 0, settings.sampling.fps)
+
+
+def test_seconds_are_the_nearest_number_of_frames(settings):
+    jobs, _ = asked(settings, prompt=["a", "b", "c"], seconds=["0.1", "0.7", "2"])
+    assert [job.frames for job in jobs] == [1, 5, 17]
 
 
 def test_files_are_named_by_prompt_and_kind(settings, tmp_path):
     _, paths = asked(settings, tmp_path, prompt=["A b!", "a/b", "c"], frames=[5, 5, 1])
-    folder = tmp_path / "samples" / "prompted"
-    assert paths == [folder / "a_b_seed0.mp4", folder / "a_b_seed0_2.mp4", folder / "c_seed0.png"]
+    assert paths == [tmp_path / "a_b_seed0.mp4", tmp_path / "a_b_seed0_2.mp4", tmp_path / "c_seed0.png"]
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"prompt": [""]}, "the prompt '' is empty"),
-        ({"size": ["wide"]}, "--size='wide' is not HEIGHTxWIDTH in px, such as 32x32"),
+        ({"size": ["wide"]}, "size 'wide' is not HEIGHTxWIDTH in px, such as 32x32"),
         ({"size": ["16"]}, "is not HEIGHTxWIDTH"),
         ({"size": ["0x16"]}, "is not HEIGHTxWIDTH"),
         ({"size": ["-8x16"]}, "is not HEIGHTxWIDTH"),
         ({"size": ["8x16x3"]}, "is not HEIGHTxWIDTH"),
-        ({"size": ["160x160"]}, "a row of this run holds 36: fewer frames or a smaller size"),
+        ({"size": ["160x160"]}, "800 tokens, and a row of this run holds 36: a smaller size"),
         ({"frames": [4]}, "frames 4 is not 1 plus a multiple of 4 (autoencoder); nearest: 1, 5"),
-        ({"frames": [0]}, "frames 0 is not 1 plus a multiple of 4 (autoencoder); nearest: 1"),
-        ({"frames": [-3]}, "frames -3 is not 1 plus"),
+        ({"frames": [0]}, "frames 0 must be 1 or more"),
+        ({"frames": [-3]}, "frames -3 must be 1 or more"),
         ({"seed": [-1]}, "seed -1 must be 0 or more"),
         ({"seed": [10**30]}, "must be 0 or more and less than 4294967296"),
         ({"seed": [1, 2]}, "2 --seed for 1 prompts: give one for all, or one for each"),
         ({"fps": 0.0}, "0 frames per second must be more than 0"),
         ({"fps": float("nan")}, "nan frames per second must be more than 0"),
-        ({"output": ["a"]}, "cannot write a: the ending must be one of .mp4, .gif, .webp, .png"),
-        ({"output": ["a.png"]}, "a video ends in .mp4, .gif or .webp"),
+        ({"output": ["a"]}, "cannot write a: the ending must be one of .mp4, .webm, .gif, .webp, .png"),
+        ({"output": ["a.png"]}, "a video ends in .mp4, .webm, .gif or .webp"),
         ({"output": ["a.mp4", "b.mp4"]}, "2 --output for 1 prompts"),
         ({"prompt": ["a", "b"], "output": ["a.mp4", "a.mp4"]}, "two --output are a.mp4"),
         ({"prompt": ["a", "b", "c"], "size": ["8x8", "8x8"]}, "2 --size for 3 prompts"),

@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
             "sampling.fps": 8.0,
             "evaluation.prompts": 8,
             "evaluation.clips": 8,
+            "evaluation.tasks": 0,
         }
     )
     return c

@@ -37,6 +37,8 @@ class Reading:
     shape: str | None = None
     motion: str | None = None
     persistent: bool = False  # seen in every frame
+    # Centre (row, column) in each frame, px; of no meaning where it is not seen.
+    position_T2: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
 
 def read(pixels_THWC: np.ndarray) -> Reading:
@@ -132,6 +134,7 @@ def _read_mask(alpha_THW: np.ndarray, *, colour: str) -> Reading:
         shape=_read_shape(alpha_THW, position_T2, mass_T),
         motion=motion,
         persistent=bool(seen_T.all()),
+        position_T2=position_T2,
     )
 
 

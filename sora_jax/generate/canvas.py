@@ -1,10 +1,13 @@
 """A canvas: all that a solver needs to know of one video to make.
 
-Letters: L tokens, P patch width, B rows, S segments.
+Every task is a way to write one down: which tokens are known, where the solver starts, what the text is.
+
+Letters: t h w frames, rows, columns of the token grid, T H W C latent, L tokens, P patch width, B rows, S segments.
 """
 
 import dataclasses
 import math
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,30 +16,84 @@ from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.data.captions import count_tokens
 from sora_jax.data.packing import plan_window
-from sora_jax.data.packs import Pack, PackLayout, stack_rows
+from sora_jax.data.packs import PackLayout, Row, stack_rows
 from sora_jax.video import shapes
+from sora_jax.video.patches import patchify
+
+TEXT_ARRAYS = ("text_BKQ", "text_segment_BK", "text_position_BK")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Turn:
+    """Another prompt that takes over along time.
+
+    Attributes:
+      prompt: What is shown in the end.
+      share_t: Its share in each frame of tokens, in [0, 1]; the canvas' own prompt has the rest.
+    """
+
+    prompt: str
+    share_t: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Canvas:
-    """One video to make, from noise alone.
+    """One video to make, by default from noise and a prompt alone.
 
     Attributes:
       prompt: What it shows; empty for no guidance by text.
       grid: Token grid (t, h, w).
       fps: Frames per second.
-      seed: Of its noise, which depends on nothing else.
+      seed: Of its noise, which depends on nothing else but `window`.
+      window: Number of the canvas among those of one video.
+      latent_THWC: Normalised latent of what is given, of the whole grid; None where nothing is.
+      known_thw: Tokens that stay as `latent_THWC` has them, bool; None: no token.
+      strength: Where the solver starts with the others, in (0, 1]: 1 is noise alone, less begins with `latent_THWC`
+        under noise of `noise_levels.schedule(start=strength)`.
+      negative: What guidance leads away from; empty: from what no text would give.
+      guidance: Its scale, 1 for none; None: that of the solver's config.
+      turn: A second prompt.
     """
 
     prompt: str
     grid: shapes.Size
     fps: float
     seed: int
+    window: int = 0
+    latent_THWC: np.ndarray | None = None
+    known_thw: np.ndarray | None = None
+    strength: float = 1.0
+    negative: str = ""
+    guidance: float | None = None
+    turn: Turn | None = None
 
     def noise(self, patch_width: int) -> np.ndarray:
         """Returns noise_LP, float32, the same whatever shares the batch."""
-        key = rng.key(self.seed, "canvas")
+        key = rng.key(self.seed, "canvas", self.window)
         return np.asarray(jax.random.normal(key, (math.prod(self.grid), patch_width)))
+
+    def text_tokens(self) -> int:
+        """Returns the tokens of its longest text."""
+        texts = [self.prompt, self.negative, *([self.turn.prompt] if self.turn else [])]
+        return max(map(count_tokens, texts))
+
+
+# Of numpy as they are laid out, of jax within the solver, shapes where a program is planned.
+Array = Any
+Texts = dict[str, Array]
+
+
+class Batch(NamedTuple):
+    """Canvases in rows, as the solver takes them."""
+
+    pack: dict[str, Array]  # `tokens_BLP` is what is given, zero elsewhere
+    noise_BLP: Array  # float32
+    known_BL: Array  # bool
+    strength_BS: Array  # float32
+    guidance_BS: Array  # float32, NaN for the scale of the config
+    negative: Texts  # the negative prompts
+    turned: Texts | None  # the second prompts, the first ones where there is none; None: nobody has one
+    share_BL: Array | None  # float32, the share of the second prompt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,26 +105,79 @@ class Placement:
     tokens: slice
 
 
-def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[list[Pack], list[Placement]]:
-    """Returns packs of `rows` rows with the canvases' noise as tokens, and where each canvas is.
+class _Filling:
+    """One row being filled with canvases."""
 
-    Raises UserError when a canvas or its prompt does not fit a row.
+    def __init__(self, layout: PackLayout):
+        tokens, segments = layout.budget.tokens, layout.budget.segments
+        self.row, self.negative, self.turned = layout.row(), layout.row(), layout.row()
+        self.noise_LP = np.zeros_like(self.row.arrays["tokens_BLP"])
+        self.known_L = np.zeros(tokens, bool)
+        self.strength_S = np.ones(segments, np.float32)
+        self.guidance_S = np.full(segments, np.nan, np.float32)
+        self.share_L = np.zeros(tokens, np.float32)
+        self.turns = False
+        self._slot = 0
+
+    def put(self, index: int, canvas: Canvas) -> slice:
+        layout, grid = self.row.layout, canvas.grid
+        given = None if canvas.latent_THWC is None else patchify(canvas.latent_THWC, layout.patch)
+
+        def put(row: Row, caption: str, tokens_LP: np.ndarray | None = None) -> slice:
+            return row.put(sample=index, grid=grid, fps=canvas.fps, caption=caption, tokens_LP=tokens_LP)
+
+        there = put(self.row, canvas.prompt, given)
+        put(self.negative, canvas.negative)
+        put(self.turned, canvas.turn.prompt if canvas.turn else canvas.prompt)
+        self.noise_LP[there] = canvas.noise(self.noise_LP.shape[1])
+        self.strength_S[self._slot] = canvas.strength
+        if canvas.guidance is not None:
+            self.guidance_S[self._slot] = canvas.guidance
+        if canvas.known_thw is not None:
+            self.known_L[there] = canvas.known_thw.reshape(-1)
+        if canvas.turn is not None:
+            self.share_L[there] = np.repeat(canvas.turn.share_t, grid[1] * grid[2])
+            self.turns = True
+        self._slot += 1
+        return there
+
+
+def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[list[Batch], list[Placement]]:
+    """Returns batches of `rows` rows, and where each canvas is.
+
+    Raises UserError when a canvas or one of its texts does not fit a row.
     """
     budget = layout.budget
     tokens_N = np.array([math.prod(canvas.grid) for canvas in canvases])
-    text_N = np.array([count_tokens(canvas.prompt) for canvas in canvases])
+    text_N = np.array([canvas.text_tokens() for canvas in canvases])
     plan = plan_window(tokens_N, text_N, budget, seed=0, window=0)
     if plan.rejected:
         raise UserError(f"request {plan.rejected[0].sample} cannot be sampled: {plan.rejected[0].reason}")
     filled, places = [], {}
     for number in range(len(plan)):
-        row = layout.row()
+        filling = _Filling(layout)
         for index in plan.row(number).tolist():
-            canvas = canvases[index]
-            noise = canvas.noise(math.prod(layout.patch) * layout.channels)
-            there = row.put(sample=index, grid=canvas.grid, fps=canvas.fps, caption=canvas.prompt, tokens_LP=noise)
+            there = filling.put(index, canvases[index])
             places[index] = Placement(batch=number // rows, row=number % rows, tokens=there)
-        filled.append(row)
-    filled += [layout.row() for _ in range(-len(filled) % rows)]
-    packs = [stack_rows(filled[start : start + rows]) for start in range(0, len(filled), rows)]
-    return packs, [places[index] for index in range(len(canvases))]
+        filled.append(filling)
+    filled += [_Filling(layout) for _ in range(-len(filled) % rows)]
+    batches = [_stack(filled[start : start + rows]) for start in range(0, len(filled), rows)]
+    return batches, [places[index] for index in range(len(canvases))]
+
+
+def _stack(filled: list[_Filling]) -> Batch:
+    def texts(rows: list[Row]) -> Texts:
+        pack = stack_rows(rows)
+        return {name: pack[name] for name in TEXT_ARRAYS}
+
+    turns = any(filling.turns for filling in filled)
+    return Batch(
+        pack=stack_rows([filling.row for filling in filled]),
+        noise_BLP=np.stack([filling.noise_LP for filling in filled]),
+        known_BL=np.stack([filling.known_L for filling in filled]),
+        strength_BS=np.stack([filling.strength_S for filling in filled]),
+        guidance_BS=np.stack([filling.guidance_S for filling in filled]),
+        negative=texts([filling.negative for filling in filled]),
+        turned=texts([filling.turned for filling in filled]) if turns else None,
+        share_BL=np.stack([filling.share_L for filling in filled]) if turns else None,
+    )

@@ -18,6 +18,7 @@ from sora_jax.core import sharding
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import abstract_model
+from sora_jax.generate.canvas import TEXT_ARRAYS, Batch
 from sora_jax.generate.run import make_solver
 from sora_jax.models import flops
 from sora_jax.models.codec import programs_of
@@ -171,25 +172,45 @@ def pack_shapes(settings: Settings, rows: int, place: NamedSharding) -> Shapes:
     return {n: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype, sharding=place) for n, v in row.items()}
 
 
+def canvas_shapes(settings: Settings, rows: int, place: NamedSharding) -> Batch:
+    """Returns the shapes of a batch of canvases, none of which turns to a second prompt."""
+    tokens, segments = settings.packing.tokens, settings.packing.segments
+    pack = pack_shapes(settings, rows, place)
+
+    def shaped(width: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *width), dtype, sharding=place)
+
+    return Batch(
+        pack=pack,
+        noise_BLP=pack["tokens_BLP"],
+        known_BL=shaped((tokens,), bool),
+        strength_BS=shaped((segments,), np.float32),
+        guidance_BS=shaped((segments,), np.float32),
+        negative={name: pack[name] for name in TEXT_ARRAYS},
+        turned=None,
+        share_BL=None,
+    )
+
+
 def sampling_program(settings: Settings, mesh: Mesh) -> Program:
     """Returns the whole loop of the solver over a batch, its rows full of videos of the configured size."""
     config, packing, transformer = solver_config(settings), settings.packing, settings.transformer
     structure, params, axes = abstract_model(functools.partial(build_generator, settings))
     places = sharding.param_shardings(axes, params, mesh)
     shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in params.items()}
-    pack = pack_shapes(settings, packing.rows, sharding.replicated(mesh))
+    batch = canvas_shapes(settings, packing.rows, sharding.replicated(mesh))
     size = (settings.sampling.frames, *settings.sampling.size)
     grid = shapes.clip_token_grid(size, stride=settings.stride, patch=transformer.patch)
     work = work_of_rows(settings, segment_tokens=min(shapes.count(grid), packing.tokens))
     once = flops.transformer_flops(
         transformer, text_dim=settings.text.width, patch_width=settings.patch_width, work=work
     )
-    evaluations = config.steps if config.method == "euler" else 2 * config.steps - 1
+    evaluations = 2 * config.steps - 1 if config.method == "heun" else config.steps
     evaluations *= 2 if config.guidance.scale != 1 else 1
     return Program(
         name="sampling: the solver's loop",
-        lower=lambda: make_solver(structure, config, dtype=compute_dtype(settings.precision)).lower(shaped, pack),
-        held={"parameters": shaped, "batch": pack},
+        lower=lambda: make_solver(structure, config, dtype=compute_dtype(settings.precision)).lower(shaped, batch),
+        held={"parameters": shaped, "batch": batch},
         kept=None,
         flops=once * evaluations,
         recomputed=0.0,

@@ -51,7 +51,9 @@ def autoencoder_recipe(settings: Settings, name: str, mesh: Mesh) -> Recipe:
 
 def diffusion_recipe(settings: Settings, name: str, mesh: Mesh) -> Recipe:
     """Returns the recipe of a diffusion stage."""
-    objective = diffusion.make_objective(settings.diffusion, dtype=compute_dtype(settings.precision))
+    stage = settings.stages[name]
+    assert isinstance(stage, DiffusionStage), stage
+    objective = diffusion.make_objective(settings.diffusion, stage.known, dtype=compute_dtype(settings.precision))
     build = functools.partial(build_generator, settings)
     return _recipe(settings, name, mesh, objective, build, settings.optimizer)
 

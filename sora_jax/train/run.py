@@ -1,6 +1,6 @@
 """A run from config to report."""
 
-import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -19,10 +20,11 @@ from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
 from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.sources import FolderSource, read_ahead
-from sora_jax.data.video_io import write_clip
+from sora_jax.data.video_output import write_clip
 from sora_jax.evaluation import show
 from sora_jax.evaluation.evaluator import judge_prompts
 from sora_jax.evaluation.reconstruction import Networks, Verdict, judge_autoencoder
+from sora_jax.evaluation.tasks import judge_sizes, judge_tasks
 from sora_jax.generate.write import contact_sheet
 from sora_jax.models.codec import Codec
 from sora_jax.preparation.fitted import Collection, FittedSource
@@ -37,7 +39,7 @@ from sora_jax.train.shares import encode_share
 from sora_jax.train.stages import Run, run_stages
 from sora_jax.train.start import check_start
 from sora_jax.train.streams import clip_limits, curate, open_collections
-from sora_jax.train.trained import build_generator, load_codec, load_generator, make_sampler
+from sora_jax.train.trained import build_generator, limits_of, load_codec, load_generator, make_sampler, solver_config
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
 
@@ -47,7 +49,9 @@ _EVALUATION_SEED = 1_000
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-PARTS = ("autoencoder", "generator", "all")
+PARTS = ("autoencoder", "generator", "tasks", "all")
+# Clips of the drawn world that are looked through for one that a task can be judged on.
+_CLIPS_SOUGHT = 100
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
 
@@ -143,24 +147,29 @@ def evaluate(
 
     `autoencoder`: as `evaluation.reconstruction` says, on `count` (by default as configured) held-out clips where there
     are any (`held_out`); a picture of the worst is written. For the drawn world `shapes`: on held-out prompts, and
-    where it shows two objects `shapes_pairs`: on held-out prompts about two; sheets of these samples are written
-    beside. With one of `PARTS` alone the file keeps what it says of the other. `mesh` are the devices, also of several
+    where it shows two objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as
+    `evaluation.tasks` says, on `count` clips (by default as configured); sheets of these samples are written beside.
+    With one of `PARTS` alone the file keeps what it says of the other. `mesh` are the devices, also of several
     processes, that share the work; None: the first one.
     """
     codec = load_codec(workdir, settings, mesh=mesh)
     sets = _prompt_sets(settings)
-    if part == "generator" and not sets:
+    if part in ("generator", "tasks") and not sets:
         raise UserError("only of a drawn world can be told how prompts are followed: pass --evaluate=autoencoder")
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():
         result = workdir.read_json("evaluation.json")
-    if part != "generator":
+    if part in ("autoencoder", "all"):
         clips, held_out = evaluation_clips(workdir, settings, count=count)
         verdict = judge_autoencoder(codec, clips, networks)
         result["autoencoder"] = {**verdict.facts(), "held_out": held_out}
         _show_verdict(workdir, verdict, "worst_reconstructions")
     if part != "autoencoder" and sets:
-        result |= _follow(workdir, settings, codec, sets, step=step, mesh=mesh)
+        maker = _Maker(workdir, settings, codec, step=step, mesh=mesh)
+        if part in ("generator", "all"):
+            result |= maker.follow(sets)
+        if part == "tasks" or (part == "all" and settings.evaluation.tasks and limits_of(settings).knows):
+            result |= maker.tasks(sets["shapes"], count=(part == "tasks" and count) or settings.evaluation.tasks)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)
     return result
@@ -232,32 +241,56 @@ def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     return sets
 
 
-def _follow(
-    workdir: Workdir,
-    settings: Settings,
-    codec: Codec,
-    sets: dict[str, list[PromptCase]],
-    *,
-    step: int | None,
-    mesh: Mesh | None,
-) -> dict[str, Any]:
-    """Returns by set how far samples follow its prompts, after writing a sheet of them, named as the set."""
-    params, stage, at = load_generator(workdir, settings, step=step, mesh=mesh)
-    structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
-    sampler = make_sampler(settings, codec, structure)
-    sampling = settings.sampling
-    size = (sampling.frames, *sampling.size)
-    grid = shapes.clip_token_grid(size, stride=settings.stride, patch=settings.transformer.patch)
-    folder = workdir.path / "samples" / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
-    result = {}
-    for name, cases in sets.items():
-        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-            judged = judge_prompts(sampler, params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED)
+class _Maker:
+    """The generator of a run, and what it is judged on."""
+
+    def __init__(self, workdir: Workdir, settings: Settings, codec: Codec, *, step: int | None, mesh: Mesh | None):
+        self._settings = settings
+        self._params, stage, at = load_generator(workdir, settings, step=step, mesh=mesh)
+        structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
+        self._sampler = make_sampler(settings, codec, structure, mesh=mesh)
+        sampling = settings.sampling
+        solver = dataclasses.replace(solver_config(settings), cache=0.0)
+        self._exact = make_sampler(settings, codec, structure, solver=solver, mesh=mesh)
+        self._facts = {"stage": stage, "step": at, "solver": f"{sampling.solver} {sampling.steps}"}
+        self._folder = workdir.path / "samples" / "evaluation"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def follow(self, sets: dict[str, list[PromptCase]]) -> dict[str, Any]:
+        """Returns by set how far samples follow its prompts, after writing a sheet of them, named as the set."""
+        sampling, settings = self._settings.sampling, self._settings
+        size = (sampling.frames, *sampling.size)
+        grid = shapes.clip_token_grid(size, stride=settings.stride, patch=settings.transformer.patch)
+        result = {}
+        for name, cases in sets.items():
+            judged = judge_prompts(
+                self._sampler, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
+            )
+            self._show(name, judged.clips)
+            result[name] = {**judged.scores, **self._facts}
+            if sampling.cache > 0:
+                exact = judge_prompts(
+                    self._exact, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
+                )
+                differences = [np.abs(a.astype(np.float32) - b) for a, b in zip(judged.clips, exact.clips, strict=True)]
+                result[name]["cache"] = sampling.cache
+                result[name]["cache_error"] = float(np.mean(differences))
+        return result
+
+    def tasks(self, cases: list[PromptCase], *, count: int) -> dict[str, Any]:
+        """Returns how well each task does on `count` held-out clips, and unseen sizes on as many prompts."""
+        settings, limits = self._settings, limits_of(self._settings)
+        world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=_CLIPS_SOUGHT * count))
+        judged = judge_tasks(self._sampler, self._params, limits, world, clips=count, pairs=count // 2)
+        for name, clips in judged.clips.items():
+            self._show(f"task_{name}", clips)
+        sizes = judge_sizes(self._sampler, self._params, limits, cases[:count], seed=_EVALUATION_SEED)
+        parts = {f"task_{name}": scores for name, scores in judged.scores.items()}
+        return {**parts, **{f"size_{name}": scores for name, scores in sizes.items()}}
+
+    def _show(self, name: str, clips: list[np.ndarray]) -> None:
         if is_first():
-            write_clip(folder / f"{name}.gif", contact_sheet(judged.clips), fps=sampling.fps)
-        result[name] = {**judged.scores, "stage": stage, "step": at, "solver": f"{sampling.solver} {sampling.steps}"}
-    return result
+            write_clip(self._folder / f"{name}.gif", contact_sheet(clips), fps=self._settings.sampling.fps)
 
 
 def evaluation_clips(workdir: Workdir, settings: Settings, *, count: int | None = None) -> tuple[list[Clip], bool]:

@@ -12,7 +12,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
 from sora_jax.core.precision import Precision
 from sora_jax.data.pipeline import PackingConfig
-from sora_jax.data.shapes_prompts import heldout_prompts
+from sora_jax.data.shapes_prompts import MOST_PROMPTS, heldout_prompts
 from sora_jax.data.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
@@ -134,10 +134,24 @@ class SamplingConfig:
     prompts: tuple[str, ...]
     size: tuple[int, int]
     frames: int
+    window: int | None
+    overlap: int | None
+    max_seconds: float
     guidance: GuidanceConfig
+    known_guidance: float
+    cache: float
 
     def __post_init__(self):
         at_least_one(self, "steps")
+        for name, frames in (("window", self.window), ("overlap", self.overlap)):
+            if frames is not None and frames < 1:
+                raise UserError(f"{name} {frames} must be at least 1, or None")
+        if self.window is not None and self.overlap is not None and self.overlap >= self.window:
+            raise UserError(f"overlap {self.overlap} leaves nothing of the window {self.window} to be made")
+        if self.cache < 0:
+            raise UserError(f"cache {self.cache:g} is negative; 0 is none")
+        if self.known_guidance < 0:
+            raise UserError(f"known_guidance {self.known_guidance:g} is negative; 1 is no guidance")
         if self.fps <= 0:
             raise UserError(f"fps {self.fps:g} must be more than 0")
 
@@ -148,9 +162,12 @@ class EvaluationConfig:
 
     prompts: int
     clips: int
+    tasks: int
 
     def __post_init__(self):
         at_least_one(self, "clips")
+        if self.tasks and not 2 <= self.tasks <= MOST_PROMPTS:
+            raise UserError(f"evaluation.tasks {self.tasks} must be 0, or 2 to {MOST_PROMPTS}")
         if self.prompts:
             heldout_prompts(self.prompts)
 
@@ -192,6 +209,14 @@ class Settings:
     def collections(self) -> dict[str, DataConfig]:
         """All collections by name, the first one called MAIN."""
         return {MAIN: self.data, **self.more_data}
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest clip that training may see."""
+        seen = (
+            max(self.shapes.frames) if one.source == "shapes" else one.max_frames for one in self.collections.values()
+        )
+        return max(seen)
 
     @property
     def stride(self) -> tuple[int, int, int]:

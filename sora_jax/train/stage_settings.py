@@ -5,6 +5,7 @@ from typing import Any
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.crops import CropConfig
+from sora_jax.diffusion.known import KnownConfig
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
 
 
@@ -74,6 +75,7 @@ class DiffusionStage:
     accumulate: int
     schedule: ScheduleConfig
     mix: MixConfig
+    known: KnownConfig
     token_drop: tuple[float, float]
 
     def __post_init__(self):

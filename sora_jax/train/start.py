@@ -12,7 +12,7 @@ from sora_jax.generate.canvas import Canvas
 from sora_jax.train.recipes import perceptual_distance
 from sora_jax.train.settings import Settings
 from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
-from sora_jax.train.trained import request
+from sora_jax.train.trained import example
 
 
 def check_start(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh:
@@ -60,8 +60,4 @@ def _check_split(settings: Settings, mesh: Mesh) -> None:
 
 def example_canvases(settings: Settings, *, frames: int) -> list[Canvas]:
     """Returns the configured prompts as canvases of `frames` frames, at seed 0."""
-    sampling = settings.sampling
-    return [
-        request(settings, prompt, frames=frames, size=sampling.size, fps=sampling.fps, seed=0)
-        for prompt in sampling.prompts
-    ]
+    return [example(settings, prompt, frames=frames) for prompt in settings.sampling.prompts]

@@ -1,7 +1,6 @@
 """Trained models as later stages and other commands load them from a workdir."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +12,15 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from sora_jax.core.distributed import from_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
-from sora_jax.core.sharding import param_shardings, put_whole, replicated
+from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
-from sora_jax.data.captions import BYTES_PER_TOKEN, check_prompt
+from sora_jax.data.captions import BYTES_PER_TOKEN
 from sora_jax.data.packs import PackLayout
 from sora_jax.generate.canvas import Canvas
-from sora_jax.generate.run import Sampler, SolverConfig
+from sora_jax.generate.job import Limits, read_job
+from sora_jax.generate.predictor import SolverConfig
+from sora_jax.generate.request import Request
+from sora_jax.generate.run import Sampler
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
 from sora_jax.models.discriminator import AdversarialAutoencoder
@@ -26,13 +28,10 @@ from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_
 from sora_jax.objectives.diffusion import Generator
 from sora_jax.train.checkpoint import load_tree
 from sora_jax.train.settings import Settings
-from sora_jax.train.stage_settings import AutoencoderStage
+from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
-
-# Seeds are 32 bits wide.
-_SEEDS = 2**32
 
 
 def build_autoencoder(settings: Settings, stage: AutoencoderStage | None, key: jax.Array) -> Autoencoder:
@@ -145,23 +144,49 @@ def load_average(
     return restored.state["ema"][track], restored.step
 
 
-def request(settings: Settings, prompt: str, *, frames: int, size: tuple[int, int], fps: float, seed: int) -> Canvas:
-    """Returns the canvas of a video that the run's model can make.
+def limits_of(settings: Settings) -> Limits:
+    """Returns what the model of a run can make."""
+    sampling, transformer = settings.sampling, settings.transformer
+    step = settings.token_stride[0]
+    # A way from one given frame to another takes three frames of tokens.
+    window = max(sampling.window or settings.longest, 3 * step - settings.stride[0] + 1)
+    widest = settings.autoencoder.decoder_width * max(settings.autoencoder.multipliers)
+    return Limits(
+        stride=settings.stride,
+        patch=transformer.patch,
+        row_tokens=settings.packing.tokens,
+        text_tokens=settings.text.max_tokens,
+        window=window,
+        overlap=sampling.overlap or window // 2,
+        max_seconds=sampling.max_seconds,
+        knows=any(stage.known.none < 1 for stage in _diffusion_stages(settings)),
+        size=sampling.size,
+        frames=sampling.frames,
+        fps=sampling.fps,
+        known_guidance=sampling.known_guidance,
+        # Queries, keys, values, attention and the hidden layer; and a few images of the widest features.
+        token_bytes=4.0 * (6 * transformer.width + 2 * transformer.mlp_width),
+        pixel_bytes=4.0 * 4 * widest / settings.autoencoder.patch**2,
+    )
 
-    Raises UserError for a size that is not on the strides or exceeds a row, for an empty or too long prompt, and for
-    a rate or seed out of range.
-    """
-    grid = shapes.clip_token_grid((frames, *size), stride=settings.stride, patch=settings.transformer.patch)
+
+def _diffusion_stages(settings: Settings) -> list[DiffusionStage]:
+    stages = (settings.stages[name] for name in settings.run)
+    return [stage for stage in stages if isinstance(stage, DiffusionStage)]
+
+
+def example(settings: Settings, prompt: str, *, frames: int) -> Canvas:
+    """Returns the canvas of one of the prompts that are sampled as training proceeds; raises as `read_job`."""
+    sampling = settings.sampling
+    size = f"{sampling.size[0]}x{sampling.size[1]}"
+    job = read_job(Request(prompt=(prompt,), frames=frames, size=size), limits_of(settings))
+    grid = limits_of(settings).grid(frames, job.size)
     if shapes.count(grid) > settings.packing.tokens:
         raise UserError(
-            f"{frames} frames of {size[0]}x{size[1]} are {shapes.count(grid)} tokens and a row of this run holds "
+            f"sampling.frames: {frames} frames of {size} are {shapes.count(grid)} tokens and a row of this run holds "
             f"{settings.packing.tokens}: fewer frames or a smaller size"
         )
-    if not 0 < fps < math.inf:
-        raise UserError(f"{fps:g} frames per second must be more than 0")
-    if not 0 <= seed < _SEEDS:
-        raise UserError(f"seed {seed} must be 0 or more and less than {_SEEDS}")
-    return Canvas(prompt=check_prompt(prompt, settings.text.max_tokens), grid=grid, fps=fps, seed=seed)
+    return Canvas(prompt=job.prompts[0], grid=grid, fps=job.fps, seed=job.request.seed)
 
 
 def pack_layout(settings: Settings) -> PackLayout:
@@ -175,15 +200,22 @@ def pack_layout(settings: Settings) -> PackLayout:
     )
 
 
-def make_sampler(settings: Settings, codec: Codec, structure: Any, *, solver: SolverConfig | None = None) -> Sampler:
-    """Returns the sampler of a run; `solver` replaces the configured one."""
+def make_sampler(
+    settings: Settings, codec: Codec, structure: Any, *, solver: SolverConfig | None = None, mesh: Mesh | None = None
+) -> Sampler:
+    """Returns the sampler of a run; `solver` replaces the configured one, `mesh` are the devices that hold the weights.
+
+    Batches have as many rows as in training, or a few more where they would not come out even over the mesh.
+    """
+    parts = 1 if mesh is None else ways("batch", mesh)
     return Sampler(
         structure,
         codec,
         pack_layout(settings),
-        rows=settings.packing.rows,
+        rows=-(-settings.packing.rows // parts) * parts,
         config=solver_config(settings) if solver is None else solver,
         dtype=compute_dtype(settings.precision),
+        mesh=mesh,
     )
 
 
@@ -196,4 +228,5 @@ def solver_config(settings: Settings) -> SolverConfig:
         path=diffusion.path,
         noise=dataclasses.replace(diffusion.noise, shift_base_tokens=sampling.shift_base_tokens),
         guidance=sampling.guidance,
+        cache=sampling.cache,
     )

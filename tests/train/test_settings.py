@@ -5,7 +5,7 @@ import pytest
 from sora_jax.core.errors import UserError
 from sora_jax.train.settings import read_settings
 from sora_jax.train.start import check_start, example_canvases
-from sora_jax.train.trained import request
+from sora_jax.train.trained import limits_of
 
 
 def refused(config, check=read_settings):
@@ -63,7 +63,7 @@ def refused(config, check=read_settings):
         ({"ema.widths": (0.5,)}, "config.ema: ema widths (0.5,) must be"),
         ({"transformer.heads": 3}, "config.transformer: transformer: width 16 over 3 heads"),
         ({"transformer.remat": "some"}, "config.transformer"),
-        ({"diffusion.known.none": 0.5}, "config.diffusion.known: known-token shares sum to"),
+        ({"stages.videos.known.none": 0.5}, "config.stages.videos.known: known-token shares sum to"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_key(toy_config, changes, said):
@@ -122,18 +122,37 @@ def test_the_toy_run_may_start(toy_config):
     assert {(canvas.grid, canvas.seed, canvas.fps) for canvas in canvases} == {((2, 2, 2), 0, 8.0)}
 
 
+def test_what_a_model_can_make_is_what_it_was_trained_on(toy_config):
+    config = toy_config()
+    limits = limits_of(read_settings(config))
+    assert (limits.row_tokens, limits.text_tokens, limits.size, limits.frames, limits.fps) == (36, 24, (16, 16), 5, 8.0)
+    assert limits.window == 9, "what training saw, 5, but room for one frame of tokens between two others"
+    assert limits.overlap == 4
+    assert limits.knows
+    config.shapes.frames = (5, 21)
+    config.sampling.overlap = 9
+    limits = limits_of(read_settings(config))
+    assert (limits.window, limits.overlap) == (21, 9)
+    assert limits.window_tokens((16, 16)) == 6
+    assert limits.window_tokens((16, 24)) == 6
+    assert limits.window_tokens((24, 24)) == 4, "of a row"
+    for stage in ("images", "videos"):
+        config.stages[stage].known.update({"none": 1.0, "first": 0.0, "last": 0.0, "ends": 0.0})
+        config.stages[stage].known.update({"random_frames": 0.0, "region": 0.0})
+    assert not limits_of(read_settings(config)).knows
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"fps": float("nan")}, "nan frames per second must be more than 0"),
-        ({"fps": float("inf")}, "inf frames per second"),
-        ({"fps": 0.0}, "0 frames per second"),
-        ({"seed": -1}, "seed -1 must be 0 or more"),
-        ({"seed": 2**32}, "seed 4294967296 must be 0 or more and less than 4294967296"),
+        ({"sampling.window": 5, "sampling.overlap": 5}, "overlap 5 leaves nothing of the window 5 to be made"),
+        ({"sampling.window": 0}, "window 0 must be at least 1, or None"),
+        ({"sampling.known_guidance": -1.0}, "known_guidance -1 is negative"),
+        ({"sampling.cache": -1.0}, "cache -1 is negative"),
+        ({"evaluation.tasks": 1}, "evaluation.tasks 1 must be 0, or 2 to 72"),
     ],
 )
-def test_a_request_out_of_range_is_refused(toy_config, changes, said):
-    given = {"frames": 1, "size": (8, 8), "fps": 8.0, "seed": 0}
-    settings = read_settings(toy_config())
-    assert request(settings, " a \n b ", **given).prompt == "a b"
-    assert said in refused(settings, lambda settings: request(settings, "a", **given | changes))
+def test_sampling_out_of_range_is_refused(toy_config, changes, said):
+    config = toy_config()
+    config.update_from_flattened_dict(changes)
+    assert said in refused(config, read_settings)

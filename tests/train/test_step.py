@@ -80,9 +80,9 @@ def objectives(kind):
     """Returns (build, objective, batch of a step, optimizer)."""
     if kind == "diffusion":
         config = diffusion_objective.DiffusionConfig(
-            path=path.PathConfig(), noise=noise_levels.NoiseConfig(), known=known.KnownConfig(), caption_dropout=0.2
+            path=path.PathConfig(), noise=noise_levels.NoiseConfig(), caption_dropout=0.2
         )
-        objective = diffusion_objective.make_objective(config, dtype=jnp.dtype(jnp.float32))
+        objective = diffusion_objective.make_objective(config, known.KnownConfig(), dtype=jnp.dtype(jnp.float32))
         return generator(4), objective, packs, "adamw"
     if kind == "diffusion in a ring":
         return generator(4, exchange="ring"), *objectives("diffusion")[1:]

@@ -15,7 +15,7 @@ from sora_jax.core.tree import abstract_model
 from sora_jax.data.captions import BYTES_PER_TOKEN
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource
-from sora_jax.data.video_io import write_clip
+from sora_jax.data.video_output import write_clip
 from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.train import exhibits, run, streams, trained
 from sora_jax.train.settings import read_settings

@@ -1,0 +1,331 @@
+"""A request made concrete for one model: what is given is read, and sizes and durations are settled.
+
+All that can be wrong with a request is said here, before anything compiles.
+
+Letters: T H W C frames, rows, columns, colours of pixels.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.captions import check_prompt, clean_caption, count_tokens
+from sora_jax.data.clips import BadClip
+from sora_jax.data.guarded import GuardedReader
+from sora_jax.generate.request import Request
+from sora_jax.video import shapes
+
+# (left, top, right, bottom), px.
+Box = tuple[float, float, float, float]
+
+_GB = 1e9
+# A mask is white where its mean over colours is over this.
+_WHITE = 127
+DEFAULT_STRENGTH = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a model can make, and what it makes where a request says nothing.
+
+    Attributes:
+      stride: Frames, rows and columns of pixels of one latent position.
+      patch: Latent positions of one token.
+      row_tokens: Of a canvas at most.
+      text_tokens: Of a prompt at most.
+      window: Frames that are made at once at most; longer videos slide.
+      overlap: Frames that a window keeps of the one before it.
+      max_seconds: Of a video at most.
+      knows: Whether it was trained with known tokens.
+      size: Height and width, px.
+      frames: Of a video.
+      fps: Frames per second.
+      known_guidance: Scale of the guidance of canvases with known tokens.
+      token_bytes: Of memory that sampling takes per token, about.
+      pixel_bytes: Of memory that decoding takes per pixel of a window, about.
+    """
+
+    stride: shapes.Size
+    patch: shapes.Size
+    row_tokens: int
+    text_tokens: int
+    window: int
+    overlap: int
+    max_seconds: float
+    knows: bool
+    size: tuple[int, int]
+    frames: int
+    fps: float
+    known_guidance: float
+    token_bytes: float
+    pixel_bytes: float
+
+    @property
+    def step(self) -> int:
+        """Frames of pixels of every token frame but the first."""
+        return self.stride[0] * self.patch[0]
+
+    @property
+    def first(self) -> int:
+        """Frames of pixels of the first token frame."""
+        return self.step - self.stride[0] + 1
+
+    def legal(self, frames: float) -> int:
+        """Returns the nearest number of frames that a canvas can have, at least `first`."""
+        return self.first + max(0, round((frames - self.first) / self.step)) * self.step
+
+    def grid(self, frames: int, size: tuple[int, int]) -> shapes.Size:
+        """Returns the token grid of a canvas; raises UserError where the strides do not divide it."""
+        return shapes.clip_token_grid((frames, *size), stride=self.stride, patch=self.patch)
+
+    def window_tokens(self, size: tuple[int, int]) -> int:
+        """Returns the token frames of the longest canvas of a size."""
+        _, rows, columns = self.grid(self.first, size)
+        return min(1 + (self.window - self.first) // self.step, self.row_tokens // (rows * columns))
+
+    def memory(self, frames: int, size: tuple[int, int]) -> float:
+        """Returns about how many bytes making so many frames at once takes, weights aside."""
+        pixels = frames * math.prod(size)
+        return self.pixel_bytes * pixels + self.token_bytes * pixels * self.row_tokens_per_pixel
+
+    @property
+    def row_tokens_per_pixel(self) -> float:
+        """Tokens of a pixel."""
+        return 1 / math.prod(s * p for s, p in zip(self.stride, self.patch, strict=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """One video to make.
+
+    Attributes:
+      request: What was asked for.
+      prompts: Cleaned.
+      negative: Cleaned.
+      size: Height and width, px.
+      fps: Frames per second.
+      frames: Of the whole video for text and animate, to be added after what is given otherwise.
+      before: Frames to be added before it.
+      strength: Where the solver starts.
+      image_THWC: The image, uint8, T = 1.
+      clips: The videos, uint8 (T, H, W, 3), of that size.
+      mask_THW: Where something new is made, bool, T that of the video.
+    """
+
+    request: Request
+    prompts: tuple[str, ...]
+    negative: str
+    size: tuple[int, int]
+    fps: float
+    frames: int
+    before: int = 0
+    strength: float = 1.0
+    image_THWC: np.ndarray | None = None
+    clips: tuple[np.ndarray, ...] = ()
+    mask_THW: np.ndarray | None = None
+
+
+def read_job(request: Request, limits: Limits) -> Job:
+    """Returns the job of a request; raises UserError for all that the model cannot do."""
+    prompts = tuple(check_prompt(prompt, limits.text_tokens) for prompt in request.prompt)
+    negative = clean_caption(request.negative)
+    if count_tokens(negative) > limits.text_tokens:
+        raise UserError(
+            f"the negative prompt has {count_tokens(negative)} tokens and this model takes {limits.text_tokens}"
+        )
+    image, rate, clips, mask = None, None, [], None
+    if request.image:
+        image, _ = _read(request.image, still=True)
+        _check_opaque(request.image)
+    for name in request.video:
+        clip, found = _read(name)
+        clips.append(clip)
+        rate = rate or found
+    _check_alike(request, clips)
+    if request.mask:
+        mask = _read_mask(request.mask, clips[0])
+    size = _settle_size(request, limits, [*clips, *([] if image is None else [image])])
+    if request.task != "upscale":
+        clips = [covering(clip, size) for clip in clips]
+        image = None if image is None else covering(image, size)
+        mask = None if mask is None else _whiter(covering(mask, size))
+    fps = request.fps or rate or limits.fps
+    before, frames = _settle_frames(request, limits, clips, fps)
+    job = Job(
+        request=request,
+        prompts=prompts,
+        negative=negative,
+        size=size,
+        fps=fps,
+        frames=frames,
+        before=before,
+        strength=DEFAULT_STRENGTH.get(request.task, 1.0) if request.strength is None else request.strength,
+        image_THWC=image,
+        clips=tuple(clips),
+        mask_THW=mask,
+    )
+    _check_limits(job, limits)
+    return job
+
+
+def _read(path: str, *, still: bool = False) -> tuple[np.ndarray, float]:
+    """Returns uint8 (T, H, W, 3) and frames per second of a file; raises UserError where it cannot be read."""
+    if not Path(path).exists():
+        raise UserError(f"{path} does not exist")
+    reader = GuardedReader()
+    try:
+        pixels_THWC, fps = reader.read_clip(path)
+    except BadClip as error:
+        raise UserError(str(error)) from error
+    finally:
+        reader.close()
+    if still and len(pixels_THWC) > 1:
+        raise UserError(f"{path} has {len(pixels_THWC)} frames and animate takes one image: use extend")
+    return pixels_THWC, fps
+
+
+def _check_opaque(path: str) -> None:
+    """Raises UserError for an image one can see through: what is behind it would be made up."""
+    with Image.open(path) as image:
+        if image.has_transparency_data:
+            least = image.convert("RGBA").getchannel("A").getextrema()[0]
+            if isinstance(least, int | float) and least < 255:
+                raise UserError(f"{path} is transparent in places: put it on a background first")
+
+
+def _check_alike(request: Request, clips: Sequence[np.ndarray]) -> None:
+    sizes = [clip.shape[1:3] for clip in clips]
+    if len(set(sizes)) > 1 and request.size is None:
+        (a, b), (c, d) = sizes
+        raise UserError(
+            f"the videos to connect are {a}x{b} and {c}x{d} px: pass --size=HEIGHTxWIDTH to make them alike"
+        )
+
+
+def _read_mask(path: str, clip: np.ndarray) -> np.ndarray:
+    """Returns the mask, uint8 (T, H, W, 3), as long as the clip."""
+    pixels_THWC, _ = _read(path)
+    frames, height, width = pixels_THWC.shape[:3]
+    if (height, width) != clip.shape[1:3]:
+        raise UserError(f"the mask {path} is {height}x{width} px, the video {clip.shape[1]}x{clip.shape[2]}: scale it")
+    if frames not in (1, len(clip)):
+        raise UserError(f"the mask {path} has {frames} frames, the video {len(clip)}: give one frame, or as many")
+    if not _whiter(pixels_THWC).any():
+        raise UserError(f"the mask {path} is black: nothing would be made; white says where to fill in")
+    return np.broadcast_to(pixels_THWC, clip.shape)
+
+
+def _whiter(pixels_THWC: np.ndarray) -> np.ndarray:
+    return pixels_THWC.mean(axis=-1) > _WHITE
+
+
+def _settle_size(request: Request, limits: Limits, given: Sequence[np.ndarray]) -> tuple[int, int]:
+    """Returns the size of the result; raises UserError where the strides do not divide it."""
+    size = request.pixels()
+    if size is None:
+        size = limits.size if not given else (int(given[0].shape[1]), int(given[0].shape[2]))
+        if request.task == "upscale":
+            _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
+            size = round(size[0] * request.scale / rows) * rows, round(size[1] * request.scale / columns) * columns
+    try:
+        limits.grid(limits.first, size)
+    except UserError as error:
+        if given and request.size is None:
+            name = request.image or request.video[0]
+            raise UserError(f"{name}: {error}; pass --size=HEIGHTxWIDTH to scale and crop it") from error
+        raise
+    return size
+
+
+def covering(pixels_THWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the clip scaled isotropically until it covers `size`, its centre."""
+    height, width = pixels_THWC.shape[1:3]
+    if (height, width) == size:
+        return pixels_THWC
+    scale = max(size[0] / height, size[1] / width)
+    box_height, box_width = size[0] / scale, size[1] / scale
+    left, top = (width - box_width) / 2, (height - box_height) / 2
+    return resize(pixels_THWC, size, box=(left, top, left + box_width, top + box_height))
+
+
+def resize(pixels_THWC: np.ndarray, size: tuple[int, int], *, box: Box | None = None) -> np.ndarray:
+    """Returns uint8 (T, *size, 3), bicubic and antialiased, of the `box` (left, top, right, bottom) of each frame."""
+    frames = [
+        Image.fromarray(frame_HWC).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+        for frame_HWC in pixels_THWC
+    ]
+    return np.stack([np.asarray(frame) for frame in frames])
+
+
+def _settle_frames(request: Request, limits: Limits, clips: list[np.ndarray], fps: float) -> tuple[int, int]:
+    """Returns (frames before what is given, frames after it, or of the whole video)."""
+    spans = request.spans()
+    if request.task in ("text", "animate"):
+        if request.frames is not None:
+            return 0, request.frames
+        return 0, limits.frames if spans is None else limits.legal(spans[1] * fps)
+    if request.task in ("edit", "fill", "upscale"):
+        asked = request.frames is not None or spans is not None
+        if asked and request.task != "upscale":
+            raise UserError(f"task {request.task} keeps the duration of its video: leave out frames and seconds")
+        return 0, request.frames or len(clips[0])
+    if request.frames is not None:
+        return 0, request.frames
+    before, after = (0.0, limits.step / fps) if spans is None else spans
+
+    def whole_tokens(seconds: float) -> int:
+        return max(1, round(seconds * fps / limits.step)) * limits.step if seconds else 0
+
+    return whole_tokens(before), whole_tokens(after)
+
+
+def _check_limits(job: Job, limits: Limits) -> None:
+    """Raises UserError for what the model or this machine has no room for."""
+    task, size = job.request.task, job.size
+    if task == "text" and job.frames <= limits.window:
+        limits.grid(job.frames, size)
+    # Token frames of the shortest window that works: alone, beside what is given, between two that are given.
+    needed = {"text": 1, "edit": 1, "fill": 1, "upscale": 1, "loop": 3, "connect": 3}.get(task, 2)
+    if task == "text" and job.frames <= limits.window:
+        needed = 1 + (job.frames - limits.first) // limits.step
+    _, rows, columns = limits.grid(limits.first, size)
+    if limits.window_tokens(size) < needed:
+        frames = limits.first + (needed - 1) * limits.step
+        raise UserError(
+            f"{task} needs {frames} frames of {size[0]}x{size[1]} px at once, {needed * rows * columns} tokens, and a "
+            f"row of this run holds {limits.row_tokens}: a smaller size, or a run with longer rows, of about "
+            f"{limits.memory(frames, size) / _GB:.2g} GB"
+        )
+    seconds = (job.frames + job.before) / job.fps
+    if seconds > limits.max_seconds:
+        held = (job.frames + job.before) * math.prod(size) * 3 / _GB
+        raise UserError(
+            f"{seconds:g} s of {size[0]}x{size[1]} px are {held:.2g} GB of frames and longer than the "
+            f"{limits.max_seconds:g} s of sampling.max_seconds: a shorter video"
+        )
+    shortest = limits.first + limits.step
+    for name, clip in zip(job.request.video, job.clips, strict=True):
+        if len(clip) < shortest and task in ("extend", "loop", "connect"):
+            raise UserError(f"{name} has {len(clip)} frames and {task} needs {shortest} or more: animate its first one")
+    if not limits.knows and (task not in ("text", "edit", "upscale") or job.frames > limits.window):
+        raise UserError(
+            f"this run was trained without known tokens (known.none is 1 in its stages), which {task} needs: "
+            "train with a share of them, or take another workdir"
+        )
+
+
+def facts_of(job: Job) -> dict[str, Any]:
+    """Returns what a file should say of how it was made; of other files their names alone."""
+    asked = {name: value for name, value in job.request.facts().items() if name != "output"}
+    for name in ("image", "mask"):
+        if name in asked:
+            asked[name] = Path(asked[name]).name
+    if "video" in asked:
+        asked["video"] = [Path(name).name for name in asked["video"]]
+    return {**asked, "prompt": list(job.prompts), "size": list(job.size), "fps": job.fps}

@@ -1,0 +1,150 @@
+"""What the solver is told of a batch at each of its steps: predictions with each of its texts, guided, or taken over.
+
+Letters: B rows, L tokens, S segments, I evaluations, G = 2 S noise levels, P patch width, D width.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sora_jax.diffusion import guidance, known, noise_levels, path
+from sora_jax.generate.canvas import Batch, Texts
+from sora_jax.models.transformer import Reused, Transformer
+from sora_jax.objectives.diffusion import Generator
+
+# What goes from evaluation to evaluation: their number, and what the blocks added for each text. Empty without caching.
+Memory = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SolverConfig:
+    """How noise becomes a video.
+
+    Attributes:
+      steps: Of the solver.
+      method: A key of `solvers.METHODS`.
+      path: As in training.
+      noise: As in training; its shift bends the schedule.
+      guidance: Classifier-free guidance.
+      cache: Change of the modulation up to which a step takes over what the blocks added in an earlier one; 0: none.
+    """
+
+    steps: int
+    method: str
+    path: path.PathConfig
+    noise: noise_levels.NoiseConfig
+    guidance: guidance.GuidanceConfig
+    cache: float = 0.0
+
+
+class Predictor:
+    """The guided velocity of a batch. Texts are encoded once.
+
+    With `config.cache` steps take over what the blocks added in an earlier step (compare TeaCache, arXiv 2411.19108,
+    which looks at the input as well). Which ones depends on the schedule of a full row alone, so that a canvas never
+    depends on what shares its batch.
+    """
+
+    def __init__(self, model: Generator, batch: Batch, level_BL: jax.Array, config: SolverConfig, *, dtype: jnp.dtype):
+        self._model, self._batch, self._level_BL, self._config, self._dtype = model, batch, level_BL, config, dtype
+
+        def encode(texts: Texts) -> tuple[jax.Array, jax.Array]:
+            return model.encode_text(texts, dtype), texts["text_segment_BK"]
+
+        self._texts = {"prompt": encode(batch.pack), "negative": encode(batch.negative)}
+        if batch.turned is not None:
+            self._texts["turned"] = encode(batch.turned)
+        # Training clips the divisor of a clean prediction; here that would leave the last noise in.
+        self._path = dataclasses.replace(config.path, min_sigma=1e-4)
+        scale_BS = jnp.where(jnp.isnan(batch.guidance_BS), config.guidance.scale, batch.guidance_BS)
+        self._is_guided_BS = (scale_BS != 1) & (batch.pack["grid_BS3"][..., 0] > 0)
+        self._scale_BL = known.per_token(scale_BS, batch.pack["segment_BL"])
+        if config.cache > 0:
+            self._taken_over_I = taken_over(model.transformer, config, tokens=level_BL.shape[1])
+
+    def memory(self) -> Memory:
+        """Returns what the first evaluation is handed."""
+        if self._config.cache == 0:
+            return {}
+        shape = (*self._level_BL.shape, self._model.transformer.config.width)
+        added = {name: jnp.zeros(shape, self._dtype) for name in self._texts}
+        return {"number": jnp.int32(0), "led": jnp.bool_(False), "added": added}
+
+    def velocity(self, x_BLP: jax.Array, levels_BG: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
+        """Returns the velocity of all tokens, and what the next evaluation is handed."""
+        sigma_BL = known.token_level(levels_BG, self._level_BL)
+        segments = levels_BG.shape[1] // 2
+        low, high = self._config.guidance.interval
+        output_BLP, memory = self._conditional(x_BLP, levels_BG, memory)
+
+        def guided() -> tuple[jax.Array, Memory]:
+            other_BLP, after = self._predict("negative", x_BLP, levels_BG, memory)
+            result_BLP = guidance.guide(
+                output_BLP,
+                other_BLP,
+                sigma_BL=sigma_BL,
+                segment_BL=jnp.where(self._batch.known_BL, 0, self._batch.pack["segment_BL"]),
+                num_segments=segments,
+                config=self._config.guidance,
+                scale_BL=self._scale_BL,
+            )
+            return result_BLP, {**after, "led": jnp.bool_(True)} if after else after
+
+        own_BS = levels_BG[:, :segments]
+        applies = jnp.any((own_BS >= low) & (own_BS <= high) & self._is_guided_BS)
+        output_BLP, memory = jax.lax.cond(applies, guided, lambda: (output_BLP, memory))
+        if memory:
+            memory = {**memory, "number": memory["number"] + 1}
+        return path.to_velocity(output_BLP, x_sigma=x_BLP, sigma=sigma_BL, config=self._path), memory
+
+    def _conditional(self, x_BLP: jax.Array, levels_BG: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
+        """Returns the prediction with the prompts; where a second one takes over, the mean that its share says."""
+        output_BLP, memory = self._predict("prompt", x_BLP, levels_BG, memory)
+        if self._batch.share_BL is None:
+            return output_BLP, memory
+        turned_BLP, memory = self._predict("turned", x_BLP, levels_BG, memory)
+        share_BL1 = jnp.asarray(self._batch.share_BL)[..., None]
+        return (1 - share_BL1) * output_BLP + share_BL1 * turned_BLP, memory
+
+    def _predict(self, name: str, x_BLP: jax.Array, levels_BG: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
+        """Returns the prediction with one of the texts."""
+        text_BKE, text_segment_BK = self._texts[name]
+        reused = None
+        if memory:
+            now = self._taken_over_I[memory["number"]]
+            # Guidance may begin in a step that takes over, and has nothing to take yet.
+            reused = Reused(memory["added"][name], now & memory["led"] if name == "negative" else now)
+        said = self._model.predict(
+            x_BLP,
+            self._batch.pack,
+            levels_BG=levels_BG,
+            level_BL=self._level_BL,
+            text_BKE=text_BKE,
+            text_segment_BK=text_segment_BK,
+            reused=reused,
+        )
+        if memory:
+            memory = {**memory, "added": {**memory["added"], name: said.added_BLD}}
+        return said.tokens_BLP, memory
+
+
+def taken_over(transformer: Transformer, config: SolverConfig, *, tokens: int) -> jax.Array:
+    """Returns for each evaluation (bool, (I,)) whether it takes over: while changes add up to less than `cache`.
+
+    A change is the mean absolute difference of the modulation to that of the step before, over its mean absolute value,
+    on the schedule of `tokens` tokens. The first and the last step never take over; both evaluations of one do alike.
+    """
+    sigma_I = noise_levels.schedule(config.steps, tokens, config.noise)[:-1]
+    modulation_ID = transformer.modulation_of(sigma_I)
+    moved_I = jnp.mean(jnp.abs(jnp.diff(modulation_ID, axis=0)), axis=-1)
+    change_I = moved_I / jnp.mean(jnp.abs(modulation_ID[:-1]), axis=-1)
+
+    def follow(sum_so_far: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = sum_so_far + change
+        return jnp.where(total < config.cache, total, 0.0), total < config.cache
+
+    _, taken_I = jax.lax.scan(follow, jnp.float32(0), change_I)
+    taken_I = jnp.concatenate([jnp.zeros(1, bool), taken_I]).at[-1].set(False)
+    return jnp.repeat(taken_I, 2)[:-1] if config.method == "heun" else taken_I

@@ -1,0 +1,209 @@
+"""What a user asks for: one video to make, as flags or a line of JSON say it."""
+
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sora_jax.core.errors import UserError
+
+Task = Literal["text", "animate", "extend", "loop", "connect", "edit", "fill", "upscale"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+# Prompts, images and videos that a task takes, and whether a mask.
+_PROMPTS = {"connect": (1, 2)}
+_IMAGES = {"animate": 1}
+_VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1}
+# Seeds are 32 bits wide.
+_SEEDS = 2**32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One video to make; raises UserError for what no model could make.
+
+    Attributes:
+      task: How it is made; `generate/tasks.py` has them all.
+      prompt: What it shows; connect takes two, the second for the second video.
+      negative: What guidance leads away from.
+      size: "HEIGHTxWIDTH" in px; None: of what is given, or as the run's samples have it.
+      frames: Of the whole video, or, where a video is given, to add; None: see `seconds`.
+      seconds: The same in seconds; extend: "+4" forward, "-4" backward, "-4,+4" both.
+      fps: Frames per second; None: of what is given, or as the run's samples have it.
+      seed: Of the noise.
+      image: File to animate.
+      video: Files, two to connect.
+      mask: File with white where `fill` makes something new, an image for all frames or a video.
+      at: When the image is shown, a share of the duration, in [0, 1].
+      strength: How much of the given video is made anew, in [0, 1]; None: 0.6 for edit, 0.4 for upscale.
+      scale: Of `upscale`: height and width are multiplied by it.
+      guidance: Scale of the guidance by text, 1 for none; None: as the run has it.
+      keep_pixels: Whether given frames come back as they are instead of through the autoencoder.
+      output: File to write; None: named by task, prompt and seed.
+    """
+
+    task: Task = "text"
+    prompt: tuple[str, ...] = ()
+    negative: str = ""
+    size: str | None = None
+    frames: int | None = None
+    seconds: str | None = None
+    fps: float | None = None
+    seed: int = 0
+    image: str | None = None
+    video: tuple[str, ...] = ()
+    mask: str | None = None
+    at: float = 0.0
+    strength: float | None = None
+    scale: float = 2.0
+    guidance: float | None = None
+    keep_pixels: bool = False
+    output: str | None = None
+
+    def __post_init__(self):
+        task = self.task
+        if task not in TASKS:
+            raise UserError(f"task {task!r} is none of {', '.join(TASKS)}")
+        least, most = _PROMPTS.get(task, (1, 1))
+        if not least <= len(self.prompt) <= most:
+            wanted = "a prompt" if most == 1 else f"{least} or {most} prompts"
+            raise UserError(f'{len(self.prompt)} prompts for task {task}, which takes {wanted}: pass --prompt="..."')
+        _count("image", [self.image] if self.image else [], _IMAGES.get(task, 0), task)
+        _count("video", self.video, _VIDEOS.get(task, 0), task)
+        _count("mask", [self.mask] if self.mask else [], int(task == "fill"), task)
+        if self.frames is not None and self.seconds is not None:
+            raise UserError(f"frames {self.frames} and seconds {self.seconds}: give one of them")
+        if self.frames is not None and self.frames < 1:
+            raise UserError(f"frames {self.frames} must be 1 or more")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise UserError(f"{self.fps:g} frames per second must be more than 0")
+        if not 0 <= self.seed < _SEEDS:
+            raise UserError(f"seed {self.seed} must be 0 or more and less than {_SEEDS}")
+        for name, value in (("at", self.at), ("strength", self.strength)):
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"{name} {value:g} is outside [0, 1]")
+        if self.guidance is not None and not 0 <= self.guidance < math.inf:
+            raise UserError(f"guidance {self.guidance:g} is negative; 1 is no guidance")
+        if not 1 < self.scale < math.inf:
+            raise UserError(f"scale {self.scale:g} must be more than 1")
+        self.spans()
+
+    def spans(self) -> tuple[float, float] | None:
+        """Returns (seconds before, seconds after) that `seconds` asks for; None where it asks for nothing.
+
+        Without a sign they are after. Raises UserError where they cannot be read.
+        """
+        if self.seconds is None:
+            return None
+        before = after = 0.0
+        for part in self.seconds.split(","):
+            try:
+                value = float(part)
+            except ValueError:
+                value = math.nan
+            if not 0 < abs(value) < math.inf or (value < 0 and self.task != "extend"):
+                signs = ", or -4 backward, or -4,+4 both" if self.task == "extend" else ""
+                raise UserError(f"seconds {self.seconds!r} is not a duration such as 4{signs}")
+            before, after = (before - value, after) if value < 0 else (before, after + value)
+        return before, after
+
+    def pixels(self) -> tuple[int, int] | None:
+        """Returns (height, width) of `size`; raises UserError where it cannot be read."""
+        return None if self.size is None else read_size(self.size)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what was asked for, without what was left open, as JSON has it."""
+        asked = dataclasses.asdict(self)
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in asked.items() if value != default[name] or name in ("task", "seed")}
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Returns (height, width) of "HEIGHTxWIDTH"; raises UserError otherwise."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"size {text!r} is not HEIGHTxWIDTH in px, such as 32x32")
+    return int(parts[0]), int(parts[1])
+
+
+def read_requests(path: str | os.PathLike) -> list[Request]:
+    """Returns the requests of a JSON-lines file, one object a line with the attributes of `Request`.
+
+    A single prompt or video need not be in a list, and seconds may be a number. Names of files that are given are
+    relative to the folder of `path`. Raises UserError with the number of the line.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the requests {path} cannot be read: {error}") from error
+    requests = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                requests.append(_read_line(line, path.parent))
+            except UserError as error:
+                raise UserError(f"{path}, line {number}: {error}") from error
+    if not requests:
+        raise UserError(f'the requests {path} are empty: write lines such as {{"prompt": "a red circle"}}')
+    return requests
+
+
+def _read_line(line: str, folder: Path) -> Request:
+    try:
+        given = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"is not JSON: {error}") from error
+    if not isinstance(given, Mapping):
+        raise UserError('is not an object such as {"prompt": "a red circle"}')
+    kinds = typing.get_type_hints(Request)
+    unknown = sorted(given.keys() - kinds.keys())
+    if unknown:
+        raise UserError(f"{', '.join(map(repr, unknown))} is none of {', '.join(kinds)}")
+    values = dict(given)
+    for name in ("prompt", "video"):
+        if name in values:
+            values[name] = tuple(values[name]) if isinstance(values[name], list) else (values[name],)
+    if isinstance(values.get("seconds"), int | float):
+        values["seconds"] = str(values["seconds"])
+    for name, value in values.items():
+        if not _is_a(value, kinds[name]):
+            raise UserError(f"{name} {value!r} is not {_in_words(kinds[name])}")
+    for name in ("image", "mask"):
+        if values.get(name):
+            values[name] = str(folder / values[name])
+    values["video"] = tuple(str(folder / name) for name in values.get("video", ()))
+    return Request(**values)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is tuple:
+        return all(isinstance(one, str) for one in value)
+    if typing.get_origin(kind) is Literal:
+        return isinstance(value, str)
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if isinstance(value, bool):
+        return bool in options
+    return isinstance(value, options) or (float in options and isinstance(value, int))
+
+
+def _in_words(kind: Any) -> str:
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
+    if typing.get_origin(kind) is tuple:
+        return "text or a list of texts"
+    if typing.get_origin(kind) is Literal:
+        return "text"
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return " or ".join(words[option] for option in options)
+
+
+def _count(name: str, given: Sequence[str], wanted: int, task: str) -> None:
+    """Raises UserError where a task does not get the files that it takes."""
+    if len(given) != wanted:
+        remedy = f": pass --{name}=FILE{' twice' if wanted == 2 else ''}" if len(given) < wanted else ""
+        raise UserError(f"{len(given)} files to --{name} for task {task}, which takes {wanted or 'none'}{remedy}")

@@ -1,0 +1,385 @@
+"""Every way of prompting: a task yields canvases, is sent their latents, and emits frames in their order.
+
+A video longer than a window slides: each window begins with frames that are already there, encoded anew, as known
+tokens. So memory does not grow with the video, and a window sees what training showed: a clip whose start is given.
+
+A frame in the middle of a video is encoded with those before it. Where what comes before is not there yet, as in a
+video that is extended backward, its first frame is repeated instead.
+
+Letters: t h w token grid, T H W C pixels or latent.
+"""
+
+import math
+from collections.abc import Callable, Generator
+
+import numpy as np
+
+from sora_jax.generate.canvas import Canvas, Turn
+from sora_jax.generate.job import Job, Limits, resize
+from sora_jax.models.codec import Codec
+from sora_jax.video import latents
+
+# Strength with which what leads to given frames is made a second time.
+_AGAIN = 0.5
+# Yields canvases and is sent their latents, normalised.
+Making = Generator[Canvas, np.ndarray, None]
+
+
+class Scene:
+    """A job while it is made.
+
+    Args:
+      job: What to make.
+      limits: Of the model.
+      codec: Its autoencoder.
+      emit: Takes the frames that are done, uint8 (n, H, W, 3), in order.
+    """
+
+    def __init__(self, job: Job, limits: Limits, codec: Codec, emit: Callable[[np.ndarray], None]):
+        self.job, self.limits, self.emit = job, limits, emit
+        self.notes: dict[str, float] = {}
+        self._codec = codec
+        self._windows = 0
+        self._first_statistics: np.ndarray | None = None
+
+    @property
+    def overlap(self) -> int:
+        """Frames that a window keeps of those before it, or, less `first`, of those after it."""
+        return self.limits.overlap
+
+    @property
+    def window(self) -> int:
+        """Token frames of a canvas at most."""
+        return self.limits.window_tokens(self.job.size)
+
+    def encode(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns the normalised latent of a clip of a legal number of frames."""
+        raw = self._codec.encode(clip_THWC[None])
+        return latents.normalise(raw, self._codec.mean_C, self._codec.scale_C)[0]
+
+    def encode_later(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns the latent of frames, a multiple of `step`, that something comes before."""
+        before = np.repeat(clip_THWC[:1], self.limits.first, axis=0)
+        return self.encode(np.concatenate([before, clip_THWC]))[self.limits.patch[0] :]
+
+    def decode(self, latent_THWC: np.ndarray) -> np.ndarray:
+        """Returns the clip of a latent, and notes how far it has drifted from the first one."""
+        statistics = np.stack([latent_THWC.mean(axis=(0, 1, 2)), latent_THWC.std(axis=(0, 1, 2))])
+        if self._first_statistics is None:
+            self._first_statistics = statistics
+        else:
+            drift = float(np.sqrt(np.mean(np.square(statistics - self._first_statistics))))
+            self.notes["drift"] = max(drift, self.notes.get("drift", 0.0))
+        return self._codec.decode(latent_THWC[None])[0]
+
+    def given(self, clip_THWC: np.ndarray, *, before: np.ndarray | None = None) -> np.ndarray:
+        """Returns given frames as they come back: through the autoencoder, or as they are if that was asked for.
+
+        Frames that come `before` them go through it as well: alone, a clip comes back a little beside where it was.
+        """
+        if self.job.request.keep_pixels:
+            return clip_THWC
+        past = clip_THWC[:0] if before is None or not len(before) else before[-self.kept(len(before)) :]
+        frames = len(past) + len(clip_THWC)
+        held = np.concatenate([past, clip_THWC, np.repeat(clip_THWC[-1:], self.longer(frames) - frames, axis=0)])
+        return self._codec.reconstruct(held[None])[0, len(past) : frames]
+
+    def canvas(
+        self,
+        token_frames: int,
+        *,
+        head: np.ndarray | None = None,
+        tail: np.ndarray | None = None,
+        content: np.ndarray | None = None,
+        known_thw: np.ndarray | None = None,
+        strength: float = 1.0,
+        turn: Turn | None = None,
+    ) -> Canvas:
+        """Returns the next canvas: latents that its `head` and `tail` keep, `content` for what the rest starts from."""
+        frames = self.limits.first + (token_frames - 1) * self.limits.step
+        grid = self.limits.grid(frames, self.job.size)
+        patch, channels = self.limits.patch, self._codec.config.channels
+        latent = np.zeros((*(g * p for g, p in zip(grid, patch, strict=True)), channels), np.float32)
+        known = np.zeros(grid, bool) if known_thw is None else known_thw.copy()
+        if content is not None:
+            latent[:] = content
+        if head is not None:
+            latent[: len(head)], known[: len(head) // patch[0]] = head, True
+        if tail is not None:
+            latent[-len(tail) :], known[len(known) - len(tail) // patch[0] :] = tail, True
+        self._windows += 1
+        guidance = self.job.request.guidance
+        if guidance is None and known.any():
+            guidance = self.limits.known_guidance
+        return Canvas(
+            prompt=self.job.prompts[0],
+            negative=self.job.negative,
+            grid=grid,
+            fps=self.job.fps,
+            seed=self.job.request.seed,
+            window=self._windows - 1,
+            latent_THWC=latent,
+            known_thw=known,
+            strength=strength,
+            guidance=guidance,
+            turn=turn,
+        )
+
+    def longer(self, frames: int) -> int:
+        """Returns the least number of frames, not under `frames`, that a canvas can have."""
+        return self.limits.first + max(0, math.ceil((frames - self.limits.first) / self.limits.step)) * self.limits.step
+
+    def kept(self, frames: int) -> int:
+        """Returns how many of `frames` frames a window begins with."""
+        first, step = self.limits.first, self.limits.step
+        return first + (min(self.overlap, frames) - first) // step * step
+
+
+def text(scene: Scene) -> Making:
+    """A video, or an image, of a prompt alone."""
+    yield from _forward(scene, None, scene.job.frames)
+
+
+def animate(scene: Scene) -> Making:
+    """A video in which an image is shown at the moment `at`; before it, the video leads there."""
+    image = scene.job.image_THWC
+    assert image is not None
+    before = round(scene.job.request.at * (scene.job.frames - 1))
+    made = yield from _backward(scene, np.repeat(image, scene.limits.step, axis=0), before)
+    scene.emit(made)
+    scene.emit(scene.given(image, before=made))
+    yield from _forward(scene, np.concatenate([made, image]), scene.job.frames - before - 1)
+
+
+def extend(scene: Scene) -> Making:
+    """What comes before a video, and what after it."""
+    (clip,) = scene.job.clips
+    made = yield from _backward(scene, clip, scene.job.before)
+    scene.emit(made)
+    scene.emit(scene.given(clip, before=made))
+    yield from _forward(scene, clip, scene.job.frames)
+
+
+def loop(scene: Scene) -> Making:
+    """A video and a way back from its end to its start; notes the jump at the seam over the mean change of a frame.
+
+    It starts from the video played backward under noise: a way back on which nothing jumps.
+    """
+    (clip,) = scene.job.clips
+    frames = scene.job.frames
+    back = _at(clip, (len(clip) - 1) * (1 - (np.arange(frames) + 1) / (frames + 1)))
+    made = yield from _bridge(scene, clip, clip, frames, start=back)
+    given = scene.given(clip, before=made)
+    scene.emit(given)
+    scene.emit(made)
+    whole = np.concatenate([given, made]).astype(np.float32)
+    changes = np.abs(np.diff(whole, axis=0)).mean(axis=(1, 2, 3))
+    scene.notes["seam"] = float(np.abs(whole[0] - whole[-1]).mean() / max(changes.mean(), 1e-6))
+
+
+def connect(scene: Scene) -> Making:
+    """One video, a transition, another video; the prompts are blended along the transition.
+
+    It starts from a cross-fade under noise: what training never showed, one subject becoming another, stays gradual.
+    """
+    first, second = scene.job.clips
+    scene.emit(scene.given(first))
+    share_T = (np.arange(scene.job.frames) + 1)[:, None, None, None] / (scene.job.frames + 1)
+    fade = np.round((1 - share_T) * first[-1] + share_T * second[0]).astype(np.uint8)
+    later = scene.job.prompts[1] if len(scene.job.prompts) > 1 else None
+    made = yield from _bridge(scene, first, second, scene.job.frames, later=later, start=fade)
+    scene.emit(made)
+    scene.emit(scene.given(second, before=made))
+
+
+def edit(scene: Scene) -> Making:
+    """A video made anew from its noisy self (SDEdit, arXiv 2108.01073)."""
+    (clip,) = scene.job.clips
+    yield from _rework(scene, clip, strength=scene.job.strength)
+
+
+def fill(scene: Scene) -> Making:
+    """A video with something new where the mask is white."""
+    (clip,), mask_THW = scene.job.clips, scene.job.mask_THW
+    assert mask_THW is not None
+    # What is to go must not shine through the encoder's margin.
+    plain = np.where(mask_THW[..., None], clip[~mask_THW].mean(axis=0) if not mask_THW.all() else 127, clip)
+    yield from _rework(scene, plain.astype(np.uint8), strength=1.0, mask_THW=mask_THW, original=clip)
+
+
+def upscale(scene: Scene) -> Making:
+    """A small video made anew at a larger size and rate, from its enlarged and interpolated self under some noise."""
+    job, (clip,) = scene.job, scene.job.clips
+    between = _at(clip, np.linspace(0, len(clip) - 1, job.frames))
+    yield from _rework(scene, resize(between, job.size), strength=job.strength)
+
+
+TASKS: dict[str, Callable[[Scene], Making]] = {
+    "text": text,
+    "animate": animate,
+    "extend": extend,
+    "loop": loop,
+    "connect": connect,
+    "edit": edit,
+    "fill": fill,
+    "upscale": upscale,
+}
+
+
+def _at(clip: np.ndarray, position_T: np.ndarray) -> np.ndarray:
+    """Returns the frames of a clip at fractional positions, blended from their neighbours."""
+    low = np.floor(position_T).astype(int)
+    share = (position_T - low)[:, None, None, None]
+    between = (1 - share) * clip[low] + share * clip[np.minimum(low + 1, len(clip) - 1)]
+    return np.round(between).astype(np.uint8)
+
+
+def _forward(scene: Scene, past: np.ndarray | None, frames: int) -> Making:
+    """Emits `frames` frames that follow `past`."""
+    step, patch = scene.limits.step, scene.limits.patch[0]
+    made = 0
+    while made < frames:
+        head, kept = None, 0
+        if past is not None:
+            kept = scene.kept(len(past))
+            head = scene.encode(past[-kept:])
+        of_head = 0 if head is None else len(head) // patch
+        wanted = math.ceil((frames - made) / step) if past is not None else _tokens(scene, frames)
+        clip = scene.decode((yield scene.canvas(min(of_head + wanted, scene.window), head=head)))
+        fresh = clip[kept:][: frames - made]
+        scene.emit(fresh)
+        made += len(fresh)
+        past = fresh if past is None else np.concatenate([past, fresh])[-scene.overlap :]
+
+
+def _backward(scene: Scene, future: np.ndarray, frames: int) -> Generator[Canvas, np.ndarray, np.ndarray]:
+    """Returns `frames` frames that lead to `future`."""
+    step, first = scene.limits.step, scene.limits.first
+    pieces: list[np.ndarray] = []
+    made = 0
+    while made < frames:
+        kept = _kept_later(scene, future)
+        count = min(_tokens(scene, frames - made) + kept // step, scene.window)
+        tail = scene.encode_later(future[:kept])
+        clip = scene.decode((yield scene.canvas(count, tail=tail)))
+        # Once more, now that what comes before is there to encode the end with.
+        whole = scene.encode(np.concatenate([clip[:-kept], future[:kept]]))
+        again = scene.canvas(count, tail=whole[-len(tail) :], content=whole, strength=_AGAIN)
+        clip = scene.decode((yield again))
+        fresh = clip[:-kept][-(frames - made) :]
+        pieces.insert(0, fresh)
+        made += len(fresh)
+        future = np.concatenate([fresh, future[: first + scene.overlap]])
+    return np.concatenate([future[:0], *pieces])
+
+
+def _bridge(
+    scene: Scene,
+    past: np.ndarray,
+    future: np.ndarray,
+    frames: int,
+    *,
+    later: str | None = None,
+    start: np.ndarray | None = None,
+) -> Generator[Canvas, np.ndarray, np.ndarray]:
+    """Returns `frames` frames, a multiple of `step`, from `past` to `future`.
+
+    `later` is the prompt of `future`; with `start` the solver begins with these frames under noise.
+    """
+    step, patch = scene.limits.step, scene.limits.patch[0]
+    pieces: list[np.ndarray] = []
+    # In the last window there is room for both sides and for something new.
+    kept_later = min(_kept_later(scene, future), max(1, (scene.window - 1) // 2) * step)
+    of_tail = kept_later // step
+    made, tokens = 0, frames // step
+    while made < tokens:
+        kept = scene.kept(len(past))
+        free = scene.window - of_tail - (tokens - made)
+        last = free >= 1
+        if last:
+            kept = min(kept, scene.limits.first + (free - 1) * step)
+        head = scene.encode(past[-kept:])
+        of_head = len(head) // patch
+        count = tokens - made if last else min(scene.window - of_head, tokens - made - 1)
+        turn = None
+        if later is not None:
+            number_t = np.arange(-of_head, count + (of_tail if last else 0)) + made + 1
+            turn = Turn(prompt=later, share_t=np.clip(number_t / (tokens + 1), 0, 1).astype(np.float32))
+        content = None
+        if start is not None:
+            part = start[made * step : (made + count) * step]
+            content = scene.encode(np.concatenate([past[-kept:], part, future[: kept_later if last else 0]]))
+        canvas = scene.canvas(
+            of_head + count + (of_tail if last else 0),
+            head=head,
+            tail=scene.encode_later(future[:kept_later]) if last else None,
+            content=content,
+            strength=scene.job.strength,
+            turn=turn,
+        )
+        fresh = scene.decode((yield canvas))[kept : kept + count * step]
+        pieces.append(fresh)
+        made += count
+        past = np.concatenate([past, fresh])[-scene.overlap :]
+    return np.concatenate(pieces)
+
+
+def _rework(
+    scene: Scene,
+    source: np.ndarray,
+    *,
+    strength: float,
+    mask_THW: np.ndarray | None = None,
+    original: np.ndarray | None = None,
+) -> Making:
+    """Emits `source` made anew: from noise of `strength`; with a mask, where that is true and nowhere else."""
+    limits, patch = scene.limits, scene.limits.patch[0]
+    frames = len(source)
+    held = np.concatenate([source, np.repeat(source[-1:], scene.longer(frames) - frames, axis=0)])
+    done: np.ndarray | None = None
+    made = 0
+    while made < frames:
+        head, kept = None, 0
+        if done is not None:
+            kept = scene.kept(len(done))
+            head = scene.encode(done[-kept:])
+        start = made - kept
+        length = min(limits.first + (scene.window - 1) * limits.step, scene.longer(frames - start))
+        part = held[start : start + length]
+        known = None if mask_THW is None else ~_token_mask(mask_THW, start, length, scene)
+        canvas = scene.canvas(
+            1 + (length - limits.first) // limits.step,
+            head=None if head is None else head[: len(head) // patch * patch],
+            content=scene.encode(part),
+            known_thw=known,
+            strength=strength,
+        )
+        fresh = scene.decode((yield canvas))[kept:][: frames - made]
+        if original is not None and mask_THW is not None and scene.job.request.keep_pixels:
+            here = slice(made, made + len(fresh))
+            fresh = np.where(mask_THW[here, ..., None], fresh, original[here])
+        scene.emit(fresh)
+        made += len(fresh)
+        done = fresh if done is None else np.concatenate([done, fresh])[-scene.overlap :]
+
+
+def _token_mask(mask_THW: np.ndarray, start: int, length: int, scene: Scene) -> np.ndarray:
+    """Returns mask_thw: the tokens of a window in which some pixel is masked."""
+    limits = scene.limits
+    number_T = np.minimum(np.arange(start, start + length), len(mask_THW) - 1)
+    # The first token frame has fewer frames than the others: those before it are as the first.
+    padded_THW = mask_THW[np.concatenate([np.repeat(number_T[:1], limits.step - limits.first), number_T])]
+    _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
+    t, h, w = len(padded_THW) // limits.step, padded_THW.shape[1] // rows, padded_THW.shape[2] // columns
+    return np.asarray(padded_THW.reshape(t, limits.step, h, rows, w, columns).any(axis=(1, 3, 5)))
+
+
+def _tokens(scene: Scene, frames: int) -> int:
+    """Returns the token frames that hold `frames` frames from the start of a canvas."""
+    return 1 + (scene.longer(frames) - scene.limits.first) // scene.limits.step
+
+
+def _kept_later(scene: Scene, future: np.ndarray) -> int:
+    """Returns how many frames of `future` a window ends with, a multiple of `step`."""
+    step = scene.limits.step
+    return max(step, min(len(future), scene.overlap - scene.limits.first) // step * step)

@@ -1,0 +1,136 @@
+"""Jobs: sizes and durations settled, and what a model or a machine has no room for refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.video_output import write_clip
+from sora_jax.generate.job import covering, read_job
+from sora_jax.generate.request import Request
+from tests.generate.test_tasks import LIMITS
+
+RED = ("a red circle",)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Videos and images by name."""
+    folder = tmp_path_factory.mktemp("given")
+    clip = np.random.default_rng(0).integers(0, 256, size=(9, 8, 8, 3), dtype=np.uint8)
+    write_clip(folder / "a.gif", clip, fps=5)
+    write_clip(folder / "b.gif", clip[:, :, :4], fps=5)
+    write_clip(folder / "short.gif", clip[:3], fps=5)
+    write_clip(folder / "odd.png", clip[:1, :7], fps=1)
+    write_clip(folder / "image.png", clip[:1], fps=1)
+    write_clip(folder / "black.png", np.zeros((1, 8, 8, 3), np.uint8), fps=1)
+    mask = np.zeros((1, 8, 8, 3), np.uint8)
+    mask[:, :4] = 255
+    write_clip(folder / "mask.png", mask, fps=1)
+    write_clip(folder / "small_mask.png", mask[:, :4], fps=1)
+    alpha = np.concatenate([clip[0], np.full((8, 8, 1), 100, np.uint8)], axis=-1)
+    Image.fromarray(alpha).save(folder / "alpha.png")
+    alpha[..., 3] = 255
+    Image.fromarray(alpha).save(folder / "opaque.png")
+    return folder
+
+
+def read(files, task="text", *, limits=LIMITS, **asked):
+    asked |= {name: str(files / asked[name]) for name in ("image", "mask") if name in asked}
+    asked["video"] = tuple(str(files / name) for name in asked.get("video", ()))
+    return read_job(Request(task=task, prompt=asked.pop("prompt", RED), **asked), limits)
+
+
+def test_a_text_has_the_run_s_size_and_length_unless_it_says_otherwise(files):
+    job = read(files)
+    assert (job.size, job.frames, job.fps) == ((4, 4), 13, 8.0)
+    job = read(files, size="8x4", seconds="1.2", fps=10.0)
+    assert (job.size, job.frames, job.fps) == ((8, 4), 13, 10.0), "12 frames are nearer to 13 than to 9"
+    assert read(files, frames=29).frames == 29
+
+
+def test_what_is_given_sets_size_and_rate(files):
+    job = read(files, "extend", video=("a.gif",), seconds="-1,+1.6")
+    assert job.size == (8, 8)
+    assert job.fps == pytest.approx(5)
+    assert (job.before, job.frames) == (4, 8), "whole tokens"
+    assert job.clips[0].shape == (9, 8, 8, 3)
+    job = read(files, "extend", video=("a.gif",), size="4x8", frames=3, fps=4.0)
+    assert (job.size, job.fps, job.before, job.frames) == ((4, 8), 4, 0, 3)
+    assert job.clips[0].shape == (9, 4, 8, 3)
+    assert read(files, "loop", video=("a.gif",)).frames == 4
+
+
+def test_upscale_takes_the_size_times_the_scale(files):
+    job = read(files, "upscale", video=("a.gif",), scale=1.5, frames=17)
+    assert (job.size, job.frames, job.strength) == ((12, 12), 17, 0.4)
+    assert job.clips[0].shape == (9, 8, 8, 3), "small still"
+
+
+def test_a_mask_is_as_long_as_its_video_and_scaled_with_it(files):
+    job = read(files, "fill", video=("a.gif",), mask="mask.png", size="4x4")
+    assert job.mask_THW is not None
+    assert job.mask_THW.shape == (9, 4, 4)
+    assert job.mask_THW[:, :2].all()
+    assert not job.mask_THW[:, 2:].any()
+
+
+def test_an_image_that_hides_nothing_may_have_alpha(files):
+    assert read(files, "animate", image="opaque.png").size == (8, 8)
+
+
+def test_covering_keeps_the_middle_and_the_proportions():
+    clip = np.zeros((1, 8, 16, 3), np.uint8)
+    clip[:, :, 4:12] = 255
+    assert covering(clip, (4, 4)).min() > 200, "white, but for the filter's reach"
+
+
+KNOWLESS = dataclasses.replace(LIMITS, knows=False)
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "said"),
+    [
+        ("text", {"size": "5x4"}, "height 5 is not divisible by 2 (autoencoder); nearest: 4, 6"),
+        ("text", {"frames": 10}, "frames 10 is not 1 plus a multiple of 4 (autoencoder); nearest: 9, 13"),
+        (
+            "text",
+            {"size": "20x20", "frames": 5},
+            "text needs 5 frames of 20x20 px at once, 200 tokens, and a row of this run holds 64",
+        ),
+        ("text", {"seconds": "61"}, "longer than the 60 s of sampling.max_seconds"),
+        ("animate", {"image": "odd.png"}, "height 7 is not divisible by 2 (autoencoder); nearest: 6, 8; pass --size"),
+        ("animate", {"image": "alpha.png"}, "is transparent in places: put it on a background first"),
+        ("animate", {"image": "a.gif"}, "has 9 frames and animate takes one image: use extend"),
+        ("animate", {"image": "none.png"}, "none.png does not exist"),
+        ("extend", {"video": ("short.gif",)}, "has 3 frames and extend needs 5 or more: animate its first one"),
+        ("extend", {"video": ("mask.png",)}, "has 1 frames and extend needs 5 or more"),
+        ("connect", {"video": ("a.gif", "b.gif")}, "the videos to connect are 8x8 and 8x4 px: pass --size"),
+        ("edit", {"video": ("a.gif",), "frames": 5}, "task edit keeps the duration of its video"),
+        ("fill", {"video": ("a.gif",), "mask": "small_mask.png"}, "is 4x8 px, the video 8x8: scale it"),
+        ("fill", {"video": ("a.gif",), "mask": "black.png"}, "is black: nothing would be made"),
+        ("fill", {"video": ("a.gif",), "mask": "short.gif"}, "has 3 frames, the video 9: give one frame, or as many"),
+        ("text", {"prompt": ("w " * 30,)}, "the prompt has 31 tokens and this model takes 24"),
+        ("text", {"negative": "w " * 30}, "the negative prompt has 31 tokens and this model takes 24"),
+        (
+            "loop",
+            {"video": ("a.gif",), "limits": dataclasses.replace(LIMITS, row_tokens=32)},
+            "loop needs 9 frames of 8x8",
+        ),
+        ("extend", {"video": ("a.gif",), "limits": KNOWLESS}, "was trained without known tokens"),
+        ("text", {"frames": 29, "limits": KNOWLESS}, "was trained without known tokens"),
+    ],
+)
+def test_what_cannot_be_made_is_told_in_one_sentence(files, task, asked, said):
+    with pytest.raises(UserError) as error:
+        read(files, task, **asked)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_limit_comes_with_what_it_would_take():
+    request = Request(prompt=RED, size="400x400")
+    with pytest.raises(UserError, match=r"a run with longer rows, of about \d.*GB"):
+        read_job(request, LIMITS)

@@ -1,0 +1,96 @@
+"""Requests: what a line may say, and what is refused."""
+
+import json
+
+import pytest
+
+from sora_jax.core.errors import UserError
+from sora_jax.generate.request import Request, read_requests
+
+RED = ("a red circle",)
+
+
+def test_a_line_is_a_request(tmp_path):
+    lines = [
+        {"prompt": "a red circle", "size": "24x40", "seed": 3, "seconds": 2},
+        {"task": "connect", "video": ["a.mp4", "b.mp4"], "prompt": ["red", "blue"], "strength": 1, "output": "x.mp4"},
+    ]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n\n".join(map(json.dumps, lines)))
+    first, second = read_requests(path)
+    assert first == Request(prompt=RED, size="24x40", seed=3, seconds="2")
+    assert first.pixels() == (24, 40)
+    assert first.spans() == (0, 2)
+    videos = (str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"))
+    assert second == Request(task="connect", prompt=("red", "blue"), video=videos, strength=1, output="x.mp4")
+    assert second.facts() == {
+        "task": "connect",
+        "prompt": ("red", "blue"),
+        "video": videos,
+        "strength": 1,
+        "output": "x.mp4",
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 2: is not JSON"),
+        ("[]", "line 2: is not an object"),
+        ('{"promt": "red"}', "line 2: 'promt' is none of task, prompt, negative"),
+        ('{"prompt": "red", "frames": "five"}', "line 2: frames 'five' is not a whole number or null"),
+        ('{"prompt": "red", "seed": true}', "line 2: seed True is not a whole number"),
+        ('{"prompt": [1]}', "line 2: prompt (1,) is not text or a list of texts"),
+        ('{"prompt": "red", "keep_pixels": 1}', "line 2: keep_pixels 1 is not true or false"),
+        ('{"prompt": "red", "task": "paint"}', "line 2: task 'paint' is none of text, animate"),
+    ],
+)
+def test_a_line_that_cannot_be_is_named(tmp_path, line, said):
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"prompt": "red"}\n' + line)
+    with pytest.raises(UserError) as error:
+        read_requests(path)
+    assert said in str(error.value)
+
+
+def test_an_empty_file_or_none_says_so(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_requests(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="are empty: write lines such as"):
+        read_requests(tmp_path / "empty.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"prompt": ()}, "0 prompts for task text, which takes a prompt"),
+        ({"task": "animate"}, "0 files to --image for task animate, which takes 1: pass --image=FILE"),
+        (
+            {"task": "connect", "video": ("a",)},
+            "1 files to --video for task connect, which takes 2: pass --video=FILE twice",
+        ),
+        ({"task": "fill", "video": ("a",)}, "0 files to --mask for task fill"),
+        ({"video": ("a",)}, "1 files to --video for task text, which takes none"),
+        ({"frames": 5, "seconds": "1"}, "frames 5 and seconds 1: give one of them"),
+        ({"frames": 0}, "frames 0 must be 1 or more"),
+        ({"seconds": "soon"}, "seconds 'soon' is not a duration such as 4"),
+        ({"seconds": "-4"}, "seconds '-4' is not a duration such as 4"),
+        ({"fps": 0.0}, "0 frames per second must be more than 0"),
+        ({"seed": -1}, "seed -1 must be 0 or more"),
+        ({"strength": 1.5}, "strength 1.5 is outside [0, 1]"),
+        ({"at": -0.5}, "at -0.5 is outside [0, 1]"),
+        ({"guidance": -1.0}, "guidance -1 is negative"),
+        ({"scale": 1.0}, "scale 1 must be more than 1"),
+    ],
+)
+def test_what_no_model_could_make_is_refused(wrong, said):
+    with pytest.raises(UserError) as error:
+        Request(**{"prompt": RED, **wrong})
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(("seconds", "spans"), [("+4", (0, 4)), ("-4", (4, 0)), ("-1.5,+2", (1.5, 2))])
+def test_a_video_is_extended_both_ways(seconds, spans):
+    assert Request(task="extend", prompt=RED, video=("a",), seconds=seconds).spans() == spans

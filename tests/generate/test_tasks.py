@@ -1,0 +1,228 @@
+"""Tasks as conversations: what is known where, which frames come out, in which order, and how much is held."""
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sora_jax.generate.job import Job, Limits
+from sora_jax.generate.request import Request
+from sora_jax.generate.tasks import TASKS, Scene
+
+STRIDE = 4
+LIMITS = Limits(
+    stride=(STRIDE, 2, 2),
+    patch=(1, 1, 1),
+    row_tokens=64,
+    text_tokens=24,
+    window=13,
+    overlap=5,
+    max_seconds=60.0,
+    knows=True,
+    size=(4, 4),
+    frames=13,
+    fps=8.0,
+    known_guidance=1.5,
+    token_bytes=1.0,
+    pixel_bytes=1.0,
+)
+NEW = 200  # value of what the solver makes
+
+
+class Averages:
+    """An autoencoder whose latent is the mean of its frames and pixels: (t, 2, 2, 1) of (1 + 4 (t - 1), 4, 4, 3)."""
+
+    config = SimpleNamespace(channels=1)
+    mean_C, scale_C = np.zeros(1), np.ones(1)
+
+    def encode(self, pixels_BTHWC):
+        clip = pixels_BTHWC[0].astype(np.float32)
+        assert (len(clip) - 1) % STRIDE == 0, len(clip)
+        groups = [clip[:1], *np.split(clip[1:], (len(clip) - 1) // STRIDE)] if len(clip) > 1 else [clip]
+        frames = [group.mean(axis=(0, 3)).reshape(2, 2, 2, 2).mean(axis=(1, 3)) for group in groups]
+        return np.stack(frames)[None, ..., None]
+
+    def decode(self, latent_BTHWC):
+        frames = np.repeat(latent_BTHWC[0], [1] + [STRIDE] * (latent_BTHWC.shape[1] - 1), axis=0)
+        return np.round(frames.repeat(2, axis=1).repeat(2, axis=2).repeat(3, axis=3)).astype(np.uint8)[None]
+
+    def reconstruct(self, pixels_BTHWC):
+        return self.decode(self.encode(pixels_BTHWC))
+
+
+def video(*values):
+    return np.broadcast_to(np.array(values, np.uint8)[:, None, None, None], (len(values), 4, 4, 3)).copy()
+
+
+def job(task, *, frames=8, prompts=("a red circle",), **given):
+    request: dict[str, Any] = {"task": task, "prompt": prompts, **given.pop("request", {})}
+    if "image_THWC" in given:
+        request["image"] = "image.png"
+    if "mask_THW" in given:
+        request["mask"] = "mask.png"
+    asked = Request(**request, video=("video.mp4",) * len(given.get("clips", ())))
+    return Job(request=asked, prompts=prompts, negative="", size=(4, 4), fps=8.0, frames=frames, **given)
+
+
+def make(one, *, limits=LIMITS, value=NEW):
+    """Returns (frames that came out, one number each, canvases, scene), with `value` where nothing is known."""
+    pieces: list[np.ndarray] = []
+    canvases: list[Any] = []
+    codec: Any = Averages()
+    scene = Scene(one, limits, codec, pieces.append)
+    making = TASKS[one.request.task](scene)
+    latent = None
+    while True:
+        try:
+            canvas = next(making) if latent is None else making.send(latent)
+        except StopIteration:
+            return np.concatenate(pieces)[:, 0, 0, 0].tolist(), canvases, scene
+        canvases.append(canvas)
+        assert canvas.latent_THWC.shape == (*canvas.grid, 1)
+        latent = np.where(canvas.known_thw[..., None], canvas.latent_THWC, value).astype(np.float32)
+
+
+def known(canvas):
+    """Returns the value of each frame of tokens, None where nothing is known."""
+    whole = canvas.known_thw.all(axis=(1, 2))
+    assert (whole | ~canvas.known_thw.any(axis=(1, 2))).all(), "frames are known as a whole"
+    value_t = canvas.latent_THWC.mean(axis=(1, 2, 3))
+    return [round(float(value), 2) if there else None for value, there in zip(value_t, whole, strict=True)]
+
+
+def test_a_video_of_a_prompt_is_one_canvas_where_it_fits_a_window():
+    frames, (canvas,), _ = make(job("text", frames=13))
+    assert frames == [NEW] * 13
+    assert known(canvas) == [None] * 4
+    assert canvas.guidance is None, "that of the config"
+
+
+def test_a_longer_one_slides_and_each_window_begins_with_the_end_of_the_one_before():
+    frames, canvases, scene = make(job("text", frames=29))
+    assert frames == [NEW] * 29
+    assert [known(canvas) for canvas in canvases] == [[None] * 4, [NEW, NEW, None, None], [NEW, NEW, None, None]]
+    assert [canvas.window for canvas in canvases] == [0, 1, 2]
+    assert canvases[1].guidance == 1.5
+    assert scene.notes["drift"] == 0
+
+
+def test_no_window_is_longer_than_a_row_allows():
+    limits = dataclasses.replace(LIMITS, row_tokens=12)
+    _, canvases, _ = make(job("text", frames=29), limits=limits)
+    assert {canvas.grid[0] for canvas in canvases} == {3}
+
+
+def test_an_image_is_the_first_frame():
+    frames, (canvas,), _ = make(job("animate", frames=9, image_THWC=video(7)))
+    assert frames == [7] + [NEW] * 8
+    assert known(canvas) == [7, None, None]
+
+
+@pytest.mark.parametrize(("at", "place"), [(0.5, 4), (1.0, 8)])
+def test_an_image_may_be_shown_at_any_time(at, place):
+    frames, canvases, _ = make(job("animate", frames=9, image_THWC=video(7), request={"at": at}))
+    assert frames == [NEW] * place + [7] + [NEW] * (8 - place)
+    assert known(canvases[0])[-1] == 7
+
+
+def test_a_video_goes_on():
+    clip = video(*range(10, 19))
+    frames, canvases, _ = make(job("extend", frames=8, clips=(clip,), request={"keep_pixels": True}))
+    assert frames == [*range(10, 19)] + [NEW] * 8
+    assert known(canvases[0]) == [14, 16.5, None, None], "its last five frames"
+
+
+def test_given_frames_come_back_through_the_autoencoder_unless_kept():
+    clip = video(*range(10, 19))
+    frames, _, _ = make(job("extend", frames=4, clips=(clip,)))
+    assert frames[:9] == [10] + [12] * 4 + [16] * 4, "means of four frames"
+
+
+def test_a_video_has_a_past():
+    clip = video(*range(10, 19))
+    one = dataclasses.replace(job("extend", frames=4, clips=(clip,), request={"keep_pixels": True}), before=11)
+    frames, canvases, _ = make(one)
+    assert frames == [NEW] * 11 + [*range(10, 19)] + [NEW] * 4
+    assert known(canvases[0]) == [None, None, None, 11.5], "its first four frames are the last"
+    assert known(canvases[1]) == known(canvases[0])
+    assert (canvases[0].strength, canvases[1].strength) == (1, 0.5), "once more, from what was made"
+    assert canvases[1].latent_THWC[:3].mean() == NEW
+    assert known(canvases[2])[-1] == NEW, "what was made before leads to what is made then"
+    assert known(canvases[4]) == [14, 16.5, None]
+
+
+def test_a_loop_ends_where_it_starts_and_notes_the_seam():
+    clip = video(0, 10, 20, 30, 40)
+    frames, (canvas,), scene = make(job("loop", frames=8, clips=(clip,), request={"keep_pixels": True}), value=20)
+    assert frames == [0, 10, 20, 30, 40] + [20] * 8
+    assert known(canvas) == [40, None, None, 15], "the end, something new, the start"
+    assert scene.notes["seam"] == pytest.approx(20 / (60 / 12))
+
+
+def test_a_long_way_back_is_made_in_windows_of_which_the_last_sees_both_sides():
+    frames, canvases, _ = make(job("loop", frames=20, clips=(video(0, 10, 20, 30, 40),)))
+    assert len(frames) == 25
+    assert [known(canvas)[-1] for canvas in canvases[:-1]] == [None] * (len(canvases) - 1)
+    assert known(canvases[-1])[0] == NEW
+    assert known(canvases[-1])[-1] == 15
+
+
+def test_two_videos_are_connected_while_the_second_prompt_takes_over():
+    first, second = video(*[10] * 5), video(*[90] * 5)
+    one = job("connect", frames=8, clips=(first, second), prompts=("a red circle", "a blue square"), strength=0.5)
+    frames, (canvas,), _ = make(one)
+    assert frames == [10] * 5 + [NEW] * 8 + [90] * 5
+    assert known(canvas) == [10, None, None, 90]
+    assert canvas.strength == 0.5
+    np.testing.assert_allclose(canvas.turn.share_t, [0, 1 / 3, 2 / 3, 1])
+    fade = canvas.latent_THWC.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(fade, [10, 10 + 80 * 2.5 / 9, 10 + 80 * 6.5 / 9, 90], atol=0.5)
+
+
+def test_a_connection_with_one_prompt_does_not_turn():
+    _, (canvas,), _ = make(job("connect", frames=4, clips=(video(*[1] * 5), video(*[9] * 5)), strength=0.5))
+    assert canvas.turn is None
+
+
+def test_an_edit_starts_from_the_video_and_slides_over_it():
+    clip = video(*range(30))
+    frames, canvases, _ = make(job("edit", frames=30, clips=(clip,), strength=0.6))
+    assert frames == [NEW] * 30
+    assert all(canvas.strength == 0.6 for canvas in canvases)
+    assert canvases[0].latent_THWC.mean(axis=(1, 2, 3)).tolist() == [0, 2.5, 6.5, 10.5]
+    assert known(canvases[1])[:3] == [NEW, NEW, None], "what was made of the frames before"
+    assert canvases[1].latent_THWC[2].mean() == 14.5
+
+
+@pytest.mark.parametrize("keep_pixels", [True, False])
+def test_only_what_is_white_in_the_mask_is_made(keep_pixels):
+    clip = video(*range(10, 19))
+    mask_THW = np.zeros((9, 4, 4), bool)
+    mask_THW[6:, :1, :1] = True
+    one = job("fill", frames=9, clips=(clip,), mask_THW=mask_THW, request={"keep_pixels": keep_pixels})
+    pieces: list[np.ndarray] = []
+    canvases: list[Any] = []
+    codec: Any = Averages()
+    making = TASKS["fill"](Scene(one, LIMITS, codec, pieces.append))
+    canvases.append(next(making))
+    unknown = ~canvases[0].known_thw
+    assert unknown.sum() == 1, "one token holds all that is white"
+    assert unknown[2, 0, 0]
+    with pytest.raises(StopIteration):
+        making.send(np.where(canvases[0].known_thw[..., None], canvases[0].latent_THWC, NEW).astype(np.float32))
+    made = np.concatenate(pieces)[..., 0]
+    assert (made[6:, 0, 0] == NEW).all()
+    if keep_pixels:
+        np.testing.assert_array_equal(made[~mask_THW], clip[..., 0][~mask_THW])
+    else:
+        assert made[5, 0, 0] == NEW, "tokens are made as a whole"
+
+
+def test_a_small_video_is_enlarged_and_interpolated_before_it_is_made_anew():
+    small = video(0, 40)[:, :2, :2]
+    frames, (canvas,), _ = make(job("upscale", frames=5, clips=(small,), strength=0.4))
+    assert len(frames) == 5
+    assert canvas.grid == (2, 2, 2)
+    assert canvas.latent_THWC.mean(axis=(1, 2, 3)).tolist() == [0, 25], "the mean of 10, 20, 30, 40"
