@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     c.shapes = shapes = ConfigDict()  # the drawn world (data/shapes_world.py)
     shapes.num_clips = 8192  # clips that training draws; half of them images
     shapes.sides = ((24, 24), (32, 32), (24, 40), (40, 24))  # (height, width), px, 16 to 64
-    shapes.frames = (5, 9)  # frames of a moving clip, 2 to 17
+    shapes.frames = (5, 9, 13)  # frames of a moving clip, 2 to 17
     shapes.image_share = 0.5  # share of one-frame clips
     shapes.fps = (6.0, 8.0)  # frames per second
     shapes.max_objects = 1  # 1 or 2
@@ -148,7 +148,7 @@ def get_config() -> ConfigDict:
         steps=1000, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=4100, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=4300, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
@@ -273,10 +273,10 @@ def autoencoder_stage(
 def known_tokens() -> ConfigDict:
     """Returns which part of a clip is given in training; shares of clips that sum to 1."""
     known = ConfigDict()
-    known.none = 0.7  # nothing: text to video
+    known.none = 0.66  # nothing: text to video
     known.first = 0.1  # first frames: animate, extend forward
-    known.last = 0.1  # last frames: extend backward
-    known.ends = 0.06  # both: connect, loop
+    known.last = 0.12  # last frames: extend backward
+    known.ends = 0.08  # both: connect, loop
     known.random_frames = 0.02  # any frames: interpolate
     known.region = 0.02  # a rectangle, or all but one: fill in
     known.max_level = 0.05  # given tokens carry a noise level uniform in [0, max_level]
