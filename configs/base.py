@@ -163,9 +163,7 @@ def get_config() -> ConfigDict:
     c.sampling = sampling = ConfigDict()
     sampling.steps = 20  # solver steps
     sampling.solver = "dpm"  # "euler"; "heun": two evaluations a step; "dpm", "unipc": higher order at one
-    sampling.cache = (
-        0.0  # change of the modulation up to which steps take over earlier work: faster, less exact; 0: none do
-    )
+    sampling.cache = 0.0  # change of the modulation up to which steps take over earlier work: faster, less exact
     sampling.shift_base_tokens = 2.0  # as noise.shift_base_tokens, for the schedule of the solver
     sampling.fps = 8.0  # frames per second of what is made
     sampling.prompts = (  # sampled as training proceeds, at seed 0

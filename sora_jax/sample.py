@@ -26,7 +26,7 @@ from tqdm import tqdm
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.video_output import CODECS, ClipFormat, Write, check_written_suffix, open_clip
+from sora_jax.data.video_output import CODECS, ClipFormat, Write, check_written_suffix, first_file, open_clip
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.generate.job import Job, Limits, facts_of, read_job
 from sora_jax.generate.jobs import run_jobs
@@ -48,7 +48,7 @@ _PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given se
 _NEGATIVE = flags.DEFINE_string("negative", "", "What guidance should lead away from.")
 _SIZE = flags.DEFINE_multi_string("size", [], "HEIGHTxWIDTH in px; default: of what is given, or as in the config.")
 _FRAMES = flags.DEFINE_multi_integer(
-    "frames", [], "Frames, 1 for an image; with a video, frames to add. Default: as in the config."
+    "frames", [], "Frames, 1 for an image; extend, loop, connect: frames to add. Default: as in the config."
 )
 _SECONDS = flags.DEFINE_multi_string("seconds", [], "Instead of frames; extend: +4 forward, -4 backward, -4,+4 both.")
 _SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise.")
@@ -57,7 +57,9 @@ _IMAGE = flags.DEFINE_string("image", None, "The image to animate.")
 _AT = flags.DEFINE_float("at", 0.0, "When the image is shown: 0 at the start, 1 at the end.")
 _VIDEO = flags.DEFINE_multi_string("video", [], "The video; two to connect.")
 _MASK = flags.DEFINE_string("mask", None, "White where fill makes something new: an image, or a video.")
-_STRENGTH = flags.DEFINE_float("strength", None, "How much edit and upscale make anew, from 0 to 1; default 0.6, 0.4.")
+_STRENGTH = flags.DEFINE_float(
+    "strength", None, "How much is made anew, 0 to 1; default: edit 0.6, loop 0.3, connect 0.1, upscale 0.4."
+)
 _SCALE = flags.DEFINE_float("scale", 2.0, "By which upscale multiplies height and width.")
 _KEEP_PIXELS = flags.DEFINE_bool("keep_pixels", False, "Give given frames back as they are, not as the autoencoder.")
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default: as in the config.", lower_bound=1)
@@ -99,16 +101,18 @@ def main(_: Sequence[str]) -> None:
     params, stage, step = load_generator(workdir, settings, step=step, mesh=mesh)
     structure = abstract_model(lambda key: build_generator(settings, key))[0]
     sampler = make_sampler(settings, codec, structure, solver=solver, mesh=mesh)
-    book = Book(folder / "done.jsonl", {"stage": stage, "step": step, "solver": repr(solver)})
-    todo = [n for n, request in enumerate(requests) if _REQUESTS.value is None or not book.has(request, paths[n])]
+    facts = {"stage": stage, "step": step}
+    book = None if _REQUESTS.value is None else Book(folder / "done.jsonl", {**facts, "solver": repr(solver)})
+    todo = [n for n, request in enumerate(requests) if book is None or not book.has(request, paths[n])]
     if len(todo) < len(requests):
         print(f"{len(requests) - len(todo)} of {len(requests)} requests are done already", flush=True)
     jobs = (read_job(requests[number], limits) for number in todo)
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
-        files = Files(stack, [paths[n] for n in todo], {"stage": stage, "step": step})
+        files = Files(stack, [paths[n] for n in todo], facts)
         for number, notes in run_jobs(sampler, params, jobs, limits, files.open):
             files.close(number)
-            book.add(requests[todo[number]], paths[todo[number]])
+            if book is not None:
+                book.add(requests[todo[number]], paths[todo[number]])
             progress.update()
             said = "".join(f", {name} {value:.2f}" for name, value in notes.items())
             progress.write(f"{paths[todo[number]]}{said}")
@@ -137,12 +141,11 @@ class Book:
 
     def __init__(self, path: Path, facts: dict[str, Any]):
         self._path, self._facts = path, facts
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self._done = set(lines)
+        self._done = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
 
     def has(self, request: Request, path: Path) -> bool:
         """Returns whether this very request was done, and its file is still there."""
-        return self._line(request, path) in self._done and (path.exists() or "%" in path.name)
+        return self._line(request, path) in self._done and first_file(path).exists()
 
     def add(self, request: Request, path: Path) -> None:
         """Notes that a request is done."""
@@ -205,7 +208,7 @@ def check(request: Request, number: int, limits: Limits) -> bool:
         if _REQUESTS.value is not None:
             raise UserError(f"{_REQUESTS.value}, request {number}: {error}") from error
         raise
-    return job.request.task in ("text", "animate") and job.frames == 1
+    return job.request.task not in ("extend", "loop", "connect") and job.frames == 1
 
 
 def output_paths(folder: Path, requests: Sequence[Request], images: Sequence[bool]) -> list[Path]:

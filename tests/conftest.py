@@ -16,8 +16,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 _EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 # Tests compile much and compute little: programs that are made quickly are worth more than fast ones.
 _QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# One thread for each simulated device, as tests run side by side: XLA's shared pool can wait for itself for ever where
-# devices outnumber cores. And a device that comes late to a collective is waited for, however busy the machine is.
+# One thread for each simulated device, as tests run side by side: XLA's shared pool is reported to wait for itself for
+# ever at times. And a device that comes late to a collective is waited for, however busy the machine is.
 _PATIENCE = "--xla_cpu_multi_thread_eigen=false --xla_cpu_collective_call_terminate_timeout_seconds=600"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK_COMPILATION} {_PATIENCE} {_EIGHT_DEVICES}"
 _CACHE = Path(tempfile.gettempdir()) / "sora_jax_test_compilation_cache"

@@ -103,6 +103,7 @@ def test_without_names_files_are_called_by_their_prompts(run, toy_workdir, tmp_p
     assert names == ["a_red_circle_seed0.png", "a_red_circle_seed0.mp4", "a_red_circle_seed0_2.mp4"]
     for line in done.stdout.split():
         assert Path(line).parent == workdir / "samples" / "prompted"
+    assert len(list((workdir / "samples" / "prompted").iterdir())) == 3, "nothing else is written there"
     clip, fps = read_clip(done.stdout.split()[1])
     assert (clip.shape, fps) == ((5, 16, 16, 3), 4)
 
@@ -151,13 +152,14 @@ def test_a_file_of_all_tasks_is_made_once(run, toy_workdir, tmp_path):
     assert len(list(folder.glob("frame_*.png"))) == 5
 
     (folder / "extend.gif").unlink()
+    (folder / "frame_0.png").unlink()
     lines[6]["seed"] = 9
     requests.write_text("\n".join(map(json.dumps, lines)))
     again = run(*command)
     assert again.returncode == 0, again.stderr
     remade = {Path(line.split(",")[0]).name for line in again.stdout.splitlines() if line.startswith(str(folder))}
-    assert remade == {"extend.gif", "edit_green_seed9.mp4"}
-    assert "7 of 9 requests are done already" in again.stdout
+    assert remade == {"extend.gif", "edit_green_seed9.mp4", "frame_%d.png"}
+    assert "6 of 9 requests are done already" in again.stdout
 
 
 def test_a_wrong_request_of_a_file_is_named_before_any_is_made(run, toy_workdir, tmp_path):
@@ -197,7 +199,7 @@ def test_every_task_is_judged_and_shown(run, toy_workdir, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((workdir / "evaluation.json").read_text())
     assert found["shapes"] == json.loads((toy_workdir / "evaluation.json").read_text())["shapes"], "the rest is kept"
-    names = ("animate", "extend_forward", "extend_backward", "loop", "connect", "edit", "fill")
+    names = ("animate", "extend_forward", "extend_backward", "loop", "connect", "edit", "fill", "upscale")
     for name in names:
         assert f"task_{name}: clips {1 if name == 'connect' else 2}" in done.stdout
         assert (workdir / "samples" / "evaluation" / f"task_{name}.gif").exists()

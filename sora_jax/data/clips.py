@@ -116,7 +116,7 @@ def fit_clip(
         raise BadClip(clip.source_id, reason)
     kept_frames = 1 + (steps - 1) * st
     size = (rows * sh, columns * sw)
-    pixels_THWC = _scale_and_crop(clip.pixels_THWC[:kept_frames], scale=scale, size=size)
+    pixels_THWC = scale_and_crop(clip.pixels_THWC[:kept_frames], scale=scale, size=size)
     return Fitted(
         clip=dataclasses.replace(clip, pixels_THWC=pixels_THWC),
         trimmed_frames=frames - kept_frames,
@@ -160,8 +160,14 @@ def _area(scale: Fraction, sides: tuple[int, int], *, stride: tuple[int, int]) -
     return rows * columns
 
 
-def _scale_and_crop(pixels_THWC: np.ndarray, *, scale: Fraction, size: tuple[int, int]) -> np.ndarray:
-    """Returns uint8 (T, *size, 3): the centre of every frame, antialiased where it is scaled down."""
+def covering(pixels_THWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns uint8 (T, *size, 3): the clip scaled isotropically, up or down, until it covers `size`; its centre."""
+    height, width = pixels_THWC.shape[1:3]
+    return scale_and_crop(pixels_THWC, scale=max(Fraction(size[0], height), Fraction(size[1], width)), size=size)
+
+
+def scale_and_crop(pixels_THWC: np.ndarray, *, scale: Fraction, size: tuple[int, int]) -> np.ndarray:
+    """Returns uint8 (T, *size, 3): the centre of every frame, bicubic, antialiased where it is scaled down."""
     _, height, width, _ = pixels_THWC.shape
     if scale == 1:
         top, left = (height - size[0]) // 2, (width - size[1]) // 2

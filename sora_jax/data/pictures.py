@@ -36,6 +36,7 @@ class ReadOptions(TypedDict, total=False):
     window: tuple[int, int] | None
     short_side: int | None
     fps: float | None
+    opaque: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class ReadLimits:
     first_frame: int = 0
     short_side: int | None = None
     fps: float | None = None
+    opaque: bool = False
     allocate: Allocator = allocate_bytes
 
     @property
@@ -84,6 +86,8 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
         frames_there = getattr(image, "n_frames", 1) if animated else 1
         wanted = frames_there if whole or limits.fps else limits.wanted(frames_there)
         limits.check(wanted, *limits.size(image.height, image.width))
+        if limits.opaque and _seen_through(image):
+            raise BadClip(limits.source_id, "is transparent in places: put it on a background first")
         if wanted == 1:
             return np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))[None], 1.0
         pixels_THWC, seconds = None, []
@@ -129,6 +133,13 @@ def _plain_rgb(image: Image.Image) -> Image.Image:
         levels_HW = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((levels_HW + 128) // 257).astype(np.uint8)).convert("RGB")
     return on_white(image) if image.has_transparency_data else image.convert("RGB")
+
+
+def _seen_through(image: Image.Image) -> bool:
+    """Returns whether some pixel of the (first) image is not opaque."""
+    if not image.has_transparency_data:
+        return False
+    return bool((np.asarray(image.convert("RGBA").getchannel("A")) < 255).any())
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -80,6 +80,7 @@ def read_stream(
     window: tuple[int, int] | None = None,
     short_side: int | None = None,
     fps: float | None = None,
+    opaque: bool = False,
     allocate: Allocator = allocate_bytes,
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
@@ -98,6 +99,8 @@ def read_stream(
     for the (T, H, W, 3) that the headers promise, and for more where there is more; what is returned need not be that
     array.
 
+    With `opaque` a picture that one can see through is refused instead of laid on white.
+
     Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
     `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) under
     `videos.SMALLEST_SHARE` of the frames that the file declares.
@@ -105,7 +108,13 @@ def read_stream(
     assert max_frames is None or max_frames > 0, max_frames
     assert fps is None or fps > 0, fps
     limits = ReadLimits(
-        source_id=name, max_frames=max_frames, max_pixels=max_pixels, short_side=short_side, fps=fps, allocate=allocate
+        source_id=name,
+        max_frames=max_frames,
+        max_pixels=max_pixels,
+        short_side=short_side,
+        fps=fps,
+        opaque=opaque,
+        allocate=allocate,
     )
     if window is not None:
         assert 0 <= window[0] <= window[1], window

@@ -113,6 +113,11 @@ def check_written_suffix(path: str | os.PathLike, *, frames: int, codec: str | N
         raise UserError(f"cannot write {path} with the codec {codec}: there are {allowed}")
 
 
+def first_file(path: Path) -> Path:
+    """Returns the file that holds the first frame of what `open_clip` writes to `path`."""
+    return path.with_name(_NUMBERED.sub(lambda found: found[0] % 0, path.name))
+
+
 def encode_gif(pixels_THWC: np.ndarray, *, fps: float, facts: Facts | None = None) -> bytes:
     """Returns an endless GIF of uint8 (T, H, W, 3), each frame with a palette of its own.
 

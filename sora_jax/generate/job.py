@@ -6,28 +6,25 @@ Letters: T H W C frames, rows, columns, colours of pixels.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.captions import check_prompt, clean_caption, count_tokens
-from sora_jax.data.clips import BadClip
+from sora_jax.data.clips import BadClip, covering
 from sora_jax.data.guarded import GuardedReader
-from sora_jax.generate.request import Request
+from sora_jax.data.pictures import ReadOptions
+from sora_jax.generate.request import DEFAULT_STRENGTH, Request
 from sora_jax.video import shapes
-
-# (left, top, right, bottom), px.
-Box = tuple[float, float, float, float]
 
 _GB = 1e9
 # A mask is white where its mean over colours is over this.
 _WHITE = 127
-DEFAULT_STRENGTH = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,13 +88,8 @@ class Limits:
 
     def memory(self, frames: int, size: tuple[int, int]) -> float:
         """Returns about how many bytes making so many frames at once takes, weights aside."""
-        pixels = frames * math.prod(size)
-        return self.pixel_bytes * pixels + self.token_bytes * pixels * self.row_tokens_per_pixel
-
-    @property
-    def row_tokens_per_pixel(self) -> float:
-        """Tokens of a pixel."""
-        return 1 / math.prod(s * p for s, p in zip(self.stride, self.patch, strict=True))
+        tokens = math.prod(self.grid(frames, size))
+        return self.pixel_bytes * frames * math.prod(size) + self.token_bytes * tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,8 +133,9 @@ def read_job(request: Request, limits: Limits) -> Job:
         )
     image, rate, clips, mask = None, None, [], None
     if request.image:
-        image, _ = _read(request.image, still=True)
-        _check_opaque(request.image)
+        image, _ = _read(request.image, opaque=True)
+        if len(image) > 1:
+            raise UserError(f"{request.image} has {len(image)} frames and animate takes one image: use extend")
     for name in request.video:
         clip, found = _read(name)
         clips.append(clip)
@@ -157,6 +150,8 @@ def read_job(request: Request, limits: Limits) -> Job:
         mask = None if mask is None else _whiter(covering(mask, size))
     fps = request.fps or rate or limits.fps
     before, frames = _settle_frames(request, limits, clips, fps)
+    if request.task == "upscale":
+        fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rate or fps)
     job = Job(
         request=request,
         prompts=prompts,
@@ -174,29 +169,20 @@ def read_job(request: Request, limits: Limits) -> Job:
     return job
 
 
-def _read(path: str, *, still: bool = False) -> tuple[np.ndarray, float]:
+@functools.cache
+def _reader() -> GuardedReader:
+    """Returns the one process that decodes what requests name: it starts with the first file."""
+    return GuardedReader()
+
+
+def _read(path: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) and frames per second of a file; raises UserError where it cannot be read."""
     if not Path(path).exists():
         raise UserError(f"{path} does not exist")
-    reader = GuardedReader()
     try:
-        pixels_THWC, fps = reader.read_clip(path)
+        return _reader().read_clip(path, **options)
     except BadClip as error:
         raise UserError(str(error)) from error
-    finally:
-        reader.close()
-    if still and len(pixels_THWC) > 1:
-        raise UserError(f"{path} has {len(pixels_THWC)} frames and animate takes one image: use extend")
-    return pixels_THWC, fps
-
-
-def _check_opaque(path: str) -> None:
-    """Raises UserError for an image one can see through: what is behind it would be made up."""
-    with Image.open(path) as image:
-        if image.has_transparency_data:
-            least = image.convert("RGBA").getchannel("A").getextrema()[0]
-            if isinstance(least, int | float) and least < 255:
-                raise UserError(f"{path} is transparent in places: put it on a background first")
 
 
 def _check_alike(request: Request, clips: Sequence[np.ndarray]) -> None:
@@ -243,26 +229,6 @@ def _settle_size(request: Request, limits: Limits, given: Sequence[np.ndarray]) 
     return size
 
 
-def covering(pixels_THWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the clip scaled isotropically until it covers `size`, its centre."""
-    height, width = pixels_THWC.shape[1:3]
-    if (height, width) == size:
-        return pixels_THWC
-    scale = max(size[0] / height, size[1] / width)
-    box_height, box_width = size[0] / scale, size[1] / scale
-    left, top = (width - box_width) / 2, (height - box_height) / 2
-    return resize(pixels_THWC, size, box=(left, top, left + box_width, top + box_height))
-
-
-def resize(pixels_THWC: np.ndarray, size: tuple[int, int], *, box: Box | None = None) -> np.ndarray:
-    """Returns uint8 (T, *size, 3), bicubic and antialiased, of the `box` (left, top, right, bottom) of each frame."""
-    frames = [
-        Image.fromarray(frame_HWC).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
-        for frame_HWC in pixels_THWC
-    ]
-    return np.stack([np.asarray(frame) for frame in frames])
-
-
 def _settle_frames(request: Request, limits: Limits, clips: list[np.ndarray], fps: float) -> tuple[int, int]:
     """Returns (frames before what is given, frames after it, or of the whole video)."""
     spans = request.spans()
@@ -271,10 +237,10 @@ def _settle_frames(request: Request, limits: Limits, clips: list[np.ndarray], fp
             return 0, request.frames
         return 0, limits.frames if spans is None else limits.legal(spans[1] * fps)
     if request.task in ("edit", "fill", "upscale"):
-        asked = request.frames is not None or spans is not None
-        if asked and request.task != "upscale":
-            raise UserError(f"task {request.task} keeps the duration of its video: leave out frames and seconds")
-        return 0, request.frames or len(clips[0])
+        if spans is not None or (request.frames is not None and request.task != "upscale"):
+            more = "; for more frames in it pass --fps or --frames" if request.task == "upscale" else ""
+            raise UserError(f"task {request.task} keeps the duration of its video: leave out frames and seconds{more}")
+        return 0, len(clips[0])
     if request.frames is not None:
         return 0, request.frames
     before, after = (0.0, limits.step / fps) if spans is None else spans
@@ -285,15 +251,24 @@ def _settle_frames(request: Request, limits: Limits, clips: list[np.ndarray], fp
     return whole_tokens(before), whole_tokens(after)
 
 
+def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, int]:
+    """Returns (frames per second, frames) of a video of `frames` at `fps` that keeps its duration."""
+    intervals = frames - 1
+    if request.frames is not None and intervals:
+        return fps * (request.frames - 1) / intervals, request.frames
+    if request.fps is not None:
+        return request.fps, 1 + round(intervals * request.fps / fps)
+    return fps, frames
+
+
 def _check_limits(job: Job, limits: Limits) -> None:
     """Raises UserError for what the model or this machine has no room for."""
     task, size = job.request.task, job.size
     if task == "text" and job.frames <= limits.window:
         limits.grid(job.frames, size)
     # Token frames of the shortest window that works: alone, beside what is given, between two that are given.
-    needed = {"text": 1, "edit": 1, "fill": 1, "upscale": 1, "loop": 3, "connect": 3}.get(task, 2)
-    if task == "text" and job.frames <= limits.window:
-        needed = 1 + (job.frames - limits.first) // limits.step
+    whole = 1 + math.ceil((job.frames - limits.first) / limits.step)
+    needed = {"extend": 2, "loop": 3, "connect": 3}.get(task, min(whole, 2))
     _, rows, columns = limits.grid(limits.first, size)
     if limits.window_tokens(size) < needed:
         frames = limits.first + (needed - 1) * limits.step
@@ -313,7 +288,8 @@ def _check_limits(job: Job, limits: Limits) -> None:
     for name, clip in zip(job.request.video, job.clips, strict=True):
         if len(clip) < shortest and task in ("extend", "loop", "connect"):
             raise UserError(f"{name} has {len(clip)} frames and {task} needs {shortest} or more: animate its first one")
-    if not limits.knows and (task not in ("text", "edit", "upscale") or job.frames > limits.window):
+    slides = whole > limits.window_tokens(size)
+    if not limits.knows and (slides or task not in ("text", "edit", "upscale")):
         raise UserError(
             f"this run was trained without known tokens (known.none is 1 in its stages), which {task} needs: "
             "train with a share of them, or take another workdir"

@@ -19,6 +19,8 @@ TASKS: tuple[Task, ...] = get_args(Task)
 _PROMPTS = {"connect": (1, 2)}
 _IMAGES = {"animate": 1}
 _VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1}
+# How much of what is given is made anew, where that is a question.
+DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4}
 # Seeds are 32 bits wide.
 _SEEDS = 2**32
 
@@ -32,7 +34,7 @@ class Request:
       prompt: What it shows; connect takes two, the second for the second video.
       negative: What guidance leads away from.
       size: "HEIGHTxWIDTH" in px; None: of what is given, or as the run's samples have it.
-      frames: Of the whole video, or, where a video is given, to add; None: see `seconds`.
+      frames: Of the whole video; extend, loop and connect: to add; None: see `seconds`.
       seconds: The same in seconds; extend: "+4" forward, "-4" backward, "-4,+4" both.
       fps: Frames per second; None: of what is given, or as the run's samples have it.
       seed: Of the noise.
@@ -40,7 +42,7 @@ class Request:
       video: Files, two to connect.
       mask: File with white where `fill` makes something new, an image for all frames or a video.
       at: When the image is shown, a share of the duration, in [0, 1].
-      strength: How much of the given video is made anew, in [0, 1]; None: 0.6 for edit, 0.4 for upscale.
+      strength: How much of what is given is made anew, in [0, 1]; None: as `DEFAULT_STRENGTH`.
       scale: Of `upscale`: height and width are multiplied by it.
       guidance: Scale of the guidance by text, 1 for none; None: as the run has it.
       keep_pixels: Whether given frames come back as they are instead of through the autoencoder.
@@ -87,6 +89,8 @@ class Request:
         for name, value in (("at", self.at), ("strength", self.strength)):
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"{name} {value:g} is outside [0, 1]")
+        if self.strength is not None and task not in DEFAULT_STRENGTH:
+            raise UserError(f"strength {self.strength:g} is for {', '.join(DEFAULT_STRENGTH)}, not for {task}")
         if self.guidance is not None and not 0 <= self.guidance < math.inf:
             raise UserError(f"guidance {self.guidance:g} is negative; 1 is no guidance")
         if not 1 < self.scale < math.inf:

@@ -81,7 +81,7 @@ class Sampler:
     ):
         self._solve = make_solver(structure, config, dtype=dtype)
         self.codec = codec
-        self.layout = layout
+        self._layout = layout
         self._rows = rows
         self._mesh = mesh
 
@@ -95,10 +95,10 @@ class Sampler:
 
     def latents(self, params: Params, canvases: list[Canvas]) -> list[np.ndarray]:
         """Returns the normalised latent (T, H, W, C), float32, of each canvas, in order."""
-        batches, places = lay_out(canvases, self.layout, rows=self._rows)
+        batches, places = lay_out(canvases, self._layout, rows=self._rows)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             solved = [to_host(self._solve(params, batch)) for batch in batches]
-        patch, channels = self.layout.patch, self.layout.channels
+        patch, channels = self._layout.patch, self._layout.channels
         return [
             unpatchify(solved[place.batch][place.row, place.tokens], grid=canvas.grid, patch=patch, channels=channels)
             for canvas, place in zip(canvases, places, strict=True)

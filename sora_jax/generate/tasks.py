@@ -14,8 +14,9 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
+from sora_jax.data.clips import covering
 from sora_jax.generate.canvas import Canvas, Turn
-from sora_jax.generate.job import Job, Limits, resize
+from sora_jax.generate.job import Job, Limits
 from sora_jax.models.codec import Codec
 from sora_jax.video import latents
 
@@ -44,8 +45,8 @@ class Scene:
 
     @property
     def overlap(self) -> int:
-        """Frames that a window keeps of those before it, or, less `first`, of those after it."""
-        return self.limits.overlap
+        """Frames that a window keeps of those before it, or, less `first`, of those after it: not all that it holds."""
+        return min(self.limits.overlap, self.limits.first + (self.window - 2) * self.limits.step)
 
     @property
     def window(self) -> int:
@@ -211,7 +212,7 @@ def upscale(scene: Scene) -> Making:
     """A small video made anew at a larger size and rate, from its enlarged and interpolated self under some noise."""
     job, (clip,) = scene.job, scene.job.clips
     between = _at(clip, np.linspace(0, len(clip) - 1, job.frames))
-    yield from _rework(scene, resize(between, job.size), strength=job.strength)
+    yield from _rework(scene, covering(between, job.size), strength=job.strength)
 
 
 TASKS: dict[str, Callable[[Scene], Making]] = {
@@ -234,15 +235,20 @@ def _at(clip: np.ndarray, position_T: np.ndarray) -> np.ndarray:
     return np.round(between).astype(np.uint8)
 
 
+def _opening(scene: Scene, past: np.ndarray | None) -> tuple[int, np.ndarray | None]:
+    """Returns how many frames of `past` a window begins with, and their latent; (0, None) where there is no past."""
+    if past is None:
+        return 0, None
+    kept = scene.kept(len(past))
+    return kept, scene.encode(past[-kept:])
+
+
 def _forward(scene: Scene, past: np.ndarray | None, frames: int) -> Making:
     """Emits `frames` frames that follow `past`."""
     step, patch = scene.limits.step, scene.limits.patch[0]
     made = 0
     while made < frames:
-        head, kept = None, 0
-        if past is not None:
-            kept = scene.kept(len(past))
-            head = scene.encode(past[-kept:])
+        kept, head = _opening(scene, past)
         of_head = 0 if head is None else len(head) // patch
         wanted = math.ceil((frames - made) / step) if past is not None else _tokens(scene, frames)
         clip = scene.decode((yield scene.canvas(min(of_head + wanted, scene.window), head=head)))
@@ -279,12 +285,12 @@ def _bridge(
     future: np.ndarray,
     frames: int,
     *,
+    start: np.ndarray,
     later: str | None = None,
-    start: np.ndarray | None = None,
 ) -> Generator[Canvas, np.ndarray, np.ndarray]:
     """Returns `frames` frames, a multiple of `step`, from `past` to `future`.
 
-    `later` is the prompt of `future`; with `start` the solver begins with these frames under noise.
+    The solver begins with the frames `start` under noise; `later` is the prompt of `future`.
     """
     step, patch = scene.limits.step, scene.limits.patch[0]
     pieces: list[np.ndarray] = []
@@ -305,10 +311,8 @@ def _bridge(
         if later is not None:
             number_t = np.arange(-of_head, count + (of_tail if last else 0)) + made + 1
             turn = Turn(prompt=later, share_t=np.clip(number_t / (tokens + 1), 0, 1).astype(np.float32))
-        content = None
-        if start is not None:
-            part = start[made * step : (made + count) * step]
-            content = scene.encode(np.concatenate([past[-kept:], part, future[: kept_later if last else 0]]))
+        part = start[made * step : (made + count) * step]
+        content = scene.encode(np.concatenate([past[-kept:], part, future[: kept_later if last else 0]]))
         canvas = scene.canvas(
             of_head + count + (of_tail if last else 0),
             head=head,
@@ -333,23 +337,19 @@ def _rework(
     original: np.ndarray | None = None,
 ) -> Making:
     """Emits `source` made anew: from noise of `strength`; with a mask, where that is true and nowhere else."""
-    limits, patch = scene.limits, scene.limits.patch[0]
-    frames = len(source)
+    limits, frames = scene.limits, len(source)
     held = np.concatenate([source, np.repeat(source[-1:], scene.longer(frames) - frames, axis=0)])
     done: np.ndarray | None = None
     made = 0
     while made < frames:
-        head, kept = None, 0
-        if done is not None:
-            kept = scene.kept(len(done))
-            head = scene.encode(done[-kept:])
+        kept, head = _opening(scene, done)
         start = made - kept
         length = min(limits.first + (scene.window - 1) * limits.step, scene.longer(frames - start))
         part = held[start : start + length]
         known = None if mask_THW is None else ~_token_mask(mask_THW, start, length, scene)
         canvas = scene.canvas(
             1 + (length - limits.first) // limits.step,
-            head=None if head is None else head[: len(head) // patch * patch],
+            head=head,
             content=scene.encode(part),
             known_thw=known,
             strength=strength,

@@ -205,13 +205,16 @@ class ConditionEmbedder(nnx.Module):
         self.pooled = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs) if config.pooled_text else None
         self.frequency_dim = config.frequency_dim
 
+    def of_levels(self, levels: jax.Array) -> jax.Array:
+        """Returns the features of noise levels alone, (..., D) float32."""
+        # Wan counts noise levels in thousandths.
+        return self.time_out(jax.nn.silu(self.time_in(sinusoid(levels * 1000.0, self.frequency_dim))))
+
     def __call__(
         self, levels_BG: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns (level_BGD, modulation_BG6D, text_BKD); the first two float32."""
-        # Wan counts noise levels in thousandths.
-        features = sinusoid(levels_BG * 1000.0, self.frequency_dim)
-        level_BGD = self.time_out(jax.nn.silu(self.time_in(features)))
+        level_BGD = self.of_levels(levels_BG)
         if self.pooled is not None:
             pooled_BSE = pool_text(text_BKE, text_segment_BK, levels_BG.shape[1] // 2)
             pooled_BSD = self.pooled(pooled_BSE)
@@ -337,8 +340,7 @@ class Transformer(nnx.Module):
     def modulation_of(self, levels_I: jax.Array) -> jax.Array:
         """Returns the modulation of the blocks by noise levels alone, (I, 6 D) float32."""
         embedder = self.condition_embedder
-        features = sinusoid(levels_I * 1000.0, embedder.frequency_dim)
-        return embedder.time_proj(jax.nn.silu(embedder.time_out(jax.nn.silu(embedder.time_in(features)))))
+        return embedder.time_proj(jax.nn.silu(embedder.of_levels(levels_I)))
 
 
 # Waves of `place_features`: k in {-1, 0, 1}^3 up to sign, at one and two half periods, and four octaves an axis.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sora_jax.data.clips import SHORT_SIDE_TOKENS, BadClip, Clip, Fitted, fit_clip
+from sora_jax.data.clips import SHORT_SIDE_TOKENS, BadClip, Clip, Fitted, covering, fit_clip
 
 
 def blank(frames: int, height: int, width: int) -> Clip:
@@ -166,3 +166,11 @@ def test_bad_clip_survives_the_way_from_a_worker_process():
 def test_a_clip_is_made_of_bytes_in_four_axes(pixels):
     with pytest.raises(AssertionError):
         Clip(pixels_THWC=pixels, fps=1.0, captions=(), source_id="x")
+
+
+def test_covering_keeps_the_middle_and_the_proportions():
+    clip = np.zeros((1, 8, 16, 3), np.uint8)
+    clip[:, :, 4:12] = 255
+    assert covering(clip, (4, 4)).min() > 200, "white, but for the filter's reach"
+    assert covering(clip, (8, 16)).tobytes() == clip.tobytes()
+    assert covering(clip, (12, 24)).shape == (1, 12, 24, 3), "up as well"

@@ -236,6 +236,17 @@ def test_transparency_lies_on_white(tmp_path):
     np.testing.assert_allclose(pixels_HWC[1, 1], [227, 127, 127], atol=1)
 
 
+def test_transparency_is_refused_where_that_is_asked_for(tmp_path):
+    for alpha, clear in ((255, True), (254, False)):
+        path = tmp_path / f"{alpha}.png"
+        Image.fromarray(np.full((4, 4, 4), alpha, np.uint8)).save(path)
+        if clear:
+            assert read_clip(path, opaque=True)[0].shape == (1, 4, 4, 3)
+        else:
+            with pytest.raises(BadClip, match="is transparent in places"):
+                read_clip(path, opaque=True)
+
+
 def test_sixteen_bit_greys_keep_their_range(tmp_path):
     levels_HW = np.array([[0, 257 * 10, 257 * 128, 65535]], np.uint16)
     Image.fromarray(levels_HW).save(tmp_path / "a.png")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.video_output import write_clip
-from sora_jax.generate.job import covering, read_job
+from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request
 from tests.generate.test_tasks import LIMITS
 
@@ -63,10 +63,14 @@ def test_what_is_given_sets_size_and_rate(files):
     assert read(files, "loop", video=("a.gif",)).frames == 4
 
 
-def test_upscale_takes_the_size_times_the_scale(files):
-    job = read(files, "upscale", video=("a.gif",), scale=1.5, frames=17)
-    assert (job.size, job.frames, job.strength) == ((12, 12), 17, 0.4)
-    assert job.clips[0].shape == (9, 8, 8, 3), "small still"
+def test_upscale_takes_the_size_times_the_scale_and_keeps_the_duration(files):
+    job = read(files, "upscale", video=("b.gif",), scale=1.5)
+    assert (job.size, job.frames, job.strength) == ((12, 6), 9, 0.4)
+    assert job.fps == pytest.approx(5)
+    assert job.clips[0].shape == (9, 8, 4, 3), "small still"
+    for asked in ({"frames": 17}, {"fps": 10.0}):
+        job = read(files, "upscale", video=("b.gif",), **asked)
+        assert (job.frames, job.fps) == (17, pytest.approx(10)), "twice as many frames in the same time"
 
 
 def test_a_mask_is_as_long_as_its_video_and_scaled_with_it(files):
@@ -81,10 +85,10 @@ def test_an_image_that_hides_nothing_may_have_alpha(files):
     assert read(files, "animate", image="opaque.png").size == (8, 8)
 
 
-def test_covering_keeps_the_middle_and_the_proportions():
-    clip = np.zeros((1, 8, 16, 3), np.uint8)
-    clip[:, :, 4:12] = 255
-    assert covering(clip, (4, 4)).min() > 200, "white, but for the filter's reach"
+def test_what_a_row_cannot_hold_at_once_slides(files):
+    assert read(files, size="8x14", frames=13).frames == 13, "4 frames of 28 tokens, a row holds 64"
+    with pytest.raises(UserError, match="without known tokens"):
+        read(files, size="8x14", frames=13, limits=KNOWLESS)
 
 
 KNOWLESS = dataclasses.replace(LIMITS, knows=False)
@@ -100,6 +104,7 @@ KNOWLESS = dataclasses.replace(LIMITS, knows=False)
             {"size": "20x20", "frames": 5},
             "text needs 5 frames of 20x20 px at once, 200 tokens, and a row of this run holds 64",
         ),
+        ("text", {"size": "20x20", "frames": 29}, "text needs 5 frames of 20x20 px at once"),
         ("text", {"seconds": "61"}, "longer than the 60 s of sampling.max_seconds"),
         ("animate", {"image": "odd.png"}, "height 7 is not divisible by 2 (autoencoder); nearest: 6, 8; pass --size"),
         ("animate", {"image": "alpha.png"}, "is transparent in places: put it on a background first"),
@@ -108,6 +113,7 @@ KNOWLESS = dataclasses.replace(LIMITS, knows=False)
         ("extend", {"video": ("short.gif",)}, "has 3 frames and extend needs 5 or more: animate its first one"),
         ("extend", {"video": ("mask.png",)}, "has 1 frames and extend needs 5 or more"),
         ("connect", {"video": ("a.gif", "b.gif")}, "the videos to connect are 8x8 and 8x4 px: pass --size"),
+        ("upscale", {"video": ("a.gif",), "seconds": "2"}, "for more frames in it pass --fps or --frames"),
         ("edit", {"video": ("a.gif",), "frames": 5}, "task edit keeps the duration of its video"),
         ("fill", {"video": ("a.gif",), "mask": "small_mask.png"}, "is 4x8 px, the video 8x8: scale it"),
         ("fill", {"video": ("a.gif",), "mask": "black.png"}, "is black: nothing would be made"),

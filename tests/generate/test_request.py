@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sora_jax.core.errors import UserError
-from sora_jax.generate.request import Request, read_requests
+from sora_jax.generate.request import DEFAULT_STRENGTH, TASKS, Request, read_requests
+from sora_jax.generate.tasks import TASKS as MADE
 
 RED = ("a red circle",)
 
@@ -54,6 +55,11 @@ def test_a_line_that_cannot_be_is_named(tmp_path, line, said):
     assert said in str(error.value)
 
 
+def test_every_task_has_a_way_to_be_made():
+    assert tuple(MADE) == TASKS
+    assert DEFAULT_STRENGTH.keys() < set(TASKS)
+
+
 def test_an_empty_file_or_none_says_so(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_requests(tmp_path / "none.jsonl")
@@ -80,6 +86,7 @@ def test_an_empty_file_or_none_says_so(tmp_path):
         ({"fps": 0.0}, "0 frames per second must be more than 0"),
         ({"seed": -1}, "seed -1 must be 0 or more"),
         ({"strength": 1.5}, "strength 1.5 is outside [0, 1]"),
+        ({"strength": 0.5}, "strength 0.5 is for edit, loop, connect, upscale, not for text"),
         ({"at": -0.5}, "at -0.5 is outside [0, 1]"),
         ({"guidance": -1.0}, "guidance -1 is negative"),
         ({"scale": 1.0}, "scale 1 must be more than 1"),

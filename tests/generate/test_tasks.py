@@ -114,6 +114,19 @@ def test_no_window_is_longer_than_a_row_allows():
     assert {canvas.grid[0] for canvas in canvases} == {3}
 
 
+@pytest.mark.parametrize("task", ["text", "extend", "edit", "fill"])
+@pytest.mark.parametrize("changes", [{"overlap": 50}, {"row_tokens": 8}])
+def test_a_window_always_makes_something_new(task, changes):
+    """However much it should keep, and however little a row holds: two frames of tokens here."""
+    given: dict[str, Any] = {} if task == "text" else {"clips": (video(*range(21)),)}
+    if task == "fill":
+        given["mask_THW"] = np.ones((21, 4, 4), bool)
+    one = job(task, frames=21, **given)
+    frames, canvases, _ = make(one, limits=dataclasses.replace(LIMITS, **changes))
+    assert frames[-21:] == [NEW] * 21
+    assert all(not canvas.known_thw.all() for canvas in canvases)
+
+
 def test_an_image_is_the_first_frame():
     frames, (canvas,), _ = make(job("animate", frames=9, image_THWC=video(7)))
     assert frames == [7] + [NEW] * 8
