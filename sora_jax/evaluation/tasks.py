@@ -14,9 +14,9 @@ from sora_jax.core.tree import Params
 from sora_jax.data.shapes_prompts import PromptCase, case_of
 from sora_jax.data.shapes_world import DIRECTIONS, PALETTE, STILL, Scene, ShapesWorld, render
 from sora_jax.evaluation import shapes_oracle
-from sora_jax.generate.job import DEFAULT_STRENGTH, Job, Limits
+from sora_jax.generate.job import Job, Limits
 from sora_jax.generate.jobs import Made, make_all
-from sora_jax.generate.request import Request
+from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
 from sora_jax.generate.run import Sampler
 
 _LARGEST_JUMP = 2.0  # px from the last given frame to the first new one, of a seam that cannot be seen
@@ -35,18 +35,18 @@ class TaskScores:
     clips: dict[str, list[np.ndarray]]
 
 
-def judge_tasks(
-    sampler: Sampler, params: Params, limits: Limits, world: ShapesWorld, *, clips: int, pairs: int
-) -> TaskScores:
-    """Returns the scores of every task on `clips` clips of `world`, and of connect on `pairs` pairs of them."""
-    scenes = moving_scenes(world, limits, count=clips)
+def judge_tasks(sampler: Sampler, params: Params, limits: Limits, world: ShapesWorld) -> TaskScores:
+    """Returns the scores of every task on the clips of `world`, and of connect on their pairs.
+
+    `world`, of two clips or more, draws one moving object in each, at the size and of the length of the run's samples.
+    """
+    scenes = [world.scene(index) for index in range(len(world))]
     scores: dict[str, Scores] = {}
     made: dict[str, list[np.ndarray]] = {}
     for name, (plan, judge) in _JUDGES.items():
-        chosen = scenes[: 2 * pairs] if name == "connect" else scenes
-        jobs = plan(chosen, limits)
+        jobs = plan(scenes, limits)
         videos = make_all(sampler, params, jobs, limits)
-        scores[name] = {"clips": len(jobs), **judge(chosen, jobs, videos)}
+        scores[name] = {"clips": len(jobs), **judge(scenes, jobs, videos)}
         made[name] = [video.clip for video in videos]
     return TaskScores(scores=scores, clips=made)
 
@@ -81,20 +81,7 @@ def _text(prompt: str, shape: tuple[int, int, int], limits: Limits, *, seed: int
     return Job(request=request, prompts=request.prompt, negative="", size=shape[1:], fps=limits.fps, frames=shape[0])
 
 
-def moving_scenes(world: ShapesWorld, limits: Limits, *, count: int) -> list[Scene]:
-    """Returns the first scenes of one moving object that have the length and the size of the run's samples."""
-    found = []
-    for index in range(len(world)):
-        scene = world.scene(index)
-        alike = scene.frames == limits.frames and (scene.height, scene.width) == limits.size
-        if alike and len(scene.objects) == 1 and scene.objects[0].motion not in (None, STILL):
-            found.append(scene)
-        if len(found) == count:
-            break
-    return found
-
-
-def _job(task: Any, scene: Scene, prompts: Sequence[str], *, frames: int, seed: int, **given: Any) -> Job:
+def _job(task: Task, scene: Scene, prompts: Sequence[str], *, frames: int, seed: int, **given: Any) -> Job:
     request = Request(
         task=task,
         prompt=tuple(prompts),
@@ -188,7 +175,7 @@ def _plan_connect(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
             clips=(render(first), render(second)),
             strength=DEFAULT_STRENGTH["connect"],
         )
-        for number, (first, second) in enumerate(zip(scenes[:half], scenes[half:], strict=True))
+        for number, (first, second) in enumerate(zip(scenes[:half], scenes[half : 2 * half], strict=True))
     ]
 
 
@@ -208,6 +195,28 @@ def _plan_edit(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
             seed=number,
             clips=(render(scene),),
             strength=DEFAULT_STRENGTH["edit"],
+        )
+        for number, scene in enumerate(scenes)
+    ]
+
+
+def _plan_upscale(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
+    """Half as large again in height and width."""
+    _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
+    size = round(1.5 * limits.size[0] / rows) * rows, round(1.5 * limits.size[1] / columns) * columns
+    strength = DEFAULT_STRENGTH["upscale"]
+    return [
+        dataclasses.replace(
+            _job(
+                "upscale",
+                scene,
+                [_prompt(scene)],
+                frames=scene.frames,
+                seed=number,
+                clips=(render(scene),),
+                strength=strength,
+            ),
+            size=size,
         )
         for number, scene in enumerate(scenes)
     ]
@@ -305,7 +314,7 @@ def _judge_edit(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[M
     return {name: float(np.mean(values)) for name, values in shares.items()}
 
 
-def _judge_fill(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:
+def _judge_prompts(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:
     return shapes_oracle.score([case_of(scene) for scene in scenes], [video.clip for video in videos])
 
 
@@ -325,5 +334,6 @@ _JUDGES: dict[str, tuple[Callable[..., list[Job]], Callable[..., Scores]]] = {
     "loop": (_plan_loop, _judge_loop),
     "connect": (_plan_connect, _judge_connect),
     "edit": (_plan_edit, _judge_edit),
-    "fill": (_plan_fill, _judge_fill),
+    "fill": (_plan_fill, _judge_prompts),
+    "upscale": (_plan_upscale, _judge_prompts),
 }

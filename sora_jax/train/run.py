@@ -25,6 +25,7 @@ from sora_jax.evaluation import show
 from sora_jax.evaluation.evaluator import judge_prompts
 from sora_jax.evaluation.reconstruction import Networks, Verdict, judge_autoencoder
 from sora_jax.evaluation.tasks import judge_sizes, judge_tasks
+from sora_jax.generate.job import Limits
 from sora_jax.generate.write import contact_sheet
 from sora_jax.models.codec import Codec
 from sora_jax.preparation.fitted import Collection, FittedSource
@@ -50,8 +51,6 @@ _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
 PARTS = ("autoencoder", "generator", "tasks", "all")
-# Clips of the drawn world that are looked through for one that a task can be judged on.
-_CLIPS_SOUGHT = 100
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
 
@@ -156,6 +155,7 @@ def evaluate(
     sets = _prompt_sets(settings)
     if part in ("generator", "tasks") and not sets:
         raise UserError("only of a drawn world can be told how prompts are followed: pass --evaluate=autoencoder")
+    of_tasks = _clips_of_tasks(settings, part, count) if sets else 0
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():
         result = workdir.read_json("evaluation.json")
@@ -168,8 +168,8 @@ def evaluate(
         maker = _Maker(workdir, settings, codec, step=step, mesh=mesh)
         if part in ("generator", "all"):
             result |= maker.follow(sets)
-        if part == "tasks" or (part == "all" and settings.evaluation.tasks and limits_of(settings).knows):
-            result |= maker.tasks(sets["shapes"], count=(part == "tasks" and count) or settings.evaluation.tasks)
+        if of_tasks:
+            result |= maker.tasks(sets["shapes"], limits_of(settings), count=of_tasks)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)
     return result
@@ -241,6 +241,17 @@ def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     return sets
 
 
+def _clips_of_tasks(settings: Settings, part: str, count: int | None) -> int:
+    """Returns how many clips tasks are to be judged on, 0 for not; UserError where they are asked for and cannot be."""
+    limits = limits_of(settings)
+    possible = limits.knows and limits.frames > 1
+    if part == "tasks" and not possible:
+        raise UserError("tasks need a run whose samples are videos, trained with known tokens; this is none")
+    if part == "tasks":
+        return max(2, count or settings.evaluation.tasks)
+    return settings.evaluation.tasks if part == "all" and possible else 0
+
+
 class _Maker:
     """The generator of a run, and what it is judged on."""
 
@@ -250,8 +261,8 @@ class _Maker:
         structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
         self._sampler = make_sampler(settings, codec, structure, mesh=mesh)
         sampling = settings.sampling
-        solver = dataclasses.replace(solver_config(settings), cache=0.0)
-        self._exact = make_sampler(settings, codec, structure, solver=solver, mesh=mesh)
+        exact = dataclasses.replace(solver_config(settings), cache=0.0)
+        self._exact = make_sampler(settings, codec, structure, solver=exact, mesh=mesh)
         self._facts = {"stage": stage, "step": at, "solver": f"{sampling.solver} {sampling.steps}"}
         self._folder = workdir.path / "samples" / "evaluation"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -277,11 +288,13 @@ class _Maker:
                 result[name]["cache_error"] = float(np.mean(differences))
         return result
 
-    def tasks(self, cases: list[PromptCase], *, count: int) -> dict[str, Any]:
+    def tasks(self, cases: list[PromptCase], limits: Limits, *, count: int) -> dict[str, Any]:
         """Returns how well each task does on `count` held-out clips, and unseen sizes on as many prompts."""
-        settings, limits = self._settings, limits_of(self._settings)
-        world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=_CLIPS_SOUGHT * count))
-        judged = judge_tasks(self._sampler, self._params, limits, world, clips=count, pairs=count // 2)
+        settings = self._settings
+        drawn = settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count)
+        of_samples = {"sides": (limits.size,), "frames": (limits.frames,), "image_share": 0.0, "max_objects": 1}
+        world = ShapesWorld(dataclasses.replace(drawn, **of_samples))
+        judged = judge_tasks(self._sampler, self._params, limits, world)
         for name, clips in judged.clips.items():
             self._show(f"task_{name}", clips)
         sizes = judge_sizes(self._sampler, self._params, limits, cases[:count], seed=_EVALUATION_SEED)
