@@ -220,7 +220,13 @@ def time_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
     maker = StateMaker(build=build, make_optimizer=make, ema=settings.ema, mesh=mesh)
     structure, _, axes = abstract_model(build)
     config = StepConfig(
-        name="benchmark", seed=0, steps=len(packs), accumulate=1, schedule=stage.schedule, ema=settings.ema
+        name="benchmark",
+        seed=0,
+        steps=len(packs),
+        accumulate=1,
+        schedule=stage.schedule,
+        ema=settings.ema,
+        guard=settings.guard,
     )
     objective = make_objective(settings.diffusion, stage.known, dtype=compute_dtype(settings.precision))
     step = make_step(objective, structure, make(axes), config)

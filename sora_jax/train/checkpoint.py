@@ -135,6 +135,22 @@ class Checkpointer:
         self._saved = step
         return restored
 
+    def rewind(self, abstract_state: PyTree, *, at_most: int) -> Restored | None:
+        """Returns the newest step up to `at_most` as `restore` does, and removes all later ones; None if there is none.
+
+        They were trusted, but training goes another way from here.
+        """
+        self.wait()
+
+        def remove() -> None:
+            for step in _steps(self._directory):
+                if step > at_most:
+                    (self._directory / str(step)).rmtree(missing_ok=True)
+
+        from_first(f"checkpoints after step {at_most}", remove)
+        self._saved = None
+        return self.restore(abstract_state)
+
     def _committed(self) -> None:
         assert self._pending is not None
         logging.info("saved the checkpoint of step %d", self._pending)

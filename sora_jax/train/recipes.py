@@ -94,5 +94,6 @@ def _recipe(
         accumulate=stage.accumulate,
         schedule=stage.schedule,
         ema=settings.ema,
+        guard=settings.guard,
     )
     return Recipe(objective=objective, maker=maker, step=step)

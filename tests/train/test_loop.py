@@ -1,5 +1,6 @@
 """The loop: what it writes, how it is stopped and goes on bit for bit, and when it gives up."""
 
+import dataclasses
 import functools
 import os
 import signal
@@ -15,6 +16,9 @@ from sora_jax.core.errors import NumericsError, Preempted, UserError
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.nn.linear import Linear
+from sora_jax.train import failed
+from sora_jax.train.checkpoint import load_tree
+from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.loop import StopSignal, Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
@@ -40,8 +44,8 @@ def objective(model, batch, key):
 class Stream:
     """Numbered batches; `events` are called with a number before its batch is handed over."""
 
-    def __init__(self, *, name="data", bad=(), events=None):
-        self.name, self.bad, self.events = name, set(bad), events or {}
+    def __init__(self, *, name="data", bad=(), wild=(), events=None):
+        self.name, self.bad, self.wild, self.events = name, set(bad), set(wild), events or {}
         self.read, self.closed = [], 0
 
     def batches(self, start):
@@ -58,6 +62,7 @@ class Stream:
                 stream.events.get(self.number, lambda: None)()
                 x = np.random.default_rng(self.number).normal(size=(8, 4)).astype(np.float32)
                 x[0, 0] = np.nan if self.number in stream.bad else x[0, 0]
+                x *= 100 if self.number in stream.wild else 1
                 self.number += 1
                 return {"x": x}
 
@@ -68,6 +73,9 @@ class Stream:
 
     def fingerprint(self):
         return {"data": self.name}
+
+    def names(self, number):
+        return [f"clip {number}"]
 
     def tokens(self, batch):
         return 24, 32
@@ -92,13 +100,16 @@ def maker():
     return StateMaker(build=Model, make_optimizer=make, ema=EmaConfig(widths=(0.1, 0.2)), mesh=MESH)
 
 
-def run(path, stream, *, every=4, keep=2, samples=3, max_skipped=3, log_every=2, fresh_data=False):
+def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=False, **guard):
     """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
     with Workdir(path) as workdir:
         workdir.claim(ConfigDict({"seed": 0}))
         show = Show(workdir)
         schedule = ScheduleConfig(learning_rate=0.1, warmup_steps=2, decay_share=0.5, final_share=0.1)
-        step = StepConfig(name="videos", seed=0, steps=STEPS, accumulate=1, schedule=schedule, ema=maker().ema)
+        guarded = dataclasses.replace(ONLY_FINITE, **{"max_skipped_steps": 3, **guard})
+        step = StepConfig(
+            name="videos", seed=0, steps=STEPS, accumulate=1, schedule=schedule, ema=maker().ema, guard=guarded
+        )
         task = Task(
             objective=objective,
             maker=maker(),
@@ -112,7 +123,7 @@ def run(path, stream, *, every=4, keep=2, samples=3, max_skipped=3, log_every=2,
                 workdir=workdir,
                 metrics=metrics,
                 checkpoint=CheckpointConfig(every_steps=every, keep=keep),
-                log=LogConfig(every_steps=log_every, samples_per_stage=samples, max_skipped_steps=max_skipped),
+                log=LogConfig(every_steps=log_every, samples_per_stage=samples),
                 stop=stop,
                 fresh_data=fresh_data,
             )
@@ -265,6 +276,75 @@ def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path):
     assert [line["loss"] is None for line in read_metrics(tmp_path)] == [False, False, True]
     state, _, _ = run(tmp_path, Stream())
     assert int(state.step) == STEPS, "with other data it goes on from the last good checkpoint"
+
+
+def test_what_reproduces_the_step_that_ended_a_run_is_written(tmp_path, caplog):
+    with pytest.raises(NumericsError):
+        run(tmp_path, Stream(bad=[4, 5, 6]))
+    assert "videos: step 7 changed nothing, its loss or gradient is not finite; its batch 6 is of clip 6" in caplog.text
+    folder = tmp_path / "failed" / "videos"
+    with jax.set_mesh(MESH):
+        found = load_tree(folder, maker().abstract())
+    assert found.data == {"step": 6, "batch": 6}
+    batch = failed.read_batch(folder, 6)
+    assert np.isnan(batch["x"][0, 0])
+    with pytest.raises(Preempted):
+        run(tmp_path / "good", Stream(events={3: terminate}))
+    with jax.set_mesh(MESH):
+        good = load_tree(tmp_path / "good" / "checkpoints" / "videos", maker().abstract())
+    assert good.step == 4
+    for name in ("params", "ema", "opt_state", "usual"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(found.state, name), getattr(good.state, name))
+
+
+SPIKES = {"window": 3, "spike_deviations": 6.0}
+
+
+def test_a_spike_is_told_and_taken(whole, tmp_path, caplog):
+    state, _, _ = run(tmp_path, Stream(wild=[5]), **SPIKES)
+    assert (int(state.spikes), int(state.skipped)) == (1, 0)
+    assert "videos: step 6 is a spike: loss " in caplog.text
+    assert "its batch 5 is of clip 5" in caplog.text
+
+
+def test_a_spike_that_is_left_out_changes_nothing(tmp_path):
+    state, _, _ = run(tmp_path / "left out", Stream(wild=[5]), on_spike="skip", **SPIKES)
+    without, _, _ = run(tmp_path / "bad", Stream(bad=[5]), **SPIKES)
+    jax.tree.map(np.testing.assert_array_equal, state.params, without.params)
+    assert (int(state.spikes), int(state.skipped)) == (1, 1)
+    assert [line["spikes"] for line in read_metrics(tmp_path / "left out")] == [0, 0, 1, 1, 1]
+
+
+def test_a_rewind_goes_on_past_what_it_met(tmp_path, caplog):
+    stream = Stream(wild=[6])
+    rewind = {"on_spike": "rewind", "rewind_steps": 2, "rewind_batches": 3}
+    state, facts, _ = run(tmp_path, stream, **SPIKES, **rewind)
+    assert "videos: back from step 7 to step 4; goes on with batch 9" in caplog.text
+    assert (int(state.step), int(state.spikes), facts["rewinds"]) == (STEPS, 0, 1)
+    assert stream.read == [*range(8), 9, 10, 11, 12, 13]
+    assert saved_steps(tmp_path) == [8, 9]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize("stop_at", [10, 12])
+def test_a_stop_after_a_rewind_ends_with_the_same_bits(tmp_path, stop_at):
+    rewind = {"on_spike": "rewind", "rewind_steps": 2, "rewind_batches": 3, **SPIKES}
+    expected, _, _ = run(tmp_path / "whole", Stream(wild=[6]), **rewind)
+    with pytest.raises(Preempted):
+        run(tmp_path / "stopped", Stream(wild=[6], events={stop_at: terminate}), **rewind)
+    again = Stream(wild=[6])
+    state, _, _ = run(tmp_path / "stopped", again, **rewind)
+    assert again.read == list(range(stop_at + 1, 14))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_rewinds_come_to_an_end(tmp_path):
+    rewind = {"on_spike": "rewind", "rewind_steps": 9, "rewind_batches": 1, "max_rewinds": 2, **SPIKES}
+    stream = Stream(wild=[5, 9, 13])
+    with pytest.raises(NumericsError, match=r"a spike at step 4 after 2 rewinds, as many as guard.max_rewinds allows"):
+        run(tmp_path, stream, **rewind)
+    assert 6 in stream.read, "the first one left out batch 5 alone"
+    assert saved_steps(tmp_path) == []
 
 
 @pytest.mark.parametrize("samples", [0, 1, 20])
