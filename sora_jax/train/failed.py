@@ -20,8 +20,10 @@ from sora_jax.train.state import TrainState
 from sora_jax.train.workdir import Workdir
 
 
-def write(workdir: Workdir, stage: str, state: TrainState, bad: Told) -> None:
+def write(workdir: Workdir, stage: str, state: TrainState, bad: Told, *, names: list[str]) -> None:
     """Writes what reproduces `bad`, a step that changed nothing, as no step after it did: `state` may be later.
+
+    `names` are those of its samples.
 
     Raises StorageError where the file system refuses.
     """
@@ -31,7 +33,7 @@ def write(workdir: Workdir, stage: str, state: TrainState, bad: Told) -> None:
     unbroken = jax.device_put(jnp.zeros((), jnp.int32), state.unbroken.sharding)
     folder = workdir.failed(stage)
     with Checkpointer(folder, keep=1) as saver:
-        data = {"step": before, "batch": bad.number}
+        data = {"step": before, "batch": bad.number, "names": names}
         saver.save(before, dataclasses.replace(state, step=step, unbroken=unbroken), data, workdir.config())
     np.savez(_part(folder, before), allow_pickle=False, **bad.batch)
     logging.warning("%s: what reproduces step %d is in %s: see sora_jax.replay --failed", stage, bad.done, folder)

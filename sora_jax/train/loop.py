@@ -217,7 +217,8 @@ class _Stretch:
                     return state, spike.done
                 except NumericsError:
                     if report.bad is not None:
-                        failed.write(around.workdir, task.step.name, state, report.bad)
+                        names = task.stream.names(report.bad.number)
+                        failed.write(around.workdir, task.step.name, state, report.bad, names=names)
                     raise
         return state, None
 
@@ -265,7 +266,8 @@ def _start(task: Task, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainS
     if restored is None:
         return task.initial(), Position()
     name = task.step.name
-    position, fingerprint = _split(restored.data)
+    position = position_of(restored.data)
+    fingerprint = {key: value for key, value in restored.data.items() if key not in dataclasses.asdict(position)}
     changes = check_resume(fingerprint, task.stream.fingerprint(), fresh_data=fresh_data)
     if changes:
         logging.warning("%s: batches from step %d on are those of other data: %s", name, position.step, changes)
@@ -273,11 +275,9 @@ def _start(task: Task, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainS
     return restored.state, position
 
 
-def _split(data: Mapping[str, Any]) -> tuple[Position, dict[str, Any]]:
-    """Returns the position and the fingerprint of the data that a checkpoint holds."""
-    names = {field.name for field in dataclasses.fields(Position)}
-    position = Position(**{name: data[name] for name in names})
-    return position, {name: value for name, value in data.items() if name not in names}
+def position_of(data: Mapping[str, Any]) -> Position:
+    """Returns the position that a checkpoint holds beside the fingerprint of its data."""
+    return Position(**{field.name: data[field.name] for field in dataclasses.fields(Position)})
 
 
 def _rewind(task: Task, saver: Checkpointer, position: Position, spike: int) -> tuple[TrainState, Position]:
@@ -292,7 +292,7 @@ def _rewind(task: Task, saver: Checkpointer, position: Position, spike: int) -> 
             "lower the learning rate, or look at the data of the steps that the log names"
         )
     restored = saver.rewind(task.maker.abstract(), at_most=spike - guard.rewind_steps)
-    state, before = (task.initial(), Position()) if restored is None else (restored.state, _split(restored.data)[0])
+    state, before = (task.initial(), Position()) if restored is None else (restored.state, position_of(restored.data))
     met = spike - 1 + position.left_out  # the number of the batch of the spike
     left_out = met + guard.rewind_batches - before.step
     logging.warning(

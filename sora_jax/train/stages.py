@@ -142,7 +142,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         maker=recipe.maker,
         initial=lambda: _start_autoencoder(run, name, recipe.maker),
         step=recipe.step,
-        stream=PixelBatches(run.fitted, stage.crops, seed=settings.seed, part=batch_part(run.mesh)),
+        stream=pixel_batches(run, stage),
         show=show,
     )
     state, facts = train(task, run.around)
@@ -217,8 +217,6 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     """Trains the transformer on prepared clips, from where the previous diffusion stage ended."""
     settings = run.settings
     codec = load_codec(run.workdir, settings, mesh=run.mesh)  # it decodes beside weights that lie there
-    expected = {key: str(value) for key, value in header(codec).items() if isinstance(value, str)}
-    prepared = PreparedSet.open([run.workdir.prepared(one.name) for one in run.collections], expected)
     recipe = diffusion_recipe(settings, name, run.mesh)
     structure, _, _ = abstract_model(recipe.maker.build)
     sampler = make_sampler(settings, codec, structure)
@@ -228,7 +226,7 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
         clips = sampler(state.ema[track_name(settings.ema.widths[0])], canvases)
         exhibits.show_samples(run.workdir, run.metrics, name, step, canvases, clips)
 
-    stream = PackedBatches(prepared, stage, settings, part=batch_part(run.mesh))
+    stream = packed_batches(run, stage, codec)
     for rejected in stream.rows.plan.rejected:
         logging.warning("%s: sample %d is left out: %s", name, rejected.sample, rejected.reason)
     task = Task(
@@ -240,6 +238,18 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
         show=show,
     )
     return train(task, run.around)[1]
+
+
+def pixel_batches(run: Run, stage: AutoencoderStage) -> PixelBatches:
+    """Returns the data of an autoencoder stage."""
+    return PixelBatches(run.fitted, stage.crops, seed=run.settings.seed, part=batch_part(run.mesh))
+
+
+def packed_batches(run: Run, stage: DiffusionStage, codec: Codec) -> PackedBatches:
+    """Returns the data of a diffusion stage; UserError where they were not prepared with this codec."""
+    expected = {key: str(value) for key, value in header(codec).items() if isinstance(value, str)}
+    folders = [run.workdir.prepared(name) for name in run.settings.collections]
+    return PackedBatches(PreparedSet.open(folders, expected), stage, run.settings, part=batch_part(run.mesh))
 
 
 RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
