@@ -32,7 +32,7 @@ from sora_jax.generate.job import Job, Limits, facts_of, read_job
 from sora_jax.generate.jobs import run_jobs
 from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import TASKS, Request, read_requests
-from sora_jax.generate.write import file_stem, free_path
+from sora_jax.generate.write import file_stem, free_path, is_safe_name
 from sora_jax.train.run import use_compilation_cache
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import build_generator, limits_of, load_codec, load_generator, make_sampler, solver_config
@@ -87,7 +87,8 @@ def main(_: Sequence[str]) -> None:
     settings = read_settings(workdir.config())
     limits = limits_of(settings)
     requests = requests_of_flags() if _REQUESTS.value is None else read_requests(_REQUESTS.value)
-    folder = workdir.path / "samples" / ("prompted" if _REQUESTS.value is None else Path(_REQUESTS.value).stem)
+    name = "prompted" if _REQUESTS.value is None else Path(_REQUESTS.value).stem
+    folder = workdir.path / "samples" / (name if is_safe_name(name) else file_stem(name))
     paths = output_paths(folder, requests, [check(request, number, limits) for number, request in enumerate(requests)])
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
@@ -220,8 +221,11 @@ def output_paths(folder: Path, requests: Sequence[Request], images: Sequence[boo
     for number, (request, image) in enumerate(zip(requests, images, strict=True)):
         if request.output is not None:
             path = Path(request.output)
-            if _REQUESTS.value is not None and path.name != request.output:
-                raise UserError(f"{_REQUESTS.value}, request {number}: output {request.output!r} must be a file name")
+            if _REQUESTS.value is not None and not is_safe_name(request.output):
+                raise UserError(
+                    f"{_REQUESTS.value}, request {number}: output {request.output[:120]!r} must be the name of a file, "
+                    "printable, of 120 bytes at most, without / and not beginning with a dot or a dash"
+                )
             path = path if _REQUESTS.value is None else folder / path
         else:
             task = "" if request.task == "text" else f"{request.task}_"

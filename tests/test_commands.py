@@ -169,7 +169,7 @@ def test_a_wrong_request_of_a_file_is_named_before_any_is_made(run, toy_workdir,
     ends_in_a_sentence(done, "wrong.jsonl, request 1: height 9 is not divisible by 8")
     requests.write_text('{"prompt": "red", "output": "../../a.mp4"}')
     done = run("sample", f"--workdir={toy_workdir}", f"--requests={requests}")
-    ends_in_a_sentence(done, "output '../../a.mp4' must be a file name")
+    ends_in_a_sentence(done, "output '../../a.mp4' must be the name of a file")
 
 
 def test_a_webp_is_written_too(run, toy_workdir, tmp_path):

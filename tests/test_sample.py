@@ -1,5 +1,6 @@
 """What `sora_jax.sample` makes of its flags; `test_commands.py` runs it as a user does."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,31 @@ def test_seconds_are_the_nearest_number_of_frames(settings):
 def test_files_are_named_by_prompt_and_kind(settings, tmp_path):
     _, paths = asked(settings, tmp_path, prompt=["A b!", "a/b", "c"], frames=[5, 5, 1])
     assert paths == [tmp_path / "a_b_seed0.mp4", tmp_path / "a_b_seed0_2.mp4", tmp_path / "c_seed0.png"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "../../etc/passwd",
+        "/etc/cron.d/a",
+        "..\\..\\windows\\con",
+        "nul\0byte\x1b[2J",
+        "half \ud800 a pair",
+        "\u202eright to left \u05d0",
+        "🐕🐕🐕",
+        "-rf .hidden",
+        "%s {x} $(id) `id`",
+        "A" * 180,
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_whatever_a_prompt_says_its_file_is_short_plain_and_in_the_folder(settings, tmp_path, prompt, seed):
+    _, paths = asked(settings, tmp_path, prompt=[prompt], seed=[seed])
+    (path,) = paths
+    assert path.parent == tmp_path
+    assert path.resolve().parent == tmp_path.resolve()
+    assert re.fullmatch(r"[a-z0-9][a-z0-9_]*\.mp4", path.name)
+    assert len(path.name) <= 120
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from sora_jax.core.printable import printable
+
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -87,7 +89,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
 def report(error: Exception) -> int:
     """Returns the exit code of an error after telling it: in one line where it is for the user, else in full."""
     if isinstance(error, CommandError):
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{type(error).__name__}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return error.exit_code
     traceback.print_exception(error)
     return CommandError.exit_code

@@ -118,7 +118,7 @@ class FolderCaptions:
     `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `uncaptioned` are
     media files about which nothing is written; `missing` are names with captions but no media file.
     `weights` has those files whose captions are not drawn alike: a number above 0 for each caption. `sizes` has the
-    bytes of each media file, None for a link that leads nowhere.
+    bytes of each media file, None for a link that leads nowhere, or out of the folder.
     """
 
     by_file: dict[str, tuple[str, ...]]
@@ -174,15 +174,18 @@ def _read_written(
             if path.suffix not in TABLE_SUFFIXES:
                 raise UserError(f"the caption file {path} must end in {' or '.join(TABLE_SUFFIXES)}")
             return read_table(path)
-    for suffix in TABLE_SUFFIXES:
-        if sizes.get(f"captions{suffix}") is not None:
-            return read_table(root / f"captions{suffix}")
+    for table in (f"captions{suffix}" for suffix in TABLE_SUFFIXES):
+        if table in sizes:
+            if sizes[table] is None:
+                raise UserError(f"{root / table} is a link that leads nowhere, or out of the folder: put a copy there")
+            return read_table(root / table)
     return _read_sidecars(root, media=media, sizes=sizes)
 
 
 def _read_sidecars(root: AnyPath, *, media: list[str], sizes: dict[str, int | None]) -> dict[str, list[Written]]:
     """Returns captions by media file from the .txt of the same name; a .txt without one stands for itself."""
-    texts = {name.removesuffix(".txt"): name for name in sizes if name.endswith(".txt")}
+    # What a link out of the folder leads to, such as a key or the environment, is no caption.
+    texts = {name.removesuffix(".txt"): name for name in sizes if name.endswith(".txt") and sizes[name] is not None}
     stems = {name: PurePosixPath(name).with_suffix("").as_posix() for name in media}
     paired = {name: texts[stem] for name, stem in stems.items() if stem in texts}
     for name in paired.values():

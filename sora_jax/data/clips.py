@@ -13,6 +13,8 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
+from sora_jax.core.printable import printable
+
 # While the short side of the token grid is above this, a clip over the limit loses size; below it, duration.
 # A minute of video shrunk to a few pixels teaches less than its first seconds at a size that shows something.
 SHORT_SIDE_TOKENS = 4
@@ -52,7 +54,8 @@ class BadClip(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.source_id}: {self.reason}"
+        # The name is one that strangers gave; it goes to terminals and logs.
+        return printable(f"{self.source_id}: {self.reason}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,7 +33,7 @@ from sora_jax.data.clips import BadClip
 from sora_jax.data.pictures import ReadOptions
 from sora_jax.data.video_io import MAX_PIXELS
 
-SECONDS = 60.0
+SECONDS = 30.0
 SLOWEST_PIXELS = 5e6  # a second; a tenth of what a core decodes
 MAX_MEMORY = 8 * 2**30  # bytes of addresses: MAX_PIXELS pixels twice, and the decoder
 FILES_PER_CHILD = 1000  # what decoders leak is given back after so many
@@ -47,9 +47,10 @@ class GuardedReader:
     """`video_io.read_clip` behind a process that may die instead of this one.
 
     A file may take `seconds`, and one second more for every `SLOWEST_PIXELS` pixels that its headers declare; then the
-    child is killed. It may use `max_memory` bytes of addresses. The child starts with the first file, is replaced when
-    it dies and after `FILES_PER_CHILD` files, and ends with `close`, with the reader or with this process, whichever
-    is first. Threads that share a reader take turns. A pickled or forked reader starts a child of its own.
+    child is killed. Where the child crashes, the file is tried once more in another one. It may use `max_memory` bytes
+    of addresses. The child starts with the first file, is replaced when it dies and after `FILES_PER_CHILD` files, and
+    ends with `close`, with the reader or with this process, whichever is first. Threads that share a reader take turns.
+    A pickled or forked reader starts a child of its own.
     """
 
     def __init__(self, *, seconds: float = SECONDS, max_memory: int = MAX_MEMORY):
@@ -82,9 +83,8 @@ class GuardedReader:
         request: dict[str, Any] = {**clip, "max_frames": None, "max_pixels": MAX_PIXELS, **options}
         assert request["max_frames"] is None or request["max_frames"] > 0, request
         with self._lock:
-            child = self._living_child()
             try:
-                return child.decode(request, media, seconds=self._seconds)
+                return self._decode(request, media)
             except _Refused as refused:
                 raise BadClip(name, str(refused)) from refused
             except _Lost as lost:
@@ -94,6 +94,14 @@ class GuardedReader:
                 # Such as an interrupt: the answer that is still to come would be taken for that of the next file.
                 self._end_child()
                 raise
+
+    def _decode(self, request: dict[str, Any], media: bytes | None) -> tuple[np.ndarray, float]:
+        try:
+            return self._living_child().decode(request, media, seconds=self._seconds)
+        except _Crashed:
+            # A machine short of memory kills whom it likes; a file that is to blame does it again.
+            self._end_child()
+            return self._living_child().decode(request, media, seconds=self._seconds)
 
     def close(self) -> None:
         """Ends the child. A further file would start another one."""
@@ -179,6 +187,10 @@ class _Lost(Exception):
     """What happened to the child, which can no longer be used."""
 
 
+class _Crashed(_Lost):
+    """It ended by itself, or was killed."""
+
+
 class _Child:
     """The child process as its parent sees it."""
 
@@ -222,7 +234,7 @@ class _Child:
                 raise _Refused(reply["reason"])
             return self._copy_out(reply["shape"]), reply["fps"]
         except OSError as error:
-            raise _Lost(self._epitaph()) from error
+            raise self._loss() from error
         except (LookupError, TypeError, ValueError) as error:
             raise _Lost("gave an answer without sense") from error
 
@@ -233,14 +245,14 @@ class _Child:
         try:
             return json.loads(self._pipe.recv_bytes(_LONGEST_MESSAGE))
         except (EOFError, OSError) as error:
-            raise _Lost(self._epitaph()) from error
+            raise self._loss() from error
 
-    def _epitaph(self) -> str:
-        """Returns of what the child died."""
+    def _loss(self) -> _Lost:
+        """Returns of what the child died, if it did."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_KILL_SECONDS)
-            return f"crashed (signal {-code})" if code < 0 else f"crashed (exit code {code})"
-        return "no longer answers"
+            return _Crashed(f"crashed (signal {-code})" if code < 0 else f"crashed (exit code {code})")
+        return _Lost("no longer answers")
 
     def _copy_out(self, shape: list[int]) -> np.ndarray:
         """Returns uint8 of `shape` from the shared memory, as memory of its own."""

@@ -139,6 +139,7 @@ class RecordSource(DecodedSource):
 
     def _read(self, index: int, **options: Any) -> Clip:
         entry, name = self._entries[index], self.source_id(index)
+        video_io.check_bytes(entry.size, name)
         try:
             data = bytes(_reader(self._paths[entry.path]).read([entry.record])[0])
         except _READING_ERRORS as error:

@@ -79,7 +79,8 @@ def reaching(path: str | os.PathLike) -> Iterator[None]:
 def list_files(root: AnyPath) -> dict[str, int | None]:
     """Returns the bytes of all files under a folder that are not hidden, by relative name, in sorted order.
 
-    Names have forward slashes. A link that leads nowhere has None.
+    Names have forward slashes. A link that leads nowhere, or out of the folder, has None: a data set may name only what
+    is in it. Links to folders are not followed.
     """
     if is_remote(root):
         system, top = fsspec.url_to_fs(os.fspath(root))
@@ -87,11 +88,11 @@ def list_files(root: AnyPath) -> dict[str, int | None]:
         sizes = {name.removeprefix(top).lstrip("/"): entry["size"] for name, entry in found.items()}
         hidden = {name for name in sizes if any(part.startswith(".") for part in name.split("/"))}
         return {name: sizes[name] for name in sorted(sizes.keys() - hidden)}
-    sizes = {}
+    sizes, top = {}, os.path.realpath(root)
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         paths = [Path(folder, name) for name in names if not name.startswith(".")]
-        sizes |= {path.relative_to(root).as_posix(): _size(path) for path in paths}
+        sizes |= {path.relative_to(root).as_posix(): _size(path, top) for path in paths}
     return dict(sorted(sizes.items()))
 
 
@@ -149,8 +150,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:120]
 
 
-def _size(path: Path) -> int | None:
+def _size(path: Path, top: str) -> int | None:
     try:
+        if path.is_symlink() and not path.resolve(strict=True).is_relative_to(top):
+            return None
         return path.stat().st_size
     except OSError:
         return None

@@ -13,6 +13,7 @@ from sora_jax.data.captions import read_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
 from sora_jax.data.remote import is_remote, place, reaching, read_file
+from sora_jax.data.video_io import check_bytes
 
 T = TypeVar("T")
 
@@ -95,6 +96,8 @@ class FolderSource(DecodedSource):
 
     def _read(self, index: int, **options: Any) -> Clip:
         name = self._names[index]
+        if self._sizes[name] is None:
+            raise BadClip(name, "is a link that leads nowhere, or out of the folder: make it a hard link, or a copy")
         try:
             if is_remote(self._root):
                 pixels_THWC, fps = self._reader.read_bytes(self._fetch(name), name, **options)
@@ -106,13 +109,14 @@ class FolderSource(DecodedSource):
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name)
 
     def _fetch(self, name: str) -> bytes:
+        check_bytes(self._sizes[name] or 0, name)
         try:
             return read_file(self._root / name)
         except OSError as error:
             raise BadClip(name, f"cannot be read: {error.strerror or error}") from error
 
     def size(self, index: int) -> int | None:
-        """Returns the bytes of a clip's file; None for a name that leads nowhere."""
+        """Returns the bytes of a clip's file; None for a link that leads nowhere, or out of the folder."""
         return self._sizes[self._names[index]]
 
     def source_id(self, index: int) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from sora_jax.core import rng
+from sora_jax.core.printable import printable
 from sora_jax.data.captions import count_tokens
 from sora_jax.data.packing import Budget, find_rejected
 from sora_jax.data.packs import Pack, PackLayout
@@ -68,7 +69,7 @@ def _alone(layout: PackLayout, seed: int, number: int, sample: Prepared) -> Pack
     text_M = np.array([count_tokens(caption) for caption in captions])
     rejected = find_rejected(np.array([shapes.count(grid)]), text_M.min(keepdims=True), layout.budget)
     if rejected:
-        logging.warning("%s is left out: %s", sample.source_id, rejected[0].reason)
+        logging.warning("%s is left out: %s", printable(sample.source_id), rejected[0].reason)
         return None
     weights_M = np.where(text_M <= layout.budget.text_tokens, sample.weights or 1.0, 0.0)
     chosen = rng.generator(seed, "captions of a stream", number).choice(len(captions), p=weights_M / weights_M.sum())

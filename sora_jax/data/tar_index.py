@@ -5,7 +5,7 @@ tar manual). Names are only names: none is ever opened, so links, devices and `.
 Unlike `tarfile`, which takes a damaged header for the end, damage is told.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from sora_jax.data.remote import AnyPath, open_file, read_at
@@ -15,10 +15,12 @@ _END = bytes(BLOCK)
 # What follows the end mark is padding to a whole record; nobody writes records of more than this.
 _MOST_PADDING = 2**20
 _MOST_EXTENDED = 2**20  # bytes of an extended header
+_LONGEST_NAME = 4096  # bytes, as of a path in Linux
 _CHECKSUM = slice(148, 156)
 _REGULAR = b"0\x007"
 _WITHOUT_DATA = b"123456"
 _SPARSE = b"S"
+_SPARSE_KEY, _IS_SPARSE = b"GNU.sparse.", "sparse"
 
 
 class Member(NamedTuple):
@@ -67,13 +69,15 @@ def walk_tar(file: BinaryIO, length: int) -> Iterator[Member]:
         if "size" in fields:
             size = _pax_size(fields["size"], offset)
         name = fields.get("path") or _name(block)
+        if len(name) > _LONGEST_NAME:
+            raise TarDamage(offset, f"a name of {len(name)} characters is no name")
         data += _sparse_maps(file, data, block) if kind in _SPARSE else 0
         if kind in _WITHOUT_DATA:
             size = 0
         if data + size > length:
             raise TarDamage(offset, f"it is cut off within {name}")
         if kind != b"5" and not name.endswith("/"):
-            plain = kind in _REGULAR and not _is_sparse(fields)
+            plain = kind in _REGULAR and _IS_SPARSE not in fields
             yield Member(name.removeprefix("./"), data, size, plain)
         offset, extended = data + _padded(size), {}
 
@@ -144,7 +148,11 @@ def _pax_records(body: bytes, offset: int) -> dict[str, str]:
         key, equals, value = body[at + len(digits) + 1 : end - 1].partition(b"=")
         if not space or not equals or body[end - 1 : end] != b"\n":
             raise TarDamage(offset, "a pax header is damaged")
-        records[_text(key)] = _text(value)
+        # Any other key, of which there may be gigabytes, is not kept.
+        if key in (b"path", b"size"):
+            records[_text(key)] = _text(value)
+        elif key.startswith(_SPARSE_KEY):
+            records[_IS_SPARSE] = ""
         at = end
     return records
 
@@ -153,10 +161,6 @@ def _pax_size(written: str, offset: int) -> int:
     if not (written.isascii() and written.isdigit() and len(written) < 20):
         raise TarDamage(offset, f"a pax header is damaged: {written[:20]!r} is no size")
     return int(written)
-
-
-def _is_sparse(fields: Mapping[str, str]) -> bool:
-    return any(key.startswith("GNU.sparse.") for key in fields)
 
 
 def _sparse_maps(file: BinaryIO, offset: int, block: bytes) -> int:

@@ -20,13 +20,13 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data import video_io
-from sora_jax.data.caption_tables import weighted
+from sora_jax.data.caption_tables import parse_json, weighted
 from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
 from sora_jax.data.frame_rates import at_rate
 from sora_jax.data.pictures import ReadLimits, shrunk
-from sora_jax.data.remote import AnyPath, is_folder, list_files, place, reaching
+from sora_jax.data.remote import AnyPath, is_folder, list_files, place, reaching, read_file
 from sora_jax.data.sources import digest
 from sora_jax.data.videos import LATEST_SHARE
 
@@ -34,6 +34,9 @@ DEFAULT_SPLIT = "train"
 MEDIA_FEATURES = ("video", "image")
 # Pictures are told by their bytes, videos by their names: what a nameless one is taken for.
 _NAMELESS = {"video": ".mp4", "image": ".png"}
+# Where features.json names a class, which is imported, and those that are known without a search.
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+_KNOWN_CLASSES = "tensorflow_datasets.core.features."
 _DIMENSIONS = {"video": 4, "image": 3}
 
 
@@ -154,6 +157,7 @@ def _parse_path(written: str) -> tuple[AnyPath, str]:
 
 def _open_builder(folder: AnyPath, files: Iterable[str]) -> Any:
     """Returns the `tfds.core.DatasetBuilder` of a prepared data set, whose own types say too little to be checked."""
+    _check_classes(folder, files)
     if "dataset_info.json" not in files:
         inner = [name for name in files if name.endswith("/dataset_info.json")]
         hint = f"pass {(folder / inner[0]).parent}" if inner else "write one as docs/data.md says"
@@ -167,6 +171,33 @@ def _open_builder(folder: AnyPath, files: Iterable[str]) -> Any:
         ) from error
     except Exception as error:  # damage has as many types here as there are formats below
         raise UserError(f"the data set {folder} cannot be opened: {_first_line(error)}: write it again") from error
+
+
+def _check_classes(folder: AnyPath, files: Iterable[str]) -> None:
+    """Raises `UserError` for a feature of a class that is not of TensorFlow Datasets: to look for it is to run it."""
+    if "features.json" not in files:
+        return
+    waiting = [_read_json(folder / "features.json")]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            names = [found[key] for key in _CLASS_KEYS if isinstance(found.get(key), str)]
+            if foreign := [name for name in names if "." in name and not name.startswith(_KNOWN_CLASSES)]:
+                raise UserError(
+                    f"the data set {folder} names the class {foreign[0][:80]!r}, which is code of its own and not "
+                    "loaded: write it with features of TensorFlow Datasets alone"
+                )
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+
+
+def _read_json(path: AnyPath) -> Any:
+    """Returns what a features.json says; raises `UserError` where it is none."""
+    try:
+        return parse_json(read_file(path))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): write the data set again") from error
 
 
 def _check_features(features: Any, folder: AnyPath) -> str:
@@ -200,6 +231,9 @@ def _open_split(builder: Any, split: str, folder: AnyPath) -> Any:
             'with file_format="array_record"'
         )
     try:
+        paths = [path for part in builder.info.splits.values() for path in part.filepaths]
+        if outside := [path for path in paths if path.parent != folder]:
+            raise ValueError(f"{outside[0]} lies outside of it")
         return builder.as_data_source(split=split)
     except Exception as error:  # as above
         known = ", ".join(builder.info.splits)

@@ -46,6 +46,7 @@ DEMUXERS = {
 MEDIA_SUFFIXES = frozenset((*DEMUXERS, *PICTURE_SUFFIXES))
 
 MAX_PIXELS = 2**30  # frames x rows x columns; three bytes each
+MAX_BYTES = 2**31  # of a file that is decoded from memory
 LFS_POINTER = b"version https://git-lfs"
 
 # FFmpeg and Pillow raise all of these on damaged bytes.
@@ -97,9 +98,7 @@ def read_stream(
 
     The ending of `name` chooses the decoder; `stream` can be seeked in and is closed in the end. `allocate` is asked
     for the (T, H, W, 3) that the headers promise, and for more where there is more; what is returned need not be that
-    array.
-
-    With `opaque` a picture that one can see through is refused instead of laid on white.
+    array. With `opaque` a picture that one can see through is refused.
 
     Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
     `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) under
@@ -124,9 +123,7 @@ def read_stream(
         raise BadClip(limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
     try:
         with stream as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise BadClip(limits.source_id, "is a git LFS pointer, not the file itself: run git lfs pull")
-            file.seek(0)
+            _check_not_lfs(file, name)
             if suffix in DEMUXERS:
                 return read_video(file, demuxer=DEMUXERS[suffix], limits=limits)
             return read_pictures(file, limits=limits, whole=window is not None)
@@ -135,6 +132,18 @@ def read_stream(
     except DECODING_ERRORS as error:
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BadClip(limits.source_id, f"cannot be decoded: {said.splitlines()[0][:120]}") from error
+
+
+def check_bytes(size: int, name: str) -> None:
+    """Raises `BadClip` for a file that is too large to be held in memory while it is decoded."""
+    if size > MAX_BYTES:
+        raise BadClip(name, f"has {size} bytes, over the {MAX_BYTES} of a file in an archive or a bucket: split it")
+
+
+def _check_not_lfs(file: BinaryIO, name: str) -> None:
+    if file.read(len(LFS_POINTER)) == LFS_POINTER:
+        raise BadClip(name, "is a git LFS pointer, not the file itself: run git lfs pull")
+    file.seek(0)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "av1": ("libsvtav1", {"crf": "15", "preset": "8", "svtav1-params": "lp=1"}),
 }
 _SMALLEST_AV1 = 64  # px, of a side
-_NUMBERED = re.compile(r"%0?\d*d")
+_NUMBERED = re.compile(r"%0?[1-9]?d")
 
 Facts = Mapping[str, Any]
 Write = Callable[[np.ndarray], None]
@@ -165,7 +165,7 @@ def encode_png(pixels_HWC: np.ndarray, *, facts: Facts | None = None) -> bytes:
     said = None
     if facts:
         said = PngInfo()
-        said.add_itxt("Comment", json.dumps(facts, ensure_ascii=False))
+        said.add_itxt("Comment", _said(facts))
     Image.fromarray(pixels_HWC).save(buffer, "PNG", pnginfo=said)
     return buffer.getvalue()
 
@@ -228,15 +228,25 @@ def _metadata(facts: Facts) -> dict[str, str]:
         return {}
     prompt = facts.get("prompt", "")
     title = prompt if isinstance(prompt, str) else " / ".join(prompt)
-    return {"title": title, "comment": json.dumps(facts, ensure_ascii=False)}
+    return {"title": title, "comment": _said(facts)}
+
+
+def _said(facts: Facts) -> str:
+    """Returns the facts as JSON that can be written as UTF-8, whatever a file or a prompt in them is called."""
+    return json.dumps(facts, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yields a name beside `path`; what is written there becomes `path`, or disappears on an error."""
+    """Yields a name beside `path`; what is written there becomes `path`, or disappears on an error.
+
+    A link that has either name is replaced, never followed: others may write to the folder, as in /tmp.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        partial.open("xb").close()
         yield partial
         os.replace(partial, path)
     except OSError as error:

@@ -89,6 +89,7 @@ class TarSource(DecodedSource):
     def _read(self, index: int, **options: Any) -> Clip:
         sample, name = self._samples[index], self.source_id(index)
         path, length = self._paths[sample.tar], self._lengths[sample.tar]
+        video_io.check_bytes(sample.size, name)
         try:
             media = read_section(path, offset=sample.offset, size=sample.size, length=length)
         except OSError as error:

@@ -9,6 +9,7 @@ import numpy as np
 
 # Longest stem of a file name that is made from a prompt.
 _LONGEST_STEM = 80
+_LONGEST_NAME = 120  # bytes of a file name that a request gives
 _GAP = 2  # px between the clips of a sheet
 
 
@@ -17,6 +18,16 @@ def file_stem(prompt: str) -> str:
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode()
     stem = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_").lower()[:_LONGEST_STEM].strip("_")
     return stem or "prompt"
+
+
+def is_safe_name(name: str) -> bool:
+    """Returns whether a name that a stranger chose stays in its folder, can be typed, and is no option of a command."""
+    return (
+        name.isprintable()
+        and 0 < len(name.encode()) <= _LONGEST_NAME
+        and not set(name) & set("/\\")
+        and name[0] not in ".-"
+    )
 
 
 def free_path(folder: Path, stem: str, suffix: str, taken: set[Path]) -> Path:

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from sora_jax.core.printable import printable
 from sora_jax.train.charts import Series, compact, line_chart
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.report_style import PAGE
@@ -255,7 +256,7 @@ def _skipped(workdir: Path) -> list[tuple[str, str]]:
     for line in lines:
         try:
             clip = json.loads(line)
-            found.append((str(clip["source_id"]), str(clip["reason"])))
+            found.append((printable(str(clip["source_id"])), str(clip["reason"])))
         except (ValueError, KeyError, TypeError):
             continue  # the line that an interruption cut short
     return found

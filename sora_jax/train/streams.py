@@ -9,6 +9,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
 from sora_jax.data.pipeline import Batches, RowDataset
 from sora_jax.data.records import RecordSource
@@ -56,7 +57,7 @@ def _open_source(data: DataConfig, settings: Settings) -> Source:
     for name, what in _NOTICES.items():
         found = getattr(source, name, [])
         if found:
-            listed = ", ".join(found[:_MOST_NAMED]) + (", ..." if found[_MOST_NAMED:] else "")
+            listed = ", ".join(map(printable, found[:_MOST_NAMED])) + (", ..." if found[_MOST_NAMED:] else "")
             logging.warning("%s: %d %s: %s", data.path, len(found), what, listed)
     return source
 

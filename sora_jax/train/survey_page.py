@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sora_jax.core.printable import printable
 from sora_jax.data.video_output import encode_png
 from sora_jax.preparation.survey import Look, Survey, measures, reasons
 from sora_jax.train.charts import compact, histogram
@@ -28,7 +29,7 @@ def write_page(path: Path, found: Survey, packing: dict[str, float], *, title: s
     if found.dropped:
         why = _rows((str(number), reason) for reason, number in reasons(found.dropped))
         body += f'<section><h2>Left out</h2><div class="wide"><table>{why}</table></div>'
-        each = _rows(found.dropped[:_MOST_DROPPED])
+        each = _rows((printable(name), reason) for name, reason in found.dropped[:_MOST_DROPPED])
         body += f"<details><summary>each clip</summary><table>{each}</table></details></section>"
     if found.kept:
         charts = []
@@ -55,7 +56,7 @@ def _clip(one: Look) -> str:
         cut.append(f"{one.cropped[0]} rows and {one.cropped[1]} columns cropped")
     pictures = "".join(map(_picture, one.pictures or ()))
     pictures = f'<div class="row">{pictures}</div>'
-    words = f"<p><b>{escape(one.source_id)}</b> {escape(one.caption)}</p>"
+    words = f"<p><b>{escape(printable(one.source_id))}</b> {escape(one.caption)}</p>"
     return f'<figure class="chart">{pictures}{words}<p class="note">{escape(", ".join(cut))}</p></figure>'
 
 

@@ -140,5 +140,6 @@ class Workdir:
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` so that a reader, or a crash, never meets half a file."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    # Names of files may be bytes that are no text: half a pair of surrogates in Python.
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)

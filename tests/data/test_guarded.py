@@ -22,7 +22,7 @@ from PIL import Image
 from sora_jax.data import decoder, guarded, video_io
 from sora_jax.data.clips import BadClip
 from sora_jax.data.guarded import GuardedReader, ReaderPool
-from sora_jax.data.sources import FolderSource, fingerprint
+from sora_jax.data.sources import FolderSource, fingerprint, read_ahead
 from sora_jax.data.video_output import write_clip
 
 
@@ -242,15 +242,70 @@ def test_what_headers_declare_extends_the_deadline(good, monkeypatch, seconds, d
         assert str(caught.value) == ("it is only a play" if answers else "hung for 0.2 s")
 
 
-def test_a_crash_is_named_and_the_next_file_decodes(good):
+def test_a_file_whose_decoder_is_killed_once_is_not_lost(good):
     with GuardedReader() as reader:
         reader.read_clip(good)
         for number in (signal.SIGKILL, signal.SIGSEGV):
             crashed = pid(reader)
+            started = time.monotonic()
             with stopped_then(crashed, number, signal.SIGCONT):
-                assert said(reader, good) == f"the decoder crashed (signal {number:d})"
+                np.testing.assert_array_equal(reader.read_clip(good)[0], drawn())
+            assert time.monotonic() - started < 5
             assert not lives(crashed)
-            np.testing.assert_array_equal(reader.read_clip(good)[0], drawn())
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSEGV, 3])
+def test_a_file_that_ends_each_decoder_is_named_in_seconds_and_the_next_decodes(good, monkeypatch, end):
+    decode, crashed = guarded._Child.decode, []
+
+    def crash(child, request, media, *, seconds):
+        crashed.append(child._process.pid)
+        if isinstance(end, signal.Signals):
+            os.kill(child._process.pid, end)
+            child._process.wait()
+        else:
+            child._process.kill()
+            child._process.wait()
+            child._process.returncode = end
+        return decode(child, request, media, seconds=seconds)
+
+    with GuardedReader() as reader:
+        with monkeypatch.context() as patched:
+            patched.setattr(guarded._Child, "decode", crash)
+            started = time.monotonic()
+            how = f"signal {end:d}" if isinstance(end, signal.Signals) else f"exit code {end}"
+            assert said(reader, good) == f"the decoder crashed ({how})"
+            assert time.monotonic() - started < 5
+        assert len(set(crashed)) == 2
+        assert not any(map(lives, crashed))
+        np.testing.assert_array_equal(reader.read_clip(good)[0], drawn())
+
+
+def test_a_pool_whose_children_are_killed_loses_and_repeats_no_clip(tmp_path, monkeypatch):
+    for number in range(12):
+        write_clip(tmp_path / f"{number:02d}.gif", drawn(2 + number), fps=10)
+    source = FolderSource(tmp_path, captions_required=False)
+    decode, killed, shared = guarded._Child.decode, [], len(os.listdir("/dev/shm"))
+
+    def kill(child, request, media, *, seconds):
+        number = int(Path(request["path"]).stem)
+        if number == 7 or (number % 4 == 0 and number not in killed):
+            killed.append(number)
+            os.kill(child._process.pid, signal.SIGKILL)
+        return decode(child, request, media, seconds=seconds)
+
+    def read(index: int) -> tuple[int, int | str]:
+        try:
+            return index, len(source[index].pixels_THWC)
+        except BadClip as bad:
+            return index, bad.reason
+
+    monkeypatch.setattr(guarded._Child, "decode", kill)
+    with read_ahead(read, range(12), readers=2) as found:
+        rows = list(found)
+    assert rows == [(n, 2 + n if n != 7 else "the decoder crashed (signal 9)") for n in range(12)]
+    assert sorted(killed) == [0, 4, 7, 7, 8]
+    assert len(os.listdir("/dev/shm")) <= shared
 
 
 def test_a_death_between_files_is_no_fault_of_the_next(good):

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.sources import FolderSource, Source, fingerprint
 from sora_jax.data.video_output import write_clip
@@ -81,8 +82,37 @@ def test_a_link_that_leads_nowhere_is_one_bad_clip(folder):
     (folder / "z.gif").symlink_to(folder / "nowhere.gif")
     source = FolderSource(folder)
     assert fingerprint(source)
-    with pytest.raises(BadClip, match="No such file"):
+    with pytest.raises(BadClip, match="is a link that leads nowhere"):
         source[2]
+
+
+def test_a_link_is_followed_within_the_folder_only(folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    write_clip(outside / "z.gif", drawn(6, 50), fps=10.0)
+    (outside / "token.txt").write_text("a secret")
+    (folder / "in.gif").symlink_to("z.gif")
+    (folder / "out.gif").symlink_to(outside / "z.gif")
+    (folder / "up.gif").symlink_to("../" * 20 + str(outside / "z.gif"))
+    (folder / "whole").symlink_to(outside)
+    names = ("in.gif", "out.gif", "up.gif", "whole/z.gif", "../outside/z.gif", str(outside / "z.gif"))
+    lines = [json.dumps({"file": name, "caption": "text"}) for name in names]
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    source = FolderSource(folder)
+    assert [source.source_id(index) for index in range(len(source))] == ["in.gif", "out.gif", "up.gif"]
+    assert len(source[0].pixels_THWC) == 6
+    for index in (1, 2):
+        with pytest.raises(BadClip, match="a link that leads nowhere, or out of the folder: make it a hard link"):
+            source[index]
+    assert set(source.missing) == {"whole/z.gif", "../outside/z.gif", str(outside / "z.gif")}
+    (folder / "captions.jsonl").unlink()
+    (folder / "in.txt").symlink_to(outside / "token.txt")  # what a stranger may not have read is no caption
+    (folder / "z.txt").write_text("a circle")
+    source = FolderSource(folder)
+    assert [source.source_id(index) for index in range(len(source))] == ["z.gif"]
+    assert "in.gif" in source.uncaptioned
+    (folder / "captions.csv").symlink_to(outside / "token.txt")
+    with pytest.raises(UserError, match=r"captions\.csv is a link that leads nowhere, or out of the folder"):
+        FolderSource(folder)
 
 
 def test_windows_and_thumbnails_are_read_beyond_max_frames(folder):

@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,24 @@ def test_whatever_is_damaged_ends_in_members_or_damage(place, written, tmp_path_
         file.write(written)
     members, _ = walk(path)
     assert all(member.offset + member.size <= path.stat().st_size for member in members)
+
+
+def test_headers_take_no_memory_that_they_do_not_need(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.pax_headers = {}
+        for number in range(40):
+            member = tarfile.TarInfo(f"pax{number}")
+            record = f"500000 comment{number}=".encode()
+            body = record.ljust(499_999, b"x") + b"\n"
+            member.type, member.size = tarfile.XGLTYPE, len(body)
+            tar.addfile(member, io.BytesIO(body))
+    tracemalloc.start()
+    assert walk(tmp_path / "a.tar") == ([], None)
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+    damage = walk(tar_of(tmp_path / "b.tar", {"n" * 5000: b""}))[1]
+    assert damage is not None
+    assert damage.reason == "a name of 5000 characters is no name"
 
 
 def test_a_section_is_read_where_it_lies(tmp_path):

@@ -282,9 +282,24 @@ def test_mistakes_are_one_sentence(files, tmp_path):
         (edited(files, tmp_path / "a", "dataset_info.json", "array_record", "tfrecord"), "which needs TensorFlow"),
         (edited(files, tmp_path / "b", "features.json", "text_feature.Text", "text_feature.Nope"), "cannot be opened"),
         (edited(files, tmp_path / "c", "dataset_info.json", "{", ""), "cannot be opened"),
+        (edited(files, tmp_path / "d", "features.json", "{", ""), "features.json is damaged"),
+        (edited(files, tmp_path / "e", "dataset_info.json", "{DATASET}", "../a/{DATASET}"), "lies outside of it"),
     ):
         with pytest.raises(UserError, match=message):
             TfdsSource(path)
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "type"])
+def test_a_class_that_the_data_set_names_is_not_imported(files, tmp_path, monkeypatch, key):
+    (tmp_path / "canary_feature.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = shutil.copytree(files, tmp_path / "copy")
+    written = json.loads((path / "features.json").read_text())
+    written["featuresDict"]["features"]["more"] = {key: "canary_feature.Feature", "content": {}}
+    (path / "features.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"names the class 'canary_feature\.Feature', .* not loaded"):
+        TfdsSource(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_features_of_tensorflow_are_refused_with_the_remedy(files, tmp_path):

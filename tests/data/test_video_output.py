@@ -1,6 +1,7 @@
 """Files written piece by piece: every container and codec, whole or not at all, with what they say of themselves."""
 
 import json
+import os
 
 import av
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.video_io import read_clip
-from sora_jax.data.video_output import ClipFormat, check_written_suffix, open_clip, write_clip
+from sora_jax.data.video_output import ClipFormat, check_written_suffix, first_file, open_clip, write_clip
 from tests.data.test_video_io import distance, drawn
 
 FACTS = {"prompt": ["a red circle", "ein Kreis über allem"], "seed": 3}
@@ -93,6 +94,34 @@ def test_what_is_broken_off_never_has_the_name(tmp_path, name):
         break_off()
     assert [path.name for path in tmp_path.iterdir()] == [name], "no half file is left"
     assert (tmp_path / name).read_text() == "what was there"
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "frame_%d.png"])
+def test_links_are_replaced_and_never_followed(tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    whole = name.replace("%d", "0")
+    for link in (whole, f".{whole}.{os.getpid()}.partial"):
+        (folder / link).symlink_to(victim)
+    written(folder / name, drawn(3))
+    assert victim.read_text() == "precious"
+    assert not (folder / whole).is_symlink()
+    assert len(read_clip(folder / whole)[0]) == (1 if name.endswith("png") else 3)
+
+
+def test_a_number_of_a_billion_digits_is_no_number(tmp_path):
+    assert first_file(tmp_path / "a_%0999999999d.png").name == "a_%0999999999d.png"
+    with pytest.raises(UserError, match="cannot write 2 frames"):
+        check_written_suffix(tmp_path / "a_%0999999999d.png", frames=2)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.webp", "a.png"])
+def test_facts_of_any_text_are_written(tmp_path, name):
+    clip = drawn(1 if name == "a.png" else 3)
+    path = written(tmp_path / name, clip[:1] if name == "a.png" else clip, facts={"image": "\udcff\x1b\0.png"})
+    assert len(read_clip(path)[0]) == len(clip)
 
 
 @pytest.mark.parametrize(

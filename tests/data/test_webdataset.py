@@ -173,6 +173,20 @@ def test_a_name_that_comes_twice_is_told(tmp_path):
     assert "a.txt is replaced by its namesake" in source.damaged[0]
 
 
+def test_a_member_too_large_to_be_held_is_a_bad_clip(tmp_path):
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        for name, size in (("a.txt", 4), ("a.mp4", 200 * 2**30)):
+            member = tarfile.TarInfo(name)
+            member.size = size
+            file.write(member.tobuf(tarfile.GNU_FORMAT))
+            if size == 4:
+                file.write(b"text".ljust(512, b"\0"))
+        file.truncate(file.tell() + 200 * 2**30 + 1024)  # a hole: it takes no place on the disk
+    with pytest.raises(BadClip, match="has 214748364800 bytes, over the 2147483648 of a file in an archive"):
+        TarSource(path)[0]
+
+
 def test_a_tar_that_changes_under_a_run_gives_a_bad_clip(tars):
     source = TarSource(tars)
     os.truncate(tars / "clips-000001.tar", 1024)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.generate.write import contact_sheet, file_stem, free_path
+from sora_jax.generate.write import contact_sheet, file_stem, free_path, is_safe_name
 
 
 @given(st.text(max_size=200))
@@ -33,6 +33,22 @@ def test_a_stem_is_always_a_safe_name(prompt):
 )
 def test_a_stem_reads_like_its_prompt(prompt, stem):
     assert file_stem(prompt) == stem
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "Käfer 赤い丸.webm", "frame_%04d.png", "a b(1).gif", "a" * 116 + ".mp4"])
+def test_a_request_may_name_its_file(name):
+    assert is_safe_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "..", "../a.mp4", "/a.mp4", "b/a.mp4", "b\\a.mp4", ".a.mp4", "-rf.mp4"),
+        *("a\0.mp4", "a\n.mp4", "\x1b[2J.mp4", "\ud800.mp4", "\u202e4pm.gif", "a" * 117 + ".mp4", "🐕" * 30 + ".mp4"),
+    ],
+)
+def test_a_name_that_leaves_the_folder_or_cannot_be_typed_is_refused(name):
+    assert not is_safe_name(name)
 
 
 def test_a_taken_name_gets_a_number():

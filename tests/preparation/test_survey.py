@@ -1,6 +1,7 @@
 """The survey says what fitting does, clip by clip, and how rows of such clips fill."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.pipeline import PackingConfig
 from sora_jax.preparation.fitted import Limits
-from sora_jax.preparation.survey import draw_cut, measures, packing_of, reasons, survey
+from sora_jax.preparation.survey import Survey, draw_cut, measures, packing_of, reasons, survey
 from sora_jax.train.survey_page import write_page
 
 LIMITS = Limits(stride=(4, 8, 8), min_tokens=4, max_tokens=40, max_frames=9, max_text_tokens=10, max_bad_share=0.5)
@@ -119,3 +120,13 @@ def test_the_page_shows_every_clip_and_every_reason(found, tmp_path):
     assert "frame 3 is damaged" in page
     assert page.count("histogram of") == len(measures(found.kept))
     assert "http" not in page, "it needs no network"
+
+
+def test_names_and_captions_of_strangers_are_text_on_the_page(found, tmp_path):
+    evil = "<script>alert(1)</script>\udcff\x1b[2J\u202e"
+    caption = "<img src=x onerror=alert(1)> {x} %s"
+    kept = [dataclasses.replace(look, source_id=evil, caption=caption) for look in found.kept]
+    write_page(tmp_path / "page.html", Survey(kept=kept, dropped=[(evil, "is bad")]), {}, title=evil)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\udcff\\x1b[2J\\u202e" in page
+    assert not re.search("<script|<img src=x", page)

@@ -126,6 +126,15 @@ def test_the_text_of_users_is_escaped_and_the_page_is_self_contained(workdir):
     assert "url(" not in text
 
 
+def test_names_that_are_no_text_do_not_cost_the_report(workdir):
+    skipped = workdir / "prepared" / "skipped.jsonl"
+    skipped.write_text(json.dumps({"source_id": "\udcff\x1b[2J.mp4", "reason": "is bad"}))
+    write(workdir / "samples" / "coder" / "prompts.json", {"clip_00": "\udcfe.mp4"})
+    page = Page(write_report(workdir).read_text(encoding="utf-8"))
+    assert r"\udcff\x1b[2J.mp4" in page.words
+    assert r"\udcfe.mp4" in page.words
+
+
 def test_pictures_are_inside_unchanged_and_enlarged_by_whole_factors(workdir):
     page = Page(write_report(workdir).read_text())
     assert len(page.images) == 2 + 3

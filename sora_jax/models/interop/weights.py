@@ -1,6 +1,12 @@
-"""Public weights as files: safetensors, one file or several with an index, as diffusers saves them."""
+"""Public weights as files: safetensors, one file or several with an index, as diffusers saves them.
+
+Weights come from strangers. A safetensors file is a JSON header and bytes, so that reading it runs nothing; whatever
+else a file is, by its name or by how it begins, is refused unread.
+"""
 
 import json
+import re
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,16 +25,22 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Names in a message; a network has hundreds.
 _MOST_NAMED = 3
 _GIVE = "give one .safetensors file, or a model's folder of diffusers"
-_PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+_PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".pickle")
+# How a pickle of any protocol, the zip of one that torch writes, and numpy's files, which may hold one, begin.
+_CODE = re.compile(rb"\x80[\x01-\x05]|PK\x03\x04|\x93NUMPY|[(cl\]}]")
+_LONGEST_HEADER = 10**8  # bytes; the limit of the format
+# Those of the format that numpy knows and that say what they mean without scales in other arrays.
+_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
 
 
 def read_weights(path: str | Path, *, remedy: str = _GIVE) -> dict[str, np.ndarray]:
     """Returns every array of one safetensors file or of a folder of them.
 
-    UserError where there is none (which ends in `remedy`), one is damaged, or the path is a pickle.
+    UserError where there is none (which ends in `remedy`), one is damaged or of a type not read here, or one is a
+    pickle, by name or by content.
     """
     # bfloat16 is known to numpy once jax has been imported, which the models do.
-    return _read(Path(path), load_file, remedy=remedy)
+    return _read(Path(path), _arrays, remedy=remedy)
 
 
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -75,6 +87,19 @@ def listed(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:6])} and {len(names) - 6} more"
 
 
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    """Returns every array of one file, after a look at the types of all."""
+    with safe_open(file, framework="numpy") as part:
+        names = part.keys()
+        types = {name: part.get_slice(name).get_dtype() for name in names}
+    if others := {kind: name for name, kind in types.items() if kind not in _DTYPES}:
+        kind, name = min(others.items())
+        raise UserError(
+            f"{file} has {name} as {kind}, which is not read here: save it as F32 or BF16, and give that file"
+        )
+    return load_file(file)
+
+
 def _read(path: Path, read: Callable[[Path], dict[str, Any]], *, remedy: str = _GIVE) -> dict[str, Any]:
     """Returns what `read` returns of every file of `path`, together."""
     result: dict[str, Any] = {}
@@ -82,8 +107,9 @@ def _read(path: Path, read: Callable[[Path], dict[str, Any]], *, remedy: str = _
         if not file.is_file():
             raise UserError(f"{file} does not exist; {remedy}")
         try:
+            _check_content(file)
             part = read(file)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is not a whole safetensors file ({error}); download it again") from error
         if twice := result.keys() & part.keys():
             raise UserError(f"{path} holds {listed(sorted(twice))} in two files; keep one set of weights there")
@@ -91,15 +117,43 @@ def _read(path: Path, read: Callable[[Path], dict[str, Any]], *, remedy: str = _
     return result
 
 
+def _check_content(file: Path) -> None:
+    """Raises UserError for what does not begin as the format does: the length of the header, then JSON."""
+    with file.open("rb") as stream:
+        head = stream.read(9)
+    if len(head) == 9 and struct.unpack_from("<Q", head)[0] <= _LONGEST_HEADER and head[8:] == b"{":
+        return
+    if _CODE.match(head):
+        raise UserError(_refusal(file, "holds"))
+    raise UserError(f"{file} is not a whole safetensors file (it begins {head!r}); download it again")
+
+
+def _refusal(path: Path, verb: str = "is") -> str:
+    """Returns the sentence for a file whose name or content is that of a pickle."""
+    return (
+        f"{path} {verb} a pickle, which can run any code when it is read; save what torch.load(..., weights_only=True) "
+        "gives with safetensors.torch.save_file, and give that file"
+    )
+
+
 def _files(path: Path) -> list[Path]:
-    if path.suffix in _PICKLES:
-        raise UserError(
-            f"{path} is a pickle, which can run any code when it is read; save what torch.load(..., weights_only=True) "
-            "gives with safetensors.torch.save_file, and give that file"
-        )
+    if path.suffix.lower() in _PICKLES:
+        raise UserError(_refusal(path))
     if path.suffix == ".safetensors" or path.is_file():
         return [path]
     if (index := path / f"{WEIGHTS}.index.json").is_file():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        return [path / Path(name).name for name in sorted(names)]
+        return [path / name for name in _named(index)]
     return [path / WEIGHTS]
+
+
+def _named(index: Path) -> list[str]:
+    """Returns the files that an index names, sorted, without their folders: they lie beside it, or nowhere."""
+    try:
+        names = {Path(name).name for name in json.loads(index.read_text())["weight_map"].values()}
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"{index} is damaged ({error}); download it again") from error
+    if not names:
+        raise UserError(f"{index} names no file; download it again")
+    if pickles := sorted(name for name in names if Path(name).suffix.lower() in _PICKLES):
+        raise UserError(_refusal(index.parent / pickles[0]))
+    return sorted(names)
