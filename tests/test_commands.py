@@ -412,9 +412,7 @@ def test_a_signal_from_outside_saves_and_ends_with_its_code(tmp_path):
             time.sleep(0.1)
         second = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
         ends_in_a_sentence(second, f"another run is writing to {tmp_path}: wait for it, or give another --workdir")
-        assert not (tmp_path / "failure.json").exists(), (
-            "only the run that holds the folder tells there how it ended"
-        )
+        assert not (tmp_path / "failure.json").exists(), "only the run that holds the folder tells there how it ended"
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=300)
     assert process.returncode == 85, said
