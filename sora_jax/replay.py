@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from sora_jax.core.errors import NumericsError, run_command
-from sora_jax.train.loop import StopSignal
+from sora_jax.core.stop import StopSignal
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.replay import diagnose, recipe_of, replay
 from sora_jax.train.run import curate_all, use_compilation_cache

@@ -7,22 +7,19 @@ the data changed and the run was told to go on, as batch n of an endless random 
 
 import contextlib
 import dataclasses
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
 from typing import Any, Protocol
 
 import jax
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from sora_jax.core import failure
 from sora_jax.core.chips import peak_flops
 from sora_jax.core.distributed import from_first
-from sora_jax.core.errors import NumericsError, Preempted
+from sora_jax.core.errors import NumericsError
 from sora_jax.core.sharding import batch_sharding
+from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.pipeline import check_resume
 from sora_jax.train import failed
@@ -89,53 +86,6 @@ class Task:
     show: Callable[[TrainState, int], None]
 
 
-class StopSignal:
-    """Notes SIGTERM and SIGINT instead of dying, so that what is under way is saved first; a second SIGINT kills.
-
-    Of several processes one that gets the signal is enough: jax's preemption service, which then owns SIGTERM, tells
-    the others, and lets all stop at the same question. So each process must ask as often as every other.
-    """
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self._old: dict[int, Any] = {}
-        self._asked = 0
-
-    def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._note}
-            if jax.process_count() > 1:
-                handlers = {signal.SIGINT: self._pass_on}
-            for number, handler in handlers.items():
-                self._old[number] = signal.signal(number, handler)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def asked(self) -> bool:
-        """Whether a signal came: the same answer on every process."""
-        if self.name is None and jax.process_count() > 1:
-            self._asked += 1
-            if multihost_utils.reached_preemption_sync_point(self._asked):
-                self.name = signal.SIGTERM.name
-        return self.name is not None
-
-    def check(self, saved: str) -> None:
-        """Raises Preempted if a signal came; `saved` says in words what the next run goes on from."""
-        if self.asked():
-            raise Preempted(f"stopped by {self.name}: {saved}, and the same command goes on from there")
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _pass_on(self, _: int, __: FrameType | None) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """Where a run writes and how often, whether it was asked to stop, and whether it may go on with other data."""
@@ -182,6 +132,7 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
                 state, position = _rewind(task, saver, position, spike)
                 clock.back_to(position.step)
                 state, spike = stretch(state, position, clock)
+        around.stop.kept()
         facts = clock.facts() | ({"rewinds": position.rewinds} if position.rewinds else {})
     return state, {"steps": task.step.steps, **facts}
 
@@ -201,14 +152,17 @@ class _Stretch:
         Raises as `train`.
         """
         task, around, first = self._task, self._around, position.step
+        failure.at(step=first)
         around.metrics.truncate(task.step.name, first)
         self._show_what_was_missed(state, first)
         report = self._reporter(clock)
         with contextlib.closing(task.stream.batches(first + position.left_out)) as batches:
             for done in range(first + 1, task.step.steps + 1):
+                failure.at(step=done)
                 with clock.waiting():
                     host_batch = next(batches)
                 state, metrics = self._step(state, to_device(host_batch, task.maker.mesh))
+                around.stop.worked()
                 number = done - 1 + position.left_out
                 try:
                     report(Told(done=done, number=number, batch=host_batch, metrics=metrics))
@@ -247,15 +201,17 @@ class _Stretch:
         task, around, saver = self._task, self._around, self._saver
         saver.poll()
         stopped = around.stop.asked()  # once: a signal may come at any line
-        if stopped or done == task.step.steps or done % around.checkpoint.every_steps == 0:
+        shows = done in self._show_at
+        if stopped or shows or done == task.step.steps or done % around.checkpoint.every_steps == 0:
             report.flush()
             here = dataclasses.asdict(dataclasses.replace(position, step=done))
             saver.save(done, state, {**here, **task.stream.fingerprint()}, around.workdir.config())
         if stopped:
             saver.wait()
             around.stop.check(f"step {done} of {task.step.name} is saved")
-        if done in self._show_at:
-            report.flush()
+        if shows:
+            saver.wait()  # whoever stops the run need not wait for what is shown
+            around.stop.kept()
             with clock.paused():
                 task.show(state, done)
 

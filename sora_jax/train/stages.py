@@ -15,10 +15,11 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from sora_jax.core import rng
+from sora_jax.core import failure, rng
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import batch_part
+from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.catalogue import read_catalogue
 from sora_jax.data.shards import PreparedSet
@@ -28,7 +29,7 @@ from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.preparation.run import Share, finish, header
 from sora_jax.train import exhibits
 from sora_jax.train.checkpoint import Checkpointer
-from sora_jax.train.loop import StopSignal, Surroundings, Task, train
+from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.recipes import autoencoder_recipe, diffusion_recipe
 from sora_jax.train.settings import Settings
@@ -107,6 +108,7 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
             logging.info("stage %s is done", name)
             continue
         print(f"stage {number + 1} of {len(run.settings.run)}: {name}", flush=True)
+        failure.at(stage=name)
         began = time.monotonic()
         facts = RUNNERS[type(stage)](run, name, stage)
         run.workdir.finish_stage(name, {**facts, "kind": stage.kind, "seconds": time.monotonic() - began})
