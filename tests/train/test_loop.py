@@ -352,7 +352,7 @@ def test_rewinds_come_to_an_end(tmp_path):
     with pytest.raises(NumericsError, match=r"a spike at step 4 after 2 rewinds, as many as guard.max_rewinds allows"):
         run(tmp_path, stream, **rewind)
     assert 6 in stream.read, "the first one left out batch 5 alone"
-    assert saved_steps(tmp_path) == []
+    assert saved_steps(tmp_path) == [3], "of the last time only"
 
 
 @pytest.mark.parametrize("samples", [0, 1, 20])
