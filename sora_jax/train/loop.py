@@ -30,7 +30,8 @@ from sora_jax.data.pipeline import check_resume
 from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
 from sora_jax.train.metrics import MetricsWriter
-from sora_jax.train.settings import CheckpointConfig, LogConfig
+from sora_jax.train.retention import CheckpointConfig
+from sora_jax.train.settings import LogConfig
 from sora_jax.train.state import StateMaker, TrainState
 from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.train.workdir import Workdir
@@ -156,7 +157,7 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
     structure, _, axes = abstract_model(task.maker.build)
     step_function = make_step(task.objective, structure, task.maker.make_optimizer(axes), task.step)
     directory = around.workdir.checkpoints(name)
-    with jax.set_mesh(mesh), Checkpointer(directory, keep=around.checkpoint.keep) as saver:
+    with jax.set_mesh(mesh), Checkpointer(directory, around.checkpoint) as saver:
         state, first = _start(task, saver, fresh_data=around.fresh_data)
         around.metrics.truncate(name, first)
         show_at = _moments(steps, around.log.samples_per_stage)
@@ -175,11 +176,12 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
                 report(done, metrics, host_batch)
                 saver.poll()
                 stopped = around.stop.asked()  # once: a signal may come at any line
-                if stopped or done == steps or done % around.checkpoint.every_steps == 0:
+                last = stopped or done == steps
+                if saver.due(done) or last:
                     report.flush()
-                    saver.save(done, state, {"step": done, **task.stream.fingerprint()}, around.workdir.config())
+                    data, loss = {"step": done, **task.stream.fingerprint()}, report.mean_loss(since=saver.newest)
+                    saver.save(done, state, data, around.workdir.config(), loss=loss, last=last)
                 if stopped:
-                    saver.wait()
                     around.stop.check(f"step {done} of {name} is saved")
                 if done in show_at:
                     report.flush()
@@ -190,7 +192,9 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
 
 def _start(task: Task, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainState, int]:
     """Returns the state to go on from and its step."""
-    restored = saver.restore(task.maker.abstract())
+    abstract = task.maker.abstract()
+    saver.check_room(abstract)
+    restored = saver.restore(abstract)
     if restored is None:
         return task.initial(), 0
     position = dict(restored.data)
@@ -228,6 +232,7 @@ class _Reporter:
         self._task, self._around, self._clock = task, around, clock
         self._pending: tuple[int, dict[str, jax.Array], HostBatch] | None = None
         self._finite: list[dict[str, float]] = []
+        self._losses: dict[int, float] = {}
 
     def __call__(self, done: int, metrics: dict[str, jax.Array], batch: HostBatch) -> None:
         """Takes what step number `done` (1-based) gave, and reads what the step before it gave."""
@@ -241,6 +246,11 @@ class _Reporter:
             late, self._pending = self._pending, None
             self._read(*late)
 
+    def mean_loss(self, *, since: int) -> float | None:
+        """Returns the mean of the finite losses after step `since`; None if there is none."""
+        self._losses = {step: loss for step, loss in self._losses.items() if step > since}
+        return sum(self._losses.values()) / len(self._losses) if self._losses else None
+
     def _read(self, done: int, metrics: dict[str, jax.Array], batch: HostBatch) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         real, possible = self._task.stream.tokens(batch)
@@ -249,6 +259,7 @@ class _Reporter:
         counts = {name: values.pop(name) for name in ("skipped", "unbroken")}
         if not counts["unbroken"]:
             self._finite.append(values)
+            self._losses[done] = values["loss"]
         if done % self._around.log.every_steps == 0 or done == self._task.step.steps:
             self._write(done, counts)
         self._guard(done, unbroken=round(counts["unbroken"]))
