@@ -153,7 +153,11 @@ def get_config() -> ConfigDict:
 
     c.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_steps = 500  # steps between saves; the end of a stage is always saved
+    checkpoint.every_minutes = placeholder(float)  # save also when so many have passed since the last save; None: never
     checkpoint.keep = 2  # newest checkpoints that stay
+    checkpoint.keep_best = 0  # checkpoints that stay for the lowest mean loss since the save before; 0: none
+    checkpoint.keep_every_steps = placeholder(int)  # those of multiples of it stay for ever; None: none
+    checkpoint.keep_every_hours = placeholder(float)  # the first of each such span of time stays for ever; None: none
 
     c.log = log = ConfigDict()
     log.every_steps = 20  # steps between lines of metrics.jsonl

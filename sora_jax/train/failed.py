@@ -16,8 +16,13 @@ from absl import logging
 
 from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.reporter import HostBatch, Told
+from sora_jax.train.retention import CheckpointConfig
 from sora_jax.train.state import TrainState
 from sora_jax.train.workdir import Workdir
+
+_POLICY = CheckpointConfig(
+    every_steps=1, every_minutes=None, keep=1, keep_best=0, keep_every_steps=None, keep_every_hours=None
+)
 
 
 def write(workdir: Workdir, stage: str, state: TrainState, bad: Told, *, names: list[str]) -> None:
@@ -32,7 +37,7 @@ def write(workdir: Workdir, stage: str, state: TrainState, bad: Told, *, names: 
     step = jax.device_put(jnp.full((), before, jnp.int32), state.step.sharding)
     unbroken = jax.device_put(jnp.zeros((), jnp.int32), state.unbroken.sharding)
     folder = workdir.failed(stage)
-    with Checkpointer(folder, keep=1) as saver:
+    with Checkpointer(folder, _POLICY) as saver:
         data = {"step": before, "batch": bad.number, "names": names}
         saver.save(before, dataclasses.replace(state, step=step, unbroken=unbroken), data, workdir.config())
     np.savez(_part(folder, before), allow_pickle=False, **bad.batch)

@@ -27,7 +27,8 @@ from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.reporter import HostBatch, Reporter, Spiked, Told
-from sora_jax.train.settings import CheckpointConfig, LogConfig
+from sora_jax.train.retention import CheckpointConfig
+from sora_jax.train.settings import LogConfig
 from sora_jax.train.state import StateMaker, TrainState
 from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.train.workdir import Workdir
@@ -121,7 +122,7 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
     written what reproduces the last of them to the workdir's `failed`.
     """
     name, mesh = task.step.name, task.maker.mesh
-    with jax.set_mesh(mesh), Checkpointer(around.workdir.checkpoints(name), keep=around.checkpoint.keep) as saver:
+    with jax.set_mesh(mesh), Checkpointer(around.workdir.checkpoints(name), around.checkpoint) as saver:
         state, position = _start(task, saver, fresh_data=around.fresh_data)
         stretch = _Stretch(task, around, saver)
         clock = StepClock(stage=name, steps=task.step.steps, start=position.step, peak_flops=_peak_flops(mesh))
@@ -202,23 +203,25 @@ class _Stretch:
         saver.poll()
         stopped = around.stop.asked()  # once: a signal may come at any line
         shows = done in self._show_at
-        if stopped or shows or done == task.step.steps or done % around.checkpoint.every_steps == 0:
+        settle = stopped or shows or done == task.step.steps
+        if saver.due(done) or settle:
             report.flush()
             here = dataclasses.asdict(dataclasses.replace(position, step=done))
-            saver.save(done, state, {**here, **task.stream.fingerprint()}, around.workdir.config())
+            data, loss = {**here, **task.stream.fingerprint()}, report.mean_loss(since=saver.newest)
+            saver.save(done, state, data, around.workdir.config(), loss=loss, settle=settle)
         if stopped:
-            saver.wait()
             around.stop.check(f"step {done} of {task.step.name} is saved")
         if shows:
-            saver.wait()  # whoever stops the run need not wait for what is shown
-            around.stop.kept()
+            around.stop.kept()  # whoever stops the run need not wait for what is shown
             with clock.paused():
                 task.show(state, done)
 
 
 def _start(task: Task, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainState, Position]:
     """Returns the state to go on from and where it is."""
-    restored = saver.restore(task.maker.abstract())
+    abstract = task.maker.abstract()
+    saver.check_room(abstract)
+    restored = saver.restore(abstract)
     if restored is None:
         return task.initial(), Position()
     name = task.step.name

@@ -68,6 +68,7 @@ class Reporter:
         self._clock, self._writer, self._cost, self._names = clock, writer, cost, names
         self._pending: Told | None = None
         self._finite: list[dict[str, float]] = []
+        self._losses: dict[int, float] = {}
         self.bad: Told | None = None
 
     def __call__(self, step: Told) -> None:
@@ -85,6 +86,11 @@ class Reporter:
             late, self._pending = self._pending, None
             self._read(late)
 
+    def mean_loss(self, *, since: int) -> float | None:
+        """Returns the mean of the finite losses after step `since`; None if there is none."""
+        self._losses = {step: loss for step, loss in self._losses.items() if step > since}
+        return sum(self._losses.values()) / len(self._losses) if self._losses else None
+
     def _read(self, step: Told) -> None:
         values = {name: float(value) for name, value in jax.device_get(step.metrics).items()}
         real, possible, flops = self._cost(step.batch)
@@ -92,6 +98,7 @@ class Reporter:
         counts, spiked = {name: values.pop(name) for name in _COUNTS}, values.pop("spiked")
         if not counts["unbroken"]:
             self._finite.append(values)
+            self._losses[step.done] = values["loss"]
         if step.done % self._every == 0 or step.done == self._steps:
             self._write(step.done, counts)
         if spiked:

@@ -26,6 +26,7 @@ from sora_jax.objectives.diffusion import DiffusionConfig
 from sora_jax.preparation.curate import CurationConfig
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import OptimizerConfig
+from sora_jax.train.retention import CheckpointConfig
 from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig, at_least_one
 from sora_jax.train.state import EmaConfig
 from sora_jax.video import shapes
@@ -99,17 +100,6 @@ class TextSettings:
     def encoder(self) -> TextConfig:
         """Returns the shape of the encoder."""
         return TextConfig(width=self.width, depth=self.depth, heads=self.heads)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When checkpoints are written and how many stay."""
-
-    every_steps: int
-    keep: int
-
-    def __post_init__(self):
-        at_least_one(self, "every_steps", "keep")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -275,7 +275,7 @@ def _carried_over(run: Run, name: str, maker: StateMaker) -> TrainState:
 
 def _end_of(run: Run, name: str, maker: StateMaker, *, needed_by: str) -> TrainState:
     """Returns the state at the end of a finished stage."""
-    with Checkpointer(run.workdir.checkpoints(name), keep=run.settings.checkpoint.keep) as saver:
+    with Checkpointer(run.workdir.checkpoints(name), run.settings.checkpoint) as saver:
         restored = saver.restore(maker.abstract())
     if restored is None:
         raise UserError(

@@ -3,28 +3,31 @@
 import dataclasses
 import functools
 import os
+import shutil
 import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
 from sora_jax.core import stop
-from sora_jax.core.errors import NumericsError, Preempted, UserError
+from sora_jax.core.errors import NumericsError, Preempted, StorageError, UserError
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.stop import StopSignal
 from sora_jax.nn.linear import Linear
-from sora_jax.train import failed
+from sora_jax.train import failed, manifest
 from sora_jax.train.checkpoint import load_tree
 from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from sora_jax.train.settings import CheckpointConfig, LogConfig
+from sora_jax.train.retention import CheckpointConfig, read_record
+from sora_jax.train.settings import LogConfig
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.step import StepConfig
 from sora_jax.train.workdir import Workdir
@@ -124,7 +127,14 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
             around = Surroundings(
                 workdir=workdir,
                 metrics=metrics,
-                checkpoint=CheckpointConfig(every_steps=every, keep=keep),
+                checkpoint=CheckpointConfig(
+                    every_steps=every,
+                    every_minutes=None,
+                    keep=keep,
+                    keep_best=0,
+                    keep_every_steps=None,
+                    keep_every_hours=None,
+                ),
                 log=LogConfig(every_steps=log_every, samples_per_stage=samples),
                 stop=asked,
                 fresh_data=fresh_data,
@@ -167,6 +177,49 @@ def test_every_batch_is_trained_on_once_and_the_reading_ends(whole):
 
 def test_checkpoints_come_every_so_often_and_at_the_end_and_old_ones_go(whole):
     assert saved_steps(whole[0]) == [8, 9]
+
+
+def test_a_checkpoint_notes_the_mean_loss_since_the_one_before(tmp_path):
+    stream = Stream(bad=[5], events={6: terminate})
+    with pytest.raises(Preempted):
+        run(tmp_path, stream, keep=9, log_every=1, samples=0)
+    run(tmp_path, Stream(), keep=9, log_every=1, samples=0)
+    losses = {line["step"]: line["loss"] for line in read_metrics(tmp_path)}
+    spans = {4: (1, 2, 3, 4), 7: (5, 7), 8: (8,), 9: (9,)}
+    assert saved_steps(tmp_path) == list(spans)
+    for step, of in spans.items():
+        record = read_record(epath.Path(tmp_path / "checkpoints" / "videos" / str(step)))
+        assert record is not None
+        assert record.loss == pytest.approx(np.mean([losses[one] for one in of]), rel=1e-6)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    def fresh(*_):
+        raise AssertionError("a state was made")
+
+    stream = Stream()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("usage", (), {"free": 100}))
+    monkeypatch.setattr(StateMaker, "fresh", fresh)
+    with pytest.raises(StorageError, match=r"0\.0001 MB free, and 3 more checkpoints of .* MB: free"):
+        run(tmp_path, stream)
+    assert stream.read == []
+
+
+def test_a_last_save_that_fails_is_tried_again_before_the_run_stops(whole, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", (0.0, 0.0))
+    write, failures = manifest.write, [OSError(28, "No space left on device")] * 2
+
+    def flaky(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(manifest, "write", flaky)
+    with pytest.raises(Preempted, match="step 2 of videos is saved"):
+        run(tmp_path, Stream(events={1: terminate}))
+    assert sum("step 2 was not saved" in line for line in caplog.messages) == 2
+    state, _, _ = run(tmp_path, Stream())
+    jax.tree.map(np.testing.assert_array_equal, state, whole[1])
 
 
 def test_lines_of_metrics_are_means_since_the_last(whole, tmp_path):
