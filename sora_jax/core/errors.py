@@ -90,22 +90,24 @@ def what_to_do(code: int) -> str:
     return next((kind.what_to_do for kind in _KINDS if kind.exit_code == code), Preempted.what_to_do)
 
 
-def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
+def run_command(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> NoReturn:
     """Runs an absl command; a `CommandError` or a bad flag becomes one line on stderr and an exit code.
 
-    What else goes wrong is a fault of ours: a traceback and code 70.
+    What else goes wrong is a fault of ours: a traceback and code 70. Words after the flags are a mistake, unless `main`
+    `takes_words`; then the first of them ends the flags.
     """
 
     def guarded(argv: Sequence[str]) -> int:
         _quiet_libraries()
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not takes_words:
                 raise UserError(f"unknown argument {argv[1]!r}: flags start with --, see --help")
             main(argv)
         except Exception as error:
             return report(error)
         return 0
 
+    flags.FLAGS.set_gnu_getopt(not takes_words)
     app.run(guarded, flags_parser=_parse_flags)
     raise AssertionError("app.run always exits")
 
