@@ -276,6 +276,10 @@ def autoencoder_stage(
     crops.altered = (
         altered  # share of windows mirrored, recoloured, behind cutouts: few clips carry further, learn slower
     )
+    s.start_from = placeholder(str)  # runs/a/checkpoints/autoencoder, or /STEP in it, of another run: the
+    # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
+    s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
+    # is initialised; the first that matches counts, and where none does the name is the same
     s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none
     s.optimizer = optimizer()
     return s
@@ -301,6 +305,10 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     s.steps = steps  # batches trained on
     s.accumulate = 1  # micro-batches per step
     s.schedule = schedule  # of the learning rate
+    s.start_from = placeholder(str)  # runs/a/checkpoints/videos, or /STEP in it, of another run: the
+    # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
+    s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
+    # is initialised; the first that matches counts, and where none does the name is the same
     s.mix = mix = ConfigDict()  # shares of what is drawn
     mix.images = images  # of one-frame clips
     mix.videos = 1.0 - images  # of longer ones

@@ -17,18 +17,27 @@ _MOST_NAMED = 8
 
 def by_name(tree: PyTree) -> dict[str, Any]:
     """Returns the leaves of a tree by the names on their way, joined by slashes."""
-    return {"/".join(names): leaf for names, leaf in _paths(tree)}
+    return {
+        "/".join(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def nested(tree: PyTree) -> dict[str, Any]:
     """The same leaves in plain dicts, so that what is on disk depends on names and not on Python classes."""
-    nest: dict[str, Any] = {}
-    for names, leaf in _paths(tree):
-        node = nest
-        for name in names[:-1]:
-            node = node.setdefault(name, {})
-        node[names[-1]] = leaf
-    return nest
+    return nest(by_name(tree))
+
+
+def nest(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns leaves by name as plain dicts in each other."""
+    result: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *way, last = name.split("/")
+        node = result
+        for part in way:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return result
 
 
 def form(leaf: Any) -> str:
@@ -77,8 +86,3 @@ def refuse_non_finite(state: PyTree, *, what: str) -> None:
 @jax.jit
 def _finite(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
-
-
-def _paths(tree: PyTree) -> list[tuple[list[str], Any]]:
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return [([jax.tree_util.keystr((key,), simple=True) for key in path], leaf) for path, leaf in paths]

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 
 from sora_jax.core import failure, rng
@@ -29,9 +30,11 @@ from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.preparation.run import Share, finish, header
 from sora_jax.train import exhibits
 from sora_jax.train.checkpoint import Checkpointer
+from sora_jax.train.inheritance import find_source, inherit
 from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
-from sora_jax.train.recipes import autoencoder_recipe, diffusion_recipe
+from sora_jax.train.recipes import autoencoder_recipe, diffusion_recipe, state_maker
+from sora_jax.train.retention import find_steps
 from sora_jax.train.settings import Settings
 from sora_jax.train.shares import encode_share
 from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage
@@ -99,6 +102,7 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
     `until` is the last kind of stage to run; None runs all.
     """
     kinds = list(STAGE_KINDS)
+    _check_sources(run)
     _measure_given(run)
     for number, name in enumerate(run.settings.run):
         if until is not None and kinds.index(run.settings.stages[name].kind) > kinds.index(until):
@@ -114,6 +118,16 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
         run.workdir.finish_stage(name, {**facts, "kind": stage.kind, "seconds": time.monotonic() - began})
         wait_for_all(f"{name} is done")
         run.stop.check(f"stage {name} is done")
+
+
+def _check_sources(run: Run) -> None:
+    """Raises UserError where a stage that has not begun cannot start from the run that it names."""
+    for name in run.settings.run:
+        stage = run.settings.stages[name]
+        if isinstance(stage, PrepareStage) or stage.start_from is None:
+            continue
+        if name not in run.workdir.facts()["stages"] and not find_steps(epath.Path(run.workdir.checkpoints(name))):
+            find_source(name, stage, abstract_model(state_maker(run.settings, name, run.mesh).build)[1])
 
 
 def _is_done(run: Run, name: str, until: str | None) -> bool:
@@ -174,8 +188,14 @@ def _measure_given(run: Run) -> None:
 
 
 def _start_autoencoder(run: Run, name: str, maker: StateMaker) -> TrainState:
-    """Returns the end of the autoencoder stage before `name`, with whatever is new in this one, or a fresh state."""
-    fresh = maker.fresh(rng.key(run.settings.seed, "autoencoder parameters"))
+    """Returns the end of the autoencoder stage before `name`, with whatever is new in this one, or a fresh state.
+
+    A stage that names another run starts from that.
+    """
+    key, stage = rng.key(run.settings.seed, "autoencoder parameters"), run.settings.stages[name]
+    if isinstance(stage, AutoencoderStage) and stage.start_from is not None:
+        return inherit(name, stage, maker, key)
+    fresh = maker.fresh(key)
     before = run.settings.run[: run.settings.run.index(name)]
     if not before:
         return fresh
@@ -262,14 +282,20 @@ RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
 
 
 def _carried_over(run: Run, name: str, maker: StateMaker) -> TrainState:
-    """Returns the end of the diffusion stage before `name`, its counters at zero, or a fresh state."""
+    """Returns the end of the diffusion stage before `name`, its counters at zero, or a fresh state.
+
+    A stage that names another run starts from that.
+    """
+    key, stage = rng.key(run.settings.seed, "generator parameters"), run.settings.stages[name]
+    if isinstance(stage, DiffusionStage) and stage.start_from is not None:
+        return inherit(name, stage, maker, key)
     before = [
         other
         for other in run.settings.run[: run.settings.run.index(name)]
         if run.settings.stages[other].kind == "diffusion"
     ]
     if not before:
-        return maker.fresh(rng.key(run.settings.seed, "generator parameters"))
+        return maker.fresh(key)
     return begin_stage(_end_of(run, before[-1], maker, needed_by=name))
 
 
