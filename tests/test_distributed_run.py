@@ -14,6 +14,8 @@ from sora_jax.train.metrics import read_metrics
 from tests import processes, toy_several
 
 CONFIG = "tests/toy_several.py"
+HEARTBEAT = 20
+RECORDS = ("failure.json", "failure-1.json")
 SECONDS = 900  # of a run that takes half a minute where nobody else is at work
 
 
@@ -40,7 +42,7 @@ def together(alone, tmp_path_factory):
 
 
 def start(workdir, *flags):
-    return processes.start(f"--config={CONFIG}", f"--workdir={workdir}", "--heartbeat=20", *flags)
+    return processes.start(f"--config={CONFIG}", f"--workdir={workdir}", f"--heartbeat={HEARTBEAT}", *flags)
 
 
 def losses(workdir, stage):
@@ -95,9 +97,13 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(alone, tmp_path):
     saved = {path.name for path in (tmp_path / "checkpoints" / "autoencoder").iterdir() if path.name.isdecimal()}
     if "step " in line:
         assert line.split("step ")[1].split()[0] in saved
+    for name in RECORDS:
+        record = json.loads((tmp_path / name).read_text())
+        assert (record["code"], record["stage"]) == (85, "autoencoder")
     run.run(toy_several.get_config(), tmp_path, until="autoencoder")
     assert losses(tmp_path, "autoencoder") == pytest.approx(losses(alone, "autoencoder"), rel=1e-4)
     assert len(losses(tmp_path, "autoencoder")) == 6
+    assert not list(tmp_path.glob("failure*")), "it ended well, and there is no other process any more"
 
 
 def await_lines(path, running, *, count):
@@ -153,11 +159,15 @@ def test_the_survivor_of_a_run_ends_in_time_and_the_same_command_goes_on(tmp_pat
     running[victim].send_signal(signal.SIGKILL)
     began = time.monotonic()
     ends = processes.wait(running, seconds=SECONDS)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < HEARTBEAT + 5
     assert ends[victim][0] == -signal.SIGKILL
     code, _, errors = ends[1 - victim]
     assert code == 75, errors
     assert errors.splitlines()[-1].startswith("PeerLost: process ")
+    assert [(tmp_path / name).exists() for name in RECORDS] == [victim == 1, victim == 0]
+    record = json.loads((tmp_path / RECORDS[1 - victim]).read_text())
+    assert (record["code"], record["kind"], record["stage"]) == (75, "PeerLost", "autoencoder")
+    assert record["step"] >= 8
     again = start(tmp_path, "--until=autoencoder", long)
     await_lines(tmp_path / "metrics.jsonl", again, count=14)
     again[victim].send_signal(signal.SIGTERM)
