@@ -24,11 +24,15 @@ from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
 from sora_jax.train.run import DRAWN, PARTS, evaluate, evaluate_data, use_compilation_cache
 from sora_jax.train.settings import read_settings
+from sora_jax.train.trained import WEIGHTS
 from sora_jax.train.workdir import Workdir
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
+)
+_WEIGHTS = flags.DEFINE_enum(
+    "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
 _EVALUATE = flags.DEFINE_enum("evaluate", "all", PARTS, "Which model to judge.")
 _DATA = flags.DEFINE_string(
@@ -49,9 +53,13 @@ _VIDEO_FEATURES = flags.DEFINE_string(
 
 
 def main(_: Sequence[str]) -> None:
-    """Evaluates the averaged weights."""
+    """Evaluates the averaged weights, or those asked for."""
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
+    if _EVALUATE.value == "autoencoder" and _WEIGHTS.value != "ema":
+        raise UserError(
+            f"--weights={_WEIGHTS.value} are of the transformer: the autoencoder is an average, judge another part"
+        )
     data = _DATA.value
     if data is not None and _EVALUATE.value != "autoencoder":
         raise UserError(f"--data is for the autoencoder alone: pass --evaluate=autoencoder, not {_EVALUATE.value}")
@@ -71,7 +79,15 @@ def main(_: Sequence[str]) -> None:
         evaluate_data(workdir, settings, data, count=_CLIPS.value, networks=networks)
         return
     step = None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value)
-    evaluate(workdir, settings, part=_EVALUATE.value, step=step, count=_CLIPS.value, networks=networks)
+    evaluate(
+        workdir,
+        settings,
+        part=_EVALUATE.value,
+        step=step,
+        count=_CLIPS.value,
+        weights=WEIGHTS[WEIGHTS.index(_WEIGHTS.value)],
+        networks=networks,
+    )
 
 
 if __name__ == "__main__":

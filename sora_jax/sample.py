@@ -35,12 +35,23 @@ from sora_jax.generate.request import TASKS, Request, read_requests
 from sora_jax.generate.write import file_stem, free_path, is_safe_name
 from sora_jax.train.run import use_compilation_cache
 from sora_jax.train.settings import read_settings
-from sora_jax.train.trained import build_generator, limits_of, load_codec, load_generator, make_sampler, solver_config
+from sora_jax.train.trained import (
+    WEIGHTS,
+    build_generator,
+    limits_of,
+    load_codec,
+    load_generator,
+    make_sampler,
+    solver_config,
+)
 from sora_jax.train.workdir import Workdir
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
+)
+_WEIGHTS = flags.DEFINE_enum(
+    "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
 _TASK = flags.DEFINE_enum("task", "text", TASKS, "How the video is made.")
 _REQUESTS = flags.DEFINE_string("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
@@ -99,10 +110,12 @@ def main(_: Sequence[str]) -> None:
         mesh = make_mesh(MeshConfig(data=1, fsdp=None, sequence=1, tensor=1))
     codec = load_codec(workdir, settings, mesh=mesh)
     step = None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value)
-    params, stage, step = load_generator(workdir, settings, step=step, mesh=mesh)
+    params, stage, step = load_generator(
+        workdir, settings, step=step, weights=WEIGHTS[WEIGHTS.index(_WEIGHTS.value)], mesh=mesh
+    )
     structure = abstract_model(lambda key: build_generator(settings, key))[0]
     sampler = make_sampler(settings, codec, structure, solver=solver, mesh=mesh)
-    facts = {"stage": stage, "step": step}
+    facts = {"stage": stage, "step": step, "weights": _WEIGHTS.value}
     book = None if _REQUESTS.value is None else Book(folder / "done.jsonl", {**facts, "solver": repr(solver)})
     todo = [n for n, request in enumerate(requests) if book is None or not book.has(request, paths[n])]
     if len(todo) < len(requests):

@@ -188,9 +188,11 @@ def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
     assert "shapes: prompts 8, colour " in done.stdout
     assert f"psnr {expected['autoencoder']['psnr']:.3f}" in done.stdout
     assert json.loads((workdir / "evaluation.json").read_text()) == expected
-    done = run("evaluate", f"--workdir={workdir}", "--checkpoint=6", "--solver=dpm", "--steps=3")
+    done = run("evaluate", f"--workdir={workdir}", "--checkpoint=6", "--weights=params", "--solver=dpm", "--steps=3")
     found = json.loads((workdir / "evaluation.json").read_text())["shapes"]
-    assert (found["step"], found["solver"]) == (6, "dpm 3")
+    assert (found["step"], found["weights"], found["solver"]) == (6, "params", "dpm 3")
+    done = run("evaluate", f"--workdir={workdir}", "--evaluate=autoencoder", "--weights=params")
+    ends_in_a_sentence(done, "--weights=params are of the transformer: the autoencoder is an average")
 
 
 def test_every_task_is_judged_and_shown(run, toy_workdir, tmp_path):

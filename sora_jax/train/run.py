@@ -41,7 +41,15 @@ from sora_jax.train.shares import encode_share
 from sora_jax.train.stages import Run, run_stages
 from sora_jax.train.start import check_start
 from sora_jax.train.streams import clip_limits, curate, open_collections
-from sora_jax.train.trained import build_generator, limits_of, load_codec, load_generator, make_sampler, solver_config
+from sora_jax.train.trained import (
+    Weights,
+    build_generator,
+    limits_of,
+    load_codec,
+    load_generator,
+    make_sampler,
+    solver_config,
+)
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
 
@@ -151,6 +159,7 @@ def evaluate(
     part: str = "all",
     step: int | None = None,
     count: int | None = None,
+    weights: Weights = "ema",
     networks: Networks | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, Any]:
@@ -160,8 +169,9 @@ def evaluate(
     are any (`held_out`); a picture of the worst is written. For the drawn world `shapes`: on held-out prompts, and
     where it shows two objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as
     `evaluation.tasks` says, on `count` clips (by default as configured); sheets of these samples are written beside.
-    With one of `PARTS` alone the file keeps what it says of the other. `mesh` are the devices, also of several
-    processes, that share the work; None: the first one.
+    `step` and `weights` are those of the generator, as in `load_generator`; the autoencoder is always an average, as
+    what was prepared is made with it. With one of `PARTS` alone the file keeps what it says of the other. `mesh` are
+    the devices, also of several processes, that share the work; None: the first one.
     """
     codec = load_codec(workdir, settings, mesh=mesh)
     sets = _prompt_sets(settings)
@@ -177,7 +187,7 @@ def evaluate(
         result["autoencoder"] = {**verdict.facts(), "held_out": held_out}
         _show_verdict(workdir, verdict, "worst_reconstructions")
     if part != "autoencoder" and sets:
-        maker = _Maker(workdir, settings, codec, step=step, mesh=mesh)
+        maker = _Maker(workdir, settings, codec, step=step, weights=weights, mesh=mesh)
         if part in ("generator", "all"):
             result |= maker.follow(sets)
         if of_tasks:
@@ -267,15 +277,24 @@ def _clips_of_tasks(settings: Settings, part: str, count: int | None) -> int:
 class _Maker:
     """The generator of a run, and what it is judged on."""
 
-    def __init__(self, workdir: Workdir, settings: Settings, codec: Codec, *, step: int | None, mesh: Mesh | None):
+    def __init__(
+        self,
+        workdir: Workdir,
+        settings: Settings,
+        codec: Codec,
+        *,
+        step: int | None,
+        weights: Weights,
+        mesh: Mesh | None,
+    ):
         self._settings = settings
-        self._params, stage, at = load_generator(workdir, settings, step=step, mesh=mesh)
+        self._params, stage, at = load_generator(workdir, settings, step=step, weights=weights, mesh=mesh)
         structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
         self._sampler = make_sampler(settings, codec, structure, mesh=mesh)
         sampling = settings.sampling
         exact = dataclasses.replace(solver_config(settings), cache=0.0)
         self._exact = make_sampler(settings, codec, structure, solver=exact, mesh=mesh)
-        self._facts = {"stage": stage, "step": at, "solver": f"{sampling.solver} {sampling.steps}"}
+        self._facts = {"stage": stage, "step": at, "weights": weights, "solver": f"{sampling.solver} {sampling.steps}"}
         self._folder = workdir.path / "samples" / "evaluation"
         self._folder.mkdir(parents=True, exist_ok=True)
 

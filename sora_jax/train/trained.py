@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -32,6 +32,10 @@ from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
+
+# Which weights of a checkpoint are used: the first average, or what the last step left.
+Weights = Literal["ema", "params"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
 
 def build_autoencoder(settings: Settings, stage: AutoencoderStage | None, key: jax.Array) -> Autoencoder:
@@ -63,7 +67,7 @@ def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None
     stage = workdir.read_json("latents.json")["stage"]
     _, shapes, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
     places = None if mesh is None else dict.fromkeys(shapes, replicated(mesh))
-    params, _ = load_average(workdir, stage, shapes, settings, places=places)
+    params, _ = load_weights(workdir, stage, shapes, settings, places=places)
     return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec, mesh=mesh)
 
 
@@ -97,14 +101,20 @@ def _statistics(workdir: Workdir, settings: Settings) -> tuple[np.ndarray, np.nd
 
 
 def load_generator(
-    workdir: Workdir, settings: Settings, *, step: int | None = None, mesh: Mesh | None = None
+    workdir: Workdir,
+    settings: Settings,
+    *,
+    step: int | None = None,
+    weights: Weights = "ema",
+    mesh: Mesh | None = None,
 ) -> tuple[Params, str, int]:
-    """Returns (averaged parameters, stage, step) of the newest diffusion stage with a checkpoint.
+    """Returns (parameters, stage, step) of the newest diffusion stage with a checkpoint.
 
     Args:
       workdir: Of the run.
       settings: Of the run.
       step: Of the checkpoint; None takes the newest verified one.
+      weights: As in `load_weights`.
       mesh: Devices that hold the parameters together, as in training; None: the first one alone.
 
     Raises:
@@ -122,26 +132,31 @@ def load_generator(
         return None
 
     if stage := from_first("the newest transformer", newest):
-        average, found = load_average(workdir, stage, params, settings, step=step, places=places)
-        return average, stage, found
+        loaded, found = load_weights(workdir, stage, params, settings, step=step, weights=weights, places=places)
+        return loaded, stage, found
     raise UserError(f"{workdir.path} has no checkpoint of a transformer yet: run main until one is written")
 
 
-def load_average(
+def load_weights(
     workdir: Workdir,
     stage: str,
     abstract: Params,
     settings: Settings,
     *,
     step: int | None = None,
+    weights: Weights = "ema",
     places: Mapping[str, Sharding] | None = None,
 ) -> tuple[Params, int]:
-    """Returns (averaged weights, step) of a stage's checkpoint: the first EMA track, by default on the first device."""
+    """Returns (weights, step) of a stage's checkpoint, by default on the first device.
+
+    `weights` are the first average ("ema"), or what the last step left ("params").
+    """
     places = places or dict.fromkeys(abstract, SingleDeviceSharding(jax.local_devices()[0]))
     shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in abstract.items()}
     track = track_name(settings.ema.widths[0])
-    restored = load_tree(workdir.checkpoints(stage), {"ema": {track: shapes}}, step=step)
-    return restored.state["ema"][track], restored.step
+    subset = {"params": shapes} if weights == "params" else {"ema": {track: shapes}}
+    restored = load_tree(workdir.checkpoints(stage), subset, step=step)
+    return restored.state["params"] if weights == "params" else restored.state["ema"][track], restored.step
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -7,6 +7,8 @@ from sora_jax.train.settings import read_settings
 from sora_jax.train.start import check_start, example_canvases
 from sora_jax.train.trained import limits_of
 
+ELSEWHERE = {"stages.videos.start_from": "runs/other/checkpoints/videos"}
+
 
 def refused(config, check=read_settings):
     with pytest.raises(UserError) as caught:
@@ -59,6 +61,16 @@ def refused(config, check=read_settings):
         ({"sampling.fps": 0.0}, "config.sampling: fps 0 must be more than 0"),
         ({"evaluation.prompts": 500}, "config.evaluation: the world has 1 to 72 such prompts, asked for 500"),
         ({"checkpoint.every_steps": 0}, "config.checkpoint: every_steps is 0"),
+        (
+            {"checkpoint.keep_every_steps": 4},
+            "config.checkpoint: keep_every_steps 4 must be a multiple of every_steps 3",
+        ),
+        (
+            {"stages.videos.start_rules": ("a -> b",)},
+            "config.stages.videos: start_rules ['a -> b'] say how to start from",
+        ),
+        ({**ELSEWHERE, "stages.videos.start_rules": ("a(",)}, "'a(' is no regular expression: missing )"),
+        ({**ELSEWHERE, "stages.videos.start_rules": ("a = b",)}, "'a = b' must be 'REGEX -> NAME' or 'REGEX -> fresh'"),
         ({"log.every_steps": 0}, "config.log: every_steps is 0"),
         ({"ema.widths": (0.5,)}, "config.ema: ema widths (0.5,) must be"),
         ({"transformer.heads": 3}, "config.transformer: transformer: width 16 over 3 heads"),

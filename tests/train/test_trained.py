@@ -8,6 +8,7 @@ import logging
 import shutil
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from sora_jax.core.errors import UserError
@@ -63,6 +64,17 @@ def test_the_generator_is_that_of_the_newest_stage(workdir, settings, tmp_path):
     shutil.rmtree(copy.checkpoints("videos"))
     (copy.checkpoints("videos") / "3.orbax-checkpoint-tmp").mkdir(parents=True)  # a save that was cut short
     assert trained.load_generator(copy, settings)[1:] == ("images", 6)
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_the_last_weights_are_there_beside_the_average(workdir, settings):
+    average, last = (trained.load_generator(workdir, settings, weights=weights)[0] for weights in trained.WEIGHTS)
+    step = workdir.checkpoints("videos") / "8" / "state"
+    tree = ocp.PyTreeCheckpointer().restore(step)
+    for name in average:
+        np.testing.assert_array_equal(average[name], tree["ema"]["width_0.1"][name])
+        np.testing.assert_array_equal(last[name], tree["params"][name])
+    assert any(np.any(average[name] != last[name]) for name in average)
 
 
 def test_what_is_not_there_yet_is_told(settings, tmp_path):
