@@ -196,7 +196,7 @@ def test_a_record_that_somebody_else_wrote_is_damaged_though_its_checksum_is_rig
     body = struct.pack("<I", len(header)) + header + bytes(8)
     monkeypatch.setattr(shard_files, "encode_record", lambda _: struct.pack("<I", zlib.crc32(body)) + body)
     write(tmp_path, range(1))
-    with pytest.raises(DataError, match="record 0 of shard .* is damaged"):
+    with pytest.raises(DataError, match=r"record 0 of shard .* is damaged"):
         PreparedSet(tmp_path)[0]
 
 
