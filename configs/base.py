@@ -153,12 +153,25 @@ def get_config() -> ConfigDict:
 
     c.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_steps = 500  # steps between saves; the end of a stage is always saved
+    checkpoint.every_minutes = placeholder(float)  # save also when so many have passed since the last save; None: never
     checkpoint.keep = 2  # newest checkpoints that stay
+    checkpoint.keep_best = 0  # checkpoints that stay for the lowest mean loss since the save before; 0: none
+    checkpoint.keep_every_steps = placeholder(int)  # those of multiples of it stay for ever; None: none
+    checkpoint.keep_every_hours = placeholder(float)  # the first of each such span of time stays for ever; None: none
 
     c.log = log = ConfigDict()
     log.every_steps = 20  # steps between lines of metrics.jsonl
     log.samples_per_stage = 5  # times per stage that fixed prompts are sampled, or clips reconstructed
-    log.max_skipped_steps = 10  # steps in a row with a non-finite loss or gradient, then the run ends with code 65
+
+    c.guard = guard = ConfigDict()
+    guard.max_skipped_steps = 10  # steps in a row that may change nothing, then the run ends with code 65
+    guard.window = 100  # updates over which the usual loss and gradient norm are taken; nothing is unusual before
+    guard.clip_deviations = placeholder(float)  # gradients are cut to usual norm + so many deviations; None: not
+    guard.spike_deviations = placeholder(float)  # loss or norm beyond usual + so many is a spike; None: never; 6 is few
+    guard.on_spike = "warn"  # "skip": the step changes nothing; "rewind": back to a checkpoint, and past these data
+    guard.rewind_steps = 100  # steps that a rewind goes back at least
+    guard.rewind_batches = 200  # batches that a rewind leaves out, from the spike on
+    guard.max_rewinds = 5  # in a stage; after one more spike the run ends with code 65
 
     c.sampling = sampling = ConfigDict()
     sampling.steps = 20  # solver steps
@@ -263,6 +276,10 @@ def autoencoder_stage(
     crops.altered = (
         altered  # share of windows mirrored, recoloured, behind cutouts: few clips carry further, learn slower
     )
+    s.start_from = placeholder(str)  # runs/a/checkpoints/autoencoder, or /STEP in it, of another run: the
+    # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
+    s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
+    # is initialised; the first that matches counts, and where none does the name is the same
     s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none
     s.optimizer = optimizer()
     return s
@@ -288,6 +305,10 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     s.steps = steps  # batches trained on
     s.accumulate = 1  # micro-batches per step
     s.schedule = schedule  # of the learning rate
+    s.start_from = placeholder(str)  # runs/a/checkpoints/videos, or /STEP in it, of another run: the
+    # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
+    s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
+    # is initialised; the first that matches counts, and where none does the name is the same
     s.mix = mix = ConfigDict()  # shares of what is drawn
     mix.images = images  # of one-frame clips
     mix.videos = 1.0 - images  # of longer ones

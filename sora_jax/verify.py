@@ -1,19 +1,24 @@
-"""Checks what a run has written: every file of every checkpoint, every record of every shard. It changes nothing.
+"""Checks what a run has written: every checkpoint, every record of every shard. It changes nothing.
 
 python -m sora_jax.verify --workdir=runs/base
 
-Ends with code 74 when something is damaged, after naming it.
+Of a checkpoint: each file by its digest, leaves against those that the config builds (missing, extra, shape, dtype),
+and that all values are finite. Ends with code 74 when something is wrong, after naming all of it. A run may be writing
+meanwhile: no accelerator is touched.
 """
 
 import contextlib
 from collections.abc import Sequence
 
+import jax
 from absl import flags
+from etils import epath
 
 from sora_jax.core.errors import StorageError, run_command
 from sora_jax.data.shards import PreparedSet
 from sora_jax.train.audit import checkpoint_faults, record_faults
 from sora_jax.train.clock import Progress
+from sora_jax.train.retention import read_record
 from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
@@ -21,13 +26,16 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
 
 
 def main(_: Sequence[str]) -> None:
-    """Checks, prints what is whole and what is not."""
+    """Checks, prints what is whole and all that is not."""
+    jax.config.update("jax_platforms", "cpu")
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
     faults = 0
-    for name, fault in checkpoint_faults(workdir):
-        faults += fault is not None
-        print(f"checkpoint {name}: {fault or 'whole'}", flush=True)
+    for name, found in checkpoint_faults(workdir, settings):
+        faults += bool(found)
+        record = read_record(epath.Path(workdir.path / "checkpoints" / name))
+        by = "unknown versions" if record is None else ", ".join(f"{n} {v}" for n, v in record.versions.items())
+        print("\n".join(f"checkpoint {name}: {line}" for line in found or [f"whole, saved by {by}"]), flush=True)
     for name in settings.collections:
         folder = workdir.prepared(name)
         if not folder.exists():

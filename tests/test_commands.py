@@ -412,6 +412,7 @@ def test_a_signal_from_outside_saves_and_ends_with_its_code(tmp_path):
             time.sleep(0.1)
         second = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
         ends_in_a_sentence(second, f"another run is writing to {tmp_path}: wait for it, or give another --workdir")
+        assert not (tmp_path / "failure.json").exists(), "only the run that holds the folder tells there how it ended"
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=300)
     assert process.returncode == 85, said
@@ -420,6 +421,9 @@ def test_a_signal_from_outside_saves_and_ends_with_its_code(tmp_path):
     assert line.startswith("Preempted: stopped by SIGTERM: step ")
     step = int(line.split("step ")[1].split()[0])
     assert (tmp_path / "checkpoints" / "autoencoder" / str(step) / "manifest.json").exists()
+    record = json.loads((tmp_path / "failure.json").read_text())
+    assert (record["code"], record["stage"], record["step"]) == (85, "autoencoder", step)
+    assert f"Preempted: {record['cause']}" == line
 
 
 def test_a_heap_is_inspected_before_anything_is_trained(run, tmp_path):

@@ -7,8 +7,9 @@ help() {
 launch/tpu/queued.sh [FLAG ...]
 
 Asks for a TPU slice, waits for it, copies this checkout to every worker, installs it, and runs
-`python -m sora_jax.main --distributed FLAG ...` on all of them. Every step that is done is left out the next time: after a
-preemption, or a lost connection, give the same command again.
+`python -m sora_jax.main --distributed FLAG ...` on all of them, again after a worker was lost, as `python -m
+sora_jax.supervise` says. Every step that is done is left out the next time: after a preemption, or a lost connection,
+give the same command again.
 
 Environment (default):
   NAME       of the queued resource and of the slice (sora-jax)
@@ -74,4 +75,4 @@ python3 -m uv venv --quiet --allow-existing --python=3.12 venv
 python3 -m uv pip install --quiet --python=venv/bin/python --editable './sora_jax[tpu]'"
 
 flags=$(printf ' %q' "$@")
-on_all "cd sora_jax && exec ../venv/bin/python -m sora_jax.main --distributed$flags"
+on_all "cd sora_jax && exec ../venv/bin/python -m sora_jax.supervise ../venv/bin/python -m sora_jax.main --distributed$flags"

@@ -5,7 +5,6 @@
 Letters: N samples, B rows of a global batch.
 """
 
-import functools
 import itertools
 import resource
 import tempfile
@@ -13,33 +12,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from sora_jax.benchmarks.decoding import decoding_figures
 from sora_jax.benchmarks.figures import JSON, Figure, publish
-from sora_jax.core import rng
+from sora_jax.benchmarks.made_up_data import prepare_noise, time_step
 from sora_jax.core.errors import run_command
-from sora_jax.core.mesh import make_mesh
-from sora_jax.core.precision import compute_dtype
-from sora_jax.core.tree import abstract_model
-from sora_jax.data.captions import TOKENIZER
 from sora_jax.data.packing import Budget, balance_order, plan_window
 from sora_jax.data.pipeline import RowDataset
 from sora_jax.data.rows import Lengths, Pool, RowPlan
-from sora_jax.data.shapes_world import ShapesWorld, describe
-from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
-from sora_jax.objectives.diffusion import make_objective
-from sora_jax.train.loop import to_device
-from sora_jax.train.optimizer import make_optimizer
 from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.stage_settings import DiffusionStage
-from sora_jax.train.state import StateMaker
-from sora_jax.train.step import StepConfig, make_step
-from sora_jax.train.trained import build_generator
-from sora_jax.video import shapes
 
 _CONFIG = config_flags.DEFINE_config_file("step_config", "configs/base.py", "Whose step loading is compared with.")
 _CLIPS = flags.DEFINE_string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
@@ -177,62 +161,6 @@ def loading_figures(settings: Settings, folder: Path) -> list[Figure]:
         Figure(name="load_mb_per_second", value=megabytes / load_seconds, target=None, meaning="arrays of packs"),
         Figure(name="step_tokens_per_second", value=tokens / step_seconds, target=None, meaning="of the base config"),
     ]
-
-
-def prepare_noise(settings: Settings, folder: Path, *, count: int) -> PreparedSet:
-    """Returns a prepared set with the sizes and captions of the drawn world, and noise for latents."""
-    world = ShapesWorld(settings.shapes.world(seed=0, split="train", num_clips=count))
-    channels = settings.autoencoder.channels
-    header = {
-        "autoencoder": "noise",
-        "text_encoder": TOKENIZER,
-        "latent_mean": [0.0] * channels,
-        "latent_scale": [1.0] * channels,
-        "strides": list(settings.stride[:2]),
-        "channels": channels,
-    }
-    generator = np.random.default_rng(0)
-    with ShardWriter(folder, header=header) as writer:
-        for index in range(count):
-            scene = world.scene(index)
-            size = (scene.frames, scene.height, scene.width)
-            grid = shapes.latent_grid(size, settings.stride)
-            writer.add(
-                Prepared(
-                    latent_THWC=generator.standard_normal((*grid, channels), np.float32),
-                    fps=scene.fps,
-                    captions=describe(scene),
-                    source_id=world.source_id(index),
-                    pixel_shape=size,
-                    trimmed_frames=0,
-                )
-            )
-    return PreparedSet(folder)
-
-
-def time_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
-    """Returns the seconds of one step of the last stage, the median over the packs but the first few."""
-    stage = settings.stages[settings.run[-1]]
-    assert isinstance(stage, DiffusionStage), stage
-    mesh = make_mesh(settings.mesh)
-    build = functools.partial(build_generator, settings)
-    make = functools.partial(make_optimizer, settings.optimizer)
-    maker = StateMaker(build=build, make_optimizer=make, ema=settings.ema, mesh=mesh)
-    structure, _, axes = abstract_model(build)
-    config = StepConfig(
-        name="benchmark", seed=0, steps=len(packs), accumulate=1, schedule=stage.schedule, ema=settings.ema
-    )
-    objective = make_objective(settings.diffusion, stage.known, dtype=compute_dtype(settings.precision))
-    step = make_step(objective, structure, make(axes), config)
-    seconds = []
-    with jax.set_mesh(mesh):
-        state = maker.fresh(rng.key(0, "benchmark"))
-        for pack in packs:
-            began = time.perf_counter()
-            state, metrics = step(state, to_device(pack, mesh))
-            jax.block_until_ready(metrics)
-            seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds[3:]))
 
 
 def _peak_bytes() -> int:

@@ -15,6 +15,7 @@ from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import Params, abstract_model, init_params, merge_model
 from sora_jax.models.transformer import Transformer, TransformerConfig
+from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.step import StepConfig, make_step
@@ -79,7 +80,9 @@ class OurStep:
         self._params = params
         structure, _, axes = abstract_model(make)
         schedule = ScheduleConfig(learning_rate=LEARNING_RATE, warmup_steps=0, decay_share=0.0, final_share=1.0)
-        settings = StepConfig(name="benchmark", seed=0, steps=1_000_000, accumulate=1, schedule=schedule, ema=_EMA)
+        settings = StepConfig(
+            name="benchmark", seed=0, steps=1_000_000, accumulate=1, schedule=schedule, ema=_EMA, guard=ONLY_FINITE
+        )
         self._step = make_step(objective, structure, optimizer(axes), settings)
         self.reset()
 

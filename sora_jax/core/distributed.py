@@ -24,6 +24,7 @@ from absl import flags, logging
 from jax._src import clusters, distributed
 from jax.experimental import multihost_utils
 
+from sora_jax.core import failure
 from sora_jax.core.errors import CommandError, PeerLost, UserError, report
 from sora_jax.core.rendezvous import meet
 
@@ -31,6 +32,8 @@ from sora_jax.core.rendezvous import meet
 _DAY_MS = 24 * 3600 * 1000
 # How long a process that fails waits for others that fail in the same way, so that each can say so; seconds.
 _PARTING = 5.0
+# How long processes that have just met have at least to connect; seconds.
+_CONNECTING = 30.0
 # What is said when an operation fails because another process has gone: by gloo, by the service of jax, by NCCL.
 _LOST = re.compile(
     r"gloo|coordination service|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|Barrier failed|NCCL|Connection (reset|closed)",
@@ -130,23 +133,39 @@ def joined(cluster: Cluster | None, *, purpose: dict[str, Any], timeout_s: float
         yield
         return
     meet(cluster.address, count=cluster.count, index=cluster.index, purpose=purpose, timeout_s=timeout_s)
-    with _aborts_told(cluster):
+    with _aborts_told(cluster) as told:
         jax.distributed.initialize(
             cluster.coordinator,
             cluster.count,
             cluster.index,
             local_device_ids=cluster.devices,
             cluster_detection_method="deactivate",
-            initialization_timeout=round(max(timeout_s, 60)),
+            # All have come: from here on whoever is silent for too long is lost, on the way in and on the way out.
+            initialization_timeout=round(max(heartbeat_s, _CONNECTING)),
             heartbeat_timeout_seconds=round(heartbeat_s),
+            shutdown_timeout_seconds=round(heartbeat_s),
         )
         try:
-            with _silent(cluster.index > 0):
+            with _silent(cluster.index > 0), losses_named():
                 yield
-            wait_for_all("the end")
+                wait_for_all("the end")
         except BaseException as error:
-            _end(error, cluster)
+            _end(error, told)
         _part(None)
+
+
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Raises PeerLost for an error within that came of another process having gone."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, PeerLost) or jax.process_count() == 1 or not (reason := _loss(error)):
+            raise
+        raise PeerLost(
+            f"process {jax.process_index()} of {jax.process_count()} lost another ({reason}): "
+            "start all again with the same command, which goes on from the last checkpoint"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -162,17 +181,22 @@ def _silent(silent: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _aborts_told(cluster: Cluster) -> Iterator[None]:
-    """Ends with the code of PeerLost where jax ends the process by abort().
+def _aborts_told(cluster: Cluster) -> Iterator[list[int]]:
+    """Ends with the code of PeerLost, and with a record, where jax ends the process by abort().
 
     That is what its client does, in a thread of C++ and with no exception, when the coordinator has gone or a process
-    has been silent for too long. Python's own handlers would run too late, hence one of C.
+    has been silent for too long. Python's own handlers would run too late, hence one of C. Whoever puts the code of an
+    error that has been told into the list that is yielded ends with that.
     """
+    told: list[int] = []
     said = f"PeerLost: process {cluster.index} of {cluster.count} was aborted by its runtime, which says why above: "
     said += "most often another process was lost; start all again with the same command\n"
 
     def aborted(_: int) -> None:
+        if told:
+            os._exit(told[0])
         os.write(2, said.encode())
+        failure.record_abort()
         os._exit(PeerLost.exit_code)
 
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -181,23 +205,17 @@ def _aborts_told(cluster: Cluster) -> Iterator[None]:
     set_handler.argtypes, set_handler.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
     before = set_handler(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
     try:
-        yield
+        yield told
     finally:
         set_handler(signal.SIGABRT, before)
 
 
-def _end(error: BaseException, cluster: Cluster) -> NoReturn:
+def _end(error: BaseException, told: list[int]) -> NoReturn:
     """Tells the error, parts from the others if they part too, and ends the process."""
-    if reason := _loss(error):
-        lost = PeerLost(
-            f"process {cluster.index} of {cluster.count} lost another ({reason}): "
-            "start all again with the same command, which goes on from the last checkpoint"
-        )
-        _leave(report(lost))
-    code = report(error) if isinstance(error, Exception) else CommandError.exit_code
-    if _part(_PARTING):
-        raise SystemExit(code) from error
-    _leave(code)
+    told.append(report(error) if isinstance(error, Exception) else CommandError.exit_code)
+    if not isinstance(error, PeerLost) and _part(_PARTING):
+        raise SystemExit(told[0]) from error
+    _leave(told[0])
 
 
 def _loss(error: BaseException) -> str:

@@ -1,10 +1,11 @@
-"""The ways a command may end, as exceptions with exit codes.
+"""The ways a command may end, as exceptions with exit codes, and what is to be done about each.
 
 The codes are a contract with launchers: 0 done, 2 configuration, 3 does not fit (plan), 65 numerics, 66 data,
 70 internal, 74 storage, 75 peer lost, 85 preempted and saved.
 """
 
 import logging as standard_logging
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,66 +23,91 @@ class CommandError(Exception):
     """Ends the command with one sentence for the user and `exit_code`; never shown as a traceback."""
 
     exit_code = 70
+    what_to_do = "Report this fault of the program with its traceback; the same command goes on from the checkpoint."
 
 
 class UserError(CommandError, ValueError):
     """A mistake in the config, a flag or a path. The message states the numbers and the remedy."""
 
     exit_code = 2
+    what_to_do = "Correct what the cause names, and give the command again."
 
 
 class DoesNotFit(CommandError):
     """What was planned needs more memory than the machine has."""
 
     exit_code = 3
+    what_to_do = "Plan a smaller model or batch, or a larger machine, as the printed advice says."
 
 
 class NumericsError(CommandError):
     """Training produced non-finite values too often to go on."""
 
     exit_code = 65
+    what_to_do = "Look at the batches and the learning rate around this step before you go on from the last checkpoint."
 
 
 class DataError(CommandError):
     """The data is bad beyond the configured limit."""
 
     exit_code = 66
+    what_to_do = "Repair or remove what the cause names, or raise data.max_bad_share, and give the same command."
 
 
 class StorageError(CommandError):
     """A checkpoint or shard cannot be written, or none that was written can be trusted."""
 
     exit_code = 74
+    what_to_do = "Free or repair the disk, or put back a copy of what is damaged, and give the same command."
 
 
 class PeerLost(CommandError):
     """Another process of the run did not come, or has gone; the same command, given to all, continues it."""
 
     exit_code = 75
+    what_to_do = "Give the same command to all processes again: the run goes on from the last checkpoint."
 
 
 class Preempted(CommandError):
     """The run was asked to stop and saved its state; the same command continues it."""
 
     exit_code = 85
+    what_to_do = "Give the same command again: the run goes on from where it was saved."
 
 
-def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
+_KINDS = (CommandError, UserError, DoesNotFit, NumericsError, DataError, StorageError, PeerLost, Preempted)
+
+
+def exit_code(error: BaseException) -> int:
+    """Returns the code of a command that ends with an error; 130, as a shell has it, of an interrupt."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    return error.exit_code if isinstance(error, CommandError) else CommandError.exit_code
+
+
+def what_to_do(code: int) -> str:
+    """Returns one sentence about how to go on after a code that is not 0."""
+    return next((kind.what_to_do for kind in _KINDS if kind.exit_code == code), Preempted.what_to_do)
+
+
+def run_command(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> NoReturn:
     """Runs an absl command; a `CommandError` or a bad flag becomes one line on stderr and an exit code.
 
-    What else goes wrong is a fault of ours: a traceback and code 70.
+    What else goes wrong is a fault of ours: a traceback and code 70. Words after the flags are a mistake, unless `main`
+    `takes_words`; then the first of them ends the flags.
     """
 
     def guarded(argv: Sequence[str]) -> int:
         _quiet_libraries()
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not takes_words:
                 raise UserError(f"unknown argument {argv[1]!r}: flags start with --, see --help")
             main(argv)
         except Exception as error:
             return report(error)
         return 0
 
+    flags.FLAGS.set_gnu_getopt(not takes_words)
     app.run(guarded, flags_parser=_parse_flags)
     raise AssertionError("app.run always exits")
 
@@ -90,9 +116,9 @@ def report(error: Exception) -> int:
     """Returns the exit code of an error after telling it: in one line where it is for the user, else in full."""
     if isinstance(error, CommandError):
         print(f"{type(error).__name__}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
-        return error.exit_code
-    traceback.print_exception(error)
-    return CommandError.exit_code
+    else:
+        traceback.print_exception(error)
+    return exit_code(error)
 
 
 def _quiet_libraries() -> None:

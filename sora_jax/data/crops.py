@@ -94,7 +94,12 @@ class CropStream:
         frames, height, width, clips = self._buckets[number % len(self._buckets)]
         index, count = self._process
         mine = range(index * clips // count, (index + 1) * clips // count)
-        return {"clip_BTHWC": np.stack([self._window(number, i, (frames, height, width)) for i in mine])}
+        return {"clip_BTHWC": np.stack([self._window(number, i, (frames, height, width))[1] for i in mine])}
+
+    def names(self, number: int) -> list[str]:
+        """Returns what the clips of a batch, of all processes, are called."""
+        *size, clips = self._buckets[number % len(self._buckets)]
+        return [self._window(number, slot, (size[0], size[1], size[2]))[0] for slot in range(clips)]
 
     def fingerprint(self) -> dict[str, object]:
         """Returns what the order of batches depends on, fit for JSON."""
@@ -107,20 +112,22 @@ class CropStream:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         return numbers.map(self.__getitem__).to_iter_dataset(options)
 
-    def _window(self, number: int, slot: int, size: tuple[int, int, int]) -> np.ndarray:
+    def _window(self, number: int, slot: int, size: tuple[int, int, int]) -> tuple[str, np.ndarray]:
+        """Returns the name of a clip, and a window of it."""
         generator = rng.generator(self._seed, "crops", number, slot)
         for _ in range(_MOST_DRAWS):
             index = int(generator.integers(len(self._clips)))
             try:
-                pixels = self._clips[index].pixels_THWC
+                clip = self._clips[index]
             except BadClip as bad:
                 self._note(bad)
                 continue
+            pixels = clip.pixels_THWC
             spare = [have - want for have, want in zip(pixels.shape, size, strict=False)]
             if min(spare) >= 0:
                 corner = [int(generator.integers(room + 1)) for room in spare]
                 window = pixels[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))]
-                return alter(window, generator) if generator.random() < self._altered else window
+                return clip.source_id, alter(window, generator) if generator.random() < self._altered else window
         raise DataError(
             f"none of {_MOST_DRAWS} clips drawn holds a window of {size[0]} frames of {size[1]}x{size[2]} px; "
             "make the buckets smaller or the clips larger"

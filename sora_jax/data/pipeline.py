@@ -174,6 +174,10 @@ class RowDataset:
             )
         return row.arrays
 
+    def names(self, number: int) -> list[str]:
+        """Returns what the samples of row `number` are called."""
+        return [self._prepared[index].source_id for index in self.plan.row(number).samples_S.tolist()]
+
     def fingerprint(self) -> dict[str, Any]:
         """Returns what the order of rows depends on, fit for JSON; with a row number it is all state."""
         return {

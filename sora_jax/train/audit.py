@@ -1,25 +1,83 @@
-"""Whether what a run wrote is still there as it was: files of checkpoints by digest, records of shards one by one."""
+"""Whether what a run wrote is as it was, and fit for use: checkpoints leaf by leaf, shards record by record."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import SingleDeviceSharding
 
-from sora_jax.core.errors import DataError
+from sora_jax.core.errors import CommandError, DataError
+from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.data.shards import PreparedSet
-from sora_jax.train import manifest
+from sora_jax.train import leaves, manifest
+from sora_jax.train.checkpoint import read_step, saved_leaves
+from sora_jax.train.recipes import state_maker
+from sora_jax.train.settings import Settings
+from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
+from sora_jax.train.storage import state_bytes
 from sora_jax.train.workdir import Workdir
 
+# Leaves read at once.
+_GROUP_BYTES = 1 << 30
 _THREADS = 8
 
 
-def checkpoint_faults(workdir: Workdir) -> Iterator[tuple[str, str | None]]:
-    """Yields (STAGE/STEP, what is wrong or None) of every checkpoint."""
+def checkpoint_faults(workdir: Workdir, settings: Settings) -> Iterator[tuple[str, list[str]]]:
+    """Yields (STAGE/STEP, all that is wrong with it) of every checkpoint.
+
+    Files are compared with what was written; where all are the same, leaves with those that the config builds, and
+    values must be finite. They are read on the first device, 1 GiB at a time.
+    """
     root = workdir.path / "checkpoints"
+    wanted = functools.cache(functools.partial(_wanted_leaves, settings))
     for path in sorted(root.glob("*/*"), key=lambda path: (path.parent, len(path.name), path.name)):
         if path.name.isdecimal():
-            yield f"{path.parent.name}/{path.name}", manifest.distrust(epath.Path(path))
+            directory, stage = epath.Path(path), path.parent.name
+            found = manifest.faults(directory) or _leaf_faults(directory, wanted(stage))
+            if directory.exists():  # and was not removed meanwhile, by the run that goes on
+                yield f"{stage}/{path.name}", found
+
+
+def _wanted_leaves(settings: Settings, stage: str) -> dict[str, Any] | None:
+    """Returns what stands for the leaves of a stage's state, by name; None where the config has no such stage."""
+    if not isinstance(settings.stages.get(stage), AutoencoderStage | DiffusionStage):
+        return None
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
+    return leaves.by_name(state_maker(settings, stage, mesh).abstract())
+
+
+def _leaf_faults(directory: epath.Path, wanted: Mapping[str, Any] | None) -> list[str]:
+    try:
+        saved = saved_leaves(directory)
+        found = [] if wanted is None else leaves.differences(saved, wanted, whole=True)
+        for group in _groups(saved):
+            state = read_step(directory, leaves.nest(group), whole=False).state
+            values = {name: np.asarray(leaf) for name, leaf in leaves.by_name(state).items()}
+            found += [f"{name} is not finite" for name, value in values.items() if not np.all(np.isfinite(value))]
+    except (CommandError, OSError, ValueError, KeyError) as error:
+        return [f"its state cannot be read: {error}"]
+    return found
+
+
+def _groups(saved: Mapping[str, Any]) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
+    """Yields the floating leaves, as they are to be read, in groups of limited size."""
+    place = SingleDeviceSharding(jax.local_devices()[0])
+    group: dict[str, jax.ShapeDtypeStruct] = {}
+    for name, leaf in saved.items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        abstract = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        if group and state_bytes([*group.values(), abstract]) > _GROUP_BYTES:
+            yield group
+            group = {}
+        group[name] = abstract
+    if group:
+        yield group
 
 
 def record_faults(prepared: PreparedSet, *, progress: Callable[[int], None] = lambda done: None) -> list[str]:

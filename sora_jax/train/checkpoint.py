@@ -10,21 +10,28 @@ the place of a good one.
 """
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import StorageError, UserError
-from sora_jax.train import manifest
+from sora_jax.train import leaves, manifest
+from sora_jax.train.retention import RECORD, CheckpointConfig, Record, Retention, find_steps, read_record
+from sora_jax.train.storage import check_room
+from sora_jax.train.versions import changes, versions
 
 PyTree = Any
+
+# Pauses before a failed save is tried again, seconds: at once for what passes by itself, then long enough for a file
+# system that stumbled, or for somebody who makes room.
+_PAUSES = (0.0, 2.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,69 +47,121 @@ class Restored:
 class Checkpointer:
     """Saves and restores the checkpoints of one run; use it as a context manager.
 
-    `directory` is made absolute and created; what an interrupted save left there is removed. `keep` (1 or
-    more) is the number of committed steps that stay: older ones go only after a newer one is committed. With
-    several processes every process makes every call; process 0 alone cleans, prunes and verifies.
+    `directory` is made absolute and created; what an interrupted save left there is removed. Committed steps stay as
+    `policy` says: others go only after a newer one is committed. With several processes every process makes every
+    call; process 0 alone cleans, prunes and verifies.
+
+    A save that fails is told, what it wrote is removed, and the next step that asks `due` is to save again: at once,
+    after 2 s, after 10 s; then StorageError. Where there are several processes the first failure of one ends it with
+    StorageError, as the others, who may have written their part, cannot be told without waiting for them each step.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int) -> None:
-        if keep < 1:
-            raise UserError(f"checkpoints to keep is {keep}; at least 1 is needed to resume")
+    def __init__(self, directory: str | os.PathLike[str], policy: CheckpointConfig) -> None:
         self._directory = epath.Path(directory).absolute()
-        self._keep = keep
+        self._policy = policy
+        self._retention = Retention(self._directory, policy)
         self._pending: int | None = None
         self._saved: int | None = None
-        self._bad: set[int] = set()
+        self._saved_at = time.monotonic()
+        self._failures = 0
+        self._failed: StorageError | None = None
+        self._retry_at = 0.0
         if is_first():
             _create_and_clean(self._directory)
         wait_for_all(f"checkpoints in {self._directory}")
         options = ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest)
-        handler = ocp.CompositeCheckpointHandler("state", "data", "config")
+        handler = ocp.CompositeCheckpointHandler("state", "data", "config", RECORD)
         self._orbax = ocp.AsyncCheckpointer(handler, async_options=options)
 
-    def save(self, step: int, state: PyTree, data: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    def check_room(self, abstract_state: PyTree) -> None:
+        """Raises StorageError where checkpoints of such a state cannot be written here, or have no room.
+
+        What counts is what will be there at once: those that stay, and the next, before an old one goes.
+        """
+        wanted = self._policy.keep + self._policy.keep_best + 1
+        check_room(self._directory, abstract_state, copies=max(1, wanted - len(find_steps(self._directory))))
+
+    @property
+    def newest(self) -> int:
+        """The step last saved or restored, or that is being saved; 0 before any."""
+        return self._pending or self._saved or 0
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this step: the same answer on every process, which must all ask."""
+        if self._failed is not None:
+            return time.monotonic() >= self._retry_at
+        if step % self._policy.every_steps == 0:
+            return True
+        minutes = self._policy.every_minutes
+        if minutes is None:
+            return False
+        return from_first("is a save due", lambda: time.monotonic() - self._saved_at >= 60 * minutes)
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        data: Mapping[str, Any],
+        config: Mapping[str, Any],
+        *,
+        loss: float | None = None,
+        settle: bool = False,
+    ) -> None:
         """Starts a save and returns once `state` is copied, so its buffers may be donated to the next step.
 
-        `state` is any tree of global jax arrays, `data` and `config` are JSON. A step that this object has
-        just saved or restored is not written again. Raises `StorageError` if this or the last save failed.
+        `state` is any tree of global jax arrays, `data` and `config` are JSON; `loss` is the mean since the save
+        before. A step that this object has just saved or restored is not written again. With `settle` the save is
+        waited for, and tried again here: as before a run ends.
+
+        Raises:
+          NumericsError: a leaf of `state` is not finite; nothing is written.
+          StorageError: this save, or the one before, failed and is not tried again.
         """
-        self.wait()
+        self._settle()
         if step == self._saved:
             return
+        leaves.refuse_non_finite(state, what=f"the state after step {step}")
+        record = Record(step=step, loss=loss, time=time.time(), versions=versions())
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_nested(state)),
+            state=ocp.args.StandardSave(leaves.nested(state)),
             data=ocp.args.JsonSave(dict(data)),
             config=ocp.args.JsonSave(dict(config)),
+            **{RECORD: ocp.args.JsonSave(record.facts())},
         )
-        self._pending = step
-        try:
-            self._orbax.save(self._directory / str(step), args=items, force=True)
-        except (OSError, ValueError) as error:
-            raise self._failed(error) from error
+        self._begin(step, items)
+        if not settle:
+            return
+        self._settle()
+        while self._failed is not None:
+            time.sleep(max(0.0, self._retry_at - time.monotonic()))
+            self._begin(step, items)
+            self._settle()
 
     def poll(self) -> None:
-        """Returns at once; raises `StorageError` if a save failed in the background. Call it every step."""
+        """Returns at once, after telling of a save that failed in the background. Call it every step.
+
+        Raises StorageError if that is not tried again.
+        """
         try:
             self._orbax.check_for_errors()
         except Exception as error:  # the background thread may fail in any way: tensorstore, disk, barrier
-            raise self._failed(error) from error
+            self._note(error)
         if self._pending is not None and (self._directory / str(self._pending) / manifest.NAME).exists():
             self._committed()
 
     def wait(self) -> None:
         """Returns when no save is under way; raises `StorageError` if the last one failed."""
-        try:
-            self._orbax.wait_until_finished()
-        except Exception as error:
-            raise self._failed(error) from error
-        if self._pending is not None:
-            self._committed()
+        self._settle()
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
 
     def close(self) -> None:
         """Returns when the last save is committed; raises `StorageError` if it failed."""
         try:
             self.wait()
         finally:
+            self._retention.close()
             self._orbax.close()
 
     def __enter__(self) -> Self:
@@ -120,7 +179,7 @@ class Checkpointer:
         """The newest step whose files are all as written, or None if nothing was ever saved here.
 
         `abstract_state` has a `jax.ShapeDtypeStruct` with a sharding at each leaf, over any mesh. Steps that
-        cannot be trusted are passed over with a warning.
+        cannot be trusted are passed over with a warning; so are versions other than those that saved it.
 
         Raises:
           StorageError: there are steps and none can be trusted. Starting afresh is then the user's decision.
@@ -128,25 +187,76 @@ class Checkpointer:
         """
         self.wait()
         step, bad = _newest_trusted(self._directory, wanted=None)
-        self._bad |= bad
+        self._retention.bad |= bad
         if step is None:
             return None
-        restored = _read(self._directory / str(step), step=step, abstract=abstract_state, whole=True)
+        restored = read_step(self._directory / str(step), abstract_state, whole=True)
+        self._retention.good.add(step)
         self._saved = step
+        record = read_record(self._directory / str(step)) if is_first() else None
+        if record is not None and (changed := changes(record.versions, versions())):
+            logging.warning("the checkpoint of step %d may not be continued bit for bit: %s", step, changed)
         return restored
+
+    def rewind(self, abstract_state: PyTree, *, at_most: int) -> Restored | None:
+        """Returns the newest step up to `at_most` as `restore` does, and removes all later ones; None if there is none.
+
+        They were trusted, but training goes another way from here.
+        """
+        self.wait()
+
+        def remove() -> None:
+            for step in find_steps(self._directory):
+                if step > at_most:
+                    (self._directory / str(step)).rmtree(missing_ok=True)
+
+        from_first(f"checkpoints after step {at_most}", remove)
+        self._saved = None
+        return self.restore(abstract_state)
+
+    def _begin(self, step: int, items: ocp.args.Composite) -> None:
+        self._pending, self._failed = step, None
+        try:
+            self._orbax.save(self._directory / str(step), args=items, force=True)
+        except (OSError, ValueError) as error:
+            self._note(error)
+
+    def _settle(self) -> None:
+        """Returns when no save is under way, after telling of one that failed."""
+        try:
+            self._orbax.wait_until_finished()
+        except Exception as error:
+            self._note(error)
+        if self._pending is not None:
+            self._committed()
 
     def _committed(self) -> None:
         assert self._pending is not None
         logging.info("saved the checkpoint of step %d", self._pending)
         self._saved, self._pending = self._pending, None
-        self._bad.discard(self._saved)
+        self._saved_at, self._failures = time.monotonic(), 0
         if is_first():
-            self._prune(self._saved)
+            self._retention.prune(self._saved)
 
-    def _failed(self, error: BaseException) -> StorageError:
+    def _note(self, error: BaseException) -> None:
+        """Tells of a failed save and frees what it took of the disk; raises StorageError if it was the last try."""
         step, self._pending = self._pending, None
         reason = " ".join(str(error).split())
-        return StorageError(f"the checkpoint of step {step} was not saved in {self._directory}: {reason}")
+        if step is None:  # only bookkeeping of orbax comes after the commit
+            logging.warning("after the checkpoint of step %s was saved: %s", self._saved, reason)
+            return
+        said = f"the checkpoint of step {step} was not saved in {self._directory}: {reason}"
+        if jax.process_count() > 1:
+            raise StorageError(said) from error
+        try:
+            (self._directory / f"{step}{ocp.utils.TMP_DIR_SUFFIX}").rmtree(missing_ok=True)
+        except OSError as stays:
+            logging.warning("what was written of it stays: %s", stays)
+        if self._failures == len(_PAUSES):
+            raise StorageError(f"{said}; that was try {self._failures + 1} in a row") from error
+        self._failed, self._retry_at = StorageError(said), time.monotonic() + _PAUSES[self._failures]
+        self._failures += 1
+        logging.warning("%s; it is tried again", said)
 
     def _write_manifest(self) -> None:
         """Runs in orbax's thread on process 0, when all files are written and before the commit."""
@@ -155,14 +265,6 @@ class Checkpointer:
         # Object stores have no rename: there orbax writes at the final place.
         directory = unfinished if unfinished.exists() else committed
         manifest.write(directory, name=str(self._pending))
-
-    def _prune(self, newest: int) -> None:
-        steps = [step for step in _steps(self._directory) if step <= newest and step not in self._bad]
-        for step in sorted(steps)[: -self._keep]:
-            try:
-                (self._directory / str(step)).rmtree(missing_ok=True)
-            except OSError as error:
-                logging.warning("the old checkpoint of step %d was not removed: %s", step, error)
 
 
 def load_tree(directory: str | os.PathLike[str], abstract_subset: PyTree, *, step: int | None = None) -> Restored:
@@ -175,8 +277,8 @@ def load_tree(directory: str | os.PathLike[str], abstract_subset: PyTree, *, ste
     found, _ = _newest_trusted(path, wanted=step)
     if found is None:
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise UserError(f"there is {what} in {path}; steps found: {sorted(_steps(path)) or 'none'}")
-    return _read(path / str(found), step=found, abstract=abstract_subset, whole=False)
+        raise UserError(f"there is {what} in {path}; steps found: {sorted(find_steps(path)) or 'none'}")
+    return read_step(path / str(found), abstract_subset, whole=False)
 
 
 def _create_and_clean(directory: epath.Path) -> None:
@@ -190,20 +292,12 @@ def _create_and_clean(directory: epath.Path) -> None:
         raise StorageError(f"checkpoints cannot be written in {directory}: {error}") from error
 
 
-def _steps(directory: epath.Path) -> list[int]:
-    """Steps by directory name, in no order; every other name is somebody else's."""
-    if not directory.exists():
-        return []
-    names = [path.name for path in directory.iterdir() if path.is_dir()]
-    return [int(name) for name in names if name.isdecimal() and str(int(name)) == name]
-
-
 def _newest_trusted(directory: epath.Path, *, wanted: int | None) -> tuple[int | None, set[int]]:
     """The newest trusted step (of all, or of `wanted` alone) and those refused; the same on every process."""
 
     def look() -> tuple[int | None, list[int]]:
         bad = []
-        for step in sorted(_steps(directory), reverse=True):
+        for step in sorted(find_steps(directory), reverse=True):
             if wanted not in (None, step):
                 continue
             reason = manifest.distrust(directory / str(step))
@@ -222,12 +316,19 @@ def _newest_trusted(directory: epath.Path, *, wanted: int | None) -> tuple[int |
     return found, set(bad)
 
 
-def _read(directory: epath.Path, *, step: int, abstract: PyTree, whole: bool) -> Restored:
-    _check_leaves(directory, abstract, whole=whole)
-    wanted = _nested(abstract)
-    arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
+def read_step(directory: epath.Path, abstract: PyTree, *, whole: bool) -> Restored:
+    """Returns the checkpoint in `directory`, which somebody else must have found to be as it was written.
+
+    Only the leaves of `abstract` are read; with `whole` there must be no others. Raises as `Checkpointer.restore`.
+    """
+    wanted = leaves.by_name(abstract)
+    assert all(leaf.sharding is not None for leaf in wanted.values()), "a leaf has no sharding"
+    if lines := leaves.differences(saved_leaves(directory), wanted, whole=whole):
+        raise UserError(f"the checkpoint {directory} was made by another config: {leaves.in_words(lines)}")
+    nested = leaves.nested(abstract)
+    arguments = ocp.checkpoint_utils.construct_restore_args(nested)
     items = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=not whole),
+        state=ocp.args.PyTreeRestore(nested, restore_args=arguments, partial_restore=not whole),
         data=ocp.args.JsonRestore(),
         config=ocp.args.JsonRestore(),
     )
@@ -236,43 +337,14 @@ def _read(directory: epath.Path, *, step: int, abstract: PyTree, whole: bool) ->
             restored = orbax.restore(directory, args=items)
     except (OSError, ValueError) as error:
         raise StorageError(f"the checkpoint {directory} cannot be restored: {error}") from error
-    leaves = _leaves(restored.state)
-    state = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in _leaves(abstract)])
-    return Restored(step=step, state=state, data=restored.data, config=restored.config)
+    found = leaves.by_name(restored.state)
+    state = jax.tree.unflatten(jax.tree.structure(abstract), [found[name] for name in wanted])
+    return Restored(step=int(directory.name), state=state, data=restored.data, config=restored.config)
 
 
-def _check_leaves(directory: epath.Path, abstract: PyTree, *, whole: bool) -> None:
-    """Raises `UserError` naming the leaves that differ: orbax would cast dtypes in silence."""
-    saved = _leaves(ocp.StandardCheckpointHandler().metadata(directory / "state").tree)
-    wanted = _leaves(abstract)
-    assert all(leaf.sharding is not None for leaf in wanted.values()), "a leaf has no sharding"
-    lines = [f"{name} is not in the checkpoint" for name in wanted.keys() - saved.keys()]
-    if whole:
-        lines += [f"{name} is not in this config's state" for name in saved.keys() - wanted.keys()]
-    for name in wanted.keys() & saved.keys():
-        old, new = (f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for leaf in (saved[name], wanted[name]))
-        if old != new:
-            lines.append(f"{name} is {old} in the checkpoint and {new} in this config")
-    if lines:
-        shown = "; ".join(sorted(lines)[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
-        raise UserError(f"the checkpoint {directory} was made by another config: {shown}")
+def saved_leaves(directory: epath.Path) -> dict[str, Any]:
+    """Returns what stands for the leaves of the checkpoint in `directory`, with dtype and shape, by name.
 
-
-def _leaves(tree: PyTree) -> dict[str, Any]:
-    return {"/".join(names): leaf for names, leaf in _paths(tree)}
-
-
-def _nested(tree: PyTree) -> dict[str, Any]:
-    """The same leaves in plain dicts, so that what is on disk depends on names and not on Python classes."""
-    nested: dict[str, Any] = {}
-    for names, leaf in _paths(tree):
-        node = nested
-        for name in names[:-1]:
-            node = node.setdefault(name, {})
-        node[names[-1]] = leaf
-    return nested
-
-
-def _paths(tree: PyTree) -> list[tuple[list[str], Any]]:
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return [([jax.tree_util.keystr((key,), simple=True) for key in path], leaf) for path, leaf in paths]
+    Orbax itself would cast dtypes in silence.
+    """
+    return leaves.by_name(ocp.StandardCheckpointHandler().metadata(directory / "state").tree)

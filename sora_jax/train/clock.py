@@ -124,6 +124,10 @@ class StepClock:
             self._all, self._window = _Span(began=now), _Span(began=now)
         self._progress.update(self._done, self._facts(loss, now))
 
+    def back_to(self, done: int) -> None:
+        """Says that steps after `done` are done again; what they took stays in the averages."""
+        self._done = done
+
     def rates(self) -> dict[str, float]:
         """Averages since the last call.
 

@@ -1,41 +1,37 @@
 """The one loop: it serves every stage that trains, and reads as chapters.
 
 Order matters here. Step n is dispatched before the metrics of step n - 1 are read, so the device never waits for the
-log. The data position of a checkpoint is its step, because batches are numbered: also where the data changed and the
-run was told to go on, as batch n of an endless random order is as good a place to begin as batch 0.
+log. The data position of a checkpoint is its step, because batches are numbered, and how many were left out: also where
+the data changed and the run was told to go on, as batch n of an endless random order is as good a place as batch 0.
 """
 
 import contextlib
 import dataclasses
-import math
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from sora_jax.core import failure
 from sora_jax.core.chips import peak_flops
 from sora_jax.core.distributed import from_first
-from sora_jax.core.errors import NumericsError, Preempted
+from sora_jax.core.errors import NumericsError
 from sora_jax.core.sharding import batch_sharding
+from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.pipeline import check_resume
+from sora_jax.train import failed
 from sora_jax.train.checkpoint import Checkpointer
-from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
+from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter
-from sora_jax.train.settings import CheckpointConfig, LogConfig
+from sora_jax.train.reporter import HostBatch, Reporter, Spiked, Told
+from sora_jax.train.retention import CheckpointConfig
+from sora_jax.train.settings import LogConfig
 from sora_jax.train.state import StateMaker, TrainState
 from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.train.workdir import Workdir
-
-HostBatch = dict[str, np.ndarray]
 
 
 class Batches(Iterator[HostBatch], Protocol):
@@ -55,6 +51,10 @@ class Stream(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns what the order of batches depends on."""
+        ...
+
+    def names(self, number: int) -> list[str]:
+        """Returns what the samples of batch `number` are called."""
         ...
 
     def tokens(self, batch: HostBatch) -> tuple[int, int]:
@@ -87,53 +87,6 @@ class Task:
     show: Callable[[TrainState, int], None]
 
 
-class StopSignal:
-    """Notes SIGTERM and SIGINT instead of dying, so that what is under way is saved first; a second SIGINT kills.
-
-    Of several processes one that gets the signal is enough: jax's preemption service, which then owns SIGTERM, tells
-    the others, and lets all stop at the same question. So each process must ask as often as every other.
-    """
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self._old: dict[int, Any] = {}
-        self._asked = 0
-
-    def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._note}
-            if jax.process_count() > 1:
-                handlers = {signal.SIGINT: self._pass_on}
-            for number, handler in handlers.items():
-                self._old[number] = signal.signal(number, handler)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def asked(self) -> bool:
-        """Whether a signal came: the same answer on every process."""
-        if self.name is None and jax.process_count() > 1:
-            self._asked += 1
-            if multihost_utils.reached_preemption_sync_point(self._asked):
-                self.name = signal.SIGTERM.name
-        return self.name is not None
-
-    def check(self, saved: str) -> None:
-        """Raises Preempted if a signal came; `saved` says in words what the next run goes on from."""
-        if self.asked():
-            raise Preempted(f"stopped by {self.name}: {saved}, and the same command goes on from there")
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _pass_on(self, _: int, __: FrameType | None) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """Where a run writes and how often, whether it was asked to stop, and whether it may go on with other data."""
@@ -146,60 +99,166 @@ class Surroundings:
     fresh_data: bool = False
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position:
+    """How far a stage is, as checkpoints say it.
+
+    Attributes:
+      step: Steps done.
+      left_out: Batches that rewinds have left out; step n + 1 takes batch n + left_out.
+      rewinds: How many there were.
+    """
+
+    step: int = 0
+    left_out: int = 0
+    rewinds: int = 0
+
+
 def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]:
     """Returns the state after the last step of a stage, and facts about the way there.
 
-    Goes on from the newest verified checkpoint of the stage, if any. Raises Preempted after saving when asked to stop,
-    NumericsError after `log.max_skipped_steps` steps in a row without a finite loss and gradient.
+    Goes on from the newest verified checkpoint of the stage, if any, and from an older one after a spike that is to be
+    undone. Raises Preempted after saving when asked to stop, NumericsError after too many bad steps in a row, having
+    written what reproduces the last of them to the workdir's `failed`.
     """
-    name, mesh, steps = task.step.name, task.maker.mesh, task.step.steps
-    structure, _, axes = abstract_model(task.maker.build)
-    step_function = make_step(task.objective, structure, task.maker.make_optimizer(axes), task.step)
-    directory = around.workdir.checkpoints(name)
-    with jax.set_mesh(mesh), Checkpointer(directory, keep=around.checkpoint.keep) as saver:
-        state, first = _start(task, saver, fresh_data=around.fresh_data)
-        around.metrics.truncate(name, first)
-        show_at = _moments(steps, around.log.samples_per_stage)
-        shown = from_first(f"what {name} shows", around.workdir.samples(name, first).exists)
-        if first in show_at and not shown:
-            task.show(state, first)  # the last run was stopped before it came to this
-        with (
-            StepClock(stage=name, steps=steps, start=first, peak_flops=_peak_flops(mesh)) as clock,
-            contextlib.closing(task.stream.batches(first)) as batches,
-        ):
-            report = _Reporter(task, around, clock)
-            for done in range(first + 1, steps + 1):
+    name, mesh = task.step.name, task.maker.mesh
+    with jax.set_mesh(mesh), Checkpointer(around.workdir.checkpoints(name), around.checkpoint) as saver:
+        state, position = _start(task, saver, fresh_data=around.fresh_data)
+        stretch = _Stretch(task, around, saver)
+        clock = StepClock(stage=name, steps=task.step.steps, start=position.step, peak_flops=_peak_flops(mesh))
+        with clock:
+            state, spike = stretch(state, position, clock)
+            while spike is not None:
+                del state  # before another one takes as much memory
+                state, position = _rewind(task, saver, position, spike)
+                clock.back_to(position.step)
+                state, spike = stretch(state, position, clock)
+        around.stop.kept()
+        facts = clock.facts() | ({"rewinds": position.rewinds} if position.rewinds else {})
+    return state, {"steps": task.step.steps, **facts}
+
+
+class _Stretch:
+    """Steps from a position to the end of a stage."""
+
+    def __init__(self, task: Task, around: Surroundings, saver: Checkpointer):
+        self._task, self._around, self._saver = task, around, saver
+        structure, _, axes = abstract_model(task.maker.build)
+        self._step = make_step(task.objective, structure, task.maker.make_optimizer(axes), task.step)
+        self._show_at = _moments(task.step.steps, around.log.samples_per_stage)
+
+    def __call__(self, state: TrainState, position: Position, clock: StepClock) -> tuple[TrainState, int | None]:
+        """Returns the state at the end and None, or after the step of a spike that is to be undone, and that step.
+
+        Raises as `train`.
+        """
+        task, around, first = self._task, self._around, position.step
+        failure.at(step=first)
+        around.metrics.truncate(task.step.name, first)
+        self._show_what_was_missed(state, first)
+        report = self._reporter(clock)
+        with contextlib.closing(task.stream.batches(first + position.left_out)) as batches:
+            for done in range(first + 1, task.step.steps + 1):
+                failure.at(step=done)
                 with clock.waiting():
                     host_batch = next(batches)
-                state, metrics = step_function(state, to_device(host_batch, mesh))
-                report(done, metrics, host_batch)
-                saver.poll()
-                stopped = around.stop.asked()  # once: a signal may come at any line
-                if stopped or done == steps or done % around.checkpoint.every_steps == 0:
-                    report.flush()
-                    saver.save(done, state, {"step": done, **task.stream.fingerprint()}, around.workdir.config())
-                if stopped:
-                    saver.wait()
-                    around.stop.check(f"step {done} of {name} is saved")
-                if done in show_at:
-                    report.flush()
-                    with clock.paused():
-                        task.show(state, done)
-    return state, {"steps": steps, **clock.facts()}
+                state, metrics = self._step(state, to_device(host_batch, task.maker.mesh))
+                around.stop.worked()
+                number = done - 1 + position.left_out
+                try:
+                    report(Told(done=done, number=number, batch=host_batch, metrics=metrics))
+                    self._after(done, state, position, report, clock)
+                except Spiked as spike:
+                    return state, spike.done
+                except NumericsError:
+                    if report.bad is not None:
+                        names = task.stream.names(report.bad.number)
+                        failed.write(around.workdir, task.step.name, state, report.bad, names=names)
+                    raise
+        return state, None
+
+    def _show_what_was_missed(self, state: TrainState, first: int) -> None:
+        """Shows what the last run was stopped before it came to."""
+        workdir, name = self._around.workdir, self._task.step.name
+        shown = from_first(f"what {name} shows", workdir.samples(name, first).exists)
+        if first in self._show_at and not shown:
+            self._task.show(state, first)
+
+    def _reporter(self, clock: StepClock) -> Reporter:
+        task, stream = self._task, self._task.stream
+        return Reporter(
+            task.step.name,
+            steps=task.step.steps,
+            every=self._around.log.every_steps,
+            guard=task.step.guard,
+            clock=clock,
+            writer=self._around.metrics,
+            cost=lambda batch: (*stream.tokens(batch), stream.flops(batch)),
+            names=stream.names,
+        )
+
+    def _after(self, done: int, state: TrainState, position: Position, report: Reporter, clock: StepClock) -> None:
+        """Saves, stops and shows, where it is time to."""
+        task, around, saver = self._task, self._around, self._saver
+        saver.poll()
+        stopped = around.stop.asked()  # once: a signal may come at any line
+        shows = done in self._show_at
+        settle = stopped or shows or done == task.step.steps
+        if saver.due(done) or settle:
+            report.flush()
+            here = dataclasses.asdict(dataclasses.replace(position, step=done))
+            data, loss = {**here, **task.stream.fingerprint()}, report.mean_loss(since=saver.newest)
+            saver.save(done, state, data, around.workdir.config(), loss=loss, settle=settle)
+        if stopped:
+            around.stop.check(f"step {done} of {task.step.name} is saved")
+        if shows:
+            around.stop.kept()  # whoever stops the run need not wait for what is shown
+            with clock.paused():
+                task.show(state, done)
 
 
-def _start(task: Task, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainState, int]:
-    """Returns the state to go on from and its step."""
-    restored = saver.restore(task.maker.abstract())
+def _start(task: Task, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainState, Position]:
+    """Returns the state to go on from and where it is."""
+    abstract = task.maker.abstract()
+    saver.check_room(abstract)
+    restored = saver.restore(abstract)
     if restored is None:
-        return task.initial(), 0
-    position = dict(restored.data)
-    step = position.pop("step")
-    changes = check_resume(position, task.stream.fingerprint(), fresh_data=fresh_data)
+        return task.initial(), Position()
+    name = task.step.name
+    position = position_of(restored.data)
+    fingerprint = {key: value for key, value in restored.data.items() if key not in dataclasses.asdict(position)}
+    changes = check_resume(fingerprint, task.stream.fingerprint(), fresh_data=fresh_data)
     if changes:
-        logging.warning("%s: batches from step %d on are those of other data: %s", task.step.name, step, changes)
-    logging.info("%s: going on from step %d", task.step.name, step)
-    return restored.state, step
+        logging.warning("%s: batches from step %d on are those of other data: %s", name, position.step, changes)
+    logging.info("%s: going on from step %d", name, position.step)
+    return restored.state, position
+
+
+def position_of(data: Mapping[str, Any]) -> Position:
+    """Returns the position that a checkpoint holds beside the fingerprint of its data."""
+    return Position(**{field.name: data[field.name] for field in dataclasses.fields(Position)})
+
+
+def _rewind(task: Task, saver: Checkpointer, position: Position, spike: int) -> tuple[TrainState, Position]:
+    """Returns an earlier state and a position past the batches that led to a spike; later checkpoints are removed.
+
+    Raises NumericsError after too many rewinds.
+    """
+    guard, name = task.step.guard, task.step.name
+    if position.rewinds >= guard.max_rewinds:
+        raise NumericsError(
+            f"{name}: a spike at step {spike} after {position.rewinds} rewinds, as many as guard.max_rewinds allows; "
+            "lower the learning rate, or look at the data of the steps that the log names"
+        )
+    restored = saver.rewind(task.maker.abstract(), at_most=spike - guard.rewind_steps)
+    state, before = (task.initial(), Position()) if restored is None else (restored.state, position_of(restored.data))
+    met = spike - 1 + position.left_out  # the number of the batch of the spike
+    left_out = met + guard.rewind_batches - before.step
+    logging.warning(
+        "%s: back from step %d to step %d; goes on with batch %d, leaving out those before it",
+        *(name, spike, before.step, before.step + left_out),
+    )
+    return state, Position(step=before.step, left_out=left_out, rewinds=position.rewinds + 1)
 
 
 def to_device(batch: HostBatch, mesh: Mesh) -> dict[str, jax.Array]:
@@ -219,55 +278,3 @@ def _peak_flops(mesh: Mesh) -> float | None:
     """Returns what the devices of the mesh can do together, FLOP/s; None where it is not known."""
     peak = peak_flops(mesh.devices.flat[0].device_kind)
     return None if peak is None else peak * mesh.size
-
-
-class _Reporter:
-    """Collects metrics one step late and writes a line every `log.every_steps` steps."""
-
-    def __init__(self, task: Task, around: Surroundings, clock: StepClock):
-        self._task, self._around, self._clock = task, around, clock
-        self._pending: tuple[int, dict[str, jax.Array], HostBatch] | None = None
-        self._finite: list[dict[str, float]] = []
-
-    def __call__(self, done: int, metrics: dict[str, jax.Array], batch: HostBatch) -> None:
-        """Takes what step number `done` (1-based) gave, and reads what the step before it gave."""
-        late, self._pending = self._pending, (done, metrics, batch)
-        if late is not None:
-            self._read(*late)
-
-    def flush(self) -> None:
-        """Reads what is still pending; the device is then idle."""
-        if self._pending is not None:
-            late, self._pending = self._pending, None
-            self._read(*late)
-
-    def _read(self, done: int, metrics: dict[str, jax.Array], batch: HostBatch) -> None:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        real, possible = self._task.stream.tokens(batch)
-        flops = self._task.stream.flops(batch)
-        self._clock.step_done(loss=values["loss"], tokens=real, capacity=possible, flops=flops)
-        counts = {name: values.pop(name) for name in ("skipped", "unbroken")}
-        if not counts["unbroken"]:
-            self._finite.append(values)
-        if done % self._around.log.every_steps == 0 or done == self._task.step.steps:
-            self._write(done, counts)
-        self._guard(done, unbroken=round(counts["unbroken"]))
-
-    def _guard(self, done: int, *, unbroken: int) -> None:
-        """Names a skipped step; raises NumericsError when there were too many in a row."""
-        if not unbroken:
-            return
-        name = self._task.step.name
-        logging.warning("%s: step %d changed nothing, its loss or gradient is not finite", name, done)
-        if unbroken >= self._around.log.max_skipped_steps:
-            raise NumericsError(
-                f"{name}: {unbroken} steps in a row, up to step {done}, had a loss or gradient that is not finite; "
-                "lower the learning rate, or look at the data of these steps"
-            )
-
-    def _write(self, done: int, counts: dict[str, float]) -> None:
-        """Writes a line of means over the steps since the last one, those left out that changed nothing."""
-        steps, self._finite = self._finite, []
-        means = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]} if steps else {}
-        rates = {**self._clock.rates(), "peak_memory_gb": peak_memory_gb(), **device_memory_gb()}
-        self._around.metrics.write(self._task.step.name, done, {"loss": math.nan, **means, **counts, **rates})

@@ -31,25 +31,31 @@ def write(directory: epath.Path, *, name: str) -> None:
 
 def distrust(directory: epath.Path) -> str | None:
     """Why the files are not those that were written, naming one; None if every byte is the same."""
+    return next(iter(faults(directory)), None)
+
+
+def faults(directory: epath.Path) -> list[str]:
+    """All that is not as it was written, by file name."""
     try:
         _refuse_link(directory / NAME)
         content = json.loads((directory / NAME).read_text())
         expected = dict(content["sha256"])
         if content["name"] != directory.name:
-            return f"its manifest belongs to {content['name']}"
+            return [f"its manifest belongs to {content['name']}"]
         actual = _digests(directory)
     except FileNotFoundError:
-        return "it has no manifest, so this program did not finish writing it"
+        return ["it has no manifest, so this program did not finish writing it"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"it cannot be read: {error}"
+        return [f"it cannot be read: {error}"]
+    found = []
     for name in sorted(expected.keys() | actual.keys()):
         if name not in actual:
-            return f"{name} is missing"
-        if name not in expected:
-            return f"{name} was not part of it"
-        if actual[name] != expected[name]:
-            return f"{name} has changed since it was written"
-    return None
+            found.append(f"{name} is missing")
+        elif name not in expected:
+            found.append(f"{name} was not part of it")
+        elif actual[name] != expected[name]:
+            found.append(f"{name} has changed since it was written")
+    return found
 
 
 def _digests(directory: epath.Path) -> dict[str, str]:

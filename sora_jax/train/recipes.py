@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -12,7 +10,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.models.perceptual import load_perceptual, lpips, smallest_side
 from sora_jax.objectives import autoencoder, diffusion
-from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
+from sora_jax.train.optimizer import make_optimizer
 from sora_jax.train.settings import Settings
 from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.train.state import StateMaker
@@ -45,8 +43,7 @@ def autoencoder_recipe(settings: Settings, name: str, mesh: Mesh) -> Recipe:
         perceptual=perceptual_distance(settings, name, stage),
         dtype=compute_dtype(settings.precision),
     )
-    build = functools.partial(build_autoencoder, settings, stage)
-    return _recipe(settings, name, mesh, objective, build, stage.optimizer)
+    return _recipe(settings, name, mesh, objective)
 
 
 def diffusion_recipe(settings: Settings, name: str, mesh: Mesh) -> Recipe:
@@ -54,8 +51,19 @@ def diffusion_recipe(settings: Settings, name: str, mesh: Mesh) -> Recipe:
     stage = settings.stages[name]
     assert isinstance(stage, DiffusionStage), stage
     objective = diffusion.make_objective(settings.diffusion, stage.known, dtype=compute_dtype(settings.precision))
-    build = functools.partial(build_generator, settings)
-    return _recipe(settings, name, mesh, objective, build, settings.optimizer)
+    return _recipe(settings, name, mesh, objective)
+
+
+def state_maker(settings: Settings, name: str, mesh: Mesh) -> StateMaker:
+    """Returns what builds the states of a stage that trains."""
+    stage = settings.stages[name]
+    if isinstance(stage, AutoencoderStage):
+        build, optimizer = functools.partial(build_autoencoder, settings, stage), stage.optimizer
+    else:
+        build, optimizer = functools.partial(build_generator, settings), settings.optimizer
+    return StateMaker(
+        build=build, make_optimizer=functools.partial(make_optimizer, optimizer), ema=settings.ema, mesh=mesh
+    )
 
 
 def perceptual_distance(settings: Settings, name: str, stage: AutoencoderStage) -> autoencoder.Distance | None:
@@ -74,19 +82,9 @@ def perceptual_distance(settings: Settings, name: str, stage: AutoencoderStage) 
     return functools.partial(lpips, weights if jax.process_count() > 1 else jax.device_put(weights))
 
 
-def _recipe(
-    settings: Settings,
-    name: str,
-    mesh: Mesh,
-    objective: Objective,
-    build: Callable[[jax.Array], Any],
-    optimizer: OptimizerConfig,
-) -> Recipe:
+def _recipe(settings: Settings, name: str, mesh: Mesh, objective: Objective) -> Recipe:
     stage = settings.stages[name]
     assert isinstance(stage, AutoencoderStage | DiffusionStage), stage
-    maker = StateMaker(
-        build=build, make_optimizer=functools.partial(make_optimizer, optimizer), ema=settings.ema, mesh=mesh
-    )
     step = StepConfig(
         name=name,
         seed=settings.seed,
@@ -94,5 +92,6 @@ def _recipe(
         accumulate=stage.accumulate,
         schedule=stage.schedule,
         ema=settings.ema,
+        guard=settings.guard,
     )
-    return Recipe(objective=objective, maker=maker, step=step)
+    return Recipe(objective=objective, maker=state_maker(settings, name, mesh), step=step)

@@ -13,8 +13,10 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sora_jax.core.distributed import from_first, is_first
+from sora_jax.core import failure
+from sora_jax.core.distributed import from_first, is_first, losses_named
 from sora_jax.core.errors import Preempted, UserError
+from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
@@ -32,7 +34,6 @@ from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.preparation.run import Share
 from sora_jax.train import exhibits
 from sora_jax.train.clock import peak_memory_gb
-from sora_jax.train.loop import StopSignal
 from sora_jax.train.metrics import MetricsWriter, SilentWriter
 from sora_jax.train.report import write_report
 from sora_jax.train.settings import Settings, read_settings
@@ -69,35 +70,44 @@ def run(
     use_compilation_cache()
     with Workdir(path) as workdir:
         workdir.claim(config)
-        evaluated = from_first("is the run evaluated", lambda: workdir.facts().get("evaluated", False))
-        if evaluated and until is None:
-            print(f"{workdir.path} is done: nothing is left to do", flush=True)
-        else:
-            began = time.monotonic()
-            collections = curate_all(collections, settings, workdir, writes=is_first())
-            writer = MetricsWriter(workdir.path) if is_first() else SilentWriter()
-            with writer as metrics, StopSignal() as stop:
+        number, count = jax.process_index(), jax.process_count()
+        with failure.recorded(workdir.path, process=number, processes=count), StopSignal() as stop, losses_named():
+            evaluated = from_first("is the run evaluated", lambda: workdir.facts().get("evaluated", False))
+            if evaluated and until is None:
+                print(f"{workdir.path} is done: nothing is left to do", flush=True)
+            else:
+                began = time.monotonic()
+                collections = curate_all(collections, settings, workdir, writes=is_first())
                 this_run = Run(
                     settings=settings,
                     workdir=workdir,
                     mesh=mesh,
-                    metrics=metrics,
+                    metrics=MetricsWriter(workdir.path) if is_first() else SilentWriter(),
                     collections=collections,
                     stop=stop,
                     fresh_data=fresh_data,
                 )
-                try:
-                    run_stages(this_run, until=until)
-                except Preempted:
-                    record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated)
-                    raise
-            if until is None:
-                # Several processes work together; one, as `sora_jax.evaluate` does, on its first device.
-                evaluate(workdir, settings, mesh=mesh if jax.process_count() > 1 else None)
-            record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated or until is None)
-        if is_first():
-            write_report(workdir.path)
-        print(f"report: {workdir.path / 'report.html'}", flush=True)
+                _train_and_evaluate(this_run, until=until, evaluated=evaluated, began=began)
+            failure.at(stage="report")
+            if is_first():
+                write_report(workdir.path)
+            print(f"report: {workdir.path / 'report.html'}", flush=True)
+
+
+def _train_and_evaluate(run: Run, *, until: str | None, evaluated: bool, began: float) -> None:
+    """Runs the stages and what is left of the evaluation, and adds the time since `began` to the totals."""
+    workdir = run.workdir
+    try:
+        with run.metrics:
+            run_stages(run, until=until)
+    except Preempted:
+        record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated)
+        raise
+    if until is None:
+        failure.at(stage="evaluation")
+        # Several processes work together; one, as `sora_jax.evaluate` does, on its first device.
+        evaluate(workdir, run.settings, mesh=run.mesh if jax.process_count() > 1 else None)
+    record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated or until is None)
 
 
 def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share) -> None:
@@ -108,10 +118,12 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
     settings = read_settings(config)
     collections = open_collections(settings)
     use_compilation_cache()
-    with Workdir(path, part=share.name) as workdir, StopSignal() as stop:
+    with Workdir(path, part=share.name) as workdir:
         workdir.claim(config)
-        curated = curate_all(collections, settings, workdir, writes=share.index == 0)
-        encode_share(settings, workdir, curated, share, stop)
+        with failure.recorded(workdir.path, process=share.index, processes=share.count), StopSignal() as stop:
+            failure.at(stage="prepare")
+            curated = curate_all(collections, settings, workdir, writes=share.index == 0)
+            encode_share(settings, workdir, curated, share, stop)
     print(f"share {share.index} of {share.count} is encoded: run prepare without a share when all are", flush=True)
 
 

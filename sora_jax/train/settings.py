@@ -24,7 +24,9 @@ from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
 from sora_jax.preparation.curate import CurationConfig
+from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import OptimizerConfig
+from sora_jax.train.retention import CheckpointConfig
 from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig, at_least_one
 from sora_jax.train.state import EmaConfig
 from sora_jax.video import shapes
@@ -101,26 +103,14 @@ class TextSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When checkpoints are written and how many stay."""
-
-    every_steps: int
-    keep: int
-
-    def __post_init__(self):
-        at_least_one(self, "every_steps", "keep")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """How often a stage reports, and when it gives up."""
+    """How often a stage reports."""
 
     every_steps: int
     samples_per_stage: int
-    max_skipped_steps: int
 
     def __post_init__(self):
-        at_least_one(self, "every_steps", "max_skipped_steps")
+        at_least_one(self, "every_steps")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,6 +192,7 @@ class Settings:
     stages: dict[str, StageConfig]
     checkpoint: CheckpointConfig
     log: LogConfig
+    guard: GuardConfig
     sampling: SamplingConfig
     evaluation: EvaluationConfig
 

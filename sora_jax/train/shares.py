@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 
 from sora_jax.core.distributed import gather
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.stop import StopSignal
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.run import Share, prepare
 from sora_jax.train.clock import Progress
-from sora_jax.train.loop import StopSignal
 from sora_jax.train.settings import Settings
 from sora_jax.train.stage_settings import PrepareStage
 from sora_jax.train.trained import load_codec

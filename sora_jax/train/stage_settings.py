@@ -1,6 +1,7 @@
 """The kinds of stage and what each is told, as frozen dataclasses; see `configs/base.py`."""
 
 import dataclasses
+import re
 from typing import Any
 
 from sora_jax.core.errors import UserError
@@ -16,6 +17,26 @@ def at_least_one(config: Any, *names: str) -> None:
             raise UserError(f"{name} is {getattr(config, name)}: it must be at least 1")
 
 
+def read_rules(rules: tuple[str, ...], *, given: bool) -> list[tuple[re.Pattern[str], str]]:
+    """Returns the (names here, name there) of "REGEX -> NAME" rules; `given` says whether there is a run to name.
+
+    Raises UserError for what is no such rule, and for rules without a run.
+    """
+    if rules and not given:
+        raise UserError(f"start_rules {list(rules)} say how to start from another run: give it as start_from")
+    found = []
+    for rule in rules:
+        pattern, arrow, name = (part.strip() for part in rule.partition("->"))
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"start_rules: {pattern!r} is no regular expression: {error}") from error
+        if not (pattern and arrow and name):
+            raise UserError(f"start_rules: {rule!r} must be 'REGEX -> NAME' or 'REGEX -> fresh'")
+        found.append((compiled, name))
+    return found
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderStage:
     """Trains the autoencoder on windows of clips, from where the autoencoder stage before it ended."""
@@ -24,12 +45,15 @@ class AutoencoderStage:
     steps: int
     accumulate: int
     schedule: ScheduleConfig
+    start_from: str | None
+    start_rules: tuple[str, ...]
     crops: CropConfig
     adversarial: float
     optimizer: OptimizerConfig
 
     def __post_init__(self):
         at_least_one(self, "steps", "accumulate")
+        read_rules(self.start_rules, given=self.start_from is not None)
         if self.adversarial < 0:
             raise UserError(f"adversarial {self.adversarial:g} must be 0 for no discriminator, or more; 0.05 is usual")
 
@@ -74,12 +98,15 @@ class DiffusionStage:
     steps: int
     accumulate: int
     schedule: ScheduleConfig
+    start_from: str | None
+    start_rules: tuple[str, ...]
     mix: MixConfig
     known: KnownConfig
     token_drop: tuple[float, float]
 
     def __post_init__(self):
         at_least_one(self, "steps", "accumulate")
+        read_rules(self.start_rules, given=self.start_from is not None)
         least, largest = self.token_drop
         if not 0 <= least <= largest < 1:
             raise UserError(

@@ -13,12 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 
-from sora_jax.core import rng
+from sora_jax.core import failure, rng
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import batch_part
+from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.catalogue import read_catalogue
 from sora_jax.data.shards import PreparedSet
@@ -28,9 +30,11 @@ from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.preparation.run import Share, finish, header
 from sora_jax.train import exhibits
 from sora_jax.train.checkpoint import Checkpointer
-from sora_jax.train.loop import StopSignal, Surroundings, Task, train
+from sora_jax.train.inheritance import find_source, inherit
+from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
-from sora_jax.train.recipes import autoencoder_recipe, diffusion_recipe
+from sora_jax.train.recipes import autoencoder_recipe, diffusion_recipe, state_maker
+from sora_jax.train.retention import find_steps
 from sora_jax.train.settings import Settings
 from sora_jax.train.shares import encode_share
 from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage
@@ -98,6 +102,7 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
     `until` is the last kind of stage to run; None runs all.
     """
     kinds = list(STAGE_KINDS)
+    _check_sources(run)
     _measure_given(run)
     for number, name in enumerate(run.settings.run):
         if until is not None and kinds.index(run.settings.stages[name].kind) > kinds.index(until):
@@ -107,11 +112,22 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
             logging.info("stage %s is done", name)
             continue
         print(f"stage {number + 1} of {len(run.settings.run)}: {name}", flush=True)
+        failure.at(stage=name)
         began = time.monotonic()
         facts = RUNNERS[type(stage)](run, name, stage)
         run.workdir.finish_stage(name, {**facts, "kind": stage.kind, "seconds": time.monotonic() - began})
         wait_for_all(f"{name} is done")
         run.stop.check(f"stage {name} is done")
+
+
+def _check_sources(run: Run) -> None:
+    """Raises UserError where a stage that has not begun cannot start from the run that it names."""
+    for name in run.settings.run:
+        stage = run.settings.stages[name]
+        if isinstance(stage, PrepareStage) or stage.start_from is None:
+            continue
+        if name not in run.workdir.facts()["stages"] and not find_steps(epath.Path(run.workdir.checkpoints(name))):
+            find_source(name, stage, abstract_model(state_maker(run.settings, name, run.mesh).build)[1])
 
 
 def _is_done(run: Run, name: str, until: str | None) -> bool:
@@ -142,7 +158,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         maker=recipe.maker,
         initial=lambda: _start_autoencoder(run, name, recipe.maker),
         step=recipe.step,
-        stream=PixelBatches(run.fitted, stage.crops, seed=settings.seed, part=batch_part(run.mesh)),
+        stream=pixel_batches(run, stage),
         show=show,
     )
     state, facts = train(task, run.around)
@@ -172,8 +188,14 @@ def _measure_given(run: Run) -> None:
 
 
 def _start_autoencoder(run: Run, name: str, maker: StateMaker) -> TrainState:
-    """Returns the end of the autoencoder stage before `name`, with whatever is new in this one, or a fresh state."""
-    fresh = maker.fresh(rng.key(run.settings.seed, "autoencoder parameters"))
+    """Returns the end of the autoencoder stage before `name`, with whatever is new in this one, or a fresh state.
+
+    A stage that names another run starts from that.
+    """
+    key, stage = rng.key(run.settings.seed, "autoencoder parameters"), run.settings.stages[name]
+    if isinstance(stage, AutoencoderStage) and stage.start_from is not None:
+        return inherit(name, stage, maker, key)
+    fresh = maker.fresh(key)
     before = run.settings.run[: run.settings.run.index(name)]
     if not before:
         return fresh
@@ -217,8 +239,6 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     """Trains the transformer on prepared clips, from where the previous diffusion stage ended."""
     settings = run.settings
     codec = load_codec(run.workdir, settings, mesh=run.mesh)  # it decodes beside weights that lie there
-    expected = {key: str(value) for key, value in header(codec).items() if isinstance(value, str)}
-    prepared = PreparedSet.open([run.workdir.prepared(one.name) for one in run.collections], expected)
     recipe = diffusion_recipe(settings, name, run.mesh)
     structure, _, _ = abstract_model(recipe.maker.build)
     sampler = make_sampler(settings, codec, structure)
@@ -228,7 +248,7 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
         clips = sampler(state.ema[track_name(settings.ema.widths[0])], canvases)
         exhibits.show_samples(run.workdir, run.metrics, name, step, canvases, clips)
 
-    stream = PackedBatches(prepared, stage, settings, part=batch_part(run.mesh))
+    stream = packed_batches(run, stage, codec)
     for rejected in stream.rows.plan.rejected:
         logging.warning("%s: sample %d is left out: %s", name, rejected.sample, rejected.reason)
     task = Task(
@@ -242,6 +262,18 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     return train(task, run.around)[1]
 
 
+def pixel_batches(run: Run, stage: AutoencoderStage) -> PixelBatches:
+    """Returns the data of an autoencoder stage."""
+    return PixelBatches(run.fitted, stage.crops, seed=run.settings.seed, part=batch_part(run.mesh))
+
+
+def packed_batches(run: Run, stage: DiffusionStage, codec: Codec) -> PackedBatches:
+    """Returns the data of a diffusion stage; UserError where they were not prepared with this codec."""
+    expected = {key: str(value) for key, value in header(codec).items() if isinstance(value, str)}
+    folders = [run.workdir.prepared(name) for name in run.settings.collections]
+    return PackedBatches(PreparedSet.open(folders, expected), stage, run.settings, part=batch_part(run.mesh))
+
+
 RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
     AutoencoderStage: run_autoencoder,
     PrepareStage: run_prepare,
@@ -250,20 +282,26 @@ RUNNERS: dict[type, Callable[..., dict[str, Any]]] = {
 
 
 def _carried_over(run: Run, name: str, maker: StateMaker) -> TrainState:
-    """Returns the end of the diffusion stage before `name`, its counters at zero, or a fresh state."""
+    """Returns the end of the diffusion stage before `name`, its counters at zero, or a fresh state.
+
+    A stage that names another run starts from that.
+    """
+    key, stage = rng.key(run.settings.seed, "generator parameters"), run.settings.stages[name]
+    if isinstance(stage, DiffusionStage) and stage.start_from is not None:
+        return inherit(name, stage, maker, key)
     before = [
         other
         for other in run.settings.run[: run.settings.run.index(name)]
         if run.settings.stages[other].kind == "diffusion"
     ]
     if not before:
-        return maker.fresh(rng.key(run.settings.seed, "generator parameters"))
+        return maker.fresh(key)
     return begin_stage(_end_of(run, before[-1], maker, needed_by=name))
 
 
 def _end_of(run: Run, name: str, maker: StateMaker, *, needed_by: str) -> TrainState:
     """Returns the state at the end of a finished stage."""
-    with Checkpointer(run.workdir.checkpoints(name), keep=run.settings.checkpoint.keep) as saver:
+    with Checkpointer(run.workdir.checkpoints(name), run.settings.checkpoint) as saver:
         restored = saver.restore(maker.abstract())
     if restored is None:
         raise UserError(

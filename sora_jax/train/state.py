@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from sora_jax.core import sharding, tree
 from sora_jax.core.errors import UserError
+from sora_jax.train.guard import Usual
 
 
 @jax.tree_util.register_dataclass
@@ -25,6 +26,8 @@ class TrainState:
       updates: int32, updates done over all stages of this model; the clock of EMA.
       skipped: int32, steps of this stage whose loss or gradient was not finite, left out.
       unbroken: int32, how many of the latest steps in a row were skipped.
+      spikes: int32, steps of this stage whose loss or gradient was far beyond what is usual.
+      usual: What that is.
       params: float32 parameters by name.
       ema: For each track, an average of the parameters by name.
       opt_state: The optimizer's moments.
@@ -34,6 +37,8 @@ class TrainState:
     updates: jax.Array
     skipped: jax.Array
     unbroken: jax.Array
+    spikes: jax.Array
+    usual: Usual
     params: tree.Params
     ema: dict[str, tree.Params]
     opt_state: Any
@@ -113,6 +118,8 @@ class StateMaker:
             updates=scalar,
             skipped=scalar,
             unbroken=scalar,
+            spikes=scalar,
+            usual=jax.tree.map(lambda _: scalar, shapes.usual),
             params=param_shardings,
             ema={track_name(width): param_shardings for width in self.ema.widths},
             opt_state=sharding.optimizer_shardings(shapes.opt_state, params, param_shardings, self.mesh),
@@ -132,12 +139,14 @@ class StateMaker:
         _, params, axes = tree.split_model(self.build(key))
         # Distinct buffers: the state is donated, and a buffer may be donated once.
         ema = {track_name(width): jax.tree.map(jnp.copy, params) for width in self.ema.widths}
-        zeros = [jnp.zeros((), jnp.int32) for _ in range(4)]
+        zeros = [jnp.zeros((), jnp.int32) for _ in range(5)]
         return TrainState(
             step=zeros[0],
             updates=zeros[1],
             skipped=zeros[2],
             unbroken=zeros[3],
+            spikes=zeros[4],
+            usual=Usual.nothing(),
             params=params,
             ema=ema,
             opt_state=self.make_optimizer(axes).init(params),
@@ -164,6 +173,6 @@ def carry_over(fresh: TrainState, before: TrainState) -> TrainState:
 
 
 def begin_stage(state: TrainState) -> TrainState:
-    """Returns `state` with the counters of the stage at zero; weights, moments and EMA carry over."""
-    zero = jnp.zeros_like(state.step)
-    return dataclasses.replace(state, step=zero, skipped=jnp.copy(zero), unbroken=jnp.copy(zero))
+    """Returns `state` with the counters of the stage at zero, and nothing usual yet; weights, moments and EMA stay."""
+    counters = {name: jnp.zeros_like(state.step) for name in ("step", "skipped", "unbroken", "spikes")}
+    return dataclasses.replace(state, **counters, usual=jax.tree.map(jnp.zeros_like, state.usual))

@@ -1,6 +1,7 @@
 """The one train step: gradient of any objective, guarded update, EMA."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import optax
 from sora_jax.core import rng
 from sora_jax.core.mean import Mean
 from sora_jax.core.tree import Params, merge_model
+from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import ScheduleConfig, learning_rate
 from sora_jax.train.state import EmaConfig, TrainState, update_ema
 
@@ -30,6 +32,7 @@ class StepConfig:
       accumulate: Micro-batches per step; each row belongs to one.
       schedule: Learning rate over the stage.
       ema: The tracks.
+      guard: What counts as a bad step.
     """
 
     name: str
@@ -38,6 +41,7 @@ class StepConfig:
     accumulate: int
     schedule: ScheduleConfig
     ema: EmaConfig
+    guard: GuardConfig
 
 
 def make_step(
@@ -46,14 +50,30 @@ def make_step(
     """Returns the jitted `(state, batch) -> (state, metrics)`; the state is donated.
 
     A step whose loss or gradient norm is not finite changes no weight, moment or average: it is counted in
-    `state.skipped`, and `state.unbroken` says how many came in a row.
+    `state.skipped`, and `state.unbroken` says how many came in a row; after `guard.max_skipped_steps` of them all
+    others change nothing either, so that what led there can be looked at. Spikes are counted, and left out if
+    `guard` says so. The metric `digest` is `weights_digest` after the step.
     """
+
+    guard = config.guard
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = rng.key(config.seed, config.name, state.step)
         gradient, loss, metrics = mean_gradient(objective, structure, state.params, batch, key, config.accumulate)
         norm = optax.tree.norm(gradient)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        seen_2 = jnp.stack([loss, norm]).astype(jnp.float32)
+        finite = jnp.all(jnp.isfinite(seen_2))
+        spiked = jnp.zeros((), bool)
+        if guard.spike_deviations is not None:
+            limit_2 = state.usual.limit_2(guard.spike_deviations, window=guard.window)
+            spiked = finite & jnp.any(seen_2 > limit_2)
+            seen_2 = jnp.minimum(seen_2, limit_2)  # or one spike would make the next one usual
+        if guard.clip_deviations is not None:
+            limit = state.usual.limit_2(guard.clip_deviations, window=guard.window)[1]
+            gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, limit / norm), gradient)
+        taken = finite & (state.unbroken < guard.max_skipped_steps)
+        if guard.on_spike == "skip":
+            taken &= ~spiked
         rate = learning_rate(config.schedule, state.step, config.steps)
         direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
@@ -61,23 +81,36 @@ def make_step(
         ema = update_ema(state.ema, params, updates, config.ema)
 
         def guarded(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+            return jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
 
-        skipped = 1 - finite.astype(jnp.int32)
+        skipped = 1 - taken.astype(jnp.int32)
         state = TrainState(
             step=state.step + 1,
             updates=guarded(updates, state.updates),
             skipped=state.skipped + skipped,
             unbroken=(state.unbroken + 1) * skipped,
+            spikes=state.spikes + spiked.astype(jnp.int32),
+            usual=guarded(state.usual.after(seen_2, window=guard.window), state.usual),
             params=guarded(params, state.params),
             ema=guarded(ema, state.ema),
             opt_state=guarded(opt_state, state.opt_state),
         )
         scalars = {name: mean.value() for name, mean in metrics.items()}
-        counts = {"skipped": state.skipped, "unbroken": state.unbroken}
+        counts = {"skipped": state.skipped, "unbroken": state.unbroken, "spikes": state.spikes, "spiked": spiked}
+        counts["digest"] = weights_digest(state.params)
         return state, {"loss": loss, "gradient_norm": norm, "learning_rate": rate, **scalars, **counts}
 
     return jax.jit(step, donate_argnums=0)
+
+
+def weights_digest(params: Params) -> jax.Array:
+    """Returns the sum of the bits of all float32 weights as unsigned numbers, uint32.
+
+    Any one element that is otherwise changes it, and, since such sums are exact, no order of devices does: two runs, or
+    a run and its replay, are the same as long as these numbers are.
+    """
+    sums = [jnp.sum(jax.lax.bitcast_convert_type(value, jnp.uint32), dtype=jnp.uint32) for value in params.values()]
+    return functools.reduce(jnp.add, sums)
 
 
 def mean_gradient(

@@ -126,6 +126,10 @@ class PixelBatches:
         """Returns what the order of batches depends on."""
         return self._crops.fingerprint()
 
+    def names(self, number: int) -> list[str]:
+        """Returns what the clips of a batch are called."""
+        return self._crops.names(number)
+
     def tokens(self, batch: HostBatch) -> tuple[int, int]:
         """Returns the number of pixels in all parts, twice: nothing is padded."""
         pixels = self._parts * batch["clip_BTHWC"].size // 3
@@ -166,6 +170,11 @@ class PackedBatches:
     def fingerprint(self) -> dict[str, Any]:
         """Returns what the order of batches depends on."""
         return self.rows.fingerprint()
+
+    def names(self, number: int) -> list[str]:
+        """Returns what the samples of a batch are called, of all processes, row by row."""
+        rows = range(number * self._per_batch, (number + 1) * self._per_batch)
+        return [name for row in rows for name in self.rows.names(row)]
 
     def tokens(self, batch: HostBatch) -> tuple[int, int]:
         """Returns (real, possible) tokens of a pack, the other parts taken to be as full as this one."""

@@ -30,6 +30,7 @@ class Workdir:
       run.json                       facts of finished stages and of the run
       metrics.jsonl, tensorboard/    curves
       checkpoints/STAGE/STEP/        state of a stage
+      failed/STAGE/                  what reproduces a step at which the run gave up
       latents.json                   mean and scale of the autoencoder's latents
       curation/                      what was measured of raw videos, and what was dropped
       prepared/                      shards, catalogue, skipped.jsonl
@@ -94,6 +95,10 @@ class Workdir:
     def checkpoints(self, stage: str) -> Path:
         """Returns the folder of a stage's checkpoints."""
         return self.path / "checkpoints" / stage
+
+    def failed(self, stage: str) -> Path:
+        """Returns the folder of what reproduces the step at which a stage gave up."""
+        return self.path / "failed" / stage
 
     def curation(self, collection: str = MAIN) -> Path:
         """Returns the folder of what was measured of a collection's raw videos."""

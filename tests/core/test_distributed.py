@@ -1,5 +1,7 @@
 """Processes as one program: who they are, what they tell each other, how they end."""
 
+import json
+import re
 import signal
 import time
 
@@ -14,22 +16,30 @@ from tests.processes import free_port, start_python, wait
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 ADDRESS = "10.0.0.7:1234"
 
+HEARTBEAT = 4
 # Two processes that share a device array, until told otherwise.
-PROGRAM = """
-import os, sys, time
+PROGRAM = (
+    f"HEARTBEAT = {HEARTBEAT}"
+    + """
+import contextlib, os, sys, time
+from pathlib import Path
 from absl import flags
 flags.FLAGS(sys.argv[:1])
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from sora_jax.core import distributed
+from sora_jax.core import distributed, failure
 from sora_jax.core.errors import DataError, NumericsError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.sharding import batch_part, put_whole
 
-port, index, what = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+port, index, what, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
 cluster = distributed.Cluster(coordinator=f"127.0.0.1:{port}", count=2, index=index)
-with distributed.joined(cluster, purpose={"what": what}, timeout_s=60, heartbeat_s=4):
+with contextlib.ExitStack() as stack:
+    stack.enter_context(distributed.joined(cluster, purpose={"what": what}, timeout_s=60, heartbeat_s=HEARTBEAT))
+    stack.enter_context(failure.recorded(folder, process=index, processes=2))
+    stack.enter_context(distributed.losses_named())
+    failure.at(stage="a stage", step=7)
     mesh = make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1))
     halves = NamedSharding(mesh, P("data"))
     total = jax.jit(lambda x: (x + 1).sum(), out_shardings=NamedSharding(mesh, P()))
@@ -45,13 +55,17 @@ with distributed.joined(cluster, purpose={"what": what}, timeout_s=60, heartbeat
         raise NumericsError("a loss that is not finite")
     if what == "one fails" and index == 1:
         raise DataError("a clip that is torn")
+    if what == "parts" and index == 0:
+        told("going on")
+        distributed.wait_for_all("a place")
     while what != "end":
         told("going on")
-        if what == "sleeps":
+        if what != "works":
             time.sleep(99)
         total(whole).block_until_ready()
         time.sleep(0.1)
 """
+)
 
 
 @pytest.fixture(autouse=True)
@@ -126,13 +140,21 @@ def test_an_address_may_be_in_brackets():
     assert Cluster(coordinator="[::1]:80", count=2, index=0).address == ("::1", 80)
 
 
-def pair(what):
+def pair(what, folder):
     port = free_port()
-    return [start_python("-c", PROGRAM, port, index, what) for index in range(2)]
+    return [start_python("-c", PROGRAM, port, index, what, folder) for index in range(2)]
 
 
-def test_two_processes_hold_arrays_together_and_agree():
-    ends = wait(pair("end"), seconds=120)
+def read_record(folder, index):
+    path = folder / ("failure.json" if index == 0 else f"failure-{index}.json")
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def test_two_processes_hold_arrays_together_and_agree(tmp_path):
+    (tmp_path / "failure-1.json").write_text("of an earlier run")
+    (tmp_path / "failure-2.json").write_text("of an earlier run of more")
+    ends = wait(pair("end", tmp_path), seconds=120)
+    assert not list(tmp_path.iterdir())
     assert [code for code, _, _ in ends] == [0, 0], ends
     for index, (_, _, errors) in enumerate(ends):
         assert f"sum 36.0 host {[float(i) for i in range(8)]} part ({index}, 2)" in errors
@@ -142,30 +164,50 @@ def test_two_processes_hold_arrays_together_and_agree():
     assert "printed by" not in ends[1][1], "process 0 speaks for all"
 
 
-def test_what_happens_to_both_is_told_by_both():
-    for code, _, errors in wait(pair("both fail"), seconds=120):
+def test_what_happens_to_both_is_told_by_both(tmp_path):
+    for index, (code, _, errors) in enumerate(wait(pair("both fail", tmp_path), seconds=120)):
         assert code == 65
         assert errors.endswith("NumericsError: a loss that is not finite\n")
+        assert read_record(tmp_path, index)["cause"] == "a loss that is not finite"
 
 
-def test_what_happens_to_one_ends_the_other():
-    (other, _, said), (failed, _, errors) = wait(pair("one fails"), seconds=120)
+def test_what_happens_to_one_ends_the_other(tmp_path):
+    (other, _, said), (failed, _, errors) = wait(pair("one fails", tmp_path), seconds=120)
     assert (failed, other) == (66, 75), said
     assert "DataError: a clip that is torn\n" in errors
     assert "PeerLost: process 0 of 2 " in said.splitlines()[-1]
+    assert [read_record(tmp_path, index)["kind"] for index in range(2)] == ["PeerLost", "DataError"]
 
 
-@pytest.mark.parametrize(("what", "victim"), [("works", 1), ("works", 0), ("sleeps", 1)])
-def test_the_survivor_of_a_killed_process_ends_in_time(what, victim):
-    processes = pair(what)
-    stream = processes[1 - victim].stderr
-    while "going on" not in stream.readline():
-        assert processes[1 - victim].poll() is None
-    processes[victim].send_signal(signal.SIGKILL)
+@pytest.mark.parametrize(
+    ("what", "victim", "blow"),
+    [
+        ("works", 1, signal.SIGKILL),
+        ("works", 0, signal.SIGKILL),
+        ("works", 1, signal.SIGSTOP),
+        ("sleeps", 0, signal.SIGSTOP),
+        ("sleeps", 1, signal.SIGKILL),
+        ("parts", 1, signal.SIGSTOP),
+    ],
+)
+def test_the_survivor_of_a_lost_process_ends_in_time_with_a_record(tmp_path, what, victim, blow):
+    """Killed or stopped, at work or not, the coordinator or another, while the survivor waits for it at a barrier."""
+    processes = pair(what, tmp_path)
+    survivor = processes[1 - victim]
+    while "going on" not in survivor.stderr.readline():
+        assert survivor.poll() is None
+    processes[victim].send_signal(blow)
     began = time.monotonic()
-    ends = wait(processes, seconds=60)
-    assert ends[victim][0] == -signal.SIGKILL
-    code, _, errors = ends[1 - victim]
+    (end,) = wait([survivor], seconds=60)
+    took = time.monotonic() - began
+    processes[victim].kill()
+    wait([processes[victim]], seconds=60)
+    code, _, errors = end
     assert code == 75, errors
-    assert "PeerLost: process " in errors.splitlines()[-1]
-    assert time.monotonic() - began < 30
+    assert took < HEARTBEAT + 5
+    assert "PeerLost: process " in errors
+    record = read_record(tmp_path, 1 - victim)
+    assert (record["code"], record["kind"], record["stage"], record["step"]) == (75, "PeerLost", "a stage", 7)
+    assert re.fullmatch(r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record["time"])
+    assert record["time"] > "2001"
+    assert read_record(tmp_path, victim) is None

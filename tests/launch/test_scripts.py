@@ -1,6 +1,8 @@
 """The scripts of `launch/`: sound shell, and help that reads well."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,24 @@ SCRIPTS = ("local.sh", "tpu/queued.sh", "slurm/train.sbatch")
 GCLOUD = """#!/usr/bin/env bash
 case "$*" in *describe*) cat "$STATE"; exit 0 ;; *create*) echo ACTIVE >"$STATE" ;; esac
 printf '%s\\n' "gcloud $*" >>"$CALLS"
+"""
+
+
+# Each process of a run ends well, but the second of the first start.
+PYTHON = """#!/usr/bin/env bash
+[[ $* == *sora_jax.main* ]] || exec {python} "$@"
+[[ $* == *process_id=1* && ! -f $FOLDER/killed ]] || exit 0
+touch "$FOLDER/killed" && kill -KILL $$
+"""
+# Slurm of one node whose task ends with the next of the codes in a file; "+" makes a shard before.
+SCONTROL = """#!/usr/bin/env bash
+case "$1 $2" in "show hostnames") echo n0 ;; "show node") echo NodeName=n0 NodeAddr=10.0.0.7 A=b ;; *) echo "$*" ;; esac
+"""
+SRUN = """#!/usr/bin/env bash
+read -ra codes <codes
+echo "${codes[@]:1}" >codes
+[[ ${codes[0]} != +* ]] || { mkdir -p run/prepared && touch "run/prepared/${#codes[@]}.arrayrecord"; }
+exit "${codes[0]#+}"
 """
 
 
@@ -73,3 +93,44 @@ def test_a_slice_is_asked_for_once_and_every_worker_gets_the_same_command(tmp_pa
     assert "\nmount /runs\n" in text
     assert calls[-1].endswith(r"-m sora_jax.main --distributed --workdir=/runs/a\ b --config=configs/base.py")
     assert calls[-1].count("--worker=all") == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "ends", "last"),
+    [
+        ("85 139 0", [0, 0, 0], "done"),
+        ("75 182", [0, 2], ""),
+        ("75 75 75 75", [0, 0, 75], "ended with code 75, and 2 starts in a row brought nothing new: look into the log"),
+        ("75 +75 75 +75 0", [0, 0, 0, 0, 0], "done"),
+    ],
+)
+def test_a_job_is_queued_again_while_that_helps(tmp_path, codes, ends, last):
+    """With stand-ins for Slurm; tests/launch/test_slurm.py has a real one."""
+    for name, text in (("scontrol", SCONTROL), ("srun", SRUN)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "codes").write_text(codes)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n0", "PATIENCE": "2", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = [LAUNCH / "slurm" / "train.sbatch", "--config=a.py", "--workdir=run"]
+    for end in ends:
+        done = subprocess.run(["bash", *command], capture_output=True, text=True, env=job, cwd=tmp_path)
+        assert done.returncode == end, done.stderr
+        queued = "requeue 7\n" in done.stdout
+        assert queued == (end == 0 and "done" not in done.stdout)
+    assert (done.stdout + done.stderr).rstrip().endswith(last)
+    assert (tmp_path / "slurm-7.state").exists() == (last != "done")
+
+
+def test_a_rehearsal_starts_again_when_a_process_was_killed(tmp_path):
+    """With a stand-in for python: the supervisor is real, the processes of the run are killed once."""
+    python = tmp_path / "python"
+    python.write_text(PYTHON.format(python=sys.executable))
+    python.chmod(0o755)
+    command = [LAUNCH / "local.sh", "2", "configs/base.py", f"--workdir={tmp_path / 'run'}"]
+    environment = {**os.environ, "PYTHON": str(python), "FOLDER": str(tmp_path), "RESTARTS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=LAUNCH.parent)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("supervise")] == [
+        "supervise: ended with code 75: restart 1 in 5 s",
+        "supervise: ended with code 0: not started again",
+    ]

@@ -13,6 +13,7 @@ import sys
 
 from absl import flags
 
+from sora_jax.core import stop
 from sora_jax.core.errors import Preempted
 from sora_jax.train import clock, run
 
@@ -31,10 +32,11 @@ def update_and_signal(progress: clock.Progress, done: int, facts: str = "") -> N
 
 
 clock.Progress.update = update_and_signal
+stop.PATIENCE = 900.0  # this process must live on
 while True:
     try:
         run.run(runpy.run_path(config)["get_config"](), workdir)
         break
-    except Preempted as stop:
-        print(stop, flush=True)
+    except Preempted as told:
+        print(told, flush=True)
 assert not waiting, f"never came to {waiting}"

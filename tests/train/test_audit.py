@@ -1,12 +1,19 @@
 """What a run wrote is checked to the last byte and the last record."""
 
+import platform
 import re
 import shutil
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
 from sora_jax.data.shards import PreparedSet
+from sora_jax.train import manifest
 from sora_jax.train.audit import checkpoint_faults, record_faults
+from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
 
@@ -15,17 +22,20 @@ def workdir(toy_workdir, tmp_path):
     return Workdir(shutil.copytree(toy_workdir, tmp_path / "toy"))
 
 
+CHECKPOINTS = ("autoencoder/6", "autoencoder/8", "images/3", "images/6", "videos/6", "videos/8")
+
+
 def flip(path, offset):
     contents = bytearray(path.read_bytes())
     contents[offset] ^= 1
     path.write_bytes(contents)
 
 
-def test_a_run_that_nobody_touched_is_whole(workdir):
-    faults = dict(checkpoint_faults(workdir))
-    assert list(faults)[:2] == ["autoencoder/6", "autoencoder/8"]
-    assert {name.split("/")[0] for name in faults} == {"autoencoder", "images", "videos"}
-    assert set(faults.values()) == {None}
+def all_faults(workdir):
+    return dict(checkpoint_faults(workdir, read_settings(workdir.config())))
+
+
+def test_shards_that_nobody_touched_are_whole(workdir):
     seen = []
     assert record_faults(PreparedSet(workdir.prepared()), progress=seen.append) == []
     assert seen == [96]
@@ -34,16 +44,21 @@ def test_a_run_that_nobody_touched_is_whole(workdir):
 def test_one_flipped_bit_is_named(workdir, python):
     block = max((workdir.checkpoints("videos") / "8").rglob("*"), key=lambda path: path.stat().st_size)
     flip(block, block.stat().st_size // 2)
-    faults = {name: fault for name, fault in checkpoint_faults(workdir) if fault}
+    (workdir.checkpoints("videos") / "8" / "added").write_text("x")
+    faults = {name: found for name, found in all_faults(workdir).items() if found}
     assert list(faults) == ["videos/8"]
-    assert "has changed since it was written" in faults["videos/8"]
+    assert faults["videos/8"][0] == "added was not part of it"
+    assert "has changed since it was written" in faults["videos/8"][1]
     shard = sorted(workdir.prepared().glob("*.arrayrecord"))[1]
     flip(shard, shard.read_bytes().index(b"caption"))
     (said,) = record_faults(PreparedSet(workdir.prepared()))
     assert f"of shard {shard} is damaged" in said
     done = python("-m", "sora_jax.verify", f"--workdir={workdir.path}")
     assert done.returncode == 74, done.stderr
-    assert "checkpoint videos/6: whole" in done.stdout
+    assert f"checkpoint videos/6: whole, saved by python {platform.python_version()}, jax {jax.__version__}, flax" in (
+        done.stdout
+    )
+    assert "checkpoint videos/8: added was not part of it\n" in done.stdout
     assert "checkpoint videos/8: state/" in done.stdout
     assert "shards of main: 96 records, 1 damaged" in done.stdout
     assert "2 parts of" in done.stderr
@@ -61,13 +76,63 @@ def test_training_ends_with_a_sentence_where_a_record_is_damaged(workdir, python
     done = python("-m", "sora_jax.main", "--config=tests/toy.py", f"--workdir={workdir.path}")
     assert done.returncode == 66, done.stderr
     assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert re.match(r"DataError: record \d+ of shard .*arrayrecord is damaged .*: restore the shard from a copy", last)
+    assert re.search(
+        r"^DataError: record \d+ of shard .*arrayrecord is damaged .*: restore the shard from a copy",
+        done.stderr,
+        re.MULTILINE,
+    )
+
+
+def save_anew(directory, change):
+    """Writes a checkpoint again after `change` of its leaves by name, with a manifest that fits."""
+    tree = jax.tree.map(np.array, ocp.PyTreeCheckpointer().restore(directory / "state"))
+    change(tree)
+    shutil.rmtree(directory / "state")
+    ocp.PyTreeCheckpointer().save(directory / "state", tree)
+    manifest.write(epath.Path(directory), name=directory.name)
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_leaves_that_a_config_does_not_build_and_values_that_are_not_finite_are_named(workdir, monkeypatch):
+    monkeypatch.setattr("sora_jax.train.audit._GROUP_BYTES", 100_000)
+    for other in ("autoencoder", "videos"):
+        shutil.rmtree(workdir.checkpoints(other))
+
+    def other_leaves(tree):
+        params = tree["params"]
+        names = sorted(params)
+        del params[names[0]]
+        params["more"] = np.zeros(3, np.float32)
+        params[names[1]] = np.zeros((1, 2, 3), np.float32)
+        params[names[2]] = params[names[2]].astype(np.float16)
+        expected.extend(names[:3])
+
+    def not_finite(tree):
+        tree["ema"]["width_0.1"][expected[1]].reshape(-1)[-1] = np.nan
+        tree["params"][expected[2]].reshape(-1)[0] = np.inf
+
+    expected = []
+    save_anew(workdir.checkpoints("images") / "6", other_leaves)
+    save_anew(workdir.checkpoints("images") / "3", not_finite)
+    faults = all_faults(workdir)
+    assert set(faults["images/3"]) == {
+        f"ema/width_0.1/{expected[1]} is not finite",
+        f"params/{expected[2]} is not finite",
+    }
+    first, second, third, fourth = faults["images/6"]
+    assert {first, second, third, fourth} >= {
+        "params/more is not in this config's state",
+        f"params/{expected[0]} is not in the checkpoint",
+    }
+    assert any(f"params/{expected[1]} is float32[1, 2, 3] in the checkpoint and" in line for line in faults["images/6"])
+    assert any(f"params/{expected[2]} is float16[" in line for line in faults["images/6"])
 
 
 def test_a_whole_run_ends_with_code_0(toy_workdir, python):
     done = python("-m", "sora_jax.verify", f"--workdir={toy_workdir}")
     assert done.returncode == 0, done.stderr
+    whole = [line.split(": whole, saved by ")[0] for line in done.stdout.splitlines() if ": whole, " in line]
+    assert whole == [f"checkpoint {name}" for name in CHECKPOINTS]
     assert "shards of main: 96 records, 0 damaged" in done.stdout
 
 

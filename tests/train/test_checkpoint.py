@@ -2,7 +2,9 @@ import dataclasses
 import json
 import os
 import random
+import resource
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.errors import NumericsError, StorageError, UserError
+from sora_jax.train import manifest
 from sora_jax.train.checkpoint import Checkpointer, load_tree
+from sora_jax.train.retention import CheckpointConfig
 
 DATA = {"row": 12, "fingerprint": "ab"}
 CONFIG = {"model": {"width": 8, "patch": [1, 2, 2]}, "text": None}
+
+
+def policy(keep: int = 2, **others: Any) -> CheckpointConfig:
+    fields = {"every_minutes": None, "keep_best": 0, "keep_every_steps": None, "keep_every_hours": None, **others}
+    return CheckpointConfig(**{"every_steps": 1, "keep": keep, **fields})
 
 
 def make_mesh(data: int, fsdp: int) -> jax.sharding.Mesh:
@@ -68,7 +79,7 @@ def state():
 def saved(state, tmp_path_factory):
     """Three committed steps, 10, 20 and 30; each test works on its own copy."""
     directory = tmp_path_factory.mktemp("run") / "checkpoints"
-    with Checkpointer(directory, keep=3) as checkpointer:
+    with Checkpointer(directory, policy(3)) as checkpointer:
         for step in (10, 20, 30):
             checkpointer.save(step, state, DATA | {"row": step}, CONFIG)
     return directory
@@ -80,7 +91,7 @@ def directory(saved, tmp_path):
 
 
 def restored_step(directory, state) -> int:
-    with Checkpointer(directory, keep=3) as checkpointer:
+    with Checkpointer(directory, policy(3)) as checkpointer:
         restored = checkpointer.restore(abstract(state))
     assert restored is not None
     assert restored.data["row"] == restored.step
@@ -96,7 +107,7 @@ def files(directory: Path) -> list[Path]:
 @pytest.mark.parametrize(("data", "fsdp"), [(2, 4), (8, 1), (1, 2), (1, 1)])
 def test_restores_bit_for_bit_on_any_mesh(saved, state, data, fsdp):
     wanted = abstract(sharded(values(seed=1), make_mesh(data, fsdp)))
-    with Checkpointer(saved, keep=3) as checkpointer:
+    with Checkpointer(saved, policy(3)) as checkpointer:
         restored = checkpointer.restore(wanted)
     assert restored is not None
     assert (restored.step, restored.data, restored.config) == (30, {"row": 30, "fingerprint": "ab"}, CONFIG)
@@ -113,7 +124,7 @@ def test_a_save_is_a_snapshot_of_donated_state(tmp_path):
     add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     tree = sharded({"w": jnp.zeros((512, 512))}, make_mesh(2, 4))
     want = abstract(tree)
-    with Checkpointer(tmp_path, keep=4) as checkpointer:
+    with Checkpointer(tmp_path, policy(4)) as checkpointer:
         for step in range(4):
             checkpointer.save(step, tree, {}, {})
             tree = add(tree)
@@ -191,7 +202,7 @@ def test_foreign_directories_are_ignored_and_unfinished_saves_removed(directory,
 
 
 def test_nothing_saved_is_none(tmp_path, state):
-    with Checkpointer(tmp_path / "new", keep=1) as checkpointer:
+    with Checkpointer(tmp_path / "new", policy(1)) as checkpointer:
         assert checkpointer.restore(abstract(state)) is None
     with pytest.raises(UserError, match="no checkpoint in"):
         load_tree(tmp_path / "new", abstract(state))
@@ -215,7 +226,7 @@ def test_differing_leaves_are_refused_by_name(saved, state):
         (change("u"), "params/u is not in the checkpoint"),
         (missing, "params/b is not in this config's state"),
     ]
-    with Checkpointer(saved, keep=3) as checkpointer:
+    with Checkpointer(saved, policy(3)) as checkpointer:
         for wanted, message in cases:
             with pytest.raises(UserError, match=message):
                 checkpointer.restore(wanted)
@@ -233,12 +244,12 @@ def test_load_tree_reads_a_part(saved, state):
 
 
 def test_keeps_the_newest_and_never_counts_a_damaged_one(tmp_path, state):
-    with Checkpointer(tmp_path, keep=2) as checkpointer:
+    with Checkpointer(tmp_path, policy(2)) as checkpointer:
         for step in (1, 2, 3):
             checkpointer.save(step, state, {"row": step}, CONFIG)
     assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}
     (tmp_path / "3" / "data" / "metadata").write_text("{}")
-    with Checkpointer(tmp_path, keep=1) as checkpointer:
+    with Checkpointer(tmp_path, policy(1)) as checkpointer:
         restored = checkpointer.restore(abstract(state))
         assert restored is not None
         assert restored.step == 2
@@ -254,7 +265,7 @@ def test_a_failed_save_is_told_and_the_last_good_step_stays(tmp_path, state, mon
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    checkpointer = Checkpointer(tmp_path, keep=1)
+    checkpointer = Checkpointer(tmp_path, policy(1))
     checkpointer.save(1, state, {"row": 1}, CONFIG)
     checkpointer.wait()
     with monkeypatch.context() as patch:
@@ -268,6 +279,154 @@ def test_a_failed_save_is_told_and_the_last_good_step_stays(tmp_path, state, mon
     assert {path.name for path in tmp_path.iterdir()} == {"1"}
 
 
+class FileLimit:
+    """Lets no file grow beyond a size: writes fail as on a full disk, in C++ as well."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __enter__(self):
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
+
+    def __exit__(self, *_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+@pytest.fixture(scope="module")
+def large():
+    return {"w": jnp.asarray(np.random.default_rng(0).normal(size=(512, 512)), jnp.float32)}
+
+
+def saved_lines(caplog) -> list[str]:
+    return [line for line in caplog.messages if line.startswith("saved the checkpoint")]
+
+
+def test_a_save_that_fails_is_told_cleaned_up_and_made_good_by_a_later_step(tmp_path, large, caplog):
+    caplog.set_level("INFO")
+    with Checkpointer(tmp_path, policy(1)) as checkpointer:
+        checkpointer.save(1, large, {}, CONFIG)
+        checkpointer.wait()
+        with FileLimit(100_000):
+            checkpointer.save(2, large, {}, CONFIG)
+            until = time.monotonic() + 30
+            while not any("step 2 was not saved" in line for line in caplog.messages):
+                checkpointer.poll()
+                assert time.monotonic() < until
+                time.sleep(0.01)
+        assert [path.name for path in tmp_path.iterdir()] == ["1"], "the disk is freed"
+        assert checkpointer.due(3), "whatever the step is"
+        assert checkpointer.newest == 1
+        checkpointer.save(3, large, {}, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+    assert saved_lines(caplog) == ["saved the checkpoint of step 1", "saved the checkpoint of step 3"]
+
+
+def test_later_tries_wait_and_the_last_one_ends_the_run(tmp_path, large, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", (0.0, 0.2, 0.3))
+    with Checkpointer(tmp_path, policy(1, every_steps=100)) as checkpointer:
+        checkpointer.save(1, large, {}, CONFIG)
+        checkpointer.wait()
+        tried = []
+
+        def run() -> None:
+            for step in range(2, 10_000):
+                checkpointer.poll()
+                if step == 2 or checkpointer.due(step):
+                    tried.append((step, time.monotonic()))
+                    checkpointer.save(step, large, {}, CONFIG)
+                time.sleep(0.01)
+
+        with FileLimit(100_000), pytest.raises(StorageError, match=r"step \d+ was not saved .* try 4 in a row"):
+            run()
+    times = [at for _, at in tried]
+    assert len(tried) == 4
+    assert times[2] - times[1] > 0.2
+    assert times[3] - times[2] > 0.3
+    assert len(saved_lines(caplog)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_the_last_save_is_tried_again_in_its_place(tmp_path, state, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", (0.0, 0.01, 0.02))
+    failures = iter([OSError(28, "No space left on device"), ValueError("OUT_OF_RANGE"), None])
+    save = ocp.AsyncCheckpointer.save
+
+    def flaky(self, *args, **kwargs):
+        if error := next(failures, None):
+            raise error
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", flaky)
+    with Checkpointer(tmp_path, policy(1)) as checkpointer:
+        checkpointer.save(7, state, {"row": 7}, CONFIG, settle=True)
+        assert restored_step(tmp_path, state) == 7
+    assert sum("it is tried again" in line for line in caplog.messages) == 2
+    assert saved_lines(caplog) == ["saved the checkpoint of step 7"]
+    failures = iter([OSError(28, "No space left on device")] * 9)
+    with (
+        Checkpointer(tmp_path, policy(1)) as checkpointer,
+        pytest.raises(StorageError, match=r"step 8 was not saved .* try 4"),
+    ):
+        checkpointer.save(8, state, {"row": 8}, CONFIG, settle=True)
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, state):
+    broken = dataclasses.replace(state, ema=state.ema | {"b": state.ema["b"].at[3].set(jnp.inf)})
+    with Checkpointer(tmp_path, policy(1)) as checkpointer:
+        with pytest.raises(NumericsError, match=r"after step 4 is not finite, .*: ema/b; the last checkpoint"):
+            checkpointer.save(4, broken, {}, CONFIG)
+        checkpointer.save(5, state, {"row": 5}, CONFIG)
+    assert {path.name for path in tmp_path.iterdir()} == {"5"}
+
+
+def test_a_save_is_due_by_steps_and_by_time(tmp_path, state, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("sora_jax.train.checkpoint.time.monotonic", lambda: now[0])
+    with Checkpointer(tmp_path / "steps", policy(every_steps=3)) as checkpointer:
+        now[0] += 1e6
+        assert [checkpointer.due(step) for step in range(1, 7)] == [False, False, True] * 2
+    with Checkpointer(tmp_path / "time", policy(every_steps=3, every_minutes=2.0)) as checkpointer:
+        now[0] += 119
+        assert [checkpointer.due(step) for step in (1, 2, 3)] == [False, False, True]
+        now[0] += 2
+        assert checkpointer.due(1)
+        checkpointer.save(1, state, {}, CONFIG)
+        checkpointer.wait()
+        assert not checkpointer.due(2)
+
+
+def test_other_versions_are_one_warning(directory, state, caplog):
+    assert restored_step(directory, state) == 30
+    assert not [line for line in caplog.messages if "bit for bit" in line]
+    path = directory / "30" / "record" / "metadata"
+    record = json.loads(path.read_text())
+    assert record["versions"]["jax"] == jax.__version__
+    record["versions"] |= {"jax": "0.0.1", "grain": "0.0.2"}
+    path.write_text(json.dumps(record))
+    manifest.write(epath.Path(directory / "30"), name="30")
+    assert restored_step(directory, state) == 30
+    (line,) = [line for line in caplog.messages if "bit for bit" in line]
+    assert line.endswith(f"step 30 may not be continued bit for bit: jax 0.0.1 is now {jax.__version__}")
+
+
+def test_what_has_no_room_is_refused_before_it_is_written(tmp_path, state):
+    huge = {"w": jax.ShapeDtypeStruct((1 << 40, 1 << 10), jnp.float32)}
+    with Checkpointer(tmp_path, policy(2, keep_best=1)) as checkpointer:
+        checkpointer.check_room(abstract(state))
+        with pytest.raises(
+            StorageError, match=r"4 more checkpoints of 4503599\.63 GB need .* free so much, keep fewer"
+        ):
+            checkpointer.check_room(huge)
+        for step in (1, 2):
+            checkpointer.save(step, state, {}, CONFIG)
+        checkpointer.wait()
+        with pytest.raises(StorageError, match="2 more checkpoints"):
+            checkpointer.check_room(huge)
+
+
 def test_a_failure_at_the_end_is_raised_but_hides_no_other_exception(tmp_path, state, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -275,7 +434,7 @@ def test_a_failure_at_the_end_is_raised_but_hides_no_other_exception(tmp_path, s
     monkeypatch.setattr("sora_jax.train.manifest._digests", full)
 
     def run(*, interrupted: bool) -> None:
-        with Checkpointer(tmp_path, keep=1) as checkpointer:
+        with Checkpointer(tmp_path, policy(1)) as checkpointer:
             checkpointer.save(2, state, {}, CONFIG)
             if interrupted:
                 raise KeyboardInterrupt
@@ -287,15 +446,13 @@ def test_a_failure_at_the_end_is_raised_but_hides_no_other_exception(tmp_path, s
 
 
 def test_the_manifest_is_there_when_the_step_is(saved):
-    manifest = json.loads((saved / "30" / "manifest.json").read_text())
+    written = json.loads((saved / "30" / "manifest.json").read_text())
     names = {path.relative_to(saved / "30").as_posix() for path in files(saved / "30")} - {"manifest.json"}
-    assert set(manifest["sha256"]) == names
-    assert manifest["name"] == "30"
+    assert set(written["sha256"]) == names
+    assert written["name"] == "30"
 
 
 def test_bad_places_are_one_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot be written"):
-        Checkpointer(tmp_path / "file", keep=1)
-    with pytest.raises(UserError, match="keep is 0"):
-        Checkpointer(tmp_path, keep=0)
+        Checkpointer(tmp_path / "file", policy(1))

@@ -1,24 +1,33 @@
 """The loop: what it writes, how it is stopped and goes on bit for bit, and when it gives up."""
 
+import dataclasses
 import functools
 import os
+import shutil
 import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sora_jax.core.errors import NumericsError, Preempted, UserError
+from sora_jax.core import stop
+from sora_jax.core.errors import NumericsError, Preempted, StorageError, UserError
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.stop import StopSignal
 from sora_jax.nn.linear import Linear
-from sora_jax.train.loop import StopSignal, Surroundings, Task, train
+from sora_jax.train import failed, manifest
+from sora_jax.train.checkpoint import load_tree
+from sora_jax.train.guard import ONLY_FINITE
+from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from sora_jax.train.settings import CheckpointConfig, LogConfig
+from sora_jax.train.retention import CheckpointConfig, read_record
+from sora_jax.train.settings import LogConfig
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.step import StepConfig
 from sora_jax.train.workdir import Workdir
@@ -40,8 +49,8 @@ def objective(model, batch, key):
 class Stream:
     """Numbered batches; `events` are called with a number before its batch is handed over."""
 
-    def __init__(self, *, name="data", bad=(), events=None):
-        self.name, self.bad, self.events = name, set(bad), events or {}
+    def __init__(self, *, name="data", bad=(), wild=(), events=None):
+        self.name, self.bad, self.wild, self.events = name, set(bad), set(wild), events or {}
         self.read, self.closed = [], 0
 
     def batches(self, start):
@@ -58,6 +67,7 @@ class Stream:
                 stream.events.get(self.number, lambda: None)()
                 x = np.random.default_rng(self.number).normal(size=(8, 4)).astype(np.float32)
                 x[0, 0] = np.nan if self.number in stream.bad else x[0, 0]
+                x *= 100 if self.number in stream.wild else 1
                 self.number += 1
                 return {"x": x}
 
@@ -68,6 +78,9 @@ class Stream:
 
     def fingerprint(self):
         return {"data": self.name}
+
+    def names(self, number):
+        return [f"clip {number}"]
 
     def tokens(self, batch):
         return 24, 32
@@ -92,13 +105,16 @@ def maker():
     return StateMaker(build=Model, make_optimizer=make, ema=EmaConfig(widths=(0.1, 0.2)), mesh=MESH)
 
 
-def run(path, stream, *, every=4, keep=2, samples=3, max_skipped=3, log_every=2, fresh_data=False):
+def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=False, **guard):
     """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
     with Workdir(path) as workdir:
         workdir.claim(ConfigDict({"seed": 0}))
         show = Show(workdir)
         schedule = ScheduleConfig(learning_rate=0.1, warmup_steps=2, decay_share=0.5, final_share=0.1)
-        step = StepConfig(name="videos", seed=0, steps=STEPS, accumulate=1, schedule=schedule, ema=maker().ema)
+        guarded = dataclasses.replace(ONLY_FINITE, **{"max_skipped_steps": 3, **guard})
+        step = StepConfig(
+            name="videos", seed=0, steps=STEPS, accumulate=1, schedule=schedule, ema=maker().ema, guard=guarded
+        )
         task = Task(
             objective=objective,
             maker=maker(),
@@ -107,13 +123,20 @@ def run(path, stream, *, every=4, keep=2, samples=3, max_skipped=3, log_every=2,
             stream=stream,
             show=show,
         )
-        with MetricsWriter(path) as metrics, StopSignal() as stop:
+        with MetricsWriter(path) as metrics, StopSignal() as asked:
             around = Surroundings(
                 workdir=workdir,
                 metrics=metrics,
-                checkpoint=CheckpointConfig(every_steps=every, keep=keep),
-                log=LogConfig(every_steps=log_every, samples_per_stage=samples, max_skipped_steps=max_skipped),
-                stop=stop,
+                checkpoint=CheckpointConfig(
+                    every_steps=every,
+                    every_minutes=None,
+                    keep=keep,
+                    keep_best=0,
+                    keep_every_steps=None,
+                    keep_every_hours=None,
+                ),
+                log=LogConfig(every_steps=log_every, samples_per_stage=samples),
+                stop=asked,
                 fresh_data=fresh_data,
             )
             state, facts = train(task, around)
@@ -126,6 +149,12 @@ def saved_steps(path):
 
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """A signal is meant for the run alone, however slow the machine is."""
+    monkeypatch.setattr(stop, "PATIENCE", 900.0)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +177,49 @@ def test_every_batch_is_trained_on_once_and_the_reading_ends(whole):
 
 def test_checkpoints_come_every_so_often_and_at_the_end_and_old_ones_go(whole):
     assert saved_steps(whole[0]) == [8, 9]
+
+
+def test_a_checkpoint_notes_the_mean_loss_since_the_one_before(tmp_path):
+    stream = Stream(bad=[5], events={6: terminate})
+    with pytest.raises(Preempted):
+        run(tmp_path, stream, keep=9, log_every=1, samples=0)
+    run(tmp_path, Stream(), keep=9, log_every=1, samples=0)
+    losses = {line["step"]: line["loss"] for line in read_metrics(tmp_path)}
+    spans = {4: (1, 2, 3, 4), 7: (5, 7), 8: (8,), 9: (9,)}
+    assert saved_steps(tmp_path) == list(spans)
+    for step, of in spans.items():
+        record = read_record(epath.Path(tmp_path / "checkpoints" / "videos" / str(step)))
+        assert record is not None
+        assert record.loss == pytest.approx(np.mean([losses[one] for one in of]), rel=1e-6)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    def fresh(*_):
+        raise AssertionError("a state was made")
+
+    stream = Stream()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("usage", (), {"free": 100}))
+    monkeypatch.setattr(StateMaker, "fresh", fresh)
+    with pytest.raises(StorageError, match=r"0\.0001 MB free, and 3 more checkpoints of .* MB: free"):
+        run(tmp_path, stream)
+    assert stream.read == []
+
+
+def test_a_last_save_that_fails_is_tried_again_before_the_run_stops(whole, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", (0.0, 0.0))
+    write, failures = manifest.write, [OSError(28, "No space left on device")] * 2
+
+    def flaky(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(manifest, "write", flaky)
+    with pytest.raises(Preempted, match="step 2 of videos is saved"):
+        run(tmp_path, Stream(events={1: terminate}))
+    assert sum("step 2 was not saved" in line for line in caplog.messages) == 2
+    state, _, _ = run(tmp_path, Stream())
+    jax.tree.map(np.testing.assert_array_equal, state, whole[1])
 
 
 def test_lines_of_metrics_are_means_since_the_last(whole, tmp_path):
@@ -206,12 +278,12 @@ def test_a_crash_goes_on_from_the_last_checkpoint(whole, tmp_path):
         raise RuntimeError("the power went out")
 
     with pytest.raises(RuntimeError, match="power"):
-        run(tmp_path, Stream(events={6: crash}))
-    assert saved_steps(tmp_path) == [4]
-    assert [line["step"] for line in read_metrics(tmp_path)][-1] >= 4
+        run(tmp_path, Stream(events={7: crash}))
+    assert saved_steps(tmp_path) == [4, 6], "also what was shown last"
+    assert [line["step"] for line in read_metrics(tmp_path)][-1] >= 6
     stream = Stream()
     state, _, _ = run(tmp_path, stream)
-    assert stream.read == list(range(4, STEPS))
+    assert stream.read == list(range(6, STEPS))
     jax.tree.map(np.testing.assert_array_equal, state, whole[1])
     assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6, 8, 9], "lines beyond it are written anew"
 
@@ -265,6 +337,75 @@ def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path):
     assert [line["loss"] is None for line in read_metrics(tmp_path)] == [False, False, True]
     state, _, _ = run(tmp_path, Stream())
     assert int(state.step) == STEPS, "with other data it goes on from the last good checkpoint"
+
+
+def test_what_reproduces_the_step_that_ended_a_run_is_written(tmp_path, caplog):
+    with pytest.raises(NumericsError):
+        run(tmp_path, Stream(bad=[4, 5, 6]))
+    assert "videos: step 7 changed nothing, its loss or gradient is not finite; its batch 6 is of clip 6" in caplog.text
+    folder = tmp_path / "failed" / "videos"
+    with jax.set_mesh(MESH):
+        found = load_tree(folder, maker().abstract())
+    assert found.data == {"step": 6, "batch": 6, "names": ["clip 6"]}
+    batch = failed.read_batch(folder, 6)
+    assert np.isnan(batch["x"][0, 0])
+    with pytest.raises(Preempted):
+        run(tmp_path / "good", Stream(events={3: terminate}))
+    with jax.set_mesh(MESH):
+        good = load_tree(tmp_path / "good" / "checkpoints" / "videos", maker().abstract())
+    assert good.step == 4
+    for name in ("params", "ema", "opt_state", "usual"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(found.state, name), getattr(good.state, name))
+
+
+SPIKES = {"window": 3, "spike_deviations": 6.0}
+
+
+def test_a_spike_is_told_and_taken(whole, tmp_path, caplog):
+    state, _, _ = run(tmp_path, Stream(wild=[5]), **SPIKES)
+    assert (int(state.spikes), int(state.skipped)) == (1, 0)
+    assert "videos: step 6 is a spike: loss " in caplog.text
+    assert "its batch 5 is of clip 5" in caplog.text
+
+
+def test_a_spike_that_is_left_out_changes_nothing(tmp_path):
+    state, _, _ = run(tmp_path / "left out", Stream(wild=[5]), on_spike="skip", **SPIKES)
+    without, _, _ = run(tmp_path / "bad", Stream(bad=[5]), **SPIKES)
+    jax.tree.map(np.testing.assert_array_equal, state.params, without.params)
+    assert (int(state.spikes), int(state.skipped)) == (1, 1)
+    assert [line["spikes"] for line in read_metrics(tmp_path / "left out")] == [0, 0, 1, 1, 1]
+
+
+def test_a_rewind_goes_on_past_what_it_met(tmp_path, caplog):
+    stream = Stream(wild=[6])
+    rewind = {"on_spike": "rewind", "rewind_steps": 2, "rewind_batches": 3}
+    state, facts, _ = run(tmp_path, stream, **SPIKES, **rewind)
+    assert "videos: back from step 7 to step 4; goes on with batch 9" in caplog.text
+    assert (int(state.step), int(state.spikes), facts["rewinds"]) == (STEPS, 0, 1)
+    assert stream.read == [*range(8), 9, 10, 11, 12, 13]
+    assert saved_steps(tmp_path) == [8, 9]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize("stop_at", [10, 12])
+def test_a_stop_after_a_rewind_ends_with_the_same_bits(tmp_path, stop_at):
+    rewind = {"on_spike": "rewind", "rewind_steps": 2, "rewind_batches": 3, **SPIKES}
+    expected, _, _ = run(tmp_path / "whole", Stream(wild=[6]), **rewind)
+    with pytest.raises(Preempted):
+        run(tmp_path / "stopped", Stream(wild=[6], events={stop_at: terminate}), **rewind)
+    again = Stream(wild=[6])
+    state, _, _ = run(tmp_path / "stopped", again, **rewind)
+    assert again.read == list(range(stop_at + 1, 14))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_rewinds_come_to_an_end(tmp_path):
+    rewind = {"on_spike": "rewind", "rewind_steps": 9, "rewind_batches": 1, "max_rewinds": 2, **SPIKES}
+    stream = Stream(wild=[5, 9, 13])
+    with pytest.raises(NumericsError, match=r"a spike at step 4 after 2 rewinds, as many as guard.max_rewinds allows"):
+        run(tmp_path, stream, **rewind)
+    assert 6 in stream.read, "the first one left out batch 5 alone"
+    assert saved_steps(tmp_path) == [3], "of the last time only"
 
 
 @pytest.mark.parametrize("samples", [0, 1, 20])

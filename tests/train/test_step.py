@@ -21,10 +21,11 @@ from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.nn.linear import Linear
 from sora_jax.objectives import autoencoder as autoencoder_objective
 from sora_jax.objectives import diffusion as diffusion_objective
+from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.loop import to_device
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.state import EmaConfig, StateMaker
-from sora_jax.train.step import StepConfig, make_step, mean_gradient
+from sora_jax.train.step import StepConfig, make_step, mean_gradient, weights_digest
 from tests import small
 from tests.small import generator
 
@@ -44,6 +45,7 @@ STEP = StepConfig(
     accumulate=1,
     schedule=ScheduleConfig(learning_rate=1e-2, warmup_steps=1, decay_share=0.5, final_share=0.1),
     ema=EmaConfig(widths=(0.1,)),
+    guard=ONLY_FINITE,
 )
 LAYOUT = PackLayout(
     budget=Budget(tokens=16, text_tokens=8, segments=2),
@@ -222,6 +224,20 @@ def test_the_state_is_donated_and_its_counters_count():
     for name, value in new.params.items():
         np.testing.assert_array_equal(new.ema["width_0.1"][name], value, err_msg="the first update is the average")
     assert 0 < float(metrics["fill"]) < 1
+
+
+def test_the_digest_is_that_of_the_weights_on_any_mesh():
+    digests = {}
+    for mesh_name in ("one device", "fsdp 8"):
+        state = begin("diffusion", mesh_name)
+        with jax.set_mesh(prepared("diffusion", mesh_name)[2]):
+            digests[mesh_name] = int(jax.jit(weights_digest)(state.params))
+    host = {name: np.array(value) for name, value in begin("diffusion", "one device").params.items()}
+    bits = sum(int(value.view(np.uint32).sum(dtype=np.uint64)) for value in host.values())
+    assert set(digests.values()) == {bits % 2**32}
+    name = max(host, key=lambda name: host[name].size)
+    host[name].flat[5] = np.nextafter(host[name].flat[5], np.float32(9))
+    assert int(weights_digest(host)) != bits % 2**32, "one element by one unit in the last place"
 
 
 @pytest.mark.parametrize("mesh_name", ["one device", "fsdp 8"])

@@ -1,0 +1,87 @@
+"""Prepared clips of noise, and how long a config's step takes on rows of them."""
+
+import functools
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from sora_jax.core import rng
+from sora_jax.core.mesh import make_mesh
+from sora_jax.core.precision import compute_dtype
+from sora_jax.core.tree import abstract_model
+from sora_jax.data.captions import TOKENIZER
+from sora_jax.data.shapes_world import ShapesWorld, describe
+from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
+from sora_jax.objectives.diffusion import make_objective
+from sora_jax.train.loop import to_device
+from sora_jax.train.optimizer import make_optimizer
+from sora_jax.train.settings import Settings
+from sora_jax.train.stage_settings import DiffusionStage
+from sora_jax.train.state import StateMaker
+from sora_jax.train.step import StepConfig, make_step
+from sora_jax.train.trained import build_generator
+from sora_jax.video import shapes
+
+
+def prepare_noise(settings: Settings, folder: Path, *, count: int) -> PreparedSet:
+    """Returns a prepared set with the sizes and captions of the drawn world, and noise for latents."""
+    world = ShapesWorld(settings.shapes.world(seed=0, split="train", num_clips=count))
+    channels = settings.autoencoder.channels
+    header = {
+        "autoencoder": "noise",
+        "text_encoder": TOKENIZER,
+        "latent_mean": [0.0] * channels,
+        "latent_scale": [1.0] * channels,
+        "strides": list(settings.stride[:2]),
+        "channels": channels,
+    }
+    generator = np.random.default_rng(0)
+    with ShardWriter(folder, header=header) as writer:
+        for index in range(count):
+            scene = world.scene(index)
+            size = (scene.frames, scene.height, scene.width)
+            grid = shapes.latent_grid(size, settings.stride)
+            writer.add(
+                Prepared(
+                    latent_THWC=generator.standard_normal((*grid, channels), np.float32),
+                    fps=scene.fps,
+                    captions=describe(scene),
+                    source_id=world.source_id(index),
+                    pixel_shape=size,
+                    trimmed_frames=0,
+                )
+            )
+    return PreparedSet(folder)
+
+
+def time_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
+    """Returns the seconds of one step of the last stage, the median over the packs but the first few."""
+    stage = settings.stages[settings.run[-1]]
+    assert isinstance(stage, DiffusionStage), stage
+    mesh = make_mesh(settings.mesh)
+    build = functools.partial(build_generator, settings)
+    make = functools.partial(make_optimizer, settings.optimizer)
+    maker = StateMaker(build=build, make_optimizer=make, ema=settings.ema, mesh=mesh)
+    structure, _, axes = abstract_model(build)
+    config = StepConfig(
+        name="benchmark",
+        seed=0,
+        steps=len(packs),
+        accumulate=1,
+        schedule=stage.schedule,
+        ema=settings.ema,
+        guard=settings.guard,
+    )
+    objective = make_objective(settings.diffusion, stage.known, dtype=compute_dtype(settings.precision))
+    step = make_step(objective, structure, make(axes), config)
+    seconds = []
+    with jax.set_mesh(mesh):
+        state = maker.fresh(rng.key(0, "benchmark"))
+        for pack in packs:
+            began = time.perf_counter()
+            state, metrics = step(state, to_device(pack, mesh))
+            jax.block_until_ready(metrics)
+            seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds[3:]))

@@ -1,0 +1,54 @@
+"""What reproduces a step at which a run gave up: the state before it, and its batch.
+
+    WORKDIR/failed/STAGE/STEP/            a checkpoint, as in `checkpoints`
+    WORKDIR/failed/STAGE/STEP-INDEX.npz   the part of the batch that process INDEX had
+
+`sora_jax.replay --failed` runs the step again.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from sora_jax.train.checkpoint import Checkpointer
+from sora_jax.train.reporter import HostBatch, Told
+from sora_jax.train.retention import CheckpointConfig
+from sora_jax.train.state import TrainState
+from sora_jax.train.workdir import Workdir
+
+_POLICY = CheckpointConfig(
+    every_steps=1, every_minutes=None, keep=1, keep_best=0, keep_every_steps=None, keep_every_hours=None
+)
+
+
+def write(workdir: Workdir, stage: str, state: TrainState, bad: Told, *, names: list[str]) -> None:
+    """Writes what reproduces `bad`, a step that changed nothing, as no step after it did: `state` may be later.
+
+    `names` are those of its samples.
+
+    Raises StorageError where the file system refuses.
+    """
+    before = bad.done - 1
+    # The number of the step is part of its randomness.
+    step = jax.device_put(jnp.full((), before, jnp.int32), state.step.sharding)
+    unbroken = jax.device_put(jnp.zeros((), jnp.int32), state.unbroken.sharding)
+    folder = workdir.failed(stage)
+    with Checkpointer(folder, _POLICY) as saver:
+        data = {"step": before, "batch": bad.number, "names": names}
+        saver.save(before, dataclasses.replace(state, step=step, unbroken=unbroken), data, workdir.config())
+    np.savez(_part(folder, before), allow_pickle=False, **bad.batch)
+    logging.warning("%s: what reproduces step %d is in %s: see sora_jax.replay --failed", stage, bad.done, folder)
+
+
+def read_batch(folder: Path, before: int) -> HostBatch:
+    """Returns this process's part of the batch of the step after `before`."""
+    with np.load(_part(folder, before), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _part(folder: Path, before: int) -> Path:
+    return folder / f"{before}-{jax.process_index()}.npz"

@@ -1,0 +1,142 @@
+"""The averaged weights of another run as the beginning of a stage, matched by the names of parameters.
+
+Only the first average is taken, which is what samples and scores are made with; all averages begin as these weights.
+Moments and counters begin afresh: they belong to the steps that made them.
+"""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from etils import epath
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import Params
+from sora_jax.train import leaves, manifest
+from sora_jax.train.checkpoint import load_tree, saved_leaves
+from sora_jax.train.retention import find_steps
+from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage, read_rules
+from sora_jax.train.state import StateMaker, TrainState, track_name
+
+_FRESH = "fresh"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the weights of a stage come from.
+
+    Attributes:
+      folder: Of checkpoints.
+      step: One of them; None: the newest that can be trusted.
+      track: The average.
+      names: Of each parameter, its name there; None: it begins as initialised.
+    """
+
+    folder: epath.Path
+    step: int | None
+    track: str
+    names: dict[str, str | None]
+
+
+def find_source(name: str, stage: AutoencoderStage | DiffusionStage, params: Params) -> Source:
+    """Returns where the weights of the stage `name` come from; `params` are its parameters, or their shapes.
+
+    Raises UserError saying all that does not fit: parameters that are not there, or of another shape or dtype, and
+    rules that match nothing.
+    """
+    assert stage.start_from is not None
+    folder, step, directory = _locate(name, stage.start_from)
+    try:
+        widths = json.loads((directory / "config" / "metadata").read_text())["ema"]["widths"]
+        track = track_name(widths[0])
+        saved = saved_leaves(directory)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"stages.{name}.start_from: {directory} is no checkpoint of a run: {error}") from error
+    prefix = f"ema/{track}/"
+    there = {leaf.removeprefix(prefix): value for leaf, value in saved.items() if leaf.startswith(prefix)}
+    names, problems = _match(stage.start_rules, params)
+    for ours, theirs in names.items():
+        if theirs is None:
+            continue
+        if theirs not in there:
+            problems.append(f"{theirs}, for {ours}, is not there" if theirs != ours else f"{ours} is not there")
+        elif leaves.form(there[theirs]) != leaves.form(params[ours]):
+            alias = "" if theirs == ours else f"{theirs} "
+            problems.append(f"{ours} is {leaves.form(params[ours])}, and {alias}there {leaves.form(there[theirs])}")
+    if problems:
+        raise UserError(
+            f"stages.{name} cannot start from {directory}: {leaves.in_words(problems)}; say in "
+            f"stages.{name}.start_rules where to find a parameter, 'REGEX -> NAME', or to leave it, 'REGEX -> {_FRESH}'"
+        )
+    return Source(folder=folder, step=step, track=track, names=names)
+
+
+def inherit(name: str, stage: AutoencoderStage | DiffusionStage, maker: StateMaker, key: jax.Array) -> TrainState:
+    """Returns the state that the stage `name` begins with; `key` initialises what it does not take from its source.
+
+    Raises UserError as `find_source`, before anything is compiled, and as `load_tree`.
+    """
+    shapes = maker.abstract().params
+    source = find_source(name, stage, shapes)
+    wanted = {theirs: shapes[ours] for ours, theirs in source.names.items() if theirs is not None}
+    restored = load_tree(source.folder, {"ema": {source.track: wanted}}, step=source.step)
+    taken = restored.state["ema"][source.track]
+    fresh = maker.fresh(key)
+    params = dict(fresh.params)
+    for ours, theirs in source.names.items():
+        if theirs is not None:
+            params[ours] = jax.device_put(taken[theirs], shapes[ours].sharding)
+    left = sum(theirs is None for theirs in source.names.values())
+    logging.info(
+        "%s: starting from the averaged weights of step %d in %s, %d of %d parameters as initialised",
+        name,
+        restored.step,
+        source.folder,
+        left,
+        len(params),
+    )
+    # Distinct buffers, as two parameters may come from one: the state is donated, and a buffer may be donated once.
+    ema = {track: jax.tree.map(jnp.copy, params) for track in fresh.ema}
+    return dataclasses.replace(fresh, params=jax.tree.map(jnp.copy, params), ema=ema)
+
+
+def _locate(name: str, path: str) -> tuple[epath.Path, int | None, epath.Path]:
+    """Returns (folder of checkpoints, step or None, the checkpoint to look into)."""
+    given = epath.Path(path).absolute()
+    if given.name.isdecimal() and (given / manifest.NAME).exists():
+        return given.parent, int(given.name), given
+    steps = [step for step in find_steps(given) if (given / str(step) / manifest.NAME).exists()]
+    if not steps:
+        raise UserError(
+            f"stages.{name}.start_from: there is no checkpoint in {given}: give a folder like "
+            f"runs/other/checkpoints/{name}, or one step in it"
+        )
+    return given, None, given / str(max(steps))
+
+
+def _match(rules: tuple[str, ...], params: dict[str, Any]) -> tuple[dict[str, str | None], list[str]]:
+    """Returns (each parameter's name there, None for those left as they are; what is wrong with rules)."""
+    read = read_rules(rules, given=True)
+    used: set[int] = set()
+    problems = []
+
+    def name(ours: str) -> str | None:
+        for number, (pattern, replacement) in enumerate(read):
+            found = pattern.fullmatch(ours)
+            if found is None:
+                continue
+            used.add(number)
+            try:
+                return None if replacement == _FRESH else found.expand(replacement)
+            except (re.error, IndexError) as error:
+                problems.append(f"the rule {rules[number]!r}: {error}")
+        return ours
+
+    names = {ours: name(ours) for ours in params}
+    idle = [rule for number, rule in enumerate(rules) if number not in used]
+    problems += [f"the rule {rule!r} matches no parameter that an earlier one leaves" for rule in idle]
+    return names, list(dict.fromkeys(problems))

@@ -1,0 +1,145 @@
+"""Runs steps of a run again and compares: whether they come out as they did, and what was wrong with one.
+
+A run is a function of its config, its data and its seed, and every line of its metrics has a digest of the weights. So
+what a replay gets otherwise came from elsewhere: hardware that computed wrongly, other versions, other data.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from sora_jax.core import rng
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import Params, abstract_model
+from sora_jax.train import failed
+from sora_jax.train.checkpoint import load_tree
+from sora_jax.train.loop import Stream, position_of, to_device
+from sora_jax.train.metrics import read_metrics
+from sora_jax.train.recipes import Recipe, autoencoder_recipe, diffusion_recipe
+from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
+from sora_jax.train.stages import Run, packed_batches, pixel_batches
+from sora_jax.train.step import Batch, make_step, mean_gradient
+from sora_jax.train.trained import load_codec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """A step that was run again.
+
+    Attributes:
+      done: Its number, 1-based.
+      loss: As it is now; so the next two.
+      gradient_norm: Of the whole gradient.
+      digest: Of the weights after it.
+      digest_then: As the run wrote it; None where it wrote no line of metrics.
+    """
+
+    done: int
+    loss: float
+    gradient_norm: float
+    digest: int
+    digest_then: int | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the weights are not those of the run."""
+        return self.digest_then not in (None, self.digest)
+
+
+def replay(run: Run, name: str, *, step: int | None, steps: int) -> Iterator[Replayed]:
+    """Yields up to `steps` steps of a stage, run again from its checkpoint of `step`; None: from the newest.
+
+    Nothing is written. Raises UserError where there is no such checkpoint, or no step after it.
+    """
+    recipe = recipe_of(run, name)
+    structure, _, axes = abstract_model(recipe.maker.build)
+    step_function = make_step(recipe.objective, structure, recipe.maker.make_optimizer(axes), recipe.step)
+    then = {line["step"]: line for line in read_metrics(run.workdir.path) if line["stage"] == name}
+    mesh = recipe.maker.mesh
+    with jax.set_mesh(mesh):
+        restored = load_tree(run.workdir.checkpoints(name), recipe.maker.abstract(), step=step)
+        state, position = restored.state, position_of(restored.data)
+        last = min(position.step + steps, recipe.step.steps)
+        if last == position.step:
+            raise UserError(f"step {last} is the last of {name}: pass --step of an earlier checkpoint")
+        with contextlib.closing(_stream(run, name).batches(position.step + position.left_out)) as batches:
+            for done in range(position.step + 1, last + 1):
+                state, metrics = step_function(state, to_device(next(batches), mesh))
+                wrote = then.get(done, {}).get("digest")
+                yield Replayed(
+                    done=done,
+                    loss=float(metrics["loss"]),
+                    gradient_norm=float(metrics["gradient_norm"]),
+                    digest=int(metrics["digest"]),
+                    digest_then=None if wrote is None else int(wrote),
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What is wrong with a step at which a run gave up.
+
+    Attributes:
+      done: Its number, 1-based.
+      names: What its batch is of.
+      loss: Its loss.
+      gradient_norm: The norm of its gradient.
+      bad: (where, numbers that are not finite, numbers) of arrays of the batch, weights and gradients.
+    """
+
+    done: int
+    names: list[str]
+    loss: float
+    gradient_norm: float
+    bad: list[tuple[str, int, int]]
+
+
+def diagnose(run: Run, name: str) -> Diagnosis:
+    """Returns what comes out of the step at which a stage gave up, run again from what it left; UserError without."""
+    recipe, folder = recipe_of(run, name), run.workdir.failed(name)
+    structure, _, _ = abstract_model(recipe.maker.build)
+    with jax.set_mesh(recipe.maker.mesh):
+        restored = load_tree(folder, recipe.maker.abstract())
+        batch = failed.read_batch(folder, restored.step)
+        key = rng.key(recipe.step.seed, name, restored.state.step)
+
+        def compute(params: Params, batch: Batch) -> tuple[Params, jax.Array, Any]:
+            return mean_gradient(recipe.objective, structure, params, batch, key, recipe.step.accumulate)
+
+        gradient, loss, _ = jax.jit(compute)(restored.state.params, to_device(batch, recipe.maker.mesh))
+    parts = {"batch": batch, "weights": restored.state.params, "gradient": gradient}
+    return Diagnosis(
+        done=restored.step + 1,
+        names=list(restored.data["names"]),
+        loss=float(loss),
+        gradient_norm=float(np.sqrt(sum(np.sum(np.square(np.asarray(g, np.float64))) for g in gradient.values()))),
+        bad=[found for part, arrays in parts.items() for found in _not_finite(part, arrays)],
+    )
+
+
+def _not_finite(part: str, arrays: dict[str, Any]) -> list[tuple[str, int, int]]:
+    counts = {name: int(np.count_nonzero(~np.isfinite(np.asarray(value)))) for name, value in arrays.items()}
+    return [(f"{part} {name}", count, int(arrays[name].size)) for name, count in counts.items() if count]
+
+
+def recipe_of(run: Run, name: str) -> Recipe:
+    """Returns the recipe of a stage that trains; UserError if there is no such stage."""
+    stage = run.settings.stages.get(name)
+    if isinstance(stage, AutoencoderStage):
+        return autoencoder_recipe(run.settings, name, run.mesh)
+    if isinstance(stage, DiffusionStage):
+        return diffusion_recipe(run.settings, name, run.mesh)
+    training = [name for name in run.settings.run if run.settings.stages[name].kind != "prepare"]
+    raise UserError(f"{name!r} is no stage that trains: --stage is one of {', '.join(training)}")
+
+
+def _stream(run: Run, name: str) -> Stream:
+    stage = run.settings.stages[name]
+    if isinstance(stage, AutoencoderStage):
+        return pixel_batches(run, stage)
+    assert isinstance(stage, DiffusionStage), stage
+    return packed_batches(run, stage, load_codec(run.workdir, run.settings, mesh=run.mesh))

@@ -1,0 +1,141 @@
+"""What is told of the steps of a stage: lines of metrics, and what was bad."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from absl import logging
+
+from sora_jax.core.errors import NumericsError
+from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
+from sora_jax.train.guard import GuardConfig
+from sora_jax.train.metrics import MetricsWriter
+
+HostBatch = dict[str, np.ndarray]
+
+# Counters of the state, and what is no mean over steps.
+_COUNTS = ("skipped", "unbroken", "spikes", "digest")
+# Names of samples listed in a warning; a batch may hold thousands.
+_MOST_NAMED = 20
+
+
+class Spiked(Exception):
+    """A step is to be undone: training goes back, and leaves out what it met."""
+
+    def __init__(self, done: int):
+        super().__init__(f"a spike at step {done}")
+        self.done = done
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a step came with.
+
+    Attributes:
+      done: Its number, 1-based.
+      number: Of its batch.
+      batch: This process's part of it.
+      metrics: What the step gave.
+    """
+
+    done: int
+    number: int
+    batch: HostBatch
+    metrics: dict[str, jax.Array]
+
+
+class Reporter:
+    """Collects metrics one step late and writes a line every `every` steps, and at the last of `steps`.
+
+    `cost` gives (real tokens, possible tokens, FLOPs) of a batch, `names` what the batch of a number is made of.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        *,
+        steps: int,
+        every: int,
+        guard: GuardConfig,
+        clock: StepClock,
+        writer: MetricsWriter,
+        cost: Callable[[HostBatch], tuple[int, int, float]],
+        names: Callable[[int], list[str]],
+    ):
+        self._stage, self._steps, self._every, self._guard = stage, steps, every, guard
+        self._clock, self._writer, self._cost, self._names = clock, writer, cost, names
+        self._pending: Told | None = None
+        self._finite: list[dict[str, float]] = []
+        self._losses: dict[int, float] = {}
+        self.bad: Told | None = None
+
+    def __call__(self, step: Told) -> None:
+        """Takes a step, and reads what the one before it gave.
+
+        Raises Spiked where that one is to be undone, and NumericsError, leaving it in `bad`, after too many bad ones.
+        """
+        late, self._pending = self._pending, step
+        if late is not None:
+            self._read(late)
+
+    def flush(self) -> None:
+        """Reads what is still pending; the device is then idle. Raises as a call does."""
+        if self._pending is not None:
+            late, self._pending = self._pending, None
+            self._read(late)
+
+    def mean_loss(self, *, since: int) -> float | None:
+        """Returns the mean of the finite losses after step `since`; None if there is none."""
+        self._losses = {step: loss for step, loss in self._losses.items() if step > since}
+        return sum(self._losses.values()) / len(self._losses) if self._losses else None
+
+    def _read(self, step: Told) -> None:
+        values = {name: float(value) for name, value in jax.device_get(step.metrics).items()}
+        real, possible, flops = self._cost(step.batch)
+        self._clock.step_done(loss=values["loss"], tokens=real, capacity=possible, flops=flops)
+        counts, spiked = {name: values.pop(name) for name in _COUNTS}, values.pop("spiked")
+        if not counts["unbroken"]:
+            self._finite.append(values)
+            self._losses[step.done] = values["loss"]
+        if step.done % self._every == 0 or step.done == self._steps:
+            self._write(step.done, counts)
+        if spiked:
+            self._tell_spike(step, values)
+        if counts["unbroken"]:
+            self._tell_skipped(step, round(counts["unbroken"]), spiked=bool(spiked))
+        if spiked and self._guard.on_spike == "rewind":
+            raise Spiked(step.done)
+
+    def _tell_spike(self, step: Told, values: dict[str, float]) -> None:
+        logging.warning(
+            "%s: step %d is a spike: loss %.4g, gradient norm %.4g; its batch %d is of %s",
+            *(self._stage, step.done, values["loss"], values["gradient_norm"], step.number, self._named(step.number)),
+        )
+
+    def _tell_skipped(self, step: Told, unbroken: int, *, spiked: bool) -> None:
+        """Names a step that changed nothing; raises NumericsError when there were too many in a row."""
+        why = "it is left out" if spiked else "its loss or gradient is not finite"
+        logging.warning(
+            "%s: step %d changed nothing, %s; its batch %d is of %s",
+            *(self._stage, step.done, why, step.number, self._named(step.number)),
+        )
+        if unbroken >= self._guard.max_skipped_steps:
+            self.bad = step
+            raise NumericsError(
+                f"{self._stage}: {unbroken} steps in a row, up to step {step.done}, had a loss or gradient that is not "
+                "finite or far beyond what is usual; lower the learning rate, or look at the data of these steps"
+            )
+
+    def _named(self, number: int) -> str:
+        names = self._names(number)
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        return ", ".join(names[:_MOST_NAMED]) + more
+
+    def _write(self, done: int, counts: dict[str, float]) -> None:
+        """Writes a line of means over the steps since the last one, those left out that changed nothing."""
+        steps, self._finite = self._finite, []
+        means = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]} if steps else {}
+        rates = {**self._clock.rates(), "peak_memory_gb": peak_memory_gb(), **device_memory_gb()}
+        self._writer.write(self._stage, done, {"loss": math.nan, **means, **counts, **rates})

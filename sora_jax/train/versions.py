@@ -1,0 +1,29 @@
+"""Which libraries wrote a checkpoint: a result that changes may be due to them."""
+
+import functools
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+
+_DISTRIBUTIONS = {
+    "jax": "jax",
+    "flax": "flax",
+    "orbax-checkpoint": "orbax-checkpoint",
+    "optax": "optax",
+    "grain": "grain",
+    "sora_jax": "sora-jax",
+}
+# Those whose change may change a bit of the weights; the others only move bytes.
+_DECISIVE = ("jax", "optax", "sora_jax")
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Returns the versions of python and of the libraries that training rests on, by name."""
+    return {"python": platform.python_version(), **{n: metadata.version(d) for n, d in _DISTRIBUTIONS.items()}}
+
+
+def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """Returns in words what of `old` is another version in `new` and may change bits; "" where nothing is."""
+    changed = [name for name in _DECISIVE if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} {old.get(name, 'unknown')} is now {new.get(name, 'unknown')}" for name in changed)

@@ -1,0 +1,76 @@
+"""Signals end what does not ask, unless much would be lost; what asks is told (tests of the loop)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sora_jax.core import stop
+from sora_jax.core.errors import Preempted
+from sora_jax.core.stop import StopSignal
+
+# Busy where Python sees no signal, as in XLA's compiler.
+SCRIPT = """
+import hashlib, sys
+from pathlib import Path
+from sora_jax.core import errors, failure, stop
+
+folder, at_stake, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+stop.PATIENCE = 0.5
+if at_stake == "much":
+    stop._LITTLE = 0.0
+
+def main(_):
+    with failure.recorded(folder, process=0, processes=1), stop.StopSignal() as asked:
+        failure.at(stage="evaluation")
+        if at_stake != "nothing":
+            asked.worked()
+        print("busy", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)
+        asked.check("step 3 is saved")
+
+sys.argv = sys.argv[:1]
+errors.run_command(main)
+"""
+LONG = 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("number", "at_stake", "rounds", "said"),
+    [
+        (signal.SIGTERM, "nothing", LONG, "stopped by SIGTERM during evaluation: everything is saved, and the same"),
+        (signal.SIGINT, "little", LONG, "stopped by SIGINT during evaluation: less than 60 s of work was not saved, "),
+        (signal.SIGTERM, "much", 4_000_000, "stopped by SIGTERM: step 3 is saved, and the same command goes on from"),
+    ],
+)
+def test_what_is_too_busy_to_ask_is_ended_unless_much_is_at_stake(tmp_path, number, at_stake, rounds, said):
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), at_stake, str(rounds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "busy\n"
+        process.send_signal(number)
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 85, errors
+    assert time.monotonic() - began < 10 or at_stake == "much"
+    assert errors.startswith(f"Preempted: {said}")
+    assert errors.count("\n") == 1
+    record = json.loads((tmp_path / "failure.json").read_text())
+    assert record["code"] == 85
+    assert record["cause"].startswith(said)
+
+
+def test_a_run_that_answers_is_left_to_itself(monkeypatch):
+    """Were it not, this process would end."""
+    monkeypatch.setattr(stop, "PATIENCE", 0.5)
+    with StopSignal() as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Preempted, match="stopped by SIGTERM: a step is saved"):
+            asked.check("a step is saved")
+        time.sleep(1.0)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.set_wakeup_fd(-1) == -1

@@ -1,0 +1,43 @@
+"""Whether there is room for checkpoints is asked before one is written."""
+
+import shutil
+from collections import namedtuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from sora_jax.core.errors import StorageError
+from sora_jax.train import storage
+
+STATE = {"w": jax.ShapeDtypeStruct((1000, 250), jnp.float32), "n": jax.ShapeDtypeStruct((), jnp.int32)}
+ONE = 1_000_004
+
+
+def free(monkeypatch, count):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, count))
+
+
+def test_bytes_are_those_of_all_leaves():
+    assert storage.state_bytes(STATE) == ONE
+
+
+def test_just_enough_is_enough_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    free(monkeypatch, 3 * ONE)
+    storage.check_room(epath.Path(tmp_path), STATE, copies=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_is_told_with_both_numbers(tmp_path, monkeypatch):
+    free(monkeypatch, 3 * ONE - 1)
+    with pytest.raises(StorageError, match=r"has 3 MB free, and 3 more checkpoints of 1 MB need 3 MB: free"):
+        storage.check_room(epath.Path(tmp_path), STATE, copies=3)
+
+
+def test_a_folder_that_takes_no_file_is_told(tmp_path, monkeypatch):
+    """A folder that only denies writing would not deny it to root, as whom tests may run."""
+    (tmp_path / ".write-probe").mkdir()
+    with pytest.raises(StorageError, match=r"checkpoints cannot be written in .*: Is a directory; make it writable"):
+        storage.check_room(epath.Path(tmp_path), STATE, copies=1)
