@@ -20,6 +20,13 @@ _QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expe
 # ever at times. And a device that comes late to a collective is waited for, however busy the machine is.
 _PATIENCE = "--xla_cpu_multi_thread_eigen=false --xla_cpu_collective_call_terminate_timeout_seconds=600"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK_COMPILATION} {_PATIENCE} {_EIGHT_DEVICES}"
+# Never in anything that a run writes: tests/test_security.py looks for them.
+SECRETS = {
+    "HF_TOKEN": "hf_kEpOuTqWzXvBnMsAdFgHjKl",
+    "WANDB_API_KEY": "7d1f0c9be2a84635c0ffee00d15ea5e5",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUt/nFEMI+K7MDENG/bPxRfiCYkEpOuT",
+    "https_proxy": "http://mallory:pr0xy-kEpOuT@127.0.0.1:9",
+}
 _CACHE = Path(tempfile.gettempdir()) / "sora_jax_test_compilation_cache"
 _cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 if "PYTEST_XDIST_WORKER" in os.environ:  # one each: nobody reads what another has half written
@@ -55,7 +62,7 @@ def _drop_programs() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def python() -> Callable[..., subprocess.CompletedProcess]:
     """Returns a function that runs python as a user does: from the repository, with one device."""
-    environment = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(_EIGHT_DEVICES, "")}
+    environment = {**os.environ, **SECRETS, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(_EIGHT_DEVICES, "")}
 
     def run(*arguments: object) -> subprocess.CompletedProcess:
         command = [sys.executable, *map(str, arguments)]

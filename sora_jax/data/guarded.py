@@ -39,6 +39,7 @@ MAX_MEMORY = 8 * 2**30  # bytes of addresses: MAX_PIXELS pixels twice, and the d
 FILES_PER_CHILD = 1000  # what decoders leak is given back after so many
 KEPT_BYTES = 2**27  # of shared memory between clips
 _START_SECONDS = 120.0
+_STARTS = 5
 _KILL_SECONDS = 10.0
 _LONGEST_MESSAGE = 2**16
 
@@ -125,7 +126,7 @@ class GuardedReader:
         if self._child is not None and (self._child.files >= FILES_PER_CHILD or not self._child.alive()):
             self._end_child()
         if self._child is None:
-            self._child = _Child(max_memory=self._max_memory)
+            self._child = _start_child(max_memory=self._max_memory)
             # Unlike __del__ this also runs at exit.
             self._finalizer = weakref.finalize(self, self._child.end)
         return self._child
@@ -188,7 +189,11 @@ class _Lost(Exception):
 
 
 class _Crashed(_Lost):
-    """It ended by itself, or was killed."""
+    """It ended by itself, or was killed by a signal."""
+
+    def __init__(self, code: int):
+        self.killed = code < 0
+        super().__init__(f"crashed (signal {-code})" if self.killed else f"crashed (exit code {code})")
 
 
 class _Child:
@@ -210,9 +215,9 @@ class _Child:
             self._resources = stack.pop_all()
         try:
             self._receive(_START_SECONDS, since=time.monotonic())
-        except _Lost as lost:
+        except _Lost:
             self.end()
-            raise RuntimeError(f"the process that decodes media files does not start: it {lost}") from lost
+            raise
 
     def alive(self) -> bool:
         """Returns whether the process runs."""
@@ -251,7 +256,7 @@ class _Child:
         """Returns of what the child died, if it did."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_KILL_SECONDS)
-            return _Crashed(f"crashed (signal {-code})" if code < 0 else f"crashed (exit code {code})")
+            return _Crashed(code)
         return _Lost("no longer answers")
 
     def _copy_out(self, shape: list[int]) -> np.ndarray:
@@ -278,6 +283,17 @@ class _Child:
         """Closes what this process holds of the child."""
         self._mapped = None
         self._resources.close()
+
+
+def _start_child(*, max_memory: int) -> _Child:
+    """Returns a child that is ready; one that is killed before it was, as by a machine short of memory, is replaced."""
+    for left in reversed(range(_STARTS)):
+        try:
+            return _Child(max_memory=max_memory)
+        except _Lost as lost:
+            if not (left and isinstance(lost, _Crashed) and lost.killed):
+                raise RuntimeError(f"the process that decodes media files does not start: it {lost}") from lost
+    raise AssertionError(_STARTS)
 
 
 def _limit_sending(descriptor: int) -> None:

@@ -6,6 +6,7 @@ comes from fsspec, which it stands on. Addresses are what a run's config says: n
 
 import contextlib
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,8 @@ from sora_jax.core.errors import UserError
 
 AnyPath = Path | epath.Path
 
+# Of an address, also of a proxy in the error of a library.
+_CREDENTIALS = re.compile(r"://[^/\s]*@")
 # What is written before :// and the package that reads from there.
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
@@ -31,6 +34,12 @@ def place(path: str | os.PathLike, *, schemes: Collection[str] = _PACKAGES) -> A
     written = os.fspath(path)
     if not is_remote(written):
         return Path(written)
+    if _CREDENTIALS.search(written):
+        raise UserError(
+            "an address of data holds a user name or a password before its @, which would stand in config.json, logs "
+            "and reports: leave it out; gs:// reads GOOGLE_APPLICATION_CREDENTIALS, s3:// reads AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
     scheme = written.partition("://")[0]
     if scheme not in schemes:
         known = " or ".join(f"{name}://" for name in schemes)
@@ -147,7 +156,7 @@ def _os_errors() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:120]
+    return _CREDENTIALS.sub("://", (str(error).strip().splitlines() or [""])[0])[:120]
 
 
 def _size(path: Path, top: str) -> int | None:

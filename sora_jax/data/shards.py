@@ -187,7 +187,7 @@ class PreparedSet:
             if shard_files.checksum(record) != self._crc_N[index]:
                 raise ValueError("it is not the record that the index was written for")
             sample = shard_files.decode_record(record)
-        except (RuntimeError, ValueError, OSError, struct.error) as error:
+        except (LookupError, RuntimeError, TypeError, ValueError, OSError, struct.error) as error:
             raise DataError(
                 f"record {record_number} of shard {path} is damaged ({error}): "
                 "restore the shard from a copy, or prepare in a new --workdir"

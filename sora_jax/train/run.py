@@ -149,6 +149,12 @@ def use_compilation_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sora_jax" / "xla"
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = cache.stat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise UserError(
+                f"others may write to {cache}, and the programs in it are run: make it yours alone (chmod 700), or "
+                "name another folder in JAX_COMPILATION_CACHE_DIR"
+            )
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

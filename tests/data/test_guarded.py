@@ -487,6 +487,26 @@ def test_a_child_that_cannot_start_is_no_fault_of_a_file(good, monkeypatch):
         reader.read_clip(good)
 
 
+def test_a_child_that_is_killed_as_it_starts_is_replaced(good, monkeypatch):
+    start, killed = guarded._start, []
+
+    def kill(*arguments):
+        process = start(*arguments)
+        if len(killed) < 2:
+            killed.append(process.pid)
+            process.kill()
+        return process
+
+    monkeypatch.setattr(guarded, "_start", kill)
+    with GuardedReader() as reader:
+        np.testing.assert_array_equal(reader.read_clip(good)[0], drawn())
+    assert len(killed) == 2
+    monkeypatch.setattr(guarded, "_STARTS", 1)
+    killed.clear()
+    with GuardedReader() as reader, pytest.raises(RuntimeError, match=r"does not start: it crashed \(signal 9\)"):
+        reader.read_clip(good)
+
+
 def test_sources_decode_in_a_child_and_survive_pickling(good):
     source = FolderSource(good.parent, captions_required=False)
     np.testing.assert_array_equal(source[0].pixels_THWC, drawn())

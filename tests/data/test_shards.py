@@ -3,15 +3,18 @@ import inspect
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from sora_jax.core.errors import DataError, UserError
+from sora_jax.data import shard_files
 from sora_jax.data.captions import count_tokens
 from sora_jax.data.shard_files import read_skipped
 from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
@@ -184,6 +187,17 @@ def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path):
     with pytest.raises(DataError, match=r"record 2 of shard .*data-000000\.arrayrecord is damaged"):
         prepared[2]
     assert [prepared[number].source_id for number in (0, 1, 3)] == ["clip 0", "clip 1", "clip 3"]
+
+
+@pytest.mark.parametrize(
+    "header", [b"{", b"[]", b"{}", b'{"latent_shape": [9999999999, 9999999999]}', b'{"latent_shape": "a"}', b"[" * 9999]
+)
+def test_a_record_that_somebody_else_wrote_is_damaged_though_its_checksum_is_right(tmp_path, monkeypatch, header):
+    body = struct.pack("<I", len(header)) + header + bytes(8)
+    monkeypatch.setattr(shard_files, "encode_record", lambda _: struct.pack("<I", zlib.crc32(body)) + body)
+    write(tmp_path, range(1))
+    with pytest.raises(DataError, match=r"record 0 of shard .* is damaged"):
+        PreparedSet(tmp_path)[0]
 
 
 def test_a_shard_in_the_place_of_another_is_noticed(tmp_path):

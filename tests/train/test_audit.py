@@ -1,6 +1,7 @@
 """What a run wrote is checked to the last byte and the last record."""
 
 import platform
+import re
 import shutil
 
 import jax
@@ -61,6 +62,25 @@ def test_one_flipped_bit_is_named(workdir, python):
     assert "checkpoint videos/8: state/" in done.stdout
     assert "shards of main: 96 records, 1 damaged" in done.stdout
     assert "2 parts of" in done.stderr
+
+
+def test_training_ends_with_a_sentence_where_a_record_is_damaged(workdir, python):
+    facts = workdir.facts()
+    del facts["stages"]["videos"]
+    workdir.write_json("run.json", {**facts, "evaluated": False})
+    shutil.rmtree(workdir.checkpoints("videos"))
+    shards = sorted(workdir.prepared().glob("*.arrayrecord"))
+    for shard in shards:
+        contents = shard.read_bytes()
+        shard.write_bytes(contents.replace(b'"fps"', b'"fPs"'))
+    done = python("-m", "sora_jax.main", "--config=tests/toy.py", f"--workdir={workdir.path}")
+    assert done.returncode == 66, done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search(
+        r"^DataError: record \d+ of shard .*arrayrecord is damaged .*: restore the shard from a copy",
+        done.stderr,
+        re.MULTILINE,
+    )
 
 
 def save_anew(directory, change):
