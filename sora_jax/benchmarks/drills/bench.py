@@ -61,6 +61,8 @@ SMALL: dict[str, Any] = {
     "sampling.frames": 5,
     "log.samples_per_stage": 0,
 }
+# Changes for a run that must not be done before something happens to it.
+LONG: dict[str, Any] = {f"stages__{STAGE}__steps": 100_000}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,12 @@ import signal
 import time
 from pathlib import Path
 
-from sora_jax.benchmarks.drills.bench import Bench, Running, free_port, steps_done
+from sora_jax.benchmarks.drills.bench import LONG, Bench, Running, free_port, steps_done
 from sora_jax.benchmarks.drills.registry import Result, Tally, drill
 from sora_jax.core.errors import PeerLost
 
 # Seconds of silence after which a process counts as lost, and how much later the survivor must have ended.
 _HEARTBEAT, _GRACE = 10, 5
-# Longer than any trial: the run must not be done before it is disturbed.
-_LONG = {"stages__videos__steps": 100_000}
 
 
 def start_both(bench: Bench, workdir: Path, *, only: tuple[int, ...] = (0, 1), timeout: int = 300) -> list[Running]:
@@ -19,7 +17,7 @@ def start_both(bench: Bench, workdir: Path, *, only: tuple[int, ...] = (0, 1), t
     port = free_port()
     return [
         bench.start(
-            *bench.flags(workdir, **_LONG),
+            *bench.flags(workdir, **LONG),
             f"--coordinator=127.0.0.1:{port}",
             "--process_count=2",
             f"--process_id={number}",
@@ -34,7 +32,7 @@ def lose(bench: Bench, count: int, how: signal.Signals) -> Result:
     """Sends a signal to one of two processes, each in turn, and times how the other ends."""
     tally, slowest = Tally(), 0.0
     for trial in range(count):
-        workdir, victim = bench.prepared(**_LONG), trial % 2
+        workdir, victim = bench.prepared(**LONG), trial % 2
         both = start_both(bench, workdir)
         both[0].wait_for(lambda workdir=workdir: steps_done(workdir) >= 30)
         both[victim].signal(how)
@@ -68,7 +66,7 @@ def peer_absent(bench: Bench, count: int) -> Result:
     tally, slowest, timeout = Tally(), 0.0, 10
     for trial in range(count):
         absent = 1 - trial % 2
-        (running,) = start_both(bench, bench.prepared(**_LONG), only=(1 - absent,), timeout=timeout)
+        (running,) = start_both(bench, bench.prepared(**LONG), only=(1 - absent,), timeout=timeout)
         ended = running.wait(seconds=120)
         slowest = max(slowest, ended.seconds)
         fault = ""

@@ -43,7 +43,7 @@ def pickles(canary: Path) -> dict[str, bytes]:
 def pickled_weights(bench: Bench, count: int) -> Result:
     """Weights that hold a pickle, by their own name and as .safetensors, of an autoencoder and of LPIPS.
 
-    The run must end with code 2 and a sentence, and what the pickle would run must not have run.
+    The run must end with code 2 and a sentence that names the file, and what the pickle would run must not have run.
     """
     folder, tally, sang = bench.new("weights"), Tally(), 0
     folder.mkdir()
@@ -62,7 +62,8 @@ def pickled_weights(bench: Bench, count: int) -> Result:
         if key == "perceptual_weights":
             flags.append("--config.autoencoder_loss.perceptual=0.1")
         ended = bench.run(*bench.flags(bench.new("fed")), *flags)
-        fault = "" if ended.code == UserError.exit_code else f"{path.name}: code {ended.code}: {ended.last_line}"
+        refused = ended.code == UserError.exit_code and path.name in ended.last_line
+        fault = "" if refused else f"{path.name}: code {ended.code}: {ended.last_line}"
         if canary.exists():
             fault, sang = f"{path.name} was unpickled", sang + 1
             canary.unlink()
