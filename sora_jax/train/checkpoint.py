@@ -229,6 +229,8 @@ class Checkpointer:
             self._note(error)
         if self._pending is not None:
             self._committed()
+        if self._saved is not None and is_first():  # orbax has ended: it writes its notes last
+            manifest.remove_notes(self._directory / str(self._saved))
 
     def _committed(self) -> None:
         assert self._pending is not None

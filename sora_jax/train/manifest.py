@@ -6,6 +6,7 @@ A digest finds accidents. It does not say who wrote the files: whoever can chang
 manifest.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from etils import epath
 
 NAME = "manifest.json"
-# Orbax writes these two after the manifest; nothing that is restored depends on them.
-_NOT_COVERED = frozenset({NAME, "_CHECKPOINT_METADATA", "commit_success.txt"})
+# Notes of orbax about a save, written after the manifest; nothing that is restored depends on them.
+_NOTES = ("_CHECKPOINT_METADATA", "commit_success.txt")
+_NOT_COVERED = frozenset({NAME, *_NOTES})
 _BLOCK_BYTES = 1 << 22
 
 
@@ -27,6 +29,13 @@ def write(directory: epath.Path, *, name: str) -> None:
     """
     content = {"name": name, "sha256": _digests(directory)}
     (directory / NAME).write_text(json.dumps(content, indent=1))
+
+
+def remove_notes(directory: epath.Path) -> None:
+    """Removes from a committed directory what the manifest does not cover, so that no file in it can change unseen."""
+    for name in _NOTES:
+        with contextlib.suppress(OSError):  # one that stays does no harm
+            (directory / name).unlink(missing_ok=True)
 
 
 def distrust(directory: epath.Path) -> str | None:

@@ -99,9 +99,7 @@ def restored_step(directory, state) -> int:
 
 
 def files(directory: Path) -> list[Path]:
-    bookkeeping = ("_CHECKPOINT_METADATA", "commit_success.txt")
-    paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    return [path for path in paths if path.relative_to(directory).as_posix() not in bookkeeping]
+    return [path for path in sorted(directory.rglob("*")) if path.is_file()]
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(2, 4), (8, 1), (1, 2), (1, 1)])
@@ -173,9 +171,10 @@ def test_truncated_missing_added_and_linked_files_are_found(directory, state, ca
     assert restored_step(directory, state) == 30
 
 
-def test_orbax_bookkeeping_is_not_needed(directory, state):
-    (directory / "30" / "_CHECKPOINT_METADATA").write_text("{")
-    (directory / "30" / "commit_success.txt").unlink()
+def test_notes_of_orbax_are_removed_and_not_needed(directory, state):
+    for name in ("_CHECKPOINT_METADATA", "commit_success.txt"):
+        assert not any((directory / step / name).exists() for step in ("10", "20", "30"))
+        (directory / "30" / name).write_text("{")  # as after a kill in between
     assert restored_step(directory, state) == 30
 
 

@@ -230,9 +230,18 @@ class Bench:
         path.write_text(json.dumps(config))
         return workdir
 
-    def halfway(self) -> Path:
-        """Returns a copy of a workdir whose last stage was stopped, with three checkpoints, by SIGTERM."""
-        return self._copy("halfway", self._halfway)
+    def halfway(self, **changes: Any) -> Path:
+        """Returns a copy of a workdir whose last stage was stopped, with three checkpoints or more, by SIGTERM."""
+
+        def make(path: Path) -> None:
+            self.prepared(**changes).rename(path)
+            running = self.start(*self.flags(path, **changes))
+            running.wait_for(lambda: steps_done(path) >= 4 * EVERY + 5)
+            running.signal(signal.SIGTERM)
+            if running.wait().code != 85:
+                raise RuntimeError(f"a run that was asked to stop did not: {running.err()[-600:]}")
+
+        return self._copy(f"halfway_{sorted(changes.items())}", make)
 
     def finished(self, *, devices: int = 1, **changes: Any) -> Path:
         """Returns a copy of the workdir of a run that nothing interrupted."""
@@ -249,14 +258,6 @@ class Bench:
         if ended.code:
             raise RuntimeError(f"a run that nothing disturbs ended with code {ended.code}: {ended.err[-600:]}")
         return ended
-
-    def _halfway(self, path: Path) -> None:
-        self.prepared().rename(path)
-        running = self.start(*self.flags(path))
-        running.wait_for(lambda: steps_done(path) >= 4 * EVERY + 5)
-        running.signal(signal.SIGTERM)
-        if running.wait().code != 85:
-            raise RuntimeError(f"a run that was asked to stop did not: {running.err()[-600:]}")
 
     def _copy(self, name: str, make: Callable[[Path], Any]) -> Path:
         name = "".join(letter if letter.isalnum() else "_" for letter in name)

@@ -75,11 +75,12 @@ def wrong_element(bench: Bench, count: int) -> Result:
     `sora_jax.replay` from the checkpoint before must end with code 65 and name that step.
     """
     random, tally = bench.random("wrong_element"), Tally()
+    config = {"checkpoint__keep": STEPS}
     for trial in range(count):
-        workdir = bench.halfway()
+        workdir = bench.halfway(**config)
         start = saved_steps(workdir)[-1]
         step = int(random.integers(start + 1, start + EVERY + 1))
-        ended = bench.run(*bench.flags(workdir), disturbance=f"wrong_element:{step}:{trial}")
+        ended = bench.run(*bench.flags(workdir, **config), disturbance=f"wrong_element:{step}:{trial}")
         flags = (f"--workdir={workdir}", f"--stage={STAGE}", f"--step={start}", f"--steps={EVERY}")
         replay = bench.run(*flags, module="sora_jax.replay")
         fault = "" if ended.code == 0 else f"code {ended.code}: {ended.last_line}"

@@ -29,8 +29,6 @@ from sora_jax.train.workdir import Workdir
 
 # Trials of a drill that start the real command; the others ask the code that it asks.
 _REAL = 3
-# Written by orbax into the folder of a step after the list of digests; nothing that is restored depends on them.
-_NOTES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def settings_of(workdir: Path) -> Settings:
@@ -69,15 +67,10 @@ def warnings_heard() -> Iterator[list[str]]:
 
 
 class Refusals:
-    """Asks, of workdirs that were damaged, what is restored and what is said of the rest.
-
-    `harmless` counts damage in notes of orbax about the save as a whole, which hold nothing that is restored: there it
-    is enough that what is restored is as it was saved.
-    """
+    """Asks, of workdirs that were damaged, what is restored and what is said of the rest."""
 
     def __init__(self, workdir: Path):
         self.steps = saved_steps(workdir)
-        self.harmless = 0
         self._abstract = {"params": abstract_state(workdir).params}
         self._good = {step: arrays(workdir, step) for step in self.steps}
 
@@ -90,9 +83,6 @@ class Refusals:
         expected = self.steps[-1 - bad]
         with warnings_heard() as heard:
             restored = load_tree(workdir / "checkpoints" / STAGE, self._abstract)
-        if restored.step == self.steps[-1] and str(damaged.relative_to(_newest(workdir))) in _NOTES:
-            self.harmless += 1
-            return self._changed(restored)
         if restored.step != expected:
             return f"{damaged.name} changed, and step {restored.step} was restored, not {expected}"
         if not any(names(damaged, line) for line in heard):
@@ -157,7 +147,7 @@ def bit_flip(bench: Bench, count: int) -> Result:
         flip(path, bit)
         tally.check(refusals.fault(workdir, path))
         flip(path, bit)
-    return tally.result(f"{len(files)} files, {real} trials with the whole command, {refusals.harmless} harmless")
+    return tally.result(f"{len(files)} files, {real} trials with the whole command")
 
 
 def _cut(path: Path) -> None:
@@ -192,7 +182,7 @@ def damaged_files(bench: Bench, count: int) -> Result:
             tally.check(refusals.fault(workdir, largest, bad=bad))
     ended = bench.run(*bench.flags(workdir))
     tally.check("" if ended.code == StorageError.exit_code else f"all damaged: code {ended.code}, {ended.last_line}")
-    return tally.result(f"{count} of 3 ways for each file, {refusals.harmless} harmless")
+    return tally.result(f"{count} of 3 ways for each file")
 
 
 def _copied(folder: Path, newest: Path, *without: str) -> None:
