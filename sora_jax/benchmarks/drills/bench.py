@@ -97,6 +97,10 @@ class Running:
         """Whether it has not ended."""
         return self.process.poll() is None
 
+    def out(self) -> str:
+        """What it has said on stdout so far."""
+        return (self._files / "out").read_text(errors="replace")
+
     def err(self) -> str:
         """What it has said on stderr so far."""
         return (self._files / "err").read_text(errors="replace")
@@ -125,7 +129,7 @@ class Running:
             self.kill()
             code = self.process.wait()
         took = time.monotonic() - self._began
-        return Ended(code=code, out=(self._files / "out").read_text(errors="replace"), err=self.err(), seconds=took)
+        return Ended(code=code, out=self.out(), err=self.err(), seconds=took)
 
     def kill(self) -> None:
         """Kills it and all it has started, if anything of it lives."""

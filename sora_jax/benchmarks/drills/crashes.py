@@ -108,6 +108,34 @@ def sigterm(bench: Bench, count: int) -> Result:
     return tally.result(f"slowest {slowest:.1f} s")
 
 
+@drill(target="exit 85 within 10 s", full=10)
+def sigterm_base(bench: Bench, count: int) -> Result:
+    """SIGTERM in the first minute and a half of the base config itself: as it starts, compiles, trains or saves.
+
+    The run must end with code 85 within ten seconds, and every checkpoint there is must be whole.
+    """
+    random, tally, slowest = bench.random("sigterm_base"), Tally(), 0.0
+    for trial in range(count):
+        workdir = bench.new("base")
+        running = bench.start(f"--config={bench.config}", f"--workdir={workdir}")
+        running.wait_for(lambda running=running: "stage 1 of" in running.out())
+        # One in each tenth of the time, so that few trials see all that happens in it.
+        until = time.monotonic() + 90 * (trial + random.uniform()) / count
+        running.wait_for(lambda until=until: time.monotonic() > until)
+        running.signal(signal.SIGTERM)
+        began = time.monotonic()
+        ended = running.wait()
+        took = time.monotonic() - began
+        slowest = max(slowest, took)
+        fault = "" if ended.code == 85 else f"exit code {ended.code}: {ended.last_line}"
+        if not fault and took > _STOP_SECONDS:
+            fault = f"it took {took:.1f} s: {ended.last_line}"
+        for path in sorted(workdir.glob("checkpoints/*/*")):
+            fault = fault or manifest.distrust(epath.Path(path)) or ""
+        tally.check(fault)
+    return tally.result(f"slowest {slowest:.1f} s")
+
+
 def _unsaved(workdir: Path, said: str) -> str:
     """Returns what is wrong with the checkpoint that the message of a stopped run names; "" if nothing."""
     steps = saved_steps(workdir)
