@@ -33,7 +33,7 @@ from sora_jax.data.clips import BadClip
 from sora_jax.data.pictures import ReadOptions
 from sora_jax.data.video_io import MAX_PIXELS
 
-SECONDS = 30.0
+SECONDS = 25.0
 SLOWEST_PIXELS = 5e6  # a second; a tenth of what a core decodes
 MAX_MEMORY = 8 * 2**30  # bytes of addresses: MAX_PIXELS pixels twice, and the decoder
 FILES_PER_CHILD = 1000  # what decoders leak is given back after so many

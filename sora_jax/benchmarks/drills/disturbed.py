@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sora_jax.benchmarks.drills.bench import STAGE
+from sora_jax.benchmarks.drills.bench import SMALL, STAGE
+from sora_jax.data.packs import Pack
+from sora_jax.data.pipeline import RowDataset
 from sora_jax.train import loop, manifest
 
 
@@ -80,9 +82,17 @@ def in_step(
     loop.make_step = disturbed
 
 
-def wild_batch(first: int, count: int = 1) -> None:
-    """Makes the batches of these steps a hundred times as large: a spike."""
-    in_step(first, count, batch=lambda value: 100 * value if jnp.issubdtype(value.dtype, jnp.floating) else value)
+def wild_batch(wanted: int) -> None:
+    """Makes the batch of that number a hundred times as large, whenever it is read: a spike."""
+    read, rows = RowDataset.__getitem__, SMALL["packing.rows"]
+
+    def wild(self: RowDataset, number: int) -> Pack:
+        values = read(self, number)
+        if number // rows != wanted:
+            return values
+        return {n: 100 * value if np.issubdtype(value.dtype, np.floating) else value for n, value in values.items()}
+
+    RowDataset.__getitem__ = wild
 
 
 def wrong_element(step: int, seed: int) -> None:

@@ -107,15 +107,16 @@ def spike(bench: Bench, count: int) -> Result:
     for _ in range(count):
         step = int(random.integers(100, STEPS - EVERY))
         once, twice = bench.prepared(**config), bench.prepared(**config)
-        ended = bench.run(*bench.flags(once, **config), disturbance=f"wild_batch:{step}")
+        wild = f"wild_batch:{step - 1}"
+        ended = bench.run(*bench.flags(once, **config), disturbance=wild)
         fault = "" if ended.code == 0 else f"code {ended.code}: {ended.last_line}"
         if not fault and ended.err.count(f"back from step {step} to step ") != 1:
             fault = f"it did not go back from step {step}"
-        running = bench.start(*bench.flags(twice, **config), disturbance=f"wild_batch:{step}")
+        running = bench.start(*bench.flags(twice, **config), disturbance=wild)
         running.wait_for(lambda where=running: "leaving out those before it" in where.err())
         running.wait_for(lambda where=twice, after=step: steps_done(where) > after)
         running.kill()
         running.wait()
-        again = bench.run(*bench.flags(twice, **config))
+        again = bench.run(*bench.flags(twice, **config), disturbance=wild)
         tally.check(fault or (f"code {again.code}: {again.last_line}" if again.code else difference(once, twice)))
     return tally.result("")
