@@ -65,6 +65,8 @@ def _faults_of_call(node: ast.Call) -> list[str]:
 
 def test_nothing_in_the_package_runs_what_it_reads():
     paths = [path for folder in ("sora_jax", "configs", "launch") for path in (ROOT / folder).rglob("*.py")]
+    # Drills make what others must refuse, and start commands that they disturb.
+    paths = [path for path in paths if "drills" not in path.parts]
     assert len(paths) > 100
     assert {str(path): found for path in paths if (found := faults(path.read_text()))} == {}
 

@@ -36,9 +36,9 @@ def test_all_that_come_go_on():
 def test_the_first_may_come_last():
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
-        other = pool.submit(meet, ("127.0.0.1", port), count=2, index=1, purpose={}, timeout_s=10)
+        other = pool.submit(meet, ("127.0.0.1", port), count=2, index=1, purpose={}, timeout_s=60)
         time.sleep(0.5)
-        meet(("127.0.0.1", port), count=2, index=0, purpose={}, timeout_s=10)
+        meet(("127.0.0.1", port), count=2, index=0, purpose={}, timeout_s=60)
         assert other.result() is None
 
 
@@ -95,7 +95,7 @@ def test_strangers_and_those_that_come_again_do_no_harm():
 
     def first():
         try:
-            meet(("127.0.0.1", port), count=3, index=0, purpose={}, timeout_s=10)
+            meet(("127.0.0.1", port), count=3, index=0, purpose={}, timeout_s=60)
         except Exception as error:
             failed.append(error)
 
@@ -112,8 +112,8 @@ def test_strangers_and_those_that_come_again_do_no_harm():
         caller.sendall(said)
         caller.close()
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(meet, ("127.0.0.1", port), count=3, index=i, purpose={}, timeout_s=10) for i in (1, 2)]
-    listening.join(10)
+        both = [pool.submit(meet, ("127.0.0.1", port), count=3, index=i, purpose={}, timeout_s=60) for i in (1, 2)]
+    listening.join(60)
     assert [one.result() for one in both] == [None] * 2
     assert failed == []
 
