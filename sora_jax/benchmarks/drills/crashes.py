@@ -189,7 +189,7 @@ def other_mesh(bench: Bench, count: int) -> Result:
     Trials split the batch, the weights, and heads with the batch, in turn. The loss of each step may differ by 1e-5 of
     itself.
     """
-    splits: tuple[dict[str, Any], ...] = ({}, {"mesh__data": 1, "mesh__fsdp": None}, {"mesh__tensor": 2})
+    splits: tuple[dict[str, Any], ...] = ({}, {"mesh__fsdp": 2}, {"mesh__tensor": 2})
     tally, largest = Tally(), 0.0
     for trial in range(count):
         split = splits[trial % len(splits)]
