@@ -167,7 +167,9 @@ def get_config() -> ConfigDict:
     guard.max_skipped_steps = 10  # steps in a row that may change nothing, then the run ends with code 65
     guard.window = 100  # updates over which the usual loss and gradient norm are taken; nothing is unusual before
     guard.clip_deviations = placeholder(float)  # gradients are cut to usual norm + so many deviations; None: not
-    guard.spike_deviations = placeholder(float)  # loss or norm beyond usual + so many is a spike; None: never; 6 is few
+    guard.spike_deviations = placeholder(
+        float
+    )  # loss or norm beyond usual + so many is a spike; None: none; 6 is usual
     guard.on_spike = "warn"  # "skip": the step changes nothing; "rewind": back to a checkpoint, and past these data
     guard.rewind_steps = 100  # steps that a rewind goes back at least
     guard.rewind_batches = 200  # batches that a rewind leaves out, from the spike on

@@ -10,20 +10,18 @@ which was under way; null where nothing is counted.
 import contextlib
 import json
 import os
-import platform
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
 from sora_jax.core.errors import PeerLost, exit_code, what_to_do
+from sora_jax.core.versions import versions
 
-_PACKAGES = ("sora-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Stands in what is prepared for when it will be written: as long as what `_now` returns.
 _LATER = "0000-00-00T00:00:00Z"
 
@@ -84,7 +82,7 @@ def recorded(folder: Path, *, process: int, processes: int) -> Iterator[None]:
     name = "failure.json" if process == 0 else f"failure-{process}.json"
     _keeper.process, _keeper.path = process, folder / name
     _keeper.stage, _keeper.step = None, None
-    _keeper.versions = _versions()
+    _keeper.versions = versions()
     _prepare()
     try:
         yield
@@ -147,11 +145,3 @@ def _write(path: Path, content: bytes) -> None:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

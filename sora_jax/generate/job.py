@@ -86,6 +86,20 @@ class Limits:
         _, rows, columns = self.grid(self.first, size)
         return min(1 + (self.window - self.first) // self.step, self.row_tokens // (rows * columns))
 
+    def shared(self, size: tuple[int, int]) -> int:
+        """Returns the frames that a canvas of a size keeps of those before it, where there are as many."""
+        return min(self.overlap, self.first + (self.window_tokens(size) - 2) * self.step)
+
+    def windows(self, frames: int, size: tuple[int, int]) -> list[int]:
+        """Returns the token frames of each canvas of a video of a prompt alone: more than one where it slides."""
+        whole, most = 1 + max(0, math.ceil((frames - self.first) / self.step)), self.window_tokens(size)
+        found, done = [min(whole, most)], most
+        kept = 1 + (self.shared(size) - self.first) // self.step
+        while done < whole:
+            found.append(min(kept + whole - done, most))
+            done += most - kept
+        return found
+
     def memory(self, frames: int, size: tuple[int, int]) -> float:
         """Returns about how many bytes making so many frames at once takes, weights aside."""
         tokens = math.prod(self.grid(frames, size))

@@ -46,7 +46,7 @@ class Scene:
     @property
     def overlap(self) -> int:
         """Frames that a window keeps of those before it, or, less `first`, of those after it: not all that it holds."""
-        return min(self.limits.overlap, self.limits.first + (self.window - 2) * self.limits.step)
+        return self.limits.shared(self.job.size)
 
     @property
     def window(self) -> int:

@@ -22,10 +22,10 @@ from etils import epath
 
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.versions import changes, versions
 from sora_jax.train import leaves, manifest
 from sora_jax.train.retention import RECORD, CheckpointConfig, Record, Retention, find_steps, read_record
 from sora_jax.train.storage import check_room
-from sora_jax.train.versions import changes, versions
 
 PyTree = Any
 

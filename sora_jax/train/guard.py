@@ -45,14 +45,14 @@ class GuardConfig:
     def __post_init__(self):
         for name in ("max_skipped_steps", "window", "rewind_steps", "rewind_batches", "max_rewinds"):
             if getattr(self, name) < 1:
-                raise UserError(f"guard.{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("clip_deviations", "spike_deviations"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise UserError(f"guard.{name} is {value:g}: it must be more than 0, or None; 3 to 6 are usual")
+                raise UserError(f"{name} is {value:g}: it must be more than 0, or None; 3 to 6 are usual")
         if self.on_spike != "warn" and self.spike_deviations is None:
             raise UserError(
-                f"guard.on_spike {self.on_spike!r} needs to know what a spike is: set guard.spike_deviations, such as 6"
+                f"on_spike {self.on_spike!r} needs to know what a spike is: set spike_deviations, such as 6"
             )
 
 

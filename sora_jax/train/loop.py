@@ -22,7 +22,7 @@ from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.pipeline import check_resume
-from sora_jax.train import failed
+from sora_jax.train import dump
 from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter
@@ -174,7 +174,7 @@ class _Stretch:
                 except NumericsError:
                     if report.bad is not None:
                         names = task.stream.names(report.bad.number)
-                        failed.write(around.workdir, task.step.name, state, report.bad, names=names)
+                        dump.write(around.workdir, task.step.name, state, report.bad, names=names)
                     raise
         return state, None
 

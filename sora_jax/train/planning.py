@@ -56,6 +56,7 @@ class Plan:
       unknown_loops: How many loops counted once because their length could not be read.
       floor: Seconds that each resource needs at least, the slowest first; empty where nothing is known of the chip.
       mfu: Model FLOPs over what the chips could have done in the time of the slowest; None without a floor.
+      times: How often the program runs, one after the other, for what is asked for.
       advice: What to change, where it does not fit.
     """
 
@@ -78,6 +79,7 @@ class Plan:
     unknown_loops: int
     floor: dict[str, float]
     mfu: float | None
+    times: int
     advice: list[str]
 
     @property
@@ -142,6 +144,7 @@ def make_plan(
         unknown_loops=0 if module is None else len(module.unknown_loops),
         floor=floor,
         mfu=flops / peak / max(floor.values()) if floor and flops is not None and peak else None,
+        times=program.times,
         advice=[],
     )
     return plan if plan.fits else dataclasses.replace(plan, advice=advise(plan, settings))
@@ -242,12 +245,12 @@ def lines(plan: Plan) -> list[str]:
     """Returns the plan as a page of text."""
     mesh = " x ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
     facts = ", ".join(f"{name} {value}" for name, value in plan.facts.items())
-    seconds = f"compiled in {plan.compile_seconds:.0f} s" if plan.compiled else "not compiled: too large"
+    compiled = f"compiled in {plan.compile_seconds:.0f} s" if plan.compiled else "not compiled: too large"
     text = [
         plan.name,
         f"  machine: {plan.machine}, mesh {mesh}",
         f"  works on: {facts}",
-        f"  parameters: {plan.parameters:,}; {seconds}",
+        f"  parameters: {plan.parameters:,}; {compiled}",
         "  memory of a chip: " + ", ".join(f"{kind} {in_words(plan.memory[kind])}" for kind in KINDS),
     ]
     share = "" if plan.limit is None else f" of {in_words(plan.limit)} ({plan.needed / plan.limit:.0%})"
@@ -269,6 +272,10 @@ def lines(plan: Plan) -> list[str]:
         floor = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in plan.floor.items())
         mfu = "" if plan.mfu is None else f"; MFU at most {plan.mfu:.0%}"
         text.append(f"  floor of the time: {floor}{mfu}: bound by {next(iter(plan.floor))}")
+        if plan.times > 1:
+            text.append(
+                f"  {plan.times} times, one after the other: {plan.times * max(plan.floor.values()):.3g} s at least"
+            )
     return [*text, *verdict(plan)]
 
 

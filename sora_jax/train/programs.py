@@ -19,6 +19,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import abstract_model
 from sora_jax.generate.canvas import TEXT_ARRAYS, Batch
+from sora_jax.generate.job import read_job
+from sora_jax.generate.request import Request
 from sora_jax.generate.run import make_solver
 from sora_jax.models import flops
 from sora_jax.models.codec import programs_of
@@ -27,7 +29,7 @@ from sora_jax.train.recipes import Recipe, autoencoder_recipe, diffusion_recipe
 from sora_jax.train.settings import Settings
 from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage, PrepareStage
 from sora_jax.train.step import make_step
-from sora_jax.train.trained import build_autoencoder, build_generator, pack_layout, solver_config
+from sora_jax.train.trained import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
 from sora_jax.video import shapes
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -45,6 +47,7 @@ class Program:
       flops: Model FLOPs of one run on all devices together; None where no formula says.
       recomputed: FLOPs done again because of rematerialisation, at least, on all devices together.
       facts: What it works on, by name.
+      times: How often it runs, one after the other, for what is asked for.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Program:
     flops: float | None
     recomputed: float
     facts: dict[str, Any]
+    times: int = 1
 
 
 def train_programs(settings: Settings, mesh: Mesh, names: list[str], *, segment_tokens: int) -> list[Program]:
@@ -193,15 +197,20 @@ def canvas_shapes(settings: Settings, rows: int, place: NamedSharding) -> Batch:
 
 
 def sampling_program(settings: Settings, mesh: Mesh) -> Program:
-    """Returns the whole loop of the solver over a batch, its rows full of videos of the configured size."""
+    """Returns the whole loop of the solver over a batch, its rows full of windows of videos of the configured size.
+
+    Raises UserError where a row is too short for a window, or the video longer than may be asked for.
+    """
     config, packing, transformer = solver_config(settings), settings.packing, settings.transformer
     structure, params, axes = abstract_model(functools.partial(build_generator, settings))
     places = sharding.param_shardings(axes, params, mesh)
     shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in params.items()}
     batch = canvas_shapes(settings, packing.rows, sharding.replicated(mesh))
-    size = (settings.sampling.frames, *settings.sampling.size)
-    grid = shapes.clip_token_grid(size, stride=settings.stride, patch=transformer.patch)
-    work = work_of_rows(settings, segment_tokens=min(shapes.count(grid), packing.tokens))
+    limits, sampling = limits_of(settings), settings.sampling
+    job = read_job(Request(prompt=("any",), frames=sampling.frames, size="x".join(map(str, sampling.size))), limits)
+    windows = limits.windows(job.frames, job.size)
+    grid = (windows[0], *limits.grid(limits.first, job.size)[1:])
+    work = work_of_rows(settings, segment_tokens=shapes.count(grid))
     once = flops.transformer_flops(
         transformer, text_dim=settings.text.width, patch_width=settings.patch_width, work=work
     )
@@ -217,9 +226,12 @@ def sampling_program(settings: Settings, mesh: Mesh) -> Program:
         facts={
             "rows": packing.rows,
             "videos": work.segments,
-            "evaluations": evaluations,
+            "frames": job.frames,
+            "windows of each": len(windows),
             "grid": "x".join(map(str, grid)),
+            "evaluations": evaluations,
         },
+        times=len(windows),
     )
 
 

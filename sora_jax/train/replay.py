@@ -15,7 +15,7 @@ import numpy as np
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, abstract_model
-from sora_jax.train import failed
+from sora_jax.train import dump
 from sora_jax.train.checkpoint import load_tree
 from sora_jax.train.loop import Stream, position_of, to_device
 from sora_jax.train.metrics import read_metrics
@@ -104,7 +104,7 @@ def diagnose(run: Run, name: str) -> Diagnosis:
     structure, _, _ = abstract_model(recipe.maker.build)
     with jax.set_mesh(recipe.maker.mesh):
         restored = load_tree(folder, recipe.maker.abstract())
-        batch = failed.read_batch(folder, restored.step)
+        batch = dump.read_batch(folder, restored.step)
         key = rng.key(recipe.step.seed, name, restored.state.step)
 
         def compute(params: Params, batch: Batch) -> tuple[Params, jax.Array, Any]:

@@ -114,6 +114,14 @@ def test_no_window_is_longer_than_a_row_allows():
     assert {canvas.grid[0] for canvas in canvases} == {3}
 
 
+@pytest.mark.parametrize("changes", [{}, {"overlap": 1}, {"overlap": 50}, {"window": 21}, {"row_tokens": 12}])
+@pytest.mark.parametrize("frames", [1, 5, 13, 17, 18, 29, 49])
+def test_a_plan_knows_the_windows_of_a_prompt(frames, changes):
+    limits = dataclasses.replace(LIMITS, **changes)
+    _, canvases, _ = make(job("text", frames=frames), limits=limits)
+    assert limits.windows(frames, limits.size) == [canvas.grid[0] for canvas in canvases]
+
+
 @pytest.mark.parametrize("task", ["text", "extend", "edit", "fill"])
 @pytest.mark.parametrize("changes", [{"overlap": 50}, {"row_tokens": 8}])
 def test_a_window_always_makes_something_new(task, changes):

@@ -47,9 +47,9 @@ def test_a_limit_is_so_many_deviations_over_the_mean():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"max_skipped_steps": 0}, "guard.max_skipped_steps must be at least 1, got 0"),
-        ({"clip_deviations": -1.0}, "guard.clip_deviations is -1: it must be more than 0, or None"),
-        ({"on_spike": "skip"}, "guard.on_spike 'skip' needs to know what a spike is"),
+        ({"max_skipped_steps": 0}, "max_skipped_steps must be at least 1, got 0"),
+        ({"clip_deviations": -1.0}, "clip_deviations is -1: it must be more than 0, or None"),
+        ({"on_spike": "skip"}, "on_spike 'skip' needs to know what a spike is"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changed, said):

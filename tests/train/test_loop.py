@@ -20,7 +20,7 @@ from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.stop import StopSignal
 from sora_jax.nn.linear import Linear
-from sora_jax.train import failed, manifest
+from sora_jax.train import dump, manifest
 from sora_jax.train.checkpoint import load_tree
 from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.loop import Surroundings, Task, train
@@ -347,7 +347,7 @@ def test_what_reproduces_the_step_that_ended_a_run_is_written(tmp_path, caplog):
     with jax.set_mesh(MESH):
         found = load_tree(folder, maker().abstract())
     assert found.data == {"step": 6, "batch": 6, "names": ["clip 6"]}
-    batch = failed.read_batch(folder, 6)
+    batch = dump.read_batch(folder, 6)
     assert np.isnan(batch["x"][0, 0])
     with pytest.raises(Preempted):
         run(tmp_path / "good", Stream(events={3: terminate}))

@@ -7,9 +7,21 @@ from typing import Any
 
 from etils import epath
 
-from sora_jax.benchmarks.drills.bench import EVERY, LONG, STAGE, STEPS, Bench, Running, losses, saved_steps, steps_done
+from sora_jax.benchmarks.drills.bench import (
+    EVERY,
+    LONG,
+    STAGE,
+    STEPS,
+    Bench,
+    Ended,
+    Running,
+    losses,
+    saved_steps,
+    steps_done,
+)
 from sora_jax.benchmarks.drills.comparing import difference, relative_difference
 from sora_jax.benchmarks.drills.registry import Result, Tally, drill
+from sora_jax.core.errors import Preempted
 from sora_jax.train import manifest
 
 # Seconds that SIGTERM may take, and how much losses may differ between meshes.
@@ -96,14 +108,8 @@ def sigterm(bench: Bench, count: int) -> Result:
         running = start_and_wait(bench, workdir, random.uniform(0, 0.8 * longest))
         if not running.alive:
             continue
-        running.signal(signal.SIGTERM)
-        began = time.monotonic()
-        ended = running.wait()
-        took = time.monotonic() - began
+        ended, took, fault = _stop(running)
         slowest = max(slowest, took)
-        fault = "" if ended.code == 85 else f"exit code {ended.code}: {ended.last_line}"
-        if not fault and took > _STOP_SECONDS:
-            fault = f"it took {took:.1f} s"
         tally.check(fault or _unsaved(workdir, ended.last_line))
     return tally.result(f"slowest {slowest:.1f} s")
 
@@ -122,18 +128,23 @@ def sigterm_base(bench: Bench, count: int) -> Result:
         # One in each tenth of the time, so that few trials see all that happens in it.
         until = time.monotonic() + 90 * (trial + random.uniform()) / count
         running.wait_for(lambda until=until: time.monotonic() > until)
-        running.signal(signal.SIGTERM)
-        began = time.monotonic()
-        ended = running.wait()
-        took = time.monotonic() - began
+        _, took, fault = _stop(running)
         slowest = max(slowest, took)
-        fault = "" if ended.code == 85 else f"exit code {ended.code}: {ended.last_line}"
-        if not fault and took > _STOP_SECONDS:
-            fault = f"it took {took:.1f} s: {ended.last_line}"
         for path in sorted(workdir.glob("checkpoints/*/*")):
             fault = fault or manifest.distrust(epath.Path(path)) or ""
         tally.check(fault)
     return tally.result(f"slowest {slowest:.1f} s")
+
+
+def _stop(running: Running) -> tuple[Ended, float, str]:
+    """Sends SIGTERM; returns how the run ended, after how many seconds, and what is wrong with that, "" if nothing."""
+    running.signal(signal.SIGTERM)
+    began = time.monotonic()
+    ended = running.wait()
+    took = time.monotonic() - began
+    if ended.code != Preempted.exit_code:
+        return ended, took, f"exit code {ended.code}: {ended.last_line}"
+    return ended, took, "" if took <= _STOP_SECONDS else f"it took {took:.1f} s: {ended.last_line}"
 
 
 def _unsaved(workdir: Path, said: str) -> str:

@@ -1,7 +1,6 @@
 """From drills to rows, from rows to the table in a file and in the documentation."""
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from sora_jax.benchmarks.drills import cost, crashes, data, inputs, numerics, pe
 from sora_jax.benchmarks.drills.bench import Bench
 from sora_jax.benchmarks.drills.registry import DRILLS, Drill
 from sora_jax.core.errors import UserError
+from sora_jax.core.versions import versions
 from sora_jax.train.workdir import write_atomically
 
 # Whose drills there are, in the order of the table.
@@ -70,11 +70,10 @@ def line_of(row: Mapping[str, Any]) -> str:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], *, seed: int) -> None:
     """Writes the rows as JSON, with when, where and with what they were measured."""
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "orbax-checkpoint", "grain", "av")}
     table = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions(),
         "machine": machine(),
         "rows": [*rows],
     }

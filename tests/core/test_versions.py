@@ -1,11 +1,22 @@
 import jax
 
-from sora_jax.train.versions import changes, versions
+from sora_jax.core.versions import changes, versions
 
 
 def test_versions_of_what_training_rests_on():
     found = versions()
-    assert list(found) == ["python", "jax", "flax", "orbax-checkpoint", "optax", "grain", "sora_jax"]
+    assert list(found) == [
+        "python",
+        "jax",
+        "jaxlib",
+        "flax",
+        "orbax-checkpoint",
+        "optax",
+        "grain",
+        "numpy",
+        "av",
+        "sora_jax",
+    ]
     assert found["jax"] == jax.__version__
     assert changes(found, found) == ""
 

@@ -1,4 +1,4 @@
-"""Which libraries wrote a checkpoint: a result that changes may be due to them."""
+"""Which libraries wrote a checkpoint, a record or a table: a result that changes may be due to them."""
 
 import functools
 import platform
@@ -7,14 +7,17 @@ from importlib import metadata
 
 _DISTRIBUTIONS = {
     "jax": "jax",
+    "jaxlib": "jaxlib",
     "flax": "flax",
     "orbax-checkpoint": "orbax-checkpoint",
     "optax": "optax",
     "grain": "grain",
+    "numpy": "numpy",
+    "av": "av",
     "sora_jax": "sora-jax",
 }
 # Those whose change may change a bit of the weights; the others only move bytes.
-_DECISIVE = ("jax", "optax", "sora_jax")
+_DECISIVE = ("jax", "jaxlib", "optax", "sora_jax")
 
 
 @functools.cache
