@@ -3,6 +3,7 @@
   python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5p:4x4x4
   python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5e:16x16 --slices=2 --json=plan.json
   python -m sora_jax.plan --config=configs/base.py --topology=cpu:8 --what=all
+  python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5p:4x4x4 --what=sample --size=1088x1920 --seconds=60
 
 Compiles the very programs of the run, sharded as the config says; nothing is computed, no data is read. TPUs need
 libtpu (`pip install "sora_jax[tpu]"`), and no TPU. docs/sharding.md says how to read what is printed. The exit code is
@@ -38,6 +39,10 @@ _STAGE = flags.DEFINE_multi_string("stage", [], "Stages whose step to plan, inst
 _SEGMENT_TOKENS = flags.DEFINE_integer(
     "segment_tokens", None, "Tokens of the segments that rows are counted full of; default: data.max_tokens."
 )
+_SIZE = flags.DEFINE_string(
+    "size", None, "HEIGHTxWIDTH, in px, of what is sampled, encoded and decoded; default: sampling.size."
+)
+_SECONDS = flags.DEFINE_float("seconds", None, "Duration of what is sampled; default: that of sampling.frames.")
 _HBM_GB = flags.DEFINE_float("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
 _JSON = flags.DEFINE_string("json", None, "File to write everything to as well.")
 _HLO = flags.DEFINE_string("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
@@ -70,9 +75,9 @@ def main(_: Sequence[str]) -> None:
     if what != "sample":
         found += programs.train_programs(settings, mesh, names, segment_tokens=tokens)
     if what in ("sample", "all"):
-        found.append(programs.sampling_program(settings, mesh))
+        found.append(programs.sampling_program(settings, mesh, size=_SIZE.value, seconds=_SECONDS.value))
     if what in ("autoencoder", "all"):
-        found += programs.codec_programs(settings, mesh)
+        found += programs.codec_programs(settings, mesh, size=_SIZE.value)
     plans = []
     limit = None if _HBM_GB.value is None else 1e9 * _HBM_GB.value
     for program in found:

@@ -19,6 +19,8 @@ _QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expe
 # One thread for each simulated device, as tests run side by side: XLA's shared pool is reported to wait for itself for
 # ever at times. And a device that comes late to a collective is waited for, however busy the machine is.
 _PATIENCE = "--xla_cpu_multi_thread_eigen=false --xla_cpu_collective_call_terminate_timeout_seconds=600"
+# More threads than devices: with as many as devices one that is held up elsewhere leaves a collective waiting for ever.
+os.environ["NPROC"] = "32"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK_COMPILATION} {_PATIENCE} {_EIGHT_DEVICES}"
 # Never in anything that a run writes: tests/test_security.py looks for them.
 SECRETS = {

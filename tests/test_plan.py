@@ -75,6 +75,17 @@ def test_the_train_step_is_that_of_the_run(planned, settings):
     assert gradients >= memory["parameters"] * 0.9, "an all-reduce of two brings each gradient once"
 
 
+def test_a_minute_is_planned_as_windows(settings):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
+    short, long = (programs.sampling_program(settings, mesh, seconds=seconds) for seconds in (None, 60.0))
+    assert (short.times, short.facts["frames"]) == (1, settings.sampling.frames)
+    assert long.times > 1
+    assert long.facts["frames"] / settings.sampling.fps == pytest.approx(60, abs=1)
+    assert long.facts["windows of each"] == long.times
+    found = long.held["batch"].pack["tokens_BLP"].shape
+    assert found == short.held["batch"].pack["tokens_BLP"].shape, "the memory is that of a row"
+
+
 def test_what_does_not_fit_says_what_would_help_and_ends_with_3(plan, tmp_path):
     path = tmp_path / "plan.json"
     done = plan(TOY, "--topology=cpu:8", "--stage=videos", "--hbm_gb=0.0002", f"--json={path}")
@@ -103,6 +114,9 @@ def test_what_does_not_fit_says_what_would_help_and_ends_with_3(plan, tmp_path):
         (("--topology=cpu:8", "--config.packing.rows=12"), "packing.rows is 12, not a multiple of 8"),
         (("--topology=cpu:8", "--stage=films"), "--stage=films is no stage of the run: it has autoencoder, prepare"),
         (("--topology=cpu:8", "--segment_tokens=99"), "segments of 99 tokens: a row holds 36"),
+        (("--what=sample", "--size=17x16"), "height 17 is not divisible by"),
+        (("--what=autoencoder", "--size=17x16"), "height 17 is not divisible by"),
+        (("--what=sample", "--seconds=61"), "longer than the 60 s of sampling.max_seconds"),
     ],
 )
 def test_a_mistake_ends_in_a_sentence(plan, arguments, said):

@@ -292,7 +292,7 @@ def _check_limits(job: Job, limits: Limits) -> None:
             f"{limits.memory(frames, size) / _GB:.2g} GB"
         )
     seconds = (job.frames + job.before) / job.fps
-    if seconds > limits.max_seconds:
+    if job.frames + job.before > limits.legal(limits.max_seconds * job.fps):
         held = (job.frames + job.before) * math.prod(size) * 3 / _GB
         raise UserError(
             f"{seconds:g} s of {size[0]}x{size[1]} px are {held:.2g} GB of frames and longer than the "

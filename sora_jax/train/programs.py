@@ -20,7 +20,7 @@ from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import abstract_model
 from sora_jax.generate.canvas import TEXT_ARRAYS, Batch
 from sora_jax.generate.job import read_job
-from sora_jax.generate.request import Request
+from sora_jax.generate.request import Request, read_size
 from sora_jax.generate.run import make_solver
 from sora_jax.models import flops
 from sora_jax.models.codec import programs_of
@@ -196,18 +196,21 @@ def canvas_shapes(settings: Settings, rows: int, place: NamedSharding) -> Batch:
     )
 
 
-def sampling_program(settings: Settings, mesh: Mesh) -> Program:
-    """Returns the whole loop of the solver over a batch, its rows full of windows of videos of the configured size.
+def sampling_program(
+    settings: Settings, mesh: Mesh, *, size: str | None = None, seconds: float | None = None
+) -> Program:
+    """Returns the whole loop of the solver over a batch, its rows full of windows of one kind of video.
 
-    Raises UserError where a row is too short for a window, or the video longer than may be asked for.
+    It has the `size`, "HEIGHTxWIDTH" in px, and the `seconds`, by default those of the samples of training. Raises
+    UserError where that cannot be asked for.
     """
     config, packing, transformer = solver_config(settings), settings.packing, settings.transformer
     structure, params, axes = abstract_model(functools.partial(build_generator, settings))
     places = sharding.param_shardings(axes, params, mesh)
     shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in params.items()}
     batch = canvas_shapes(settings, packing.rows, sharding.replicated(mesh))
-    limits, sampling = limits_of(settings), settings.sampling
-    job = read_job(Request(prompt=("any",), frames=sampling.frames, size="x".join(map(str, sampling.size))), limits)
+    limits, duration = limits_of(settings), None if seconds is None else str(seconds)
+    job = read_job(Request(prompt=("any",), size=size, seconds=duration), limits)
     windows = limits.windows(job.frames, job.size)
     grid = (windows[0], *limits.grid(limits.first, job.size)[1:])
     work = work_of_rows(settings, segment_tokens=shapes.count(grid))
@@ -235,18 +238,20 @@ def sampling_program(settings: Settings, mesh: Mesh) -> Program:
     )
 
 
-def codec_programs(settings: Settings, mesh: Mesh) -> list[Program]:
+def codec_programs(settings: Settings, mesh: Mesh, *, size: str | None = None) -> list[Program]:
     """Returns encoding and decoding of one chunk of frames that carries on from those before it.
 
-    Encoding takes as many clips at once as the prepare stage does, decoding one; frames have the size of the samples,
-    or that of a tile where frames are cut into tiles.
+    Encoding takes as many clips at once as the prepare stage does, decoding one; frames have the `size`, by default
+    that of the samples, or that of a tile where frames are cut into tiles. Raises UserError for a size off the strides.
     """
+    whole = settings.sampling.size if size is None else read_size(size)
+    shapes.clip_token_grid((1, *whole), stride=settings.stride, patch=(1, *settings.transformer.patch[1:]))
     config, work = settings.autoencoder, settings.codec
     _, params, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
     place = sharding.replicated(mesh)
     shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in params.items()}
     stages = [one for one in settings.stages.values() if isinstance(one, PrepareStage)]
-    height, width = (side if work.tile is None else min(side, work.tile) for side in settings.sampling.size)
+    height, width = (side if work.tile is None else min(side, work.tile) for side in whole)
     stride, clips = settings.stride, stages[0].batch if stages else 1
 
     def chunk(count: int, frames: int, dtype: Any, *, latent: bool) -> jax.ShapeDtypeStruct:

@@ -91,6 +91,10 @@ def test_what_a_row_cannot_hold_at_once_slides(files):
         read(files, size="8x14", frames=13, limits=KNOWLESS)
 
 
+def test_the_longest_video_may_be_asked_for(files):
+    assert read(files, seconds="60", fps=8.0).frames == 481, "60 s are 480 frames, of which a latent takes 1 + 4 n"
+
+
 KNOWLESS = dataclasses.replace(LIMITS, knows=False)
 
 
