@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
             "stages.videos.schedule.learning_rate": 3e-3,
             "sampling.shift_base_tokens": 8.0,
             "sampling.guidance.scale": 4.0,
+            "sampling.guidance.interval": (0.6, 1.0),
             "sampling.size": (64, 64),
             "sampling.frames": 17,
             "sampling.prompts": (

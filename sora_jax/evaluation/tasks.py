@@ -261,19 +261,27 @@ def _judge_backward(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequen
 
 
 def _kept(scenes: Sequence[Scene], videos: Sequence[Made], *, seams: list[int], new: list[slice]) -> Scores:
-    """Returns how often the subject is itself in the new frames, and goes on where it was."""
+    """Returns how often the subject is itself in the new frames, and goes on where it was.
+
+    `permanence`, where the world has bars: of the clips with one, how often it is seen in every frame and stays itself.
+    """
     found: dict[str, list[bool]] = {"colour": [], "shape": [], "seam": [], "all": []}
-    jumps = []
+    jumps, lasting = [], []
     for scene, video, seam, frames in zip(scenes, videos, seams, new, strict=True):
         (spec,) = scene.objects
-        reading = shapes_oracle.read(video.clip[frames])
-        position_T2 = shapes_oracle.read(video.clip).position_T2
+        reading, whole = shapes_oracle.read(video.clip[frames]), shapes_oracle.read(video.clip)
+        position_T2 = whole.position_T2
         jump = np.inf if position_T2 is None else np.linalg.norm(position_T2[seam] - position_T2[seam - 1])
         right = (reading.colour == spec.colour, reading.shape == spec.shape, bool(jump < _LARGEST_JUMP))
         for name, value in zip(found, (*right, all(right)), strict=True):
             found[name].append(value)
         jumps.append(min(float(jump), max(scene.height, scene.width)))
-    return {**{name: float(np.mean(values)) for name, values in found.items()}, "jump_px": float(np.median(jumps))}
+        if scene.bar is not None:
+            lasting.append(whole.persistent and right[:2] == (True, True))
+    scores = {name: float(np.mean(values)) for name, values in found.items()}
+    if lasting:
+        scores["permanence"] = float(np.mean(lasting))
+    return {**scores, "jump_px": float(np.median(jumps))}
 
 
 def _judge_loop(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:

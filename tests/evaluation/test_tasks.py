@@ -18,13 +18,13 @@ WORLD = ShapesWorld(
 SCENES = [WORLD.scene(index) for index in range(8)]
 
 
-def judged(name, change=lambda clip, scene, job: clip, notes=None):
+def judged(name, change=lambda clip, scene, job: clip, notes=None, scenes=SCENES):
     """Returns the scores of a task whose videos are the truth, changed."""
     plan, judge = tasks._JUDGES[name]
-    jobs = plan(SCENES, LIMITS)
-    pairs = zip(SCENES, jobs, strict=False)  # connect makes half as many
+    jobs = plan(scenes, LIMITS)
+    pairs = zip(scenes, jobs, strict=False)  # connect makes half as many
     videos = [Made(clip=change(render(scene), scene, job), notes=notes or {}) for scene, job in pairs]
-    return judge(SCENES, jobs, videos), jobs
+    return judge(scenes, jobs, videos), jobs
 
 
 @pytest.mark.parametrize("name", ["animate", "extend_forward", "extend_backward"])
@@ -59,6 +59,23 @@ def test_a_jump_at_the_seam_is_seen():
     assert scores["colour"] == 1
     assert scores["seam"] < 0.5
     assert scores["jump_px"] > 2
+
+
+def test_what_does_not_come_out_from_behind_a_bar_is_not_permanent():
+    world = ShapesWorld(dataclasses.replace(WORLD.config, occluder=True, num_clips=16))
+    scenes = [world.scene(index) for index in range(16)]
+    behind = [scene.bar is not None for scene in scenes]
+    assert 0 < sum(behind) < 16
+
+    def gone(clip, scene, job):
+        seam = len(job.clips[0])
+        empty = np.broadcast_to(clip[:, :1, :1], clip.shape)  # a corner is of the background
+        return clip if scene.bar is None else np.concatenate([clip[: seam + 1], empty[seam + 1 :]])
+
+    assert "permanence" not in judged("extend_forward")[0], "there is no bar"
+    assert judged("extend_forward", scenes=scenes)[0]["permanence"] == 1
+    assert judged("animate", scenes=scenes)[0]["permanence"] == 1
+    assert judged("extend_forward", gone, scenes=scenes)[0]["permanence"] == 0
 
 
 def test_a_fade_connects_and_a_cut_does_not():
