@@ -148,7 +148,7 @@ def get_config() -> ConfigDict:
         steps=1000, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=4000, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=4100, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
@@ -193,7 +193,7 @@ def get_config() -> ConfigDict:
     sampling.overlap = placeholder(int)  # frames that a window keeps of the one before it; None: up to half
     sampling.max_seconds = 60.0  # longest video that may be asked for
     sampling.guidance = guidance = ConfigDict()
-    guidance.scale = 10.0  # 1: none
+    guidance.scale = 6.0  # 1: none
     guidance.interval = (0.3, 0.9)  # noise levels where it applies; above, it stretches objects, below, roughens edges
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
     sampling.known_guidance = 3.0  # scale where a part is given, which says more than text; high ones make seams jump
@@ -290,9 +290,9 @@ def autoencoder_stage(
 def known_tokens() -> ConfigDict:
     """Returns which part of a clip is given in training; shares of clips that sum to 1."""
     known = ConfigDict()
-    known.none = 0.66  # nothing: text to video
-    known.first = 0.1  # first frames: animate, extend forward
-    known.last = 0.12  # last frames: extend backward
+    known.none = 0.58  # nothing: text to video
+    known.first = 0.16  # first frames: animate, extend forward
+    known.last = 0.14  # last frames: extend backward
     known.ends = 0.08  # both: connect, loop
     known.random_frames = 0.02  # any frames: interpolate
     known.region = 0.02  # a rectangle, or all but one: fill in

@@ -9,6 +9,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from sora_jax.nn.flash import KEPT
 
+# A loop copies what its body reads and keeps: so few blocks are laid out one after the other instead.
+_FEW = 4
 # What a block begins with.
 _INPUT = "block input"
 _policies = jax.checkpoint_policies
@@ -39,7 +41,7 @@ def stack_blocks(make: Callable[[nnx.Rngs], Any], depth: int, rngs: nnx.Rngs) ->
 
 
 def scan_blocks(blocks: Any, x: jax.Array, apply: Callable[[Any, jax.Array], jax.Array], *, remat: str) -> jax.Array:
-    """Returns `x` after every block in turn: `x = apply(block, x)`, as one `lax.scan`.
+    """Returns `x` after every block in turn: `x = apply(block, x)`, as one loop where they are many.
 
     Args:
       blocks: The result of `stack_blocks`.
@@ -55,4 +57,5 @@ def scan_blocks(blocks: Any, x: jax.Array, apply: Callable[[Any, jax.Array], jax
     if REMAT_POLICIES[remat] is not None:
         # A loop already keeps the compiler from merging what is computed again with what was computed first.
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, x, state)[0]
+    depth = jax.tree.leaves(state)[0].shape[0]
+    return jax.lax.scan(body, x, state, unroll=depth <= _FEW and remat == "none")[0]

@@ -55,9 +55,8 @@ def test_one_flipped_bit_is_named(workdir, python):
     assert f"of shard {shard} is damaged" in said
     done = python("-m", "sora_jax.verify", f"--workdir={workdir.path}")
     assert done.returncode == 74, done.stderr
-    assert f"checkpoint videos/6: whole, saved by python {platform.python_version()}, jax {jax.__version__}, jaxlib" in (
-        done.stdout
-    )
+    versions = f"python {platform.python_version()}, jax {jax.__version__}, jaxlib"
+    assert f"checkpoint videos/6: whole, saved by {versions}" in done.stdout
     assert "checkpoint videos/8: added was not part of it\n" in done.stdout
     assert "checkpoint videos/8: state/" in done.stdout
     assert "shards of main: 96 records, 1 damaged" in done.stdout
