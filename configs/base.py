@@ -148,7 +148,7 @@ def get_config() -> ConfigDict:
         steps=1000, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=4100, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=3900, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()

@@ -6,8 +6,7 @@ all clips, D features.
 
 import dataclasses
 import functools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -27,8 +26,6 @@ from sora_jax.models.random_features import random_features
 from sora_jax.video.latents import LatentStatistics, normalise
 from sora_jax.video.pixels import to_float
 
-# Reconstructions in one decoding, and frames times px of them: bound the memory.
-_CLIPS_AT_ONCE, _PIXELS_AT_ONCE = 16, 2**22
 # Px of the frames that LPIPS looks at together; its first layers keep 64 numbers for each.
 _LPIPS_PIXELS_AT_ONCE = 2**19
 _MOST_SHAPES = 16  # rows of a table; more shapes are grouped by classes
@@ -119,10 +116,10 @@ def judge_autoencoder(codec: Codec, clips: Iterable[Clip], networks: Networks | 
     networks = networks or Networks()
     measured: list[_Measured] = []
     worst: list[Damaged] = []
-    for batch in _batches(clips):
-        found = _judge(codec, batch, networks)
-        measured += [one for one, _ in found]
-        worst = sorted([*worst, *(shown for _, shown in found)], key=lambda shown: shown.psnr)[:_WORST]
+    for clip in clips:
+        one, shown = _judge(codec, clip, networks)
+        measured.append(one)
+        worst = sorted([*worst, shown], key=lambda shown: shown.psnr)[:_WORST]
     if not measured:
         raise UserError("none of the clips can be judged: see the reasons above, or give others with --data=DIR")
     total = _summary(codec, measured, networks.rfvd)
@@ -141,54 +138,39 @@ def judge_autoencoder(codec: Codec, clips: Iterable[Clip], networks: Networks | 
     )
 
 
-def _batches(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
-    """Yields clips of one shape together, as soon as they fill a batch: a codec is compiled for each shape."""
-    waiting: dict[tuple[int, ...], list[Clip]] = {}
-    for clip in clips:
-        shape = clip.pixels_THWC.shape
-        group = waiting.setdefault(shape, [])
-        group.append(clip)
-        if len(group) >= min(_CLIPS_AT_ONCE, _PIXELS_AT_ONCE // math.prod(shape[:3])):
-            yield waiting.pop(shape)
-    yield from waiting.values()
-
-
-def _judge(codec: Codec, clips: Sequence[Clip], networks: Networks) -> list[tuple[_Measured, Damaged]]:
-    truth_BTHWC = np.stack([clip.pixels_THWC for clip in clips])
-    latent_BTHWC = codec.encode(truth_BTHWC)
-    made_BTHWC = codec.decode(normalise(latent_BTHWC, codec.mean_C, codec.scale_C))
-    lpips_B = networks.lpips(truth_BTHWC, made_BTHWC)
-    truth_BD, made_BD = networks.features(truth_BTHWC), networks.features(made_BTHWC)
-    features_B2D = None if truth_BD is None or made_BD is None else np.stack([truth_BD, made_BD], axis=1)
-    frames, height, width = truth_BTHWC.shape[1:4]
+def _judge(codec: Codec, clip: Clip, networks: Networks) -> tuple[_Measured, Damaged]:
+    """Returns what is found of one clip: a batch of one, since a codec is compiled for each size of a batch."""
+    truth_THWC = clip.pixels_THWC
+    latent_BTHWC = codec.encode(truth_THWC[None])
+    (made_THWC,) = codec.decode(normalise(latent_BTHWC, codec.mean_C, codec.scale_C))
+    frames, height, width = truth_THWC.shape[:3]
+    # Equal clips have no finite PSNR; 100 dB stands for them.
+    resampled_THWC = resample(truth_THWC, values=latent_BTHWC.size)
+    scores = {
+        "psnr": min(pixels.psnr(truth_THWC, made_THWC), 100.0),
+        "psnr_resampled": min(pixels.psnr(truth_THWC, resampled_THWC), 100.0),
+        "ssim": pixels.ssim(truth_THWC, made_THWC),
+    }
+    lpips_B = networks.lpips(truth_THWC[None], made_THWC[None])
+    if lpips_B is not None:
+        scores["lpips"] = float(lpips_B[0])
+    features = [networks.features(one_THWC[None]) for one_THWC in (truth_THWC, made_THWC)]
+    measured = _Measured(
+        shape=(frames, height, width),
+        scores=scores,
+        features_2D=None if features[0] is None or features[1] is None else np.concatenate([features[0], features[1]]),
+        latents=LatentStatistics.of(latent_BTHWC[0]),
+        codes=_codes(codec.config, latent_BTHWC[0]),
+    )
     chosen_F = np.unique(np.linspace(0, frames - 1, _FRAMES_SHOWN).astype(int))
-    found = []
-    for number, (clip, truth_THWC, made_THWC) in enumerate(zip(clips, truth_BTHWC, made_BTHWC, strict=True)):
-        # Equal clips have no finite PSNR; 100 dB stands for them.
-        resampled_THWC = resample(truth_THWC, values=latent_BTHWC[number].size)
-        scores = {
-            "psnr": min(pixels.psnr(truth_THWC, made_THWC), 100.0),
-            "psnr_resampled": min(pixels.psnr(truth_THWC, resampled_THWC), 100.0),
-            "ssim": pixels.ssim(truth_THWC, made_THWC),
-        }
-        if lpips_B is not None:
-            scores["lpips"] = float(lpips_B[number])
-        measured = _Measured(
-            shape=(frames, height, width),
-            scores=scores,
-            features_2D=None if features_B2D is None else features_B2D[number],
-            latents=LatentStatistics.of(latent_BTHWC[number]),
-            codes=_codes(codec.config, latent_BTHWC[number]),
-        )
-        shown = Damaged(
-            name=clip.source_id,
-            shape=measured.shape,
-            psnr=scores["psnr"],
-            truth_FHWC=truth_THWC[chosen_F],
-            made_FHWC=made_THWC[chosen_F],
-        )
-        found.append((measured, shown))
-    return found
+    shown = Damaged(
+        name=clip.source_id,
+        shape=measured.shape,
+        psnr=scores["psnr"],
+        truth_FHWC=truth_THWC[chosen_F],
+        made_FHWC=made_THWC[chosen_F],
+    )
+    return measured, shown
 
 
 def _summary(codec: Codec, measured: Sequence[_Measured], rfvd: str) -> dict[str, float]:

@@ -37,7 +37,7 @@ class Limits:
       row_tokens: Of a canvas at most.
       text_tokens: Of a prompt at most.
       window: Frames that are made at once at most; longer videos slide.
-      overlap: Frames that a window keeps of the one before it.
+      overlap: Frames that a window keeps of the one before it; None: half of it.
       max_seconds: Of a video at most.
       knows: Whether it was trained with known tokens.
       size: Height and width, px.
@@ -53,7 +53,7 @@ class Limits:
     row_tokens: int
     text_tokens: int
     window: int
-    overlap: int
+    overlap: int | None
     max_seconds: float
     knows: bool
     size: tuple[int, int]
@@ -88,7 +88,9 @@ class Limits:
 
     def shared(self, size: tuple[int, int]) -> int:
         """Returns the frames that a canvas of a size keeps of those before it, where there are as many."""
-        return min(self.overlap, self.first + (self.window_tokens(size) - 2) * self.step)
+        most = self.window_tokens(size)
+        half = self.first + (max(1, most // 2) - 1) * self.step
+        return min(half if self.overlap is None else self.overlap, self.first + (most - 2) * self.step)
 
     def windows(self, frames: int, size: tuple[int, int]) -> list[int]:
         """Returns the token frames of each canvas of a video of a prompt alone: more than one where it slides."""

@@ -172,7 +172,7 @@ def limits_of(settings: Settings) -> Limits:
         row_tokens=settings.packing.tokens,
         text_tokens=settings.text.max_tokens,
         window=window,
-        overlap=sampling.overlap or window // 2,
+        overlap=sampling.overlap,
         max_seconds=sampling.max_seconds,
         knows=any(stage.known.none < 1 for stage in _diffusion_stages(settings)),
         size=sampling.size,

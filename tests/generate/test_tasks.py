@@ -114,12 +114,21 @@ def test_no_window_is_longer_than_a_row_allows():
     assert {canvas.grid[0] for canvas in canvases} == {3}
 
 
-@pytest.mark.parametrize("changes", [{}, {"overlap": 1}, {"overlap": 50}, {"window": 21}, {"row_tokens": 12}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"overlap": None}, {"overlap": 1}, {"overlap": 50}, {"window": 21}, {"row_tokens": 12}]
+)
 @pytest.mark.parametrize("frames", [1, 5, 13, 17, 18, 29, 49])
 def test_a_plan_knows_the_windows_of_a_prompt(frames, changes):
     limits = dataclasses.replace(LIMITS, **changes)
     _, canvases, _ = make(job("text", frames=frames), limits=limits)
     assert limits.windows(frames, limits.size) == [canvas.grid[0] for canvas in canvases]
+
+
+def test_half_of_a_window_is_kept_however_long_a_row_lets_it_be():
+    halves = dataclasses.replace(LIMITS, overlap=None, window=41)
+    assert (halves.window_tokens((4, 4)), halves.shared((4, 4))) == (11, 17), "5 frames of tokens"
+    shorter = dataclasses.replace(halves, row_tokens=16)
+    assert (shorter.window_tokens((4, 4)), shorter.shared((4, 4))) == (4, 5), "2 frames of tokens"
 
 
 @pytest.mark.parametrize("task", ["text", "extend", "edit", "fill"])
