@@ -62,4 +62,7 @@ def wait(processes: Sequence[subprocess.Popen], *, seconds: float) -> list[tuple
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+    ends = [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+    for end in ends:
+        print(*end, sep="\n")  # pytest shows it where a test fails
+    return ends

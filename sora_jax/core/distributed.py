@@ -291,6 +291,35 @@ def wait_for_all(name: str) -> None:
     gather(name, None)
 
 
+def together(jitted: Any, *, every_time: bool) -> Callable[..., Any]:
+    """Returns the jitted function, which no process runs before every process has compiled it.
+
+    An exchange between processes on CPUs waits for the others for 30 s (gloo has no other limit), and on a busy machine
+    compilations end further apart. All processes must call it as often, with arguments of the same shapes; those of
+    the first argument (a state, weights) are the same in every call.
+
+    Args:
+      jitted: Made by `jax.jit`.
+      every_time: Whether all meet before each call: for programs between whose calls one process may have much more to
+        do than another.
+    """
+    if jax.process_count() == 1:
+        return jitted
+    compiled: dict[Any, Any] = {}
+
+    def run(first: Any, *others: Any) -> Any:
+        leaves, structure = jax.tree.flatten(others)
+        key = structure, *((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
+        is_new = key not in compiled
+        if is_new:
+            compiled[key] = jitted.lower(first, *others).compile()
+        if is_new or every_time:
+            wait_for_all("a program is compiled")
+        return compiled[key](first, *others)
+
+    return run
+
+
 def to_host(array: Any) -> np.ndarray:
     """Returns a whole array of which other processes may hold parts; then all of them must ask for it."""
     if not isinstance(array, jax.Array) or array.is_fully_addressable:

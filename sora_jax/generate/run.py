@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sora_jax.core.distributed import to_host
+from sora_jax.core.distributed import to_host, together
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packs import PackLayout
 from sora_jax.diffusion import known, noise_levels, solvers
@@ -79,7 +79,7 @@ class Sampler:
         dtype: jnp.dtype,
         mesh: Mesh | None = None,
     ):
-        self._solve = make_solver(structure, config, dtype=dtype)
+        self._solve = together(make_solver(structure, config, dtype=dtype), every_time=True)
         self.codec = codec
         self._layout = layout
         self._rows = rows

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from sora_jax.core.distributed import to_host
+from sora_jax.core.distributed import to_host, together
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import put_whole
 from sora_jax.core.tree import Params, abstract_model, merge_model
@@ -87,6 +87,8 @@ class Codec:
         self._work = work
         self._mesh = mesh
         self._programs = programs_of(config)
+        if mesh is not None and mesh.is_multi_process:
+            self._programs = self._programs.together()
 
     @property
     def stride(self) -> shapes.Size:
@@ -192,6 +194,10 @@ class Programs:
     decode: Program
     begin: Program
     up: Program
+
+    def together(self) -> "Programs":
+        """Returns the same for all processes: each is run once all have come to it."""
+        return Programs(**{name: together(program, every_time=True) for name, program in vars(self).items()})
 
 
 @functools.cache

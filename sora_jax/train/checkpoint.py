@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
+from absl import flags, logging
 from etils import epath
 
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
@@ -32,6 +32,8 @@ PyTree = Any
 # Pauses before a failed save is tried again, seconds: at once for what passes by itself, then long enough for a file
 # system that stumbled, or for somebody who makes room.
 _PAUSES = (0.0, 2.0, 10.0)
+# Else orbax lets processes meet through their devices, where those of CPUs wait for each other for 30 s only.
+flags.FLAGS.set_default("experimental_orbax_use_distributed_barrier", True)
 
 
 @dataclass(frozen=True, kw_only=True)

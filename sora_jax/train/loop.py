@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from sora_jax.core import failure
 from sora_jax.core.chips import peak_flops
-from sora_jax.core.distributed import from_first, wait_for_all
+from sora_jax.core.distributed import from_first, together
 from sora_jax.core.errors import NumericsError
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.stop import StopSignal
@@ -30,7 +30,7 @@ from sora_jax.train.reporter import HostBatch, Reporter, Spiked, Told
 from sora_jax.train.retention import CheckpointConfig
 from sora_jax.train.settings import LogConfig
 from sora_jax.train.state import StateMaker, TrainState
-from sora_jax.train.step import Batch, Metrics, Objective, StepConfig, make_step
+from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.train.workdir import Workdir
 
 
@@ -145,7 +145,7 @@ class _Stretch:
         self._task, self._around, self._saver = task, around, saver
         structure, _, axes = abstract_model(task.maker.build)
         step = make_step(task.objective, structure, task.maker.make_optimizer(axes), task.step)
-        self._step = step if jax.process_count() == 1 else _compiled_by_all(step)
+        self._step = together(step, every_time=False)
         self._show_at = _moments(task.step.steps, around.log.samples_per_stage)
 
     def __call__(self, state: TrainState, position: Position, clock: StepClock) -> tuple[TrainState, int | None]:
@@ -216,24 +216,6 @@ class _Stretch:
             around.stop.kept()  # whoever stops the run need not wait for what is shown
             with clock.paused():
                 task.show(state, done)
-
-
-def _compiled_by_all(step: Any) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the jitted `step`, which no process runs before every process has compiled it.
-
-    The first exchange of processes on CPUs waits for the others for 30 s, and on a busy machine compilations may end
-    further apart.
-    """
-    compiled: dict[Any, Any] = {}
-
-    def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        shapes = tuple((name, value.shape) for name, value in sorted(batch.items()))
-        if shapes not in compiled:
-            compiled[shapes] = step.lower(state, batch).compile()
-            wait_for_all("the step is compiled")
-        return compiled[shapes](state, batch)
-
-    return run
 
 
 def _start(task: Task, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainState, Position]:

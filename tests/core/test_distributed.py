@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from sora_jax.core.distributed import Cluster, find_cluster, from_first, gather, is_first, joined, to_host
+from sora_jax.core.distributed import Cluster, find_cluster, from_first, gather, is_first, joined, to_host, together
 from sora_jax.core.errors import UserError
 from tests.processes import free_port, start_python, wait
 
@@ -51,6 +51,17 @@ with contextlib.ExitStack() as stack:
     told(f"gathered {distributed.gather('here', index + 10)} first {distributed.from_first('there', lambda: index)}")
     told(f"whole {distributed.to_host(put_whole(jnp.arange(3), mesh)).tolist()}")
     print(f"printed by {index}")
+    if what == "compiles":
+        def compiled_slowly(x, y):
+            time.sleep(3 * index)  # while it is traced
+            return x + y
+        add = distributed.together(jax.jit(compiled_slowly), every_time=False)
+        for size in (2, 2, 3):
+            distributed.wait_for_all("before")
+            began = time.monotonic()
+            assert add(jnp.ones(()), jnp.ones(size)).tolist() == [2] * size
+            told(f"took {'long' if time.monotonic() - began > 2 else 'no time'}")
+        what = "end"
     if what == "both fail":
         raise NumericsError("a loss that is not finite")
     if what == "one fails" and index == 1:
@@ -85,6 +96,8 @@ def test_a_process_that_nobody_told_of_others_is_alone():
         assert gather("a place", {"a": 1}) == [{"a": 1}]
         assert from_first("a place", lambda: 3) == 3
     np.testing.assert_array_equal(to_host(jax.numpy.arange(3)), np.arange(3))
+    program = jax.jit(lambda x: x)
+    assert together(program, every_time=True) is program
 
 
 def test_flags_come_before_variables(monkeypatch):
@@ -143,6 +156,17 @@ def test_an_address_may_be_in_brackets():
 def pair(what, folder):
     port = free_port()
     return [start_python("-c", PROGRAM, port, index, what, folder) for index in range(2)]
+
+
+def test_no_process_runs_a_program_before_all_have_compiled_it(tmp_path):
+    """Also the one that compiles at once, and that exchanges nothing with the other."""
+    for code, _, errors in wait(pair("compiles", tmp_path), seconds=120):
+        assert code == 0, errors
+        assert [line for line in errors.splitlines() if line.startswith("took")] == [
+            "took long",
+            "took no time",
+            "took long",
+        ]
 
 
 def read_record(folder, index):

@@ -139,7 +139,8 @@ def test_what_a_model_can_make_is_what_it_was_trained_on(toy_config):
     limits = limits_of(read_settings(config))
     assert (limits.row_tokens, limits.text_tokens, limits.size, limits.frames, limits.fps) == (36, 24, (16, 16), 5, 8.0)
     assert limits.window == 9, "what training saw, 5, but room for one frame of tokens between two others"
-    assert limits.overlap == 4
+    assert limits.overlap is None, "half of what a window can hold"
+    assert limits.shared((16, 16)) == 1, "of three token frames"
     assert limits.knows
     config.shapes.frames = (5, 21)
     config.sampling.overlap = 9
