@@ -14,7 +14,7 @@ from sora_jax.train.metrics import read_metrics
 from tests import processes, toy_several
 
 CONFIG = "tests/toy_several.py"
-HEARTBEAT = 20
+HEARTBEAT = 20  # where a process is killed; else the default, as all may stand still for seconds where much is run
 RECORDS = ("failure.json", "failure-1.json")
 SECONDS = 900  # of a run that takes half a minute where nobody else is at work
 
@@ -42,7 +42,7 @@ def together(alone, tmp_path_factory):
 
 
 def start(workdir, *flags):
-    return processes.start(f"--config={CONFIG}", f"--workdir={workdir}", f"--heartbeat={HEARTBEAT}", *flags)
+    return processes.start(f"--config={CONFIG}", f"--workdir={workdir}", *flags)
 
 
 def losses(workdir, stage):
@@ -154,7 +154,8 @@ def test_processes_that_cannot_meet_end_in_a_sentence(python, tmp_path, flags, c
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_survivor_of_a_run_ends_in_time_and_the_same_command_goes_on(tmp_path, victim):
     long = "--config.stages.autoencoder.steps=400"
-    running = start(tmp_path, "--until=autoencoder", long)
+    heartbeat = f"--heartbeat={HEARTBEAT}"
+    running = start(tmp_path, "--until=autoencoder", heartbeat, long)
     await_lines(tmp_path / "metrics.jsonl", running, count=8)
     running[victim].send_signal(signal.SIGKILL)
     began = time.monotonic()
@@ -168,7 +169,7 @@ def test_the_survivor_of_a_run_ends_in_time_and_the_same_command_goes_on(tmp_pat
     record = json.loads((tmp_path / RECORDS[1 - victim]).read_text())
     assert (record["code"], record["kind"], record["stage"]) == (75, "PeerLost", "autoencoder")
     assert record["step"] >= 8
-    again = start(tmp_path, "--until=autoencoder", long)
+    again = start(tmp_path, "--until=autoencoder", heartbeat, long)
     await_lines(tmp_path / "metrics.jsonl", again, count=14)
     again[victim].send_signal(signal.SIGTERM)
     ends = processes.wait(again, seconds=SECONDS)

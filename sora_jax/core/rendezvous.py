@@ -70,6 +70,8 @@ def _receive_all(port: int, mine: dict[str, Any], until: float, timeout_s: float
                 _answer([*come.values(), caller], mistake=str(error))
                 raise
             come[said["index"]] = caller
+            if len(come) == mine["count"] - 1:  # who has gone meanwhile will come again, or be missed here
+                come = {number: other for number, other in come.items() if not _is_gone(other)}
         _answer(come.values())
 
 
