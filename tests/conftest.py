@@ -1,7 +1,9 @@
 """Runs before jax is imported: eight simulated CPU devices, one compilation cache. And a run that tests share."""
 
+import fcntl
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,10 +83,19 @@ def toy_config() -> Callable[[], ConfigDict]:
 
 @pytest.fixture(scope="session")
 def toy_workdir(python, tmp_path_factory) -> Path:
-    """Returns the workdir of a whole toy run that was never interrupted. Do not write there: copy it."""
-    workdir = tmp_path_factory.mktemp("runs") / "toy"
-    done = python("-m", "sora_jax.main", f"--config={TOY}", f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    (workdir / "stdout.txt").write_text(done.stdout)
-    (workdir / "stderr.txt").write_text(done.stderr)
-    return workdir
+    """Returns the workdir of a whole toy run that was never interrupted. Do not write there: copy it.
+
+    Of the workers the first that asks trains it, and every other has a copy.
+    """
+    workdir, root = tmp_path_factory.mktemp("runs") / "toy", tmp_path_factory.getbasetemp()
+    shared = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "toy_run"
+    with open(f"{shared}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            done = python("-m", "sora_jax.main", f"--config={TOY}", f"--workdir={workdir}")
+            assert done.returncode == 0, done.stderr
+            (workdir / "stdout.txt").write_text(done.stdout)
+            (workdir / "stderr.txt").write_text(done.stderr)
+            shutil.copytree(workdir, shared)
+            return workdir
+    return Path(shutil.copytree(shared, workdir))
