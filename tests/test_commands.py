@@ -167,6 +167,7 @@ def test_a_wrong_request_of_a_file_is_named_before_any_is_made(run, toy_workdir,
     requests.write_text('{"prompt": "red"}\n{"prompt": "red", "size": "9x9"}')
     done = run("sample", f"--workdir={toy_workdir}", f"--requests={requests}")
     ends_in_a_sentence(done, "wrong.jsonl, request 1: height 9 is not divisible by 8")
+    assert not done.stdout, "nor the one before it"
     requests.write_text('{"prompt": "red", "output": "../../a.mp4"}')
     done = run("sample", f"--workdir={toy_workdir}", f"--requests={requests}")
     ends_in_a_sentence(done, "output '../../a.mp4' must be the name of a file")
@@ -334,8 +335,10 @@ def test_a_folder_without_clips_or_captions_says_so(run, tmp_path, name, content
 
 
 def test_a_workdir_of_another_config_is_refused_with_the_keys(run, toy_workdir):
+    config = (toy_workdir / "config.json").read_bytes()
     done = run("main", TOY, f"--workdir={toy_workdir}", "--config.seed=1", "--config.stages.videos.steps=99")
     ends_in_a_sentence(done, "belongs to another config (seed: 0 -> 1; stages.videos.steps: 8 -> 99)")
+    assert (toy_workdir / "config.json").read_bytes() == config
 
 
 @pytest.mark.parametrize(
