@@ -49,6 +49,7 @@ class Predictor:
 
     def __init__(self, model: Generator, batch: Batch, level_BL: jax.Array, config: SolverConfig, *, dtype: jnp.dtype):
         self._model, self._batch, self._level_BL, self._config, self._dtype = model, batch, level_BL, config, dtype
+        self._own_level_BL = level_BL % batch.pack["grid_BS3"].shape[1]  # as if nothing were given
 
         def encode(texts: Texts) -> tuple[jax.Array, jax.Array]:
             return model.encode_text(texts, dtype), texts["text_segment_BK"]
@@ -80,7 +81,7 @@ class Predictor:
         output_BLP, memory = self._conditional(x_BLP, levels_BG, memory)
 
         def guided() -> tuple[jax.Array, Memory]:
-            other_BLP, after = self._predict("negative", x_BLP, levels_BG, memory)
+            other_BLP, after = self._predict("negative", self._forgetting(x_BLP, levels_BG), levels_BG, memory)
             result_BLP = guidance.guide(
                 output_BLP,
                 other_BLP,
@@ -108,6 +109,18 @@ class Predictor:
         share_BL1 = jnp.asarray(self._batch.share_BL)[..., None]
         return (1 - share_BL1) * output_BLP + share_BL1 * turned_BLP, memory
 
+    def _forgetting(self, x_BLP: jax.Array, levels_BG: jax.Array) -> jax.Array:
+        """Returns the tokens with those that are given as noisy as the others: nothing is told apart any more.
+
+        So guidance leaves out the text and what is given together, and goes towards both (history guidance, arXiv
+        2502.06764, there with noise alone in the place of what is given). The level is that of the segment since
+        training shows clips of which nothing is given, and none with a part that is noisier than the rest.
+        """
+        noisy_BLP = path.add_noise(
+            x_BLP, noise=self._batch.noise_BLP, sigma=known.token_level(levels_BG, self._own_level_BL)
+        )
+        return jnp.where(self._batch.known_BL[..., None], noisy_BLP, x_BLP)
+
     def _predict(self, name: str, x_BLP: jax.Array, levels_BG: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
         """Returns the prediction with one of the texts."""
         text_BKE, text_segment_BK = self._texts[name]
@@ -120,7 +133,7 @@ class Predictor:
             x_BLP,
             self._batch.pack,
             levels_BG=levels_BG,
-            level_BL=self._level_BL,
+            level_BL=self._own_level_BL if name == "negative" else self._level_BL,
             text_BKE=text_BKE,
             text_segment_BK=text_segment_BK,
             reused=reused,
