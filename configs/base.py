@@ -109,7 +109,7 @@ def get_config() -> ConfigDict:
     packing.tokens = 126  # L, tokens of a row
     packing.text_tokens = 96  # K, text tokens of a row
     packing.segments = 15  # S, clips of a row at most
-    packing.rows = 4  # B, rows of a global batch
+    packing.rows = 8  # B, rows of a global batch
     packing.window = 2048  # clips planned together; more packs tighter, and plans longer
 
     c.diffusion = diffusion = ConfigDict()
@@ -134,9 +134,9 @@ def get_config() -> ConfigDict:
 
     c.stages = stages = ConfigDict()
     stages.autoencoder = autoencoder_stage(
-        steps=2600,
+        steps=2100,
         schedule=schedule(4e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
-        buckets=((1, 24, 24, 24), (9, 24, 24, 6)),
+        buckets=((1, 24, 24, 24), (5, 24, 24, 8), (9, 24, 24, 8)),
     )
 
     stages.prepare = stage = ConfigDict()
@@ -145,10 +145,10 @@ def get_config() -> ConfigDict:
     stage.clips_per_shard = 1024  # records of one file
 
     stages.images = diffusion_stage(
-        steps=1000, schedule=schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
+        steps=600, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=3900, schedule=schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=2450, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()

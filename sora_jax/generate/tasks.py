@@ -111,7 +111,8 @@ class Scene:
         self._windows += 1
         guidance = self.job.request.guidance
         if guidance is None and known.any():
-            guidance = self.limits.known_guidance
+            # Between two subjects, where no clip of the data is, guidance makes the one jump into the other.
+            guidance = 1.0 if turn is not None else self.limits.known_guidance
         return Canvas(
             prompt=self.job.prompts[0],
             negative=self.job.negative,

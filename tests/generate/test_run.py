@@ -176,6 +176,18 @@ def test_known_tokens_are_kept_bit_for_bit(method):
     assert np.abs(latent[1] - canvas.latent_THWC[1]).max() > 0.1, "the rest is made"
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_guidance_leaves_out_what_is_given_together_with_the_text(strength):
+    """At scale 0 only what is left out is followed: as if neither a prompt nor a part had been given."""
+    given = given_canvas(strength=strength, guidance=0.0)
+    nothing = dataclasses.replace(given, prompt="", known_thw=None)
+    found, plain = (solved([canvas], ONE_STEP)[0][0, :8].reshape(2, 4, 3) for canvas in (given, nothing))
+    np.testing.assert_allclose(found[1], plain[1], atol=1e-5)
+    assert np.abs(found[0] - plain[0]).max() > 0.1, "what is given is kept"
+    guided = solved([dataclasses.replace(given, guidance=1.0)], ONE_STEP)[0][0, :8].reshape(2, 4, 3)
+    assert np.abs(guided[1] - plain[1]).max() > 1e-2, "what is given is seen"
+
+
 def test_training_and_sampling_give_the_network_the_same(monkeypatch):
     """The objective at a level, and the solver that starts there, condition on the same known tokens alike."""
     seen = []
