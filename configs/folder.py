@@ -30,10 +30,13 @@ def get_config() -> ConfigDict:
             "stages.prepare.batch": 4,
             "stages.images.mix.images": 0.0,
             "stages.images.mix.videos": 1.0,
+            "stages.autoencoder.steps": 2600,
             "stages.images.steps": 400,
+            "stages.images.schedule.learning_rate": 5e-3,
             "stages.videos.mix.images": 0.0,
             "stages.videos.mix.videos": 1.0,
             "stages.videos.steps": 800,
+            "stages.videos.schedule.learning_rate": 4e-3,
             "sampling.size": (48, 80),
             "sampling.frames": 9,
             "sampling.prompts": (

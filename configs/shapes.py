@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
             "packing.tokens": 320,
             "packing.text_tokens": 160,
             "packing.segments": 16,
+            "packing.rows": 4,
             "transformer.width": 160,
             "transformer.depth": 5,
             "transformer.heads": 5,

@@ -114,7 +114,7 @@ def main(_: Sequence[str]) -> None:
         workdir, settings, step=step, weights=WEIGHTS[WEIGHTS.index(_WEIGHTS.value)], mesh=mesh
     )
     structure = abstract_model(lambda key: build_generator(settings, key))[0]
-    sampler = make_sampler(settings, codec, structure, solver=solver, mesh=mesh)
+    sampler = make_sampler(settings, codec, structure, solver=solver, mesh=mesh, videos=len(requests))
     facts = {"stage": stage, "step": step, "weights": _WEIGHTS.value}
     book = None if _REQUESTS.value is None else Book(folder / "done.jsonl", {**facts, "solver": repr(solver)})
     todo = [n for n, request in enumerate(requests) if book is None or not book.has(request, paths[n])]

@@ -179,9 +179,8 @@ def test_the_survivor_of_a_run_ends_in_time_and_the_same_command_goes_on(tmp_pat
 
 @pytest.mark.slow
 def test_the_base_config_runs_as_two_processes(tmp_path):
-    """Its own sizes, short, and batches that eight devices can share."""
+    """Its own sizes, short."""
     short = [f"--config.stages.{stage}.steps=4" for stage in ("autoencoder", "images", "videos")]
-    short += ["--config.packing.rows=8", "--config.stages.autoencoder.crops.buckets=((1,24,24,24),(9,24,24,8))"]
     short += ["--config.shapes.num_clips=256", "--config.log.samples_per_stage=1", "--config.evaluation.prompts=8"]
     short += ["--config.evaluation.clips=8", "--config.sampling.steps=2", "--config.stages.prepare.clips_per_shard=64"]
     ends = processes.wait(

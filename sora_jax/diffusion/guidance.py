@@ -17,8 +17,8 @@ class GuidanceConfig:
     """How far to go past the conditional prediction; raises UserError on impossible values.
 
     scale: 1 is the conditional prediction, 0 the unconditional one, above 1 is guidance.
-    interval: (low, high) of sigma where guidance applies, both included (arXiv 2404.07724); outside it the
-        prediction is the conditional one.
+    interval: (low, high) of sigma where guidance applies (arXiv 2404.07724), high included and low not: a step from
+        either keeps to one side. Outside it the prediction is the conditional one.
     rescale: share in [0, 1] of the correction of contrast (arXiv 2305.08891, section 3.4), taken over each
         segment where the paper takes an image.
     """
@@ -63,7 +63,7 @@ def guide(
         ratio_BL = jnp.where(segment_BL > 0, known.per_token(ratio_BS, segment_BL), 1.0)
         guided_BLP = (config.rescale * ratio_BL + 1 - config.rescale)[..., None] * guided_BLP
     low, high = config.interval
-    applies_BL = (sigma_BL >= low) & (sigma_BL <= high)
+    applies_BL = (sigma_BL > low) & (sigma_BL <= high)
     return jnp.where(applies_BL[..., None], guided_BLP, conditional_BLP)
 
 

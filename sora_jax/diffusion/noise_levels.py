@@ -65,19 +65,31 @@ def draw(key: jax.Array, tokens_BS: jax.Array, config: NoiseConfig) -> jax.Array
 
 
 def schedule(
-    num_steps: int, num_tokens: jax.Array | int, config: NoiseConfig, *, start: jax.Array | float = 1.0
+    num_steps: int,
+    num_tokens: jax.Array | int,
+    config: NoiseConfig,
+    *,
+    start: jax.Array | float = 1.0,
+    through: tuple[float, ...] = (),
 ) -> jax.Array:
     """Returns sigma float32 (num_steps + 1, *num_tokens.shape), falling to exactly 0, by default from exactly 1.
 
     Evenly spaced, then shifted like the training levels. `num_tokens` is a count or tokens_BS. `start`, of that shape
     or a number in [0, 1], is where the even levels begin: editing begins part of the way (SDEdit, arXiv 2108.01073).
+    Levels `through` are met exactly: the nearest one of the schedule moves there, unless that is its start or its end.
     Raises UserError on less than one step.
     """
     if num_steps < 1:
         raise UserError(f"{num_steps} sampling steps: at least 1 is needed")
     factor = alpha(num_tokens, config)
     even = jnp.linspace(1.0, 0.0, num_steps + 1, dtype=jnp.float32)
-    return shift(even.reshape(-1, *[1] * factor.ndim) * start, factor)
+    sigma = shift(even.reshape(-1, *[1] * factor.ndim) * start, factor)
+    number = jnp.arange(num_steps + 1).reshape(-1, *[1] * factor.ndim)
+    for level in through:
+        nearest = jnp.argmin(jnp.abs(sigma - level), axis=0)
+        met = (number == nearest) & (number > 0) & (number < num_steps) & (level < sigma[:1])
+        sigma = jnp.where(met, level, sigma)
+    return sigma
 
 
 def alpha(tokens: jax.Array | int, config: NoiseConfig) -> jax.Array:

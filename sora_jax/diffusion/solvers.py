@@ -7,7 +7,7 @@ Letters: B rows, L tokens, P patch width, G levels of a row, I steps.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,14 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 # (x, sigma, what the last evaluation left) -> (velocity, what this one leaves)
 Remembering = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 Spread = Callable[[jax.Array], jax.Array]
+
+
+class _Course(NamedTuple):
+    """The way that a method goes."""
+
+    sigmas: jax.Array  # (I + 1, ...)
+    before: jax.Array  # (I, ...), for each evaluation the level of the one before it, its own where there is none
+    spread: Spread  # an entry of these over the values of `x`
 
 
 def solve(
@@ -50,8 +58,13 @@ def solve_remembering(
     *,
     method: str,
     level_BL: jax.Array | None = None,
+    piece: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """Returns what `solve` does, for a velocity that hands `memory` on from evaluation to evaluation."""
+    """Returns what `solve` does, for a velocity that hands `memory` on from evaluation to evaluation.
+
+    piece(sigmas) (I, ...) numbers the pieces of the way in which the velocity is smooth in sigma; None: it is one. What
+    was seen in one piece is not extrapolated into the next: there a method that looks back begins anew.
+    """
     if method not in METHODS:
         raise UserError(f"solver {method!r} is not one of: {', '.join(METHODS)}")
     assert len(sigmas) >= 2, sigmas.shape
@@ -59,24 +72,23 @@ def solve_remembering(
     def spread(sigma: jax.Array) -> jax.Array:
         return (sigma if level_BL is None else known.token_level(sigma, level_BL))[..., None]
 
-    return METHODS[method](velocity, x.astype(jnp.float32), memory, sigmas, spread)[0]
+    course = _Course(sigmas, _before(sigmas[:-1], piece), spread)
+    return METHODS[method](velocity, x.astype(jnp.float32), memory, course)[0]
 
 
-def _euler(
-    velocity: Remembering, x: jax.Array, memory: Any, sigmas: jax.Array, spread: Spread
-) -> tuple[jax.Array, Any]:
+def _euler(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> tuple[jax.Array, Any]:
     """First order, one evaluation per step."""
 
     def step(carry, levels):
         x, memory = carry
         here, there = levels
         slope, memory = velocity(x, here, memory)
-        return (x + spread(there - here) * slope, memory), None
+        return (x + course.spread(there - here) * slope, memory), None
 
-    return jax.lax.scan(step, (x, memory), (sigmas[:-1], sigmas[1:]))[0]
+    return jax.lax.scan(step, (x, memory), (course.sigmas[:-1], course.sigmas[1:]))[0]
 
 
-def _heun(velocity: Remembering, x: jax.Array, memory: Any, sigmas: jax.Array, spread: Spread) -> tuple[jax.Array, Any]:
+def _heun(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> tuple[jax.Array, Any]:
     """Second order, two evaluations per step (arXiv 2206.00364, algorithm 1), one in the last step.
 
     The last step is Euler's because it ends at sigma = 0, where a network has no velocity to learn. One such
@@ -86,37 +98,36 @@ def _heun(velocity: Remembering, x: jax.Array, memory: Any, sigmas: jax.Array, s
     def step(carry, levels):
         x, memory = carry
         here, there = levels
-        change = spread(there - here)
+        change = course.spread(there - here)
         slope, memory = velocity(x, here, memory)
         corrected, memory = velocity(x + change * slope, there, memory)
         return (x + change * (slope + corrected) / 2, memory), None
 
-    carry, _ = jax.lax.scan(step, (x, memory), (sigmas[:-2], sigmas[1:-1]))
-    return _euler(velocity, *carry, sigmas[-2:], spread)
+    carry, _ = jax.lax.scan(step, (x, memory), (course.sigmas[:-2], course.sigmas[1:-1]))
+    return _euler(velocity, *carry, course._replace(sigmas=course.sigmas[-2:]))
 
 
-def _dpm(velocity: Remembering, x: jax.Array, memory: Any, sigmas: jax.Array, spread: Spread) -> tuple[jax.Array, Any]:
+def _dpm(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> tuple[jax.Array, Any]:
     """DPM-Solver++(2M), second order, one evaluation per step (arXiv 2211.01095, algorithm 2)."""
 
     def step(carry, levels):
         x, last, memory = carry
         before, here, there = levels
         slope, memory = velocity(x, here, memory)
-        clean = x - spread(here) * slope
-        return (_towards(x, clean, last, (before, here, there), spread), clean, memory), None
+        clean = x - course.spread(here) * slope
+        return (_towards(x, clean, last, (before, here, there), course.spread), clean, memory), None
 
-    levels = _before(sigmas[:-1], by=1), sigmas[:-1], sigmas[1:]
+    levels = course.before, course.sigmas[:-1], course.sigmas[1:]
     x, _, memory = jax.lax.scan(step, (x, x, memory), levels)[0]
     return x, memory
 
 
-def _unipc(
-    velocity: Remembering, x: jax.Array, memory: Any, sigmas: jax.Array, spread: Spread
-) -> tuple[jax.Array, Any]:
+def _unipc(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> tuple[jax.Array, Any]:
     """UniPC of second order with B(h) = exp(h) - 1, one evaluation per step (arXiv 2302.04867, algorithms 1 and 2).
 
     It steps as DPM-Solver++(2M) does; the evaluation where a step arrives first corrects that step.
     """
+    spread = course.spread
 
     def step(carry, levels):
         x, start, last, older, memory = carry
@@ -129,8 +140,8 @@ def _unipc(
         x = jnp.where(gone > 0, corrected, x)
         return (_towards(x, clean, last, (before, here, there), spread), x, clean, last, memory), None
 
-    here = sigmas[:-1]
-    levels = _before(here, by=2), _before(here, by=1), here, sigmas[1:]
+    before2 = jnp.concatenate([course.before[:1], course.before[:-1]])
+    levels = before2, course.before, course.sigmas[:-1], course.sigmas[1:]
     x, _, _, _, memory = jax.lax.scan(step, (x, x, x, x, memory), levels)[0]
     return x, memory
 
@@ -171,12 +182,13 @@ def _length(here: jax.Array, there: jax.Array) -> jax.Array:
     return (jnp.log1p(-there) - jnp.log(there)) - (jnp.log1p(-here) - jnp.log(here))
 
 
-def _before(sigmas: jax.Array, *, by: int) -> jax.Array:
-    """Returns for each entry the one `by` steps before it, the first one where there is none."""
-    return jnp.concatenate([jnp.repeat(sigmas[:1], min(by, len(sigmas)), axis=0), sigmas[:-by]])
+def _before(sigmas: jax.Array, piece: Callable[[jax.Array], jax.Array] | None) -> jax.Array:
+    """Returns for each entry the one before it, or itself where there is none in the same piece of the way."""
+    before = jnp.concatenate([sigmas[:1], sigmas[:-1]])
+    return before if piece is None else jnp.where(piece(before) == piece(sigmas), before, sigmas)
 
 
-METHODS: dict[str, Callable[[Remembering, jax.Array, Any, jax.Array, Spread], tuple[jax.Array, Any]]] = {
+METHODS: dict[str, Callable[[Remembering, jax.Array, Any, _Course], tuple[jax.Array, Any]]] = {
     "euler": _euler,
     "heun": _heun,
     "dpm": _dpm,

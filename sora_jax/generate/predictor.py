@@ -38,6 +38,10 @@ class SolverConfig:
     guidance: guidance.GuidanceConfig
     cache: float = 0.0
 
+    def schedule(self, tokens: jax.Array | int, *, start: jax.Array | float = 1.0) -> jax.Array:
+        """Returns the noise levels of canvases of so many tokens; where guidance begins and ends there is one."""
+        return noise_levels.schedule(self.steps, tokens, self.noise, start=start, through=self.guidance.interval)
+
 
 class Predictor:
     """The guided velocity of a batch. Texts are encoded once.
@@ -73,11 +77,15 @@ class Predictor:
         added = {name: jnp.zeros(shape, self._dtype) for name in self._texts}
         return {"number": jnp.int32(0), "led": jnp.bool_(False), "added": added}
 
+    def is_guided(self, levels_XBG: jax.Array) -> jax.Array:
+        """Returns where guidance applies (bool), for tables of levels: the velocity jumps where that changes."""
+        low, high = self._config.guidance.interval
+        return (levels_XBG > low) & (levels_XBG <= high) & jnp.tile(self._is_guided_BS, 2)
+
     def velocity(self, x_BLP: jax.Array, levels_BG: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
         """Returns the velocity of all tokens, and what the next evaluation is handed."""
         sigma_BL = known.token_level(levels_BG, self._level_BL)
         segments = levels_BG.shape[1] // 2
-        low, high = self._config.guidance.interval
         output_BLP, memory = self._conditional(x_BLP, levels_BG, memory)
 
         def guided() -> tuple[jax.Array, Memory]:
@@ -93,8 +101,7 @@ class Predictor:
             )
             return result_BLP, {**after, "led": jnp.bool_(True)} if after else after
 
-        own_BS = levels_BG[:, :segments]
-        applies = jnp.any((own_BS >= low) & (own_BS <= high) & self._is_guided_BS)
+        applies = jnp.any(self.is_guided(levels_BG)[:, :segments])
         output_BLP, memory = jax.lax.cond(applies, guided, lambda: (output_BLP, memory))
         if memory:
             memory = {**memory, "number": memory["number"] + 1}
@@ -149,7 +156,7 @@ def taken_over(transformer: Transformer, config: SolverConfig, *, tokens: int) -
     A change is the mean absolute difference of the modulation to that of the step before, over its mean absolute value,
     on the schedule of `tokens` tokens. The first and the last step never take over; both evaluations of one do alike.
     """
-    sigma_I = noise_levels.schedule(config.steps, tokens, config.noise)[:-1]
+    sigma_I = config.schedule(tokens)[:-1]
     modulation_ID = transformer.modulation_of(sigma_I)
     moved_I = jnp.mean(jnp.abs(jnp.diff(modulation_ID, axis=0)), axis=-1)
     change_I = moved_I / jnp.mean(jnp.abs(modulation_ID[:-1]), axis=-1)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from sora_jax.core.distributed import to_host, together
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packs import PackLayout
-from sora_jax.diffusion import known, noise_levels, solvers
+from sora_jax.diffusion import known, solvers
 from sora_jax.generate.canvas import Batch, Canvas, lay_out
 from sora_jax.generate.predictor import Predictor, SolverConfig
 from sora_jax.models.codec import Codec
@@ -30,9 +30,7 @@ def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Ca
     def solve(params: Params, batch: Batch) -> jax.Array:
         model: Generator = merge_model(structure, params)
         grid_BS3 = batch.pack["grid_BS3"]
-        sigma_IBS = noise_levels.schedule(
-            config.steps, jnp.prod(grid_BS3, axis=-1), config.noise, start=batch.strength_BS
-        )
+        sigma_IBS = config.schedule(jnp.prod(grid_BS3, axis=-1), start=batch.strength_BS)
         start = known.condition(
             batch.pack["tokens_BLP"],
             noise_BLP=batch.noise_BLP,
@@ -50,6 +48,7 @@ def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Ca
             predictor.memory(),
             method=config.method,
             level_BL=start.level_BL,
+            piece=predictor.is_guided,
         )
 
     return jax.jit(solve)
@@ -82,7 +81,7 @@ class Sampler:
         self._solve = together(make_solver(structure, config, dtype=dtype), every_time=True)
         self.codec = codec
         self._layout = layout
-        self._rows = rows
+        self.rows = rows
         self._mesh = mesh
 
     def __call__(self, params: Params, canvases: list[Canvas]) -> list[np.ndarray]:
@@ -95,7 +94,7 @@ class Sampler:
 
     def latents(self, params: Params, canvases: list[Canvas]) -> list[np.ndarray]:
         """Returns the normalised latent (T, H, W, C), float32, of each canvas, in order."""
-        batches, places = lay_out(canvases, self._layout, rows=self._rows)
+        batches, places = lay_out(canvases, self._layout, rows=self.rows)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             solved = [to_host(self._solve(params, batch)) for batch in batches]
         patch, channels = self._layout.patch, self._layout.channels

@@ -216,18 +216,26 @@ def pack_layout(settings: Settings) -> PackLayout:
 
 
 def make_sampler(
-    settings: Settings, codec: Codec, structure: Any, *, solver: SolverConfig | None = None, mesh: Mesh | None = None
+    settings: Settings,
+    codec: Codec,
+    structure: Any,
+    *,
+    solver: SolverConfig | None = None,
+    mesh: Mesh | None = None,
+    videos: int | None = None,
 ) -> Sampler:
     """Returns the sampler of a run; `solver` replaces the configured one, `mesh` are the devices that hold the weights.
 
-    Batches have as many rows as in training, or a few more where they would not come out even over the mesh.
+    Batches have as many rows as in training, but no more than `videos` at once need, rounded up to a power of two so
+    that few programs serve all; and a few more where they would not come out even over the mesh.
     """
     parts = 1 if mesh is None else ways("batch", mesh)
+    rows = settings.packing.rows if videos is None else min(settings.packing.rows, 1 << (videos - 1).bit_length())
     return Sampler(
         structure,
         codec,
         pack_layout(settings),
-        rows=-(-settings.packing.rows // parts) * parts,
+        rows=-(-rows // parts) * parts,
         config=solver_config(settings) if solver is None else solver,
         dtype=compute_dtype(settings.precision),
         mesh=mesh,

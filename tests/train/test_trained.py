@@ -7,11 +7,13 @@ import json
 import logging
 import shutil
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.captions import BYTES_PER_TOKEN
 from sora_jax.data.shards import PreparedSet
@@ -75,6 +77,14 @@ def test_the_last_weights_are_there_beside_the_average(workdir, settings):
         np.testing.assert_array_equal(average[name], tree["ema"]["width_0.1"][name])
         np.testing.assert_array_equal(last[name], tree["params"][name])
     assert any(np.any(average[name] != last[name]) for name in average)
+
+
+@pytest.mark.parametrize(("videos", "devices", "rows"), [(None, 1, 8), (1, 1, 1), (3, 1, 4), (9, 1, 8), (1, 4, 4)])
+def test_a_sampler_computes_no_more_rows_than_videos_need(workdir, settings, videos, devices, rows):
+    mesh = None if devices == 1 else make_mesh(MeshConfig(data=devices, fsdp=1, sequence=1, tensor=1), jax.devices()[:devices])
+    structure = abstract_model(lambda key: trained.build_generator(settings, key))[0]
+    codec = trained.load_codec(workdir, settings)
+    assert trained.make_sampler(settings, codec, structure, mesh=mesh, videos=videos).rows == rows
 
 
 def test_what_is_not_there_yet_is_told(settings, tmp_path):
