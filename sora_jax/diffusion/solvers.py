@@ -91,19 +91,20 @@ def _euler(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) ->
 def _heun(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> tuple[jax.Array, Any]:
     """Second order, two evaluations per step (arXiv 2206.00364, algorithm 1), one in the last step.
 
-    The last step is Euler's because it ends at sigma = 0, where a network has no velocity to learn. One such
-    step leaves the order at two.
+    The last step is Euler's because it ends at sigma = 0, where a network has no velocity to learn, and so is the last
+    one of each piece of the way, which ends where another velocity begins. Such steps leave the order at two.
     """
 
     def step(carry, levels):
         x, memory = carry
-        here, there = levels
+        here, there, before = levels
         change = course.spread(there - here)
         slope, memory = velocity(x, here, memory)
         corrected, memory = velocity(x + change * slope, there, memory)
-        return (x + change * (slope + corrected) / 2, memory), None
+        share = course.spread(jnp.where(before > there, 0.5, 0.0))
+        return (x + change * (slope + share * (corrected - slope)), memory), None
 
-    carry, _ = jax.lax.scan(step, (x, memory), (course.sigmas[:-2], course.sigmas[1:-1]))
+    carry, _ = jax.lax.scan(step, (x, memory), (course.sigmas[:-2], course.sigmas[1:-1], course.before[1:]))
     return _euler(velocity, *carry, course._replace(sigmas=course.sigmas[-2:]))
 
 

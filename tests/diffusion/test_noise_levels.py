@@ -101,6 +101,20 @@ def test_schedule_falls_from_one_to_zero_with_the_same_shift():
         noise_levels.schedule(0, 400, config)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 50])
+def test_a_schedule_meets_the_levels_it_is_told(steps):
+    config = noise_levels.NoiseConfig(shift_base_tokens=100.0)
+    tokens_BS, start_BS = jnp.array([[100, 400, 3000]]), jnp.array([[1.0, 1.0, 0.5]])
+    plain = np.asarray(noise_levels.schedule(steps, tokens_BS, config, start=start_BS))
+    found = np.asarray(noise_levels.schedule(steps, tokens_BS, config, start=start_BS, through=(0.3, 0.9)))
+    np.testing.assert_array_equal(found[[0, -1]], plain[[0, -1]])
+    assert np.all(np.diff(found, axis=0) < 0)
+    assert np.sum(found != plain, axis=0).max() <= 2
+    if steps >= 5:
+        met = np.any(found == np.float32(0.3), axis=0) & np.any(found == np.float32(0.9), axis=0)
+        assert met.tolist() == [[True, True, False]], "the third starts below 0.9"
+
+
 @pytest.mark.parametrize(
     "change",
     [{"std": 0.0}, {"shift_base_tokens": 0.0}, {"shift_limits": (2.0, 1.0)}, {"uniform_share": 1.5}],

@@ -115,6 +115,31 @@ def test_levels_per_token_and_per_group_agree_and_known_tokens_stand_still(metho
     assert np.all(by_group[0, [1, 2, 4]] != x_BLP[0, [1, 2, 4]])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_velocity_that_jumps_is_solved_piece_by_piece(method):
+    """The whole way is that of one solve up to the jump and another from there, each token at its own level."""
+    sigmas = jnp.linspace(1.0, 0.0, 11)[:, None] ** jnp.array([1.0, 1.5])
+    jump = sigmas[6]
+
+    def piece(sigma):
+        return sigma <= jump
+
+    def velocity(x, sigma, memory):
+        return jnp.sin(x) * (1 + sigma[..., None]) + 5 * piece(sigma)[..., None], memory
+
+    x_LP = jax.random.normal(jax.random.key(1), (2, 3))
+    whole = solvers.solve_remembering(velocity, x_LP, sigmas, (), method=method, piece=piece)
+
+    def above(x, sigma):
+        return jnp.sin(x) * (1 + sigma[..., None])
+
+    half = solvers.solve(above, x_LP, sigmas[:7], method=method)
+    apart = solvers.solve(lambda x, sigma: above(x, sigma) + 5, half, sigmas[6:], method=method)
+    np.testing.assert_allclose(whole, apart, rtol=1e-5, atol=1e-6)
+    careless = solvers.solve_remembering(velocity, x_LP, sigmas, (), method=method)
+    assert (np.abs(careless - apart).max() > 1e-2) == (method != "euler")
+
+
 def test_an_unknown_method_is_named_with_the_known_ones():
     with pytest.raises(UserError, match="'ddim' is not one of: euler, heun, dpm, unipc"):
         solvers.solve(lambda x, sigma: x, jnp.ones((1, 1, 1)), even(2), method="ddim")

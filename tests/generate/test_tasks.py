@@ -205,7 +205,7 @@ def test_two_videos_are_connected_while_the_second_prompt_takes_over():
     frames, (canvas,), _ = make(one)
     assert frames == [10] * 5 + [NEW] * 8 + [90] * 5
     assert known(canvas) == [10, None, None, 90]
-    assert canvas.strength == 0.5
+    assert (canvas.strength, canvas.guidance) == (0.5, 1.0)
     np.testing.assert_allclose(canvas.turn.share_t, [0, 1 / 3, 2 / 3, 1])
     fade = canvas.latent_THWC.mean(axis=(1, 2, 3))
     np.testing.assert_allclose(fade, [10, 10 + 80 * 2.5 / 9, 10 + 80 * 6.5 / 9, 90], atol=0.5)
@@ -213,7 +213,7 @@ def test_two_videos_are_connected_while_the_second_prompt_takes_over():
 
 def test_a_connection_with_one_prompt_does_not_turn():
     _, (canvas,), _ = make(job("connect", frames=4, clips=(video(*[1] * 5), video(*[9] * 5)), strength=0.5))
-    assert canvas.turn is None
+    assert (canvas.turn, canvas.guidance) == (None, 1.5)
 
 
 def test_an_edit_starts_from_the_video_and_slides_over_it():

@@ -81,7 +81,8 @@ def test_the_last_weights_are_there_beside_the_average(workdir, settings):
 
 @pytest.mark.parametrize(("videos", "devices", "rows"), [(None, 1, 8), (1, 1, 1), (3, 1, 4), (9, 1, 8), (1, 4, 4)])
 def test_a_sampler_computes_no_more_rows_than_videos_need(workdir, settings, videos, devices, rows):
-    mesh = None if devices == 1 else make_mesh(MeshConfig(data=devices, fsdp=1, sequence=1, tensor=1), jax.devices()[:devices])
+    sizes = MeshConfig(data=devices, fsdp=1, sequence=1, tensor=1)
+    mesh = None if devices == 1 else make_mesh(sizes, jax.devices()[:devices])
     structure = abstract_model(lambda key: trained.build_generator(settings, key))[0]
     codec = trained.load_codec(workdir, settings)
     assert trained.make_sampler(settings, codec, structure, mesh=mesh, videos=videos).rows == rows
