@@ -401,6 +401,7 @@ def test_an_output_that_cannot_be_written_is_a_fault_of_storage(run, toy_workdir
     output = tmp_path / "file" / "a.png"
     done = run("sample", f"--workdir={toy_workdir}", "--prompt=red", "--frames=1", f"--output={output}")
     ends_in_a_sentence(done, "StorageError: cannot write", code=74)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"], "nothing is left behind"
 
 
 def test_a_signal_from_outside_saves_and_ends_with_its_code(tmp_path):

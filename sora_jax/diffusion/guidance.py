@@ -36,6 +36,11 @@ class GuidanceConfig:
         if not 0 <= self.rescale <= 1:
             raise UserError(f"guidance rescale {self.rescale} is outside [0, 1]")
 
+    def applies(self, sigma: jax.Array) -> jax.Array:
+        """Returns whether noise levels are in the interval, bool of the same shape."""
+        low, high = self.interval
+        return (sigma > low) & (sigma <= high)
+
 
 def guide(
     conditional_BLP: jax.Array,
@@ -62,9 +67,7 @@ def guide(
         ratio_BS = wanted_BS / jnp.maximum(given_BS, 1e-12)
         ratio_BL = jnp.where(segment_BL > 0, known.per_token(ratio_BS, segment_BL), 1.0)
         guided_BLP = (config.rescale * ratio_BL + 1 - config.rescale)[..., None] * guided_BLP
-    low, high = config.interval
-    applies_BL = (sigma_BL > low) & (sigma_BL <= high)
-    return jnp.where(applies_BL[..., None], guided_BLP, conditional_BLP)
+    return jnp.where(config.applies(sigma_BL)[..., None], guided_BLP, conditional_BLP)
 
 
 def _deviation(x_BLP: jax.Array, segment_BL: jax.Array, num_segments: int) -> jax.Array:

@@ -79,8 +79,7 @@ class Predictor:
 
     def is_guided(self, levels_XBG: jax.Array) -> jax.Array:
         """Returns where guidance applies (bool), for tables of levels: the velocity jumps where that changes."""
-        low, high = self._config.guidance.interval
-        return (levels_XBG > low) & (levels_XBG <= high) & jnp.tile(self._is_guided_BS, 2)
+        return self._config.guidance.applies(levels_XBG) & jnp.tile(self._is_guided_BS, 2)
 
     def velocity(self, x_BLP: jax.Array, levels_BG: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
         """Returns the velocity of all tokens, and what the next evaluation is handed."""
