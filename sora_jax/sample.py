@@ -174,7 +174,7 @@ class Book:
 
 def requests_of_flags() -> list[Request]:
     """Returns a request for each prompt; tasks with a picture or a video make one of all flags."""
-    if not _PROMPT.value:
+    if not _PROMPT.value and _TASK.value == "text":
         raise UserError('nothing to sample: pass --prompt="..."')
     common = {
         "task": _TASK.value,
@@ -242,7 +242,7 @@ def output_paths(folder: Path, requests: Sequence[Request], images: Sequence[boo
             path = path if _REQUESTS.value is None else folder / path
         else:
             task = "" if request.task == "text" else f"{request.task}_"
-            stem = f"{task}{file_stem(request.prompt[0])}_seed{request.seed}"
+            stem = f"{task}{file_stem(' '.join(request.prompt[:1]))}_seed{request.seed}"
             path = free_path(folder, stem, ".png" if image else ".mp4", set(paths))
         check_written_suffix(path, frames=1 if image else 2, codec=_CODEC.value)
         if path in paths:

@@ -114,7 +114,7 @@ class Job:
 
     Attributes:
       request: What was asked for.
-      prompts: Cleaned.
+      prompts: Cleaned; an empty one where none was given.
       negative: Cleaned.
       size: Height and width, px.
       fps: Frames per second.
@@ -141,7 +141,7 @@ class Job:
 
 def read_job(request: Request, limits: Limits) -> Job:
     """Returns the job of a request; raises UserError for all that the model cannot do."""
-    prompts = tuple(check_prompt(prompt, limits.text_tokens) for prompt in request.prompt)
+    prompts = tuple(check_prompt(prompt, limits.text_tokens) for prompt in request.prompt) or ("",)
     negative = clean_caption(request.negative)
     if count_tokens(negative) > limits.text_tokens:
         raise UserError(

@@ -16,7 +16,7 @@ Task = Literal["text", "animate", "extend", "loop", "connect", "edit", "fill", "
 TASKS: tuple[Task, ...] = get_args(Task)
 
 # Prompts, images and videos that a task takes, and whether a mask.
-_PROMPTS = {"connect": (1, 2)}
+_PROMPTS = {"text": (1, 1), "edit": (1, 1), "connect": (0, 2)}
 _IMAGES = {"animate": 1}
 _VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1}
 # How much of what is given is made anew, where that is a question.
@@ -31,7 +31,7 @@ class Request:
 
     Attributes:
       task: How it is made; `generate/tasks.py` has them all.
-      prompt: What it shows; connect takes two, the second for the second video.
+      prompt: What it shows; connect takes two, the second for the second video. Only text and edit need one.
       negative: What guidance leads away from.
       size: "HEIGHTxWIDTH" in px; None: of what is given, or as the run's samples have it.
       frames: Of the whole video; extend, loop and connect: to add; None: see `seconds`.
@@ -71,9 +71,9 @@ class Request:
         task = self.task
         if task not in TASKS:
             raise UserError(f"task {task!r} is none of {', '.join(TASKS)}")
-        least, most = _PROMPTS.get(task, (1, 1))
+        least, most = _PROMPTS.get(task, (0, 1))
         if not least <= len(self.prompt) <= most:
-            wanted = "a prompt" if most == 1 else f"{least} or {most} prompts"
+            wanted = "a prompt" if least else f"at most {most}"
             raise UserError(f'{len(self.prompt)} prompts for task {task}, which takes {wanted}: pass --prompt="..."')
         _count("image", [self.image] if self.image else [], _IMAGES.get(task, 0), task)
         _count("video", self.video, _VIDEOS.get(task, 0), task)

@@ -63,6 +63,19 @@ def test_what_is_given_sets_size_and_rate(files):
     assert read(files, "loop", video=("a.gif",)).frames == 4
 
 
+@pytest.mark.parametrize(
+    ("task", "asked"),
+    [
+        ("animate", {"image": "image.png"}),
+        ("loop", {"video": ("a.gif",)}),
+        ("connect", {"video": ("a.gif", "a.gif")}),
+        ("fill", {"video": ("a.gif",), "mask": "mask.png"}),
+    ],
+)
+def test_what_is_given_may_say_enough_without_a_prompt(files, task, asked):
+    assert read(files, task, prompt=(), **asked).prompts == ("",)
+
+
 def test_upscale_takes_the_size_times_the_scale_and_keeps_the_duration(files):
     job = read(files, "upscale", video=("b.gif",), scale=1.5)
     assert (job.size, job.frames, job.strength) == ((12, 6), 9, 0.4)

@@ -72,6 +72,8 @@ def test_an_empty_file_or_none_says_so(tmp_path):
     ("wrong", "said"),
     [
         ({"prompt": ()}, "0 prompts for task text, which takes a prompt"),
+        ({"task": "edit", "video": ("a",), "prompt": ()}, "0 prompts for task edit, which takes a prompt"),
+        ({"task": "loop", "video": ("a",), "prompt": ("b", "c")}, "2 prompts for task loop, which takes at most 1"),
         ({"task": "animate"}, "0 files to --image for task animate, which takes 1: pass --image=FILE"),
         (
             {"task": "connect", "video": ("a",)},
