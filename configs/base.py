@@ -134,7 +134,7 @@ def get_config() -> ConfigDict:
 
     c.stages = stages = ConfigDict()
     stages.autoencoder = autoencoder_stage(
-        steps=2100,
+        steps=1950,
         schedule=schedule(4e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
         buckets=((1, 24, 24, 24), (5, 24, 24, 8), (9, 24, 24, 8)),
     )
@@ -145,10 +145,10 @@ def get_config() -> ConfigDict:
     stage.clips_per_shard = 1024  # records of one file
 
     stages.images = diffusion_stage(
-        steps=600, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
+        steps=500, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=2450, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=2200, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
