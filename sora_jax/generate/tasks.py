@@ -21,7 +21,7 @@ from sora_jax.models.codec import Codec
 from sora_jax.video import latents
 
 # Strength with which what leads to given frames is made a second time.
-_AGAIN = 0.5
+_AGAIN = 0.7
 # Yields canvases and is sent their latents, normalised.
 Making = Generator[Canvas, np.ndarray, None]
 
@@ -81,9 +81,20 @@ class Scene:
         if self.job.request.keep_pixels:
             return clip_THWC
         past = clip_THWC[:0] if before is None or not len(before) else before[-self.kept(len(before)) :]
-        frames = len(past) + len(clip_THWC)
-        held = np.concatenate([past, clip_THWC, np.repeat(clip_THWC[-1:], self.longer(frames) - frames, axis=0)])
-        return self._codec.reconstruct(held[None])[0, len(past) : frames]
+        held = np.concatenate([past, clip_THWC])
+        least = self.limits.first + self.limits.step
+        rest = (len(held) - self.limits.first) % self.limits.step
+        if not rest or len(held) < least or len(clip_THWC) < self.limits.step:
+            return self._reconstructed(held)[len(past) :]
+        # Filled up with repeats, the last frames would come back behind their place: they are taken from the end alone.
+        end = self._reconstructed(held[-max(least, self.kept(len(held))) :])
+        return np.concatenate([self._reconstructed(held[:-rest]), end[-rest:]])[len(past) :]
+
+    def _reconstructed(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns frames through the autoencoder; the last one is repeated up to a legal number of frames."""
+        frames = len(clip_THWC)
+        filled = np.concatenate([clip_THWC, np.repeat(clip_THWC[-1:], self.longer(frames) - frames, axis=0)])
+        return self._codec.reconstruct(filled[None])[0, :frames]
 
     def canvas(
         self,

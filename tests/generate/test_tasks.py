@@ -170,6 +170,23 @@ def test_given_frames_come_back_through_the_autoencoder_unless_kept():
     assert frames[:9] == [10] + [12] * 4 + [16] * 4, "means of four frames"
 
 
+@pytest.mark.parametrize("before", [0, 4])
+def test_the_last_frames_come_back_out_of_a_full_group(before):
+    clip = video(*range(10, 54, 4))
+    one = dataclasses.replace(job("extend", frames=4, clips=(clip,)), before=before)
+    frames, _, _ = make(one)
+    given = frames[before : before + len(clip)]
+    if before:  # they follow one frame of what was made
+        assert given == [16] * 4 + [32] * 4 + [44] * 3, "the last four frames have the mean 44"
+    else:
+        assert given == [10] + [20] * 4 + [36] * 4 + [44] * 2
+
+
+def test_a_video_shorter_than_a_group_is_filled_up_with_its_last_frame():
+    frames, _, _ = make(job("extend", frames=4, clips=(video(10, 14, 18),)))
+    assert frames[:3] == [10, 17, 17]
+
+
 def test_a_video_has_a_past():
     clip = video(*range(10, 19))
     one = dataclasses.replace(job("extend", frames=4, clips=(clip,), request={"keep_pixels": True}), before=11)
@@ -177,7 +194,7 @@ def test_a_video_has_a_past():
     assert frames == [NEW] * 11 + [*range(10, 19)] + [NEW] * 4
     assert known(canvases[0]) == [None, None, None, 11.5], "its first four frames are the last"
     assert known(canvases[1]) == known(canvases[0])
-    assert (canvases[0].strength, canvases[1].strength) == (1, 0.5), "once more, from what was made"
+    assert (canvases[0].strength, canvases[1].strength) == (1, 0.7), "once more, from what was made"
     assert canvases[1].latent_THWC[:3].mean() == NEW
     assert known(canvases[2])[-1] == NEW, "what was made before leads to what is made then"
     assert known(canvases[4]) == [14, 16.5, None]
