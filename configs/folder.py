@@ -26,7 +26,6 @@ def get_config() -> ConfigDict:
             "packing.text_tokens": 320,
             "packing.segments": 24,
             "packing.rows": 4,
-            "diffusion.noise.mean": 1.0,
             "stages.autoencoder.crops.buckets": ((1, 32, 32, 16), (9, 32, 32, 4), (17, 32, 32, 2)),
             "stages.prepare.batch": 4,
             "stages.images.mix.images": 0.0,

@@ -26,7 +26,6 @@ def get_config() -> ConfigDict:
             "packing.text_tokens": 160,
             "packing.segments": 16,
             "packing.rows": 4,
-            "diffusion.noise.mean": 1.0,
             "transformer.width": 160,
             "transformer.depth": 5,
             "transformer.heads": 5,
