@@ -120,7 +120,7 @@ def get_config() -> ConfigDict:
     path.weighting = "flat"  # "flat", or "min_snr" with loss_space "clean"
     path.min_sigma = 0.1  # smallest divisor when a clean prediction becomes a velocity, in (0, 1)
     diffusion.noise = noise = ConfigDict()
-    noise.mean = 1.0  # of logit(sigma), before the shift; higher: what is shown, lower: where exactly
+    noise.mean = 1.0  # of logit(sigma), before the shift
     noise.std = 1.0  # of logit(sigma)
     noise.shift_base_tokens = 16.0  # clips of more tokens see more noise, of fewer less; None: no shift
     noise.shift_power = 0.5  # growth of the shift with the token count
@@ -134,7 +134,7 @@ def get_config() -> ConfigDict:
 
     c.stages = stages = ConfigDict()
     stages.autoencoder = autoencoder_stage(
-        steps=1950,
+        steps=2100,
         schedule=schedule(4e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
         buckets=((1, 24, 24, 24), (5, 24, 24, 8), (9, 24, 24, 8)),
     )
@@ -145,10 +145,10 @@ def get_config() -> ConfigDict:
     stage.clips_per_shard = 1024  # records of one file
 
     stages.images = diffusion_stage(
-        steps=500, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
+        steps=600, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=2300, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=2450, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
@@ -290,9 +290,9 @@ def autoencoder_stage(
 def known_tokens() -> ConfigDict:
     """Returns which part of a clip is given in training; shares of clips that sum to 1."""
     known = ConfigDict()
-    known.none = 0.5  # nothing: text to video
-    known.first = 0.18  # first frames: animate, extend forward
-    known.last = 0.2  # last frames: extend backward
+    known.none = 0.58  # nothing: text to video
+    known.first = 0.16  # first frames: animate, extend forward
+    known.last = 0.14  # last frames: extend backward
     known.ends = 0.08  # both: connect, loop
     known.random_frames = 0.02  # any frames: interpolate
     known.region = 0.02  # a rectangle, or all but one: fill in
