@@ -91,10 +91,8 @@ class Scene:
         return np.concatenate([self._reconstructed(held[:-rest]), end[-rest:]])[len(past) :]
 
     def _reconstructed(self, clip_THWC: np.ndarray) -> np.ndarray:
-        """Returns frames through the autoencoder; the last one is repeated up to a legal number of frames."""
-        frames = len(clip_THWC)
-        filled = np.concatenate([clip_THWC, np.repeat(clip_THWC[-1:], self.longer(frames) - frames, axis=0)])
-        return self._codec.reconstruct(filled[None])[0, :frames]
+        """Returns frames through the autoencoder, filled up for it."""
+        return self._codec.reconstruct(self.filled(clip_THWC)[None])[0, : len(clip_THWC)]
 
     def canvas(
         self,
@@ -141,6 +139,11 @@ class Scene:
     def longer(self, frames: int) -> int:
         """Returns the least number of frames, not under `frames`, that a canvas can have."""
         return self.limits.first + max(0, math.ceil((frames - self.limits.first) / self.limits.step)) * self.limits.step
+
+    def filled(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns a clip whose last frame is repeated up to a number of frames that a canvas can have."""
+        missing = self.longer(len(clip_THWC)) - len(clip_THWC)
+        return np.pad(clip_THWC, ((0, missing), (0, 0), (0, 0), (0, 0)), "edge")
 
     def kept(self, frames: int) -> int:
         """Returns how many of `frames` frames a window begins with."""
@@ -350,7 +353,7 @@ def _rework(
 ) -> Making:
     """Emits `source` made anew: from noise of `strength`; with a mask, where that is true and nowhere else."""
     limits, frames = scene.limits, len(source)
-    held = np.concatenate([source, np.repeat(source[-1:], scene.longer(frames) - frames, axis=0)])
+    held = scene.filled(source)
     done: np.ndarray | None = None
     made = 0
     while made < frames:
