@@ -120,7 +120,7 @@ def get_config() -> ConfigDict:
     path.weighting = "flat"  # "flat", or "min_snr" with loss_space "clean"
     path.min_sigma = 0.1  # smallest divisor when a clean prediction becomes a velocity, in (0, 1)
     diffusion.noise = noise = ConfigDict()
-    noise.mean = 1.0  # of logit(sigma), before the shift
+    noise.mean = 0.92  # of logit(sigma), before the shift
     noise.std = 1.0  # of logit(sigma)
     noise.shift_base_tokens = 16.0  # clips of more tokens see more noise, of fewer less; None: no shift
     noise.shift_power = 0.5  # growth of the shift with the token count
@@ -148,7 +148,7 @@ def get_config() -> ConfigDict:
         steps=600, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=2450, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=2600, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
@@ -290,9 +290,9 @@ def autoencoder_stage(
 def known_tokens() -> ConfigDict:
     """Returns which part of a clip is given in training; shares of clips that sum to 1."""
     known = ConfigDict()
-    known.none = 0.58  # nothing: text to video
-    known.first = 0.16  # first frames: animate, extend forward
-    known.last = 0.14  # last frames: extend backward
+    known.none = 0.52  # nothing: text to video
+    known.first = 0.18  # first frames: animate, extend forward
+    known.last = 0.18  # last frames: extend backward
     known.ends = 0.08  # both: connect, loop
     known.random_frames = 0.02  # any frames: interpolate
     known.region = 0.02  # a rectangle, or all but one: fill in

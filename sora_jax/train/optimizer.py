@@ -30,6 +30,7 @@ class OptimizerConfig:
     clip_norm: float
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """Learning rate over the steps of a stage: a linear rise, a plateau, a linear fall.
@@ -65,10 +66,10 @@ def is_matrix(name: str, axes: tuple[str | None, ...]) -> bool:
     return name.endswith("kernel") and len(axes) >= 2
 
 
-def learning_rate(config: ScheduleConfig, step: jax.Array, steps: int) -> jax.Array:
-    """Returns the float32 learning rate of `step` (0-based) of a stage of `steps`."""
+def learning_rate(config: ScheduleConfig, step: jax.Array, steps: jax.typing.ArrayLike) -> jax.Array:
+    """Returns the float32 learning rate of `step` (0-based) of a stage of `steps`; numbers may be traced."""
     step = step.astype(jnp.float32)
-    rise = jnp.minimum((step + 1) / max(1, config.warmup_steps), 1.0)
-    left = (steps - step) / max(1.0, config.decay_share * steps)
+    rise = jnp.minimum((step + 1) / jnp.maximum(1.0, config.warmup_steps), 1.0)
+    left = (steps - step) / jnp.maximum(1.0, config.decay_share * steps)
     fall = config.final_share + (1 - config.final_share) * jnp.clip(left, 0.0, 1.0)
     return config.learning_rate * rise * fall

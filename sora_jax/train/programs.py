@@ -161,7 +161,9 @@ def _step_program(
 
     return Program(
         name=name,
-        lower=lambda: make_step(recipe.objective, structure, optimizer, recipe.step).lower(state, batch),
+        lower=lambda: make_step(recipe.objective, structure, optimizer, recipe.step).lower(
+            state, batch, recipe.step.course
+        ),
         held={"parameters": state.params, "moments": state.opt_state, "ema": state.ema, "batch": batch},
         kept=kept,
         flops=flops,

@@ -113,8 +113,8 @@ def _train_and_evaluate(run: Run, *, until: str | None, evaluated: bool, began: 
         raise
     if until is None:
         failure.at(stage="evaluation")
-        # Several processes work together; one, as `sora_jax.evaluate` does, on its first device.
-        evaluate(workdir, run.settings, mesh=run.mesh if jax.process_count() > 1 else None)
+        # On the devices that trained, whose programs are compiled.
+        evaluate(workdir, run.settings, mesh=run.mesh)
     record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated or until is None)
 
 

@@ -142,12 +142,11 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
     shown = exhibits.choose_clips(run.fitted, count=_CLIPS_SHOWN, sizes=_SIZES_SHOWN)
     names = abstract_model(functools.partial(build_autoencoder, settings, None))[1]
 
-    def codec(state: TrainState, *, mean: Any = 0.0, scale: Any = 1.0) -> Codec:
-        channels = np.ones(settings.autoencoder.channels)
-        average = state.ema[track_name(settings.ema.widths[0])]
+    def codec(state: TrainState) -> Codec:
+        average, scale_C = state.ema[track_name(settings.ema.widths[0])], np.ones(settings.autoencoder.channels)
         params = {parameter: average[parameter] for parameter in names}
         return Codec(
-            settings.autoencoder, params, mean_C=mean * channels, scale_C=scale * channels, work=settings.codec
+            settings.autoencoder, params, mean_C=0 * scale_C, scale_C=scale_C, work=settings.codec, mesh=run.mesh
         )
 
     def show(state: TrainState, step: int) -> None:

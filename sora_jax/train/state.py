@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sora_jax.core import sharding, tree
+from sora_jax.core.compiling import run_once
 from sora_jax.core.errors import UserError
 from sora_jax.train.guard import Usual
 
@@ -133,7 +134,7 @@ class StateMaker:
     def fresh(self, key: jax.Array) -> TrainState:
         """Returns the initial state, created where it will live."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract())
-        return jax.jit(self._fresh, out_shardings=shardings)(key)
+        return jax.jit(self._fresh, out_shardings=shardings, compiler_options=run_once())(key)
 
     def _fresh(self, key: jax.Array) -> TrainState:
         _, params, axes = tree.split_model(self.build(key))

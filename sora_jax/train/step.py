@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sora_jax.core import rng
@@ -19,6 +20,22 @@ from sora_jax.train.state import EmaConfig, TrainState, update_ema
 Batch = dict[str, jax.Array]
 Objective = Callable[[Any, Batch, jax.Array], tuple[Mean, dict[str, Mean]]]
 Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Course:
+    """What a step is told of its stage: numbers, so that stages that differ in these alone share a compiled program.
+
+    Attributes:
+      key: uint32, the data of the key that the randomness of each step comes from.
+      steps: float32, length of the stage.
+      schedule: Learning rate over the stage, float32 numbers.
+    """
+
+    key: jax.typing.ArrayLike
+    steps: jax.typing.ArrayLike
+    schedule: ScheduleConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +60,20 @@ class StepConfig:
     ema: EmaConfig
     guard: GuardConfig
 
+    @property
+    def course(self) -> Course:
+        """Returns what the step is told; the same in every process."""
+        return Course(
+            key=np.asarray(jax.random.key_data(rng.key(self.seed, self.name))),
+            steps=np.float32(self.steps),
+            schedule=jax.tree.map(np.float32, self.schedule),
+        )
+
 
 def make_step(
     objective: Objective, structure: Any, optimizer: optax.GradientTransformation, config: StepConfig
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the jitted `(state, batch) -> (state, metrics)`; the state is donated.
+) -> Callable[[TrainState, Batch, Course], tuple[TrainState, Metrics]]:
+    """Returns the jitted `(state, batch, config.course) -> (state, metrics)`; the state is donated.
 
     A step whose loss or gradient norm is not finite changes no weight, moment or average: it is counted in
     `state.skipped`, and `state.unbroken` says how many came in a row; after `guard.max_skipped_steps` of them all
@@ -57,8 +83,8 @@ def make_step(
 
     guard = config.guard
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = rng.key(config.seed, config.name, state.step)
+    def step(state: TrainState, batch: Batch, course: Course) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(course.key)), state.step)
         gradient, loss, metrics = mean_gradient(objective, structure, state.params, batch, key, config.accumulate)
         norm = optax.tree.norm(gradient)
         seen_2 = jnp.stack([loss, norm]).astype(jnp.float32)
@@ -74,7 +100,7 @@ def make_step(
         taken = finite & (state.unbroken < guard.max_skipped_steps)
         if guard.on_spike == "skip":
             taken &= ~spiked
-        rate = learning_rate(config.schedule, state.step, config.steps)
+        rate = learning_rate(course.schedule, state.step, course.steps)
         direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
         updates = state.updates + 1

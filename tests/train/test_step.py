@@ -126,7 +126,7 @@ def train(kind, mesh_name):
     state, losses = begin(kind, mesh_name), []
     with jax.set_mesh(mesh):
         for number in range(STEPS):
-            state, metrics = step(state, to_device(objectives(kind)[2](number), mesh))
+            state, metrics = step(state, to_device(objectives(kind)[2](number), mesh), STEP.course)
             losses.append({name: float(value) for name, value in metrics.items()})
     return state, losses
 
@@ -171,7 +171,7 @@ def test_no_device_ever_holds_the_tokens_of_the_whole_batch(mesh_name):
     batch = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in packs(0).items()}
     state = maker.abstract()
     with jax.set_mesh(mesh):
-        lowered = step.lower(state, batch)
+        lowered = step.lower(state, batch, STEP.course)
         text = lowered.compile().as_text()
     width = small.TRANSFORMER.width
     assert re.search(rf"f32\[1,16,{width}\]", text), "each has its own row"
@@ -195,7 +195,7 @@ def test_memory_held_by_a_device_falls_with_their_number():
         whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         state = maker.abstract()
         with jax.set_mesh(mesh):
-            memory = step.lower(state, batch).compile().memory_analysis()
+            memory = step.lower(state, batch, STEP.course).compile().memory_analysis()
         assert memory.alias_size_in_bytes >= 0.99 * (memory.output_size_in_bytes), "the state is donated"
         return memory.argument_size_in_bytes, whole
 
@@ -209,7 +209,7 @@ def test_training_lowers_the_loss_of_one_batch():
     state, batch, losses = begin("autoencoder", "one device"), clips(0), []
     with jax.set_mesh(mesh):
         for _ in range(8):
-            state, metrics = step(state, to_device(batch, mesh))
+            state, metrics = step(state, to_device(batch, mesh), STEP.course)
             losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0]
 
@@ -218,7 +218,7 @@ def test_the_state_is_donated_and_its_counters_count():
     _, step, mesh = prepared("diffusion", "one device")
     state = begin("diffusion", "one device")
     with jax.set_mesh(mesh):
-        new, metrics = step(state, to_device(packs(0), mesh))
+        new, metrics = step(state, to_device(packs(0), mesh), STEP.course)
     assert all(leaf.is_deleted() for leaf in (*state.params.values(), *state.ema["width_0.1"].values()))
     assert [int(x) for x in (new.step, new.updates, new.skipped, new.unbroken)] == [1, 1, 0, 0]
     for name, value in new.params.items():
@@ -248,17 +248,17 @@ def test_a_bad_batch_changes_no_bit_and_is_counted(mesh_name, bad):
     poison["tokens_BLP"][3, 1, 2] = bad
     state = begin("diffusion", mesh_name)
     with jax.set_mesh(mesh):
-        state, _ = step(state, to_device(packs(0), mesh))
+        state, _ = step(state, to_device(packs(0), mesh), STEP.course)
         before = jax.tree.map(np.array, state)
         for count in (1, 2):
-            state, metrics = step(state, to_device(poison, mesh))
+            state, metrics = step(state, to_device(poison, mesh), STEP.course)
             assert not np.isfinite(float(metrics["loss"]) * float(metrics["gradient_norm"]))
             assert [float(metrics[name]) for name in ("skipped", "unbroken")] == [count, count]
         after = jax.tree.map(np.array, state)
         for name in ("params", "ema", "opt_state", "updates"):
             jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
         assert int(after.step) == 3, "the data goes on"
-        state, metrics = step(state, to_device(packs(2), mesh))
+        state, metrics = step(state, to_device(packs(2), mesh), STEP.course)
     assert [float(metrics[name]) for name in ("skipped", "unbroken")] == [2, 0]
     assert any(np.any(np.array(state.params[name]) != before.params[name]) for name in before.params)
 

@@ -66,7 +66,7 @@ def in_step(
         seen: dict[str, Any] = {}
         left = set(range(first, first + count))
 
-        def one(state: Any, values: Any) -> Any:
+        def one(state: Any, values: Any, course: Any) -> Any:
             number = int(state.step) + 1
             chosen = number in left
             left.discard(number)
@@ -74,7 +74,7 @@ def in_step(
                 state = dataclasses.replace(state, step=state.step + 1, skipped=state.skipped + 1)
                 return state, seen["metrics"]
             state = weights(state) if chosen and weights else state
-            state, seen["metrics"] = step(state, jax.tree.map(batch, values) if chosen and batch else values)
+            state, seen["metrics"] = step(state, jax.tree.map(batch, values) if chosen and batch else values, course)
             return state, seen["metrics"]
 
         return one
