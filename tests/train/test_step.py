@@ -178,6 +178,28 @@ def test_no_device_ever_holds_the_tokens_of_the_whole_batch(mesh_name):
     assert not re.search(rf"f32\[8,16,{width}\]", text)
 
 
+def test_stages_that_differ_in_numbers_share_a_program_and_no_randomness():
+    other = dataclasses.replace(
+        STEP,
+        name="images",
+        steps=7 * STEPS,
+        schedule=ScheduleConfig(learning_rate=3e-3, warmup_steps=5, decay_share=0.1, final_share=1.0),
+    )
+    build, objective, batches, _ = objectives("diffusion")
+    maker, _, mesh = prepared("diffusion", "one device")
+    structure, _, axes = abstract_model(build)
+    with jax.set_mesh(mesh):
+        state, batch = maker.fresh(jax.random.key(0)), to_device(batches(0), mesh)
+        steps = [make_step(objective, structure, maker.make_optimizer(axes), one) for one in (STEP, other)]
+        texts = [step.lower(state, batch, one.course).as_text() for step, one in zip(steps, (STEP, other), strict=True)]
+        assert texts[0] == texts[1]
+        _, metrics = steps[0](jax.tree.map(jnp.copy, state), batch, STEP.course)
+        _, others = steps[0](state, batch, other.course)
+    assert float(metrics["loss"]) != float(others["loss"]), "other noise"
+    assert float(metrics["learning_rate"]) == pytest.approx(1e-2)
+    assert float(others["learning_rate"]) == pytest.approx(3e-3 / 5)
+
+
 def test_memory_held_by_a_device_falls_with_their_number():
     """Of the compiled step: parameters, two moments and an average, split n ways, and the small rest that is not."""
 
