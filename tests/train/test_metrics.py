@@ -1,9 +1,12 @@
+import itertools
 import json
 import math
+import types
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from sora_jax.core.errors import StorageError
 from sora_jax.train.metrics import MetricsWriter, SilentWriter, read_metrics
@@ -50,7 +53,11 @@ def test_a_torn_line_is_left_out_and_does_not_take_the_next_with_it(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
 
-def test_truncate_removes_the_later_steps_of_one_stage(tmp_path):
+def test_truncate_removes_the_later_steps_of_one_stage(tmp_path, monkeypatch):
+    # TensorBoard reads files in the order of their names, which within a second is that of a counter's digits: 10, 9.
+    # Runs begin seconds apart.
+    seconds = itertools.count(1_800_000_000)
+    monkeypatch.setattr(event_file_writer, "time", types.SimpleNamespace(time=lambda: next(seconds)))
     with MetricsWriter(tmp_path) as writer:
         for stage in ("autoencoder", "diffusion"):
             for step in range(1, 6):
