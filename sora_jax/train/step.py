@@ -60,7 +60,7 @@ class StepConfig:
     ema: EmaConfig
     guard: GuardConfig
 
-    @property
+    @functools.cached_property
     def course(self) -> Course:
         """Returns what the step is told; the same in every process."""
         return Course(
