@@ -178,6 +178,33 @@ def test_a_program_that_the_compiler_refuses_for_its_size_does_not_fit(settings)
     assert "  does not fit: needs 3.22 GB of 2.15 GB; what would help, most first:" in planning.lines(plan)
 
 
+def test_nothing_is_computed_for_a_plan(settings):
+    """On described devices nothing can be, and what is computed under their mesh goes there."""
+    mesh = make_mesh(settings.mesh)
+    found = programs.train_programs(settings, mesh, list(settings.run), segment_tokens=12)
+    found += [programs.sampling_program(settings, mesh), *programs.codec_programs(settings, mesh)]
+    computed = []
+
+    def listen(event: str, _: float, **about: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            computed.append(about)
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.random.key(0)
+        assert len(computed) > 0, "the listener hears what is computed"
+        computed.clear()
+        with jax.set_mesh(mesh):
+            for program in found:
+                program.lower()
+                if program.kept is not None:
+                    program.kept()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert computed == []
+
+
 def test_a_stack_of_blocks_keeps_its_inputs_alone_under_full_rematerialisation(settings):
     mesh = make_mesh(MeshConfig(data=8, fsdp=1, sequence=1, tensor=1))
     kept = {}

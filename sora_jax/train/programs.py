@@ -150,7 +150,8 @@ def _step_program(
     facts: dict[str, Any],
 ) -> Program:
     structure, _, axes = abstract_model(recipe.maker.build)
-    state = recipe.maker.abstract()  # before the mesh is set, on which nothing can be computed
+    # Before the mesh is set, on which nothing can be computed.
+    state, course = recipe.maker.abstract(), recipe.step.course
     optimizer = recipe.maker.make_optimizer(axes)
     parts = recipe.step.accumulate
     micro = {n: jax.ShapeDtypeStruct((v.shape[0] // parts, *v.shape[1:]), v.dtype) for n, v in batch.items()}
@@ -161,9 +162,7 @@ def _step_program(
 
     return Program(
         name=name,
-        lower=lambda: make_step(recipe.objective, structure, optimizer, recipe.step).lower(
-            state, batch, recipe.step.course
-        ),
+        lower=lambda: make_step(recipe.objective, structure, optimizer, recipe.step).lower(state, batch, course),
         held={"parameters": state.params, "moments": state.opt_state, "ema": state.ema, "batch": batch},
         kept=kept,
         flops=flops,
