@@ -101,25 +101,28 @@ def make_step(
         if guard.on_spike == "skip":
             taken &= ~spiked
         rate = learning_rate(course.schedule, state.step, course.steps)
-        direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-        updates = state.updates + 1
-        ema = update_ema(state.ema, params, updates, config.ema)
 
-        def guarded(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
+        def updated() -> TrainState:
+            direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+            updates = state.updates + 1
+            return dataclasses.replace(
+                state,
+                updates=updates,
+                usual=state.usual.after(seen_2, window=guard.window),
+                params=params,
+                ema=update_ema(state.ema, params, updates, config.ema),
+                opt_state=opt_state,
+            )
 
         skipped = 1 - taken.astype(jnp.int32)
-        state = TrainState(
+        # A branch, not a choice between old and new numbers, for which XLA would copy every moment and weight.
+        state = dataclasses.replace(
+            jax.lax.cond(taken, updated, lambda: state),
             step=state.step + 1,
-            updates=guarded(updates, state.updates),
             skipped=state.skipped + skipped,
             unbroken=(state.unbroken + 1) * skipped,
             spikes=state.spikes + spiked.astype(jnp.int32),
-            usual=guarded(state.usual.after(seen_2, window=guard.window), state.usual),
-            params=guarded(params, state.params),
-            ema=guarded(ema, state.ema),
-            opt_state=guarded(opt_state, state.opt_state),
         )
         scalars = {name: mean.value() for name, mean in metrics.items()}
         counts = {"skipped": state.skipped, "unbroken": state.unbroken, "spikes": state.spikes, "spiked": spiked}
