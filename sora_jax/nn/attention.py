@@ -40,10 +40,10 @@ _FEW_SCORES = {"cpu": 256 * 256, "gpu": 1024 * 1024, "tpu": 1024 * 1024}
 
 
 def _blocked(queries: int, keys: int) -> Kernel:
-    """Returns blocks of plain XLA. On CPU small ones multiply no slower; fewer keys than queries are short texts."""
+    """Returns blocks of plain XLA. On CPU small ones multiply hardly slower; few keys are those of short texts."""
     if current_platform() != "cpu":
         return blocked()
-    return blocked(Blocks(queries=128, keys=128 if keys >= queries else 32))
+    return blocked(Blocks(queries=128, keys=64 if keys >= queries else 32))
 
 
 # Backends whose results over parts of a row can be merged: kernels for numbers of queries and of keys.

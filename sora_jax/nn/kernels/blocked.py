@@ -3,7 +3,7 @@
 One task is a block of queries of one row; it visits the blocks of keys that share a segment with it, keeping a running
 maximum and sum of the softmax (arXiv 2205.14135, algorithm 1). The gradient visits the same pairs once more.
 
-Letters: B rows, L queries, M keys, N heads, H head width, I blocks of queries of a row, C queries or keys of a block.
+Letters: B rows, L queries, M keys, N heads, H head width, T blocks of all rows, C queries or K keys of a block.
 """
 
 import dataclasses
@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from sora_jax.nn.flash import NOTHING, Kernel
-from sora_jax.nn.kernels.ranges import Ranges, padded, visible_blocks
+from sora_jax.nn.kernels.ranges import padded, visible_blocks
+
+# Below every score and above that of a hidden key: what is left of a hidden key is exp(-9e29), exactly zero.
+_LEAST = NOTHING / 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,117 +38,99 @@ def blocked(blocks: Blocks | None = None) -> Kernel:
 
 
 def _forward(query, key, value, query_segment, key_segment, *, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
-    length, dtype = query.shape[1], query.dtype
-    query = _heads_first(query / math.sqrt(query.shape[-1]), blocks.queries)
-    key, value = _heads_first(key, blocks.keys), _heads_first(value, blocks.keys)
-    query_segment, key_segment = padded(query_segment, blocks.queries), padded(key_segment, blocks.keys)
-    ranges = visible_blocks(query_segment, key_segment, query_block=blocks.queries, key_block=blocks.keys)
+    rows, length, _, head_width = query.shape
+    dtype = query.dtype
+    key_TNKH, value_TNKH, key_segment_TK = (_cut(x, blocks.keys) for x in (key, value, key_segment))
+    queries = [_cut(x, blocks.queries) for x in (query / math.sqrt(head_width), query_segment)]
 
-    def task(number: jax.Array) -> tuple[jax.Array, jax.Array]:
-        row, here = jnp.divmod(number, ranges.first_BI.shape[1])
-        mine, my_segment = _block(query, row, here, blocks.queries), _segments(query_segment, row, here, blocks.queries)
+    def task(mine: Any) -> tuple[jax.Array, jax.Array]:
+        query_NCH, segment_C, first, end = mine
 
         def visit(there: jax.Array, carry: Any) -> Any:
             mixed, top, total = carry
-            seen = _seen(my_segment, _segments(key_segment, row, there, blocks.keys))
-            scores = jnp.where(seen, _product("nqh,nkh->nqk", mine, _block(key, row, there, blocks.keys)), NOTHING)
+            seen_CK = _seen(segment_C, key_segment_TK[there])
+            scores = jnp.where(seen_CK, _product("nch,nkh->nck", query_NCH, key_TNKH[there]), NOTHING)
             higher = jnp.maximum(top, jnp.max(scores, axis=-1))
-            # The maximum of queries without a key so far is that of hidden scores, which count nothing.
-            weights = jnp.where(seen, jnp.exp(scores - higher[..., None]), 0.0)
+            weights = jnp.exp(scores - higher[..., None])
             fade = jnp.exp(top - higher)
-            more = _product("nqk,nkh->nqh", weights.astype(dtype), _block(value, row, there, blocks.keys))
+            more = _product("nck,nkh->nch", weights.astype(dtype), value_TNKH[there])
             return mixed * fade[..., None] + more, higher, total * fade + jnp.sum(weights, axis=-1)
 
-        nothing = jnp.zeros(mine.shape, jnp.float32)
-        carry = nothing, jnp.full(mine.shape[:2], NOTHING, jnp.float32), jnp.zeros(mine.shape[:2], jnp.float32)
-        mixed, top, total = _visit_all(ranges, (row, here), visit, carry)
-        some = total > 0
-        logsum = jnp.where(some, top + jnp.log(jnp.where(some, total, 1.0)), NOTHING)
-        return (mixed / jnp.where(some, total, 1.0)[..., None]).astype(dtype), logsum
+        zeros_NC = jnp.zeros(query_NCH.shape[:2], jnp.float32)
+        carry = jnp.zeros(query_NCH.shape, jnp.float32), zeros_NC + _LEAST, zeros_NC
+        mixed, top, total = jax.lax.fori_loop(first, end, visit, carry)
+        some = jnp.where(total > 0, total, 1.0)
+        return (mixed / some[..., None]).astype(dtype), jnp.where(total > 0, top + jnp.log(some), NOTHING)
 
-    mixed, logsum = jax.lax.map(task, jnp.arange(ranges.first_BI.size))
-    rows = query.shape[0]
-    mixed = _rejoined(mixed, rows)
-    return mixed.transpose(0, 2, 1, 3)[:, :length], _rejoined(logsum, rows).transpose(0, 2, 1)[:, :length]
+    done = jax.lax.map(task, (*queries, *_visible(query_segment, key_segment, blocks)))
+    mixed, logsum = (_rejoined(x, rows)[:, :length] for x in done)
+    return mixed, logsum
 
 
 def _backward(
     query, key, value, query_segment, key_segment, logsum, delta, gradient, *, blocks: Blocks
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    length, keys, dtype = query.shape[1], key.shape[1], query.dtype
-    scale = 1.0 / math.sqrt(query.shape[-1])
-    query, gradient, logsum, delta = (_heads_first(x, blocks.queries) for x in (query * scale, gradient, logsum, delta))
-    key, value = _heads_first(key, blocks.keys), _heads_first(value, blocks.keys)
-    query_segment, key_segment = padded(query_segment, blocks.queries), padded(key_segment, blocks.keys)
-    ranges = visible_blocks(query_segment, key_segment, query_block=blocks.queries, key_block=blocks.keys)
+    rows, length, _, head_width = query.shape
+    keys, dtype = key.shape[1], query.dtype
+    scale = 1.0 / math.sqrt(head_width)
+    # A query without keys has no weights whatever this is, as long as it is far above a hidden key.
+    logsum = jnp.where(logsum < _LEAST, 0.0, logsum)
+    key_TNKH, value_TNKH, key_segment_TK = (_cut(x, blocks.keys) for x in (key, value, key_segment))
+    queries = [_cut(x, blocks.queries) for x in (query * scale, query_segment, gradient, logsum, delta)]
 
-    def task(to_part: Any, number: jax.Array) -> tuple[Any, jax.Array]:
-        row, here = jnp.divmod(number, ranges.first_BI.shape[1])
-        mine, my_segment = _block(query, row, here, blocks.queries), _segments(query_segment, row, here, blocks.queries)
-        my_gradient = _block(gradient, row, here, blocks.queries)
-        my_logsum, my_delta = _block(logsum, row, here, blocks.queries), _block(delta, row, here, blocks.queries)
+    def task(to_part: Any, mine: Any) -> tuple[Any, jax.Array]:
+        query_NCH, segment_C, gradient_NCH, logsum_NC, delta_NC, first, end = mine
 
         def visit(there: jax.Array, carry: Any) -> Any:
-            to_query, to_key, to_value = carry
-            keys, values = _block(key, row, there, blocks.keys), _block(value, row, there, blocks.keys)
-            seen = _seen(my_segment, _segments(key_segment, row, there, blocks.keys))
-            scores = _product("nqh,nkh->nqk", mine, keys)
-            weights = jnp.where(seen, jnp.exp(scores - my_logsum[..., None]), 0.0)
-            to_weights = _product("nqh,nkh->nqk", my_gradient, values)
-            to_scores = (weights * (to_weights - my_delta[..., None])).astype(dtype)
-            to_query += _product("nqk,nkh->nqh", to_scores, keys)
-            to_key = _add_block(to_key, _product("nqk,nqh->nkh", to_scores, mine), row, there, blocks.keys)
-            more = _product("nqk,nqh->nkh", weights.astype(dtype), my_gradient)
-            return to_query, to_key, _add_block(to_value, more, row, there, blocks.keys)
+            to_query, to_key_TNKH, to_value_TNKH = carry
+            key_NKH, value_NKH = key_TNKH[there], value_TNKH[there]
+            # Keys first: of the three products below two then contract the last dimension, which is faster on CPU.
+            seen_KC = _seen(segment_C, key_segment_TK[there]).T
+            scores = jnp.where(seen_KC, _product("nkh,nch->nkc", key_NKH, query_NCH), NOTHING)
+            weights = jnp.exp(scores - logsum_NC[:, None])
+            to_weights = _product("nkh,nch->nkc", value_NKH, gradient_NCH)
+            to_scores = (weights * (to_weights - delta_NC[:, None])).astype(dtype)
+            to_query += _product("nkc,nkh->nch", to_scores, key_NKH)
+            to_key = to_key_TNKH[there] + _product("nkc,nch->nkh", to_scores, query_NCH)
+            to_value = to_value_TNKH[there] + _product("nkc,nch->nkh", weights.astype(dtype), gradient_NCH)
+            return to_query, to_key_TNKH.at[there].set(to_key), to_value_TNKH.at[there].set(to_value)
 
-        carry = jnp.zeros(mine.shape, jnp.float32), *to_part
-        to_query, *to_part = _visit_all(ranges, (row, here), visit, carry)
+        carry = jnp.zeros(query_NCH.shape, jnp.float32), *to_part
+        to_query, *to_part = jax.lax.fori_loop(first, end, visit, carry)
         return tuple(to_part), to_query * scale
 
-    zeros = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
-    (to_key, to_value), to_query = jax.lax.scan(task, zeros, jnp.arange(ranges.first_BI.size))
-    to_query = _rejoined(to_query, query.shape[0]).transpose(0, 2, 1, 3)[:, :length]
-    return to_query, to_key.transpose(0, 2, 1, 3)[:, :keys], to_value.transpose(0, 2, 1, 3)[:, :keys]
+    zeros = jnp.zeros(key_TNKH.shape, jnp.float32), jnp.zeros(value_TNKH.shape, jnp.float32)
+    to_part, to_query = jax.lax.scan(task, zeros, (*queries, *_visible(query_segment, key_segment, blocks)))
+    to_key, to_value = (_rejoined(x, rows)[:, :keys] for x in to_part)
+    return _rejoined(to_query, rows)[:, :length], to_key, to_value
 
 
-def _heads_first(x: jax.Array, block: int) -> jax.Array:
-    """Returns (B, N, L, ...) of (B, L, N, ...), padded to whole blocks: what matrix products over heads want."""
-    return jnp.swapaxes(padded(x, block), 1, 2)
+def _cut(x: jax.Array, block: int) -> jax.Array:
+    """Returns the blocks of all rows, (T, N, C, ...) of (B, L, N, ...), (T, C) of (B, L), the last of a row padded."""
+    x = padded(x, block)
+    x_TC = x.reshape(-1, block, *x.shape[2:])
+    return x_TC if x_TC.ndim == 2 else jnp.swapaxes(x_TC, 1, 2)
 
 
-def _block(x_BNL: jax.Array, row: jax.Array, number: jax.Array, block: int) -> jax.Array:
-    """Returns block `number` of a row, (N, C, ...)."""
-    start = (row, 0, number * block, *(0,) * (x_BNL.ndim - 3))
-    return jax.lax.dynamic_slice(x_BNL, start, (1, x_BNL.shape[1], block, *x_BNL.shape[3:]))[0]
+def _rejoined(x_TNC: jax.Array, rows: int) -> jax.Array:
+    """Returns (B, L, N, ...) of the blocks of all rows, (T, N, C, ...)."""
+    x_TCN = jnp.swapaxes(x_TNC, 1, 2)
+    return x_TCN.reshape(rows, -1, *x_TCN.shape[2:])
 
 
-def _add_block(x_BNLH: jax.Array, more_NCH: jax.Array, row: jax.Array, number: jax.Array, block: int) -> jax.Array:
-    """Returns `x` with `more` added to block `number` of a row; in place inside a loop."""
-    start = (row, 0, number * block, 0)
-    return jax.lax.dynamic_update_slice(x_BNLH, _block(x_BNLH, row, number, block)[None] + more_NCH[None], start)
+def _visible(query_segment: jax.Array, key_segment: jax.Array, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
+    """Returns for each block of queries the blocks of keys that it visits: the first, and where they end, (T,) each."""
+    query_segment, key_segment = padded(query_segment, blocks.queries), padded(key_segment, blocks.keys)
+    ranges = visible_blocks(query_segment, key_segment, query_block=blocks.queries, key_block=blocks.keys)
+    row_B1 = jnp.arange(key_segment.shape[0])[:, None]
+    first_BI = ranges.first_BI + row_B1 * (key_segment.shape[1] // blocks.keys)
+    return first_BI.reshape(-1), (first_BI + ranges.count_BI).reshape(-1)
 
 
-def _segments(segment_BL: jax.Array, row: jax.Array, number: jax.Array, block: int) -> jax.Array:
-    return jax.lax.dynamic_slice(segment_BL, (row, number * block), (1, block))[0]
-
-
-def _seen(query_segment_C: jax.Array, key_segment_C: jax.Array) -> jax.Array:
-    """Returns which keys each query of a pair of blocks sees, (C, C)."""
-    return (query_segment_C[:, None] == key_segment_C) & (key_segment_C > 0)
+def _seen(query_segment_C: jax.Array, key_segment_K: jax.Array) -> jax.Array:
+    """Returns which keys each query of a pair of blocks sees, (C, K)."""
+    return (query_segment_C[:, None] == key_segment_K) & (key_segment_K > 0)
 
 
 def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-
-
-def _visit_all(ranges: Ranges, place: tuple[jax.Array, jax.Array], visit: Any, carry: Any) -> Any:
-    """Returns `carry` after the blocks of keys that the block of queries at `place` (row, number) can see."""
-    first = ranges.first_BI[place]
-    return jax.lax.fori_loop(first, first + ranges.count_BI[place], visit, carry)
-
-
-def _rejoined(x_tasks: jax.Array, rows: int) -> jax.Array:
-    """Returns (B, N, L, ...) of what the tasks gave, (B I, N, C, ...)."""
-    x = x_tasks.reshape(rows, -1, *x_tasks.shape[1:])
-    x = jnp.moveaxis(x, 1, 2)
-    return x.reshape(rows, x.shape[1], -1, *x.shape[4:])
