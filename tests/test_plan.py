@@ -181,7 +181,7 @@ def test_a_program_that_the_compiler_refuses_for_its_size_does_not_fit(settings)
 def test_nothing_is_computed_for_a_plan(settings):
     """On described devices nothing can be, and what is computed under their mesh goes there."""
     mesh = make_mesh(settings.mesh)
-    found = programs.train_programs(settings, mesh, list(settings.run), segment_tokens=12)
+    found = programs.train_programs(settings, mesh, programs.largest_stages(settings), segment_tokens=12)
     found += [programs.sampling_program(settings, mesh), *programs.codec_programs(settings, mesh)]
     computed = []
 

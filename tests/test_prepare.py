@@ -2,7 +2,9 @@
 
 import json
 import logging
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,22 +91,33 @@ def test_a_share_that_does_not_exist_is_refused(heap):
     assert "process_index 2 must be 0 or more and less than process_count 2" in done.stderr
 
 
-@pytest.fixture
-def two_collections(toy_config, tmp_path):
-    config = toy_config()
-    draw(tmp_path / "stills", range(6), frames=1)
+def with_stills(config, folder):
+    draw(folder, range(6), frames=1)
     with config.unlocked():
         config.more_data.stills = base.collection()
-        config.more_data.stills.update({"source": "folder", "path": str(tmp_path / "stills"), "max_tokens": 4})
+        config.more_data.stills.update({"source": "folder", "path": str(folder), "max_tokens": 4})
     config.stages.images.mix.collections = {"stills": 3.0, "main": 1.0}
     config.stages.images.steps = config.stages.autoencoder.steps = 1
     config.run = ("autoencoder", "prepare", "images")
     return config
 
 
-def test_collections_are_prepared_apart_and_mixed_by_weight(two_collections, tmp_path):
-    workdir = tmp_path / "run"
-    runs.run(two_collections, workdir)
+@pytest.fixture
+def two_collections(toy_config, tmp_path):
+    return with_stills(toy_config(), tmp_path / "stills")
+
+
+@pytest.fixture(scope="module")
+def mixed(toy_config, tmp_path_factory):
+    """Returns the config, the second collection and the workdir of a run on two collections."""
+    place = tmp_path_factory.mktemp("mixed")
+    config = with_stills(toy_config(), place / "stills")
+    runs.run(config, place / "run")
+    return config, place / "stills", place / "run"
+
+
+def test_collections_are_prepared_apart_and_mixed_by_weight(mixed):
+    workdir = mixed[2]
     assert len(PreparedSet(workdir / "prepared")) == 96
     assert names(workdir / "prepared" / "stills") == [f"{number:02d}.gif" for number in range(6)]
     saved = json.loads(next((workdir / "checkpoints" / "images").glob("1/data/metadata")).read_text())
@@ -112,18 +125,19 @@ def test_collections_are_prepared_apart_and_mixed_by_weight(two_collections, tmp
     assert json.loads((workdir / "run.json").read_text())["stages"]["prepare"]["written"] == 102
 
 
-def test_a_stage_in_progress_takes_in_new_clips_only_when_told(two_collections, tmp_path, caplog):
-    workdir, stills = tmp_path / "run", tmp_path / "run" / "prepared" / "stills"
+def test_a_stage_in_progress_takes_in_new_clips_only_when_told(mixed, tmp_path, caplog):
+    config, folder, finished = mixed
+    workdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    stills = workdir / "prepared" / "stills"
 
     def go_on(**options):
         """Runs as if the stage of images had been stopped after its last checkpoint."""
         facts = json.loads((workdir / "run.json").read_text())
         del facts["stages"]["images"], facts["evaluated"]
         (workdir / "run.json").write_text(json.dumps(facts))
-        runs.run(two_collections, workdir, **options)
+        runs.run(config, workdir, **options)
 
-    runs.run(two_collections, workdir)
-    draw(tmp_path / "stills", range(6, 8), frames=1)
+    draw(folder, range(6, 8), frames=1)
     with caplog.at_level(logging.WARNING):
         go_on()
     assert "the clips changed after they were prepared; images goes on with what was prepared then" in caplog.text
@@ -131,8 +145,8 @@ def test_a_stage_in_progress_takes_in_new_clips_only_when_told(two_collections, 
     go_on(until="prepare")
     assert len(names(stills)) == 8, "preparing is what was asked for"
     with pytest.raises(UserError, match=r"data was .* and is now .* pass --fresh_data to keep"):
-        runs.run(two_collections, workdir)
-    runs.run(two_collections, workdir, fresh_data=True)
+        runs.run(config, workdir)
+    runs.run(config, workdir, fresh_data=True)
     assert "batches from step 1 on are those of other data" in caplog.text
 
 

@@ -35,7 +35,7 @@ def test_windows_of_one_size_keep_each_position_once_with_its_surroundings(lengt
 
 def reach(run, x, places):
     """Returns how far along the rows of the output a change of the middle of the input is seen, in positions."""
-    gradient = jax.grad(lambda x: run(x)[0, 0, places, 0].sum())(x)
+    gradient = jax.jit(jax.grad(lambda x: run(x)[0, 0, places, 0].sum()))(x)
     rows = np.flatnonzero(np.abs(np.asarray(gradient)).max(axis=(0, 1, 3, 4)))
     return rows.min(), rows.max()
 

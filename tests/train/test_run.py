@@ -104,6 +104,7 @@ def on_eight_devices(config):
     return config
 
 
+@pytest.mark.slow
 def test_the_last_stage_over_eight_devices_is_that_on_one(toy_config, toy_workdir, tmp_path):
     """From weights that one device saved, trained and shown where they lie on eight."""
     workdir = Path(shutil.copytree(toy_workdir, tmp_path / "toy"))
