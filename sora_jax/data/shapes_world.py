@@ -161,8 +161,10 @@ def is_held_out(colour: str, shape: str, motion: str | None) -> bool:
     return (list(PALETTE).index(colour) + 2 * SHAPES.index(shape) + MOTIONS.index(motion)) % 3 == 0
 
 
-def coverage(shape: str, row_offset: np.ndarray, column_offset: np.ndarray, *, radius: float) -> np.ndarray:
-    """Returns the share of each pixel that the shape covers, in [0, 1], broadcast over the two offsets.
+def coverage(
+    shape: str, row_offset: np.ndarray, column_offset: np.ndarray, *, radius: float | np.ndarray
+) -> np.ndarray:
+    """Returns the share of each pixel that the shape covers, in [0, 1], broadcast over offsets and radius.
 
     Offsets are from the shape's centre to the pixel's centre and the radius is half of the shape's box, in
     px. Exact for straight edges along the axes, and right to a few hundredths along the others.

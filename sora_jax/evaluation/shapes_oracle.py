@@ -1,10 +1,11 @@
-"""Reads colour, shape and motion of the drawn world's objects back from pixels alone.
+"""Reads colour, shape and motion of the drawn world's objects back from pixels alone, and whether they are clean.
 
 Everything is measured in chroma (colour less its own mean), where the plain backgrounds and the bar vanish
 and a faded or blurred object keeps its direction. The reading is right on drawn clips also after the blur,
 noise and loss of contrast of a middling sample; what it cannot make out is None, which counts as wrong.
+`evaluation/form.py` says what fits a shape and what is clean.
 
-T frames, H rows, W columns, C channels (RGB), G palette colours, F frames used for the shape, K window side.
+T frames, H rows, W columns, C channels (RGB), G palette colours, F frames used for the shape.
 """
 
 import dataclasses
@@ -14,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sora_jax.data.shapes_prompts import PromptCase
-from sora_jax.data.shapes_world import PALETTE, SHAPES, STILL, Attributes, coverage
+from sora_jax.data.shapes_world import PALETTE, SHAPES, STILL, Attributes
+from sora_jax.evaluation.form import Fit, find_faults, fit_template, steep, window_means
 
 _COLOURS = tuple(PALETTE)
 # In chroma the palette's norms are 107 to 154, the bar's is 24 and noise of 8/255 has 8 along a direction.
@@ -24,9 +26,14 @@ _LEADING = 0.3  # of all chroma that the first object must hold; noise spreads i
 _SECOND = 0.15  # of the first object's mass, below which a second hue is a stain on the first
 _DISPLACED = 0.12  # of the side, first third to last third; drawn motions give 0.3 and more
 _STRAY = 0.20  # of the side: something that ends where it began but went this far did not stay still
-_CORRELATION = 0.6  # below this the best template says nothing
-_FILL = {"circle": np.pi, "square": np.pi, "triangle": 2.0}  # area over squared radius
-_CENTROID = {"circle": 0.0, "square": 0.0, "triangle": 1 / 3}  # rows below the centre of the box, in radii
+_LEAST_OVERLAP = 0.8  # with the best template, below which an object is a lump; clean ones have more
+_FRAMES_OF_SHAPE = 6
+_STAIN = 20.0  # chroma that the eye sees on a plain ground, mean of a window; noise of 8/255 leaves 15 at most
+_STAIN_WINDOW = 0.1  # of the short side
+# A bar is brown all along: red over green and over blue by 22 and 34, two thirds of that where faded.
+_BROWN = (5.0, 10.0)
+_REDDEST = 60.0  # of a bar; objects are redder by far
+_WIDEST_BAR = 0.4  # of the side; more is a ground that has turned brown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +44,14 @@ class Reading:
     shape: str | None = None
     motion: str | None = None
     persistent: bool = False  # seen in every frame
+    faults: tuple[str, ...] = ()  # why it is not clean: those of `find_faults`, "stain" beside it, "gone" in some frame
     # Centre (row, column) in each frame, px; of no meaning where it is not seen.
     position_T2: np.ndarray | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def clean(self) -> bool:
+        """Whether an eye would see one whole, lasting object of its shape, and nothing beside it."""
+        return self.shape is not None and not self.faults
 
 
 def read(pixels_THWC: np.ndarray) -> Reading:
@@ -55,7 +68,8 @@ def read_objects(pixels_THWC: np.ndarray, *, max_objects: int) -> tuple[Reading,
     seen_THW = np.maximum(strength_THW - _STRENGTH, 0)
     mass_G = np.array([seen_THW[nearest_THW == number].sum() for number in range(len(_COLOURS))])
     least = _SMALLEST * seen_THW.size * _STRENGTH
-    readings = []
+    visible_HW = _visible(pixels_THWC)
+    readings, fits = [], []
     if mass_G.max() < _LEADING * mass_G.sum():
         return ()
     for number in np.argsort(-mass_G)[:max_objects]:
@@ -65,24 +79,45 @@ def read_objects(pixels_THWC: np.ndarray, *, max_objects: int) -> tuple[Reading,
         own_THW = (nearest_THW == number) | (strength_THW < _STRENGTH)
         alpha_THW = np.where(own_THW, projection_GTHW[number], 0)
         level = np.percentile(alpha_THW[own_THW & (alpha_THW > _STRENGTH)], 75)
-        readings.append(_read_mask(alpha_THW / level, colour=_COLOURS[number]))
+        reading, fit = _read_object(alpha_THW / level, visible_HW, colour=_COLOURS[number])
+        readings.append(reading)
+        fits.append(fit)
+    if any(fit is not None for fit in fits) and _is_stained(pixels_THWC, visible_HW, fits):
+        readings = [dataclasses.replace(reading, faults=(*reading.faults, "stain")) for reading in readings]
     return tuple(readings)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a clip has right of its prompt, by the names of `score` but `prompts`, and what was read from it."""
+
+    right: dict[str, bool]
+    readings: tuple[Reading, ...]
+
+
+def judge(case: PromptCase, pixels_THWC: np.ndarray) -> Verdict:
+    """Returns the verdict on a clip, uint8 (T, H, W, 3), that answers a prompt."""
+    readings = read_objects(pixels_THWC, max_objects=len(case.objects))
+    return Verdict(right=_compare(case.objects, readings), readings=readings)
+
+
 def score(cases: Sequence[PromptCase], clips: Sequence[np.ndarray]) -> dict[str, float]:
-    """Returns shares of prompts followed: `colour`, `shape`, `motion`, `all` of them, and `persistent`.
+    """Returns shares of prompts followed: `colour`, `shape`, `motion`, `all` of them, `persistent` and `clean`.
 
     `clips[i]`, uint8 (T, H, W, 3), answers `cases[i]`; `prompts` is how many there are. An attribute of a
     prompt with two objects is right when both are. `motion` is over the prompts that ask for one, and absent
-    where none does.
+    where none does. A clean object has the shape that was asked for.
     """
     assert len(cases) == len(clips), (len(cases), len(clips))
-    right: dict[str, list[bool]] = {}
-    for case, pixels_THWC in zip(cases, clips, strict=True):
-        readings = read_objects(pixels_THWC, max_objects=len(case.objects))
-        for name, value in _compare(case.objects, readings).items():
-            right.setdefault(name, []).append(value)
-    return {"prompts": len(cases)} | {name: float(np.mean(values)) for name, values in right.items()}
+    return shares([judge(case, pixels_THWC) for case, pixels_THWC in zip(cases, clips, strict=True)])
+
+
+def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Returns the scores of `score` that verdicts add up to."""
+    names = dict.fromkeys(name for verdict in verdicts for name in verdict.right)
+    return {"prompts": len(verdicts)} | {
+        name: float(np.mean([one.right[name] for one in verdicts if name in one.right])) for name in names
+    }
 
 
 def _compare(asked: tuple[Attributes, ...], readings: tuple[Reading, ...]) -> dict[str, bool]:
@@ -99,6 +134,7 @@ def _compare(asked: tuple[Attributes, ...], readings: tuple[Reading, ...]) -> di
             right["motion"] = all(kind.motion == seen.motion for kind, seen in pairs)
         right["all"] = all(right.values())
         right["persistent"] = all(seen.persistent for seen in order)
+        right["clean"] = right["shape"] and all(seen.clean for seen in order)
         if sum(right.values()) > sum(best.values()) or not best:
             best = right
     return best
@@ -116,8 +152,22 @@ def _projections(pixels_THWC: np.ndarray) -> np.ndarray:
     return np.einsum("thwc,gc->gthw", pixels - border_C, palette_GC)
 
 
-def _read_mask(alpha_THW: np.ndarray, *, colour: str) -> Reading:
-    """Returns the reading of one object given its coverage, about 0 to 1, with noise."""
+def _visible(pixels_THWC: np.ndarray) -> np.ndarray:
+    """Returns (H, W), False where a bar may hide an object; its soft edges count as the bar."""
+    pixels = pixels_THWC.astype(np.float32)
+    brown_THW2 = pixels[..., :1] - pixels[..., 1:]
+    visible_HW = np.ones(pixels.shape[1:3], bool)
+    for axis, across in ((1, 2), (2, 1)):
+        low, high = np.percentile(brown_THW2, (25, 75), axis=(0, across))
+        bar = (low > _BROWN).all(axis=-1) & (high < _REDDEST).all(axis=-1)
+        if bar.any() and bar.mean() <= _WIDEST_BAR:
+            near = np.convolve(bar, np.ones(3), mode="same") > 0
+            visible_HW &= ~(near[:, None] if axis == 1 else near[None, :])
+    return visible_HW
+
+
+def _read_object(alpha_THW: np.ndarray, visible_HW: np.ndarray, *, colour: str) -> tuple[Reading, Fit | None]:
+    """Returns the reading of one object but for stains, and its template, from its noisy coverage, about 0 to 1."""
     frames, height, width = alpha_THW.shape
     firm_THW = np.clip((alpha_THW - 0.25) / 0.75, 0, 1)
     mass_T = firm_THW.sum(axis=(1, 2))
@@ -129,13 +179,19 @@ def _read_mask(alpha_THW: np.ndarray, *, colour: str) -> Reading:
     motion = None
     if frames > 1:
         motion = _read_motion(position_T2 / np.array([height, width]), seen_T)
-    return Reading(
+    mask_THW = steep(alpha_THW)
+    shape = _read_shape(mask_THW, visible_HW, mass_T)
+    fit = None if shape is None else fit_template(shape, mask_THW, visible_HW)
+    faults = () if fit is None else find_faults(fit, mask_THW, visible_HW)
+    reading = Reading(
         colour=colour,
-        shape=_read_shape(alpha_THW, position_T2, mass_T),
+        shape=shape,
         motion=motion,
         persistent=bool(seen_T.all()),
+        faults=faults if seen_T.all() else (*faults, "gone"),
         position_T2=position_T2,
     )
+    return reading, fit
 
 
 def _read_motion(position_T2: np.ndarray, seen_T: np.ndarray) -> str | None:
@@ -152,40 +208,23 @@ def _read_motion(position_T2: np.ndarray, seen_T: np.ndarray) -> str | None:
     return "right" if columns > 0 else "left"
 
 
-def _read_shape(alpha_THW: np.ndarray, position_T2: np.ndarray, mass_T: np.ndarray) -> str | None:
-    """Returns the shape whose template, drawn where each frame has its object, correlates best.
-
-    Templates have the size that the area implies, within some per cent. Frames are those where most of the
-    object is in view, up to six; each enters with its own subpixel offset, so nothing is resampled.
-    """
+def _read_shape(mask_THW: np.ndarray, visible_HW: np.ndarray, mass_T: np.ndarray) -> str | None:
+    """Returns the shape whose templates overlap best, in up to six frames where most of the object is in view."""
     whole = np.flatnonzero(mass_T >= 0.85 * mass_T.max())
-    chosen = whole[np.unique(np.linspace(0, len(whole) - 1, min(len(whole), 6)).round().astype(int))]
-    area = np.clip(alpha_THW[chosen], 0, 1)
-    area = float(np.where(area > 0.2, area, 0).sum()) / len(chosen)
-    reach = int(np.ceil(1.5 * np.sqrt(area / 2))) + 2
-    corner_F2 = np.floor(position_T2[chosen]).astype(int)
-    padded = np.pad(alpha_THW[chosen], ((0, 0), (reach, reach), (reach, reach)))
-    windows = [
-        padded[number, row : row + 2 * reach + 1, column : column + 2 * reach + 1]
-        for number, (row, column) in enumerate(corner_F2)
-    ]
-    window_FKK = np.clip(np.stack(windows), 0, 1)
-    grid_K = np.arange(-reach, reach + 1, dtype=np.float32) + 0.5
-    offset_F2 = (position_T2[chosen] - corner_F2).astype(np.float32)
-    best, best_correlation = None, _CORRELATION
-    for shape in SHAPES:
-        for stretch in (0.88, 0.94, 1.0, 1.06, 1.12):
-            radius = float(stretch * np.sqrt(area / _FILL[shape]))
-            row_FK = grid_K - offset_F2[:, :1] + _CENTROID[shape] * radius
-            column_FK = grid_K - offset_F2[:, 1:]
-            template_FKK = coverage(shape, row_FK[:, :, None], column_FK[:, None, :], radius=radius)
-            correlation = _correlation(window_FKK, template_FKK)
-            if correlation > best_correlation:
-                best, best_correlation = shape, correlation
-    return best
+    chosen = np.linspace(0, len(whole) - 1, min(len(whole), _FRAMES_OF_SHAPE)).round().astype(int)
+    mask_FHW = mask_THW[whole[chosen]]
+    overlap = {shape: fit_template(shape, mask_FHW, visible_HW).overlap_T.mean() for shape in SHAPES}
+    best = max(SHAPES, key=lambda shape: overlap[shape])
+    return best if overlap[best] >= _LEAST_OVERLAP else None
 
 
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    first, second = first - first.mean(), second - second.mean()
-    norm = np.sqrt((first**2).sum() * (second**2).sum())
-    return float((first * second).sum() / max(norm, 1e-6))
+def _is_stained(pixels_THWC: np.ndarray, visible_HW: np.ndarray, fits: Sequence[Fit | None]) -> bool:
+    """Returns whether chroma lies on the ground beside the objects in a frame that shows them whole."""
+    known = [fit for fit in fits if fit is not None]
+    outside_THW = ~np.any([fit.footprint_THW() for fit in known], axis=0) & visible_HW
+    whole_T = np.all([fit.whole_T(visible_HW) for fit in known], axis=0)
+    pixels = pixels_THWC[whole_T].astype(np.float32)
+    chroma_THWC = (pixels - pixels.mean(axis=-1, keepdims=True)) * outside_THW[whole_T, ..., None]
+    window = max(3, round(_STAIN_WINDOW * min(pixels_THWC.shape[1:3])))
+    squares_THW = sum(window_means(chroma_THWC[..., channel], window) ** 2 for channel in range(3))
+    return bool(np.max(squares_THW, initial=0) > _STAIN**2)

@@ -9,12 +9,12 @@ from sora_jax.data import shapes_world as sw
 from sora_jax.data.shapes_prompts import PromptCase, case_of
 from sora_jax.evaluation import shapes_oracle as oracle
 
-SIDES = ((24, 24), (24, 40), (40, 24), (32, 32), (48, 64), (64, 64))
+SIDES = ((24, 24), (24, 40), (40, 24), (32, 32), (48, 64))
 
 
 def drawn(num_clips, **overrides):
     values: dict[str, Any] = (
-        dict(seed=11, num_clips=num_clips, sides=SIDES, frames=(5, 9, 13, 17), image_share=0.25, fps=(8.0,)) | overrides
+        dict(seed=11, num_clips=num_clips, sides=SIDES, frames=(5, 9, 13), image_share=0.25, fps=(8.0,)) | overrides
     )
     world = sw.ShapesWorld(sw.WorldConfig(**values))
     cases = [case_of(world.scene(i)) for i in range(num_clips)]
@@ -49,14 +49,17 @@ def test_reads_what_was_drawn(kind, strength):
         "two objects": {"max_objects": 2, "sides": SIDES[3:]},
         "behind a bar": {"occluder": True},
     }[kind]
-    cases, clips = drawn(250 if kind == "one object" else 120, **overrides)
+    cases, clips = drawn(80 if kind == "one object" else 40, **overrides)
     generator = np.random.default_rng(0)
     if STRENGTHS[strength]:
         clips = [worsen(clip, generator, **STRENGTHS[strength]) for clip in clips]
     scores = oracle.score(cases, clips)
     assert scores.pop("prompts") == len(cases)
-    assert set(scores) == {"colour", "shape", "motion", "all", "persistent"}
+    assert set(scores) == {"colour", "shape", "motion", "all", "persistent", "clean"}
+    clean = scores.pop("clean")
     assert all(share >= 0.99 for share in scores.values()), scores
+    # What a bar covers, and what small objects lose to blur, noise and fading at once, can look unclean.
+    assert clean >= (0.85 if kind == "behind a bar" else 0.9 if strength == "faded too" else 0.99)
 
 
 def test_images_have_no_motion_and_none_is_scored():
@@ -74,7 +77,7 @@ def test_an_image_does_not_answer_a_prompt_with_motion():
 
 
 def test_clips_given_to_the_wrong_prompts_score_at_chance():
-    cases, clips = drawn(200, image_share=0.0)
+    cases, clips = drawn(200, image_share=0.0, sides=SIDES[:4], frames=(5, 9))
     shuffled = oracle.score(cases, clips[1:] + clips[:1])
     assert shuffled["colour"] < 0.3
     assert shuffled["shape"] < 0.5
@@ -83,7 +86,7 @@ def test_clips_given_to_the_wrong_prompts_score_at_chance():
 
 
 def test_reversed_and_mirrored_clips_read_as_the_opposite_motion():
-    cases, clips = drawn(60, image_share=0.0, split="heldout")
+    cases, clips = drawn(60, image_share=0.0, split="heldout", sides=SIDES[:4], frames=(5, 9))
     opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}
     for case, clip in zip(cases, clips, strict=True):
         motion = str(case.objects[0].motion)
@@ -137,3 +140,58 @@ def test_two_objects_are_right_only_when_both_are():
     single = next(clip for case, clip in zip(cases, clips, strict=True) if len(case.objects) == 1)
     assert len(oracle.read_objects(single, max_objects=2)) == 1
     assert oracle.score([case], [single])["all"] == 0.0
+
+
+def block_cosines(pixels_THWC, *, side, kept):
+    """Keeps the lowest `kept` x `kept` of the cosines of every block of `side` px, as a narrow autoencoder would."""
+    order = np.arange(side)
+    basis = np.cos(np.pi * (order + 0.5) * order[:, None] / side) * np.sqrt(2 / side)
+    basis[0] /= np.sqrt(2)
+    project = basis[:kept].T @ basis[:kept]
+    frames, height, width, _ = pixels_THWC.shape
+    blocks = pixels_THWC.reshape(frames, height // side, side, width // side, side, 3).astype(float)
+    blocks = np.einsum("ij,thjwkc,kl->thiwlc", project, blocks, project)
+    return np.clip(np.round(blocks.reshape(pixels_THWC.shape)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("side", "kept"), [(4, 3), (8, 4)])
+def test_drawn_clips_stay_right_and_clean_through_few_numbers(side, kept):
+    cases, clips = drawn(60, frames=(5, 9))
+    scores = oracle.score(cases, [block_cosines(clip, side=side, kept=kept) for clip in clips])
+    assert min(scores["shape"], scores["clean"], scores["all"]) >= 0.98, scores
+
+
+def test_another_shape_than_asked_for_is_not_clean():
+    cases, clips = drawn(30)
+    others = {"circle": "square", "square": "triangle", "triangle": "circle"}
+    wrong = [
+        PromptCase(
+            prompt="",
+            background=case.background,
+            objects=tuple(
+                sw.Attributes(colour=kind.colour, shape=others[kind.shape], motion=kind.motion) for kind in case.objects
+            ),
+        )
+        for case in cases
+    ]
+    scores = oracle.score(wrong, clips)
+    assert (scores["colour"], scores["shape"], scores["clean"]) == (1, 0, 0)
+
+
+def test_two_objects_are_clean_only_when_both_are_and_both_were_asked_for():
+    cases, clips = drawn(40, image_share=0.0, max_objects=2, sides=((48, 48),))
+    case, clip = next((case, clip) for case, clip in zip(cases, clips, strict=True) if len(case.objects) == 2)
+    assert oracle.judge(case, clip).right["clean"]
+    alone = PromptCase(prompt="", background=case.background, objects=case.objects[:1])
+    first = oracle.read(clip)
+    if first.colour != case.objects[0].colour:
+        alone = PromptCase(prompt="", background=case.background, objects=case.objects[1:])
+    verdict = oracle.judge(alone, clip)
+    assert verdict.right["all"]
+    assert verdict.readings[0].faults == ("stain",), "a second object is one"
+    split = clip.copy()
+    position_T2 = oracle.read(clip).position_T2
+    assert position_T2 is not None
+    row = round(position_T2[0, 0])
+    split[0, row - 1 : row + 1] = split[0, :1, :1]
+    assert not oracle.judge(case, split).right["clean"]
