@@ -187,6 +187,11 @@ def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
     done = run("evaluate", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert "shapes: prompts 8, colour " in done.stdout
+    assert "shapes, by group:" in done.stdout
+    assert {row["by"] for row in expected["shapes"]["groups"]} == {"shape", "ground"}
+    assert all(0 <= row["clean"] <= 1 for row in expected["shapes"]["groups"])
+    with Image.open(workdir / "samples" / "evaluation" / "shapes_verdicts.png") as picture:
+        assert picture.height == 8 * (2 * 16 + 4 * 16 + 4), "a row for each prompt"
     assert f"psnr {expected['autoencoder']['psnr']:.3f}" in done.stdout
     assert json.loads((workdir / "evaluation.json").read_text()) == expected
     done = run("evaluate", f"--workdir={workdir}", "--checkpoint=6", "--weights=params", "--solver=dpm", "--steps=3")
@@ -207,6 +212,7 @@ def test_every_task_is_judged_and_shown(run, toy_workdir, tmp_path):
         assert f"task_{name}: clips {1 if name == 'connect' else 2}" in done.stdout
         assert (workdir / "samples" / "evaluation" / f"task_{name}.gif").exists()
         assert found[f"task_{name}"]["clips"] == (1 if name == "connect" else 2)
+    assert (workdir / "samples" / "evaluation" / "size_longer_verdicts.png").exists()
     assert [found[f"size_{name}"]["size"] for name in ("usual", "wider", "taller", "longer")] == [
         "5x16x16",
         "5x16x24",

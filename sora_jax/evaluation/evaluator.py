@@ -1,31 +1,67 @@
 """Does the generator follow held-out prompts."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from sora_jax.core.tree import Params
 from sora_jax.data.shapes_prompts import PromptCase
 from sora_jax.evaluation import shapes_oracle
+from sora_jax.evaluation.shapes_oracle import Verdict
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.run import Sampler
 from sora_jax.video.shapes import Size
 
+_KINDS: dict[str, Callable[[PromptCase, np.ndarray], str]] = {
+    "shape": lambda case, clip: " and ".join(sorted(kind.shape for kind in case.objects)),
+    "ground": lambda case, clip: case.background,
+    "size": lambda case, clip: "x".join(map(str, clip.shape[:3])),
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-    """Scores, each a share in [0, 1] but `prompts`, and what they were read from."""
+    """Scores, each a share in [0, 1] but `prompts`, those of groups, and what they were read from, one by one.
+
+    A group says what it is `by` ("shape" or "ground" that was asked for, "size" as frames x height x width) and which
+    `group` it is; there are none by what all prompts share.
+    """
 
     scores: dict[str, float]
+    groups: list[dict[str, Any]]
     prompts: list[str]
     clips: list[np.ndarray]
+    verdicts: list[Verdict]
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the scores and groups, fit for JSON."""
+        return {**self.scores, "groups": self.groups}
+
+
+def judge_clips(cases: Sequence[PromptCase], clips: Sequence[np.ndarray]) -> Judged:
+    """Returns the oracle's verdict on `clips[i]`, uint8 (T, H, W, 3), as the answer to `cases[i]`."""
+    verdicts = [shapes_oracle.judge(case, clip) for case, clip in zip(cases, clips, strict=True)]
+    groups = []
+    for kind, name in _KINDS.items():
+        members: dict[str, list[Verdict]] = {}
+        for case, clip, verdict in zip(cases, clips, verdicts, strict=True):
+            members.setdefault(name(case, clip), []).append(verdict)
+        if len(members) > 1:
+            groups += [{"by": kind, "group": key, **shapes_oracle.shares(members[key])} for key in sorted(members)]
+    return Judged(
+        scores=shapes_oracle.shares(verdicts),
+        groups=groups,
+        prompts=[case.prompt for case in cases],
+        clips=list(clips),
+        verdicts=verdicts,
+    )
 
 
 def judge_prompts(
     sampler: Sampler, params: Params, cases: Sequence[PromptCase], *, grid: Size, fps: float, seed: int
 ) -> Judged:
-    """Returns the oracle's scores on what is made from the prompts; each has its own noise, from `seed` on."""
+    """Returns the oracle's verdict on what is made from the prompts; each has its own noise, from `seed` on."""
     canvases = [Canvas(prompt=case.prompt, grid=grid, fps=fps, seed=seed + number) for number, case in enumerate(cases)]
-    clips = sampler(params, canvases)
-    return Judged(scores=shapes_oracle.score(cases, clips), prompts=[case.prompt for case in cases], clips=clips)
+    return judge_clips(cases, sampler(params, canvases))

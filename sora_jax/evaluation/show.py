@@ -1,4 +1,4 @@
-"""A verdict for the eye: its table as text, and one picture of the clips that fared worst."""
+"""Verdicts for the eye: tables as text, the clips that came back worst, and samples with what the oracle says."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,16 +6,19 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sora_jax.evaluation.reconstruction import Damaged, Verdict
+from sora_jax.evaluation.evaluator import Judged
+from sora_jax.evaluation.reconstruction import Damaged
+from sora_jax.evaluation.shapes_oracle import Reading
 
 _AMPLIFIED = 4  # times the difference; grey is none
 _SMALLEST, _LARGEST = 96, 384  # px of the longer side of a frame in the picture
+_ENLARGED, _MOST_FRAMES = 4, 9  # times the px of a sample, and frames in its row
+_RIGHT, _WRONG = (0, 110, 40), (200, 30, 30)
 _GAP, _LINE = 4, 16  # px between frames, and of a line of text
 
 
-def table(verdict: Verdict) -> str:
-    """Returns a line for each group and one for all clips, under the names of the scores."""
-    rows: list[Mapping[str, Any]] = [*verdict.groups, {"frames": "all", "size": "all", **verdict.total}]
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a line for each group of clips, under the names of the scores."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, *([_text(row.get(name)) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -60,3 +63,35 @@ def _band(one: Damaged) -> Image.Image:
             place = (_GAP + column * (size[0] + _GAP), _LINE + row * (size[1] + _GAP))
             band.paste(Image.fromarray(frame_HWC).resize(size, how), place)
     return band
+
+
+def verdicts_picture(judged: Judged) -> np.ndarray:
+    """Returns uint8 (H, W, 3): for each sample a row of up to nine frames, four times as large, under two lines.
+
+    The first line is the prompt, with the name of every score in green where it is right, in red where not; the second
+    is what the oracle read.
+    """
+    height, width = (max(clip.shape[axis] for clip in judged.clips) * _ENLARGED for axis in (1, 2))
+    frames = min(_MOST_FRAMES, max(len(clip) for clip in judged.clips))
+    row = 2 * _LINE + height + _GAP
+    sheet = Image.new("RGB", (max(640, frames * (width + _GAP) + _GAP), row * len(judged.clips)), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.fontmode = "1"  # letters of one colour, not smoothed
+    for number, (prompt, clip, verdict) in enumerate(zip(judged.prompts, judged.clips, judged.verdicts, strict=True)):
+        top, left = number * row, _GAP
+        words = [(f"{number}: {prompt}  ", (0, 0, 0))]
+        words += [(f"{name} ", _RIGHT if right else _WRONG) for name, right in verdict.right.items()]
+        for word, colour in words:
+            pen.text((left, top + 2), word, fill=colour)
+            left += 7 * len(word)
+        read = "; ".join(map(_read, verdict.readings)) or "nothing"
+        pen.text((_GAP, top + _LINE + 1), f"seen: {read}", fill=(90, 90, 90))
+        chosen = np.unique(np.linspace(0, len(clip) - 1, frames).round().astype(int))
+        for place, frame_HWC in enumerate(clip[chosen].repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2)):
+            sheet.paste(Image.fromarray(frame_HWC), (_GAP + place * (width + _GAP), top + 2 * _LINE))
+    return np.asarray(sheet)
+
+
+def _read(reading: Reading) -> str:
+    words = [reading.colour or "no colour", reading.shape or "no shape", reading.motion or "no motion"]
+    return " ".join([*words, *(f"({fault})" for fault in reading.faults)])

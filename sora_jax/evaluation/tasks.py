@@ -14,6 +14,7 @@ from sora_jax.core.tree import Params
 from sora_jax.data.shapes_prompts import PromptCase, case_of
 from sora_jax.data.shapes_world import DIRECTIONS, PALETTE, STILL, Scene, ShapesWorld, render
 from sora_jax.evaluation import shapes_oracle
+from sora_jax.evaluation.evaluator import Judged, judge_clips
 from sora_jax.generate.job import Job, Limits
 from sora_jax.generate.jobs import Made, make_all
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
@@ -35,6 +36,14 @@ class TaskScores:
     clips: dict[str, list[np.ndarray]]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SizeScores:
+    """The oracle's scores by size, with their groups, and what they were read from."""
+
+    scores: dict[str, Scores]
+    judged: dict[str, Judged]
+
+
 def judge_tasks(sampler: Sampler, params: Params, limits: Limits, world: ShapesWorld) -> TaskScores:
     """Returns the scores of every task on the clips of `world`, and of connect on their pairs.
 
@@ -53,7 +62,7 @@ def judge_tasks(sampler: Sampler, params: Params, limits: Limits, world: ShapesW
 
 def judge_sizes(
     sampler: Sampler, params: Params, limits: Limits, cases: Sequence[PromptCase], *, seed: int
-) -> dict[str, Scores]:
+) -> SizeScores:
     """Returns the oracle's scores on clips of prompts alone: of the usual size, and half as wide, tall, long again."""
     height, width = limits.size
     _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
@@ -69,11 +78,14 @@ def judge_sizes(
         for name, shape in shapes.items()
     }
     videos = make_all(sampler, params, [job for group in jobs.values() for job in group], limits)
-    scores = {}
+    found = {}
     for number, (name, (frames, tall, wide)) in enumerate(shapes.items()):
         clips = [video.clip for video in videos[number * len(cases) : (number + 1) * len(cases)]]
-        scores[name] = {"size": f"{frames}x{tall}x{wide}", **shapes_oracle.score(cases, clips)}
-    return scores
+        found[name] = (f"{frames}x{tall}x{wide}", judge_clips(cases, clips))
+    return SizeScores(
+        scores={name: {"size": size, **judged.facts()} for name, (size, judged) in found.items()},
+        judged={name: judged for name, (_, judged) in found.items()},
+    )
 
 
 def _text(prompt: str, shape: tuple[int, int, int], limits: Limits, *, seed: int) -> Job:

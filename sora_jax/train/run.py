@@ -24,7 +24,7 @@ from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.sources import FolderSource, read_ahead
 from sora_jax.data.video_output import write_clip
 from sora_jax.evaluation import show
-from sora_jax.evaluation.evaluator import judge_prompts
+from sora_jax.evaluation.evaluator import Judged, judge_prompts
 from sora_jax.evaluation.reconstruction import Networks, Verdict, judge_autoencoder
 from sora_jax.evaluation.tasks import judge_sizes, judge_tasks
 from sora_jax.generate.job import Limits
@@ -249,7 +249,7 @@ def evaluate_data(
 
 def _show_verdict(workdir: Workdir, verdict: Verdict, name: str) -> None:
     """Prints the table and writes the picture of the worst clips."""
-    print(show.table(verdict), flush=True)
+    print(show.table([*verdict.groups, {"frames": "all", "size": "all", **verdict.total}]), flush=True)
     if not is_first():
         return
     folder = workdir.path / "samples" / "evaluation"
@@ -315,7 +315,8 @@ class _Maker:
                 self._sampler, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
             )
             self._show(name, judged.clips)
-            result[name] = {**judged.scores, **self._facts}
+            self._show_verdicts(name, judged)
+            result[name] = {**judged.facts(), **self._facts}
             if sampling.cache > 0:
                 exact = judge_prompts(
                     self._exact, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
@@ -336,11 +337,20 @@ class _Maker:
             self._show(f"task_{name}", clips)
         sizes = judge_sizes(self._sampler, self._params, limits, cases[:count], seed=_EVALUATION_SEED)
         parts = {f"task_{name}": scores for name, scores in judged.scores.items()}
-        return {**parts, **{f"size_{name}": scores for name, scores in sizes.items()}}
+        for name, one in sizes.judged.items():
+            self._show_verdicts(f"size_{name}", one)
+        return {**parts, **{f"size_{name}": scores for name, scores in sizes.scores.items()}}
 
     def _show(self, name: str, clips: list[np.ndarray]) -> None:
         if is_first():
             write_clip(self._folder / f"{name}.gif", contact_sheet(clips), fps=self._settings.sampling.fps)
+
+    def _show_verdicts(self, name: str, judged: Judged) -> None:
+        """Prints the table of groups and writes the picture of every sample beside what the oracle says of it."""
+        if judged.groups:
+            print(f"{name}, by group:\n{show.table(judged.groups)}", flush=True)
+        if is_first():
+            write_clip(self._folder / f"{name}_verdicts.png", show.verdicts_picture(judged)[None], fps=1.0)
 
 
 def evaluation_clips(workdir: Workdir, settings: Settings, *, count: int | None = None) -> tuple[list[Clip], bool]:

@@ -1,9 +1,13 @@
 """The evaluator asks for held-out prompts and judges what it gets."""
 
-from sora_jax.data.shapes_prompts import case_of, heldout_prompts
-from sora_jax.data.shapes_world import ShapesWorld, WorldConfig
+from sora_jax.data.shapes_prompts import PromptCase, case_of, heldout_prompts
+from sora_jax.data.shapes_world import Attributes, ShapesWorld, WorldConfig
 from sora_jax.evaluation import shapes_oracle
-from sora_jax.evaluation.evaluator import judge_prompts
+from sora_jax.evaluation.evaluator import judge_clips, judge_prompts
+from sora_jax.evaluation.shapes_oracle import Verdict
+from tests.evaluation.test_form import moving
+
+RED = {"colour": "red", "motion": "right"}
 
 
 class Draws:
@@ -53,5 +57,31 @@ def test_every_prompt_has_its_own_noise_and_the_wanted_size():
 
 
 def test_the_oracle_is_the_judge(monkeypatch):
-    monkeypatch.setattr(shapes_oracle, "score", lambda cases, clips: {"prompts": len(cases), "colour": 0.25})
+    colours = iter([True, False, False, False] * 3)
+    monkeypatch.setattr(
+        shapes_oracle, "judge", lambda case, clip: Verdict(right={"colour": next(colours)}, readings=())
+    )
     assert judged(Draws()).scores == {"prompts": 12, "colour": 0.25}
+
+
+def test_scores_come_by_shape_ground_and_size():
+    cases = [
+        PromptCase(prompt=f"{ground} {shape}", background=ground, objects=(Attributes(**RED, shape=shape),))
+        for ground in ("dark", "light")
+        for shape in ("circle", "square")
+    ]
+    sides = [(32, 32), (32, 32), (24, 40), (24, 40)]
+    # Squares are asked for and circles shown.
+    clips = [moving("circle", ground=case.background, side=side)[1] for case, side in zip(cases, sides, strict=True)]
+    result = judge_clips(cases, clips)
+    found = {(one["by"], one["group"]): (one["prompts"], one["shape"], one["clean"]) for one in result.groups}
+    assert found == {
+        ("shape", "circle"): (2, 1.0, 1.0),
+        ("shape", "square"): (2, 0.0, 0.0),
+        ("ground", "dark"): (2, 0.5, 0.5),
+        ("ground", "light"): (2, 0.5, 0.5),
+        ("size", "3x24x40"): (2, 0.5, 0.5),
+        ("size", "3x32x32"): (2, 0.5, 0.5),
+    }
+    assert result.facts() == {**result.scores, "groups": result.groups}
+    assert {one["by"] for one in judge_clips(cases[:2], clips[:2]).groups} == {"shape"}, "what differs"

@@ -148,7 +148,8 @@ def test_unseen_sizes_are_asked_for_and_scored(monkeypatch):
     monkeypatch.setattr(tasks, "make_all", make)
     cases = heldout_prompts(3)
     nothing: dict = {}
-    scores = tasks.judge_sizes(None, nothing, LIMITS, cases, seed=5)
+    found = tasks.judge_sizes(None, nothing, LIMITS, cases, seed=5)
+    scores = found.scores
     assert {name: found["size"] for name, found in scores.items()} == {
         "usual": "9x32x32",
         "wider": "9x32x48",
@@ -156,7 +157,9 @@ def test_unseen_sizes_are_asked_for_and_scored(monkeypatch):
         "longer": "21x32x32",
     }
     assert [job.request.seed for job in asked] == [5, 6, 7] * 4
-    assert all(found["prompts"] == 3 and found["colour"] == 0 for found in scores.values())
+    assert all(one["prompts"] == 3 and one["colour"] == one["clean"] == 0 for one in scores.values())
+    assert {group["by"] for group in scores["wider"]["groups"]} == {"shape", "ground"}
+    assert [len(one.clips) for one in found.judged.values()] == [3] * 4
 
 
 def test_an_odd_clip_is_left_out_of_the_pairs():
