@@ -43,6 +43,10 @@ _NAMES = {
     "psnr": "PSNR",
     "ssim": "SSIM",
 }
+_CLEAN = (
+    "Shares of held-out prompts, as read from pixels. Clean: one whole object of the shape that was asked for, with "
+    "its outline, in every frame, of one size, and nothing else on the ground."
+)
 _PICTURES = (".gif", ".png", ".webp", ".jpg")
 
 Facts = dict[str, Any]
@@ -61,7 +65,7 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     pairs = [name for name in shown if name not in samples]
     sheet = _sheets(path / "samples" / "evaluation")
     sections = [
-        _section("Evaluation", _evaluation(evaluation) + sheet),
+        _section("Evaluation", _evaluation(evaluation) + sheet, _CLEAN if "clean" in json.dumps(evaluation) else ""),
         _section("Samples", "".join(_pictures(path, n) for n in samples), "Same prompts and noise at every step."),
         _section(
             "Reconstructions",
@@ -160,8 +164,8 @@ def _evaluation(evaluation: Facts) -> str:
     tables = []
     for group, values in evaluation.items():
         values = values if isinstance(values, dict) else {"": values}
-        share = group.startswith("shapes")
-        lists = {key: _records(value) for key, value in values.items() if isinstance(value, list)}
+        share = group.startswith(("shapes", "size_"))
+        lists = {key: _records(value, share=share) for key, value in values.items() if isinstance(value, list)}
         rows = [
             [_words(key), _shown(key, value, share=share) or ""] for key, value in values.items() if key not in lists
         ]
@@ -215,8 +219,13 @@ def _pictures(workdir: Path, stage: str) -> str:
 
 
 def _sheets(folder: Path) -> str:
-    pictures = [_picture(path, room=_SHEET) for path in _entries(folder) if path.suffix in _PICTURES]
-    return f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""
+    """The sheets themselves; the names of the pictures of verdicts, which are too large for a page."""
+    paths = [path for path in _entries(folder) if path.suffix in _PICTURES]
+    large = [path for path in paths if path.stem.endswith("_verdicts")]
+    pictures = "".join(_picture(path, room=_SHEET) for path in paths if path not in large)
+    names = ", ".join(f"<code>samples/evaluation/{escape(path.name)}</code>" for path in large)
+    note = f'<p class="note">Every sample, enlarged, with what was read from it: {names}</p>' if names else ""
+    return note + (f'<div class="pictures">{pictures}</div>' if pictures else "")
 
 
 def _picture(path: Path | None, *, room: tuple[int, int] = _SHOWN) -> str:
@@ -275,11 +284,11 @@ def _config(config: Facts) -> str:
     return f"<details><summary>show</summary><pre>{text}</pre></details>" if config else ""
 
 
-def _records(records: Sequence[Any]) -> str:
+def _records(records: Sequence[Any], *, share: bool = False) -> str:
     """A row for each record, a column for each key that one of them has."""
     known = [record for record in records if isinstance(record, dict)]
     names = list(dict.fromkeys(name for record in known for name in record))
-    rows = [[_shown(name, record.get(name)) or "" for name in names] for record in known]
+    rows = [[_shown(name, record.get(name), share=share) or "" for name in names] for record in known]
     return _table([_words(name) for name in names], rows) if rows else ""
 
 

@@ -114,6 +114,21 @@ def test_every_part_is_there(workdir):
     assert text.count("<svg") == 2 + 3 + 1
 
 
+def test_groups_of_prompts_are_shares_and_pictures_of_verdicts_are_named(workdir):
+    groups = [{"by": "shape", "group": "circle", "prompts": 3, "clean": 2 / 3}]
+    write(workdir / "evaluation.json", {"size_wider": {"size": "9x32x48", "clean": 0.25, "groups": groups}})
+    folder = workdir / "samples" / "evaluation"
+    folder.mkdir()
+    for name in ("shapes", "size_wider_verdicts"):
+        (folder / f"{name}.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    text = write_report(workdir).read_text()
+    page = Page(text)
+    for words in ("size wider groups", "circle", "66.7%", "25.0%", "samples/evaluation/size_wider_verdicts.png"):
+        assert words in page.words, words
+    assert "Clean: one whole object" in page.words
+    assert len(page.images) == 5 + 1
+
+
 def test_the_text_of_users_is_escaped_and_the_page_is_self_contained(workdir):
     text = write_report(workdir).read_text()
     page = Page(text)
