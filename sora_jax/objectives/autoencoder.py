@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.errors import UserError
 from sora_jax.core.mean import Mean
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.discriminator import AdversarialAutoencoder, Discriminator
@@ -33,6 +34,9 @@ class AutoencoderLossConfig:
       perceptual: Of the distance that a network sees (`models/perceptual.py`).
       bottleneck: Of the bottleneck's own term (`models/bottleneck.py`): the divergence from a unit normal per number
         (kl), the distance to the nearest code (vq), nothing (fsq).
+      latent_noise: Largest deviation of the noise that latents are decoded with in training, as a share of their own;
+        each clip draws a level up to it. A decoder that saw such latents draws clean forms from latents that are a
+        little off, as sampled ones are (arXiv 2510.11690, section 4.3, which leaves its encoder as it is).
     """
 
     squared: float
@@ -40,6 +44,11 @@ class AutoencoderLossConfig:
     gradient: float
     perceptual: float
     bottleneck: float
+    latent_noise: float
+
+    def __post_init__(self):
+        if not 0 <= self.latent_noise < 2:
+            raise UserError(f"autoencoder_loss: latent_noise {self.latent_noise} is outside [0, 2); 0.5 is usual")
 
 
 def make_objective(
@@ -74,6 +83,8 @@ def make_objective(
     def objective(model: Autoencoder, batch: Batch, key: jax.Array) -> tuple[Mean, Metrics]:
         clip = to_float(batch["clip_BTHWC"])
         latent, of_bottleneck = model.bottleneck.sample(model.moments(clip.astype(dtype)), key)
+        if config.latent_noise:
+            latent = disturbed(latent, jax.random.fold_in(key, 1), level=config.latent_noise)
         made = model.decode(latent).astype(jnp.float32)
         terms = of_pixels(made, clip)
         loss = weighted(terms) + config.bottleneck * of_bottleneck["bottleneck"].value()
@@ -89,6 +100,18 @@ def make_objective(
         return Mean(loss * clips, clips), {"psnr": psnr, **terms, **of_bottleneck}
 
     return objective
+
+
+def disturbed(latent_BTHWC: jax.Array, key: jax.Array, *, level: float) -> jax.Array:
+    """Returns the latent with noise of a deviation uniform in [0, `level`] for each clip, in units of the latent's own.
+
+    The unit has no gradient, and grows with the latent: the encoder cannot outgrow the noise.
+    """
+    level_key, noise_key = jax.random.split(key)
+    level_B1111 = level * jax.random.uniform(level_key, (latent_BTHWC.shape[0], 1, 1, 1, 1))
+    unit_C = jax.lax.stop_gradient(jnp.std(latent_BTHWC.astype(jnp.float32), axis=(0, 1, 2, 3)))
+    noise = level_B1111 * unit_C * jax.random.normal(noise_key, latent_BTHWC.shape)
+    return latent_BTHWC + noise.astype(latent_BTHWC.dtype)
 
 
 def judge(

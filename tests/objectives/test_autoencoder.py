@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sora_jax.core.errors import UserError
 from sora_jax.models.bottleneck import KL
 from sora_jax.models.discriminator import AdversarialAutoencoder, Discriminator, DiscriminatorConfig
-from sora_jax.objectives.autoencoder import AutoencoderLossConfig, gradient_error, halved, judge, make_objective
+from sora_jax.objectives.autoencoder import (
+    AutoencoderLossConfig,
+    disturbed,
+    gradient_error,
+    halved,
+    judge,
+    make_objective,
+)
 from tests import small
 
 RNG = np.random.default_rng(0)
@@ -54,7 +62,8 @@ def slow_gradient(error):
 
 def weights(**given):
     return AutoencoderLossConfig(
-        **{"squared": 0.0, "absolute": 0.0, "gradient": 0.0, "perceptual": 0.0, "bottleneck": 0.0} | given
+        **{"squared": 0.0, "absolute": 0.0, "gradient": 0.0, "perceptual": 0.0, "bottleneck": 0.0, "latent_noise": 0.0}
+        | given
     )
 
 
@@ -96,6 +105,35 @@ def test_the_latent_is_drawn_by_the_key_around_its_mean():
         draws.append((np.asarray(stub.latent) - MEAN) / np.exp(LOG_VARIANCE / 2))
     assert abs(np.mean(draws)) < 0.05
     assert abs(np.std(draws) - 1) < 0.05
+
+
+def test_noise_on_latents_is_in_units_of_each_channel_and_up_to_its_level():
+    scale_C = np.array([0.1, 1.0, 30.0], np.float32)
+    latent = jnp.asarray(RNG.normal(size=(400, 2, 4, 4, 3)).astype(np.float32) * scale_C)
+    noise = (disturbed(latent, KEY, level=0.6) - latent) / scale_C
+    deviation_B = np.std(noise, axis=(1, 2, 3, 4))
+    assert deviation_B.max() < 0.6 * 1.3
+    # Uniform levels have a mean of half the largest, and a deviation of that over the root of three.
+    assert np.mean(deviation_B) == pytest.approx(0.3, rel=0.1)
+    assert np.std(deviation_B) == pytest.approx(0.3 / np.sqrt(3), rel=0.15)
+    np.testing.assert_allclose(np.std(noise, axis=(0, 1, 2, 3)), 0.6 / np.sqrt(3), rtol=0.1)
+
+
+def test_noise_on_latents_reaches_the_decoder_and_no_gradient_its_unit():
+    clean, noisy = Stub(), Stub()
+    for model, level in ((clean, 0.0), (noisy, 0.5)):
+        make_objective(weights(latent_noise=level))(model, {"clip_BTHWC": jnp.asarray(CLIP)}, KEY)
+    np.testing.assert_allclose(
+        noisy.latent, disturbed(clean.latent, jax.random.fold_in(KEY, 1), level=0.5), rtol=1e-5, atol=1e-6
+    )
+    pull = jax.grad(lambda latent: jnp.sum(disturbed(latent, KEY, level=0.5)))(jnp.asarray(MEAN))
+    np.testing.assert_array_equal(pull, 1.0)
+
+
+@pytest.mark.parametrize("level", [-0.1, 2.0])
+def test_noise_on_latents_out_of_range_is_refused(level):
+    with pytest.raises(UserError, match=rf"latent_noise {level} is outside \[0, 2\)"):
+        weights(latent_noise=level)
 
 
 def test_edges_count_at_every_scale_and_flat_errors_do_not():

@@ -25,7 +25,7 @@ def draw(*shape, seed=0, spread=1.0):
 @pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
 def test_both_ways_give_the_polynomial_of_optax(shape, spread):
     matrix = draw(*shape, spread=spread)
-    theirs = optax.contrib.scale_by_muon(beta=0.0, weight_dimension_numbers={"kernel": WHOLE})
+    theirs = optax.contrib.scale_by_muon(ns_steps=4, beta=0.0, weight_dimension_numbers={"kernel": WHOLE})
     expected = theirs.update({"kernel": matrix}, theirs.init({"kernel": matrix}))[0]["kernel"]
     got = orthogonalise(matrix[None])[0]
     np.testing.assert_allclose(got, expected, atol=2e-4)
@@ -47,7 +47,7 @@ def test_momentum_is_that_of_optax_once_it_has_settled():
     """Optax corrects its first moments for starting at zero, which a matrix made orthogonal does not feel for long."""
     axes = {"a.kernel": (None, None)}
     ours = scale_by_muon(axes, decay=0.9)
-    theirs = optax.contrib.scale_by_muon(beta=0.9, weight_dimension_numbers={"a.kernel": WHOLE})
+    theirs = optax.contrib.scale_by_muon(ns_steps=4, beta=0.9, weight_dimension_numbers={"a.kernel": WHOLE})
     gradients = [{"a.kernel": draw(4, 8, seed=seed)} for seed in range(60)]
     states = [ours.init(gradients[0]), theirs.init(gradients[0])]
     for gradient in gradients:

@@ -89,7 +89,7 @@ def objectives(kind):
     if kind == "diffusion in a ring":
         return generator(4, exchange="ring"), *objectives("diffusion")[1:]
     weights = autoencoder_objective.AutoencoderLossConfig(
-        squared=1.0, absolute=0.1, gradient=0.1, perceptual=0.0, bottleneck=1e-3
+        squared=1.0, absolute=0.1, gradient=0.1, perceptual=0.0, bottleneck=1e-3, latent_noise=0.5
     )
     return build_autoencoder, autoencoder_objective.make_objective(weights), clips, "adamw"
 
