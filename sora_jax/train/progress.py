@@ -320,7 +320,7 @@ class _Current:
 
 
 def about(seconds: float) -> str:
-    """Returns a duration in words, as roughly as it is known: 40 s, 6 min, 2 h 10 min, 3 days 4 h."""
+    """Returns a duration in words, as roughly as it is known: 40 s, 6 min, 2 h 10 min, 3 d 4 h, 20 days."""
     if seconds < 90:
         return f"{max(10 * round(seconds / 10), 10)} s"
     minutes = round(seconds / 60)
@@ -328,7 +328,8 @@ def about(seconds: float) -> str:
         return f"{minutes} min"
     if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60 // 10 * 10} min"
-    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
+    days, hours = minutes // 1440, minutes % 1440 // 60
+    return f"{days} days" if days >= 10 else f"{days} d {hours} h"
 
 
 def in_sentence(parts: Sequence[Part]) -> str:

@@ -210,7 +210,8 @@ def test_the_estimate_is_a_sentence_by_stage_of_what_is_not_done():
         (95, "2 min"),
         (3540, "59 min"),
         (7900, "2 h 10 min"),
-        (2e5, "2 days 7 h"),
+        (2e5, "2 d 7 h"),
+        (2e6, "23 days"),
     ],
 )
 def test_durations_are_as_rough_as_they_are_known(seconds, words):
