@@ -16,13 +16,14 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.data.remote import is_remote
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
 from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
-from sora_jax.train.run import DRAWN, PARTS, evaluate, evaluate_data, use_compilation_cache
+from sora_jax.train.run import DRAWN, PARTS, evaluate, evaluate_data
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import WEIGHTS
 from sora_jax.train.workdir import Workdir

@@ -17,7 +17,7 @@ from sora_jax.core.errors import UserError, run_command
 from sora_jax.preparation.curated import CuratedSource
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.survey import Survey, measures, packing_of, reasons, survey
-from sora_jax.train.clock import Progress
+from sora_jax.train.progress import Progress
 from sora_jax.train.settings import MAIN, Settings, read_settings
 from sora_jax.train.streams import curate, open_collections
 from sora_jax.train.survey_page import write_page

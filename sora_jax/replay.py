@@ -13,11 +13,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import NumericsError, run_command
 from sora_jax.core.stop import StopSignal
 from sora_jax.train.metrics import SilentWriter
+from sora_jax.train.progress import RunProgress
 from sora_jax.train.replay import diagnose, recipe_of, replay
-from sora_jax.train.run import curate_all, use_compilation_cache
+from sora_jax.train.run import curate_all
 from sora_jax.train.settings import read_settings
 from sora_jax.train.stages import Run
 from sora_jax.train.start import check_start
@@ -45,6 +47,7 @@ def main(_: Sequence[str]) -> None:
         metrics=SilentWriter(),
         collections=[],
         stop=StopSignal(),
+        progress=RunProgress([]),
     )
     recipe_of(run, _STAGE.value)
     if _FAILED.value:

@@ -23,6 +23,7 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
+from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
@@ -33,7 +34,6 @@ from sora_jax.generate.jobs import run_jobs
 from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import TASKS, Request, read_requests
 from sora_jax.generate.write import file_stem, free_path, is_safe_name
-from sora_jax.train.run import use_compilation_cache
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import (
     WEIGHTS,

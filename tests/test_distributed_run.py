@@ -52,7 +52,7 @@ def losses(workdir, stage):
 def test_both_end_well_and_one_speaks(together):
     ends = together[1]
     assert [code for code, _, _ in ends] == [0, 0], ends
-    assert "stage 2 of 3: prepare\n" in ends[0][1]
+    assert "stage 2 of 4: prepare, " in ends[0][1]
     assert "\n  written 48, already done 0, skipped 0, " in ends[0][1], "the clips of both"
     assert "going on from step 3" in ends[0][2]
     for texts in ends[1][1:]:

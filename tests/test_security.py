@@ -18,6 +18,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from sora_jax.core import compiling
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.records import RecordSource, Sample, write_records
@@ -26,7 +27,6 @@ from sora_jax.data.sources import FolderSource
 from sora_jax.data.video_io import MEDIA_SUFFIXES
 from sora_jax.data.video_output import write_clip
 from sora_jax.data.webdataset import TarSource
-from sora_jax.train import run as running
 from tests.conftest import ROOT, SECRETS
 
 # Each runs code that it reads, or fetches what it reads.
@@ -216,11 +216,11 @@ def test_a_cache_that_others_may_write_to_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     used = []
-    monkeypatch.setattr(running.jax.config, "update", lambda name, value: used.append((name, value)))
-    running.use_compilation_cache()
+    monkeypatch.setattr(compiling.jax.config, "update", lambda name, value: used.append((name, value)))
+    compiling.use_compilation_cache()
     cache = tmp_path / "sora_jax" / "xla"
     assert used == [("jax_compilation_cache_dir", str(cache))]
     assert cache.stat().st_mode & 0o777 == 0o700
     os.chmod(cache, 0o777)
     with pytest.raises(UserError, match=r"others may write to .*the programs in it are run"):
-        running.use_compilation_cache()
+        compiling.use_compilation_cache()

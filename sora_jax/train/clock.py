@@ -1,13 +1,13 @@
-"""Where the time of a training loop goes, and the progress line that says so.
+"""Where the time of a training loop goes.
 
-with StepClock(stage="videos", steps=1000, start=200) as clock:
-    for step in range(200, 1000):
-        with clock.waiting():
-            pack = next(packs)
-        state, loss = train_step(state, pack)
-        clock.step_done(loss=loss, tokens=real, capacity=possible)
-        if step % 50 == 0:
-            write(clock.rates())
+clock = StepClock(start=200)
+for step in range(200, 1000):
+    with clock.waiting():
+        pack = next(packs)
+    state, loss = train_step(state, pack)
+    clock.step_done(loss=loss, tokens=real, capacity=possible)
+    if step % 50 == 0:
+        write(clock.rates())
 """
 
 import dataclasses
@@ -18,14 +18,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self, TextIO
 
 import jax
-from absl import logging
 from tqdm import tqdm
 
 _STATUS = Path("/proc/self/status")
-_BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit} {elapsed}{postfix}"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -60,32 +57,28 @@ class _Span:
 
 
 class StepClock:
-    """Times the steps of a stage from `start` (done already) to `steps`, and shows progress while it is open.
+    """Times the steps of a stage after `start`, and tells how many are done.
 
     The first step compiles: it counts in `compile_seconds` and in no other rate than its own. What is done under
     `paused()`, such as sampling, counts in neither. `peak_flops` is what all devices together can do, FLOP/s; None if
-    unknown. `now` returns seconds; for the rest see `Progress`.
+    unknown. `show` is called after each step with the number of steps done and facts in words; `now` returns seconds.
     """
 
     def __init__(
         self,
         *,
-        stage: str,
-        steps: int,
         start: int = 0,
         peak_flops: float | None = None,
-        every_seconds: float = 30.0,
-        stream: TextIO | None = None,
+        show: Callable[[int, str], None] = lambda done, facts: None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._now, self._peak_flops = now, peak_flops
-        self._done, self._steps = start, steps
+        self._done, self._show = start, show
         self._began = now()
         # Since the first step ended, and since `rates` was last called.
         self._all, self._window = _Span(began=self._began), _Span(began=self._began)
         self._compile_seconds: float | None = None
         self._first: dict[str, float] = {}
-        self._progress = Progress(stage, total=steps, first=start, every_seconds=every_seconds, stream=stream, now=now)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -122,7 +115,7 @@ class StepClock:
             self._compile_seconds = now - self._began - self._all.waited - self._all.excluded
             self._first = self._window.rates(now, self._peak_flops)
             self._all, self._window = _Span(began=now), _Span(began=now)
-        self._progress.update(self._done, self._facts(loss, now))
+        self._show(self._done, self._facts(loss, now))
 
     def back_to(self, done: int) -> None:
         """Says that steps after `done` are done again; what they took stays in the averages."""
@@ -153,12 +146,6 @@ class StepClock:
         rates = self._all.rates(self._now(), self._peak_flops)
         return {**compiled, **rates, "peak_memory_gb": peak_memory_gb(), **device_memory_gb()}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.close()
-
     def _facts(self, loss: float | None, now: float) -> str:
         rates = self._all.rates(now, self._peak_flops)
         shown = [] if loss is None else [f"loss {loss:.4g}"]
@@ -168,53 +155,7 @@ class StepClock:
             shown.append(f"padding {1 - rates['fill']:.1%}")
         if "mfu" in rates:
             shown.append(f"MFU {rates['mfu']:.1%}")
-        if rates:
-            left = max(self._steps - self._done, 0) * rates["seconds_per_step"]
-            shown.append(f"{tqdm.format_interval(left)} left")
         return ", ".join(shown)
-
-
-class Progress:
-    """A progress bar on a terminal; elsewhere a log line every `every_seconds`, the first and last included.
-
-    `first` of `total` are done already. `stream` None is standard error.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        total: int,
-        first: int = 0,
-        unit: str = "steps",
-        every_seconds: float = 30.0,
-        stream: TextIO | None = None,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        target: TextIO = sys.stderr if stream is None else stream
-        self._name, self._total, self._unit = name, total, unit
-        self._every_seconds, self._now = every_seconds, now
-        self._logged: float | None = None
-        self._bar = None
-        if target.isatty():
-            settings = {"bar_format": _BAR, "dynamic_ncols": True}
-            self._bar = tqdm(desc=name, total=total, initial=first, unit=unit, file=target, **settings)
-
-    def update(self, done: int, facts: str = "") -> None:
-        """Shows that `done` are done, with `facts` beside."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(facts, refresh=False)
-            self._bar.update(done - self._bar.n)
-            return
-        now = self._now()
-        if self._logged is None or now - self._logged >= self._every_seconds or done == self._total:
-            self._logged = now
-            logging.info("%s %d/%d %s%s", self._name, done, self._total, self._unit, facts and f", {facts}")
-
-    def close(self) -> None:
-        """Leaves the bar as it is and ends its line."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 def device_memory_gb() -> dict[str, float]:

@@ -26,6 +26,7 @@ from sora_jax.train import dump
 from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter
+from sora_jax.train.progress import RunProgress
 from sora_jax.train.reporter import HostBatch, Reporter, Spiked, Told
 from sora_jax.train.retention import CheckpointConfig
 from sora_jax.train.settings import LogConfig
@@ -89,13 +90,14 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """Where a run writes and how often, whether it was asked to stop, and whether it may go on with other data."""
+    """Where a run writes and how often, whether it was asked to stop, how far it is, whether other data will do."""
 
     workdir: Workdir
     metrics: MetricsWriter
     checkpoint: CheckpointConfig
     log: LogConfig
     stop: StopSignal
+    progress: RunProgress
     fresh_data: bool = False
 
 
@@ -125,14 +127,15 @@ def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]
     with jax.set_mesh(mesh), Checkpointer(around.workdir.checkpoints(name), around.checkpoint) as saver:
         state, position = _start(task, saver, fresh_data=around.fresh_data)
         stretch = _Stretch(task, around, saver)
-        clock = StepClock(stage=name, steps=task.step.steps, start=position.step, peak_flops=_peak_flops(mesh))
-        with clock:
+        around.progress.go_on_from(position.step)
+        clock = StepClock(start=position.step, peak_flops=_peak_flops(mesh), show=around.progress.update)
+        state, spike = stretch(state, position, clock)
+        while spike is not None:
+            del state  # before another one takes as much memory
+            state, position = _rewind(task, saver, position, spike)
+            clock.back_to(position.step)
+            around.progress.go_on_from(position.step)
             state, spike = stretch(state, position, clock)
-            while spike is not None:
-                del state  # before another one takes as much memory
-                state, position = _rewind(task, saver, position, spike)
-                clock.back_to(position.step)
-                state, spike = stretch(state, position, clock)
         around.stop.kept()
         facts = clock.facts() | ({"rewinds": position.rewinds} if position.rewinds else {})
     return state, {"steps": task.step.steps, **facts}

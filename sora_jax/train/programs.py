@@ -20,6 +20,7 @@ from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import abstract_model
 from sora_jax.generate.canvas import TEXT_ARRAYS, Batch
 from sora_jax.generate.job import read_job
+from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import Request, read_size
 from sora_jax.generate.run import make_solver
 from sora_jax.models import flops
@@ -218,8 +219,7 @@ def sampling_program(
     once = flops.transformer_flops(
         transformer, text_dim=settings.text.width, patch_width=settings.patch_width, work=work
     )
-    evaluations = 2 * config.steps - 1 if config.method == "heun" else config.steps
-    evaluations *= 2 if config.guidance.scale != 1 else 1
+    evaluations = solver_evaluations(config)
     return Program(
         name="sampling: the solver's loop",
         lower=lambda: make_solver(structure, config, dtype=compute_dtype(settings.precision)).lower(shaped, batch),
@@ -237,6 +237,12 @@ def sampling_program(
         },
         times=len(windows),
     )
+
+
+def solver_evaluations(config: SolverConfig) -> int:
+    """Returns how often the solver evaluates the model for a batch."""
+    evaluations = 2 * config.steps - 1 if config.method == "heun" else config.steps
+    return evaluations * 2 if config.guidance.scale != 1 else evaluations
 
 
 def codec_programs(settings: Settings, mesh: Mesh, *, size: str | None = None) -> list[Program]:

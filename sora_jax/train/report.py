@@ -63,13 +63,19 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     shown = _picture_stages(path / "samples", order=list(stages))
     samples = [name for name in shown if kinds.get(name, name) != "autoencoder"]
     pairs = [name for name in shown if name not in samples]
-    sheet = _sheets(path / "samples" / "evaluation")
+    judged, worst = _sheets(path / "samples" / "evaluation")
     sections = [
-        _section("Evaluation", _evaluation(evaluation) + sheet, _CLEAN if "clean" in json.dumps(evaluation) else ""),
-        _section("Samples", "".join(_pictures(path, n) for n in samples), "Same prompts and noise at every step."),
+        _section("Samples", judged, "What the scores below were read from."),
+        _section(
+            "Samples in training",
+            "".join(_pictures(path, n) for n in reversed(samples)),
+            "Same prompts and noise at every step; the last stage first.",
+        ),
+        _tiles(run, stages, skipped=len(skipped)),
+        _section("Evaluation", _evaluation(evaluation), _CLEAN if "clean" in json.dumps(evaluation) else ""),
         _section(
             "Reconstructions",
-            "".join(_pictures(path, n) for n in pairs),
+            "".join(_pictures(path, n) for n in pairs) + worst,
             "Original on the left, autoencoder's reconstruction on the right.",
         ),
         _section("Curves", "".join(_curves(name, lines) for name, lines in metrics.items())),
@@ -80,16 +86,14 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     ]
     title = path.name
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12] if config else None
-    head = _head(title, digest, _tiles(run, stages, skipped=len(skipped)))
-    page = PAGE.format(title=escape(title), body=head + "".join(sections))
+    page = PAGE.format(title=escape(title), body=_head(title, digest) + "".join(sections))
     write_atomically(path / FILE, page)
     return path / FILE
 
 
-def _head(title: str, digest: str | None, tiles: list[tuple[str, str]]) -> str:
+def _head(title: str, digest: str | None) -> str:
     line = f"<p>config <code>{digest}</code></p>" if digest else ""
-    shown = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in tiles)
-    return f'<header><h1>{escape(title)}</h1>{line}</header><div class="tiles">{shown}</div>'
+    return f"<header><h1>{escape(title)}</h1>{line}</header>"
 
 
 def _section(title: str, content: str, note: str = "") -> str:
@@ -99,7 +103,7 @@ def _section(title: str, content: str, note: str = "") -> str:
     return f"<section><h2>{escape(title)}</h2>{note}{content}</section>"
 
 
-def _tiles(run: Facts, stages: dict[str, Facts], *, skipped: int) -> list[tuple[str, str]]:
+def _tiles(run: Facts, stages: dict[str, Facts], *, skipped: int) -> str:
     """What a glance should see, of the whole run; rates are of the last stage that trained."""
     values = list(stages.values())
     seconds = sum(_numbers(facts.get("seconds") for facts in values))
@@ -116,7 +120,9 @@ def _tiles(run: Facts, stages: dict[str, Facts], *, skipped: int) -> list[tuple[
         "peak memory": _shown("peak_memory_gb", memory),
         "clips skipped": str(skipped) if skipped else None,
     }
-    return [(name, value) for name, value in found.items() if value]
+    tiles = [(name, value) for name, value in found.items() if value]
+    shown = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in tiles)
+    return f'<div class="tiles">{shown}</div>'
 
 
 def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]]) -> dict[str, Facts]:
@@ -218,14 +224,21 @@ def _pictures(workdir: Path, stage: str) -> str:
     return f'<h3>{escape(stage)}</h3><div class="pictures">{table}</div>{more}'
 
 
-def _sheets(folder: Path) -> str:
-    """The sheets themselves; the names of the pictures of verdicts, which are too large for a page."""
+def _sheets(folder: Path) -> tuple[str, str]:
+    """The sheets of what the generator was judged on, and the pictures of the worst that the autoencoder did.
+
+    The pictures of verdicts are too large for a page: beside the sheets are their names.
+    """
+    found: dict[bool, list[str]] = {False: [], True: []}
     paths = [path for path in _entries(folder) if path.suffix in _PICTURES]
     large = [path for path in paths if path.stem.endswith("_verdicts")]
-    pictures = "".join(_picture(path, room=_SHEET) for path in paths if path not in large)
+    for path in paths:
+        if path not in large:
+            found[path.name.startswith("worst_")].append(_picture(path, room=_SHEET))
     names = ", ".join(f"<code>samples/evaluation/{escape(path.name)}</code>" for path in large)
     note = f'<p class="note">Every sample, enlarged, with what was read from it: {names}</p>' if names else ""
-    return note + (f'<div class="pictures">{pictures}</div>' if pictures else "")
+    shown = [f'<div class="pictures">{"".join(found[kind])}</div>' if found[kind] else "" for kind in found]
+    return note + shown[0], shown[1]
 
 
 def _picture(path: Path | None, *, room: tuple[int, int] = _SHOWN) -> str:

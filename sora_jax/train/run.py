@@ -1,10 +1,10 @@
 """A run from config to report."""
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sora_jax.core import failure
+from sora_jax.core.compiling import holds_programs, use_compilation_cache
 from sora_jax.core.distributed import from_first, is_first, losses_named
 from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.stop import StopSignal
@@ -34,7 +35,10 @@ from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.preparation.run import Share
 from sora_jax.train import exhibits
 from sora_jax.train.clock import peak_memory_gb
+from sora_jax.train.estimate import EVALUATION, JUDGEMENTS, expected_parts, measure_speed
+from sora_jax.train.machine import fit_to_machine
 from sora_jax.train.metrics import MetricsWriter, SilentWriter
+from sora_jax.train.progress import Display, Part, Progress, RunProgress, in_sentence
 from sora_jax.train.report import write_report
 from sora_jax.train.settings import Settings, read_settings
 from sora_jax.train.shares import encode_share
@@ -72,10 +76,10 @@ def run(
     `until` is a kind of stage: later ones are left for another time, and so is evaluation. With `fresh_data` stages in
     progress keep their weights and go on with data that changed, instead of refusing it.
     """
-    settings = read_settings(config)
+    settings = fit_to_machine(read_settings(config))
     mesh = check_start(settings)
     collections = open_collections(settings)
-    use_compilation_cache()
+    compiled = holds_programs(use_compilation_cache())
     with Workdir(path) as workdir:
         workdir.claim(config)
         number, count = jax.process_index(), jax.process_count()
@@ -86,20 +90,30 @@ def run(
             else:
                 began = time.monotonic()
                 collections = curate_all(collections, settings, workdir, writes=is_first())
-                this_run = Run(
-                    settings=settings,
-                    workdir=workdir,
-                    mesh=mesh,
-                    metrics=MetricsWriter(workdir.path) if is_first() else SilentWriter(),
-                    collections=collections,
-                    stop=stop,
-                    fresh_data=fresh_data,
-                )
-                _train_and_evaluate(this_run, until=until, evaluated=evaluated, began=began)
+                speed = measure_speed(settings, mesh, compiled=compiled)
+                clips = sum(len(one.source) for one in collections)
+                with _progress(expected_parts(settings, mesh, workdir, speed, clips=clips, until=until)) as progress:
+                    this_run = Run(
+                        settings=settings,
+                        workdir=workdir,
+                        mesh=mesh,
+                        metrics=MetricsWriter(workdir.path) if is_first() else SilentWriter(),
+                        collections=collections,
+                        stop=stop,
+                        progress=progress,
+                        fresh_data=fresh_data,
+                    )
+                    _train_and_evaluate(this_run, until=until, evaluated=evaluated, began=began)
             failure.at(stage="report")
             if is_first():
                 write_report(workdir.path)
             print(f"report: {workdir.path / 'report.html'}", flush=True)
+
+
+def _progress(parts: list[Part]) -> RunProgress:
+    """Returns the progress of a run, after saying how long it will take."""
+    print(in_sentence(parts), flush=True)
+    return RunProgress(parts, display=Display() if is_first() else None)
 
 
 def _train_and_evaluate(run: Run, *, until: str | None, evaluated: bool, began: float) -> None:
@@ -112,9 +126,11 @@ def _train_and_evaluate(run: Run, *, until: str | None, evaluated: bool, began: 
         record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated)
         raise
     if until is None:
-        failure.at(stage="evaluation")
+        failure.at(stage=EVALUATION)
+        run.progress.begin(EVALUATION)
         # On the devices that trained, whose programs are compiled.
-        evaluate(workdir, run.settings, mesh=run.mesh)
+        evaluate(workdir, run.settings, mesh=run.mesh, judged=run.progress.update)
+        run.progress.end()
     record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated or until is None)
 
 
@@ -131,7 +147,9 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
         with failure.recorded(workdir.path, process=share.index, processes=share.count), StopSignal() as stop:
             failure.at(stage="prepare")
             curated = curate_all(collections, settings, workdir, writes=share.index == 0)
-            encode_share(settings, workdir, curated, share, stop)
+            total = sum(len(one.source) for one in curated)
+            with contextlib.closing(Progress("prepare", total=total // share.count, unit="clips")) as progress:
+                encode_share(settings, workdir, curated, share, stop, progress.update)
     print(f"share {share.index} of {share.count} is encoded: run prepare without a share when all are", flush=True)
 
 
@@ -144,20 +162,6 @@ def curate_all(
     ]
 
 
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, in the user's own cache folder, unless the user chose a place."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sora_jax" / "xla"
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = cache.stat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o022:
-            raise UserError(
-                f"others may write to {cache}, and the programs in it are run: make it yours alone (chmod 700), or "
-                "name another folder in JAX_COMPILATION_CACHE_DIR"
-            )
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-
-
 def evaluate(
     workdir: Workdir,
     settings: Settings,
@@ -168,6 +172,7 @@ def evaluate(
     weights: Weights = "ema",
     networks: Networks | None = None,
     mesh: Mesh | None = None,
+    judged: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Returns the metrics of a run's models, after writing them to evaluation.json and printing them.
 
@@ -177,7 +182,8 @@ def evaluate(
     `evaluation.tasks` says, on `count` clips (by default as configured); sheets of these samples are written beside.
     `step` and `weights` are those of the generator, as in `load_generator`; the autoencoder is always an average, as
     what was prepared is made with it. With one of `PARTS` alone the file keeps what it says of the other. `mesh` are
-    the devices, also of several processes, that share the work; None: the first one.
+    the devices, also of several processes, that share the work; None: the first one. `judged` is called with how many
+    of the `JUDGEMENTS` are done.
     """
     codec = load_codec(workdir, settings, mesh=mesh)
     sets = _prompt_sets(settings)
@@ -192,12 +198,15 @@ def evaluate(
         verdict = judge_autoencoder(codec, clips, networks)
         result["autoencoder"] = {**verdict.facts(), "held_out": held_out}
         _show_verdict(workdir, verdict, "worst_reconstructions")
+        judged(1)
     if part != "autoencoder" and sets:
         maker = _Maker(workdir, settings, codec, step=step, weights=weights, mesh=mesh)
         if part in ("generator", "all"):
             result |= maker.follow(sets)
+            judged(2)
         if of_tasks:
             result |= maker.tasks(sets["shapes"], limits_of(settings), count=of_tasks)
+    judged(JUDGEMENTS)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)
     return result

@@ -26,6 +26,7 @@ from sora_jax.objectives.diffusion import DiffusionConfig
 from sora_jax.preparation.curate import CurationConfig
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import OptimizerConfig
+from sora_jax.train.ranges import out_of_range
 from sora_jax.train.retention import CheckpointConfig
 from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig, at_least_one
 from sora_jax.train.state import EmaConfig
@@ -235,8 +236,10 @@ def read_settings(config: Any) -> Settings:
     """
     if "stages" not in config or "run" not in config:
         raise UserError("the config needs `run` and `stages`; start it from configs/base.py")
+    problems = out_of_range(config)
+    if problems:
+        raise UserError("; ".join(problems))
     stages: dict[str, StageConfig] = {}
-    problems = []
     for name in config["stages"]:
         try:
             stages[name] = _read_stage(config["stages"][name], f"config.stages.{name}")
@@ -317,6 +320,11 @@ def _conflicts(settings: Settings) -> list[str]:
         problems.append(str(error))
     if settings.seed < 0:
         problems.append(f"seed {settings.seed} must be 0 or more")
+    elif any(data.source == "shapes" for data in settings.collections.values()):
+        try:
+            settings.shapes.world(seed=settings.seed, split="train")
+        except UserError as error:
+            problems.append(f"shapes: {error}")
     for name, data in settings.collections.items():
         problems += _data_conflicts("data" if name == MAIN else f"more_data.{name}", data, settings.packing)
     return problems + _bucket_conflicts(settings) + _collection_conflicts(settings)

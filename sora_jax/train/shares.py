@@ -1,8 +1,7 @@
 """One process's share of the clips, encoded: beside the other processes of a run, or of a heap that many prepare."""
 
-import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +12,6 @@ from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.stop import StopSignal
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.run import Share, prepare
-from sora_jax.train.clock import Progress
 from sora_jax.train.settings import Settings
 from sora_jax.train.stage_settings import PrepareStage
 from sora_jax.train.trained import load_codec
@@ -21,12 +19,17 @@ from sora_jax.train.workdir import Workdir
 
 
 def encode_share(
-    settings: Settings, workdir: Workdir, collections: Sequence[Collection], share: Share, stop: StopSignal
+    settings: Settings,
+    workdir: Workdir,
+    collections: Sequence[Collection],
+    share: Share,
+    stop: StopSignal,
+    shown: Callable[[int], None],
 ) -> dict[str, Any]:
     """Returns facts of encoding one process's share of the clips that are not encoded yet.
 
     Of the processes of one run the facts are those of all, and all go on from chunk to chunk together, so that a signal
-    to one stops them all.
+    to one stops them all. `shown` is called with how many clips of the share are done.
     """
     name = next(name for name in settings.run if settings.stages[name].kind == "prepare")
     stage = settings.stages[name]
@@ -35,27 +38,26 @@ def encode_share(
     chunk = stage.clips_per_shard
     counts = [len(share.of(len(collection.source), chunk=chunk)) for collection in collections]
     facts = {}
-    with contextlib.closing(Progress(name, total=sum(counts), unit="clips")) as progress:
-        for number, collection in enumerate(collections):
-            before = sum(counts[:number])
+    for number, collection in enumerate(collections):
+        before = sum(counts[:number])
 
-            def after(clips: int, before: int = before) -> None:
-                gather("a chunk", False)
-                progress.update(before + clips)
-                stop.check(f"{before + clips} of {sum(counts)} clips are prepared")
+        def after(clips: int, before: int = before) -> None:
+            gather("a chunk", False)
+            shown(before + clips)
+            stop.check(f"{before + clips} of {sum(counts)} clips are prepared")
 
-            summary = prepare(
-                collection,
-                codec,
-                workdir.prepared(collection.name),
-                batch=stage.batch,
-                clips_per_shard=chunk,
-                share=share,
-                progress=after,
-            )
-            facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}
-        while not all(gather("a chunk", True)):  # others have chunks left
-            stop.check(f"all {sum(counts)} clips of this process are prepared")
+        summary = prepare(
+            collection,
+            codec,
+            workdir.prepared(collection.name),
+            batch=stage.batch,
+            clips_per_shard=chunk,
+            share=share,
+            progress=after,
+        )
+        facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}
+    while not all(gather("a chunk", True)):  # others have chunks left
+        stop.check(f"all {sum(counts)} clips of this process are prepared")
     every = gather("what was prepared", facts)
     facts = {key: sum(one[key] for one in every) for key in facts}
     print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)

@@ -33,6 +33,7 @@ from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.inheritance import find_source, inherit
 from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
+from sora_jax.train.progress import RunProgress
 from sora_jax.train.recipes import autoencoder_recipe, diffusion_recipe, state_maker
 from sora_jax.train.retention import find_steps
 from sora_jax.train.settings import Settings
@@ -67,6 +68,7 @@ class Run:
       metrics: Its curves.
       collections: Its clips.
       stop: Whether it was asked to stop.
+      progress: How far it is.
       fresh_data: Whether stages in progress go on with data that changed.
     """
 
@@ -76,6 +78,7 @@ class Run:
     metrics: MetricsWriter
     collections: list[Collection]
     stop: StopSignal
+    progress: RunProgress
     fresh_data: bool = False
 
     @property
@@ -87,6 +90,7 @@ class Run:
             checkpoint=self.settings.checkpoint,
             log=self.settings.log,
             stop=self.stop,
+            progress=self.progress,
             fresh_data=self.fresh_data,
         )
 
@@ -104,18 +108,19 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
     kinds = list(STAGE_KINDS)
     _check_sources(run)
     _measure_given(run)
-    for number, name in enumerate(run.settings.run):
+    for name in run.settings.run:
         if until is not None and kinds.index(run.settings.stages[name].kind) > kinds.index(until):
             continue
         stage = run.settings.stages[name]
         if from_first(f"is {name} done", functools.partial(_is_done, run, name, until)):
             logging.info("stage %s is done", name)
             continue
-        print(f"stage {number + 1} of {len(run.settings.run)}: {name}", flush=True)
         failure.at(stage=name)
+        run.progress.begin(name)
         began = time.monotonic()
         facts = RUNNERS[type(stage)](run, name, stage)
         run.workdir.finish_stage(name, {**facts, "kind": stage.kind, "seconds": time.monotonic() - began})
+        run.progress.end()
         wait_for_all(f"{name} is done")
         run.stop.check(f"stage {name} is done")
 
@@ -205,7 +210,7 @@ def _start_autoencoder(run: Run, name: str, maker: StateMaker) -> TrainState:
 def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
     """Encodes every clip of all collections once, and makes them the sets that later stages read."""
     share = Share(index=jax.process_index(), count=jax.process_count())
-    facts = encode_share(run.settings, run.workdir, run.collections, share, run.stop)
+    facts = encode_share(run.settings, run.workdir, run.collections, share, run.stop, run.progress.update)
     wait_for_all(f"{name}: every share is encoded")
     if is_first():
         for collection in run.collections:

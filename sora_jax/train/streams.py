@@ -21,7 +21,7 @@ from sora_jax.data.webdataset import TarSource
 from sora_jax.models.flops import step_flops, work_of
 from sora_jax.preparation.curated import CuratedSource, Heap
 from sora_jax.preparation.fitted import Collection, Limits
-from sora_jax.train.clock import Progress
+from sora_jax.train.progress import Progress
 from sora_jax.train.settings import DataConfig, Settings
 from sora_jax.train.stage_settings import DiffusionStage
 

@@ -1,11 +1,12 @@
-"""What the compiler is asked for."""
+"""What the compiler is asked for, and where what it made is kept."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sora_jax.core import compiling
-from sora_jax.core.compiling import run_once
+from sora_jax.core.compiling import holds_programs, run_once, use_compilation_cache
 
 
 def test_a_program_that_runs_once_gives_the_same():
@@ -20,3 +21,71 @@ def test_a_program_that_runs_once_gives_the_same():
 def test_elsewhere_nothing_is_asked_for(monkeypatch):
     monkeypatch.setattr(compiling, "current_platform", lambda: "tpu")
     assert run_once() == {}
+
+
+@pytest.fixture
+def updates(monkeypatch):
+    """What jax is told, by name, instead of being told."""
+    found = {}
+    monkeypatch.setattr(jax.config, "update", found.__setitem__)
+    return found
+
+
+def test_programs_are_kept_in_the_users_cache_or_where_the_user_says(tmp_path, monkeypatch, updates, caplog):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert use_compilation_cache() == tmp_path / "sora_jax" / "xla"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert use_compilation_cache() == tmp_path / "home" / ".cache" / "sora_jax" / "xla"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
+    assert use_compilation_cache() == tmp_path / "mine"
+    assert updates == {"jax_compilation_cache_dir": str(tmp_path / "mine")}
+    assert caplog.messages == []
+
+
+def test_without_a_home_there_is_no_cache_and_the_run_goes_on(monkeypatch, updates, caplog):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(compiling.Path, "home", no_home)
+    assert use_compilation_cache() is None
+    assert updates == {"jax_compilation_cache_dir": None}
+    (said,) = caplog.messages
+    assert "Could not determine home directory" in said
+    assert "each start compiles them again; name one in JAX_COMPILATION_CACHE_DIR" in said
+
+
+def test_where_no_folder_can_be_made_there_is_no_cache_and_the_run_goes_on(tmp_path, monkeypatch, updates, caplog):
+    (tmp_path / "file").touch()
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+        assert use_compilation_cache() is None
+    assert updates == {"jax_compilation_cache_dir": None}
+    assert len(caplog.messages) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_only_read(tmp_path, monkeypatch, updates, caplog):
+    def read_only(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiling.tempfile, "TemporaryFile", read_only)
+    assert use_compilation_cache() == tmp_path
+    assert updates["jax_compilation_cache_dir"] == str(tmp_path)
+    assert updates["jax_persistent_cache_min_compile_time_secs"] > 1e6
+    (said,) = caplog.messages
+    assert said.startswith(
+        f"compiled programs are read from {tmp_path} but cannot be kept there (Read-only file system)"
+    )
+
+
+def test_a_cache_with_many_programs_is_known(tmp_path):
+    assert not holds_programs(None)
+    assert not holds_programs(tmp_path)
+    for number in range(20):
+        (tmp_path / f"jit_{number}-cache").touch()
+    assert holds_programs(tmp_path)

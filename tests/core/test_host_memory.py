@@ -1,10 +1,14 @@
 """Huge pages are asked for once, where the kernel leaves the choice, and never against the user's."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from sora_jax.core import host_memory
+from sora_jax.core.host_memory import available_memory
 
 SCRIPT = """
 import os, sys
@@ -48,3 +52,42 @@ def test_the_user_has_the_last_word(tmp_path, chosen):
     switch = tmp_path / "enabled"
     switch.write_text("always [madvise] never\n")
     assert len(starts(switch, GLIBC_TUNABLES=chosen)) == 1
+
+
+def machine(root: Path, monkeypatch, *, limit=None, **files: str) -> None:
+    """Makes `root` what the system says of its memory: files of /proc and of the control group, and `ulimit -v`."""
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(host_memory, "_PROC", root / "proc")
+    monkeypatch.setattr(host_memory, "_GROUP", root / "group")
+    ends = (resource.RLIM_INFINITY if limit is None else limit, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: ends)
+
+
+FREE = "MemTotal: 9000000 kB\nMemAvailable:    4000000 kB\n"
+
+
+def test_what_is_free_is_known_where_the_system_says(tmp_path, monkeypatch):
+    machine(tmp_path, monkeypatch)
+    assert available_memory() is None
+    machine(tmp_path, monkeypatch, proc__meminfo=FREE)
+    assert available_memory() == 4_000_000 * 1024
+
+
+def test_a_container_may_take_less_than_is_free(tmp_path, monkeypatch):
+    machine(tmp_path, monkeypatch, proc__meminfo=FREE)
+    for limit, left in (("3000000000", 2e9), ("max", 4_000_000 * 1024), ("500000000", 0.0)):
+        machine(tmp_path, monkeypatch, **{"group__memory.max": limit + "\n", "group__memory.current": "1000000000\n"})
+        assert available_memory() == left
+
+
+def test_a_process_may_be_limited_itself(tmp_path, monkeypatch):
+    machine(tmp_path, monkeypatch, limit=2_048_000, proc__meminfo=FREE, proc__self__status="VmSize:\t   1000 kB\n")
+    assert available_memory() == 1_024_000
+
+
+def test_this_machine_says():
+    amount = available_memory()
+    assert amount is None or amount > 1e8

@@ -15,23 +15,23 @@ from absl import flags
 
 from sora_jax.core import stop
 from sora_jax.core.errors import Preempted
-from sora_jax.train import clock, run
+from sora_jax.train import progress, run
 
 flags.FLAGS(sys.argv[:1])
 config, workdir, *events = sys.argv[1:]
 waiting = {tuple(event.split(":")[:2]): event.split(":")[2] for event in events}
-update = clock.Progress.update
+update = progress.RunProgress.update
 
 
-def update_and_signal(progress: clock.Progress, done: int, facts: str = "") -> None:
+def update_and_signal(shown: progress.RunProgress, done: int, facts: str = "") -> None:
     """Shows progress, and sends the signal that was asked for here, once."""
-    update(progress, done, facts)
-    name = waiting.pop((progress._name, str(done)), None)
+    update(shown, done, facts)
+    name = waiting.pop((shown._now_in.part.name, str(done)), None)
     if name is not None:
         os.kill(os.getpid(), getattr(signal, name))
 
 
-clock.Progress.update = update_and_signal
+progress.RunProgress.update = update_and_signal
 stop.PATIENCE = 900.0  # this process must live on
 while True:
     try:

@@ -1,4 +1,3 @@
-import io
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -6,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from sora_jax.train.clock import Progress, StepClock, device_memory_gb, peak_memory_gb
+from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
 
 
 class FakeTime:
@@ -20,18 +19,13 @@ class FakeTime:
         self.seconds += seconds
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.fixture
 def time():
     return FakeTime()
 
 
 def make_clock(time, **options) -> StepClock:
-    return StepClock(**({"stage": "videos", "steps": 10, "stream": io.StringIO(), "now": time} | options))
+    return StepClock(**({"now": time} | options))
 
 
 def run_step(clock, time, *, wait, work, tokens, capacity=4000):
@@ -74,8 +68,7 @@ def test_rates_are_since_the_last_call_and_facts_of_all(time):
 
 
 def test_model_flops_become_a_rate_and_where_the_peak_is_known_a_share_of_it(time):
-    stream = io.StringIO()
-    known, unknown = (make_clock(time, peak_flops=peak, stream=stream) for peak in (400e12, None))
+    known, unknown = (make_clock(time, peak_flops=peak) for peak in (400e12, None))
     for seconds in (9.0, 2.0, 2.0):
         time.passes(seconds)
         for clock in (known, unknown):
@@ -130,37 +123,19 @@ def test_the_peak_of_memory_is_in_gigabytes():
     assert peak_memory_gb() >= len(held) / 1e9
 
 
-def test_the_bar_shows_the_facts_and_ends_full(time):
-    stream = Terminal()
-    with make_clock(time, start=6, stream=stream) as clock:
-        for _ in range(4):
-            time.passes(0.5)
-            clock.step_done(loss=0.61234, tokens=4061, capacity=4128)
-    last = stream.getvalue().split("\r")[-1]
-    facts = ("loss 0.6123", "8.12k tokens/s", "padding 1.6%", "00:00 left")
-    for part in ("videos", "100%", "10/10 steps", *facts):
-        assert part in last, last
-
-
-def test_without_a_terminal_there_are_few_plain_lines(time, caplog):
-    stream = io.StringIO()
-    caplog.set_level("INFO", logger="absl")
-    progress = Progress("encode", total=100, unit="clips", every_seconds=30, stream=stream, now=time)
-    for done in range(1, 101):
-        progress.update(done)
-        time.passes(1.0)
-    progress.close()
-    assert caplog.messages == [f"encode {done}/100 clips" for done in (1, 31, 61, 91, 100)]
-    caplog.clear()
-    with make_clock(time, steps=200, start=98, stream=stream) as clock:
-        for _ in range(2):
-            time.passes(30.0)
-            clock.step_done(loss=float("nan"), tokens=60_000, capacity=120_000)
-    assert caplog.messages == [
-        "videos 99/200 steps, loss nan",
-        "videos 100/200 steps, loss nan, 2.00k tokens/s, padding 50.0%, 50:00 left",
+def test_each_step_is_told_with_its_number_and_facts(time):
+    told = []
+    clock = make_clock(time, start=6, show=lambda done, facts: told.append((done, facts)))
+    for loss in (0.61234, float("nan")):
+        time.passes(0.5)
+        clock.step_done(loss=loss, tokens=4061, capacity=4128)
+    clock.back_to(6)
+    clock.step_done(loss=0.5, tokens=4061, capacity=4128)
+    assert told == [
+        (7, "loss 0.6123"),
+        (8, "loss nan, 8.12k tokens/s, padding 1.6%"),
+        (7, "loss 0.5, 16.2k tokens/s, padding 1.6%"),
     ]
-    assert stream.getvalue() == ""
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counted otherwise where there is no /proc")

@@ -26,6 +26,7 @@ from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from sora_jax.train.progress import Part, RunProgress
 from sora_jax.train.retention import CheckpointConfig, read_record
 from sora_jax.train.settings import LogConfig
 from sora_jax.train.state import EmaConfig, StateMaker
@@ -123,6 +124,8 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
             stream=stream,
             show=show,
         )
+        progress = RunProgress([Part(name="videos", total=STEPS, unit="steps", each=1.0, once=0.0)])
+        progress.begin("videos")
         with MetricsWriter(path) as metrics, StopSignal() as asked:
             around = Surroundings(
                 workdir=workdir,
@@ -137,6 +140,7 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
                 ),
                 log=LogConfig(every_steps=log_every, samples_per_stage=samples),
                 stop=asked,
+                progress=progress,
                 fresh_data=fresh_data,
             )
             state, facts = train(task, around)

@@ -82,8 +82,8 @@ def test_every_part_is_there(workdir):
     text = write_report(workdir).read_text()
     page = Page(text)
     assert page.headings == [
+        "Samples in training",
         "Evaluation",
-        "Samples",
         "Reconstructions",
         "Curves",
         "Stages",
@@ -186,6 +186,22 @@ def test_an_empty_workdir_has_a_report(tmp_path):
     assert path == tmp_path / "report.html"
     assert Page(path.read_text()).headings == []
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_page_opens_with_what_was_judged_and_what_was_sampled_before_any_number(workdir):
+    sheets = workdir / "samples" / "evaluation"
+    sheets.mkdir()
+    pixels_THWC = np.random.default_rng(1).integers(0, 256, (2, 24, 32, 3), dtype=np.uint8)
+    pictures = {"shapes.gif": encode_gif(pixels_THWC, fps=4), "worst_reconstructions.png": encode_png(pixels_THWC[0])}
+    for name, content in pictures.items():
+        (sheets / name).write_bytes(content)
+    text = write_report(workdir).read_text()
+    assert Page(text).headings[:3] == ["Samples", "Samples in training", "Evaluation"]
+    body = text[text.index("<header>") :]
+    sheet, worst = (body.index(base64.b64encode(content).decode()) for content in pictures.values())
+    places = [sheet, body.index("Samples in training"), body.index('class="tiles"'), body.index("95.3%"), worst]
+    assert places == sorted(places)
+    assert "<td>" not in body[:sheet]
 
 
 def test_the_groups_of_an_evaluation_are_a_table(workdir):

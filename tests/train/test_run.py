@@ -53,10 +53,10 @@ def test_a_stop_is_told_with_what_is_saved(interrupted):
     assert "SIGTERM: step 5 of autoencoder is saved, and the same command goes on from there" in said
     assert "SIGTERM: 32 of 96 clips are prepared, and the same command" in said
     assert "SIGTERM: step 5 of videos is saved" in said
-    assert said.count("stage 1 of 4: autoencoder") == 2
-    assert said.count("stage 2 of 4: prepare") == 2
-    assert said.count("stage 3 of 4: images") == 2
-    assert said.count("stage 4 of 4: videos") == 2
+    assert said.count("stage 1 of 5: autoencoder, ") == 2
+    assert said.count("stage 2 of 5: prepare, ") == 2
+    assert said.count("stage 3 of 5: images, ") == 2
+    assert said.count("stage 4 of 5: videos, ") == 2
 
 
 def test_the_time_of_a_run_is_that_of_all_its_starts(interrupted):

@@ -2,10 +2,8 @@
 
 import datetime
 import json
-import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from sora_jax.benchmarks.drills.bench import Bench
 from sora_jax.benchmarks.drills.registry import DRILLS, Drill
 from sora_jax.core.errors import UserError
 from sora_jax.core.versions import versions
+from sora_jax.train.machine import available_cores
 from sora_jax.train.workdir import write_atomically
 
 # Whose drills there are, in the order of the table.
@@ -83,7 +82,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], *, seed: int) -> 
 
 def machine() -> str:
     """Returns in words where this runs."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    cores = available_cores()
     return f"{cores} cores, {platform.machine()}, {platform.system()}"
 
 

@@ -1,0 +1,105 @@
+"""What a run is expected to take follows from its config, the machine and what is done."""
+
+import dataclasses
+import json
+
+import pytest
+
+from sora_jax.train import estimate
+from sora_jax.train.estimate import EVALUATION, Speed, expected_parts, measure_speed
+from sora_jax.train.settings import read_settings
+from sora_jax.train.start import check_start
+from sora_jax.train.workdir import Workdir
+
+CPU = Speed(platform="cpu", product=1e9, host=1.0, compiled=False)
+
+
+@pytest.fixture(scope="module")
+def settings(toy_config):
+    return read_settings(toy_config())
+
+
+@pytest.fixture
+def parts(settings, tmp_path):
+    """Returns a function that returns the expected parts by name, with some settings or the speed otherwise."""
+    mesh = check_start(settings)
+
+    def expect(speed=CPU, *, clips=96, until=None, **changed):
+        workdir = Workdir(tmp_path)
+        found = expected_parts(dataclasses.replace(settings, **changed), mesh, workdir, speed, clips=clips, until=until)
+        return {part.name: part for part in found}
+
+    return expect
+
+
+def test_a_run_has_its_stages_and_an_evaluation(parts):
+    found = parts()
+    assert [(part.name, part.total, part.unit) for part in found.values()] == [
+        ("autoencoder", 8, "steps"),
+        ("prepare", 96, "clips"),
+        ("images", 6, "steps"),
+        ("videos", 8, "steps"),
+        (EVALUATION, 3, "judgements"),
+    ]
+    assert all(part.each > 0 and part.once > 0 and part.took is None for part in found.values())
+    assert list(parts(until="prepare")) == ["autoencoder", "prepare"]
+
+
+def test_twice_as_fast_a_machine_takes_half_as_long_and_what_is_compiled_is_quick(parts):
+    slow, fast = parts(), parts(dataclasses.replace(CPU, product=2e9))
+    for name, part in slow.items():
+        assert part.each == pytest.approx(2 * fast[name].each), name
+    ready, brisk = parts(dataclasses.replace(CPU, compiled=True)), parts(dataclasses.replace(CPU, host=2.0))
+    for name, part in slow.items():
+        assert ready[name].once < part.once
+        assert brisk[name].once < part.once
+        assert (ready[name].each, brisk[name].each) == (part.each, part.each)
+
+
+def test_the_work_of_a_stage_follows_from_its_config(parts, settings):
+    stage, twice = settings.stages["autoencoder"], ((1, 16, 16, 16), (5, 16, 16, 16))
+    larger = dataclasses.replace(stage, crops=dataclasses.replace(stage.crops, buckets=twice))
+    before, after = parts(), parts(stages={**settings.stages, "autoencoder": larger})
+    assert after["autoencoder"].each == pytest.approx(2 * before["autoencoder"].each)
+    deeper = dataclasses.replace(settings.transformer, depth=9)
+    after = parts(transformer=deeper)
+    assert after["videos"].each > 2 * before["videos"].each
+    assert after["autoencoder"] == before["autoencoder"]
+    none = dataclasses.replace(settings.log, samples_per_stage=0)
+    assert parts(log=none)["videos"].once < before["videos"].once
+    fewer = dataclasses.replace(settings.evaluation, prompts=0)
+    assert parts(evaluation=fewer)[EVALUATION].each < before[EVALUATION].each
+
+
+def test_a_step_that_waits_for_the_host_takes_as_long_however_small(parts):
+    gpu = Speed(platform="gpu", product=1e15, host=1.0, compiled=False)
+    found = parts(gpu)
+    assert found["images"].each == found["videos"].each == found["autoencoder"].each > 0
+
+
+def test_what_the_workdir_says_is_done_is_done(parts, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"stages": {"autoencoder": {"seconds": 41.5}}}))
+    for name in ("part000of001-000000", "part000of001-000001", "part001of002-000000"):
+        (tmp_path / "prepared").mkdir(exist_ok=True)
+        (tmp_path / "prepared" / f"{name}.index.npz").touch()
+    for step in (3, 6):
+        (tmp_path / "checkpoints" / "videos" / str(step)).mkdir(parents=True)
+    found = parts()
+    assert (found["autoencoder"].took, found["autoencoder"].left) == (41.5, 0.0)
+    assert (found["prepare"].done, found["videos"].done) == (64, 6)
+    assert found["videos"].left == pytest.approx(found["videos"].once + 2 * found["videos"].each)
+
+
+def test_clips_that_are_not_drawn_are_taken_to_be_as_large_as_samples(settings):
+    data = dataclasses.replace(settings.data, source="folder", path="clips")
+    assert estimate._sizes(dataclasses.replace(settings, data=data), 0.25) == [(0.25, (1, 16, 16)), (0.75, (5, 16, 16))]
+    shares, sizes = zip(*estimate._sizes(settings), strict=True)
+    assert sum(shares) == pytest.approx(1)
+    assert set(sizes) == {(1, 16, 16), (1, 16, 24), (5, 16, 16), (5, 16, 24)}
+
+
+def test_this_machine_has_a_speed(settings):
+    speed = measure_speed(settings, check_start(settings), compiled=True)
+    assert (speed.platform, speed.compiled) == ("cpu", True)
+    assert speed.product > 1e8
+    assert speed.host > 0
