@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     c.more_data = ConfigDict()  # further collections, by name: each is a `collection()` (docs/data.md)
 
     c.shapes = shapes = ConfigDict()  # the drawn world (data/shapes_world.py)
-    shapes.num_clips = 8192  # clips that training draws; half of them images
+    shapes.num_clips = 4096  # clips that training draws; half of them images
     shapes.sides = ((24, 24), (32, 32), (24, 40), (40, 24))  # (height, width), px, 16 to 64
     shapes.frames = (5, 9, 13)  # frames of a moving clip, 2 to 17
     shapes.image_share = 0.5  # share of one-frame clips
@@ -136,7 +136,7 @@ def get_config() -> ConfigDict:
 
     c.stages = stages = ConfigDict()
     stages.autoencoder = autoencoder_stage(
-        steps=2100,
+        steps=1950,
         schedule=schedule(4e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
         buckets=((1, 24, 24, 24), (5, 24, 24, 8), (9, 24, 24, 8)),
     )
@@ -147,10 +147,10 @@ def get_config() -> ConfigDict:
     stage.clips_per_shard = 1024  # records of one file
 
     stages.images = diffusion_stage(
-        steps=600, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
+        steps=500, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=2600, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=2400, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
