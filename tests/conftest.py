@@ -1,6 +1,7 @@
 """Runs before jax is imported: eight simulated CPU devices, one compilation cache. And a run that tests share."""
 
 import fcntl
+import json
 import os
 import runpy
 import shutil
@@ -17,7 +18,10 @@ from ml_collections import ConfigDict
 os.environ["JAX_PLATFORMS"] = "cpu"
 _EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 # Tests compile much and compute little: programs that are made quickly are worth more than fast ones.
-_QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+_QUICK_COMPILATION = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 # One thread for each simulated device, as tests run side by side: XLA's shared pool is reported to wait for itself for
 # ever at times. And a device that comes late to a collective is waited for, however busy the machine is.
 _PATIENCE = "--xla_cpu_multi_thread_eigen=false --xla_cpu_collective_call_terminate_timeout_seconds=600"
@@ -64,15 +68,29 @@ def _drop_programs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def python() -> Callable[..., subprocess.CompletedProcess]:
-    """Returns a function that runs python as a user does: from the repository, with one device."""
+def python(tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Returns a function that runs python as a user does: from the repository, with one device.
+
+    In a fork of tests/forking.py, which is spared the imports, or in a `fresh` interpreter.
+    """
     environment = {**os.environ, **SECRETS, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(_EIGHT_DEVICES, "")}
+    # Forks keep the pages they have: they do not start again to get huge ones.
+    forking = {"env": {**environment, "GLIBC_TUNABLES": ""}, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    said = [tmp_path_factory.mktemp("said") / name for name in ("stdout", "stderr")]
+    with subprocess.Popen([sys.executable, "-m", "tests.forking"], text=True, cwd=ROOT, **forking) as server:
+        asks, answers = server.stdin, server.stdout
 
-    def run(*arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
+        def run(*arguments: object, fresh: bool = False) -> subprocess.CompletedProcess:
+            command = [*map(str, arguments)]
+            if fresh:
+                command = [sys.executable, *command]
+                return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
+            asks.write(json.dumps([command, *map(str, said)]) + "\n")
+            asks.flush()
+            code = int(answers.readline())
+            return subprocess.CompletedProcess(command, code, *(path.read_text() for path in said))
 
-    return run
+        yield run
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +110,7 @@ def toy_workdir(python, tmp_path_factory) -> Path:
     with open(f"{shared}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not shared.exists():
-            done = python("-m", "sora_jax.main", f"--config={TOY}", f"--workdir={workdir}")
+            done = python("-m", "sora_jax.main", f"--config={TOY}", f"--workdir={workdir}", fresh=True)
             assert done.returncode == 0, done.stderr
             (workdir / "stdout.txt").write_text(done.stdout)
             (workdir / "stderr.txt").write_text(done.stderr)

@@ -23,8 +23,8 @@ COMMANDS = ("main", "prepare", "sample", "evaluate", "export")
 
 @pytest.fixture
 def run(python):
-    def command(name, *arguments):
-        return python("-m", f"sora_jax.{name}", *arguments)
+    def command(name, *arguments, **how):
+        return python("-m", f"sora_jax.{name}", *arguments, **how)
 
     return command
 
@@ -55,7 +55,7 @@ def sampled(python, toy_workdir, tmp_path_factory):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_reads_well(run, command):
-    done = run(command, "--help")
+    done = run(command, "--help", fresh=True)
     assert done.returncode == 0
     assert f"python -m sora_jax.{command} --" in done.stdout
     assert "--workdir: The folder" in done.stdout
