@@ -1,7 +1,7 @@
 """Python that has imported the package's libraries: every command asked for runs in a fork of it, at once.
 
 A command is a process of its own with a main module of its own, as one that a user starts is; all that it is spared
-are the seconds of the imports. Each line on stdin asks for one, with paths for what it says; its exit code is the answer.
+are the seconds of the imports. A line on stdin asks for one, with paths for what it says; its exit code is the answer.
 """
 
 import importlib

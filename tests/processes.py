@@ -19,9 +19,10 @@ def free_port() -> int:
 
 
 def environment() -> dict[str, str]:
-    """Returns that of a process with so many simulated devices."""
+    """Returns that of a process with so many simulated devices, the first of which compiles for all."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
-    return {**os.environ, "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={DEVICES}"])}
+    flags.append(f"--xla_force_host_platform_device_count={DEVICES}")
+    return {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_SHARE_BINARY_BETWEEN_HOSTS": "true"}
 
 
 def start(*arguments: object, count: int = 2, only: Sequence[int] | None = None) -> list[subprocess.Popen]:
