@@ -18,11 +18,11 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def environment() -> dict[str, str]:
-    """Returns that of a process with so many simulated devices, the first of which compiles for all."""
+def environment(devices: int = DEVICES) -> dict[str, str]:
+    """Returns that of a process with so many simulated devices."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
-    flags.append(f"--xla_force_host_platform_device_count={DEVICES}")
-    return {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_SHARE_BINARY_BETWEEN_HOSTS": "true"}
+    flags.append(f"--xla_force_host_platform_device_count={devices}")
+    return {**os.environ, "XLA_FLAGS": " ".join(flags)}
 
 
 def start(*arguments: object, count: int = 2, only: Sequence[int] | None = None) -> list[subprocess.Popen]:

@@ -98,6 +98,7 @@ def with_stills(config, folder):
         config.more_data.stills.update({"source": "folder", "path": str(folder), "max_tokens": 4})
     config.stages.images.mix.collections = {"stills": 3.0, "main": 1.0}
     config.stages.images.steps = config.stages.autoencoder.steps = 1
+    config.stages.autoencoder.crops.buckets = ((5, 16, 16, 8),)
     config.run = ("autoencoder", "prepare", "images")
     return config
 

@@ -103,7 +103,7 @@ def test_rates_are_those_of_real_tokens():
 
 def test_without_torch_ours_is_measured_and_said_so(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(train_step, "comparison_of_flags", lambda: TINY)
+    monkeypatch.setattr(train_step, "comparison_of_flags", lambda: dataclasses.replace(TINY, clips=2))
     published = []
     monkeypatch.setattr(train_step, "publish", lambda figures, path: published.extend(figures))
     train_step.main([])

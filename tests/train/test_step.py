@@ -139,7 +139,11 @@ def alone(kind):
 @pytest.mark.parametrize(
     ("kind", "mesh_name"),
     [
-        *(("diffusion in a ring" if "ring" in name else "diffusion", name) for name in list(MESHES)[1:]),
+        ("diffusion", "fsdp 8"),
+        pytest.param("diffusion", "data 2 fsdp 4", marks=pytest.mark.slow),
+        ("diffusion", "data 2 fsdp 2 tensor 2"),
+        ("diffusion", "fsdp 2 sequence 2 tensor 2"),
+        ("diffusion in a ring", "sequence 4 tensor 2, ring"),
         ("autoencoder", "fsdp 8"),
     ],
 )
@@ -164,7 +168,7 @@ def test_losses_and_weights_are_those_of_one_device(kind, mesh_name):
         assert any(not leaf.sharding.is_fully_replicated for leaf in flat), "it was really split"
 
 
-@pytest.mark.parametrize("mesh_name", ["fsdp 8", "data 2 fsdp 4"])
+@pytest.mark.parametrize("mesh_name", ["fsdp 8", pytest.param("data 2 fsdp 4", marks=pytest.mark.slow)])
 def test_no_device_ever_holds_the_tokens_of_the_whole_batch(mesh_name):
     maker, step, mesh = prepared("diffusion", mesh_name)
     place = batch_sharding(mesh)
