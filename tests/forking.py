@@ -4,6 +4,7 @@ A command is a process of its own with a main module of its own, as one that a u
 are the seconds of the imports. A line on stdin asks for one, with paths for what it says; its exit code is the answer.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -45,4 +46,5 @@ def run(arguments: Sequence[str]) -> None:
 if __name__ == "__main__":
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.freeze()  # or each fork would walk through, and so copy, all of it when it ends
     run(next_command())
