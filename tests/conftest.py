@@ -1,6 +1,7 @@
 """Runs before jax is imported: eight simulated CPU devices, one compilation cache. And a run that tests share."""
 
 import fcntl
+import json
 import os
 import runpy
 import shutil
@@ -15,15 +16,20 @@ from hypothesis import settings
 from ml_collections import ConfigDict
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+NIGHTLY = bool(os.environ.get("NIGHTLY"))  # many more examples, and programs compiled as users compile them
 _EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 # Tests compile much and compute little: programs that are made quickly are worth more than fast ones.
-_QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+_QUICK_COMPILATION = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 # One thread for each simulated device, as tests run side by side: XLA's shared pool is reported to wait for itself for
 # ever at times. And a device that comes late to a collective is waited for, however busy the machine is.
 _PATIENCE = "--xla_cpu_multi_thread_eigen=false --xla_cpu_collective_call_terminate_timeout_seconds=600"
 # More threads than devices: with as many as devices one that is held up elsewhere leaves a collective waiting for ever.
 os.environ["NPROC"] = "32"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK_COMPILATION} {_PATIENCE} {_EIGHT_DEVICES}"
+_compilation = "" if NIGHTLY else _QUICK_COMPILATION
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_compilation} {_PATIENCE} {_EIGHT_DEVICES}"
 # Never in anything that a run writes: tests/test_security.py looks for them.
 SECRETS = {
     "HF_TOKEN": "hf_kEpOuTqWzXvBnMsAdFgHjKl",
@@ -37,12 +43,32 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one each: nobody reads what another h
     os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_cache}/{os.environ['PYTEST_XDIST_WORKER']}"
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-# Times are those of a machine that others use too.
-settings.register_profile("shared machine", deadline=None)
-settings.load_profile("shared machine")
+# No deadlines: times are those of a machine that others use too.
+settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("nightly", deadline=None, max_examples=500)
+settings.load_profile("nightly" if NIGHTLY else "default")
 
+# Those of half a minute and more, longest first.
+LONGEST = (
+    "test_commands.py",
+    "test_distributed_run.py",
+    "test_step.py",
+    "test_prepare.py",
+    "test_plan.py",
+    "test_train_step.py",
+    "test_run.py",
+    "test_autoencoder_run.py",
+    "test_autoencoder.py",
+    "test_export.py",
+    "test_replay.py",
+)
 ROOT = Path(__file__).parents[1]
 TOY = "tests/toy.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first: a worker that begins one last would end alone."""
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.name) in LONGEST else len(LONGEST))
 
 
 def pytest_configure() -> None:
@@ -64,15 +90,29 @@ def _drop_programs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def python() -> Callable[..., subprocess.CompletedProcess]:
-    """Returns a function that runs python as a user does: from the repository, with one device."""
+def python(tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Returns a function that runs python as a user does: from the repository, with one device.
+
+    In a fork of tests/forking.py, which is spared the imports, or in a `fresh` interpreter.
+    """
     environment = {**os.environ, **SECRETS, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(_EIGHT_DEVICES, "")}
+    # Forks keep the pages they have: they do not start again to get huge ones.
+    forking = {"env": {**environment, "GLIBC_TUNABLES": ""}, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    said = [tmp_path_factory.mktemp("said") / name for name in ("stdout", "stderr")]
+    with subprocess.Popen([sys.executable, "-m", "tests.forking"], text=True, cwd=ROOT, **forking) as server:
+        asks, answers = server.stdin, server.stdout
 
-    def run(*arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
+        def run(*arguments: object, fresh: bool = False) -> subprocess.CompletedProcess:
+            command = [*map(str, arguments)]
+            if fresh:
+                command = [sys.executable, *command]
+                return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
+            asks.write(json.dumps([command, *map(str, said)]) + "\n")
+            asks.flush()
+            code = int(answers.readline())
+            return subprocess.CompletedProcess(command, code, *(path.read_text() for path in said))
 
-    return run
+        yield run
 
 
 @pytest.fixture(scope="session")
@@ -85,17 +125,22 @@ def toy_config() -> Callable[[], ConfigDict]:
 def toy_workdir(python, tmp_path_factory) -> Path:
     """Returns the workdir of a whole toy run that was never interrupted. Do not write there: copy it.
 
-    Of the workers the first that asks trains it, and every other has a copy.
+    Of the workers the first that asks trains it, and every other has a copy, also of the compiled programs.
     """
     workdir, root = tmp_path_factory.mktemp("runs") / "toy", tmp_path_factory.getbasetemp()
     shared = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "toy_run"
+    programs = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     with open(f"{shared}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not shared.exists():
-            done = python("-m", "sora_jax.main", f"--config={TOY}", f"--workdir={workdir}")
+            done = python("-m", "sora_jax.main", f"--config={TOY}", f"--workdir={workdir}", fresh=True)
             assert done.returncode == 0, done.stderr
             (workdir / "stdout.txt").write_text(done.stdout)
             (workdir / "stderr.txt").write_text(done.stderr)
+            if programs.exists():
+                shutil.copytree(programs, f"{shared}_programs")
             shutil.copytree(workdir, shared)
             return workdir
+    if Path(f"{shared}_programs").exists():
+        shutil.copytree(f"{shared}_programs", programs, dirs_exist_ok=True)
     return Path(shutil.copytree(shared, workdir))

@@ -18,10 +18,11 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def environment() -> dict[str, str]:
+def environment(devices: int = DEVICES) -> dict[str, str]:
     """Returns that of a process with so many simulated devices."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
-    return {**os.environ, "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={DEVICES}"])}
+    flags.append(f"--xla_force_host_platform_device_count={devices}")
+    return {**os.environ, "XLA_FLAGS": " ".join(flags)}
 
 
 def start(*arguments: object, count: int = 2, only: Sequence[int] | None = None) -> list[subprocess.Popen]:

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from sora_jax.data.video_io import read_clip
 from sora_jax.data.video_output import write_clip
 from sora_jax.models import perceptual
+from tests import processes
 
 TOY = "--config=tests/toy.py"
 COMMANDS = ("main", "prepare", "sample", "evaluate", "export")
@@ -23,8 +24,8 @@ COMMANDS = ("main", "prepare", "sample", "evaluate", "export")
 
 @pytest.fixture
 def run(python):
-    def command(name, *arguments):
-        return python("-m", f"sora_jax.{name}", *arguments)
+    def command(name, *arguments, **how):
+        return python("-m", f"sora_jax.{name}", *arguments, **how)
 
     return command
 
@@ -55,7 +56,7 @@ def sampled(python, toy_workdir, tmp_path_factory):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_reads_well(run, command):
-    done = run(command, "--help")
+    done = run(command, "--help", fresh=True)
     assert done.returncode == 0
     assert f"python -m sora_jax.{command} --" in done.stdout
     assert "--workdir: The folder" in done.stdout
@@ -414,15 +415,15 @@ def test_a_signal_from_outside_saves_and_ends_with_its_code(tmp_path):
     """Run for real, stopped while it trains; the lock keeps a second run out meanwhile."""
     arguments = [TOY, f"--workdir={tmp_path}", "--config.stages.autoencoder.steps=100000", "--config.log.every_steps=1"]
     command = [sys.executable, "-m", "sora_jax.main", *arguments]
-    root = Path(__file__).parents[1]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as process:
+    how = {"cwd": Path(__file__).parents[1], "env": processes.environment(devices=1), "text": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how) as process:
         metrics = tmp_path / "metrics.jsonl"
         until = time.monotonic() + 300
         while not (metrics.exists() and metrics.read_text().count("\n") > 2):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < until
             time.sleep(0.1)
-        second = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
+        second = subprocess.run(command, capture_output=True, timeout=300, **how)
         ends_in_a_sentence(second, f"another run is writing to {tmp_path}: wait for it, or give another --workdir")
         assert not (tmp_path / "failure.json").exists(), "only the run that holds the folder tells there how it ended"
         process.send_signal(signal.SIGTERM)

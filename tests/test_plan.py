@@ -48,7 +48,7 @@ def test_every_program_of_a_run_is_planned(planned):
         "autoencoder: train step on 8 clips of 5x16x16",
         "videos: train step",
         "sampling: the solver's loop",
-        "encoding 16 clips, 8 frames of 16x16",
+        "encoding 2 clips, 8 frames of 16x16",
         "decoding a clip, 8 frames of 16x16",
     ]
     assert all(one["name"] in printed for one in written)

@@ -48,8 +48,8 @@ def heap(python, tmp_path):
         "--config.stages.prepare.batch=2",
     )
 
-    def command(name, *more):
-        return python("-m", f"sora_jax.{name}", *arguments, *more)
+    def command(name, *more, **how):
+        return python("-m", f"sora_jax.{name}", *arguments, *more, **how)
 
     return folder, workdir, command
 
@@ -64,7 +64,7 @@ def test_processes_share_a_heap_that_grows(heap):
 
     flags = [(f"--process_index={index}", "--process_count=2") for index in range(2)]
     with ThreadPoolExecutor(2) as at_once:
-        shares = list(at_once.map(lambda own: command("prepare", *own), flags))
+        shares = list(at_once.map(lambda own: command("prepare", *own, fresh=True), flags))
     assert [share.returncode for share in shares] == [0, 0], shares[0].stderr + shares[1].stderr
     assert "written 5, already done 0" in shares[0].stdout
     assert "written 4, already done 0" in shares[1].stdout
@@ -98,6 +98,7 @@ def with_stills(config, folder):
         config.more_data.stills.update({"source": "folder", "path": str(folder), "max_tokens": 4})
     config.stages.images.mix.collections = {"stills": 3.0, "main": 1.0}
     config.stages.images.steps = config.stages.autoencoder.steps = 1
+    config.stages.autoencoder.crops.buckets = ((5, 16, 16, 8),)
     config.run = ("autoencoder", "prepare", "images")
     return config
 

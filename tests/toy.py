@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
             "stages.autoencoder.optimizer.name": "adamw",
             "stages.autoencoder.steps": 8,
             "stages.autoencoder.crops.buckets": ((1, 16, 16, 8), (5, 16, 16, 8)),
-            "stages.prepare.batch": 16,
+            "stages.prepare.batch": 2,
             "stages.prepare.clips_per_shard": 32,
             "stages.images.steps": 6,
             "stages.videos.steps": 8,

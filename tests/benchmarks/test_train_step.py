@@ -25,6 +25,8 @@ TINY = train_step.Comparison(
     rounds=1,
     compiled=False,
 )
+# One block of two clips, where nothing depends on their number: fewer and smaller programs.
+SHALLOW = dataclasses.replace(TINY, config=dataclasses.replace(TINY.config, depth=1), clips=2)
 NAMES = [name for name in train_step.CONTESTANTS if name.startswith("ours")]
 
 
@@ -58,9 +60,10 @@ def test_the_arrangements_train_alike(step):
     assert losses["packed"][1] < losses["packed"][0]
 
 
-def test_a_call_passes_over_all_batches_and_changes_the_weights(params):
-    arrangement = train_step.arrange(TINY, "packed", short_tail=False)
-    call = train_step.contestants(TINY, params, {"ours_packed": arrangement})["ours_packed"]
+def test_a_call_passes_over_all_batches_and_changes_the_weights():
+    arrangement = train_step.arrange(SHALLOW, "packed", short_tail=False)
+    params = random_params(SHALLOW.config, LAYOUT)
+    call = train_step.contestants(SHALLOW, params, {"ours_packed": arrangement})["ours_packed"]
     first, second = call(), call()
     assert len(first) == len(second) == len(arrangement.batches)
     assert second < first
@@ -103,7 +106,7 @@ def test_rates_are_those_of_real_tokens():
 
 def test_without_torch_ours_is_measured_and_said_so(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(train_step, "comparison_of_flags", lambda: TINY)
+    monkeypatch.setattr(train_step, "comparison_of_flags", lambda: SHALLOW)
     published = []
     monkeypatch.setattr(train_step, "publish", lambda figures, path: published.extend(figures))
     train_step.main([])

@@ -59,6 +59,16 @@ def test_weights_of_captions_are_kept_and_are_one_without(tmp_path):
     assert [prepared[i].weights for i in range(3)] == [(0.5, 3.0), None, None]
 
 
+def test_a_fingerprint_is_of_what_the_records_hold_not_of_their_lengths_alone(tmp_path):
+    sample = make_sample(1)
+    samples = {"one": sample, "same": sample, "other": dataclasses.replace(sample, latent_THWC=-sample.latent_THWC)}
+    for name, held in samples.items():
+        with ShardWriter(tmp_path / name, header=HEADER) as writer:
+            writer.add(held)
+    one, same, other = (PreparedSet(tmp_path / name).fingerprint() for name in samples)
+    assert one == same != other
+
+
 def test_a_set_returns_normalised_samples_and_their_lengths(tmp_path):
     write(tmp_path, range(10), records_per_shard=4)
     prepared = PreparedSet(tmp_path)

@@ -218,14 +218,14 @@ def test_what_token_drop_leaves_is_predicted_as_if_the_rest_were_padding():
     model = merge_model(*generator())
     levels_BG = jax.random.uniform(KEY, (2, 8))
 
+    @jax.jit
     def predict(pack):
         level_BL = known.level_index(pack["segment_BL"], jnp.zeros_like(pack["segment_BL"], bool), num_segments=4)
         text_BKE = model.encode_text(pack, jnp.float32)
         told = {"levels_BG": levels_BG, "level_BL": level_BL, "text_BKE": text_BKE}
-        said = model.predict(pack["tokens_BLP"], pack, text_segment_BK=pack["text_segment_BK"], **told)
-        return np.asarray(said.tokens_BLP)
+        return model.predict(pack["tokens_BLP"], pack, text_segment_BK=pack["text_segment_BK"], **told).tokens_BLP
 
-    thin, padded = predict(THIN), predict(as_padding)
+    thin, padded = np.asarray(predict(THIN)), np.asarray(predict(as_padding))
     for row, count in enumerate(left_BL.sum(axis=1)):
         np.testing.assert_array_equal(THIN["tokens_BLP"][row, :count], PACK["tokens_BLP"][row, left_BL[row]])
         np.testing.assert_allclose(thin[row, :count], padded[row, left_BL[row]], rtol=1e-4, atol=1e-5)
@@ -264,7 +264,8 @@ def test_the_noise_of_a_segment_goes_by_the_tokens_that_are_there(pack):
 def test_the_loss_and_gradient_of_a_pack_with_token_drop_are_finite():
     objective = make_objective(config(dropout=0.1), shares(0.5), dtype=jnp.float32)
     structure, params = generator()
-    value, gradient = jax.value_and_grad(lambda p: objective(merge_model(structure, p), THIN, KEY)[0].value())(params)
+    compute = jax.jit(jax.value_and_grad(lambda p: objective(merge_model(structure, p), THIN, KEY)[0].value()))
+    value, gradient = compute(params)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(leaf)) for leaf in gradient.values())
 

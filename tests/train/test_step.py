@@ -85,9 +85,11 @@ def objectives(kind):
             path=path.PathConfig(), noise=noise_levels.NoiseConfig(), caption_dropout=0.2
         )
         objective = diffusion_objective.make_objective(config, known.KnownConfig(), dtype=jnp.dtype(jnp.float32))
-        return generator(4), objective, packs, "adamw"
+        return generator(4, depth=1), objective, packs, "adamw"
     if kind == "diffusion in a ring":
-        return generator(4, exchange="ring"), *objectives("diffusion")[1:]
+        return generator(4, depth=1, exchange="ring"), *objectives("diffusion")[1:]
+    if kind == "diffusion of two blocks":
+        return generator(4, depth=2), *objectives("diffusion")[1:]
     weights = autoencoder_objective.AutoencoderLossConfig(
         squared=1.0, absolute=0.1, gradient=0.1, perceptual=0.0, bottleneck=1e-3, latent_noise=0.5
     )
@@ -139,7 +141,11 @@ def alone(kind):
 @pytest.mark.parametrize(
     ("kind", "mesh_name"),
     [
-        *(("diffusion in a ring" if "ring" in name else "diffusion", name) for name in list(MESHES)[1:]),
+        ("diffusion", "fsdp 8"),
+        pytest.param("diffusion of two blocks", "data 2 fsdp 4", marks=pytest.mark.slow),
+        ("diffusion", "data 2 fsdp 2 tensor 2"),
+        ("diffusion", "fsdp 2 sequence 2 tensor 2"),
+        ("diffusion in a ring", "sequence 4 tensor 2, ring"),
         ("autoencoder", "fsdp 8"),
     ],
 )
@@ -164,7 +170,7 @@ def test_losses_and_weights_are_those_of_one_device(kind, mesh_name):
         assert any(not leaf.sharding.is_fully_replicated for leaf in flat), "it was really split"
 
 
-@pytest.mark.parametrize("mesh_name", ["fsdp 8", "data 2 fsdp 4"])
+@pytest.mark.parametrize("mesh_name", ["fsdp 8", pytest.param("data 2 fsdp 4", marks=pytest.mark.slow)])
 def test_no_device_ever_holds_the_tokens_of_the_whole_batch(mesh_name):
     maker, step, mesh = prepared("diffusion", mesh_name)
     place = batch_sharding(mesh)
@@ -206,7 +212,7 @@ def test_memory_held_by_a_device_falls_with_their_number():
     def held(devices):
         mesh = make_mesh(MeshConfig(data=1, fsdp=devices, sequence=1, tensor=1), jax.devices()[:devices])
         config = OptimizerConfig(name="adamw", b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=1.0)
-        make, build = functools.partial(make_optimizer, config), generator(4, width=128, mlp_width=256)
+        make, build = functools.partial(make_optimizer, config), generator(4, depth=1, width=128, mlp_width=256)
         maker = StateMaker(build=build, make_optimizer=make, ema=STEP.ema, mesh=mesh)
         structure, params, axes = abstract_model(build)
         step = make_step(objectives("diffusion")[1], structure, make(axes), STEP)

@@ -41,10 +41,11 @@ def mixed_lengths(segments, total, seed):
     return np.diff(np.concatenate([[0], cuts])).tolist()
 
 
-# (lengths of the segments of queries, of keys, row lengths): self-attention, then attention to texts.
+# (lengths of the segments of queries, of keys, row lengths): self-attention, then attention to texts. A program each
+# for few row lengths: none a whole number of blocks.
 CASES = {
-    "one segment": ([[300]], [[300]], 300, 300),
-    "one segment and padding": ([[200]], [[200]], 300, 300),
+    "one segment": ([[400]], [[400]], 400, 400),
+    "one segment and padding": ([[200]], [[200]], 400, 400),
     "8 segments": ([mixed_lengths(8, 400, 0)], [mixed_lengths(8, 400, 0)], 400, 400),
     "64 segments, two rows": (
         [mixed_lengths(64, 400, 1), mixed_lengths(3, 400, 2)],
@@ -54,7 +55,7 @@ CASES = {
     ),
     "texts": ([[100, 150, 80], [290, 20]], [[3, 20, 7], [40, 9]], 330, 50),
     "a segment without keys, keys without queries": ([[90, 60, 0, 40]], [[30, 0, 50, 100]], 200, 190),
-    "nothing at all": ([[]], [[]], 140, 140),
+    "nothing at all": ([[]], [[]], 400, 400),
 }
 
 
