@@ -291,7 +291,8 @@ def _draw_object(generator: np.random.Generator, kind: Attributes, side: tuple[i
     start, end = [0.0, 0.0], [0.0, 0.0]
     for axis in range(2):
         reach = radius * min(side) / side[axis]
-        room = 1 - 2 * reach
+        # The largest object leaves room for the shortest way and no more, which rounding must not take away.
+        room = max(1 - 2 * reach, _TRAVEL[0])
         travel = direction[axis] * generator.uniform(_TRAVEL[0], min(_TRAVEL[1], room))
         low = reach + generator.uniform(0, room - abs(travel))
         start[axis] = low if travel >= 0 else low - travel

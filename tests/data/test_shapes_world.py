@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
@@ -80,6 +80,7 @@ def test_share_of_images():
     side=st.tuples(st.integers(16, 80), st.integers(16, 80)),
     split=st.sampled_from(("train", "heldout")),
 )
+@example(seed=0, side=(57, 57), split="train")  # the largest object leaves a little less than its way, by rounding
 def test_objects_stay_inside_and_travel_along_their_direction(seed, side, split):
     source = world(seed=seed, sides=(side,), split=split, image_share=0.0, num_clips=4)
     for i in range(4):
