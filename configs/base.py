@@ -195,7 +195,7 @@ def get_config() -> ConfigDict:
     sampling.overlap = placeholder(int)  # frames that a window keeps of the one before it; None: up to half
     sampling.max_seconds = 60.0  # longest video that may be asked for
     sampling.guidance = guidance = ConfigDict()
-    guidance.scale = 5.0  # 1: none
+    guidance.scale = 3.0  # 1: none; more stretches outlines
     guidance.interval = (0.3, 0.9)  # noise levels where it applies; above, it stretches objects, below, roughens edges
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
     sampling.known_guidance = 4.0  # scale where a part is given, which guidance leaves out with the text

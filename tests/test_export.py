@@ -75,7 +75,7 @@ def test_a_run_prepares_clips_with_given_weights_and_their_statistics(python, tr
     arguments = ("--config=tests/toy.py", WAN[-1], weights, f"--workdir={tmp_path / 'run'}")
     done = python("-m", "sora_jax.prepare", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "stage 1 of 3: prepare" in done.stdout
+    assert "stage 1 of 1: prepare" in done.stdout
     workdir = Workdir(tmp_path / "run")
     assert workdir.facts()["stages"].keys() == {"prepare"}
     assert not (workdir.path / "latents.json").exists()

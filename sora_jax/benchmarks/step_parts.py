@@ -1,7 +1,7 @@
 """Where a train step of the transformer goes: its parts alone, and its arithmetic against its own largest product.
 
   python -m sora_jax.benchmarks.step_parts --json=step_parts.json
-  python -m sora_jax.benchmarks.step_parts --step_config=configs/shapes.py --config_stage=videos
+  python -m sora_jax.benchmarks.step_parts --parts_config=configs/shapes.py --parts_stage=videos
 
 The step is that of a config's stage, on one pack of clips with the sizes and captions of the drawn world and noise for
 latents, on one device. Parts that are compiled alone may take longer than inside the step, where XLA runs some side by
@@ -36,8 +36,8 @@ from sora_jax.train.state import TrainState, update_ema
 from sora_jax.train.step import make_step, mean_gradient, weights_digest
 from sora_jax.train.streams import PackedBatches
 
-_CONFIG = config_flags.DEFINE_config_file("step_config", "configs/base.py", "Whose step is taken apart.")
-_STAGE = flags.DEFINE_string("config_stage", None, "Which stage of it; by default the last diffusion stage.")
+_CONFIG = config_flags.DEFINE_config_file("parts_config", "configs/base.py", "Whose step is taken apart.")
+_STAGE = flags.DEFINE_string("parts_stage", None, "Which stage of it; by default the last diffusion stage.")
 _CLIPS = flags.DEFINE_integer("packed_clips", 512, "Clips that the pack is drawn from.", lower_bound=16)
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns of each part; the fastest counts.", lower_bound=1)
 
@@ -65,7 +65,7 @@ def stage_of(settings: Settings, name: str | None) -> str:
     """Returns the name of a diffusion stage, by default the last one of the run; UserError where there is none such."""
     found = [one for one in settings.run if isinstance(settings.stages[one], DiffusionStage)]
     if not found or (name is not None and name not in found):
-        raise UserError(f"--config_stage={name} is none of the diffusion stages of the config: {', '.join(found)}")
+        raise UserError(f"--parts_stage={name} is none of the diffusion stages of the config: {', '.join(found)}")
     return name or found[-1]
 
 

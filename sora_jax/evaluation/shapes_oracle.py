@@ -154,11 +154,12 @@ def _projections(pixels_THWC: np.ndarray) -> np.ndarray:
 
 def _visible(pixels_THWC: np.ndarray) -> np.ndarray:
     """Returns (H, W), False where a bar may hide an object; its soft edges count as the bar."""
-    pixels = pixels_THWC.astype(np.float32)
-    brown_THW2 = pixels[..., :1] - pixels[..., 1:]
-    visible_HW = np.ones(pixels.shape[1:3], bool)
-    for axis, across in ((1, 2), (2, 1)):
-        low, high = np.percentile(brown_THW2, (25, 75), axis=(0, across))
+    # A bar stands still before what moves: its mean over time is the bar with less noise.
+    pixels_HWC = pixels_THWC.mean(axis=0, dtype=np.float32)
+    brown_HW2 = pixels_HWC[..., :1] - pixels_HWC[..., 1:]
+    visible_HW = np.ones(pixels_HWC.shape[:2], bool)
+    for axis, across in ((1, 1), (2, 0)):
+        low, high = np.percentile(brown_HW2, (25, 75), axis=across)
         bar = (low > _BROWN).all(axis=-1) & (high < _REDDEST).all(axis=-1)
         if bar.any() and bar.mean() <= _WIDEST_BAR:
             near = np.convolve(bar, np.ones(3), mode="same") > 0

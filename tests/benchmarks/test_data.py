@@ -76,7 +76,7 @@ def test_memory_that_is_kept_is_seen(tmp_path, monkeypatch):
 
 
 def test_both_ways_decode_the_same_frames(tmp_path):
-    path = next(decoding.draw_videos(tmp_path, side=64, frames=9, count=1).iterdir())
+    path = next(decoding.draw_videos(tmp_path, side=96, frames=9, count=1).iterdir())
     with decoding.GuardedReader() as reader:
         ours = reader.read_clip(path)[0].astype(int)
     bare = decoding.decode_bare(path).astype(int)

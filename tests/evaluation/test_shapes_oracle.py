@@ -49,7 +49,7 @@ def test_reads_what_was_drawn(kind, strength):
         "two objects": {"max_objects": 2, "sides": SIDES[3:]},
         "behind a bar": {"occluder": True},
     }[kind]
-    cases, clips = drawn(80 if kind == "one object" else 40, **overrides)
+    cases, clips = drawn(120 if kind == "behind a bar" else 80 if kind == "one object" else 40, **overrides)
     generator = np.random.default_rng(0)
     if STRENGTHS[strength]:
         clips = [worsen(clip, generator, **STRENGTHS[strength]) for clip in clips]

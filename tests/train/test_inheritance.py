@@ -25,6 +25,7 @@ from sora_jax.train.inheritance import find_source, inherit
 from sora_jax.train.loop import StopSignal
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
+from sora_jax.train.progress import RunProgress
 from sora_jax.train.recipes import state_maker
 from sora_jax.train.settings import read_settings
 from sora_jax.train.state import EmaConfig, StateMaker
@@ -162,7 +163,13 @@ def a_run(config: ConfigDict, path) -> stages.Run:
     settings = read_settings(config)
     mesh = make_mesh(settings.mesh, jax.devices()[:1])
     return stages.Run(
-        settings=settings, workdir=Workdir(path), mesh=mesh, metrics=SilentWriter(), collections=[], stop=StopSignal()
+        settings=settings,
+        workdir=Workdir(path),
+        mesh=mesh,
+        metrics=SilentWriter(),
+        collections=[],
+        stop=StopSignal(),
+        progress=RunProgress([]),
     )
 
 

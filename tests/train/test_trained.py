@@ -201,5 +201,7 @@ def test_a_world_of_two_objects_is_asked_for_pairs_as_well(workdir, settings, tm
     assert {path.name for path in (copy.path / "samples" / "evaluation").iterdir()} == {
         "shapes.gif",
         "shapes_pairs.gif",
+        "shapes_pairs_verdicts.png",
+        "shapes_verdicts.png",
         "worst_reconstructions.png",
     }
