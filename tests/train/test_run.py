@@ -188,7 +188,7 @@ def test_the_log_is_ours_alone(toy_workdir):
     lines = (toy_workdir / "stderr.txt").read_text().splitlines()
     assert [line for line in lines if "saved the checkpoint of step 8" in line]
     told = [line for line in lines if line.startswith("I")]
-    assert all(" clock.py:" in line or " checkpoint.py:" in line or " stages.py:" in line for line in told), told
+    assert all(" progress.py:" in line or " checkpoint.py:" in line or " stages.py:" in line for line in told), told
 
 
 def test_the_same_command_does_nothing_more(python, toy_workdir, tmp_path):
