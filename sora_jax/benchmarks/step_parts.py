@@ -38,8 +38,8 @@ from sora_jax.train.streams import PackedBatches
 
 _CONFIG = config_flags.DEFINE_config_file("parts_config", "configs/base.py", "Whose step is taken apart.")
 _STAGE = flags.DEFINE_string("parts_stage", None, "Which stage of it; by default the last diffusion stage.")
-_CLIPS = flags.DEFINE_integer("packed_clips", 512, "Clips that the pack is drawn from.", lower_bound=16)
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns of each part; the fastest counts.", lower_bound=1)
+_CLIPS = flags.DEFINE_integer("parts_clips", 512, "Clips that the pack is drawn from.", lower_bound=16)
+_ROUNDS = flags.DEFINE_integer("parts_rounds", 15, "Turns of each part; the fastest counts.", lower_bound=1)
 
 # Products in a row, so that starting the program does not count.
 _PRODUCTS = 20

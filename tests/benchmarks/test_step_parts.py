@@ -16,8 +16,8 @@ def test_it_runs_as_a_user_runs_it(python, tmp_path):
         "-m",
         "sora_jax.benchmarks.step_parts",
         "--parts_config=tests/toy.py",
-        "--packed_clips=32",
-        "--rounds=1",
+        "--parts_clips=32",
+        "--parts_rounds=1",
         f"--json={path}",
     )
     assert done.returncode == 0, done.stderr
