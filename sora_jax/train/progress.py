@@ -25,8 +25,9 @@ from tqdm import tqdm
 _BAR = "{percentage:3.0f}% |{bar:20}| {desc}"
 _EVERY_SECONDS = 30.0
 # The pace is the mean of so many last updates, those left out that took so many times the median: they compiled a
-# program, saved or showed something, which does not come with every step.
-_REMEMBERED, _OUTLIER = 100, 5.0
+# program, saved or showed something, which does not come with every step. In the median what was expected counts as so
+# many updates: the first ones may all compile, each for another size of batch.
+_REMEMBERED, _OUTLIER, _EXPECTED = 100, 5.0, 3
 # Seconds that what was expected counts for, beside what was measured, in judging what comes later.
 _TRUST = 5.0
 
@@ -289,10 +290,11 @@ class _Current:
 
     def _pace(self, expected: float) -> float:
         """Returns the seconds of a unit; `expected` counts as much as one update."""
-        if not self._updates:
+        paces = [seconds / units for units, seconds in self._updates]
+        limit = _OUTLIER * statistics.median_low([expected] * _EXPECTED + paces)
+        kept = [one for one, pace in zip(self._updates, paces, strict=True) if pace <= limit]
+        if not kept:
             return expected
-        limit = _OUTLIER * statistics.median(seconds / units for units, seconds in self._updates)
-        kept = [one for one in self._updates if one[1] / one[0] <= limit]
         units, seconds = sum(one[0] for one in kept), sum(one[1] for one in kept)
         weight = units / len(kept)
         return (seconds + weight * expected) / (units + weight)

@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 
 from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
-
-
-class FakeTime:
-    def __init__(self):
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def passes(self, seconds: float) -> None:
-        self.seconds += seconds
+from tests.fake_time import FakeTime
 
 
 @pytest.fixture

@@ -5,17 +5,7 @@ import io
 import pytest
 
 from sora_jax.train.progress import Display, Part, Progress, RunProgress, about, in_sentence
-
-
-class FakeTime:
-    def __init__(self):
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def passes(self, seconds: float) -> None:
-        self.seconds += seconds
+from tests.fake_time import FakeTime
 
 
 class Terminal(io.StringIO):
@@ -216,3 +206,19 @@ def test_the_estimate_is_a_sentence_by_stage_of_what_is_not_done():
 )
 def test_durations_are_as_rough_as_they_are_known(seconds, words):
     assert about(seconds) == words
+
+
+def test_first_steps_that_compile_for_other_sizes_are_not_taken_for_the_pace(time):
+    progress = run_progress(time, part(once=0.0))
+    progress.begin("videos")
+    work(progress, time, [1, 2, 3], 60.0)
+    assert progress.left() == pytest.approx(97, rel=0.1)
+    work(progress, time, range(4, 8), 3.0)  # slower than expected, and so every time
+    assert progress.left() > 1.5 * 93
+
+
+def test_a_pace_far_from_what_was_expected_is_believed_once_it_lasts(time):
+    progress = run_progress(time, part(once=0.0, each=0.01))
+    progress.begin("videos")
+    work(progress, time, range(1, 10), 1.0)
+    assert progress.left() == pytest.approx(91, rel=0.2)
