@@ -68,6 +68,8 @@ def test_processes_share_a_heap_that_grows(heap):
     assert [share.returncode for share in shares] == [0, 0], shares[0].stderr + shares[1].stderr
     assert "written 5, already done 0" in shares[0].stdout
     assert "written 4, already done 0" in shares[1].stdout
+    assert "prepare 5/5 clips" in shares[0].stderr
+    assert "prepare 4/4 clips" in shares[1].stderr
     assert (workdir / "curation" / "windows.jsonl").read_text().count("\n") == CLIPS, "each file is scanned once"
     whole = command("prepare")
     assert "written 0, already done 9" in whole.stdout, whole.stderr
@@ -78,11 +80,12 @@ def test_processes_share_a_heap_that_grows(heap):
     (folder / "04.gif").unlink()
     grown = command("prepare")
     assert "written 2, already done 7" in grown.stdout, grown.stderr
+    assert "stage 2 of 2: prepare" in grown.stdout
     prepared = PreparedSet(workdir / "prepared")
     captions = {one.source_id: one.captions for one in map(prepared.__getitem__, range(len(prepared)))}
     assert list(captions) == [f"{number:02d}.gif#0-4" for number in (0, 1, 2, 3, 5, 6, 7, 8, 20)]
     assert captions["03.gif#0-4"] == ("said in other words",)
-    assert "stage 2 of 4" not in command("prepare").stdout, "nothing has changed since"
+    assert "stage 2 of 2" not in command("prepare").stdout, "nothing has changed since"
 
 
 def test_a_share_that_does_not_exist_is_refused(heap):

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.precision import compute_dtype
 from sora_jax.models import flops
+from sora_jax.preparation.run import Share
 from sora_jax.train.programs import Program, codec_programs, solver_evaluations, work_of_rows
 from sora_jax.train.progress import Part
 from sora_jax.train.retention import find_steps
@@ -142,7 +143,8 @@ class _Work:
             each = sum(steps) / len(steps)
             return Part(name=name, total=stage.steps, unit="steps", each=each, once=once)
         if isinstance(stage, PrepareStage):
-            total = -(-clips // jax.process_count())
+            mine = Share(index=jax.process_index(), count=jax.process_count())
+            total = len(mine.of(clips, chunk=stage.clips_per_shard))
             each = speed.seconds(stage.kind, stage.batch * self._pixels() * self._encode) / stage.batch
             return Part(name=name, total=total, unit="clips", each=each, once=once)
         images = stage.mix.images / (stage.mix.images + stage.mix.videos)

@@ -41,7 +41,7 @@ from sora_jax.train.metrics import MetricsWriter, SilentWriter
 from sora_jax.train.progress import Display, Part, Progress, RunProgress, in_sentence
 from sora_jax.train.report import write_report
 from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.shares import encode_share
+from sora_jax.train.shares import clips_of_share, encode_share
 from sora_jax.train.stages import Run, run_stages
 from sora_jax.train.start import check_start
 from sora_jax.train.streams import clip_limits, curate, open_collections
@@ -147,8 +147,8 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
         with failure.recorded(workdir.path, process=share.index, processes=share.count), StopSignal() as stop:
             failure.at(stage="prepare")
             curated = curate_all(collections, settings, workdir, writes=share.index == 0)
-            total = sum(len(one.source) for one in curated)
-            with contextlib.closing(Progress("prepare", total=total // share.count, unit="clips")) as progress:
+            total = sum(clips_of_share(settings, curated, share))
+            with contextlib.closing(Progress("prepare", total=total, unit="clips")) as progress:
                 encode_share(settings, workdir, curated, share, stop, progress.update)
     print(f"share {share.index} of {share.count} is encoded: run prepare without a share when all are", flush=True)
 

@@ -31,12 +31,9 @@ def encode_share(
     Of the processes of one run the facts are those of all, and all go on from chunk to chunk together, so that a signal
     to one stops them all. `shown` is called with how many clips of the share are done.
     """
-    name = next(name for name in settings.run if settings.stages[name].kind == "prepare")
-    stage = settings.stages[name]
-    assert isinstance(stage, PrepareStage), stage
+    stage = _stage(settings)
     codec = load_codec(workdir, settings, mesh=_own_mesh(settings))
-    chunk = stage.clips_per_shard
-    counts = [len(share.of(len(collection.source), chunk=chunk)) for collection in collections]
+    counts = clips_of_share(settings, collections, share)
     facts = {}
     for number, collection in enumerate(collections):
         before = sum(counts[:number])
@@ -51,7 +48,7 @@ def encode_share(
             codec,
             workdir.prepared(collection.name),
             batch=stage.batch,
-            clips_per_shard=chunk,
+            clips_per_shard=stage.clips_per_shard,
             share=share,
             progress=after,
         )
@@ -62,6 +59,17 @@ def encode_share(
     facts = {key: sum(one[key] for one in every) for key in facts}
     print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
     return facts
+
+
+def clips_of_share(settings: Settings, collections: Sequence[Collection], share: Share) -> list[int]:
+    """Returns how many clips of each collection a share has."""
+    chunk = _stage(settings).clips_per_shard
+    return [len(share.of(len(collection.source), chunk=chunk)) for collection in collections]
+
+
+def _stage(settings: Settings) -> PrepareStage:
+    stages = (settings.stages[name] for name in settings.run)
+    return next(stage for stage in stages if isinstance(stage, PrepareStage))
 
 
 def _own_mesh(settings: Settings) -> Mesh:
