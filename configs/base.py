@@ -70,8 +70,8 @@ def get_config() -> ConfigDict:
     loss.absolute = 0.0  # absolute error
     loss.gradient = 0.1  # absolute error of gradients over three scales: edges
     loss.perceptual = 0.0  # distance that a network sees (LPIPS); needs `perceptual_weights`
-    loss.latent_noise = 0.0  # largest noise on latents before the decoder, in their own deviations; makes it draw clean
-    # forms from latents that are a little off, as sampled ones are
+    loss.latent_noise = 0.0  # largest noise on latents before the decoder, in their own deviations, 0 or more: it then
+    # draws clean forms from latents that are a little off, as sampled ones are
     loss.bottleneck = 3e-4  # kl: divergence of the latent from a unit normal; vq: distance to the nearest code
 
     c.perceptual_weights = placeholder(str)  # FILE.safetensors of that network (docs/evaluation.md)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sora_jax.core.errors import UserError
 from sora_jax.core.mean import Mean
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.discriminator import AdversarialAutoencoder, Discriminator
@@ -45,10 +44,6 @@ class AutoencoderLossConfig:
     perceptual: float
     bottleneck: float
     latent_noise: float
-
-    def __post_init__(self):
-        if not 0 <= self.latent_noise < 2:
-            raise UserError(f"autoencoder_loss: latent_noise {self.latent_noise} is outside [0, 2); 0.5 is usual")
 
 
 def make_objective(
