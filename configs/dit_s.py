@@ -47,6 +47,7 @@ _CHAIN = {
     "stages.prepare.batch": 8,
     "codec.chunk_frames": 16,
     "checkpoint.every_steps": 1000,
+    "sampling.solver": "dpm",
     "sampling.steps": 50,
     "sampling.shift_base_tokens": 256.0,
     "sampling.fps": 16.0,

@@ -36,6 +36,8 @@ def get_config() -> ConfigDict:
             "stages.images.schedule.learning_rate": 4e-3,
             "stages.videos.steps": 8000,
             "stages.videos.schedule.learning_rate": 3e-3,
+            "sampling.solver": "dpm",
+            "sampling.steps": 20,
             "sampling.shift_base_tokens": 8.0,
             "sampling.guidance.scale": 4.0,
             "sampling.guidance.interval": (0.6, 1.0),

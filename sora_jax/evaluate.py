@@ -46,6 +46,8 @@ _CLIPS = flags.DEFINE_integer(
 )
 _SOLVER = flags.DEFINE_enum("solver", None, list(METHODS), "Of the samples; default: as in the config.")
 _STEPS = flags.DEFINE_integer("steps", None, "Of that solver; default: as in the config.", lower_bound=1)
+_GUIDANCE = flags.DEFINE_float("guidance", None, "Of that solver; default: as in the config.", lower_bound=0.0)
+_DRAWS = flags.DEFINE_integer("draws", None, "Samples of each prompt; default: as in the config.", lower_bound=1)
 _CACHE = flags.DEFINE_float("cache", None, "Of that solver; default: as in the config.", lower_bound=0.0)
 _LPIPS = flags.DEFINE_string("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
 _VIDEO_FEATURES = flags.DEFINE_string(
@@ -70,7 +72,13 @@ def main(_: Sequence[str]) -> None:
     settings = read_settings(workdir.config())
     given = {"solver": _SOLVER.value, "steps": _STEPS.value, "cache": _CACHE.value}
     sampling = dataclasses.replace(settings.sampling, **{k: v for k, v in given.items() if v is not None})
-    settings = dataclasses.replace(settings, sampling=sampling)
+    if _GUIDANCE.value is not None:
+        guidance = dataclasses.replace(sampling.guidance, scale=_GUIDANCE.value)
+        sampling = dataclasses.replace(sampling, guidance=guidance)
+    evaluation = settings.evaluation
+    if _DRAWS.value is not None:
+        evaluation = dataclasses.replace(evaluation, draws=_DRAWS.value)
+    settings = dataclasses.replace(settings, sampling=sampling, evaluation=evaluation)
     networks = Networks(
         perceptual=jax.device_put(load_perceptual(_LPIPS.value)) if _LPIPS.value else None,
         video=jax.device_put(load_i3d(_VIDEO_FEATURES.value)) if _VIDEO_FEATURES.value else None,

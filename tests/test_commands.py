@@ -195,9 +195,10 @@ def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
         assert picture.height == 8 * (2 * 16 + 4 * 16 + 4), "a row for each prompt"
     assert f"psnr {expected['autoencoder']['psnr']:.3f}" in done.stdout
     assert json.loads((workdir / "evaluation.json").read_text()) == expected
-    done = run("evaluate", f"--workdir={workdir}", "--checkpoint=6", "--weights=params", "--solver=dpm", "--steps=3")
+    asked = ["--checkpoint=6", "--weights=params", "--solver=dpm", "--steps=3", "--guidance=1", "--draws=2"]
+    done = run("evaluate", f"--workdir={workdir}", *asked)
     found = json.loads((workdir / "evaluation.json").read_text())["shapes"]
-    assert (found["step"], found["weights"], found["solver"]) == (6, "params", "dpm 3")
+    assert (found["step"], found["weights"], found["solver"], found["prompts"]) == (6, "params", "dpm 3", 16)
     done = run("evaluate", f"--workdir={workdir}", "--evaluate=autoencoder", "--weights=params")
     ends_in_a_sentence(done, "--weights=params are of the transformer: the autoencoder is an average")
 
@@ -362,7 +363,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(run, toy_workdir):
         (["--prompt=red", "--output=a.avi"], "the ending must be one of .mp4, .webm, .gif, .webp, .png"),
         (["--prompt=red", "--checkpoint=7"], "there is no checkpoint of step 7 in"),
         (["--prompt=red", "--checkpoint=newest"], "--checkpoint='newest' is neither a step nor latest"),
-        (["--prompt=red", "--solver=magic"], "value should be one of <euler|heun|dpm|unipc>"),
+        (["--prompt=red", "--solver=magic"], "value should be one of <euler|heun|dpm|unipc|stochastic>"),
         (["--prompt=red", "--guidance=-1"], "guidance -1 is negative"),
         (["--prompt=red", "--task=animate"], "0 files to --image for task animate, which takes 1: pass --image=FILE"),
         (["--prompt=red", "--task=extend", "--video=no.mp4"], "no.mp4 does not exist"),

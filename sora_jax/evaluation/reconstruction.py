@@ -188,10 +188,9 @@ def _summary(codec: Codec, measured: Sequence[_Measured], rfvd: str) -> dict[str
     if len(features) >= 2:  # of one sample there is no covariance
         add(rfvd, frechet_distance(*np.stack(features, axis=1)), len(features))
     latents = functools.reduce(LatentStatistics.merge, (one.latents for one in measured))
-    variance_C = np.maximum(latents.squares_C / latents.count - latents.mean_C**2, 0)
-    deviation_C = np.sqrt(variance_C)
+    deviation_C = np.sqrt(latents.variance_C)
     summary["latent_mean"] = float(np.sqrt(np.mean(((latents.mean_C - codec.mean_C) / codec.scale_C) ** 2)))
-    summary["latent_std"] = float(np.sqrt(np.mean(variance_C / codec.scale_C**2)))
+    summary["latent_std"] = float(np.sqrt(np.mean(latents.variance_C / codec.scale_C**2)))
     summary["dead_channels"] = int(np.sum(deviation_C <= _DEAD * deviation_C.mean()))
     config = codec.config
     if config.codes is not None:

@@ -5,6 +5,7 @@ T H W C pixels or latent.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,9 +50,26 @@ def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Ca
             method=config.method,
             level_BL=start.level_BL,
             piece=predictor.is_guided,
+            draw=functools.partial(fresh_noise, batch.noise_BLP),
         )
 
     return jax.jit(solve)
+
+
+def fresh_noise(noise_BLP: jax.Array, number: jax.Array) -> jax.Array:
+    """Returns the noise of step `number`, float32 (B, L, P), independent of all others.
+
+    A token's generator is seeded with the bits of its first and last number of noise, so that, like these, what it
+    draws depends on the token's canvas alone, whatever shares the batch.
+    """
+    ends_BL2 = jnp.stack([noise_BLP[..., 0], noise_BLP[..., -1]], axis=-1).astype(jnp.float32)
+    bits_BL2 = jax.lax.bitcast_convert_type(ends_BL2, jnp.uint32)
+
+    def draw(bits_2: jax.Array) -> jax.Array:
+        key = jax.random.wrap_key_data(bits_2, impl="threefry2x32")
+        return jax.random.normal(jax.random.fold_in(key, number), noise_BLP.shape[-1:])
+
+    return jax.vmap(jax.vmap(draw))(bits_BL2)
 
 
 class Sampler:

@@ -30,14 +30,20 @@ class KL(nnx.Module):
         """Returns the mean, (B, t, h, w, C)."""
         return jnp.split(moments_BTHWE, 2, axis=-1)[0]
 
+    def noise(self, moments_BTHWE: jax.Array) -> jax.Array:
+        """Returns the variance of the Gaussian, float32 (B, t, h, w, C)."""
+        return jnp.exp(_log_variance(moments_BTHWE))
+
     def sample(self, moments_BTHWE: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """Returns (latent, metrics); `bottleneck` is the divergence from a unit normal, per number."""
-        moments = moments_BTHWE.astype(jnp.float32)
-        mean, log_variance = jnp.split(moments, 2, axis=-1)
-        log_variance = jnp.clip(log_variance, -30.0, 20.0)
+        mean, log_variance = self.mode(moments_BTHWE).astype(jnp.float32), _log_variance(moments_BTHWE)
         latent = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
         divergence = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
         return latent.astype(moments_BTHWE.dtype), {"bottleneck": Mean.of(divergence)}
+
+
+def _log_variance(moments_BTHWE: jax.Array) -> jax.Array:
+    return jnp.clip(jnp.split(moments_BTHWE.astype(jnp.float32), 2, axis=-1)[1], -30.0, 20.0)
 
 
 class FSQ(nnx.Module):
@@ -56,6 +62,10 @@ class FSQ(nnx.Module):
         squashed = jnp.tanh(numbers + jnp.arctanh(offset / half)) * half - offset
         rounded = squashed + jax.lax.stop_gradient(jnp.round(squashed) - squashed)
         return (rounded / (self.levels // 2)).astype(moments_BTHWE.dtype)
+
+    def noise(self, moments_BTHWE: jax.Array) -> jax.Array:
+        """Returns the variance of a number within its level, the same for all: float32, shaped as the latent."""
+        return jnp.full(moments_BTHWE.shape, 1 / (12 * (self.levels // 2) ** 2), jnp.float32)
 
     def sample(self, moments_BTHWE: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """Returns (latent, metrics), with nothing drawn: `bottleneck` is 0, `code_use` the share of codes used."""
@@ -80,6 +90,12 @@ class VQ(nnx.Module):
     def mode(self, moments_BTHWE: jax.Array) -> jax.Array:
         """Returns the nearest codes, unit vectors (B, t, h, w, C)."""
         return self._nearest(_unit(moments_BTHWE))[0].astype(moments_BTHWE.dtype)
+
+    def noise(self, moments_BTHWE: jax.Array) -> jax.Array:
+        """Returns the squared distance to the code, over the channels: float32, shaped as the latent."""
+        numbers = _unit(moments_BTHWE)
+        error = jnp.square(numbers - self._nearest(numbers)[0])
+        return jnp.broadcast_to(jnp.mean(error, axis=-1, keepdims=True), error.shape)
 
     def sample(self, moments_BTHWE: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """Returns (latent, metrics); `bottleneck` is the distance to the code, `code_use` the share of codes used."""

@@ -28,7 +28,7 @@ from sora_jax.video import latents, shapes
 from sora_jax.video.pixels import to_float, to_pixels
 
 # (parameters, what the last chunk left or None, chunk) -> (result, what this one leaves)
-Program = Callable[[Params, Kept | None, Any], tuple[jax.Array, Kept]]
+Program = Callable[[Params, Kept | None, Any], tuple[Any, Kept]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Codec:
       config: Shape of the autoencoder.
       params: Its parameters by name.
       mean_C: Mean of each latent channel over the training clips.
-      scale_C: Standard deviation of each latent channel.
+      scale_C: What each latent channel is divided by (`video.latents.LatentStatistics.scale_C`).
       work: How much is done at once.
       mesh: Devices that share the work, each with all parameters; clips of a batch are split, and rows and columns of
         frames along `sequence` and `tensor`. None: where the parameters lie.
@@ -105,14 +105,26 @@ class Codec:
 
         Raises UserError at the end where the number of frames is not legal.
         """
+        for (latent, _), frames in self._encode_chunks(pieces):
+            yield to_host(latent)[:, :frames]
+
+    def statistics(self, pixels_THWC: np.ndarray) -> latents.LatentStatistics:
+        """Returns the statistics of the raw latents of one uint8 clip of a legal size."""
+        parts = [
+            [to_host(one)[:, :frames] for one in chunk] for chunk, frames in self._encode_chunks([pixels_THWC[None]])
+        ]
+        return latents.LatentStatistics.of(*(np.concatenate(one, axis=1) for one in zip(*parts, strict=True)))
+
+    def _encode_chunks(self, pieces: Iterable[np.ndarray]) -> Iterator[tuple[tuple[jax.Array, jax.Array], int]]:
+        """Yields (raw latents, variances of the bottleneck's noise) of each chunk, and how many of its frames count."""
         step, kept, done = self._work.chunk_frames, None, 0
         for chunk in _regroup(pieces, step):
             frames = chunk.shape[1]
             done += frames
             shapes.latent_grid((done, *chunk.shape[2:4]), self.stride)
             # The encoder is causal: repeating the last frame changes no number that is kept.
-            latent, kept = self._encode_chunk(kept, _lengthened(chunk, step) if done > 1 else chunk)
-            yield to_host(latent)[:, : -(-frames // self.stride[0])]
+            encoded, kept = self._encode_chunk(kept, _lengthened(chunk, step) if done > 1 else chunk)
+            yield encoded, -(-frames // self.stride[0])
 
     def decode(self, latent_BTHWC: np.ndarray) -> np.ndarray:
         """Returns uint8 clips (B, T, H, W, 3) of normalised latents."""
@@ -146,8 +158,8 @@ class Codec:
         of_tiles, of_whole = (None, None) if kept is None else kept
         halo = encoder_halo(self.config)
         features, of_tiles = self._tiled(self._programs.down, of_tiles, pixels_BTHWC, halo, self.config.space_stride, 1)
-        latent, of_whole = self._run(self._programs.finish, of_whole, features)
-        return latent, (of_tiles, of_whole)
+        encoded, of_whole = self._run(self._programs.finish, of_whole, features)
+        return encoded, (of_tiles, of_whole)
 
     def _decode_chunk(self, kept: Any, latent_BTHWC: np.ndarray) -> tuple[Any, Any]:
         if self._fits(latent_BTHWC, 1):
@@ -177,7 +189,7 @@ class Codec:
             scale_out=scale_out,
         )
 
-    def _run(self, program: Program, kept: Any, x_BTHWC: Any) -> tuple[jax.Array, Any]:
+    def _run(self, program: Program, kept: Any, x_BTHWC: Any) -> tuple[Any, Any]:
         if self._mesh is None:
             return program(self.params, kept, x_BTHWC)
         with jax.set_mesh(self._mesh):
@@ -186,7 +198,10 @@ class Codec:
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """The two halves of an autoencoder, jitted, whole and in the parts that `models/tiles.py` speaks of."""
+    """The two halves of an autoencoder, jitted, whole and in the parts that `models/tiles.py` speaks of.
+
+    What encodes returns latents and the variances of the bottleneck's noise in them.
+    """
 
     encode: Program
     down: Program
@@ -205,8 +220,8 @@ def programs_of(config: AutoencoderConfig) -> Programs:
     """Returns the programs of one shape, for all weights."""
     structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))
 
-    def program(apply: Callable[[Autoencoder, jax.Array, Past], jax.Array]) -> Program:
-        def run(params: Params, kept: Kept | None, x: jax.Array) -> tuple[jax.Array, Kept]:
+    def program(apply: Callable[[Autoencoder, jax.Array, Past], Any]) -> Program:
+        def run(params: Params, kept: Kept | None, x: jax.Array) -> tuple[Any, Kept]:
             past = Past(kept)
             return apply(merge_model(structure, params), x, past), past.after
 
@@ -215,8 +230,9 @@ def programs_of(config: AutoencoderConfig) -> Programs:
     def down(model: Autoencoder, pixels: jax.Array, past: Past) -> jax.Array:
         return model.encoder.down(to_float(pixels), past)
 
-    def finish(model: Autoencoder, features: jax.Array, past: Past) -> jax.Array:
-        return model.bottleneck.mode(model.encoder.finish(features, past))
+    def finish(model: Autoencoder, features: jax.Array, past: Past) -> tuple[jax.Array, jax.Array]:
+        moments = model.encoder.finish(features, past)
+        return model.bottleneck.mode(moments), model.bottleneck.noise(moments)
 
     def begin(model: Autoencoder, latent: jax.Array, past: Past) -> jax.Array:
         return model.decoder.begin(latent, past)
@@ -258,7 +274,4 @@ def _lengthened(x_BTHWC: np.ndarray, frames: int) -> np.ndarray:
 
 def measure_latents(codec: Codec, clips: Sequence[np.ndarray]) -> latents.LatentStatistics:
     """Returns the statistics of the raw latents of uint8 clips (T, H, W, 3), each of a legal size."""
-    result = latents.LatentStatistics.of(codec.encode(clips[0][None]))
-    for pixels_THWC in clips[1:]:
-        result = result.merge(latents.LatentStatistics.of(codec.encode(pixels_THWC[None])))
-    return result
+    return functools.reduce(latents.LatentStatistics.merge, map(codec.statistics, clips))

@@ -272,7 +272,7 @@ def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     count = settings.evaluation.prompts
     if not (has_generator and settings.data.source == "shapes" and count):
         return {}
-    sets = {"shapes": heldout_prompts(count)}
+    sets = {"shapes": heldout_prompts(count) * settings.evaluation.draws}
     if settings.shapes.max_objects == 2:
         sets["shapes_pairs"] = heldout_pair_prompts(count)
     return sets

@@ -119,7 +119,7 @@ class SamplingConfig:
     """The solver, and what is sampled as training proceeds."""
 
     steps: int
-    solver: Literal["euler", "heun", "dpm", "unipc"]
+    solver: Literal["euler", "heun", "dpm", "unipc", "stochastic"]
     shift_base_tokens: float | None
     fps: float
     prompts: tuple[str, ...]
@@ -152,11 +152,12 @@ class EvaluationConfig:
     """How much is held out and judged."""
 
     prompts: int
+    draws: int
     clips: int
     tasks: int
 
     def __post_init__(self):
-        at_least_one(self, "clips")
+        at_least_one(self, "draws", "clips")
         if self.tasks and not 2 <= self.tasks <= MOST_PROMPTS:
             raise UserError(f"evaluation.tasks {self.tasks} must be 0, or 2 to {MOST_PROMPTS}")
         if self.prompts:

@@ -18,7 +18,7 @@ from sora_jax.data.packs import PackLayout
 from sora_jax.diffusion import guidance, known, noise_levels, path
 from sora_jax.generate.canvas import Canvas, Turn, lay_out
 from sora_jax.generate.predictor import SolverConfig, taken_over
-from sora_jax.generate.run import Sampler, make_solver
+from sora_jax.generate.run import Sampler, fresh_noise, make_solver
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
 from sora_jax.models.transformer import Prediction
@@ -172,13 +172,25 @@ def sampler_of(config=SOLVER, **options):
     )
 
 
-@pytest.mark.parametrize("method", ["euler", "heun", "dpm", "unipc"])
+@pytest.mark.parametrize("method", ["euler", "heun", "dpm", "unipc", "stochastic"])
 def test_known_tokens_are_kept_bit_for_bit(method):
     canvas = given_canvas()
     sampler = sampler_of(dataclasses.replace(SOLVER, method=method))
     latent = sampler.latents(made()[1], [OTHERS[0], canvas])[1]
     assert latent[0].tobytes() == canvas.latent_THWC[0].tobytes()
     assert np.abs(latent[1] - canvas.latent_THWC[1]).max() > 0.1, "the rest is made"
+
+
+def test_fresh_noise_is_unit_normal_new_in_each_step_and_that_of_the_canvas_alone():
+    noise_BLP = jax.random.normal(jax.random.key(3), (4, 60, 5))
+    drawn = np.stack([fresh_noise(noise_BLP, jnp.int32(number)) for number in range(3)])
+    np.testing.assert_allclose([drawn.mean(), drawn.std()], [0, 1], atol=0.04)
+    every = np.concatenate([noise_BLP[None], drawn]).reshape(4, -1)
+    assert np.abs(np.corrcoef(every) - np.eye(4)).max() < 0.15
+    np.testing.assert_array_equal(fresh_noise(noise_BLP[1:2, 7:], jnp.int32(2)), drawn[2, 1:2, 7:])
+    sampler = sampler_of(dataclasses.replace(SOLVER, method="stochastic"))
+    alone, beside = (sampler.latents(made()[1], canvases)[-1] for canvases in ([FIRST], [*OTHERS, FIRST]))
+    np.testing.assert_allclose(alone, beside, atol=1e-5)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])
@@ -240,7 +252,7 @@ def test_a_second_prompt_takes_over_along_time():
     assert np.abs(first - second).max() > 1e-2
 
 
-@pytest.mark.parametrize("method", ["euler", "heun", "dpm", "unipc"])
+@pytest.mark.parametrize("method", ["euler", "heun", "dpm", "unipc", "stochastic"])
 def test_no_strength_changes_nothing_and_some_does(method):
     latent = np.random.default_rng(1).normal(size=(*FIRST.grid, 3)).astype(np.float32)
     sampler = sampler_of(dataclasses.replace(SOLVER, method=method))
@@ -265,7 +277,7 @@ def test_a_mesh_shares_the_work_and_changes_no_number(sizes):
 CACHED = dataclasses.replace(SOLVER, steps=6, method="euler", cache=1e9)
 
 
-@pytest.mark.parametrize("method", ["euler", "heun", "dpm", "unipc"])
+@pytest.mark.parametrize("method", ["euler", "heun", "dpm", "unipc", "stochastic"])
 def test_nothing_is_taken_over_where_nothing_may_change(method):
     config = dataclasses.replace(SOLVER, method=method)
     canvases = [FIRST, given_canvas()]

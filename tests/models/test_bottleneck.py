@@ -71,6 +71,21 @@ def test_codes_and_numbers_are_drawn_to_each_other():
     assert distance(params, numbers - 0.3 * of_numbers) < before
 
 
+def test_the_noise_is_that_of_the_posterior_or_of_what_rounding_takes_away():
+    moments, gaussian = draw(2, 1, 3, 3, 8), KL(4)
+    spread = np.std([gaussian.sample(moments, jax.random.key(seed))[0] for seed in range(400)], axis=0)
+    np.testing.assert_allclose(np.sqrt(gaussian.noise(moments)), spread, rtol=0.2)
+    numbers = draw(4000, 1, scale=0.4)
+    for levels in (3, 8):
+        rounding = FSQ(1, levels)
+        step = np.diff(np.unique(rounding.mode(numbers)))[0]
+        np.testing.assert_allclose(rounding.noise(numbers), step**2 / 12, rtol=1e-6)
+    book = VQ(3, 7, rngs=nnx.Rngs(0))
+    unit = numbers.reshape(-1, 1)[:3999].reshape(-1, 3)
+    unit = unit / jnp.linalg.norm(unit, axis=-1, keepdims=True)
+    np.testing.assert_allclose(book.noise(unit).sum(), jnp.square(unit - book.mode(unit)).sum(), rtol=1e-4)
+
+
 @pytest.mark.parametrize(("name", "width"), [("kl", 8), ("fsq", 4), ("vq", 4)])
 def test_each_name_gives_its_bottleneck_and_width(name, width):
     bottleneck = make_bottleneck(name, 4, None if name == "kl" else 5, rngs=nnx.Rngs(0))

@@ -57,7 +57,10 @@ def refused(config, check=read_settings):
         ({"seed": -1}, "seed -1 must be 0 or more"),
         ({"precision": "float16"}, "config.precision must be one of 'float32', 'bfloat16' or None"),
         ({"optimizer.name": "sgd"}, "config.optimizer.name must be one of 'adamw', 'muon', not 'sgd'"),
-        ({"sampling.solver": "rk4"}, "config.sampling.solver must be one of 'euler', 'heun', 'dpm', 'unipc'"),
+        (
+            {"sampling.solver": "rk4"},
+            "config.sampling.solver must be one of 'euler', 'heun', 'dpm', 'unipc', 'stochastic'",
+        ),
         ({"sampling.fps": 0.0}, "config.sampling: fps 0 must be more than 0"),
         ({"evaluation.prompts": 500}, "config.evaluation: the world has 1 to 72 such prompts, asked for 500"),
         ({"checkpoint.every_steps": 0}, "config.checkpoint: every_steps is 0"),
