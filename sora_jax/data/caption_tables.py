@@ -25,6 +25,8 @@ from sora_jax.data.remote import AnyPath, read_file
 
 # In the order in which they are looked for.
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
+# Of the JSON beside a clip; the first that holds a text or a list of texts counts.
+CAPTION_KEYS = ("caption", "captions", "text")
 MOST_CAPTION_BYTES = 2**20  # of a file that holds the captions of one clip
 
 
@@ -48,6 +50,19 @@ def read_table(path: AnyPath) -> dict[str, list[Written]]:
         except ValueError as error:
             raise UserError(f"{place} of {path} {error}") from error
     return table
+
+
+def read_beside(name: str, data: bytes) -> list[Written]:
+    """Returns what the bytes of a file beside a clip say; raises `ValueError` where they cannot be understood.
+
+    A .json holds a text, or a list of texts, under one of `CAPTION_KEYS`, with the weights beside it; another file is
+    wholly one caption. Both are UTF-8.
+    """
+    text = data.decode("utf-8-sig")
+    if PurePosixPath(name).suffix.lower() != ".json":
+        return [Written(text)]
+    row = parse_json(text)
+    return weighted(texts_of(row, *CAPTION_KEYS) or [], row) if isinstance(row, dict) else []
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -154,7 +154,7 @@ class RecordSource(DecodedSource):
         return self._entries[index].size
 
     def source_id(self, index: int) -> str:
-        """Returns the record file's name, a slash and the clip's name."""
+        """Returns the record file's name, a slash and the clip's, after its record number where that is taken."""
         entry = self._entries[index]
         return f"{self._label(entry.path)}/{entry.file}"
 
@@ -180,17 +180,21 @@ class RecordSource(DecodedSource):
             return
         if count % 2:
             self.damaged.append(f"{label} has {count} records, an odd number: the last is passed over")
-        numbers = list(range(0, count - 1, 2))
+        numbers, names = list(range(0, count - 1, 2)), set[str]()
         for start in range(0, len(numbers), _READ_AT_ONCE):
             for record, header in _read_headers(self._paths[number], numbers[start : start + _READ_AT_ONCE]):
                 if isinstance(header, str):
                     self.damaged.append(f"{label}: record {record} {header}")
                     continue
+                name = header.file
+                while name in names:
+                    name = f"{record}:{name}"
+                names.add(name)
                 captions, weights = clean_captions(header.captions)
                 if captions:
-                    self._entries.append(_Entry(number, record + 1, header.file, header.size, captions, weights))
+                    self._entries.append(_Entry(number, record + 1, name, header.size, captions, weights))
                 else:
-                    self.uncaptioned.append(f"{label}/{header.file}")
+                    self.uncaptioned.append(f"{label}/{name}")
 
 
 @functools.lru_cache(maxsize=64)

@@ -292,3 +292,36 @@ def test_weights_lie_beside_the_captions_and_count_in_the_fingerprint(tmp_path):
     assert re.search(r"a\.tar: 4\.json at byte .* has the weights \[3\] for 2 captions", source.damaged[1])
     seen = {fingerprint(packed([{"caption": ["one", "two"], "weights": weights}])) for weights in ([1, 2], [2, 1])}
     assert len(seen | {fingerprint(packed(rows[2:3]))}) == 3
+
+
+def test_dots_in_names_are_parts_of_names(tmp_path):
+    path = write_tar(
+        tmp_path / "a.tar",
+        [
+            *((f"take 1.{n}.mp4", media(tmp_path, ".mp4", value=40 * n)) for n in (2, 3)),
+            *((f"take 1.{n}.txt", f"number {n}") for n in (3, 2, 4)),
+        ],
+    )
+    source = TarSource(path)
+    assert [(source[i].source_id, source[i].captions) for i in range(len(source))] == [
+        ("a.tar/take 1.2.mp4", ("number 2",)),
+        ("a.tar/take 1.3.mp4", ("number 3",)),
+    ]
+    assert [round(float(source[i].pixels_THWC[0, 8:].mean())) for i in range(2)] == pytest.approx([80, 120], abs=6)
+    assert source.missing == ["a.tar/take 1.4.txt"]
+
+
+def test_two_videos_of_a_key_are_never_silent(tmp_path):
+    gif, png = media(tmp_path, ".mp4"), media(tmp_path, ".png", frames=1)
+    files = [
+        ("a.right.mp4", gif),
+        ("a.left.mp4", gif),
+        ("a.txt", "one"),
+        ("a.jpg", png),
+        ("b.avi", gif),
+        ("b.mp4", gif),
+    ]
+    source = TarSource(write_tar(tmp_path / "a.tar", [*files, ("b.txt", "two"), ("c.mp4", gif)]))
+    assert [source.source_id(i) for i in range(len(source))] == ["a.tar/a.left.mp4", "a.tar/b.avi"]
+    assert source.sharing == ["a.tar/a.right.mp4", "a.tar/b.mp4"]
+    assert (source.thumbnails, source.uncaptioned) == (["a.tar/a.jpg"], ["a.tar/c.mp4"])
