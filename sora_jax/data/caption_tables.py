@@ -1,7 +1,7 @@
 """Tables of captions: which text belongs to which file.
 
   captions.jsonl      a line each: {"file": "dogs/a.mp4", "caption": text or list of texts}; "captions" is the same
-  captions.csv        header file,caption
+  captions.csv        header file,caption; a caption with commas, quotes or line breaks is in double quotes
   captions.parquet    columns file (string) and caption (string or list of strings)
 
 A number above 0 under `weight` (key or column; 1 without) says how often a caption of that line is drawn next to the
@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -22,9 +22,12 @@ from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.remote import AnyPath, read_file
+from sora_jax.data.video_io import MEDIA_SUFFIXES
 
 # In the order in which they are looked for.
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
+_READ_COLUMNS = ("file", "caption", "weight", "weights")
+_UNCLOSED = "unexpected end of data"  # in the words of the csv module
 # Of the JSON beside a clip; the first that holds a text or a list of texts counts.
 CAPTION_KEYS = ("caption", "captions", "text")
 MOST_CAPTION_BYTES = 2**20  # of a file that holds the captions of one clip
@@ -66,11 +69,19 @@ def read_beside(name: str, data: bytes) -> list[Written]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Returns what JSON says; raises `ValueError` for what is none, or nested deeper than can be read."""
+    """Returns what JSON says; raises `ValueError` for what is none, is nested too deeply, or names a key twice."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_key_once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        twice = next(key for key in keys if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key {twice!r} comes twice")
+    return keys
 
 
 def texts_of(row: Mapping[str, Any], *keys: str) -> list[str] | None:
@@ -130,28 +141,68 @@ def _jsonl_rows(path: AnyPath) -> Iterator[_Row]:
 
 
 def _csv_rows(path: AnyPath) -> Iterator[_Row]:
-    """Yields every row; raises `UserError` with the number of a broken one."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    """Yields every row; raises `UserError` with the number of the line in which a broken one begins."""
+    # A space after a comma would make a quote part of the text.
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
+    rows = _csv_lines(reader, path)
+    columns, _ = next(rows, ([], 1))
+    _check_columns(columns, path)
+    for fields, line in rows:
+        if len(fields) != len(columns):
+            raise UserError(
+                f"line {line} of {path} has {len(fields)} fields and the header {len(columns)}: put double quotes "
+                f'around a caption with commas in it, "like, this"; it begins {",".join(fields)[:60]!r}'
+            )
+        row = dict(zip(columns, fields, strict=True))
+        if not row["file"]:
+            raise UserError(f"line {line} of {path} lacks the file")
+        yield f"line {line}", row["file"], [row["caption"]], {"weight": row.get("weight")}
+
+
+def _csv_lines(reader: Any, path: AnyPath) -> Iterator[tuple[list[str], int]]:
+    """Yields the rows that are not empty, each with the number of its first line."""
+    line = 1
     try:
-        if not {"file", "caption"} <= set(reader.fieldnames or ()):
-            raise UserError(f"{path} must begin with the header file,caption; found {reader.fieldnames}")
-        for row in reader:
-            if not row["file"] or row["caption"] is None:
-                raise UserError(f"line {reader.line_num} of {path} lacks the file or the caption")
-            yield f"line {reader.line_num}", row["file"], [row["caption"]], {"weight": row.get("weight")}
+        for fields in reader:
+            swallowed = next((number for field in fields for number in _swallowed(field)), None)
+            if swallowed is not None:
+                raise csv.Error(f"a quote opens that is not closed before line {line + swallowed}, which names a file")
+            if fields:
+                yield fields, line
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"line {reader.line_num} of {path} is not CSV: {error}") from error
+        said = "a quote opens that is never closed" if str(error) == _UNCLOSED else str(error)
+        raise UserError(
+            f"line {line} of {path} is not CSV ({said}): put double quotes around a whole caption, and write those in "
+            "it twice"
+        ) from error
+
+
+def _swallowed(field: str) -> Iterator[int]:
+    """Yields the lines of a field, counted from its first, that look like rows of their own."""
+    for number, text in enumerate(field.splitlines()):
+        name, comma, _ = text.partition(",")
+        if number and comma and PurePosixPath(name).suffix.lower() in MEDIA_SUFFIXES:
+            yield number
+
+
+def _check_columns(columns: Sequence[str], path: AnyPath) -> None:
+    """Raises `UserError` for columns that are not there, or there twice."""
+    if not {"file", "caption"} <= set(columns):
+        first = " in its first line" if path.suffix == ".csv" else ""
+        raise UserError(f"{path} must have the columns file and caption{first}; found {', '.join(columns) or 'none'}")
+    for name in _READ_COLUMNS:
+        if columns.count(name) > 1:
+            raise UserError(f"{path} has the column {name} {columns.count(name)} times: keep one")
 
 
 def _parquet_rows(path: AnyPath) -> Iterator[_Row]:
     """Yields every row; raises `UserError` with the number of a broken one."""
-    columns = ["file", "caption"]
     try:
         with path.open("rb") as stream, parquet.ParquetFile(stream) as file:
             names = file.schema_arrow.names
-            if not set(columns) <= set(names):
-                raise UserError(f"{path} must have the columns file and caption; found {', '.join(names)}")
-            columns += [name for name in ("weight", "weights") if name in names]
+            _check_columns(names, path)
+            columns = [name for name in _READ_COLUMNS if name in names]
             batches = (batch.to_pylist() for batch in file.iter_batches(columns=columns))
             for number, row in enumerate((row for rows in batches for row in rows), start=1):
                 texts = texts_of(row, "caption")

@@ -44,7 +44,7 @@ class _Contents:
     samples: list[_Sample] = dataclasses.field(default_factory=list)
     uncaptioned: list[str] = dataclasses.field(default_factory=list)
     missing: list[str] = dataclasses.field(default_factory=list)
-    thumbnails: list[str] = dataclasses.field(default_factory=list)
+    previews: list[str] = dataclasses.field(default_factory=list)
     sharing: list[str] = dataclasses.field(default_factory=list)
     damaged: list[str] = dataclasses.field(default_factory=list)
 
@@ -56,7 +56,7 @@ class TarSource(DecodedSource):
     says, what is read of them `caption_tables.read_beside`.
 
     What is left out is listed: `uncaptioned` media files without captions, `missing` keys without a media file (links
-    and sparse files count as none) and texts without one, `thumbnails` pictures of videos that are there, `sharing`
+    and sparse files count as none) and texts without one, `previews` pictures of videos that are there, `sharing`
     media files whose caption another clip has. `damaged` says in sentences what could not be read, with tar and offset:
     of a tar that is cut off or damaged, every whole sample before that place is used.
 
@@ -78,7 +78,7 @@ class TarSource(DecodedSource):
         self._samples = [sample for tar in contents for sample in tar.samples]
         self.uncaptioned = [name for tar in contents for name in tar.uncaptioned]
         self.missing = [name for tar in contents for name in tar.missing]
-        self.thumbnails = [name for tar in contents for name in tar.thumbnails]
+        self.previews = [name for tar in contents for name in tar.previews]
         self.sharing = [name for tar in contents for name in tar.sharing]
         self.damaged = [sentence for tar in contents for sentence in tar.damaged]
         if not self._samples:
@@ -153,7 +153,7 @@ def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
             for names, found in (
                 (contents.uncaptioned, paired.uncaptioned),
                 (contents.missing, paired.unused if media else [files.key]),
-                (contents.thumbnails, paired.thumbnails),
+                (contents.previews, paired.thumbnails),
                 (contents.sharing, paired.sharing),
             ):
                 names += [f"{label}/{name}" for name in found]

@@ -33,7 +33,7 @@ _MOST_NAMED = 20
 _NOTICES = {
     "uncaptioned": "files without a caption are left out",
     "missing": "captions name no file",
-    "thumbnails": "pictures are left out, being thumbnails of videos",
+    "previews": "pictures are left out, being thumbnails of videos",
     "sharing": "files are left out, since another file has their caption; give each one of its own",
     "damaged": "places cannot be read",
 }

@@ -205,12 +205,17 @@ def test_captions_may_be_absent_where_they_are_not_required(tmp_path):
         (["a.mp4"], {"captions__jsonl": "\n{broken\n"}, r"line 2 of .*captions.jsonl is not JSON"),
         (["a.mp4"], {"captions__jsonl": '["a.mp4", "x"]\n'}, r"line 1 of .*must be \{\"file\""),
         (["a.mp4"], {"captions__jsonl": '{"file": "a.mp4"}\n'}, r"line 1 of .*must have a \"caption\""),
-        (["a.mp4"], {"captions__csv": "name,text\na.mp4,x\n"}, "must begin with the header file,caption"),
+        (
+            ["a.mp4"],
+            {"captions__csv": "name,text\na.mp4,x\n"},
+            "must have the columns file and caption in its first line; found name",
+        ),
         (
             ["a.mp4"],
             {"captions__csv": "file,caption\na.mp4,x\nb.mp4\n"},
-            r"line 3 of .*lacks the file or the caption",
+            r"line 3 of .*has 1 fields and the header 2",
         ),
+        (["a.mp4"], {"captions__csv": "file,caption\n,x\n"}, r"line 2 of .*lacks the file"),
     ],
 )
 def test_mistakes_are_named(tmp_path, names, texts, words):

@@ -324,4 +324,4 @@ def test_two_videos_of_a_key_are_never_silent(tmp_path):
     source = TarSource(write_tar(tmp_path / "a.tar", [*files, ("b.txt", "two"), ("c.mp4", gif)]))
     assert [source.source_id(i) for i in range(len(source))] == ["a.tar/a.left.mp4", "a.tar/b.avi"]
     assert source.sharing == ["a.tar/a.right.mp4", "a.tar/b.mp4"]
-    assert (source.thumbnails, source.uncaptioned) == (["a.tar/a.jpg"], ["a.tar/c.mp4"])
+    assert (source.previews, source.uncaptioned) == (["a.tar/a.jpg"], ["a.tar/c.mp4"])
