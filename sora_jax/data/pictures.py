@@ -67,6 +67,10 @@ class ReadLimits:
         scale = 1.0 if self.short_side is None else min(1.0, self.short_side / min(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
+    def most(self, height: int, width: int) -> int:
+        """Returns how many frames of a size `max_pixels` allows, at least one."""
+        return max(1, self.max_pixels // max(1, height * width))
+
     def check(self, frames: int, height: int, width: int) -> None:
         """Raises `BadClip` where so many pixels are too many."""
         if frames * height * width > self.max_pixels:

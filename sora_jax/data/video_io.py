@@ -101,8 +101,8 @@ def read_stream(
     array. With `opaque` a picture that one can see through is refused.
 
     Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
-    `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) under
-    `videos.SMALLEST_SHARE` of the frames that the file declares.
+    `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) a
+    file that is cut off, as `promises` tells it.
     """
     assert max_frames is None or max_frames > 0, max_frames
     assert fps is None or fps > 0, fps
