@@ -47,7 +47,7 @@ def read_table(path: AnyPath) -> dict[str, list[Written]]:
     """
     read = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     table: dict[str, list[Written]] = {}
-    for place, name, texts, row in read[path.suffix](path):
+    for place, name, texts, row in read[path.suffix.lower()](path):
         try:
             table.setdefault(PurePosixPath(name).as_posix(), []).extend(weighted(texts, row))
         except ValueError as error:
@@ -189,7 +189,7 @@ def _swallowed(field: str) -> Iterator[int]:
 def _check_columns(columns: Sequence[str], path: AnyPath) -> None:
     """Raises `UserError` for columns that are not there, or there twice."""
     if not {"file", "caption"} <= set(columns):
-        first = " in its first line" if path.suffix == ".csv" else ""
+        first = " in its first line" if path.suffix.lower() == ".csv" else ""
         raise UserError(f"{path} must have the columns file and caption{first}; found {', '.join(columns) or 'none'}")
     for name in _READ_COLUMNS:
         if columns.count(name) > 1:

@@ -325,3 +325,30 @@ def test_two_videos_of_a_key_are_never_silent(tmp_path):
     assert [source.source_id(i) for i in range(len(source))] == ["a.tar/a.left.mp4", "a.tar/b.avi"]
     assert source.sharing == ["a.tar/a.right.mp4", "a.tar/b.mp4"]
     assert (source.previews, source.uncaptioned) == (["a.tar/a.jpg"], ["a.tar/c.mp4"])
+
+
+def test_a_folder_and_a_tar_of_it_are_the_same_clips(tmp_path):
+    folder = tmp_path / "open"
+    (folder / "sub").mkdir(parents=True)
+    data = {suffix: media(tmp_path, suffix, frames=1 + (suffix != ".png")) for suffix in (".mp4", ".gif", ".png")}
+    names = ("x.mp4", "x.gif", "x.TXT", "a.png", "a.mp4", "a.0.txt", "a.1.txt", "v 1.2.mp4", "v 1.3.mp4", "v 1.3.txt")
+    for name in (*names, "sub/c.gif", "sub/c.json", "e.left.mp4", "e.right.mp4", "e.txt", "f.txt", "d.gif"):
+        text = f'{{"text": "{name}"}}' if name.endswith("json") else name
+        (folder / name).write_bytes(data.get(Path(name).suffix, text.encode()))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(folder, arcname=".")
+    plain, packed = FolderSource(folder), TarSource(tmp_path / "a.tar")
+    captions = {plain.source_id(i): plain[i].captions for i in range(len(plain))}
+    assert captions == {
+        "a.mp4": ("a.0.txt", "a.1.txt"),
+        "e.left.mp4": ("e.txt",),
+        "sub/c.gif": ("sub/c.json",),
+        "v 1.3.mp4": ("v 1.3.txt",),
+        "x.mp4": ("x.TXT",),
+    }
+    assert {packed.source_id(i).removeprefix("a.tar/"): packed[i].captions for i in range(len(packed))} == captions
+    for name in ("uncaptioned", "previews", "sharing"):
+        found = getattr(plain, name)
+        assert found
+        assert sorted(getattr(packed, name)) == sorted(f"a.tar/{one}" for one in found), name
+    assert (plain.missing, packed.missing) == (["f.txt"], ["a.tar/f"])
