@@ -15,7 +15,17 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, TABLE_SUFFIXES, Written, read_beside, read_table
 from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.pairing import TEXT_SUFFIXES, Files, Paired, by_key, pair
-from sora_jax.data.remote import AnyPath, Listing, is_folder, is_there, list_folder, place, reaching, read_file
+from sora_jax.data.remote import (
+    AnyPath,
+    Listing,
+    is_folder,
+    is_there,
+    list_folder,
+    passed_over,
+    place,
+    reaching,
+    read_file,
+)
 from sora_jax.data.video_io import MEDIA_SUFFIXES
 
 # Files in buckets and on network disks take a round trip each.
@@ -73,8 +83,8 @@ def read_captions(
     listing = list_folder(root)
     media = [name for name in listing.sizes if PurePosixPath(name).suffix.lower() in MEDIA_SUFFIXES]
     if not media:
-        endings = ", ".join(sorted(MEDIA_SUFFIXES))
-        raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings})")
+        endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
+        raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}")
     table = _find_table(root, captions, listing)
     found = _read_beside(root, listing) if table is None else _look_up(read_table(table), media)
     if required and not found.captions:

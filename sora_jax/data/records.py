@@ -22,7 +22,7 @@ from sora_jax.data.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
-from sora_jax.data.remote import AnyPath, is_folder, is_there, list_files, place, reaching
+from sora_jax.data.remote import AnyPath, is_folder, is_there, list_folder, passed_over, place, reaching
 from sora_jax.data.sources import digest
 
 SUFFIX = ".arrayrecord"
@@ -108,10 +108,10 @@ def _header(number: int, sample: Sample) -> bytes:
 class RecordSource(DecodedSource):
     """Captioned videos and images in one `.arrayrecord` file, or in all of a folder and its subfolders.
 
-    Clips come in the order of files and records. `uncaptioned` lists those without captions, which are left out.
-    `damaged` says in sentences what else could not be used: a damaged file, a pair whose first record is damaged or not
-    as the top of this module says. A damaged media record is a bad clip when it is asked for. `path` may begin with gs://:
-    array_record itself reads from there.
+    Clips come in the order of files and records. `uncaptioned` lists those without captions, which are left out,
+    `linked` folders behind links, which are passed over. `damaged` says in sentences what else could not be used: a
+    damaged file, a pair whose first record is damaged or not as the top of this module says. A damaged media record is
+    a bad clip when it is asked for. `path` may begin with gs://: array_record itself reads from there.
 
     Raises `UserError` when `path` does not exist, holds no such file, or no captioned clip is left.
     """
@@ -120,7 +120,7 @@ class RecordSource(DecodedSource):
         super().__init__(**limits)
         with reaching(path):
             root = place(path, schemes=("gs",))
-            self._paths = _find(root)
+            self._paths, self.linked = _find(root)
             self._root = root if is_folder(root) else root.parent
         self._entries: list[_Entry] = []
         self.uncaptioned: list[str] = []
@@ -239,13 +239,16 @@ def _parse(record: bytes) -> _Header | str:
         return str(error)
 
 
-def _find(path: AnyPath) -> list[AnyPath]:
-    """Returns the record files that `path` stands for, sorted."""
+def _find(path: AnyPath) -> tuple[list[AnyPath], list[str]]:
+    """Returns the record files that `path` stands for, sorted, and the folders behind links in which none is."""
     if not is_there(path):
         raise UserError(f"{path} does not exist: pass --config.data.path=FILE{SUFFIX} or a folder of such files")
     if not is_folder(path):
-        return [path]
-    found = sorted(path / name for name in list_files(path) if name.endswith(SUFFIX))
+        return [path], []
+    sizes, linked = list_folder(path)
+    found = sorted(path / name for name in sizes if name.lower().endswith(SUFFIX))
     if not found:
-        raise UserError(f"the folder {path} holds no {SUFFIX} file: see write_records in docs/data.md")
-    return found
+        raise UserError(
+            f"the folder {path} holds no {SUFFIX} file{passed_over(linked)}: see write_records in docs/data.md"
+        )
+    return found, linked

@@ -7,7 +7,7 @@ comes from fsspec, which it stands on. Addresses are what a run's config says: n
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -112,6 +112,11 @@ def list_folder(root: AnyPath) -> Listing:
         links = (Path(folder, name) for name in subfolders if Path(folder, name).is_symlink())
         linked += [path.relative_to(root).as_posix() for path in links]
     return Listing(dict(sorted(sizes.items())), sorted(linked))
+
+
+def passed_over(linked: Sequence[str]) -> str:
+    """Returns what to add to a sentence about what a folder lacks, where folders behind links were passed over."""
+    return f" ({len(linked)} folders behind links are passed over, such as {linked[0]})" if linked else ""
 
 
 def list_files(root: AnyPath) -> dict[str, int | None]:

@@ -57,8 +57,8 @@ class TarSource(DecodedSource):
 
     What is left out is listed: `uncaptioned` media files without captions, `missing` keys without a media file (links
     and sparse files count as none) and texts without one, `previews` pictures of videos that are there, `sharing`
-    media files whose caption another clip has. `damaged` says in sentences what could not be read, with tar and offset:
-    of a tar that is cut off or damaged, every whole sample before that place is used.
+    media files whose caption another clip has, `linked` folders behind links. `damaged` says in sentences what could
+    not be read, with tar and offset: of a tar that is cut off or damaged, every whole sample before that place is used.
 
     `path` may lie in a bucket (`remote`): then headers and clips are read from there in pieces.
 
@@ -69,7 +69,7 @@ class TarSource(DecodedSource):
     def __init__(self, path: str | os.PathLike, **limits: Unpack[SourceLimits]):
         super().__init__(**limits)
         with reaching(path):
-            self._paths = find_tars(path)
+            self._paths, self.linked = find_tars(path)
             labels = labels_of(self._paths)
             with ThreadPoolExecutor(THREADS) as pool:
                 contents = list(pool.map(_read_contents, itertools.count(), self._paths, labels))

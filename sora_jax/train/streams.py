@@ -35,6 +35,7 @@ _NOTICES = {
     "missing": "captions name no file",
     "previews": "pictures are left out, being thumbnails of videos",
     "sharing": "files are left out, since another file has their caption; give each one of its own",
+    "linked": "folders behind links are passed over; make them copies, or hard links (cp -rlL)",
     "damaged": "places cannot be read",
 }
 

@@ -144,3 +144,41 @@ def test_a_caption_is_of_one_clip(tmp_path):
     found = read_captions(folder(tmp_path, captions__jsonl=table))
     assert found.by_file == {"a.jpg": ("two",), "x.mp4": ("one",)}, "what a table names is no question"
     assert (found.sharing, found.previews) == ((), ())
+
+
+def test_endings_may_be_in_capitals(tmp_path):
+    folder(tmp_path, "a.MP4", a__TXT="beside")
+    assert read_captions(tmp_path).by_file == {"a.MP4": ("beside",)}
+    folder(tmp_path, CAPTIONS__CSV="file,caption\na.MP4,table\n")
+    assert read_captions(tmp_path).by_file == {"a.MP4": ("table",)}
+    folder(tmp_path, Captions__JsonL=lines({"file": "a.MP4", "caption": "lines"}))
+    assert read_captions(tmp_path).by_file == {"a.MP4": ("lines",)}
+    assert read_captions(tmp_path, "CAPTIONS.CSV").by_file == {"a.MP4": ("table",)}
+
+
+def test_a_letter_in_two_forms_is_one_letter(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    folder(tmp_path, f"{apart}.mp4", f"dir {composed}/a.mp4")
+    (tmp_path / f"{composed}.txt").write_text("beside")
+    assert read_captions(tmp_path).by_file == {f"{apart}.mp4": ("beside",)}
+    table = lines(*({"file": name, "caption": name[-5]} for name in (f"{composed}.mp4", f"dir {apart}/a.mp4")))
+    folder(tmp_path, captions__jsonl=table)
+    found = read_captions(tmp_path)
+    assert found.by_file == {f"{apart}.mp4": ("\u00e9",), f"dir {composed}/a.mp4": ("a",)}
+    assert found.missing == ()
+    folder(tmp_path, f"{composed}.mp4")
+    found = read_captions(tmp_path)
+    assert found.by_file == {f"{composed}.mp4": ("\u00e9",), f"dir {composed}/a.mp4": ("a",)}, "the very name counts"
+    assert found.uncaptioned == (f"{apart}.mp4",)
+
+
+def test_folders_behind_links_are_named(tmp_path, tmp_path_factory):
+    elsewhere = folder(tmp_path_factory.mktemp("elsewhere"), "b.mp4", b__txt="far")
+    root = folder(tmp_path / "root", "a.mp4", a__txt="near")
+    (root / "more").symlink_to(elsewhere)
+    (root / ".hidden").symlink_to(elsewhere)
+    found = read_captions(root)
+    assert (list(found.by_file), found.linked) == (["a.mp4"], ("more",))
+    (root / "a.mp4").unlink()
+    with pytest.raises(UserError, match=r"no video or image .* \(1 folders behind links are passed over, such as more"):
+        read_captions(root)

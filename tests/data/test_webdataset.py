@@ -220,7 +220,7 @@ def test_tars_are_found_by_file_folder_and_pattern(tmp_path):
     write_tar(tmp_path / ".hidden" / "a.tar", [])
 
     def found(pattern: str) -> list[str]:
-        return [tar.name for tar in find_tars(f"{tmp_path}/{pattern}")]
+        return [tar.name for tar in find_tars(f"{tmp_path}/{pattern}").paths]
 
     assert (
         found("") == found("part-{008..011}.tar") == found("*.tar") == found("part-0{{08..09},{10..11}}.tar") == names
@@ -352,3 +352,19 @@ def test_a_folder_and_a_tar_of_it_are_the_same_clips(tmp_path):
         assert found
         assert sorted(getattr(packed, name)) == sorted(f"a.tar/{one}" for one in found), name
     assert (plain.missing, packed.missing) == (["f.txt"], ["a.tar/f"])
+
+
+def test_tars_behind_links_are_named_and_those_in_capitals_are_read(tars, tmp_path):
+    (tars / "clips-000001.tar").rename(tars / "CLIPS.TAR")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tars / "more").symlink_to(elsewhere)
+    source = TarSource(tars)
+    assert (len(source), source.linked) == (3, ["more"])
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "more").symlink_to(tars)
+    with pytest.raises(
+        UserError, match=r"holds no \.tar file \(1 folders behind links are passed over, such as more\)"
+    ):
+        TarSource(empty)
