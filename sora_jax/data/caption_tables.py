@@ -21,8 +21,8 @@ import pyarrow
 from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.remote import AnyPath, read_file
-from sora_jax.data.video_io import MEDIA_SUFFIXES
 
 # In the order in which they are looked for.
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -62,7 +62,7 @@ def read_beside(name: str, data: bytes) -> list[Written]:
     wholly one caption. Both are UTF-8.
     """
     text = data.decode("utf-8-sig")
-    if PurePosixPath(name).suffix.lower() != ".json":
+    if suffix_of(name) != ".json":
         return [Written(text)]
     row = parse_json(text)
     return weighted(texts_of(row, *CAPTION_KEYS) or [], row) if isinstance(row, dict) else []
@@ -182,7 +182,7 @@ def _swallowed(field: str) -> Iterator[int]:
     """Yields the lines of a field, counted from its first, that look like rows of their own."""
     for number, text in enumerate(field.splitlines()):
         name, comma, _ = text.partition(",")
-        if number and comma and PurePosixPath(name).suffix.lower() in MEDIA_SUFFIXES:
+        if number and comma and suffix_of(name) in MEDIA_SUFFIXES:
             yield number
 
 

@@ -9,11 +9,11 @@ import os
 import unicodedata
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, TABLE_SUFFIXES, Written, read_beside, read_table
 from sora_jax.data.captions import Captions, clean_captions
+from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.pairing import TEXT_SUFFIXES, Files, Paired, by_key, pair
 from sora_jax.data.remote import (
     AnyPath,
@@ -26,7 +26,6 @@ from sora_jax.data.remote import (
     reaching,
     read_file,
 )
-from sora_jax.data.video_io import MEDIA_SUFFIXES
 
 # Files in buckets and on network disks take a round trip each.
 _THREADS = 8
@@ -41,8 +40,8 @@ class FolderCaptions:
     None for a link that leads nowhere, or out of the folder.
 
     The others are sorted names of what is left out: `uncaptioned` media files about which nothing is written,
-    `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `missing` names
-    with captions but no media file, `linked` folders behind links.
+    `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `unread` files
+    with captions whose ending is not read, `missing` names with captions but no file, `linked` folders behind links.
     """
 
     by_file: dict[str, tuple[str, ...]]
@@ -51,6 +50,7 @@ class FolderCaptions:
     uncaptioned: tuple[str, ...]
     previews: tuple[str, ...]
     sharing: tuple[str, ...]
+    unread: tuple[str, ...]
     missing: tuple[str, ...]
     linked: tuple[str, ...]
 
@@ -62,6 +62,7 @@ class _Found:
     captions: dict[str, Captions]
     previews: list[str] = dataclasses.field(default_factory=list)
     sharing: list[str] = dataclasses.field(default_factory=list)
+    unread: list[str] = dataclasses.field(default_factory=list)
     missing: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -81,14 +82,14 @@ def read_captions(
     if not is_folder(root):
         raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
     listing = list_folder(root)
-    media = [name for name in listing.sizes if PurePosixPath(name).suffix.lower() in MEDIA_SUFFIXES]
+    media = [name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES]
     if not media:
         endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
         raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}")
     table = _find_table(root, captions, listing)
-    found = _read_beside(root, listing) if table is None else _look_up(read_table(table), media)
+    found = _read_beside(root, listing) if table is None else _look_up(read_table(table), listing.sizes)
     if required and not found.captions:
-        raise UserError(_nothing_found(root, captions, media=media, missing=found.missing))
+        raise UserError(_nothing_found(root, captions, media=media, found=found))
     left_out = {*found.captions, *found.previews, *found.sharing}
     return FolderCaptions(
         by_file={name: found.captions[name][0] for name in sorted(found.captions)},
@@ -97,6 +98,7 @@ def read_captions(
         uncaptioned=tuple(name for name in media if name not in left_out),
         previews=tuple(sorted(found.previews)),
         sharing=tuple(sorted(found.sharing)),
+        unread=tuple(sorted(found.unread)),
         missing=tuple(sorted(found.missing)),
         linked=tuple(listing.linked),
     )
@@ -120,19 +122,22 @@ def _find_table(root: AnyPath, captions: str | os.PathLike | None, listing: List
     return None
 
 
-def _look_up(table: Mapping[str, list[Written]], media: Iterable[str]) -> _Found:
-    """Returns the captions of a table by the names of the media files that it means."""
-    known = {unicodedata.normalize("NFC", name): name for name in media} | {name: name for name in media}
+def _look_up(table: Mapping[str, list[Written]], names: Iterable[str]) -> _Found:
+    """Returns the captions of a table by the names of the files that it means."""
+    known = {unicodedata.normalize("NFC", name): name for name in names} | {name: name for name in names}
     written: dict[str, list[Written]] = {}
-    missing = []
+    found = _Found(captions={})
     for name, texts in table.items():
         file = known.get(name) or known.get(unicodedata.normalize("NFC", name))
         if file is None:
-            missing.append(name)
+            found.missing.append(name)
+        elif suffix_of(file) not in MEDIA_SUFFIXES:
+            found.unread.append(file)
         else:
             written.setdefault(file, []).extend(texts)
     cleaned = {name: clean_captions(texts) for name, texts in written.items()}
-    return _Found(captions={name: found for name, found in cleaned.items() if found[0]}, missing=missing)
+    found.captions.update({name: captions for name, captions in cleaned.items() if captions[0]})
+    return found
 
 
 def _read_beside(root: AnyPath, listing: Listing) -> _Found:
@@ -150,6 +155,7 @@ def _read_beside(root: AnyPath, listing: Listing) -> _Found:
             found.captions.update(paired.captions)
             found.previews.extend(paired.thumbnails)
             found.sharing.extend(paired.sharing)
+            found.unread.extend(paired.unread)
             found.missing.extend(paired.unused)
     return found
 
@@ -167,7 +173,7 @@ def _read_text(root: AnyPath, sizes: Mapping[str, int | None], name: str) -> lis
         raise UserError(f"{root / name} cannot be read as captions ({error}): mend or remove it") from error
 
 
-def _nothing_found(root: AnyPath, captions: str | os.PathLike | None, *, media: list[str], missing: list[str]) -> str:
+def _nothing_found(root: AnyPath, captions: str | os.PathLike | None, *, media: list[str], found: _Found) -> str:
     """Returns the sentence for a folder in which no media file has a caption."""
     looked = (
         f"the caption file {captions}"
@@ -175,7 +181,9 @@ def _nothing_found(root: AnyPath, captions: str | os.PathLike | None, *, media: 
         else f"{', '.join(f'captions{suffix}' for suffix in TABLE_SUFFIXES)} and a {' or '.join(TEXT_SUFFIXES)} file "
         "beside each clip"
     )
-    named = f"; the captions name {len(missing)} other files such as {missing[0]}" if missing else ""
+    others = [*found.unread, *found.missing]
+    named = f"; the captions name {len(others)} other files such as {others[0]}" if others else ""
+    named += ", whose ending is not read" if found.unread else ""
     return (
         f"none of the {len(media)} media files in {root} has a caption{named}; looked for {looked}: "
         f'write captions.jsonl with lines like {{"file": "{media[0]}", "caption": "..."}}'

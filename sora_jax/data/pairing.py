@@ -14,11 +14,10 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePosixPath
 
 from sora_jax.data.caption_tables import Written
 from sora_jax.data.captions import Captions, clean_captions
-from sora_jax.data.video_io import DEMUXERS, MEDIA_SUFFIXES
+from sora_jax.data.file_kinds import DEMUXERS, MEDIA_SUFFIXES, suffix_of
 
 # Of the files that may say what a clip shows; of several kinds the first in which something is written counts.
 TEXT_SUFFIXES = (".txt", ".json")
@@ -32,11 +31,12 @@ ReadText = Callable[[str], list[Written]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Files:
-    """The names that share a key, in their order: media files and texts."""
+    """The names that share a key, in their order: media files, texts, and files of other endings."""
 
     key: str
     media: tuple[str, ...]
     texts: tuple[str, ...]
+    others: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,18 +45,20 @@ class Paired:
 
     `captions` has the clips, each with at least one caption. `uncaptioned` are media files about which nothing is
     written. `thumbnails` are pictures of a video that is there; `sharing` are media files whose captions another clip
-    has. `unused` are texts that belong to no media file.
+    has. `unused` are texts that belong to no media file; those in `unread` belong to files of an ending that is not
+    read, which stand there themselves.
     """
 
     captions: dict[str, Captions]
     uncaptioned: tuple[str, ...]
     thumbnails: tuple[str, ...]
     sharing: tuple[str, ...]
+    unread: tuple[str, ...]
     unused: tuple[str, ...]
 
 
 def by_key(names: Iterable[str]) -> list[Files]:
-    """Returns the media files and the texts among the names by their keys, in the order of the first of each.
+    """Returns the names by their keys, in the order of the first of each.
 
     Hidden names and those without an ending are left out.
     """
@@ -68,8 +70,9 @@ def by_key(names: Iterable[str]) -> list[Files]:
     return [
         Files(
             key=key,
-            media=tuple(name for name in members if _suffix(name) in MEDIA_SUFFIXES),
-            texts=tuple(name for name in members if _suffix(name) in TEXT_SUFFIXES),
+            media=tuple(name for name in members if suffix_of(name) in MEDIA_SUFFIXES),
+            texts=tuple(name for name in members if suffix_of(name) in TEXT_SUFFIXES),
+            others=tuple(name for name in members if suffix_of(name) not in (*MEDIA_SUFFIXES, *TEXT_SUFFIXES)),
         )
         for key, members in keys.items()
     ]
@@ -101,20 +104,23 @@ def pair(files: Files, read: ReadText) -> Paired:
         clip = clips.get(_stem(name), name)
         if name not in (clip, *thumbnails) and (captions[clip][0] or clip in sharing):
             sharing.add(name)
+    left = [text for text in loose if text not in taken]
+    unread = {text: [o for o in files.others if _continues(_stem(text), _stem(o))] for text in left}
     captioned = {name: found for name, found in captions.items() if found[0]}
     return Paired(
         captions=captioned,
         uncaptioned=tuple(name for name in media if name not in (*captioned, *sharing, *thumbnails)),
         thumbnails=thumbnails,
         sharing=tuple(name for name in media if name in sharing),
-        unused=tuple(text for text in loose if text not in taken and _suffix(text) != ".json"),
+        unread=tuple(dict.fromkeys(other for others in unread.values() for other in others)),
+        unused=tuple(text for text in left if not unread[text] and suffix_of(text) != ".json"),
     )
 
 
 def _captions(texts: Sequence[str], read: ReadText) -> Captions:
     """Returns the cleaned captions of the first kind of text in which there are some, and their weights."""
     for suffix in TEXT_SUFFIXES:
-        written = [one for text in texts if _suffix(text) == suffix for one in read(text)]
+        written = [one for text in texts if suffix_of(text) == suffix for one in read(text)]
         captions, weights = clean_captions(written)
         if captions:
             return captions, weights
@@ -123,11 +129,11 @@ def _captions(texts: Sequence[str], read: ReadText) -> Captions:
 
 def _is_thumbnail(name: str, files: Files) -> bool:
     """Returns whether a picture is one of a video beside it, and has no caption that could not be the video's."""
-    if _suffix(name) in DEMUXERS:
+    if suffix_of(name) in DEMUXERS:
         return False
     stem = _stem(name)
     captioned = stem in map(_stem, files.texts)
-    videos = [_stem(other) for other in files.media if _suffix(other) in DEMUXERS]
+    videos = [_stem(other) for other in files.media if suffix_of(other) in DEMUXERS]
     return any(_continues(video, stem) or (_continues(stem, video) and not captioned) for video in videos)
 
 
@@ -142,7 +148,7 @@ def _continues(stem: str, beginning: str) -> bool:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    suffix = _suffix(name)
+    suffix = suffix_of(name)
     return 0 if suffix in DEMUXERS else 1 if suffix in _MOVING_PICTURES else 2, name
 
 
@@ -156,7 +162,3 @@ def _key(name: str) -> str | None:
 def _stem(name: str) -> str:
     """Returns the name without its ending."""
     return unicodedata.normalize("NFC", name).rpartition(".")[0]
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()

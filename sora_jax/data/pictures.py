@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 from sora_jax.data.clips import BadClip
 from sora_jax.data.frame_rates import at_rate
 
-PICTURE_SUFFIXES = (".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp")
-PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP")
+PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP", "TIFF", "AVIF")
 ROUNDED = 0.005  # seconds, by which a GIF's times are off at most: it counts in hundredths
 
 
@@ -86,7 +85,7 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
     `whole` decodes all, and so does `limits.fps`, so that numbers of frames mean the same in every window.
     """
     with Image.open(file, formats=PICTURE_FORMATS) as image:
-        animated = image.format in ("GIF", "WEBP")
+        animated = image.format in ("GIF", "WEBP", "AVIF")
         frames_there = getattr(image, "n_frames", 1) if animated else 1
         wanted = frames_there if whole or limits.fps else limits.wanted(frames_there)
         limits.check(wanted, *limits.size(image.height, image.width))

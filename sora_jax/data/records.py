@@ -1,9 +1,9 @@
 """Clips in ArrayRecord files: a few large files instead of many small ones, any record of which is read alone.
 
 Records come in pairs. The first is JSON, `{"file": "dogs/a.mp4", "bytes": 48213, "caption": "a dog runs"}`: a name
-whose ending chooses the decoder, the length of the second record, and a text or a list of texts ("captions" is the
-same) with the weights that `caption_tables` describes. The second is the media file as it is. So captions are listed
-without reading any video. The container is https://github.com/google/array_record.
+whose ending says that it is one of a clip, the length of the second record, and a text or a list of texts ("captions"
+is the same) with the weights that `caption_tables` describes. The second is the media file as it is. So captions are
+listed without reading any video. The container is https://github.com/google/array_record.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from sora_jax.data.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
+from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.remote import AnyPath, is_folder, is_there, list_folder, passed_over, place, reaching
 from sora_jax.data.sources import digest
 
@@ -92,8 +93,8 @@ def write_records(path: str | os.PathLike, samples: Iterable[Sample]) -> int:
 def _header(number: int, sample: Sample) -> bytes:
     """Returns the first record of sample `number`; raises `UserError` where it could not be read back."""
     place = f"sample {number}, {sample.file!r},"
-    if Path(sample.file).suffix.lower() not in video_io.MEDIA_SUFFIXES:
-        raise UserError(f"{place} must end in one of {sorted(video_io.MEDIA_SUFFIXES)}")
+    if suffix_of(sample.file) not in MEDIA_SUFFIXES:
+        raise UserError(f"{place} must end in one of {sorted(MEDIA_SUFFIXES)}")
     if isinstance(sample.captions, str):
         raise UserError(f"{place} has captions that must be a list of texts")
     header: dict[str, Any] = {"file": sample.file, "bytes": len(sample.data), "captions": list(sample.captions)}

@@ -92,6 +92,7 @@ class FolderSource(DecodedSource):
         self.missing = list(found.missing)
         self.previews = list(found.previews)
         self.sharing = list(found.sharing)
+        self.unread = list(found.unread)
         self.linked = list(found.linked)
 
     def __len__(self) -> int:

@@ -46,6 +46,7 @@ class _Contents:
     missing: list[str] = dataclasses.field(default_factory=list)
     previews: list[str] = dataclasses.field(default_factory=list)
     sharing: list[str] = dataclasses.field(default_factory=list)
+    unread: list[str] = dataclasses.field(default_factory=list)
     damaged: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -56,9 +57,10 @@ class TarSource(DecodedSource):
     says, what is read of them `caption_tables.read_beside`.
 
     What is left out is listed: `uncaptioned` media files without captions, `missing` keys without a media file (links
-    and sparse files count as none) and texts without one, `previews` pictures of videos that are there, `sharing`
-    media files whose caption another clip has, `linked` folders behind links. `damaged` says in sentences what could
-    not be read, with tar and offset: of a tar that is cut off or damaged, every whole sample before that place is used.
+    and sparse files count as none) and texts without one, `previews` pictures of videos that are there, `sharing` media
+    files whose caption another clip has, `unread` captioned files whose ending is not read, `linked` folders behind
+    links. `damaged` says in sentences what could not be read, with tar and offset: of a tar that is cut off or damaged,
+    every whole sample before that place is used.
 
     `path` may lie in a bucket (`remote`): then headers and clips are read from there in pieces.
 
@@ -80,6 +82,7 @@ class TarSource(DecodedSource):
         self.missing = [name for tar in contents for name in tar.missing]
         self.previews = [name for tar in contents for name in tar.previews]
         self.sharing = [name for tar in contents for name in tar.sharing]
+        self.unread = [name for tar in contents for name in tar.unread]
         self.damaged = [sentence for tar in contents for sentence in tar.damaged]
         if not self._samples:
             raise UserError(self._nothing_found(path))
@@ -152,7 +155,8 @@ def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
                 )
             for names, found in (
                 (contents.uncaptioned, paired.uncaptioned),
-                (contents.missing, paired.unused if media else [files.key]),
+                (contents.missing, paired.unused if media or paired.unread else [files.key]),
+                (contents.unread, paired.unread),
                 (contents.previews, paired.thumbnails),
                 (contents.sharing, paired.sharing),
             ):

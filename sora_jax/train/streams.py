@@ -33,6 +33,7 @@ _MOST_NAMED = 20
 _NOTICES = {
     "uncaptioned": "files without a caption are left out",
     "missing": "captions name no file",
+    "unread": "captioned files have an ending that is not read; convert them",
     "previews": "pictures are left out, being thumbnails of videos",
     "sharing": "files are left out, since another file has their caption; give each one of its own",
     "linked": "folders behind links are passed over; make them copies, or hard links (cp -rlL)",

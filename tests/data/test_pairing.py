@@ -83,4 +83,12 @@ def test_nothing_is_lost_and_no_caption_has_two_clips(names):
 
 
 def test_hidden_files_and_those_without_an_ending_have_no_key():
-    assert by_key([".a.mp4", "x/.a.txt", "README", "x/b.gif"]) == [Files(key="x/b", media=("x/b.gif",), texts=())]
+    assert by_key([".a.mp4", "x/.a.txt", "README", "x/b.gif", "x/b.npy"]) == [
+        Files(key="x/b", media=("x/b.gif",), texts=(), others=("x/b.npy",))
+    ]
+
+
+def test_a_captioned_file_of_an_ending_that_is_not_read_is_no_missing_one():
+    (one,) = paired("a.1.heic", "a.1.txt", "a.2.mp4", "a.2.npy", "a.2.txt", "a.3.txt", "a.4.json")
+    assert one.captions == {"a.2.mp4": (("a.2.txt",), None)}
+    assert (one.unread, one.unused) == (("a.1.heic",), ("a.3.txt",))
