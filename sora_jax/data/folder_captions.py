@@ -3,6 +3,7 @@
 Nothing that lies in the folder is passed over without a word: what is no clip is listed under the reason.
 """
 
+import collections
 import dataclasses
 import functools
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.account import account
 from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, TABLE_SUFFIXES, Written, read_beside, read_table
 from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
@@ -42,6 +44,7 @@ class FolderCaptions:
     The others are sorted names of what is left out: `uncaptioned` media files about which nothing is written,
     `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `unread` files
     with captions whose ending is not read, `missing` names with captions but no file, `linked` folders behind links.
+    `account` is a line about all files that are there.
     """
 
     by_file: dict[str, tuple[str, ...]]
@@ -53,6 +56,7 @@ class FolderCaptions:
     unread: tuple[str, ...]
     missing: tuple[str, ...]
     linked: tuple[str, ...]
+    account: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,17 +94,26 @@ def read_captions(
     found = _read_beside(root, listing) if table is None else _look_up(read_table(table), listing.sizes)
     if required and not found.captions:
         raise UserError(_nothing_found(root, captions, media=media, found=found))
-    left_out = {*found.captions, *found.previews, *found.sharing}
+    placed = {*found.captions, *found.previews, *found.sharing}
+    uncaptioned = tuple(name for name in media if name not in placed)
     return FolderCaptions(
         by_file={name: found.captions[name][0] for name in sorted(found.captions)},
         weights={name: weights for name, (_, weights) in found.captions.items() if weights},
         sizes={name: listing.sizes[name] for name in media},
-        uncaptioned=tuple(name for name in media if name not in left_out),
+        uncaptioned=uncaptioned,
         previews=tuple(sorted(found.previews)),
         sharing=tuple(sorted(found.sharing)),
         unread=tuple(sorted(found.unread)),
         missing=tuple(sorted(found.missing)),
         linked=tuple(listing.linked),
+        account=account(
+            collections.Counter(map(suffix_of, listing.sizes)),
+            captioned=len(found.captions),
+            uncaptioned=len(uncaptioned),
+            previews=len(found.previews),
+            sharing=len(found.sharing),
+            linked=listing.linked,
+        ),
     )
 
 

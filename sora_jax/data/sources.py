@@ -94,6 +94,7 @@ class FolderSource(DecodedSource):
         self.sharing = list(found.sharing)
         self.unread = list(found.unread)
         self.linked = list(found.linked)
+        self.account = found.account
 
     def __len__(self) -> int:
         return len(self._names)

@@ -5,6 +5,7 @@ https://github.com/webdataset/webdataset, the members of a sample need not be ne
 and every sample has an index of its own: headers are read once, then a clip is decoded from its place in the tar.
 """
 
+import collections
 import dataclasses
 import itertools
 import os
@@ -12,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, Unpack
 
 from sora_jax.core.errors import UserError
-from sora_jax.data import video_io
+from sora_jax.data import file_kinds, video_io
+from sora_jax.data.account import account
 from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
@@ -41,6 +43,7 @@ class _Contents:
     """What one tar of `length` bytes holds; the lists are of names, those in `damaged` are sentences."""
 
     length: int
+    endings: collections.Counter[str]
     samples: list[_Sample] = dataclasses.field(default_factory=list)
     uncaptioned: list[str] = dataclasses.field(default_factory=list)
     missing: list[str] = dataclasses.field(default_factory=list)
@@ -84,6 +87,14 @@ class TarSource(DecodedSource):
         self.sharing = [name for tar in contents for name in tar.sharing]
         self.unread = [name for tar in contents for name in tar.unread]
         self.damaged = [sentence for tar in contents for sentence in tar.damaged]
+        self.account = account(
+            sum((tar.endings for tar in contents), collections.Counter[str]()),
+            captioned=len(self._samples),
+            uncaptioned=len(self.uncaptioned),
+            previews=len(self.previews),
+            sharing=len(self.sharing),
+            linked=self.linked,
+        )
         if not self._samples:
             raise UserError(self._nothing_found(path))
 
@@ -145,7 +156,8 @@ def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
                 damaged.append(f"{label}: {name} at byte {members[name].offset} is passed over: {error}")
                 return []
 
-        contents = _Contents(length=length, damaged=damaged)
+        endings = collections.Counter(map(file_kinds.suffix_of, members))
+        contents = _Contents(length=length, endings=endings, damaged=damaged)
         for files in by_key(members):
             media, texts = (tuple(n for n in names if members[n].plain) for names in (files.media, files.texts))
             paired = pair(dataclasses.replace(files, media=media, texts=texts), read)

@@ -58,6 +58,8 @@ def _open_source(data: DataConfig, settings: Settings) -> Source:
     if data.source == "shapes":
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
     source = _open_path(data)
+    if isinstance(source, FolderSource | TarSource):
+        logging.info("%s: %s", data.path, source.account)
     for name, what in _NOTICES.items():
         found = getattr(source, name, [])
         if found:

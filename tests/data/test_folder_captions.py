@@ -182,3 +182,16 @@ def test_folders_behind_links_are_named(tmp_path, tmp_path_factory):
     (root / "a.mp4").unlink()
     with pytest.raises(UserError, match=r"no video or image .* \(1 folders behind links are passed over, such as more"):
         read_captions(root)
+
+
+def test_one_line_accounts_for_every_file(tmp_path):
+    names = ("x.mp4", "x.avi", "a.jpg", "a.mp4", "lone.gif", "b.HEIC", "c.heic", "read.me", "LICENSE", "d.bin")
+    folder(tmp_path, *names, x__txt="two files", a__txt="a clip", b__txt="a picture")
+    (tmp_path / "more").symlink_to(tmp_path)
+    found = read_captions(tmp_path)
+    assert found.account == (
+        "13 files: 2 clips with a caption, 1 without, 1 thumbnails of videos, 1 beside a clip that has their caption, "
+        "3 texts and tables, 5 of endings that are not read (.heic 2, none 1, .bin 1, .me 1); "
+        "1 folders behind links are passed over"
+    )
+    assert found.unread == ("b.HEIC",)

@@ -138,6 +138,7 @@ def test_names_are_only_names(tmp_path):
     for index in range(2):
         np.testing.assert_array_equal(source[index].pixels_THWC, drawn(3, 70))
     assert source.missing == ["a.tar/soft", "a.tar/hard"]
+    assert source.account == "6 files: 2 clips with a caption, 0 without, 2 links, 2 texts and tables"
     assert sorted(tmp_path.rglob("*")) == before, "nothing is extracted"
 
 
