@@ -11,9 +11,21 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from absl import logging
+
 from sora_jax.core.errors import UserError
 from sora_jax.data.account import account
-from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, TABLE_SUFFIXES, Written, read_beside, read_table
+from sora_jax.data.caption_tables import (
+    MOST_CAPTION_BYTES,
+    NAMES_FILE,
+    TABLE_NAMES,
+    TABLE_SUFFIXES,
+    TEXTS_FILES,
+    Written,
+    read_beside,
+    read_lines,
+    read_table,
+)
 from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.pairing import TEXT_SUFFIXES, Files, Paired, by_key, pair
@@ -75,9 +87,9 @@ def read_captions(
 ) -> FolderCaptions:
     """Returns the captions of every media file under `folder`, and the names without a partner.
 
-    Read from the first that exists: the file `captions`, `captions.jsonl`, `captions.csv` or `captions.parquet` in the
-    folder (see `caption_tables`), or the texts beside the media files (see `pairing`). A file on several lines of a
-    table has several captions. Hidden files and folders are left out.
+    Read from the first that exists: the file `captions`, one of `caption_tables.TABLE_NAMES` in the folder, a list of
+    files and one of captions beside it (`caption_tables.read_lines`), or the texts beside the media files (`pairing`).
+    A file on several lines of a table has several captions. Hidden files and folders are left out.
 
     Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
     (with its line number) or, where captions are `required`, no media file has one.
@@ -90,8 +102,8 @@ def read_captions(
     if not media:
         endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
         raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}")
-    table = _find_table(root, captions, listing)
-    found = _read_beside(root, listing) if table is None else _look_up(read_table(table), listing.sizes)
+    table = _read_table(root, captions, listing)
+    found = _read_beside(root, listing) if table is None else _look_up(table, listing.sizes)
     if required and not found.captions:
         raise UserError(_nothing_found(root, captions, media=media, found=found))
     placed = {*found.captions, *found.previews, *found.sharing}
@@ -117,8 +129,8 @@ def read_captions(
     )
 
 
-def _find_table(root: AnyPath, captions: str | os.PathLike | None, listing: Listing) -> AnyPath | None:
-    """Returns the table that is named or, in the order of `TABLE_SUFFIXES`, there; None where there is none."""
+def _read_table(root: AnyPath, captions: str | os.PathLike | None, listing: Listing) -> dict[str, list[Written]] | None:
+    """Returns what the table that is named or, of those that are looked for, comes first says; None without one."""
     if captions is not None:
         with reaching(captions):
             path = place(captions) if is_there(place(captions)) else root / os.fspath(captions)
@@ -126,13 +138,19 @@ def _find_table(root: AnyPath, captions: str | os.PathLike | None, listing: List
                 raise UserError(f"the caption file {captions} does not exist, neither here nor in {root}")
             if path.suffix.lower() not in TABLE_SUFFIXES:
                 raise UserError(f"the caption file {path} must end in {' or '.join(TABLE_SUFFIXES)}")
-            return path
-    for wanted in (f"captions{suffix}" for suffix in TABLE_SUFFIXES):
-        for table in (name for name in listing.sizes if name.lower() == wanted):
-            if listing.sizes[table] is None:
-                raise UserError(f"{root / table} is a link that leads nowhere, or out of the folder: put a copy there")
-            return root / table
-    return None
+            return read_table(path)
+    there = {name.lower(): name for name in listing.sizes if "/" not in name}
+    tables = [there[name] for name in TABLE_NAMES if name in there]
+    lines = [there[name] for name in TEXTS_FILES if name in there and NAMES_FILE in there]
+    for name in (*tables, *lines, *(there[NAMES_FILE] for _ in lines)):
+        if listing.sizes[name] is None:
+            raise UserError(f"{root / name} is a link that leads nowhere, or out of the folder: put a copy there")
+    if len(tables) + len(lines) > 1:
+        first, *others = (*tables, *lines)
+        logging.warning("%s: %s is read and %s passed over: keep one", root, first, ", ".join(others))
+    if tables:
+        return read_table(root / tables[0])
+    return read_lines(root / there[NAMES_FILE], root / lines[0]) if lines else None
 
 
 def _look_up(table: Mapping[str, list[Written]], names: Iterable[str]) -> _Found:
@@ -191,7 +209,7 @@ def _nothing_found(root: AnyPath, captions: str | os.PathLike | None, *, media: 
     looked = (
         f"the caption file {captions}"
         if captions is not None
-        else f"{', '.join(f'captions{suffix}' for suffix in TABLE_SUFFIXES)} and a {' or '.join(TEXT_SUFFIXES)} file "
+        else f"{', '.join(TABLE_NAMES)}, {NAMES_FILE} with {TEXTS_FILES[0]}, and a {' or '.join(TEXT_SUFFIXES)} file "
         "beside each clip"
     )
     others = [*found.unread, *found.missing]

@@ -20,7 +20,7 @@ from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.file_kinds import DEMUXERS, MEDIA_SUFFIXES, suffix_of
 
 # Of the files that may say what a clip shows; of several kinds the first in which something is written counts.
-TEXT_SUFFIXES = (".txt", ".json")
+TEXT_SUFFIXES = (".txt", ".caption", ".json")
 _MOVING_PICTURES = (".gif", ".webp")
 # What stands between a key and an ending where it is no part of the name, as in KEY.video.mp4.
 _ROLE = re.compile(r"(\.[A-Za-z_]\w*)+")

@@ -83,7 +83,7 @@ def test_captions_may_be_absent_where_they_are_not_required(tmp_path):
         (
             ["a.mp4"],
             {},
-            r"none of the 1 media files .* looked for captions.jsonl, captions.csv, captions.parquet and a .txt or",
+            r"none of the 1 media files .* looked for captions.jsonl, captions.csv, captions.parquet, metadata.jsonl,",
         ),
         (
             ["a.mp4"],
@@ -195,3 +195,49 @@ def test_one_line_accounts_for_every_file(tmp_path):
         "1 folders behind links are passed over"
     )
     assert found.unread == ("b.HEIC",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.jsonl", lines({"file_name": "a.mp4", "text": "a dog"}, {"file_name": "b.mp4", "text": "a cat"})),
+        ("metadata.csv", "file_name,text\na.mp4,a dog\nb.mp4,a cat\n"),
+        ("captions.csv", "id,prompt,video\n1,a dog,a.mp4\n2,a cat,b.mp4\n"),
+        ("captions.jsonl", lines({"path": "a.mp4", "prompt": "a dog"}, {"video": "b.mp4", "captions": ["a cat"]})),
+        ("prompt.txt", "a dog\r\na cat\r\n\r\n"),
+        ("Prompts.txt", "a dog\na cat"),
+    ],
+)
+def test_the_tables_of_other_tools_are_read(tmp_path, name, text):
+    folder(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "videos.txt").write_text("a.mp4\n./b.mp4\n")
+    (tmp_path / name).write_text(text)
+    found = read_captions(tmp_path)
+    assert found.by_file == {"a.mp4": ("a dog",), "b.mp4": ("a cat",)}
+    assert found.missing == ()
+
+
+def test_a_json_or_a_caption_file_may_lie_beside_a_clip(tmp_path):
+    folder(tmp_path, "a.mp4", "b.mp4", "c.mp4", a__caption="a dog", b__json='{"prompt": "a cat"}', c__json="{}")
+    folder(tmp_path, d__json="no json, and of no clip")
+    found = read_captions(tmp_path)
+    assert found.by_file == {"a.mp4": ("a dog",), "b.mp4": ("a cat",)}
+    assert (found.uncaptioned, found.missing) == (("c.mp4",), ())
+    (tmp_path / "c.json").write_text("{")
+    with pytest.raises(UserError, match=r"c\.json cannot be read as captions \(.*\): mend or remove it"):
+        read_captions(tmp_path)
+
+
+def test_lists_of_unlike_length_are_no_table(tmp_path):
+    folder(tmp_path, "a.mp4", "b.mp4", videos__txt="a.mp4\nb.mp4\n", prompt__txt="a dog\n")
+    with pytest.raises(UserError, match=r"videos\.txt has 2 lines and .*prompt\.txt 1: write a line for a line"):
+        read_captions(tmp_path)
+    folder(tmp_path, videos__txt="\nb.mp4\n", prompt__txt="a dog\na cat\n")
+    with pytest.raises(UserError, match=r"line 1 of .*videos\.txt is empty"):
+        read_captions(tmp_path)
+
+
+def test_one_of_several_tables_is_read_and_the_others_are_named(tmp_path, caplog):
+    folder(tmp_path, "a.mp4", metadata__csv="file_name,text\na.mp4,one\n", captions__csv="file,caption\na.mp4,two\n")
+    assert read_captions(tmp_path).by_file == {"a.mp4": ("two",)}
+    assert "captions.csv is read and metadata.csv passed over" in caplog.text
