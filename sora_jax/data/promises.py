@@ -6,7 +6,9 @@ it ends too early by its times, counting those of the stream whose end the heade
 one, has more frames than came, and where the file is not as long as it says.
 """
 
+import itertools
 import os
+import statistics
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -18,6 +20,8 @@ from av.video.stream import VideoStream
 
 from sora_jax.data.clips import BadClip
 
+LONGEST_USUAL_STEP = 1.5  # times the median step; a longer one is a hold
+ROUNDING = 1e-4  # of a rate that is met
 SMALLEST_SHARE = 0.9  # of what is declared, frames and seconds, below which a video counts as cut off
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
@@ -89,6 +93,17 @@ class PromisedFrames:
         if "matroska" not in self._container.format.name:  # its durations are times of ends
             start = float((self._stream.start_time or 0) * (self._stream.time_base or 0))
         return max(ends, default=0.0) - start < SMALLEST_SHARE * self._seconds
+
+
+def follows_at(fps: float, container: InputContainer, stream: VideoStream) -> bool:
+    """Returns whether frames of a stream usually follow at `fps` a second or faster; reads the container to its end."""
+    tick = float(stream.time_base or 0)
+    times = sorted(packet.pts * tick for packet in container.demux(stream) if packet.size and packet.pts is not None)
+    steps = [late - early for early, late in itertools.pairwise(times) if late > early]
+    # Times are rounded to ticks, and a mean over the usual steps is not; holds are left out of it.
+    longest = LONGEST_USUAL_STEP * statistics.median(steps or [0.0])
+    usual = [step for step in steps if step <= longest]
+    return bool(usual) and statistics.fmean(usual) <= (1 + ROUNDING) / fps
 
 
 def _declared_seconds(container: InputContainer, stream: VideoStream) -> tuple[float | None, bool]:

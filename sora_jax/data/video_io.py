@@ -80,8 +80,9 @@ def read_stream(
 
     The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a GIF or WebP frame
     that is held several times as long as the shortest is repeated. With `fps` a clip of at least this rate (a video: on
-    average, as its header says) is resampled to it by its frames' times (see `frame_rates.at_rate`); then `max_frames`
-    and `window` count resampled frames. A slower clip keeps its frames and its rate.
+    average, as its header says, or by its usual step) is resampled to it by its frames' times (see
+    `frame_rates.at_rate`); then `max_frames` and `window` count resampled frames. A slower clip keeps its frames and
+    its rate.
 
     The first bytes choose the decoder, or else the ending of `name`; `stream` can be seeked in and is closed in the
     end. `allocate` is asked for the (T, H, W, 3) that the headers promise, and for more where there is more; what is

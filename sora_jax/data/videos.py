@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.filter import Graph
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -26,7 +27,7 @@ from PIL import Image
 from sora_jax.data.clips import BadClip
 from sora_jax.data.frame_rates import at_rate
 from sora_jax.data.pictures import ReadLimits, on_white
-from sora_jax.data.promises import PromisedFrames
+from sora_jax.data.promises import PromisedFrames, follows_at
 
 NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
 LATEST_SHARE = 0.1  # of a frame's time, by which it may be late and still in time for one at a rate by choice
@@ -41,33 +42,50 @@ PLANES_FIRST = ("yuv42", "yuv44", "yuvj42", "yuvj44")
 def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.ndarray, float]:
     """Returns pixels and rate of the first video stream that is not a cover picture; see `video_io.read_stream`."""
     with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise BadClip(limits.source_id, "has no video stream")
-        stream = streams[0]
-        # Frame threads hide which frame an error belongs to, and slice threads rarely find more than one slice. What
-        # does help is `_ahead`, which keeps two cores busy where they are idle and costs next to nothing where other
-        # loaders use them; hence no more threads than that, for the conversion neither.
-        stream.thread_type = "NONE"
+        stream = _video_stream(container, limits)
         native = _native_rate(stream)
-        sound = PromisedFrames(file, container, stream, limits.source_id)
-        frames = _deinterlaced(sound, stream)
-        promised, fps = math.ceil(sound.declared or 1), limits.fps
-        if native and fps and native >= fps:
-            timed = ((f, float(number / native) if f.time is None else f.time) for number, f in enumerate(frames))
-            # Times are rounded to ticks, the first one too; where a tick is as long as a frame they are exact.
-            frames = at_rate(timed, fps=fps, slack=float(min(stream.time_base or 0, LATEST_SHARE / native)))
-            promised = int(1 + (promised - 1) * fps / native)
-        else:
-            fps = None
-        if not sound.counted:
-            # Times may vary, so that what all frames take is known when they are there.
-            promised = min(promised, limits.most(*_coded_size(stream, limits)))
-        pixels_THWC, times = _decode(frames, stream, promised=promised, limits=limits)
-        stopped = limits.max_frames is not None and len(times) == limits.max_frames
-        if not stopped:
-            sound.check_whole()
-        return pixels_THWC, fps or _rate(times, stream, limits=limits)
+        if not (native and limits.fps and native < limits.fps):
+            return _read_stream(file, container, stream, limits=limits, fps=limits.fps if native else None)
+        # A long pause makes a mean slow, though all else follows fast. What the usual step is only the times say.
+        fps = limits.fps if follows_at(limits.fps, container, stream) else None
+    file.seek(0)
+    with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
+        return _read_stream(file, container, _video_stream(container, limits), limits=limits, fps=fps)
+
+
+def _video_stream(container: InputContainer, limits: ReadLimits) -> VideoStream:
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise BadClip(limits.source_id, "has no video stream")
+    return streams[0]
+
+
+def _read_stream(
+    file: BinaryIO, container: InputContainer, stream: VideoStream, *, limits: ReadLimits, fps: float | None
+) -> tuple[np.ndarray, float]:
+    """Returns pixels and rate of a stream, resampled to `fps` by its times; None leaves them as they are."""
+    # Frame threads hide which frame an error belongs to, and slice threads rarely find more than one slice. What
+    # does help is `_ahead`, which keeps two cores busy where they are idle and costs next to nothing where other
+    # loaders use them; hence no more threads than that, for the conversion neither.
+    stream.thread_type = "NONE"
+    native = _native_rate(stream)
+    sound = PromisedFrames(file, container, stream, limits.source_id)
+    frames = _deinterlaced(sound, stream)
+    promised = math.ceil(sound.declared or 1)
+    if native and fps:
+        timed = ((f, float(number / native) if f.time is None else f.time) for number, f in enumerate(frames))
+        # Times are rounded to ticks, the first one too; where a tick is as long as a frame they are exact.
+        slack = float(min(stream.time_base or 0, LATEST_SHARE / max(native, fps)))
+        frames = at_rate(timed, fps=fps, slack=slack)
+        promised = int(1 + (promised - 1) * fps / native)
+    if not sound.counted:
+        # Times may vary, so that what all frames take is known when they are there.
+        promised = min(promised, limits.most(*_coded_size(stream, limits)))
+    pixels_THWC, times = _decode(frames, stream, promised=promised, limits=limits)
+    stopped = limits.max_frames is not None and len(times) == limits.max_frames
+    if not stopped:
+        sound.check_whole()
+    return pixels_THWC, fps or _rate(times, stream, limits=limits)
 
 
 def _native_rate(stream: VideoStream) -> Fraction | None:
