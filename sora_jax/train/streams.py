@@ -11,7 +11,9 @@ from absl import logging
 
 from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
+from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.pipeline import Batches, RowDataset
+from sora_jax.data.prefixed import PrefixedSource
 from sora_jax.data.records import RecordSource
 from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.shards import PreparedSet
@@ -65,10 +67,10 @@ def _open_source(data: DataConfig, settings: Settings) -> Source:
         if found:
             listed = ", ".join(map(printable, found[:_MOST_NAMED])) + (", ..." if found[_MOST_NAMED:] else "")
             logging.warning("%s: %d %s: %s", data.path, len(found), what, listed)
-    return source
+    return source if data.prefix is None else PrefixedSource(source, data.prefix)
 
 
-def _open_path(data: DataConfig) -> Source:
+def _open_path(data: DataConfig) -> DecodedSource:
     """Returns the clips under `data.path`, which `read_settings` has made sure of."""
     assert data.path is not None, data.source
     if data.source == "webdataset":
