@@ -100,7 +100,7 @@ def main(_: Sequence[str]) -> None:
     requests = requests_of_flags() if _REQUESTS.value is None else read_requests(_REQUESTS.value)
     name = "prompted" if _REQUESTS.value is None else Path(_REQUESTS.value).stem
     folder = workdir.path / "samples" / (name if is_safe_name(name) else file_stem(name))
-    paths = output_paths(folder, requests, [check(request, number, limits) for number, request in enumerate(requests)])
+    paths = output_paths(folder, requests, [check(request, limits) for request in requests])
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
     solver = solver_of_flags(solver_config(settings))
@@ -214,13 +214,13 @@ def solver_of_flags(solver: SolverConfig) -> SolverConfig:
     return dataclasses.replace(solver, **{k: v for k, v in given.items() if v is not None})
 
 
-def check(request: Request, number: int, limits: Limits) -> bool:
+def check(request: Request, limits: Limits) -> bool:
     """Returns whether the result is an image; raises UserError for what cannot be made, before any work is done."""
     try:
         job = read_job(request, limits)
     except UserError as error:
         if _REQUESTS.value is not None:
-            raise UserError(f"{_REQUESTS.value}, request {number}: {error}") from error
+            raise UserError(f"{_REQUESTS.value}, line {request.line}: {error}") from error
         raise
     return job.request.task not in ("extend", "loop", "connect") and job.frames == 1
 
@@ -231,13 +231,13 @@ def output_paths(folder: Path, requests: Sequence[Request], images: Sequence[boo
     Those of a file of requests stay in the folder.
     """
     paths: list[Path] = []
-    for number, (request, image) in enumerate(zip(requests, images, strict=True)):
+    for request, image in zip(requests, images, strict=True):
         if request.output is not None:
             path = Path(request.output)
             if _REQUESTS.value is not None and not is_safe_name(request.output):
                 raise UserError(
-                    f"{_REQUESTS.value}, request {number}: output {request.output[:120]!r} must be the name of a file, "
-                    "printable, of 120 bytes at most, without / and not beginning with a dot or a dash"
+                    f"{_REQUESTS.value}, line {request.line}: output {request.output[:120]!r} must be the name of a "
+                    "file, printable, of 120 bytes at most, without / and not beginning with a dot or a dash"
                 )
             path = path if _REQUESTS.value is None else folder / path
         else:

@@ -167,7 +167,7 @@ def test_a_wrong_request_of_a_file_is_named_before_any_is_made(run, toy_workdir,
     requests = tmp_path / "wrong.jsonl"
     requests.write_text('{"prompt": "red"}\n{"prompt": "red", "size": "9x9"}')
     done = run("sample", f"--workdir={toy_workdir}", f"--requests={requests}")
-    ends_in_a_sentence(done, "wrong.jsonl, request 1: height 9 is not divisible by 8")
+    ends_in_a_sentence(done, "wrong.jsonl, line 2: height 9 is not divisible by 8")
     assert not done.stdout, "nor the one before it"
     requests.write_text('{"prompt": "red", "output": "../../a.mp4"}')
     done = run("sample", f"--workdir={toy_workdir}", f"--requests={requests}")

@@ -11,9 +11,9 @@ import numpy as np
 
 from sora_jax.benchmarks.figures import Figure
 from sora_jax.data.clips import BadClip
+from sora_jax.data.file_kinds import DEMUXERS
 from sora_jax.data.guarded import GuardedReader
 from sora_jax.data.shapes_world import ShapesWorld, WorldConfig
-from sora_jax.data.video_io import DEMUXERS
 from sora_jax.data.video_output import write_clip
 
 _REPEATS = 5

@@ -1,9 +1,11 @@
 """Tables of captions: which text belongs to which file.
 
   captions.jsonl      a line each: {"file": "dogs/a.mp4", "caption": text or list of texts}; "captions" is the same
-  captions.csv        header file,caption
+  captions.csv        header file,caption; a caption with commas, quotes or line breaks is in double quotes
   captions.parquet    columns file (string) and caption (string or list of strings)
+  videos.txt          a file name a line, and beside it prompt.txt (or prompts.txt, captions.txt): a caption a line
 
+Tables may also be called metadata, and keys and columns as in `FILE_KEYS` and `CAPTION_KEYS`, the first that is there.
 A number above 0 under `weight` (key or column; 1 without) says how often a caption of that line is drawn next to the
 others of its file; `weights`, a list of them, has one for each of the line's captions. Other keys and columns are
 ignored; a file that comes several times has several captions.
@@ -13,7 +15,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,10 +23,16 @@ import pyarrow
 from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.remote import AnyPath, read_file
 
-# In the order in which they are looked for.
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
+# In the order in which they are looked for.
+TABLE_NAMES = tuple(f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in TABLE_SUFFIXES)
+NAMES_FILE, TEXTS_FILES = "videos.txt", ("prompt.txt", "prompts.txt", "captions.txt")
+FILE_KEYS = ("file", "file_name", "video", "path")
+CAPTION_KEYS = ("caption", "captions", "text", "prompt")
+_UNCLOSED = "unexpected end of data"  # in the words of the csv module
 MOST_CAPTION_BYTES = 2**20  # of a file that holds the captions of one clip
 
 
@@ -42,7 +50,7 @@ def read_table(path: AnyPath) -> dict[str, list[Written]]:
     """
     read = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     table: dict[str, list[Written]] = {}
-    for place, name, texts, row in read[path.suffix](path):
+    for place, name, texts, row in read[path.suffix.lower()](path):
         try:
             table.setdefault(PurePosixPath(name).as_posix(), []).extend(weighted(texts, row))
         except ValueError as error:
@@ -50,12 +58,53 @@ def read_table(path: AnyPath) -> dict[str, list[Written]]:
     return table
 
 
+def read_lines(names: AnyPath, texts: AnyPath) -> dict[str, list[Written]]:
+    """Returns captions, not cleaned, by file name: line by line the names in one file and the captions in the other.
+
+    Raises `UserError` where the files have not as many lines, or a caption has no name beside it.
+    """
+    columns = [read_text(path).rstrip().split("\n") for path in (names, texts)]
+    if len(columns[0]) != len(columns[1]):
+        raise UserError(
+            f"{names} has {len(columns[0])} lines and {texts} {len(columns[1])}: write a line for a line, each "
+            "with the caption of one file"
+        )
+    table: dict[str, list[Written]] = {}
+    for number, (name, text) in enumerate(zip(*columns, strict=True), start=1):
+        if name.strip():
+            table.setdefault(PurePosixPath(name.strip()).as_posix(), []).append(Written(text))
+        elif text.strip():
+            raise UserError(f"line {number} of {names} is empty, and that of {texts} is not: give each caption a file")
+    return table
+
+
+def read_beside(name: str, data: bytes) -> list[Written]:
+    """Returns what the bytes of a file beside a clip say; raises `ValueError` where they cannot be understood.
+
+    A .json holds a text, or a list of texts, under one of `CAPTION_KEYS`, with the weights beside it; another file is
+    wholly one caption. Both are UTF-8.
+    """
+    text = data.decode("utf-8-sig")
+    if suffix_of(name) != ".json":
+        return [Written(text)]
+    row = parse_json(text)
+    return weighted(texts_of(row, *CAPTION_KEYS) or [], row) if isinstance(row, dict) else []
+
+
 def parse_json(text: str | bytes) -> Any:
-    """Returns what JSON says; raises `ValueError` for what is none, or nested deeper than can be read."""
+    """Returns what JSON says; raises `ValueError` for what is none, is nested too deeply, or names a key twice."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_key_once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        twice = next(key for key in keys if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key {twice!r} comes twice")
+    return keys
 
 
 def texts_of(row: Mapping[str, Any], *keys: str) -> list[str] | None:
@@ -106,43 +155,87 @@ def _jsonl_rows(path: AnyPath) -> Iterator[_Row]:
             row = parse_json(line)
         except ValueError as error:
             raise UserError(f"{place} of {path} is not JSON ({error}): {line[:60]!r}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("file"), str):
+        name = next((row[key] for key in FILE_KEYS if key in row), None) if isinstance(row, dict) else None
+        if not isinstance(name, str):
             raise UserError(f'{place} of {path} must be {{"file": ..., "caption": ...}}, found {line[:60]!r}')
-        texts = texts_of(row, "caption", "captions")
+        texts = texts_of(row, *CAPTION_KEYS)
         if texts is None:
             raise UserError(f'{place} of {path} must have a "caption" that is a text or a list of texts')
-        yield place, row["file"], texts, row
+        yield place, name, texts, row
 
 
 def _csv_rows(path: AnyPath) -> Iterator[_Row]:
-    """Yields every row; raises `UserError` with the number of a broken one."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    """Yields every row; raises `UserError` with the number of the line in which a broken one begins."""
+    # A space after a comma would make a quote part of the text.
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
+    rows = _csv_lines(reader, path)
+    columns, _ = next(rows, ([], 1))
+    file, caption, *_ = _columns_of(columns, path)
+    for fields, line in rows:
+        if len(fields) != len(columns):
+            raise UserError(
+                f"line {line} of {path} has {len(fields)} fields and the header {len(columns)}: put double quotes "
+                f'around a caption with commas in it, "like, this"; it begins {",".join(fields)[:60]!r}'
+            )
+        row = dict(zip(columns, fields, strict=True))
+        if not row[file]:
+            raise UserError(f"line {line} of {path} lacks the file")
+        yield f"line {line}", row[file], [row[caption]], {"weight": row.get("weight")}
+
+
+def _csv_lines(reader: Any, path: AnyPath) -> Iterator[tuple[list[str], int]]:
+    """Yields the rows that are not empty, each with the number of its first line."""
+    line = 1
     try:
-        if not {"file", "caption"} <= set(reader.fieldnames or ()):
-            raise UserError(f"{path} must begin with the header file,caption; found {reader.fieldnames}")
-        for row in reader:
-            if not row["file"] or row["caption"] is None:
-                raise UserError(f"line {reader.line_num} of {path} lacks the file or the caption")
-            yield f"line {reader.line_num}", row["file"], [row["caption"]], {"weight": row.get("weight")}
+        for fields in reader:
+            swallowed = next((number for field in fields for number in _swallowed(field)), None)
+            if swallowed is not None:
+                raise csv.Error(f"a quote opens that is not closed before line {line + swallowed}, which names a file")
+            if fields:
+                yield fields, line
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"line {reader.line_num} of {path} is not CSV: {error}") from error
+        said = "a quote opens that is never closed" if str(error) == _UNCLOSED else str(error)
+        raise UserError(
+            f"line {line} of {path} is not CSV ({said}): put double quotes around a whole caption, and write those in "
+            "it twice"
+        ) from error
+
+
+def _swallowed(field: str) -> Iterator[int]:
+    """Yields the lines of a field, counted from its first, that look like rows of their own."""
+    for number, text in enumerate(field.split("\n")):
+        name, comma, _ = text.partition(",")
+        if number and comma and suffix_of(name) in MEDIA_SUFFIXES:
+            yield number
+
+
+def _columns_of(columns: Sequence[str], path: AnyPath) -> tuple[str, ...]:
+    """Returns the columns of files, captions and weights; raises `UserError` where one lacks, or is there twice."""
+    file = next((key for key in FILE_KEYS if key in columns), None)
+    caption = next((key for key in CAPTION_KEYS if key in columns), None)
+    if file is None or caption is None:
+        first = " in its first line" if path.suffix.lower() == ".csv" else ""
+        raise UserError(f"{path} must have the columns file and caption{first}; found {', '.join(columns) or 'none'}")
+    read = (file, caption, *(name for name in ("weight", "weights") if name in columns))
+    for name in read:
+        if columns.count(name) > 1:
+            raise UserError(f"{path} has the column {name} {columns.count(name)} times: keep one")
+    return read
 
 
 def _parquet_rows(path: AnyPath) -> Iterator[_Row]:
     """Yields every row; raises `UserError` with the number of a broken one."""
-    columns = ["file", "caption"]
     try:
         with path.open("rb") as stream, parquet.ParquetFile(stream) as file:
             names = file.schema_arrow.names
-            if not set(columns) <= set(names):
-                raise UserError(f"{path} must have the columns file and caption; found {', '.join(names)}")
-            columns += [name for name in ("weight", "weights") if name in names]
-            batches = (batch.to_pylist() for batch in file.iter_batches(columns=columns))
+            columns = _columns_of(names, path)
+            batches = (batch.to_pylist() for batch in file.iter_batches(columns=list(columns)))
             for number, row in enumerate((row for rows in batches for row in rows), start=1):
-                texts = texts_of(row, "caption")
-                if not isinstance(row["file"], str) or not row["file"] or texts is None:
+                name, texts = row[columns[0]], texts_of(row, columns[1])
+                if not isinstance(name, str) or not name or texts is None:
                     raise UserError(f"row {number} of {path} must have a file and a caption, a text or a list of texts")
-                yield f"row {number}", row["file"], texts, row
+                yield f"row {number}", name, texts, row
     except (pyarrow.ArrowException, OSError) as error:
         said = (str(error).splitlines() or ["damaged"])[0]
         raise UserError(f"{path} is not a Parquet file that can be read: {said}") from error

@@ -1,4 +1,4 @@
-"""Captions: text to byte tokens, and the caption files of a folder of clips.
+"""Captions: cleaned text, and text to byte tokens.
 
 Shapes: `K` text tokens, `Q` bytes of a text token.
 
@@ -8,19 +8,13 @@ bytes in the same slots wherever it stands (compare Xue et al., "ByT5", arXiv 21
 per byte, several times as many).
 """
 
-import dataclasses
-import os
 import unicodedata
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, TABLE_SUFFIXES, Written, read_table, read_text
-from sora_jax.data.remote import AnyPath, is_folder, is_there, list_files, place, reaching
-from sora_jax.data.video_io import MEDIA_SUFFIXES
+from sora_jax.data.caption_tables import Written
 
 BYTES_PER_TOKEN = 8
 # Name and version of the tokens, as prepared shards record them; raise it when a caption would give others.
@@ -31,9 +25,6 @@ MOST_CHARACTERS = 2**16  # of a caption; what lies beyond is not read
 _JOINERS = "\u200c\u200d"
 # What stands for a character, by its category: control, lone surrogate, format.
 _REPLACED = {"Cc": " ", "Cs": " ", "Cf": ""}
-# Files in buckets and on network disks take a round trip each.
-_THREADS = 8
-
 # Cleaned captions of a clip, and how often each is drawn next to the others; None: all alike.
 Captions = tuple[tuple[str, ...], tuple[float, ...] | None]
 
@@ -109,105 +100,3 @@ def _pieces(caption: str) -> list[bytes]:
     """Returns the words' bytes in order, each word in pieces of at most `BYTES_PER_TOKEN`."""
     words = [word.encode() for word in clean_caption(caption).split()]
     return [word[i : i + BYTES_PER_TOKEN] for word in words for i in range(0, len(word), BYTES_PER_TOKEN)]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FolderCaptions:
-    """The media files of a folder and what is written about them; names are relative, with forward slashes.
-
-    `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `uncaptioned` are
-    media files about which nothing is written; `missing` are names with captions but no media file.
-    `weights` has those files whose captions are not drawn alike: a number above 0 for each caption. `sizes` has the
-    bytes of each media file, None for a link that leads nowhere, or out of the folder.
-    """
-
-    by_file: dict[str, tuple[str, ...]]
-    weights: dict[str, tuple[float, ...]]
-    uncaptioned: tuple[str, ...]
-    missing: tuple[str, ...]
-    sizes: dict[str, int | None]
-
-
-def read_captions(
-    folder: str | os.PathLike, captions: str | os.PathLike | None = None, *, required: bool = True
-) -> FolderCaptions:
-    """Returns the captions of every media file under `folder`, and the names without a partner.
-
-    Read from the first that exists: the file `captions`, `captions.jsonl`, `captions.csv` or `captions.parquet` in the
-    folder (see `caption_tables`), or a text file beside each media file (`a.mp4`, `a.txt`), wholly one caption. A file
-    on several lines has several captions. Hidden files and folders are left out.
-
-    Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
-    (with its line number) or, where captions are `required`, no media file has one.
-    """
-    root = place(folder)
-    if not is_folder(root):
-        raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
-    sizes = list_files(root)
-    media = [name for name in sizes if PurePosixPath(name).suffix.lower() in MEDIA_SUFFIXES]
-    if not media:
-        endings = ", ".join(sorted(MEDIA_SUFFIXES))
-        raise UserError(f"the folder {root} holds {len(sizes)} files but no video or image ({endings})")
-    written = _read_written(root, captions, media=media, sizes=sizes)
-    cleaned = {name: clean_captions(written[name]) for name in media if name in written}
-    by_file = {name: texts for name, (texts, _) in cleaned.items() if texts}
-    if required and not by_file:
-        raise UserError(_nothing_found(root, captions, media=media, written=list(written)))
-    return FolderCaptions(
-        by_file=by_file,
-        weights={name: weights for name, (_, weights) in cleaned.items() if weights},
-        uncaptioned=tuple(name for name in media if name not in by_file),
-        missing=tuple(sorted(written.keys() - set(media))),
-        sizes={name: sizes[name] for name in media},
-    )
-
-
-def _read_written(
-    root: AnyPath, captions: str | os.PathLike | None, *, media: list[str], sizes: dict[str, int | None]
-) -> dict[str, list[Written]]:
-    """Returns uncleaned captions by normalised file name, from the source of captions that comes first."""
-    if captions is not None:
-        with reaching(captions):
-            path = place(captions) if is_there(place(captions)) else root / os.fspath(captions)
-            if not path.is_file():
-                raise UserError(f"the caption file {captions} does not exist, neither here nor in {root}")
-            if path.suffix not in TABLE_SUFFIXES:
-                raise UserError(f"the caption file {path} must end in {' or '.join(TABLE_SUFFIXES)}")
-            return read_table(path)
-    for table in (f"captions{suffix}" for suffix in TABLE_SUFFIXES):
-        if table in sizes:
-            if sizes[table] is None:
-                raise UserError(f"{root / table} is a link that leads nowhere, or out of the folder: put a copy there")
-            return read_table(root / table)
-    return _read_sidecars(root, media=media, sizes=sizes)
-
-
-def _read_sidecars(root: AnyPath, *, media: list[str], sizes: dict[str, int | None]) -> dict[str, list[Written]]:
-    """Returns captions by media file from the .txt of the same name; a .txt without one stands for itself."""
-    # What a link out of the folder leads to, such as a key or the environment, is no caption.
-    texts = {name.removesuffix(".txt"): name for name in sizes if name.endswith(".txt") and sizes[name] is not None}
-    stems = {name: PurePosixPath(name).with_suffix("").as_posix() for name in media}
-    paired = {name: texts[stem] for name, stem in stems.items() if stem in texts}
-    for name in paired.values():
-        if (sizes[name] or 0) > MOST_CAPTION_BYTES:
-            size = f"{sizes[name]} bytes, over the {MOST_CAPTION_BYTES} of a caption"
-            raise UserError(f"{root / name} has {size}: shorten or rename it")
-    with ThreadPoolExecutor(_THREADS) as pool:
-        read = pool.map(read_text, (root / name for name in paired.values()))
-        captions = {name: [Written(text)] for name, text in zip(paired, read, strict=True)}
-    orphans = texts.keys() - set(stems.values())
-    return captions | {texts[stem]: [] for stem in orphans}
-
-
-def _nothing_found(root: AnyPath, captions: str | os.PathLike | None, *, media: list[str], written: list[str]) -> str:
-    """Returns the sentence for a folder in which no media file has a caption."""
-    looked = (
-        f"the caption file {captions}"
-        if captions is not None
-        else f"{', '.join(f'captions{suffix}' for suffix in TABLE_SUFFIXES)} and a .txt file beside each clip"
-    )
-    named = f"; the captions name {len(written)} other files such as {written[0]}" if written else ""
-    return (
-        f"none of the {len(media)} media files in {root} has a caption{named}; looked for {looked}: "
-        f'write captions.jsonl with lines like {{"file": "{media[0]}", "caption": "..."}}'
-    )

@@ -114,13 +114,14 @@ class CropStream:
 
     def _window(self, number: int, slot: int, size: tuple[int, int, int]) -> tuple[str, np.ndarray]:
         """Returns the name of a clip, and a window of it."""
-        generator = rng.generator(self._seed, "crops", number, slot)
+        generator, unusable = rng.generator(self._seed, "crops", number, slot), list[BadClip]()
         for _ in range(_MOST_DRAWS):
             index = int(generator.integers(len(self._clips)))
             try:
                 clip = self._clips[index]
             except BadClip as bad:
                 self._note(bad)
+                unusable.append(bad)
                 continue
             pixels = clip.pixels_THWC
             spare = [have - want for have, want in zip(pixels.shape, size, strict=False)]
@@ -128,8 +129,12 @@ class CropStream:
                 corner = [int(generator.integers(room + 1)) for room in spare]
                 window = pixels[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))]
                 return clip.source_id, alter(window, generator) if generator.random() < self._altered else window
+        if len(unusable) == _MOST_DRAWS:
+            said = f"none of {_MOST_DRAWS} clips drawn can be used, such as {unusable[0]}"
+            raise DataError(f"{said}: repair or replace them")
+        damaged = f" ({len(unusable)} of them cannot be used, such as {unusable[0]})" if unusable else ""
         raise DataError(
-            f"none of {_MOST_DRAWS} clips drawn holds a window of {size[0]} frames of {size[1]}x{size[2]} px; "
+            f"none of {_MOST_DRAWS} clips drawn{damaged} holds a window of {size[0]} frames of {size[1]}x{size[2]} px; "
             "make the buckets smaller or the clips larger"
         )
 

@@ -31,6 +31,22 @@ class DecodedSource(abc.ABC):
     def _read(self, index: int, **options: Any) -> Clip:
         """Returns a clip, read with these options of `video_io.read_stream`; raises `BadClip`."""
 
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Returns the number of clips, unusable ones included."""
+
+    @abc.abstractmethod
+    def size(self, index: int) -> int | None:
+        """Returns the bytes of a clip's file, or another number that changes when it does; None where there is none."""
+
+    @abc.abstractmethod
+    def source_id(self, index: int) -> str:
+        """Returns the clip's name within the source, without decoding it."""
+
+    @abc.abstractmethod
+    def origin(self, index: int) -> str:
+        """Returns a few characters that change whenever the clip's pixels or captions do, without decoding it."""
+
     def __getitem__(self, index: int) -> Clip:
         return self._read(index, **self._limits, max_frames=self._max_frames)
 

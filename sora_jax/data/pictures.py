@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 from sora_jax.data.clips import BadClip
 from sora_jax.data.frame_rates import at_rate
 
-PICTURE_SUFFIXES = (".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp")
-PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP")
+PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP", "TIFF", "AVIF")
 ROUNDED = 0.005  # seconds, by which a GIF's times are off at most: it counts in hundredths
 
 
@@ -67,6 +66,10 @@ class ReadLimits:
         scale = 1.0 if self.short_side is None else min(1.0, self.short_side / min(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
+    def most(self, height: int, width: int) -> int:
+        """Returns how many frames of a size `max_pixels` allows, at least one."""
+        return max(1, self.max_pixels // max(1, height * width))
+
     def check(self, frames: int, height: int, width: int) -> None:
         """Raises `BadClip` where so many pixels are too many."""
         if frames * height * width > self.max_pixels:
@@ -82,7 +85,7 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
     `whole` decodes all, and so does `limits.fps`, so that numbers of frames mean the same in every window.
     """
     with Image.open(file, formats=PICTURE_FORMATS) as image:
-        animated = image.format in ("GIF", "WEBP")
+        animated = image.format in ("GIF", "WEBP", "AVIF")
         frames_there = getattr(image, "n_frames", 1) if animated else 1
         wanted = frames_there if whole or limits.fps else limits.wanted(frames_there)
         limits.check(wanted, *limits.size(image.height, image.width))

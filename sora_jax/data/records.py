@@ -1,9 +1,9 @@
 """Clips in ArrayRecord files: a few large files instead of many small ones, any record of which is read alone.
 
 Records come in pairs. The first is JSON, `{"file": "dogs/a.mp4", "bytes": 48213, "caption": "a dog runs"}`: a name
-whose ending chooses the decoder, the length of the second record, and a text or a list of texts ("captions" is the
-same) with the weights that `caption_tables` describes. The second is the media file as it is. So captions are listed
-without reading any video. The container is https://github.com/google/array_record.
+whose ending says that it is one of a clip, the length of the second record, and a text or a list of texts ("captions"
+is the same) with the weights that `caption_tables` describes. The second is the media file as it is. So captions are
+listed without reading any video. The container is https://github.com/google/array_record.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ from sora_jax.data.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
-from sora_jax.data.remote import AnyPath, is_folder, is_there, list_files, place, reaching
+from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.remote import AnyPath, is_folder, is_there, list_folder, passed_over, place, reaching
 from sora_jax.data.sources import digest
 
 SUFFIX = ".arrayrecord"
@@ -92,8 +93,8 @@ def write_records(path: str | os.PathLike, samples: Iterable[Sample]) -> int:
 def _header(number: int, sample: Sample) -> bytes:
     """Returns the first record of sample `number`; raises `UserError` where it could not be read back."""
     place = f"sample {number}, {sample.file!r},"
-    if Path(sample.file).suffix.lower() not in video_io.MEDIA_SUFFIXES:
-        raise UserError(f"{place} must end in one of {sorted(video_io.MEDIA_SUFFIXES)}")
+    if suffix_of(sample.file) not in MEDIA_SUFFIXES:
+        raise UserError(f"{place} must end in one of {sorted(MEDIA_SUFFIXES)}")
     if isinstance(sample.captions, str):
         raise UserError(f"{place} has captions that must be a list of texts")
     header: dict[str, Any] = {"file": sample.file, "bytes": len(sample.data), "captions": list(sample.captions)}
@@ -108,10 +109,10 @@ def _header(number: int, sample: Sample) -> bytes:
 class RecordSource(DecodedSource):
     """Captioned videos and images in one `.arrayrecord` file, or in all of a folder and its subfolders.
 
-    Clips come in the order of files and records. `uncaptioned` lists those without captions, which are left out.
-    `damaged` says in sentences what else could not be used: a damaged file, a pair whose first record is damaged or not
-    as the top of this module says. A damaged media record is a bad clip when it is asked for. `path` may begin with gs://:
-    array_record itself reads from there.
+    Clips come in the order of files and records. `uncaptioned` lists those without captions, which are left out,
+    `linked` folders behind links, which are passed over. `damaged` says in sentences what else could not be used: a
+    damaged file, a pair whose first record is damaged or not as the top of this module says. A damaged media record is
+    a bad clip when it is asked for. `path` may begin with gs://: array_record itself reads from there.
 
     Raises `UserError` when `path` does not exist, holds no such file, or no captioned clip is left.
     """
@@ -120,7 +121,7 @@ class RecordSource(DecodedSource):
         super().__init__(**limits)
         with reaching(path):
             root = place(path, schemes=("gs",))
-            self._paths = _find(root)
+            self._paths, self.linked = _find(root)
             self._root = root if is_folder(root) else root.parent
         self._entries: list[_Entry] = []
         self.uncaptioned: list[str] = []
@@ -154,7 +155,7 @@ class RecordSource(DecodedSource):
         return self._entries[index].size
 
     def source_id(self, index: int) -> str:
-        """Returns the record file's name, a slash and the clip's name."""
+        """Returns the record file's name, a slash and the clip's, after its record number where that is taken."""
         entry = self._entries[index]
         return f"{self._label(entry.path)}/{entry.file}"
 
@@ -180,17 +181,21 @@ class RecordSource(DecodedSource):
             return
         if count % 2:
             self.damaged.append(f"{label} has {count} records, an odd number: the last is passed over")
-        numbers = list(range(0, count - 1, 2))
+        numbers, names = list(range(0, count - 1, 2)), set[str]()
         for start in range(0, len(numbers), _READ_AT_ONCE):
             for record, header in _read_headers(self._paths[number], numbers[start : start + _READ_AT_ONCE]):
                 if isinstance(header, str):
                     self.damaged.append(f"{label}: record {record} {header}")
                     continue
+                name = header.file
+                while name in names:
+                    name = f"{record}:{name}"
+                names.add(name)
                 captions, weights = clean_captions(header.captions)
                 if captions:
-                    self._entries.append(_Entry(number, record + 1, header.file, header.size, captions, weights))
+                    self._entries.append(_Entry(number, record + 1, name, header.size, captions, weights))
                 else:
-                    self.uncaptioned.append(f"{label}/{header.file}")
+                    self.uncaptioned.append(f"{label}/{name}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -235,13 +240,16 @@ def _parse(record: bytes) -> _Header | str:
         return str(error)
 
 
-def _find(path: AnyPath) -> list[AnyPath]:
-    """Returns the record files that `path` stands for, sorted."""
+def _find(path: AnyPath) -> tuple[list[AnyPath], list[str]]:
+    """Returns the record files that `path` stands for, sorted, and the folders behind links in which none is."""
     if not is_there(path):
         raise UserError(f"{path} does not exist: pass --config.data.path=FILE{SUFFIX} or a folder of such files")
     if not is_folder(path):
-        return [path]
-    found = sorted(path / name for name in list_files(path) if name.endswith(SUFFIX))
+        return [path], []
+    sizes, linked = list_folder(path)
+    found = sorted(path / name for name in sizes if name.lower().endswith(SUFFIX))
     if not found:
-        raise UserError(f"the folder {path} holds no {SUFFIX} file: see write_records in docs/data.md")
-    return found
+        raise UserError(
+            f"the folder {path} holds no {SUFFIX} file{passed_over(linked)}: see write_records in docs/data.md"
+        )
+    return found, linked

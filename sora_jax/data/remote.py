@@ -7,9 +7,9 @@ comes from fsspec, which it stands on. Addresses are what a run's config says: n
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import fsspec
 from etils import epath
@@ -85,8 +85,15 @@ def reaching(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(f"{path} cannot be read ({said}): check the address, the network and your sign-in") from error
 
 
-def list_files(root: AnyPath) -> dict[str, int | None]:
-    """Returns the bytes of all files under a folder that are not hidden, by relative name, in sorted order.
+class Listing(NamedTuple):
+    """The bytes of the files under a folder by name, and the folders behind links, which are passed over."""
+
+    sizes: dict[str, int | None]
+    linked: list[str]
+
+
+def list_folder(root: AnyPath) -> Listing:
+    """Returns all files under a folder that are not hidden, by relative name, in sorted order.
 
     Names have forward slashes. A link that leads nowhere, or out of the folder, has None: a data set may name only what
     is in it. Links to folders are not followed.
@@ -96,13 +103,25 @@ def list_files(root: AnyPath) -> dict[str, int | None]:
         found = system.find(top, detail=True)
         sizes = {name.removeprefix(top).lstrip("/"): entry["size"] for name, entry in found.items()}
         hidden = {name for name in sizes if any(part.startswith(".") for part in name.split("/"))}
-        return {name: sizes[name] for name in sorted(sizes.keys() - hidden)}
-    sizes, top = {}, os.path.realpath(root)
+        return Listing({name: sizes[name] for name in sorted(sizes.keys() - hidden)}, [])
+    sizes, linked, top = {}, [], os.path.realpath(root)
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         paths = [Path(folder, name) for name in names if not name.startswith(".")]
         sizes |= {path.relative_to(root).as_posix(): _size(path, top) for path in paths}
-    return dict(sorted(sizes.items()))
+        links = (Path(folder, name) for name in subfolders if Path(folder, name).is_symlink())
+        linked += [path.relative_to(root).as_posix() for path in links]
+    return Listing(dict(sorted(sizes.items())), sorted(linked))
+
+
+def passed_over(linked: Sequence[str]) -> str:
+    """Returns what to add to a sentence about what a folder lacks, where folders behind links were passed over."""
+    return f" ({len(linked)} folders behind links are passed over, such as {linked[0]})" if linked else ""
+
+
+def list_files(root: AnyPath) -> dict[str, int | None]:
+    """Returns the bytes of the files that `list_folder` lists, by name."""
+    return list_folder(root).sizes
 
 
 def find_matches(pattern: str) -> list[AnyPath]:

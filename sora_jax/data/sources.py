@@ -9,9 +9,9 @@ from typing import Any, Protocol, TypeVar, Unpack
 
 import grain
 
-from sora_jax.data.captions import read_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
+from sora_jax.data.folder_captions import read_captions
 from sora_jax.data.remote import is_remote, place, reaching, read_file
 from sora_jax.data.video_io import check_bytes
 
@@ -65,10 +65,10 @@ def read_ahead(read: Callable[[int], T], indices: Sequence[int], *, readers: int
 class FolderSource(DecodedSource):
     """Captioned videos and images of a folder and its subfolders, decoded as `DecodedSource` says.
 
-    `uncaptioned` and `missing` list media files without captions and captions without media files (see
-    `captions.read_captions`, which also says how captions are written and which mistakes raise `UserError`).
-    Files without captions are left out, unless `captions_required` is False: then they have no captions. The folder may
-    lie in a bucket (`remote`): then its media files are read whole, and decoded from memory.
+    How captions are written and which mistakes raise `UserError` says `folder_captions.read_captions`; what is left out
+    is listed under the names of `FolderCaptions`. Files without captions are left out, unless `captions_required` is
+    False: then they have no captions. The folder may lie in a bucket (`remote`): then its media files are read whole,
+    and decoded from memory.
     """
 
     def __init__(
@@ -90,6 +90,11 @@ class FolderSource(DecodedSource):
         self._sizes = found.sizes
         self.uncaptioned = list(found.uncaptioned)
         self.missing = list(found.missing)
+        self.previews = list(found.previews)
+        self.sharing = list(found.sharing)
+        self.unread = list(found.unread)
+        self.linked = list(found.linked)
+        self.account = found.account
 
     def __len__(self) -> int:
         return len(self._names)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.remote import (
@@ -14,8 +15,9 @@ from sora_jax.data.remote import (
     is_folder,
     is_remote,
     is_there,
-    list_files,
+    list_folder,
     open_file,
+    passed_over,
     place,
     read_at,
 )
@@ -29,17 +31,28 @@ _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _COMPRESSED = re.compile(rb"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd")
 
 
-def find_tars(path: str | os.PathLike) -> list[AnyPath]:
-    """Returns the tar files that `path` stands for, sorted; raises `UserError` when there are none.
+class Tars(NamedTuple):
+    """Tar files, sorted, and the folders behind links in which none was looked for."""
+
+    paths: list[AnyPath]
+    linked: list[str]
+
+
+def find_tars(path: str | os.PathLike) -> Tars:
+    """Returns the tar files that `path` stands for; raises `UserError` when there are none.
 
     A `.tar` file; a folder, with its subfolders; or a pattern: `*`, `?`, `[...]` as of a shell, `{a,b}` and
     `{000..123}`, of which every number and choice must exist.
     """
-    written, root = os.fspath(path), place(path)
+    written, root, linked = os.fspath(path), place(path), list[str]()
     if is_folder(root):
-        found = [root / name for name in list_files(root) if name.endswith(".tar")]
+        sizes, linked = list_folder(root)
+        found = [root / name for name in sizes if name.lower().endswith(".tar")]
         if not found:
-            raise UserError(f"the folder {written} holds no .tar file: data.source 'folder' reads clips that lie open")
+            raise UserError(
+                f"the folder {written} holds no .tar file{passed_over(linked)}: data.source 'folder' reads clips that "
+                "lie open"
+            )
     elif is_there(root):
         found = [root]
     else:
@@ -57,7 +70,7 @@ def find_tars(path: str | os.PathLike) -> list[AnyPath]:
     found = sorted(set(found))
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(_check_tar, found))
-    return found
+    return Tars(found, linked)
 
 
 def _matches(pattern: str) -> list[AnyPath]:

@@ -3,8 +3,8 @@
 Shapes: `T` frames, `H` rows of pixels, `W` columns of pixels, `C` = 3 colours (red, green, blue).
 
 A file is data from a stranger. It must be a regular file, which the decoder gets as an open handle, so that
-nothing in it can name another file or an address; the ending alone chooses the demuxer; sizes are checked
-before pixels are decoded.
+nothing in it can name another file or an address; the first bytes, or else the ending, choose a demuxer from a short
+list (`file_kinds`); sizes are checked before pixels are decoded.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, Unpack
 
 import numpy as np
@@ -22,9 +21,9 @@ from av.error import FFmpegError
 from PIL import Image, UnidentifiedImageError
 
 from sora_jax.data.clips import BadClip
+from sora_jax.data.file_kinds import DEMUXERS, HEAD_BYTES, MEDIA_SUFFIXES, PICTURE, kind_of, strange_kind, suffix_of
 from sora_jax.data.pictures import (
     PICTURE_FORMATS,
-    PICTURE_SUFFIXES,
     Allocator,
     ReadLimits,
     ReadOptions,
@@ -32,18 +31,6 @@ from sora_jax.data.pictures import (
     read_pictures,
 )
 from sora_jax.data.videos import read_video
-
-DEMUXERS = {
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "matroska",
-    ".avi": "avi",
-    ".mpg": "mpeg",
-    ".mpeg": "mpeg",
-}
-MEDIA_SUFFIXES = frozenset((*DEMUXERS, *PICTURE_SUFFIXES))
 
 MAX_PIXELS = 2**30  # frames x rows x columns; three bytes each
 MAX_BYTES = 2**31  # of a file that is decoded from memory
@@ -93,16 +80,17 @@ def read_stream(
 
     The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a GIF or WebP frame
     that is held several times as long as the shortest is repeated. With `fps` a clip of at least this rate (a video: on
-    average, as its header says) is resampled to it by its frames' times (see `frame_rates.at_rate`); then `max_frames`
-    and `window` count resampled frames. A slower clip keeps its frames and its rate.
+    average, as its header says, or by its usual step) is resampled to it by its frames' times (see
+    `frame_rates.at_rate`); then `max_frames` and `window` count resampled frames. A slower clip keeps its frames and
+    its rate.
 
-    The ending of `name` chooses the decoder; `stream` can be seeked in and is closed in the end. `allocate` is asked
-    for the (T, H, W, 3) that the headers promise, and for more where there is more; what is returned need not be that
-    array. With `opaque` a picture that one can see through is refused.
+    The first bytes choose the decoder, or else the ending of `name`; `stream` can be seeked in and is closed in the
+    end. `allocate` is asked for the (T, H, W, 3) that the headers promise, and for more where there is more; what is
+    returned need not be that array. With `opaque` a picture that one can see through is refused.
 
     Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
-    `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) under
-    `videos.SMALLEST_SHARE` of the frames that the file declares.
+    `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) a
+    file that is cut off, as `promises` tells it.
     """
     assert max_frames is None or max_frames > 0, max_frames
     assert fps is None or fps > 0, fps
@@ -118,14 +106,13 @@ def read_stream(
     if window is not None:
         assert 0 <= window[0] <= window[1], window
         limits = dataclasses.replace(limits, first_frame=window[0], max_frames=window[1] - window[0] + 1)
-    suffix = Path(name).suffix.lower()
-    if suffix not in MEDIA_SUFFIXES:
-        raise BadClip(limits.source_id, f"the ending {suffix!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
+    if suffix_of(name) not in MEDIA_SUFFIXES:
+        raise BadClip(name, f"the ending {suffix_of(name)!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
     try:
         with stream as file:
-            _check_not_lfs(file, name)
-            if suffix in DEMUXERS:
-                return read_video(file, demuxer=DEMUXERS[suffix], limits=limits)
+            kind = _kind(file, name)
+            if kind != PICTURE:
+                return read_video(file, demuxer=kind, limits=limits)
             return read_pictures(file, limits=limits, whole=window is not None)
     except UnidentifiedImageError as error:
         raise BadClip(limits.source_id, f"is not an image ({', '.join(PICTURE_FORMATS)})") from error
@@ -140,10 +127,16 @@ def check_bytes(size: int, name: str) -> None:
         raise BadClip(name, f"has {size} bytes, over the {MAX_BYTES} of a file in an archive or a bucket: split it")
 
 
-def _check_not_lfs(file: BinaryIO, name: str) -> None:
-    if file.read(len(LFS_POINTER)) == LFS_POINTER:
-        raise BadClip(name, "is a git LFS pointer, not the file itself: run git lfs pull")
+def _kind(file: BinaryIO, name: str) -> str:
+    """Returns the demuxer of a file, or `PICTURE`; raises `BadClip` for what is known to be neither."""
+    head = file.read(HEAD_BYTES)
     file.seek(0)
+    if head.startswith(LFS_POINTER):
+        raise BadClip(name, "is a git LFS pointer, not the file itself: run git lfs pull")
+    strange = strange_kind(head)
+    if strange is not None:
+        raise BadClip(name, f"is a {strange} by its first bytes, which is not read: convert it")
+    return kind_of(head) or DEMUXERS.get(suffix_of(name), PICTURE)
 
 
 @contextlib.contextmanager

@@ -27,8 +27,8 @@ from PIL import Image
 from sora_jax.data.clips import BadClip
 from sora_jax.data.frame_rates import at_rate
 from sora_jax.data.pictures import ReadLimits, on_white
+from sora_jax.data.promises import PromisedFrames, follows_at
 
-SMALLEST_SHARE = 0.9  # of the declared frames, below which a video counts as cut off
 NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
 LATEST_SHARE = 0.1  # of a frame's time, by which it may be late and still in time for one at a rate by choice
 FRAMES_AHEAD = 4  # decoded and not yet in RGB
@@ -42,31 +42,50 @@ PLANES_FIRST = ("yuv42", "yuv44", "yuvj42", "yuvj44")
 def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.ndarray, float]:
     """Returns pixels and rate of the first video stream that is not a cover picture; see `video_io.read_stream`."""
     with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise BadClip(limits.source_id, "has no video stream")
-        stream = streams[0]
-        # Frame threads hide which frame an error belongs to, and slice threads rarely find more than one slice. What
-        # does help is `_ahead`, which keeps two cores busy where they are idle and costs next to nothing where other
-        # loaders use them; hence no more threads than that, for the conversion neither.
-        stream.thread_type = "NONE"
-        declared, native = _declared_frames(container, stream), _native_rate(stream)
-        sound = _SoundFrames(container.decode(stream), limits.source_id)
-        frames = _deinterlaced(sound, stream)
-        promised, fps = math.ceil(declared or 1), limits.fps
-        if native and fps and native >= fps:
-            timed = ((f, float(number / native) if f.time is None else f.time) for number, f in enumerate(frames))
-            # Times are rounded to ticks, the first one too; where a tick is as long as a frame they are exact.
-            frames = at_rate(timed, fps=fps, slack=float(min(stream.time_base or 0, LATEST_SHARE / native)))
-            promised = int(1 + (promised - 1) * fps / native)
-        else:
-            fps = None
-        pixels_THWC, times = _decode(frames, stream, promised=promised, limits=limits)
-        stopped = limits.max_frames is not None and len(times) == limits.max_frames
-        if not stopped and sound.decoded < SMALLEST_SHARE * (declared or 0):
-            reason = f"only {sound.decoded} of {declared:.0f} declared frames can be decoded"
-            raise BadClip(limits.source_id, reason)
-        return pixels_THWC, fps or _rate(times, stream, limits=limits)
+        stream = _video_stream(container, limits)
+        native = _native_rate(stream)
+        if not (native and limits.fps and native < limits.fps):
+            return _read_stream(file, container, stream, limits=limits, fps=limits.fps if native else None)
+        # A long pause makes a mean slow, though all else follows fast. What the usual step is only the times say.
+        fps = limits.fps if follows_at(limits.fps, container, stream) else None
+    file.seek(0)
+    with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
+        return _read_stream(file, container, _video_stream(container, limits), limits=limits, fps=fps)
+
+
+def _video_stream(container: InputContainer, limits: ReadLimits) -> VideoStream:
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise BadClip(limits.source_id, "has no video stream")
+    return streams[0]
+
+
+def _read_stream(
+    file: BinaryIO, container: InputContainer, stream: VideoStream, *, limits: ReadLimits, fps: float | None
+) -> tuple[np.ndarray, float]:
+    """Returns pixels and rate of a stream, resampled to `fps` by its times; None leaves them as they are."""
+    # Frame threads hide which frame an error belongs to, and slice threads rarely find more than one slice. What
+    # does help is `_ahead`, which keeps two cores busy where they are idle and costs next to nothing where other
+    # loaders use them; hence no more threads than that, for the conversion neither.
+    stream.thread_type = "NONE"
+    native = _native_rate(stream)
+    sound = PromisedFrames(file, container, stream, limits.source_id)
+    frames = _deinterlaced(sound, stream)
+    promised = math.ceil(sound.declared or 1)
+    if native and fps:
+        timed = ((f, float(number / native) if f.time is None else f.time) for number, f in enumerate(frames))
+        # Times are rounded to ticks, the first one too; where a tick is as long as a frame they are exact.
+        slack = float(min(stream.time_base or 0, LATEST_SHARE / max(native, fps)))
+        frames = at_rate(timed, fps=fps, slack=slack)
+        promised = int(1 + (promised - 1) * fps / native)
+    if not sound.counted:
+        # Times may vary, so that what all frames take is known when they are there.
+        promised = min(promised, limits.most(*_coded_size(stream, limits)))
+    pixels_THWC, times = _decode(frames, stream, promised=promised, limits=limits)
+    stopped = limits.max_frames is not None and len(times) == limits.max_frames
+    if not stopped:
+        sound.check_whole()
+    return pixels_THWC, fps or _rate(times, stream, limits=limits)
 
 
 def _native_rate(stream: VideoStream) -> Fraction | None:
@@ -76,49 +95,13 @@ def _native_rate(stream: VideoStream) -> Fraction | None:
     return min(rates, default=stream.guessed_rate)
 
 
-def _declared_frames(container: InputContainer, stream: VideoStream) -> float | None:
-    """Returns how many frames the headers promise, at least; None where they say nothing."""
-    seconds = None
-    if stream.duration is not None and stream.time_base is not None:
-        seconds = float(stream.duration * stream.time_base)
-    elif "DURATION" in stream.metadata:
-        # Matroska has durations of streams only in this tag; the container's is that of the longest stream.
-        hours, minutes, rest = stream.metadata["DURATION"].split(":")
-        seconds = 3600 * float(hours) + 60 * float(minutes) + float(rest)
-    elif container.duration is not None:
-        seconds = container.duration / av.time_base
-    promises = [float(stream.frames)] if stream.frames > 0 else []
-    if seconds and stream.average_rate:
-        promises.append(seconds * float(stream.average_rate))
-    # An edit list hides frames which the table still counts, hence the smaller.
-    return min(promises, default=None)
-
-
-class _SoundFrames:
-    """The frames that a decoder gives, which are counted; raises `BadClip` at the first that is damaged."""
-
-    def __init__(self, frames: Iterator[VideoFrame], source_id: str):
-        self._frames, self._source_id = frames, source_id
-        self.decoded = 0
-
-    def __iter__(self) -> Iterator[VideoFrame]:
-        return self
-
-    def __next__(self) -> VideoFrame:
-        frame = next(self._frames)
-        self.decoded += 1
-        if frame.is_corrupt:
-            raise BadClip(self._source_id, f"frame {self.decoded} is damaged")
-        return frame
-
-
 def _decode(
     all_frames: Iterator[VideoFrame], stream: VideoStream, *, promised: int, limits: ReadLimits
 ) -> tuple[np.ndarray, list[float | None]]:
     """Returns uint8 (T, H, W, 3) of the frames within the limits and their times in seconds."""
     # Memory that is never written to is never taken, so a promise that is too high costs nothing.
     capacity = limits.wanted(max(1, promised))
-    limits.check(capacity, *limits.size(stream.codec_context.height, stream.codec_context.width))
+    limits.check(capacity, *_coded_size(stream, limits))
     pixels_THWC = None
     times: list[float | None] = []
     converter = _Converter()
@@ -134,7 +117,8 @@ def _decode(
             if pixels_HWC.shape != pixels_THWC.shape[1:]:
                 raise BadClip(limits.source_id, f"changes size at frame {number + 1}")
             if len(times) == len(pixels_THWC):
-                pixels_THWC, full_THWC = limits.allocate((2 * len(times), *pixels_HWC.shape)), pixels_THWC
+                more = min(2 * len(times), limits.most(height, width))
+                pixels_THWC, full_THWC = limits.allocate((more, *pixels_HWC.shape)), pixels_THWC
                 pixels_THWC[: len(times)] = full_THWC
             pixels_THWC[len(times)] = pixels_HWC
             times.append(frame.time)
@@ -142,6 +126,11 @@ def _decode(
         after = f" after the first {limits.first_frame}" if limits.first_frame else ""
         raise BadClip(limits.source_id, f"has no frames{after}")
     return pixels_THWC[: len(times)], times
+
+
+def _coded_size(stream: VideoStream, limits: ReadLimits) -> tuple[int, int]:
+    """Returns the (height, width) at which frames are kept, as the header has it."""
+    return limits.size(stream.codec_context.height, stream.codec_context.width)
 
 
 def _deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator[VideoFrame]:

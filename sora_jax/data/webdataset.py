@@ -1,30 +1,29 @@
 """Clips in tar files, as WebDataset lays them out, read where they lie.
 
-Members of a tar that share a key make a sample: a media file and what is written about it. The key is the name up to
-the first dot of its last part (https://github.com/webdataset/webdataset, "The WebDataset Format"). Unlike there, the
-members of a sample need not be neighbours, and every sample has an index of its own: headers are read once, then a clip
-is decoded from its place in the tar.
+Members of a tar that share a key make a sample: a media file and what is written about it (`pairing`). Unlike in
+https://github.com/webdataset/webdataset, the members of a sample need not be neighbours, names may have dots in them,
+and every sample has an index of its own: headers are read once, then a clip is decoded from its place in the tar.
 """
 
+import collections
 import dataclasses
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Unpack
 
 from sora_jax.core.errors import UserError
-from sora_jax.data import video_io
-from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, Written, parse_json, texts_of, weighted
-from sora_jax.data.captions import Captions, clean_captions
+from sora_jax.data import file_kinds, video_io
+from sora_jax.data.account import account
+from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
+from sora_jax.data.pairing import by_key, pair
 from sora_jax.data.remote import AnyPath, open_file, reaching, read_at
 from sora_jax.data.sources import digest
 from sora_jax.data.tar_index import Member, TarDamage, read_section, walk_tar
 from sora_jax.data.tar_paths import THREADS, find_tars, labels_of
 
-CAPTION_KEYS = ("caption", "captions", "text")
 _AHEAD = 2**18  # bytes; the headers and the captions of a sample mostly lie in one piece
 
 
@@ -44,22 +43,27 @@ class _Contents:
     """What one tar of `length` bytes holds; the lists are of names, those in `damaged` are sentences."""
 
     length: int
-    samples: list[_Sample]
-    uncaptioned: list[str]
-    missing: list[str]
-    damaged: list[str]
+    endings: collections.Counter[str]
+    samples: list[_Sample] = dataclasses.field(default_factory=list)
+    uncaptioned: list[str] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)
+    previews: list[str] = dataclasses.field(default_factory=list)
+    sharing: list[str] = dataclasses.field(default_factory=list)
+    unread: list[str] = dataclasses.field(default_factory=list)
+    damaged: list[str] = dataclasses.field(default_factory=list)
 
 
 class TarSource(DecodedSource):
     """Captioned videos and images in the tar files that `path` stands for: one tar, a folder or a pattern.
 
-    Samples come in the order of the tars and of their members. The media file of a sample is its first video, else its
-    first picture; its captions are its `.txt` files, else the text or list of texts under one of `CAPTION_KEYS` in its
-    `.json`, with the weights beside it (`caption_tables.weighted`).
+    Samples come in the order of the tars and of their members. Which captions belong to which media file `pairing`
+    says, what is read of them `caption_tables.read_beside`.
 
-    `uncaptioned` and `missing` list media files without captions and keys without a media file (links and sparse files
-    count as none); both are left out. `damaged` says in sentences what could not be read, with tar and offset: of a tar
-    that is cut off or damaged, every whole sample before that place is used.
+    What is left out is listed: `uncaptioned` media files without captions, `missing` keys without a media file (links
+    and sparse files count as none) and texts without one, `previews` pictures of videos that are there, `sharing` media
+    files whose caption another clip has, `unread` captioned files whose ending is not read, `linked` folders behind
+    links. `damaged` says in sentences what could not be read, with tar and offset: of a tar that is cut off or damaged,
+    every whole sample before that place is used.
 
     `path` may lie in a bucket (`remote`): then headers and clips are read from there in pieces.
 
@@ -70,7 +74,7 @@ class TarSource(DecodedSource):
     def __init__(self, path: str | os.PathLike, **limits: Unpack[SourceLimits]):
         super().__init__(**limits)
         with reaching(path):
-            self._paths = find_tars(path)
+            self._paths, self.linked = find_tars(path)
             labels = labels_of(self._paths)
             with ThreadPoolExecutor(THREADS) as pool:
                 contents = list(pool.map(_read_contents, itertools.count(), self._paths, labels))
@@ -79,7 +83,18 @@ class TarSource(DecodedSource):
         self._samples = [sample for tar in contents for sample in tar.samples]
         self.uncaptioned = [name for tar in contents for name in tar.uncaptioned]
         self.missing = [name for tar in contents for name in tar.missing]
+        self.previews = [name for tar in contents for name in tar.previews]
+        self.sharing = [name for tar in contents for name in tar.sharing]
+        self.unread = [name for tar in contents for name in tar.unread]
         self.damaged = [sentence for tar in contents for sentence in tar.damaged]
+        self.account = account(
+            sum((tar.endings for tar in contents), collections.Counter[str]()),
+            captioned=len(self._samples),
+            uncaptioned=len(self.uncaptioned),
+            previews=len(self.previews),
+            sharing=len(self.sharing),
+            linked=self.linked,
+        )
         if not self._samples:
             raise UserError(self._nothing_found(path))
 
@@ -123,71 +138,46 @@ class TarSource(DecodedSource):
 
 def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
     """Returns what the tar `number`, called `label`, holds."""
-    keys: dict[str, dict[str, Member]] = {}
+    members: dict[str, Member] = {}
     damaged: list[str] = []
-    samples, uncaptioned, missing = [], [], []
     with open_file(path, ahead=_AHEAD) as (file, length):
         try:
             for member in walk_tar(file, length):
-                key = _key(member.name)
-                if key is not None:
-                    members = keys.setdefault(key, {})
-                    if member.name in members:
-                        damaged.append(f"{label}: {member.name} is replaced by its namesake at byte {member.offset}")
-                    members[member.name] = member
+                if member.name in members:
+                    damaged.append(f"{label}: {member.name} is replaced by its namesake at byte {member.offset}")
+                members[member.name] = member
         except TarDamage as damage:
             damaged.append(f"{label}: from byte {damage.offset} of {length} nothing is read: {damage.reason}")
-        for key, members in keys.items():
-            media = _media(list(members.values()))
-            if media is None:
-                missing.append(f"{label}/{key}")
-                continue
-            captions, weights = _captions(file, list(members.values()), label=label, damaged=damaged)
-            if captions:
-                samples.append(_Sample(number, media.offset, media.size, media.name, captions, weights))
-            else:
-                uncaptioned.append(f"{label}/{media.name}")
-    return _Contents(length=length, samples=samples, uncaptioned=uncaptioned, missing=missing, damaged=damaged)
 
-
-def _key(name: str) -> str | None:
-    """Returns the name up to the first dot of its last part; None for a hidden file or one without an ending."""
-    folder, slash, last = name.rpartition("/")
-    stem, dot, _ = last.partition(".")
-    return f"{folder}{slash}{stem}" if stem and dot else None
-
-
-def _media(members: list[Member]) -> Member | None:
-    """Returns the first video among the members, else the first picture, else None."""
-    plain = [(PurePosixPath(member.name).suffix.lower(), member) for member in members if member.plain]
-    videos = [member for suffix, member in plain if suffix in video_io.DEMUXERS]
-    pictures = [member for suffix, member in plain if suffix in video_io.PICTURE_SUFFIXES]
-    return next(iter(videos + pictures), None)
-
-
-def _captions(file: BinaryIO, members: list[Member], *, label: str, damaged: list[str]) -> Captions:
-    """Returns the cleaned captions of a sample and their weights, adding to `damaged` what cannot be understood."""
-    for suffix in (".txt", ".json"):
-        written: list[Written] = []
-        for member in members:
-            if not member.plain or PurePosixPath(member.name).suffix.lower() != suffix:
-                continue
+        def read(name: str) -> list[Written]:
             try:
-                written += _read_captions(file, member, suffix=suffix)
+                return _read_captions(file, members[name])
             except ValueError as error:
-                damaged.append(f"{label}: {member.name} at byte {member.offset} is passed over: {error}")
-        captions, weights = clean_captions(written)
-        if captions:
-            return captions, weights
-    return (), None
+                damaged.append(f"{label}: {name} at byte {members[name].offset} is passed over: {error}")
+                return []
+
+        endings = collections.Counter(map(file_kinds.suffix_of, members))
+        contents = _Contents(length=length, endings=endings, damaged=damaged)
+        for files in by_key(members):
+            media, texts = (tuple(n for n in names if members[n].plain) for names in (files.media, files.texts))
+            paired = pair(dataclasses.replace(files, media=media, texts=texts), read)
+            for name, (captions, weights) in paired.captions.items():
+                contents.samples.append(
+                    _Sample(number, members[name].offset, members[name].size, name, captions, weights)
+                )
+            for names, found in (
+                (contents.uncaptioned, paired.uncaptioned),
+                (contents.missing, paired.unused if media or paired.unread else [files.key]),
+                (contents.unread, paired.unread),
+                (contents.previews, paired.thumbnails),
+                (contents.sharing, paired.sharing),
+            ):
+                names += [f"{label}/{name}" for name in found]
+    return contents
 
 
-def _read_captions(file: BinaryIO, member: Member, *, suffix: str) -> list[Written]:
-    """Returns what a .txt or .json member says; raises `ValueError` when it is neither."""
+def _read_captions(file: BinaryIO, member: Member) -> list[Written]:
+    """Returns what a text member says; raises `ValueError` where it cannot be understood."""
     if member.size > MOST_CAPTION_BYTES:
         raise ValueError(f"{member.size} bytes are no caption")
-    text = read_at(file, member.offset, member.size).decode("utf-8-sig")
-    if suffix == ".txt":
-        return [Written(text)]
-    row = parse_json(text)
-    return weighted(texts_of(row, *CAPTION_KEYS) or [], row) if isinstance(row, dict) else []
+    return read_beside(member.name, read_at(file, member.offset, member.size))

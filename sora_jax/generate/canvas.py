@@ -152,7 +152,8 @@ def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[l
     text_N = np.array([canvas.text_tokens() for canvas in canvases])
     plan = plan_window(tokens_N, text_N, budget, seed=0, window=0)
     if plan.rejected:
-        raise UserError(f"request {plan.rejected[0].sample} cannot be sampled: {plan.rejected[0].reason}")
+        first = plan.rejected[0]
+        raise UserError(f"video {first.sample + 1} of {len(canvases)} cannot be sampled: {first.reason}")
     filled, places = [], {}
     for number in range(len(plan)):
         filling = _Filling(layout)

@@ -1,7 +1,6 @@
 """What a user asks for: one video to make, as flags or a line of JSON say it."""
 
 import dataclasses
-import json
 import math
 import os
 import types
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.caption_tables import parse_json, read_text
 
 Task = Literal["text", "animate", "extend", "loop", "connect", "edit", "fill", "upscale"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -23,6 +23,7 @@ _VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale"
 DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4}
 # Seeds are 32 bits wide.
 _SEEDS = 2**32
+_LARGEST = 2**53  # whole number that is a float, too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,23 +31,19 @@ class Request:
     """One video to make; raises UserError for what no model could make.
 
     Attributes:
-      task: How it is made; `generate/tasks.py` has them all.
-      prompt: What it shows; connect takes two, the second for the second video. Only text and edit need one.
-      negative: What guidance leads away from.
-      size: "HEIGHTxWIDTH" in px; None: of what is given, or as the run's samples have it.
-      frames: Of the whole video; extend, loop and connect: to add; None: see `seconds`.
-      seconds: The same in seconds; extend: "+4" forward, "-4" backward, "-4,+4" both.
-      fps: Frames per second; None: of what is given, or as the run's samples have it.
-      seed: Of the noise.
-      image: File to animate.
-      video: Files, two to connect.
-      mask: File with white where `fill` makes something new, an image for all frames or a video.
-      at: When the image is shown, a share of the duration, in [0, 1].
-      strength: How much of what is given is made anew, in [0, 1]; None: as `DEFAULT_STRENGTH`.
-      scale: Of `upscale`: height and width are multiplied by it.
-      guidance: Scale of the guidance by text, 1 for none; None: as the run has it.
-      keep_pixels: Whether given frames come back as they are instead of through the autoencoder.
-      output: File to write; None: named by task, prompt and seed.
+      task: How it is made; `generate/tasks.py` has them all. prompt: What it shows; connect takes two, the second for
+      the second video. Only text and edit need one. negative: What guidance leads away from. size: "HEIGHTxWIDTH" in
+      px; None: of what is given, or as the run's samples have it. frames: Of the whole video; extend, loop and connect:
+      to add; None: see `seconds`. seconds: The same in seconds; extend: "+4" forward, "-4" backward, "-4,+4" both. fps:
+      Frames per second; None: of what is given, or as the run's samples have it. seed: Of the noise. image: File to
+      animate. video: Files, two to connect. mask: File with white where `fill` makes something new, an image for all
+      frames or a video. at: When the image is shown, a share of the duration, in [0, 1]. strength: How much of what is
+      given is made anew, in [0, 1]; None: as `DEFAULT_STRENGTH`. scale: Of `upscale`: height and width are multiplied
+      by it. guidance: Scale of the guidance by text, 1 for none; None: as the run has it. keep_pixels: Whether given
+      frames come back as they are instead of through the autoencoder. output: File to write; None: named by task,
+      prompt and seed. line: Of the file of requests that it was read from, counted from 1 with those that are empty;
+      None: of no file. It
+        is no part of what is asked for.
     """
 
     task: Task = "text"
@@ -66,6 +63,7 @@ class Request:
     guidance: float | None = None
     keep_pixels: bool = False
     output: str | None = None
+    line: int | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
         task = self.task
@@ -123,8 +121,8 @@ class Request:
     def facts(self) -> dict[str, Any]:
         """Returns what was asked for, without what was left open, as JSON has it."""
         asked = dataclasses.asdict(self)
-        default = {field.name: field.default for field in dataclasses.fields(self)}
-        return {name: value for name, value in asked.items() if value != default[name] or name in ("task", "seed")}
+        default = {field.name: field.default for field in dataclasses.fields(self) if field.compare}
+        return {name: asked[name] for name in default if asked[name] != default[name] or name in ("task", "seed")}
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -143,14 +141,15 @@ def read_requests(path: str | os.PathLike) -> list[Request]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # Other characters that end a line elsewhere, such as U+2028, are parts of a text.
+        lines = read_text(path).split("\n")
+    except OSError as error:
         raise UserError(f"the requests {path} cannot be read: {error}") from error
     requests = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                requests.append(_read_line(line, path.parent))
+                requests.append(dataclasses.replace(_read_line(line, path.parent), line=number))
             except UserError as error:
                 raise UserError(f"{path}, line {number}: {error}") from error
     if not requests:
@@ -160,12 +159,13 @@ def read_requests(path: str | os.PathLike) -> list[Request]:
 
 def _read_line(line: str, folder: Path) -> Request:
     try:
-        given = json.loads(line)
+        given = parse_json(line)
     except ValueError as error:
         raise UserError(f"is not JSON: {error}") from error
     if not isinstance(given, Mapping):
         raise UserError('is not an object such as {"prompt": "a red circle"}')
-    kinds = typing.get_type_hints(Request)
+    hints = typing.get_type_hints(Request)
+    kinds = {field.name: hints[field.name] for field in dataclasses.fields(Request) if field.compare}
     unknown = sorted(given.keys() - kinds.keys())
     if unknown:
         raise UserError(f"{', '.join(map(repr, unknown))} is none of {', '.join(kinds)}")
@@ -178,6 +178,9 @@ def _read_line(line: str, folder: Path) -> Request:
     for name, value in values.items():
         if not _is_a(value, kinds[name]):
             raise UserError(f"{name} {value!r} is not {_in_words(kinds[name])}")
+    for name in ("image", "mask", "video"):
+        if "\0" in "".join(values.get(name) or ()):
+            raise UserError(f"{name} {values[name]!r} is no name of a file")
     for name in ("image", "mask"):
         if values.get(name):
             values[name] = str(folder / values[name])
@@ -193,6 +196,8 @@ def _is_a(value: Any, kind: Any) -> bool:
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if isinstance(value, bool):
         return bool in options
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return False
     return isinstance(value, options) or (float in options and isinstance(value, int))
 
 

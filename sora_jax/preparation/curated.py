@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from sora_jax.core.errors import UserError
+from sora_jax.core.errors import CommandError, DataError, UserError
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shard_files import SKIPPED_FILE, end_last_line, storage
 from sora_jax.data.sources import Source, digest, read_ahead
@@ -167,7 +167,8 @@ class CuratedSource:
     Files that the table lacks are scanned first, `readers` at a time; `progress` is called after each with how many are
     known.
 
-    Raises `UserError` when nothing is left, or when shots are asked for without what finds them.
+    Raises `UserError` when thresholds leave nothing, or when shots are asked for without what finds them; `DataError`
+    when no file can be decoded.
     """
 
     def __init__(
@@ -209,11 +210,7 @@ class CuratedSource:
         if writes:
             self._write_dropped(directory)
         if not any(place.window for place in self._places):
-            bad = len(self._places)
-            raise UserError(
-                f"curation leaves none of {self.windows} windows of {len(heap)} files, {bad} of them damaged: loosen "
-                f"the thresholds in data.curation; {directory / SKIPPED_FILE} names each window with its reason"
-            )
+            raise self._nothing_left(directory / SKIPPED_FILE)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -276,6 +273,19 @@ class CuratedSource:
             self.dropped[self._window_id(place.file, window)] = f"{reason}duplicate_bits = {bits}"
             gone.add(id(place))
         self._places = [place for place in self._places if id(place) not in gone]
+
+    def _nothing_left(self, listed: Path) -> CommandError:
+        """Returns the error of a heap of which no window is left; `listed` names those that were dropped."""
+        files, bad = len(self._heap), len(self._places)
+        first = f"{self._heap.source_id(self._places[0].file)}: {self._places[0].bad}" if bad else ""
+        if not self.dropped:
+            return DataError(f"none of {files} files can be decoded; the first is {first}: repair or replace them")
+        damaged = f", {bad} of them damaged (the first is {first})" if bad else ""
+        reason, number = collections.Counter(map(_threshold_of, self.dropped.values())).most_common(1)[0]
+        return UserError(
+            f"curation leaves none of {self.windows} windows of {files} files{damaged}: loosen the thresholds in "
+            f"data.curation, {reason} first, which drops {number}; {listed} names each window with its reason"
+        )
 
     def _write_dropped(self, directory: Path) -> None:
         rows = [json.dumps({"source_id": name, "reason": reason}) for name, reason in self.dropped.items()]

@@ -12,6 +12,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
 from sora_jax.core.precision import Precision
 from sora_jax.data.pipeline import PackingConfig
+from sora_jax.data.prefixed import prefix_faults
 from sora_jax.data.shapes_prompts import MOST_PROMPTS, heldout_prompts
 from sora_jax.data.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
@@ -50,6 +51,7 @@ class DataConfig:
     source: Literal["shapes", "folder", "webdataset", "arrayrecord", "tfds"]
     path: str | None
     captions: str | None
+    prefix: str | None
     max_frames: int
     fps: float | None
     min_tokens: int
@@ -327,7 +329,10 @@ def _conflicts(settings: Settings) -> list[str]:
         except UserError as error:
             problems.append(f"shapes: {error}")
     for name, data in settings.collections.items():
-        problems += _data_conflicts("data" if name == MAIN else f"more_data.{name}", data, settings.packing)
+        key = "data" if name == MAIN else f"more_data.{name}"
+        problems += _data_conflicts(key, data, settings.packing)
+        faults = prefix_faults(data.prefix, data.source, max_text_tokens=settings.text.max_tokens)
+        problems += [f"{key}.{fault}" for fault in faults]
     return problems + _bucket_conflicts(settings) + _collection_conflicts(settings)
 
 

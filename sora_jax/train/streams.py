@@ -11,7 +11,9 @@ from absl import logging
 
 from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
+from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.pipeline import Batches, RowDataset
+from sora_jax.data.prefixed import PrefixedSource
 from sora_jax.data.records import RecordSource
 from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.shards import PreparedSet
@@ -33,6 +35,10 @@ _MOST_NAMED = 20
 _NOTICES = {
     "uncaptioned": "files without a caption are left out",
     "missing": "captions name no file",
+    "unread": "captioned files have an ending that is not read; convert them",
+    "previews": "pictures are left out, being thumbnails of videos",
+    "sharing": "files are left out, since another file has their caption; give each one of its own",
+    "linked": "folders behind links are passed over; make them copies, or hard links (cp -rlL)",
     "damaged": "places cannot be read",
 }
 
@@ -54,15 +60,17 @@ def _open_source(data: DataConfig, settings: Settings) -> Source:
     if data.source == "shapes":
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
     source = _open_path(data)
+    if isinstance(source, FolderSource | TarSource):
+        logging.info("%s: %s", data.path, source.account)
     for name, what in _NOTICES.items():
         found = getattr(source, name, [])
         if found:
             listed = ", ".join(map(printable, found[:_MOST_NAMED])) + (", ..." if found[_MOST_NAMED:] else "")
             logging.warning("%s: %d %s: %s", data.path, len(found), what, listed)
-    return source
+    return source if data.prefix is None else PrefixedSource(source, data.prefix)
 
 
-def _open_path(data: DataConfig) -> Source:
+def _open_path(data: DataConfig) -> DecodedSource:
     """Returns the clips under `data.path`, which `read_settings` has made sure of."""
     assert data.path is not None, data.source
     if data.source == "webdataset":

@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.caption_tables import TABLE_SUFFIXES, read_table
-from sora_jax.data.captions import read_captions
+from sora_jax.data.folder_captions import read_captions
 from sora_jax.data.sources import FolderSource, fingerprint
 from sora_jax.data.video_output import write_clip
 
@@ -90,7 +90,7 @@ def test_a_folder_is_captioned_by_a_parquet_file_when_there_is_no_other_table(tm
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"file": ["a"], "text": ["b"]}, "must have the columns file and caption; found file, text"),
+        ({"file": ["a"], "words": ["b"]}, "must have the columns file and caption; found file, words"),
         ({"file": ["a", None], "caption": ["b", "c"]}, r"row 2 of .*a\.parquet must have a file and a caption"),
         ({"file": ["a", "b"], "caption": ["b", None]}, "row 2"),
         ({"file": ["a"], "caption": [3]}, "row 1"),
@@ -104,4 +104,50 @@ def test_mistakes_are_named(tmp_path, columns, message):
 def test_what_is_no_parquet_is_one_sentence(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"file,caption" * 10)
     with pytest.raises(UserError, match=r"a\.parquet is not a Parquet file that can be read"):
+        read_table(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "file,caption\na.mp4,a dog, running fast\nb.mp4,a cat\n",
+            r"line 2 .* has 3 fields and the header 2: put double",
+        ),
+        (
+            'file,caption\nz.mp4,"x\ny"\na.mp4,"a dog\nb.mp4,a cat\n',
+            r"line 4 .* \(a quote opens that is never closed\)",
+        ),
+        ('file,caption\na.mp4,"a dog\nb.mp4,"a cat"\n', r"line 2 of .* is not CSV"),
+        ('file,caption\na.mp4,"a dog\nb.mp4,a cat\nc.mp4,a "\n', r"line 2 .* is not closed before line 3, which names"),
+        ("file,caption,caption\na.mp4,one,two\n", "has the column caption 2 times: keep one"),
+        ("file,caption,weight,weight\na.mp4,one,1,2\n", "has the column weight 2 times"),
+        ("file,caption,weight\na.mp4,one\n", "line 2 .* has 2 fields and the header 3"),
+        ("file;caption\na.mp4;one\n", "must have the columns file and caption in its first line; found file;caption"),
+        ("", "found none"),
+    ],
+)
+def test_csv_is_read_strictly_and_the_line_is_named(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_table(tmp_path / "a.csv")
+
+
+def test_what_csv_allows_is_read_whole(tmp_path):
+    text = '\nfile, caption\n\na.mp4, "a ""big"" dog, running\nfast, b.mp4 "\nb.mp4,a 12" screen\nc.mp4,\n'
+    (tmp_path / "a.csv").write_text(text)
+    assert read_table(tmp_path / "a.csv") == {
+        "a.mp4": [('a "big" dog, running\nfast, b.mp4 ', 1)],
+        "b.mp4": [('a 12" screen', 1)],
+        "c.mp4": [("", 1)],
+    }
+
+
+def test_a_name_that_comes_twice_in_one_place_is_a_mistake(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"file": "a.mp4", "caption": "one", "caption": "two"}')
+    with pytest.raises(UserError, match=r"line 1 of .*a\.jsonl is not JSON \(the key 'caption' comes twice\)"):
+        read_table(tmp_path / "a.jsonl")
+    columns = [pyarrow.array([word]) for word in ("a.mp4", "one", "two")]
+    parquet.write_table(pyarrow.table(columns, names=["file", "caption", "caption"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet has the column caption 2 times"):
         read_table(tmp_path / "a.parquet")

@@ -1,8 +1,6 @@
-"""Text to tokens and back, and the caption files that people write."""
+"""Text to tokens and back."""
 
-import json
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from sora_jax.data.captions import (
     clean_captions,
     count_tokens,
     cut_caption,
-    read_captions,
     tokenize,
 )
 
@@ -119,122 +116,3 @@ def test_prompts_are_checked_with_both_numbers():
         check_prompt("a red circle spins", 4)
     with pytest.raises(UserError, match="is empty"):
         check_prompt(" \x07 ", 4)
-
-
-def folder(root: Path, *names: str, **texts: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"media")
-    for name, text in texts.items():
-        (root / name.replace("__", ".")).write_text(text, encoding="utf-8")
-    return root
-
-
-def lines(*rows: dict) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def test_jsonl_with_texts_lists_and_several_lines(tmp_path):
-    text = lines(
-        {"file": "b.mp4", "caption": "two  cats"},
-        {"file": "./sub/a.PNG", "captions": ["one", "uno"]},
-        {"file": "b.mp4", "caption": ["deux chats", " "]},
-        {"file": "gone.mp4", "caption": "nobody"},
-        {"file": "blank.gif", "caption": "  "},
-    )
-    folder(
-        tmp_path,
-        "b.mp4",
-        "sub/a.PNG",
-        "lone.webm",
-        "blank.gif",
-        ".hidden/c.mp4",
-        "notes.md",
-        captions__jsonl=text,
-    )
-    found = read_captions(tmp_path)
-    assert found.by_file == {"b.mp4": ("two cats", "deux chats"), "sub/a.PNG": ("one", "uno")}
-    assert list(found.by_file) == sorted(found.by_file)
-    assert found.uncaptioned == ("blank.gif", "lone.webm")
-    assert found.missing == ("gone.mp4",)
-
-
-def test_csv_with_quotes_and_extra_columns(tmp_path):
-    text = '\ufefflicence,file,caption\r\nfree,a.mp4,"a ""big"", red\nball"\r\n'
-    assert read_captions(folder(tmp_path, "a.mp4", captions__csv=text)).by_file == {"a.mp4": ('a "big", red ball',)}
-
-
-def test_sidecars(tmp_path):
-    folder(tmp_path, "a.mp4", "b.c.mp4", "d.gif", a__txt="a cat\non a mat\n", b__c__txt="a dog", orphan__txt="x")
-    found = read_captions(tmp_path)
-    assert found.by_file == {"a.mp4": ("a cat on a mat",), "b.c.mp4": ("a dog",)}
-    assert (found.uncaptioned, found.missing) == (("d.gif",), ("orphan.txt",))
-
-
-def test_order_of_preference(tmp_path):
-    folder(tmp_path, "a.mp4", a__txt="sidecar")
-    assert read_captions(tmp_path).by_file["a.mp4"] == ("sidecar",)
-    folder(tmp_path, captions__csv="file,caption\na.mp4,table\n")
-    assert read_captions(tmp_path).by_file["a.mp4"] == ("table",)
-    folder(tmp_path, captions__jsonl=lines({"file": "a.mp4", "caption": "lines"}))
-    assert read_captions(tmp_path).by_file["a.mp4"] == ("lines",)
-    folder(tmp_path, other__csv="file,caption\na.mp4,given\n")
-    assert read_captions(tmp_path, tmp_path / "other.csv").by_file["a.mp4"] == ("given",)
-    assert read_captions(tmp_path, "other.csv").by_file["a.mp4"] == ("given",)
-
-
-def test_captions_may_be_absent_where_they_are_not_required(tmp_path):
-    found = read_captions(folder(tmp_path, "a.mp4"), required=False)
-    assert (found.by_file, found.uncaptioned) == ({}, ("a.mp4",))
-
-
-@pytest.mark.parametrize(
-    ("names", "texts", "words"),
-    [
-        ([], {"notes__md": "x"}, "holds 1 files but no video or image"),
-        (
-            ["a.mp4"],
-            {},
-            r"none of the 1 media files .* looked for captions.jsonl, captions.csv, captions.parquet and a .txt",
-        ),
-        (
-            ["a.mp4"],
-            {"captions__jsonl": lines({"file": "A.mp4", "caption": "x"})},
-            "name 1 other files such as A.mp4",
-        ),
-        (["a.mp4"], {"captions__jsonl": "\n{broken\n"}, r"line 2 of .*captions.jsonl is not JSON"),
-        (["a.mp4"], {"captions__jsonl": '["a.mp4", "x"]\n'}, r"line 1 of .*must be \{\"file\""),
-        (["a.mp4"], {"captions__jsonl": '{"file": "a.mp4"}\n'}, r"line 1 of .*must have a \"caption\""),
-        (["a.mp4"], {"captions__csv": "name,text\na.mp4,x\n"}, "must begin with the header file,caption"),
-        (
-            ["a.mp4"],
-            {"captions__csv": "file,caption\na.mp4,x\nb.mp4\n"},
-            r"line 3 of .*lacks the file or the caption",
-        ),
-    ],
-)
-def test_mistakes_are_named(tmp_path, names, texts, words):
-    with pytest.raises(UserError, match=words):
-        read_captions(folder(tmp_path, *names, **texts))
-
-
-def test_missing_folder_missing_file_and_foreign_encoding(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere does not exist: pass --config.data.path=DIR"):
-        read_captions(tmp_path / "nowhere")
-    folder(tmp_path, "a.mp4")
-    with pytest.raises(UserError, match=r"caption file c.jsonl does not exist"):
-        read_captions(tmp_path, "c.jsonl")
-    with pytest.raises(UserError, match=r"must end in .jsonl or .csv or .parquet"):
-        read_captions(tmp_path, "a.mp4")
-    (tmp_path / "captions.csv").write_bytes("file,caption\na.mp4,café\n".encode("latin-1"))
-    with pytest.raises(UserError, match="is not UTF-8 text"):
-        read_captions(tmp_path)
-
-
-def test_what_is_far_too_large_or_deep_for_a_caption_is_named(tmp_path):
-    folder(tmp_path, "a.mp4", a__txt="x" * (2**20 + 1))
-    with pytest.raises(UserError, match=r"a\.txt has 1048577 bytes, over the 1048576 of a caption"):
-        read_captions(tmp_path)
-    folder(tmp_path, captions__jsonl='{"file": "a.mp4", "caption": ' + "[" * 100_000)
-    with pytest.raises(UserError, match=r"line 1 of .*captions\.jsonl is not JSON"):
-        read_captions(tmp_path)

@@ -133,3 +133,12 @@ def test_the_cache_keeps_the_latest_clips_up_to_its_bytes():
 def test_a_clip_larger_than_the_cache_is_still_given():
     cache = ClipCache(Source([(5, 8, 8)]), max_bytes=10)
     assert cache[0].pixels_THWC.shape == cache[0].pixels_THWC.shape == (5, 8, 8, 3)
+
+
+def test_clips_that_cannot_be_used_are_not_blamed_on_the_buckets():
+    everything = stream(bad=range(len(SHAPES)), buckets=((1, 4, 4, 1),))
+    with pytest.raises(DataError, match=r"none of 200 clips drawn can be used, such as .*: repair or replace them"):
+        everything[0]
+    mostly = stream(bad=range(1, len(SHAPES)), buckets=((99, 4, 4, 1),))
+    with pytest.raises(DataError, match=r"drawn \(1\d\d of them cannot be used, such as .*\) holds a window of 99 "):
+        mostly[0]

@@ -116,6 +116,21 @@ def test_limits_count_resampled_frames(tmp_path):
         read_clip(path, fps=5.0, max_pixels=4 * 16 * 24)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_long_pause_does_not_make_a_clip_slow(tmp_path, name):
+    path = write(tmp_path / name, [*range(0, 280, 40), *range(10000, 10280, 40)])  # in ms
+    assert read_clip(path)[1] == pytest.approx(13 / 10.24)
+    pixels_THWC, fps = read_clip(path, fps=12.5)
+    assert (numbers_of(pixels_THWC), fps) == ([0, 2, 4, *[6] * 122, 7, 9, 11, 13], 12.5)
+    assert numbers_of(read_clip(path, fps=12.5, window=(2, 5))[0]) == [4, 6, 6, 6]
+
+
+def test_a_slow_clip_with_a_burst_stays_as_it_is(tmp_path):
+    path = write(tmp_path / "a.mp4", [0, 1000, 2000, 2040, 2080, 3000, 4000, 5000])
+    pixels_THWC, fps = read_clip(path, fps=12.5)
+    assert (numbers_of(pixels_THWC), fps) == (list(range(8)), pytest.approx(7 / 5))
+
+
 @pytest.mark.parametrize("fps", [25.0, 25.01, 60.0])
 def test_a_clip_is_never_made_faster(tmp_path, fps):
     path = write(tmp_path / "a.mp4", [40 * number for number in range(9)])

@@ -21,6 +21,7 @@ from PIL import Image
 
 from sora_jax.data import decoder, guarded, video_io
 from sora_jax.data.clips import BadClip
+from sora_jax.data.file_kinds import MEDIA_SUFFIXES
 from sora_jax.data.guarded import GuardedReader, ReaderPool
 from sora_jax.data.sources import FolderSource, fingerprint, read_ahead
 from sora_jax.data.video_output import write_clip
@@ -558,7 +559,7 @@ def outcome(read: Callable[..., tuple[np.ndarray, float]], path: Path) -> tuple[
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="SORA_JAX_CLIPS names no folder of real and damaged clips")
 def test_damaged_clips_give_the_reasons_of_the_bare_reader(reader):
-    paths = sorted(path for path in SHARED.iterdir() if path.suffix in video_io.MEDIA_SUFFIXES)
+    paths = sorted(path for path in SHARED.iterdir() if path.suffix in MEDIA_SUFFIXES)
     assert len(paths) > 30
     refused = 0
     for path in paths:

@@ -199,3 +199,12 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path, samples):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write"):
         write_records(tmp_path / "file" / "a.arrayrecord", samples)
+
+
+def test_two_clips_of_one_name_are_two_clips(tmp_path, samples):
+    path = tmp_path / "a.arrayrecord"
+    write_records(path, [Sample("clip.gif", samples[0].data, ["same"])] * 2 + [Sample("2:clip.gif", b"x", ["same"])])
+    source = RecordSource(path)
+    names = [source.source_id(index) for index in range(len(source))]
+    assert names == ["a.arrayrecord/clip.gif", "a.arrayrecord/2:clip.gif", "a.arrayrecord/4:2:clip.gif"]
+    np.testing.assert_array_equal(source[1].pixels_THWC, drawn(4, 40))

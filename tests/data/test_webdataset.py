@@ -138,6 +138,7 @@ def test_names_are_only_names(tmp_path):
     for index in range(2):
         np.testing.assert_array_equal(source[index].pixels_THWC, drawn(3, 70))
     assert source.missing == ["a.tar/soft", "a.tar/hard"]
+    assert source.account == "6 files: 2 clips with a caption, 0 without, 2 links, 2 texts and tables"
     assert sorted(tmp_path.rglob("*")) == before, "nothing is extracted"
 
 
@@ -220,7 +221,7 @@ def test_tars_are_found_by_file_folder_and_pattern(tmp_path):
     write_tar(tmp_path / ".hidden" / "a.tar", [])
 
     def found(pattern: str) -> list[str]:
-        return [tar.name for tar in find_tars(f"{tmp_path}/{pattern}")]
+        return [tar.name for tar in find_tars(f"{tmp_path}/{pattern}").paths]
 
     assert (
         found("") == found("part-{008..011}.tar") == found("*.tar") == found("part-0{{08..09},{10..11}}.tar") == names
@@ -292,3 +293,79 @@ def test_weights_lie_beside_the_captions_and_count_in_the_fingerprint(tmp_path):
     assert re.search(r"a\.tar: 4\.json at byte .* has the weights \[3\] for 2 captions", source.damaged[1])
     seen = {fingerprint(packed([{"caption": ["one", "two"], "weights": weights}])) for weights in ([1, 2], [2, 1])}
     assert len(seen | {fingerprint(packed(rows[2:3]))}) == 3
+
+
+def test_dots_in_names_are_parts_of_names(tmp_path):
+    path = write_tar(
+        tmp_path / "a.tar",
+        [
+            *((f"take 1.{n}.mp4", media(tmp_path, ".mp4", value=40 * n)) for n in (2, 3)),
+            *((f"take 1.{n}.txt", f"number {n}") for n in (3, 2, 4)),
+        ],
+    )
+    source = TarSource(path)
+    assert [(source[i].source_id, source[i].captions) for i in range(len(source))] == [
+        ("a.tar/take 1.2.mp4", ("number 2",)),
+        ("a.tar/take 1.3.mp4", ("number 3",)),
+    ]
+    assert [round(float(source[i].pixels_THWC[0, 8:].mean())) for i in range(2)] == pytest.approx([80, 120], abs=6)
+    assert source.missing == ["a.tar/take 1.4.txt"]
+
+
+def test_two_videos_of_a_key_are_never_silent(tmp_path):
+    gif, png = media(tmp_path, ".mp4"), media(tmp_path, ".png", frames=1)
+    files = [
+        ("a.right.mp4", gif),
+        ("a.left.mp4", gif),
+        ("a.txt", "one"),
+        ("a.jpg", png),
+        ("b.avi", gif),
+        ("b.mp4", gif),
+    ]
+    source = TarSource(write_tar(tmp_path / "a.tar", [*files, ("b.txt", "two"), ("c.mp4", gif)]))
+    assert [source.source_id(i) for i in range(len(source))] == ["a.tar/a.left.mp4", "a.tar/b.avi"]
+    assert source.sharing == ["a.tar/a.right.mp4", "a.tar/b.mp4"]
+    assert (source.previews, source.uncaptioned) == (["a.tar/a.jpg"], ["a.tar/c.mp4"])
+
+
+def test_a_folder_and_a_tar_of_it_are_the_same_clips(tmp_path):
+    folder = tmp_path / "open"
+    (folder / "sub").mkdir(parents=True)
+    data = {suffix: media(tmp_path, suffix, frames=1 + (suffix != ".png")) for suffix in (".mp4", ".gif", ".png")}
+    names = ("x.mp4", "x.gif", "x.TXT", "a.png", "a.mp4", "a.0.txt", "a.1.txt", "v 1.2.mp4", "v 1.3.mp4", "v 1.3.txt")
+    for name in (*names, "sub/c.gif", "sub/c.json", "e.left.mp4", "e.right.mp4", "e.txt", "f.txt", "d.gif"):
+        text = f'{{"text": "{name}"}}' if name.endswith("json") else name
+        (folder / name).write_bytes(data.get(Path(name).suffix, text.encode()))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(folder, arcname=".")
+    plain, packed = FolderSource(folder), TarSource(tmp_path / "a.tar")
+    captions = {plain.source_id(i): plain[i].captions for i in range(len(plain))}
+    assert captions == {
+        "a.mp4": ("a.0.txt", "a.1.txt"),
+        "e.left.mp4": ("e.txt",),
+        "sub/c.gif": ("sub/c.json",),
+        "v 1.3.mp4": ("v 1.3.txt",),
+        "x.mp4": ("x.TXT",),
+    }
+    assert {packed.source_id(i).removeprefix("a.tar/"): packed[i].captions for i in range(len(packed))} == captions
+    for name in ("uncaptioned", "previews", "sharing"):
+        found = getattr(plain, name)
+        assert found
+        assert sorted(getattr(packed, name)) == sorted(f"a.tar/{one}" for one in found), name
+    assert (plain.missing, packed.missing) == (["f.txt"], ["a.tar/f"])
+
+
+def test_tars_behind_links_are_named_and_those_in_capitals_are_read(tars, tmp_path):
+    (tars / "clips-000001.tar").rename(tars / "CLIPS.TAR")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tars / "more").symlink_to(elsewhere)
+    source = TarSource(tars)
+    assert (len(source), source.linked) == (3, ["more"])
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "more").symlink_to(tars)
+    with pytest.raises(
+        UserError, match=r"holds no \.tar file \(1 folders behind links are passed over, such as more\)"
+    ):
+        TarSource(empty)

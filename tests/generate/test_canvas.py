@@ -91,5 +91,5 @@ def test_what_is_given_lies_where_its_canvas_does():
 
 @pytest.mark.parametrize(("grid", "prompt"), [((3, 3, 3), "red"), ((1, 1, 1), "word " * 12)])
 def test_what_fits_no_row_is_refused(grid, prompt):
-    with pytest.raises(UserError, match="request 1 cannot be sampled"):
+    with pytest.raises(UserError, match="video 2 of 2 cannot be sampled"):
         lay_out([canvas(), canvas(grid, prompt=prompt)], LAYOUT, rows=2)

@@ -44,6 +44,15 @@ def test_a_line_is_a_request(tmp_path):
         ('{"prompt": "red", "seed": true}', "line 2: seed True is not a whole number"),
         ('{"prompt": [1]}', "line 2: prompt (1,) is not text or a list of texts"),
         ('{"prompt": "red", "keep_pixels": 1}', "line 2: keep_pixels 1 is not true or false"),
+        ('{"prompt": "red", "prompt": "blue"}', "line 2: is not JSON: the key 'prompt' comes twice"),
+        ('{"prompt": ' + "[" * 100_000, "line 2: is not JSON: it is nested too deeply"),
+        ('{"prompt": "red", "line": 3}', "line 2: 'line' is none of task, prompt, negative"),
+        ('{"prompt": "red", "frames": 1' + "0" * 400 + "}", "is not a whole number or null"),
+        ('{"prompt": "red", "fps": 1' + "0" * 400 + "}", "is not a number or null"),
+        (
+            '{"task": "animate", "prompt": "red", "image": "a\\u0000.png"}',
+            "line 2: image 'a\\x00.png' is no name of a file",
+        ),
         ('{"prompt": "red", "task": "paint"}', "line 2: task 'paint' is none of text, animate"),
     ],
 )
@@ -103,3 +112,17 @@ def test_what_no_model_could_make_is_refused(wrong, said):
 @pytest.mark.parametrize(("seconds", "spans"), [("+4", (0, 4)), ("-4", (4, 0)), ("-1.5,+2", (1.5, 2))])
 def test_a_video_is_extended_both_ways(seconds, spans):
     assert Request(task="extend", prompt=RED, video=("a",), seconds=seconds).spans() == spans
+
+
+def test_lines_end_where_files_of_lines_have_them_and_are_counted_as_editors_do(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    text = '\ufeff\r\n{"prompt": "a red\u2028circle\x85 \x0c"}\r\n\n{"prompt": "blue"}\r\n'.replace("\x0c", "\\f")
+    path.write_bytes(text.encode())
+    first, second = read_requests(path)
+    assert (first.prompt, first.line) == (("a red\u2028circle\x85 \x0c",), 2)
+    assert (second.prompt, second.line) == (("blue",), 4)
+    assert "line" not in second.facts()
+    assert second == Request(prompt=("blue",)), "where it stands is no part of what is asked for"
+    path.write_text('{"prompt": "red"}', encoding="utf-16")
+    with pytest.raises(UserError, match=r"requests\.jsonl is not UTF-8 text \(byte 0\): save it as UTF-8"):
+        read_requests(path)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sora_jax.core.errors import UserError
+from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.records import RecordSource, Sample, write_records
 from sora_jax.data.sources import FolderSource, Source, fingerprint
@@ -198,8 +198,16 @@ def test_a_table_may_be_shared_and_a_second_process_writes_nothing(folder, tmp_p
 
 
 def test_when_nothing_is_left_it_is_said(folder):
-    with pytest.raises(UserError, match="curation leaves none of 8 windows of 8 files, 1 of them damaged: loosen"):
+    with pytest.raises(UserError, match=r"none of 8 windows of 8 files, 1 of them damaged \(.*min_brightness first"):
         curated(folder, dataclasses.replace(ON, min_brightness=255.0))
+
+
+def test_files_that_cannot_be_decoded_are_not_blamed_on_thresholds(tmp_path):
+    for name in ("a.mp4", "b.gif"):
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        (tmp_path / "clips" / name).write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"none of 2 files can be decoded; the first is a\.mp4: cannot be decoded: "):
+        curated(tmp_path / "clips")
 
 
 def test_without_shots_and_windows_a_clip_is_what_it_was(folder):

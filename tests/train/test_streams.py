@@ -62,6 +62,17 @@ def test_every_source_resamples_to_the_rate_of_the_config(toy_config, tmp_path):
         assert (len(clip.pixels_THWC), clip.fps) == (3, 5.0)
 
 
+def test_a_phrase_begins_the_captions_of_every_source(toy_config, tmp_path):
+    (tmp_path / "a.gif").write_bytes(GIF)
+    (tmp_path / "a.txt").write_text("grey")
+    config = toy_config()
+    config.data.prefix = "sks"
+    assert opened(config, "folder", tmp_path)[0].captions == ("sks grey",)
+    config.data.prefix = "word " * 99
+    with pytest.raises(UserError, match=r"data\.prefix 'word word .*' has 100 text tokens"):
+        opened(config, "folder", tmp_path)
+
+
 def test_a_tar_says_what_it_leaves_out(toy_config, tmp_path, caplog):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
@@ -72,8 +83,9 @@ def test_a_tar_says_what_it_leaves_out(toy_config, tmp_path, caplog):
     with tarfile.open(path) as tar:
         cut = tar.getmember("d.gif").offset
     os.truncate(path, cut + 100)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         assert len(opened(toy_config(), "webdataset", path)) == 1
+    assert f"{path}: 4 files: 1 clips with a caption, 1 without, 2 texts and tables" in caplog.text
     assert "1 files without a caption are left out: a.tar/b.gif" in caplog.text
     assert "1 captions name no file: a.tar/c" in caplog.text
     assert f"1 places cannot be read: a.tar: from byte {cut}" in caplog.text

@@ -1,0 +1,221 @@
+"""The media files of a folder and what is written about them, in a table or beside each of them.
+
+Nothing that lies in the folder is passed over without a word: what is no clip is listed under the reason.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from absl import logging
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.account import account
+from sora_jax.data.caption_tables import (
+    MOST_CAPTION_BYTES,
+    NAMES_FILE,
+    TABLE_NAMES,
+    TABLE_SUFFIXES,
+    TEXTS_FILES,
+    Written,
+    read_beside,
+    read_lines,
+    read_table,
+)
+from sora_jax.data.captions import Captions, clean_captions
+from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.pairing import TEXT_SUFFIXES, Files, Paired, by_key, pair
+from sora_jax.data.remote import (
+    AnyPath,
+    Listing,
+    is_folder,
+    is_there,
+    list_folder,
+    passed_over,
+    place,
+    reaching,
+    read_file,
+)
+
+# Files in buckets and on network disks take a round trip each.
+_THREADS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderCaptions:
+    """The media files of a folder and what is written about them; names are relative, with forward slashes.
+
+    `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `weights` has those files
+    whose captions are not drawn alike: a number above 0 for each caption. `sizes` has the bytes of each media file,
+    None for a link that leads nowhere, or out of the folder.
+
+    The others are sorted names of what is left out: `uncaptioned` media files about which nothing is written,
+    `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `unread` files
+    with captions whose ending is not read, `missing` names with captions but no file, `linked` folders behind links.
+    `account` is a line about all files that are there.
+    """
+
+    by_file: dict[str, tuple[str, ...]]
+    weights: dict[str, tuple[float, ...]]
+    sizes: dict[str, int | None]
+    uncaptioned: tuple[str, ...]
+    previews: tuple[str, ...]
+    sharing: tuple[str, ...]
+    unread: tuple[str, ...]
+    missing: tuple[str, ...]
+    linked: tuple[str, ...]
+    account: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Captions by media file, and what is left out as `FolderCaptions` has it."""
+
+    captions: dict[str, Captions]
+    previews: list[str] = dataclasses.field(default_factory=list)
+    sharing: list[str] = dataclasses.field(default_factory=list)
+    unread: list[str] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)
+
+
+def read_captions(
+    folder: str | os.PathLike, captions: str | os.PathLike | None = None, *, required: bool = True
+) -> FolderCaptions:
+    """Returns the captions of every media file under `folder`, and the names without a partner.
+
+    Read from the first that exists: the file `captions`, one of `caption_tables.TABLE_NAMES` in the folder, a list of
+    files and one of captions beside it (`caption_tables.read_lines`), or the texts beside the media files (`pairing`).
+    A file on several lines of a table has several captions. Hidden files and folders are left out.
+
+    Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
+    (with its line number) or, where captions are `required`, no media file has one.
+    """
+    root = place(folder)
+    if not is_folder(root):
+        raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
+    listing = list_folder(root)
+    media = [name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES]
+    if not media:
+        endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
+        raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}")
+    table = _read_table(root, captions, listing)
+    found = _read_beside(root, listing) if table is None else _look_up(table, listing.sizes)
+    if required and not found.captions:
+        raise UserError(_nothing_found(root, captions, media=media, found=found))
+    placed = {*found.captions, *found.previews, *found.sharing}
+    uncaptioned = tuple(name for name in media if name not in placed)
+    return FolderCaptions(
+        by_file={name: found.captions[name][0] for name in sorted(found.captions)},
+        weights={name: weights for name, (_, weights) in found.captions.items() if weights},
+        sizes={name: listing.sizes[name] for name in media},
+        uncaptioned=uncaptioned,
+        previews=tuple(sorted(found.previews)),
+        sharing=tuple(sorted(found.sharing)),
+        unread=tuple(sorted(found.unread)),
+        missing=tuple(sorted(found.missing)),
+        linked=tuple(listing.linked),
+        account=account(
+            collections.Counter(map(suffix_of, listing.sizes)),
+            captioned=len(found.captions),
+            uncaptioned=len(uncaptioned),
+            previews=len(found.previews),
+            sharing=len(found.sharing),
+            linked=listing.linked,
+        ),
+    )
+
+
+def _read_table(root: AnyPath, captions: str | os.PathLike | None, listing: Listing) -> dict[str, list[Written]] | None:
+    """Returns what the table that is named or, of those that are looked for, comes first says; None without one."""
+    if captions is not None:
+        with reaching(captions):
+            path = place(captions) if is_there(place(captions)) else root / os.fspath(captions)
+            if not path.is_file():
+                raise UserError(f"the caption file {captions} does not exist, neither here nor in {root}")
+            if path.suffix.lower() not in TABLE_SUFFIXES:
+                raise UserError(f"the caption file {path} must end in {' or '.join(TABLE_SUFFIXES)}")
+            return read_table(path)
+    there = {name.lower(): name for name in listing.sizes if "/" not in name}
+    tables = [there[name] for name in TABLE_NAMES if name in there]
+    lines = [there[name] for name in TEXTS_FILES if name in there and NAMES_FILE in there]
+    for name in (*tables, *lines, *(there[NAMES_FILE] for _ in lines)):
+        if listing.sizes[name] is None:
+            raise UserError(f"{root / name} is a link that leads nowhere, or out of the folder: put a copy there")
+    if len(tables) + len(lines) > 1:
+        first, *others = (*tables, *lines)
+        logging.warning("%s: %s is read and %s passed over: keep one", root, first, ", ".join(others))
+    if tables:
+        return read_table(root / tables[0])
+    return read_lines(root / there[NAMES_FILE], root / lines[0]) if lines else None
+
+
+def _look_up(table: Mapping[str, list[Written]], names: Iterable[str]) -> _Found:
+    """Returns the captions of a table by the names of the files that it means."""
+    known = {unicodedata.normalize("NFC", name): name for name in names} | {name: name for name in names}
+    written: dict[str, list[Written]] = {}
+    found = _Found(captions={})
+    for name, texts in table.items():
+        file = known.get(name) or known.get(unicodedata.normalize("NFC", name))
+        if file is None:
+            found.missing.append(name)
+        elif suffix_of(file) not in MEDIA_SUFFIXES:
+            found.unread.append(file)
+        else:
+            written.setdefault(file, []).extend(texts)
+    cleaned = {name: clean_captions(texts) for name, texts in written.items()}
+    found.captions.update({name: captions for name, captions in cleaned.items() if captions[0]})
+    return found
+
+
+def _read_beside(root: AnyPath, listing: Listing) -> _Found:
+    """Returns the captions in files beside the media files."""
+    # What a link out of the folder leads to, such as a key or the environment, is no caption.
+    there = {name for name, size in listing.sizes.items() if size is not None}
+    read = functools.partial(_read_text, root, listing.sizes)
+
+    def pair_up(files: Files) -> Paired:
+        return pair(dataclasses.replace(files, texts=tuple(text for text in files.texts if text in there)), read)
+
+    found = _Found(captions={})
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for paired in pool.map(pair_up, by_key(listing.sizes)):
+            found.captions.update(paired.captions)
+            found.previews.extend(paired.thumbnails)
+            found.sharing.extend(paired.sharing)
+            found.unread.extend(paired.unread)
+            found.missing.extend(paired.unused)
+    return found
+
+
+def _read_text(root: AnyPath, sizes: Mapping[str, int | None], name: str) -> list[Written]:
+    """Returns what a file beside a clip says; raises `UserError` where it cannot be understood."""
+    if (sizes[name] or 0) > MOST_CAPTION_BYTES:
+        size = f"{sizes[name]} bytes, over the {MOST_CAPTION_BYTES} of a caption"
+        raise UserError(f"{root / name} has {size}: shorten or rename it")
+    try:
+        return read_beside(name, read_file(root / name))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{root / name} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except ValueError as error:
+        raise UserError(f"{root / name} cannot be read as captions ({error}): mend or remove it") from error
+
+
+def _nothing_found(root: AnyPath, captions: str | os.PathLike | None, *, media: list[str], found: _Found) -> str:
+    """Returns the sentence for a folder in which no media file has a caption."""
+    looked = (
+        f"the caption file {captions}"
+        if captions is not None
+        else f"{', '.join(TABLE_NAMES)}, {NAMES_FILE} with {TEXTS_FILES[0]}, and a {' or '.join(TEXT_SUFFIXES)} file "
+        "beside each clip"
+    )
+    others = [*found.unread, *found.missing]
+    named = f"; the captions name {len(others)} other files such as {others[0]}" if others else ""
+    named += ", whose ending is not read" if found.unread else ""
+    return (
+        f"none of the {len(media)} media files in {root} has a caption{named}; looked for {looked}: "
+        f'write captions.jsonl with lines like {{"file": "{media[0]}", "caption": "..."}}'
+    )

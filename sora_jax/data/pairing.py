@@ -1,0 +1,164 @@
+"""Which texts belong to which media files, by their names alone: one rule for folders and for tars.
+
+Files that share a key are looked at together; the key is the name up to the first dot of its last part
+(https://github.com/webdataset/webdataset, "The WebDataset Format"). Within a key a text belongs to the media file whose
+name, without its ending, is the longest beginning of the text's: `take 1.2.txt` to `take 1.2.mp4`, `a.0.txt` to
+`a.mp4`. One that begins like none of them belongs to the first that has none of its own: `a.txt` to `a.left.mp4`. A
+picture beside a video of its name is a thumbnail. A caption is of one clip: of files that would share it the first
+counts, videos before moving pictures before stills, then by name.
+
+Names are compared in Unicode NFC: systems differ in how they write the same letter.
+"""
+
+import dataclasses
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+
+from sora_jax.data.caption_tables import Written
+from sora_jax.data.captions import Captions, clean_captions
+from sora_jax.data.file_kinds import DEMUXERS, MEDIA_SUFFIXES, suffix_of
+
+# Of the files that may say what a clip shows; of several kinds the first in which something is written counts.
+TEXT_SUFFIXES = (".txt", ".caption", ".json")
+_MOVING_PICTURES = (".gif", ".webp")
+# What stands between a key and an ending where it is no part of the name, as in KEY.video.mp4.
+_ROLE = re.compile(r"(\.[A-Za-z_]\w*)+")
+
+# Returns what is written in the text of this name, nothing where it cannot be read.
+ReadText = Callable[[str], list[Written]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Files:
+    """The names that share a key, in their order: media files, texts, and files of other endings."""
+
+    key: str
+    media: tuple[str, ...]
+    texts: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Paired:
+    """What became of the files of a key.
+
+    `captions` has the clips, each with at least one caption. `uncaptioned` are media files about which nothing is
+    written. `thumbnails` are pictures of a video that is there; `sharing` are media files whose captions another clip
+    has. `unused` are texts that belong to no media file; those in `unread` belong to files of an ending that is not
+    read, which stand there themselves.
+    """
+
+    captions: dict[str, Captions]
+    uncaptioned: tuple[str, ...]
+    thumbnails: tuple[str, ...]
+    sharing: tuple[str, ...]
+    unread: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def by_key(names: Iterable[str]) -> list[Files]:
+    """Returns the names by their keys, in the order of the first of each.
+
+    Hidden names and those without an ending are left out.
+    """
+    keys: dict[str, list[str]] = {}
+    for name in names:
+        key = _key(name)
+        if key is not None:
+            keys.setdefault(key, []).append(name)
+    return [
+        Files(
+            key=key,
+            media=tuple(name for name in members if suffix_of(name) in MEDIA_SUFFIXES),
+            texts=tuple(name for name in members if suffix_of(name) in TEXT_SUFFIXES),
+            others=tuple(name for name in members if suffix_of(name) not in (*MEDIA_SUFFIXES, *TEXT_SUFFIXES)),
+        )
+        for key, members in keys.items()
+    ]
+
+
+def pair(files: Files, read: ReadText) -> Paired:
+    """Returns which of the files are clips, and their captions; `read` is called for the texts that are needed."""
+    media = sorted(files.media, key=_rank)
+    thumbnails = tuple(name for name in media if _is_thumbnail(name, files))
+    clips: dict[str, str] = {}
+    for name in media:
+        if name not in thumbnails:
+            clips.setdefault(_stem(name), name)
+    own: dict[str, list[str]] = {name: [] for name in clips.values()}
+    loose: list[str] = []
+    for text in files.texts:
+        stems = [stem for stem in clips if _continues(_stem(text), stem)]
+        (own[clips[max(stems, key=len)]] if stems else loose).append(text)
+    captions = {name: _captions(texts, read) for name, texts in own.items()}
+    taken, sharing = set[str](), set[str]()
+    for name in (name for name in own if not captions[name][0]):
+        texts = [text for text in loose if _may_tell(text, of=name, key=files.key)]
+        if taken.intersection(texts):
+            sharing.add(name)
+            continue
+        captions[name] = _captions(texts, read)
+        taken.update(texts if captions[name][0] else ())
+    for name in media:
+        clip = clips.get(_stem(name), name)
+        if name not in (clip, *thumbnails) and (captions[clip][0] or clip in sharing):
+            sharing.add(name)
+    left = [text for text in loose if text not in taken]
+    unread = {text: [o for o in files.others if _continues(_stem(text), _stem(o))] for text in left}
+    captioned = {name: found for name, found in captions.items() if found[0]}
+    return Paired(
+        captions=captioned,
+        uncaptioned=tuple(name for name in media if name not in (*captioned, *sharing, *thumbnails)),
+        thumbnails=thumbnails,
+        sharing=tuple(name for name in media if name in sharing),
+        unread=tuple(dict.fromkeys(other for others in unread.values() for other in others)),
+        unused=tuple(text for text in left if not unread[text] and suffix_of(text) != ".json"),
+    )
+
+
+def _captions(texts: Sequence[str], read: ReadText) -> Captions:
+    """Returns the cleaned captions of the first kind of text in which there are some, and their weights."""
+    for suffix in TEXT_SUFFIXES:
+        written = [one for text in texts if suffix_of(text) == suffix for one in read(text)]
+        captions, weights = clean_captions(written)
+        if captions:
+            return captions, weights
+    return (), None
+
+
+def _is_thumbnail(name: str, files: Files) -> bool:
+    """Returns whether a picture is one of a video beside it, and has no caption that could not be the video's."""
+    if suffix_of(name) in DEMUXERS:
+        return False
+    stem = _stem(name)
+    captioned = stem in map(_stem, files.texts)
+    videos = [_stem(other) for other in files.media if suffix_of(other) in DEMUXERS]
+    return any(_continues(video, stem) or (_continues(stem, video) and not captioned) for video in videos)
+
+
+def _may_tell(text: str, *, of: str, key: str) -> bool:
+    """Returns whether a text may be about a media file of its key whose name it does not begin with."""
+    return _continues(_stem(of), _stem(text)) or _ROLE.fullmatch(_stem(of).removeprefix(key)) is not None
+
+
+def _continues(stem: str, beginning: str) -> bool:
+    """Returns whether a name is another one, or that and what follows a dot."""
+    return f"{stem}.".startswith(f"{beginning}.")
+
+
+def _rank(name: str) -> tuple[int, str]:
+    suffix = suffix_of(name)
+    return 0 if suffix in DEMUXERS else 1 if suffix in _MOVING_PICTURES else 2, name
+
+
+def _key(name: str) -> str | None:
+    """Returns the name up to the first dot of its last part; None for a hidden file or one without an ending."""
+    folder, slash, last = unicodedata.normalize("NFC", name).rpartition("/")
+    stem, dot, _ = last.partition(".")
+    return f"{folder}{slash}{stem}" if stem and dot else None
+
+
+def _stem(name: str) -> str:
+    """Returns the name without its ending."""
+    return unicodedata.normalize("NFC", name).rpartition(".")[0]
