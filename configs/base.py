@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
     ae.blocks = 1  # residual blocks per level, encoder
     ae.decoder_width = 32  # channels of the decoder's last level
     ae.decoder_blocks = 1  # residual blocks per level, decoder
-    ae.channels = 16  # of the latent
+    ae.channels = 12  # of the latent
     ae.attention = False  # whether the middle attends within frames
     ae.shortcuts = True  # parameter-free shortcuts around levels (Wan 2.2); they give a linear start
     ae.linear_heads = False  # whether latent and pixels also come linearly from the last features: learns much faster
@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
 
     c.autoencoder_loss = loss = ConfigDict()  # weights of the terms
     loss.squared = 1.0  # squared error; finds small moving things early
-    loss.absolute = 0.0  # absolute error
+    loss.absolute = 0.1  # absolute error; plain grounds come out plain
     loss.gradient = 0.1  # absolute error of gradients over three scales: edges
     loss.perceptual = 0.0  # distance that a network sees (LPIPS); needs `perceptual_weights`
     loss.latent_noise = 0.0  # largest noise on latents before the decoder, in their own deviations, 0 or more: it then
@@ -147,10 +147,10 @@ def get_config() -> ConfigDict:
     stage.clips_per_shard = 1024  # records of one file
 
     stages.images = diffusion_stage(
-        steps=1200, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
+        steps=1100, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.videos = diffusion_stage(
-        steps=1700, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=1500, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
 
     c.checkpoint = checkpoint = ConfigDict()
