@@ -94,7 +94,7 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
         for index in range(wanted):
             image.seek(index)
             image.load()
-            pixels_HWC = np.asarray(shrunk(_plain_rgb(image), limits))
+            pixels_HWC = np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))
             if pixels_THWC is None:
                 pixels_THWC = limits.allocate((wanted, *pixels_HWC.shape))
             if pixels_HWC.shape != pixels_THWC.shape[1:]:

@@ -86,7 +86,7 @@ def read_stream(
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
 
-    Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the first
+    Upright (display matrix and EXIF orientation applied), with square pixels, transparency on white. At most the first
     `max_frames` frames are decoded; with `window` = (first, last) instead, frames of these numbers, counted from 0 and
     both included, are kept (those before them are decoded, to count them, and let go). With `short_side` each larger
     frame is scaled down to it as it is decoded, so that only small ones are held.

@@ -27,7 +27,7 @@ from sora_jax.core.errors import StorageError, UserError
 # What each container may hold, the first by default; .png also as frames_%04d.png, one file a frame.
 CODECS = {".mp4": ("h264", "av1"), ".webm": ("vp9", "av1")}
 WRITTEN_SUFFIXES = (*CODECS, ".gif", ".webp", ".png")
-# As `videos.TO_RGB`, the other way.
+# As `rgb.TO_RGB`, the other way.
 FROM_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 # Of high quality; one thread, since their number changes the bytes.
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {

@@ -20,23 +20,16 @@ from av.container import InputContainer
 from av.filter import Graph
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
-from PIL import Image
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.frame_rates import at_rate
-from sora_jax.data.pictures import ReadLimits, on_white
+from sora_jax.data.pictures import ReadLimits
+from sora_jax.data.rgb import Converter, square_size
 
 SMALLEST_SHARE = 0.9  # of the declared frames, below which a video counts as cut off
-NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
 LATEST_SHARE = 0.1  # of a frame's time, by which it may be late and still in time for one at a rate by choice
 FRAMES_AHEAD = 4  # decoded and not yet in RGB
-
-# By default FFmpeg rounds colours down, over one level darker with every pass through a file.
-TO_RGB = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-# Formats that FFmpeg converts faster by way of one plane a colour, for which it has vector code: to the same pixels.
-PLANES_FIRST = ("yuv42", "yuv44", "yuvj42", "yuvj44")
 
 
 def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.ndarray, float]:
@@ -121,12 +114,12 @@ def _decode(
     limits.check(capacity, *limits.size(stream.codec_context.height, stream.codec_context.width))
     pixels_THWC = None
     times: list[float | None] = []
-    converter = _Converter()
+    converter = Converter()
     with contextlib.closing(_ahead(itertools.islice(all_frames, limits.stop))) as frames:
         for number, frame in enumerate(frames):
             if number < limits.first_frame:
                 continue
-            height, width = limits.size(*_square_size(frame, stream.sample_aspect_ratio))
+            height, width = limits.size(*square_size(frame, stream.sample_aspect_ratio))
             limits.check(max(capacity, len(times) + 1), height, width)
             pixels_HWC = converter.upright_rgb(frame, height=height, width=width)
             if pixels_THWC is None:
@@ -184,35 +177,6 @@ def _ahead(frames: Iterator[VideoFrame]) -> Generator[VideoFrame, None, None]:
             yield frame
     finally:
         thread.shutdown(cancel_futures=True)
-
-
-def _square_size(frame: VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
-    """Returns (height, width) with square pixels, the shorter way of the pixel stretched."""
-    if not pixel_aspect or abs(pixel_aspect - 1) < NEARLY_SQUARE:
-        return frame.height, frame.width
-    if pixel_aspect > 1:
-        return frame.height, round(frame.width * pixel_aspect)
-    return round(frame.height / pixel_aspect), frame.width
-
-
-class _Converter:
-    """Makes RGB of the frames of a stream. One for all of them: it takes about as long to set up as a frame."""
-
-    def __init__(self):
-        self._to_planes, self._to_pixels = VideoReformatter(), VideoReformatter()
-
-    def upright_rgb(self, frame: VideoFrame, *, height: int, width: int) -> np.ndarray:
-        """Returns uint8 (H, W, 3) of the frame at `height` x `width`, then turned as its display matrix says."""
-        transparent = any(component.is_alpha for component in frame.format.components)
-        if frame.format.name.startswith(PLANES_FIRST) and not transparent:
-            frame = self._to_planes.reformat(frame, width, height, "gbrp", interpolation=TO_RGB, threads=1)
-        form = "rgba" if transparent else "rgb24"
-        pixels_HWC = self._to_pixels.reformat(frame, width, height, form, interpolation=TO_RGB, threads=1).to_ndarray()
-        if transparent:
-            pixels_HWC = np.asarray(on_white(Image.fromarray(pixels_HWC)))
-        # Angles are counterclockwise, as numpy's are; one between the quarters, or a broken one, is left alone.
-        quarters = frame.rotation // 90 if frame.rotation % 90 == 0 else 0
-        return np.rot90(pixels_HWC, quarters)
 
 
 def _rate(times: list[float | None], stream: VideoStream, *, limits: ReadLimits) -> float:

@@ -1,0 +1,67 @@
+"""Frames of videos as a viewer sees them: in RGB, with square pixels, upright.
+
+Shapes: `H` rows of pixels, `W` columns of pixels, `C` = 3 colours (red, green, blue).
+"""
+
+import struct
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image
+
+from sora_jax.data.pictures import on_white
+
+NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
+NEARLY_QUARTER = 0.02  # sine of the angle up to which a display matrix counts as one of quarter turns, as FFmpeg has it
+
+# By default FFmpeg rounds colours down, over one level darker with every pass through a file.
+TO_RGB = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# Formats that FFmpeg converts faster by way of one plane a colour, for which it has vector code: to the same pixels.
+PLANES_FIRST = ("yuv42", "yuv44", "yuvj42", "yuvj44")
+
+
+def square_size(frame: VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """Returns (height, width) with square pixels, the shorter way of the pixel stretched."""
+    if not pixel_aspect or abs(pixel_aspect - 1) < NEARLY_SQUARE:
+        return frame.height, frame.width
+    if pixel_aspect > 1:
+        return frame.height, round(frame.width * pixel_aspect)
+    return round(frame.height / pixel_aspect), frame.width
+
+
+class Converter:
+    """Makes RGB of the frames of a stream. One for all of them: it takes about as long to set up as a frame."""
+
+    def __init__(self):
+        self._to_planes, self._to_pixels = VideoReformatter(), VideoReformatter()
+
+    def upright_rgb(self, frame: VideoFrame, *, height: int, width: int) -> np.ndarray:
+        """Returns uint8 (H, W, 3) of the frame at `height` x `width`, then turned as its display matrix says."""
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        transparent = any(component.is_alpha for component in frame.format.components)
+        if frame.format.name.startswith(PLANES_FIRST) and not transparent:
+            frame = self._to_planes.reformat(frame, width, height, "gbrp", interpolation=TO_RGB, threads=1)
+        form = "rgba" if transparent else "rgb24"
+        pixels_HWC = self._to_pixels.reformat(frame, width, height, form, interpolation=TO_RGB, threads=1).to_ndarray()
+        if transparent:
+            pixels_HWC = np.asarray(on_white(Image.fromarray(pixels_HWC)))
+        return pixels_HWC if matrix is None else turned(pixels_HWC, bytes(matrix))
+
+
+def turned(pixels_HWC: np.ndarray, matrix: bytes) -> np.ndarray:
+    """Returns the pixels (H, W, C) turned, and mirrored, as a display matrix says, or (W, H, C).
+
+    The matrix is FFmpeg's: nine int32, of which a, b, d, e at 0, 1, 3, 4 take the pixel at (x, y), x to the right and y
+    down, to (a x + d y, b x + e y). One of an angle between the quarters, or a broken one, is left alone.
+    """
+    numbers = struct.unpack("=9i", matrix)
+    a, b, d, e = numbers[0], numbers[1], numbers[3], numbers[4]
+    if max(abs(b), abs(d)) < NEARLY_QUARTER * min(abs(a), abs(e)):
+        x, y = a, e
+    elif max(abs(a), abs(e)) < NEARLY_QUARTER * min(abs(b), abs(d)):
+        pixels_HWC, x, y = pixels_HWC.swapaxes(0, 1), d, b
+    else:
+        return pixels_HWC
+    return pixels_HWC[:: 1 if y > 0 else -1, :: 1 if x > 0 else -1]
