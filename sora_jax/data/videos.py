@@ -30,15 +30,13 @@ from sora_jax.data.rgb import Converter, square_size
 SMALLEST_SHARE = 0.9  # of the declared frames, below which a video counts as cut off
 LATEST_SHARE = 0.1  # of a frame's time, by which it may be late and still in time for one at a rate by choice
 FRAMES_AHEAD = 4  # decoded and not yet in RGB
+PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.ndarray, float]:
-    """Returns pixels and rate of the first video stream that is not a cover picture; see `video_io.read_stream`."""
+    """Returns pixels and rate of the video stream that a player shows; see `video_io.read_stream`."""
     with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise BadClip(limits.source_id, "has no video stream")
-        stream = streams[0]
+        stream = _shown_stream(container, limits.source_id)
         # Frame threads hide which frame an error belongs to, and slice threads rarely find more than one slice. What
         # does help is `_ahead`, which keeps two cores busy where they are idle and costs next to nothing where other
         # loaders use them; hence no more threads than that, for the conversion neither.
@@ -60,6 +58,28 @@ def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.
             reason = f"only {sound.decoded} of {declared:.0f} declared frames can be decoded"
             raise BadClip(limits.source_id, reason)
         return pixels_THWC, fps or _rate(times, stream, limits=limits)
+
+
+def _shown_stream(container: InputContainer, source_id: str) -> VideoStream:
+    """Returns the stream that is the video: of those that last the default one, else the largest, else the first.
+
+    One lasts that has half as many frames as the one with most: a still does not. Covers and chapter pictures never
+    count. Raises `BadClip` where there is none.
+    """
+    streams = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
+    if not streams:
+        raise BadClip(source_id, "has no video stream")
+
+    declared = [_declared_frames(container, stream) for stream in streams]
+    most = max((frames for frames in declared if frames is not None), default=0.0)
+
+    def rank(number: int) -> tuple[bool, bool, int]:
+        stream, frames = streams[number], declared[number]
+        context = stream.codec_context
+        lasts = frames is None or 2 * frames >= most
+        return lasts, bool(stream.disposition & Disposition.default), context.height * context.width
+
+    return streams[max(range(len(streams)), key=rank)]
 
 
 def _native_rate(stream: VideoStream) -> Fraction | None:

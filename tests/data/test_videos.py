@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.rgb import TO_RGB
@@ -112,3 +113,51 @@ def test_frames_without_the_flag_go_through_the_filter_as_they_are(tmp_path):
         np.testing.assert_array_equal(before.to_ndarray(), after.to_ndarray())
         tags = [(f.time, f.colorspace, f.color_range, f.color_trc, f.format.name) for f in (before, after)]
         assert tags[0] == tags[1]
+
+
+LEVELS = (40, 90, 140, 190, 240)
+
+
+def tracks(path: Path, *given: tuple[str, tuple[int, int], int, Disposition]) -> Path:
+    """Writes tracks of (codec, size, frames, disposition): grey, each brighter than the one before."""
+    with av.open(path, "w") as container:
+        streams = []
+        for codec, (height, width), _, disposition in given:
+            stream = container.add_stream(codec, rate=10)
+            stream.height, stream.width, stream.disposition = height, width, disposition
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            streams.append(stream)
+        for stream, (_, size, frames, _), level in zip(streams, given, LEVELS, strict=False):
+            for _ in range(frames):
+                picture = av.VideoFrame.from_ndarray(np.full((*size, 3), level, np.uint8), format="rgb24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+    return path
+
+
+NONE, DEFAULT = Disposition(0), Disposition.default
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.avi"])
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ((("mjpeg", (64, 96), 1, DEFAULT), ("libx264", (32, 48), 9, NONE)), 1),
+        ((("libx264", (16, 24), 9, DEFAULT), ("libx264", (32, 48), 9, DEFAULT)), 1),
+        ((("libx264", (32, 48), 9, DEFAULT), ("libx264", (16, 24), 9, DEFAULT), ("mjpeg", (64, 96), 1, NONE)), 0),
+    ],
+)
+def test_the_video_is_what_moves_and_is_largest_whichever_track_it_is(tmp_path, name, given, shown):
+    pixels_THWC, fps = read_clip(tracks(tmp_path / name, *given))
+    assert (pixels_THWC.shape, fps) == ((given[shown][2], *given[shown][1], 3), pytest.approx(10))
+    assert pixels_THWC.mean() == pytest.approx(LEVELS[shown], abs=4)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_of_two_videos_the_default_one_is_shown(tmp_path, name):
+    path = tracks(tmp_path / name, ("libx264", (64, 96), 9, NONE), ("libx264", (32, 48), 9, DEFAULT))
+    assert read_clip(path)[0].shape == (9, 32, 48, 3)
+
+
+def test_a_video_of_one_frame_is_still_one(tmp_path):
+    assert read_clip(tracks(tmp_path / "a.mp4", ("libx264", (32, 48), 1, DEFAULT)))[0].shape == (1, 32, 48, 3)
