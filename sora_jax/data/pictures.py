@@ -74,6 +74,10 @@ class ReadLimits:
             reason = f"{frames} frames of {height}x{width} exceed max_pixels = {self.max_pixels}{remedy}"
             raise BadClip(self.source_id, reason)
 
+    def transparent(self) -> BadClip:
+        """Returns what is raised where opaque pixels are asked for and there are others."""
+        return BadClip(self.source_id, "is transparent in places: put it on a background first")
+
 
 def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[np.ndarray, float]:
     """Returns pixels and rate of an image (T = 1, rate 1) or of an animated GIF or WebP.
@@ -86,14 +90,14 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
         frames_there = getattr(image, "n_frames", 1) if animated else 1
         wanted = frames_there if whole or limits.fps else limits.wanted(frames_there)
         limits.check(wanted, *limits.size(image.height, image.width))
-        if limits.opaque and _seen_through(image):
-            raise BadClip(limits.source_id, "is transparent in places: put it on a background first")
         if wanted == 1:
+            _check_opaque(image, limits)
             return np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))[None], 1.0
         pixels_THWC, seconds = None, []
         for index in range(wanted):
             image.seek(index)
             image.load()
+            _check_opaque(image, limits)
             pixels_HWC = np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))
             if pixels_THWC is None:
                 pixels_THWC = limits.allocate((wanted, *pixels_HWC.shape))
@@ -135,11 +139,12 @@ def _plain_rgb(image: Image.Image) -> Image.Image:
     return on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
-def _seen_through(image: Image.Image) -> bool:
-    """Returns whether some pixel of the (first) image is not opaque."""
-    if not image.has_transparency_data:
-        return False
-    return bool((np.asarray(image.convert("RGBA").getchannel("A")) < 255).any())
+def _check_opaque(image: Image.Image, limits: ReadLimits) -> None:
+    """Raises `BadClip` where opaque pixels are asked for and some of the image are not."""
+    if not limits.opaque or not image.has_transparency_data:
+        return
+    if (np.asarray(image.convert("RGBA").getchannel("A")) < 255).any():
+        raise limits.transparent()
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from sora_jax.data.pictures import on_white
+from sora_jax.data.pictures import ReadLimits, on_white
 
 NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
 NEARLY_QUARTER = 0.02  # sine of the angle up to which a display matrix counts as one of quarter turns, as FFmpeg has it
@@ -32,13 +32,20 @@ def square_size(frame: VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, 
 
 
 class Converter:
-    """Makes RGB of the frames of a stream. One for all of them: it takes about as long to set up as a frame."""
+    """Makes RGB of the frames of a stream. One for all of them: it takes about as long to set up as a frame.
 
-    def __init__(self):
+    `limits` say whether they must be opaque.
+    """
+
+    def __init__(self, limits: ReadLimits):
+        self._limits = limits
         self._to_planes, self._to_pixels = VideoReformatter(), VideoReformatter()
 
     def upright_rgb(self, frame: VideoFrame, *, height: int, width: int) -> np.ndarray:
-        """Returns uint8 (H, W, 3) of the frame at `height` x `width`, then turned as its display matrix says."""
+        """Returns uint8 (H, W, 3) of the frame at `height` x `width`, then turned as its display matrix says.
+
+        Raises `BadClip` where it must be opaque and is not.
+        """
         matrix = frame.side_data.get("DISPLAYMATRIX")
         transparent = any(component.is_alpha for component in frame.format.components)
         if frame.format.name.startswith(PLANES_FIRST) and not transparent:
@@ -46,6 +53,8 @@ class Converter:
         form = "rgba" if transparent else "rgb24"
         pixels_HWC = self._to_pixels.reformat(frame, width, height, form, interpolation=TO_RGB, threads=1).to_ndarray()
         if transparent:
+            if self._limits.opaque and pixels_HWC[..., 3].min() < 255:
+                raise self._limits.transparent()
             pixels_HWC = np.asarray(on_white(Image.fromarray(pixels_HWC)))
         return pixels_HWC if matrix is None else turned(pixels_HWC, bytes(matrix))
 

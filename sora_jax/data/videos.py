@@ -37,6 +37,8 @@ def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.
     """Returns pixels and rate of the video stream that a player shows; see `video_io.read_stream`."""
     with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
         stream = _shown_stream(container, limits.source_id)
+        if limits.opaque and stream.metadata.get("alpha_mode") == "1":
+            raise limits.transparent()  # in a part of WebM that the decoder at hand does not show
         # Frame threads hide which frame an error belongs to, and slice threads rarely find more than one slice. What
         # does help is `_ahead`, which keeps two cores busy where they are idle and costs next to nothing where other
         # loaders use them; hence no more threads than that, for the conversion neither.
@@ -134,7 +136,7 @@ def _decode(
     limits.check(capacity, *limits.size(stream.codec_context.height, stream.codec_context.width))
     pixels_THWC = None
     times: list[float | None] = []
-    converter = Converter()
+    converter = Converter(limits)
     with contextlib.closing(_ahead(itertools.islice(all_frames, limits.stop))) as frames:
         for number, frame in enumerate(frames):
             if number < limits.first_frame:

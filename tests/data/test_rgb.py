@@ -4,8 +4,10 @@ import av
 import numpy as np
 import pytest
 
+from sora_jax.data.pictures import ReadLimits
 from sora_jax.data.rgb import TO_RGB, Converter
 
+ANY = ReadLimits(source_id="a.mp4", max_frames=None, max_pixels=2**30)
 FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv440p", "yuv420p10le", "yuv444p12le", "nv12", "gray", "gbrp")
 
 
@@ -17,7 +19,7 @@ def noise(name: str, size: tuple[int, int] = (48, 70)) -> av.VideoFrame:
 
 @pytest.mark.parametrize("name", [*FORMATS, "rgb24", "rgb565le", "yuv410p", "yuv411p"])
 def test_pixels_are_those_of_the_plain_conversion_at_every_size(name):
-    converter = Converter()
+    converter = Converter(ANY)
     for height, width in ((48, 70), (48, 70), (24, 35), (31, 53), (48, 140), (48, 70)):
         frame = noise(name)
         plain_HWC = frame.to_ndarray(format="rgb24", height=height, width=width, interpolation=TO_RGB)
@@ -25,7 +27,7 @@ def test_pixels_are_those_of_the_plain_conversion_at_every_size(name):
 
 
 def test_one_converter_takes_frames_of_all_formats_in_turn():
-    converter = Converter()
+    converter = Converter(ANY)
     for name in (*FORMATS, *reversed(FORMATS)):
         frame = noise(name)
         plain_HWC = frame.to_ndarray(format="rgb24", interpolation=TO_RGB)

@@ -282,6 +282,35 @@ def test_transparency_is_refused_where_that_is_asked_for(tmp_path):
                 read_clip(path, opaque=True)
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.mkv", "a.webm"])
+def test_every_frame_must_be_opaque_where_that_is_asked_for(tmp_path, name):
+    for clear in (True, False):
+        pixels_THWC = np.full((3, 32, 48, 4), 255, np.uint8)
+        pixels_THWC[:, :, :24, :3] = [[[[60]]], [[[90]]], [[[120]]]]
+        if not clear:
+            pixels_THWC[-1, :, 24:, 3] = 0
+        path = tmp_path / f"{clear}{name}"
+        if name == "a.webp":
+            frames = [Image.fromarray(pixels_HWC) for pixels_HWC in pixels_THWC]
+            frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+        else:
+            form = "bgra" if name == "a.mkv" else "yuv420p" if clear else "yuva420p"
+            with av.open(path, "w") as container:
+                codec, form = (
+                    ("ffv1", "bgra") if name == "a.mkv" else ("libvpx-vp9", "yuv420p" if clear else "yuva420p")
+                )
+                stream = container.add_stream(codec, rate=10)
+                stream.height, stream.width, stream.pix_fmt = 32, 48, form
+                for pixels_HWC in pixels_THWC:
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels_HWC, format="rgba")))
+                container.mux(stream.encode())
+        assert len(read_clip(path)[0]) == 3
+        if clear:
+            assert len(read_clip(path, opaque=True)[0]) == 3
+        else:
+            assert "is transparent in places" in reason(path, opaque=True)
+
+
 def test_sixteen_bit_greys_keep_their_range(tmp_path):
     levels_HW = np.array([[0, 257 * 10, 257 * 128, 65535]], np.uint16)
     Image.fromarray(levels_HW).save(tmp_path / "a.png")
