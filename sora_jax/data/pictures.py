@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.frame_rates import at_rate
+from sora_jax.data.profiles import in_srgb
 
 PICTURE_SUFFIXES = (".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp")
 PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP")
@@ -131,7 +132,8 @@ def shrunk(image: Image.Image, limits: ReadLimits) -> Image.Image:
 
 
 def _plain_rgb(image: Image.Image) -> Image.Image:
-    """Returns the image as 8 bit RGB, transparency on white."""
+    """Returns the image as 8 bit sRGB, its colour profile applied, transparency on white."""
+    image = in_srgb(image)
     if image.mode.startswith("I"):
         # Pillow clips 16 bit greys at 255 instead of scaling them.
         levels_HW = np.asarray(image).astype(np.int64).clip(0, 65535)
