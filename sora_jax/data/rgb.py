@@ -8,12 +8,14 @@ from fractions import Fraction
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from PIL import Image
 
 from sora_jax.data.pictures import ReadLimits, on_white
 
 NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
+HD = (720, 1280)  # rows, columns, from either of which on untagged colours are taken for BT.709, as players do
+UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
 NEARLY_QUARTER = 0.02  # sine of the angle up to which a display matrix counts as one of quarter turns, as FFmpeg has it
 
 # By default FFmpeg rounds colours down, over one level darker with every pass through a file.
@@ -46,17 +48,27 @@ class Converter:
 
         Raises `BadClip` where it must be opaque and is not.
         """
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        turn = frame.side_data.get("DISPLAYMATRIX")
         transparent = any(component.is_alpha for component in frame.format.components)
+        matrix = _matrix(frame)
         if frame.format.name.startswith(PLANES_FIRST) and not transparent:
-            frame = self._to_planes.reformat(frame, width, height, "gbrp", interpolation=TO_RGB, threads=1)
+            frame = self._to_planes.reformat(frame, width, height, "gbrp", matrix, interpolation=TO_RGB, threads=1)
         form = "rgba" if transparent else "rgb24"
-        pixels_HWC = self._to_pixels.reformat(frame, width, height, form, interpolation=TO_RGB, threads=1).to_ndarray()
+        pixels_HWC = self._to_pixels.reformat(
+            frame, width, height, form, matrix, interpolation=TO_RGB, threads=1
+        ).to_ndarray()
         if transparent:
             if self._limits.opaque and pixels_HWC[..., 3].min() < 255:
                 raise self._limits.transparent()
             pixels_HWC = np.asarray(on_white(Image.fromarray(pixels_HWC)))
-        return pixels_HWC if matrix is None else turned(pixels_HWC, bytes(matrix))
+        return pixels_HWC if turn is None else turned(pixels_HWC, bytes(turn))
+
+
+def _matrix(frame: VideoFrame) -> Colorspace | None:
+    """Returns the matrix from luma and colour differences to RGB; None: the one that the frame names."""
+    if frame.colorspace != UNTAGGED or not any(component.is_chroma for component in frame.format.components):
+        return None
+    return Colorspace.ITU709 if frame.height >= HD[0] or frame.width >= HD[1] else Colorspace.ITU601
 
 
 def turned(pixels_HWC: np.ndarray, matrix: bytes) -> np.ndarray:
