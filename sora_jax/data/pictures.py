@@ -17,6 +17,7 @@ from sora_jax.data.profiles import in_srgb
 
 PICTURE_SUFFIXES = (".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp")
 PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP")
+ANIMATED = ("GIF", "WEBP", "PNG")
 ROUNDED = 0.005  # seconds, by which a GIF's times are off at most: it counts in hundredths
 
 
@@ -81,22 +82,25 @@ class ReadLimits:
 
 
 def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[np.ndarray, float]:
-    """Returns pixels and rate of an image (T = 1, rate 1) or of an animated GIF or WebP.
+    """Returns pixels and rate of an image (T = 1, rate 1) or of an animated GIF, WebP or PNG.
 
     How often frames are repeated, and whether they follow faster than `limits.fps`, depends on all that are decoded;
     `whole` decodes all, and so does `limits.fps`, so that numbers of frames mean the same in every window.
     """
     with Image.open(file, formats=PICTURE_FORMATS) as image:
-        animated = image.format in ("GIF", "WEBP")
-        frames_there = getattr(image, "n_frames", 1) if animated else 1
+        # The first picture of an animated PNG may be there for those who cannot play it: then it is not of the film.
+        still = int(getattr(image, "default_image", False))
+        # A JPEG with several pictures (MPO) is one photo, taken more than once.
+        frames_there = getattr(image, "n_frames", 1) - still if image.format in ANIMATED else 1
         wanted = frames_there if whole or limits.fps else limits.wanted(frames_there)
         limits.check(wanted, *limits.size(image.height, image.width))
         if wanted == 1:
+            image.seek(still)
             _check_opaque(image, limits)
             return np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))[None], 1.0
         pixels_THWC, seconds = None, []
         for index in range(wanted):
-            image.seek(index)
+            image.seek(still + index)
             image.load()
             _check_opaque(image, limits)
             pixels_HWC = np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))

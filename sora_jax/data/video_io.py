@@ -91,8 +91,8 @@ def read_stream(
     both included, are kept (those before them are decoded, to count them, and let go). With `short_side` each larger
     frame is scaled down to it as it is decoded, so that only small ones are held.
 
-    The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a GIF or WebP frame
-    that is held several times as long as the shortest is repeated. With `fps` a clip of at least this rate (a video: on
+    The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a frame of an
+    animated picture that is held several times as long as the shortest is repeated. With `fps` a clip of at least this rate (a video: on
     average, as its header says) is resampled to it by its frames' times (see `frame_rates.at_rate`); then `max_frames`
     and `window` count resampled frames. A slower clip keeps its frames and its rate.
 

@@ -113,6 +113,31 @@ def test_held_frames_are_given_their_time_back(tmp_path):
     np.testing.assert_array_equal(read_THWC, pixels_THWC[:3])
 
 
+@pytest.mark.parametrize("default", [False, True])
+def test_an_animated_png_is_a_video(tmp_path, default):
+    frames = [Image.fromarray(pixels_HWC) for pixels_HWC in few_colours()]
+    cover = Image.fromarray(255 - few_colours()[0])
+    first, rest = (cover, frames) if default else (frames[0], frames[1:])
+    # The third frame is held twice as long.
+    durations = [100, 100, 200, 100, 100, 100, 100]
+    first.save(tmp_path / "a.png", save_all=True, append_images=rest, duration=durations, default_image=default)
+    pixels_THWC, fps = read_clip(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels_THWC, few_colours()[[0, 1, 2, 2, 3, 4, 5, 6]])
+    assert fps == pytest.approx(10)
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.png", window=(1, 2))[0], few_colours()[1:3])
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.png", max_frames=1)[0], few_colours(1))
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.png", fps=5.0)[0], few_colours()[[0, 2, 3, 5]])
+
+
+def test_a_photo_with_a_second_picture_in_it_is_one_picture(tmp_path):
+    frames = [Image.fromarray(pixels_HWC) for pixels_HWC in drawn(2)]
+    frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:], quality=95)
+    assert Image.open(tmp_path / "a.jpg").n_frames == 2
+    pixels_THWC, _ = read_clip(tmp_path / "a.jpg")
+    assert pixels_THWC.shape == (1, 32, 48, 3)
+    assert distance(pixels_THWC, drawn(1)) < 3
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.mp4", "a.gif", "a.webp"])
 def test_every_format_holds_a_single_frame(tmp_path, name):
     write_clip(tmp_path / "new" / name, few_colours(1), fps=8)
