@@ -92,9 +92,9 @@ def read_stream(
     frame is scaled down to it as it is decoded, so that only small ones are held.
 
     The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a frame of an
-    animated picture that is held several times as long as the shortest is repeated. With `fps` a clip of at least this rate (a video: on
-    average, as its header says) is resampled to it by its frames' times (see `frame_rates.at_rate`); then `max_frames`
-    and `window` count resampled frames. A slower clip keeps its frames and its rate.
+    animated picture that is held several times as long as the shortest is repeated. With `fps` a clip of at least this
+    rate (a video: on average, as its header says) is resampled to it by its frames' times (see `frame_rates.at_rate`);
+    then `max_frames` and `window` count resampled frames. A slower clip keeps its frames and its rate.
 
     The ending of `name` chooses the decoder; `stream` can be seeked in and is closed in the end. `allocate` is asked
     for the (T, H, W, 3) that the headers promise, and for more where there is more; what is returned need not be that
