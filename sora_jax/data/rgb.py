@@ -12,6 +12,7 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from PIL import Image
 
 from sora_jax.data.pictures import ReadLimits, on_white
+from sora_jax.data.tone import FORMAT, ToneMap, is_mapped
 
 NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
 HD = (720, 1280)  # rows, columns, from either of which on untagged colours are taken for BT.709, as players do
@@ -42,6 +43,7 @@ class Converter:
     def __init__(self, limits: ReadLimits):
         self._limits = limits
         self._to_planes, self._to_pixels = VideoReformatter(), VideoReformatter()
+        self._map: tuple[tuple[int, int], ToneMap] | None = None
 
     def upright_rgb(self, frame: VideoFrame, *, height: int, width: int) -> np.ndarray:
         """Returns uint8 (H, W, 3) of the frame at `height` x `width`, then turned as its display matrix says.
@@ -49,25 +51,34 @@ class Converter:
         Raises `BadClip` where it must be opaque and is not.
         """
         turn = frame.side_data.get("DISPLAYMATRIX")
+        tags = frame.color_trc, frame.color_primaries
         transparent = any(component.is_alpha for component in frame.format.components)
-        matrix = _matrix(frame)
+        size, how = (width, height), {"src_colorspace": _matrix(frame), "interpolation": TO_RGB, "threads": 1}
+        if is_mapped(*tags) and not transparent:
+            pixels_HWC = self._mapped(self._to_planes.reformat(frame, *size, FORMAT, **how).to_ndarray(), tags)
+            return pixels_HWC if turn is None else turned(pixels_HWC, bytes(turn))
         if frame.format.name.startswith(PLANES_FIRST) and not transparent:
-            frame = self._to_planes.reformat(frame, width, height, "gbrp", matrix, interpolation=TO_RGB, threads=1)
-        form = "rgba" if transparent else "rgb24"
-        pixels_HWC = self._to_pixels.reformat(
-            frame, width, height, form, matrix, interpolation=TO_RGB, threads=1
-        ).to_ndarray()
+            frame = self._to_planes.reformat(frame, *size, "gbrp", **how)
+        pixels_HWC = self._to_pixels.reformat(frame, *size, "rgba" if transparent else "rgb24", **how).to_ndarray()
         if transparent:
             if self._limits.opaque and pixels_HWC[..., 3].min() < 255:
                 raise self._limits.transparent()
             pixels_HWC = np.asarray(on_white(Image.fromarray(pixels_HWC)))
         return pixels_HWC if turn is None else turned(pixels_HWC, bytes(turn))
 
+    def _mapped(self, signal_HWC: np.ndarray, tags: tuple[int, int]) -> np.ndarray:
+        """Returns uint8 colours of BT.709 of a signal with these tags, transfer and primaries."""
+        if self._map is None or self._map[0] != tags:
+            self._map = tags, ToneMap(transfer=tags[0], primaries=tags[1])
+        return self._map[1](signal_HWC)
+
 
 def _matrix(frame: VideoFrame) -> Colorspace | None:
     """Returns the matrix from luma and colour differences to RGB; None: the one that the frame names."""
-    if frame.colorspace != UNTAGGED or not any(component.is_chroma for component in frame.format.components):
+    if frame.colorspace != UNTAGGED or frame.format.is_rgb or len(frame.format.components) < 3:
         return None
+    if is_mapped(frame.color_trc, frame.color_primaries):
+        return Colorspace.BT2020
     return Colorspace.ITU709 if frame.height >= HD[0] or frame.width >= HD[1] else Colorspace.ITU601
 
 

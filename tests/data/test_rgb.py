@@ -38,11 +38,11 @@ def test_one_converter_takes_frames_of_all_formats_in_turn():
 COLOURS = ((254, 0, 0), (0, 255, 0), (0, 0, 255), (200, 120, 60))
 
 
-def stripes(size: tuple[int, int], matrix: str, *, tag: int | None = None) -> av.VideoFrame:
+def stripes(size: tuple[int, int], matrix: str, *, tag: int | None = None, form: str = "yuv420p") -> av.VideoFrame:
     """A frame with a column of each colour, converted by that matrix and tagged so, or not at all."""
     pixels_HWC = np.repeat(np.array(COLOURS, np.uint8)[None], size[1] // 4, axis=1).repeat(size[0], axis=0)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_HWC), format="rgb24")
-    frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
+    frame = frame.reformat(format=form, dst_colorspace=matrix)
     frame.colorspace = UNTAGGED if tag is None else tag
     return frame
 
@@ -66,6 +66,8 @@ def test_untagged_colours_are_those_of_their_size(size, matrix, tag):
     for number, colour in enumerate(COLOURS):
         column = size[1] // 8 + number * (size[1] // 4)
         np.testing.assert_allclose(seen_HWC[size[0] // 2, column].astype(int), colour, atol=3)
+    full_HWC = Converter(ANY).upright_rgb(stripes(size, matrix, tag=tag, form="yuv444p"), height=16, width=32)
+    np.testing.assert_allclose(full_HWC[8, 4].astype(int), COLOURS[0], atol=3)
     small_HWC = Converter(ANY).upright_rgb(frame, height=16, width=32)
     np.testing.assert_allclose(small_HWC[8, 4].astype(int), COLOURS[0], atol=3, err_msg="the stored size counts")
 
