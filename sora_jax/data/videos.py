@@ -30,6 +30,7 @@ from sora_jax.data.rgb import Converter, square_size
 SMALLEST_SHARE = 0.9  # of the declared frames, below which a video counts as cut off
 LATEST_SHARE = 0.1  # of a frame's time, by which it may be late and still in time for one at a rate by choice
 FRAMES_AHEAD = 4  # decoded and not yet in RGB
+LASTING, FULL_SIZE = 0.5, 0.25  # of the most frames and pixels of a track: below, one is a still or a preview
 PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
@@ -63,23 +64,23 @@ def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.
 
 
 def _shown_stream(container: InputContainer, source_id: str) -> VideoStream:
-    """Returns the stream that is the video: of those that last the default one, else the largest, else the first.
+    """Returns the stream that is the video: the first of those that last, are the default one and no preview.
 
-    One lasts that has half as many frames as the one with most: a still does not. Covers and chapter pictures never
-    count. Raises `BadClip` where there is none.
+    One lasts that has half as many frames as the one with most: a still does not. A preview has less than a quarter of
+    the pixels of the largest. Covers and chapter pictures never count. Raises `BadClip` where there is none.
     """
     streams = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
     if not streams:
         raise BadClip(source_id, "has no video stream")
-
     declared = [_declared_frames(container, stream) for stream in streams]
+    pixels = [stream.codec_context.height * stream.codec_context.width for stream in streams]
     most = max((frames for frames in declared if frames is not None), default=0.0)
 
-    def rank(number: int) -> tuple[bool, bool, int]:
-        stream, frames = streams[number], declared[number]
-        context = stream.codec_context
-        lasts = frames is None or 2 * frames >= most
-        return lasts, bool(stream.disposition & Disposition.default), context.height * context.width
+    def rank(number: int) -> tuple[bool, bool, bool]:
+        frames = declared[number]
+        lasts = frames is None or frames >= LASTING * most
+        default = bool(streams[number].disposition & Disposition.default)
+        return lasts, default, pixels[number] >= FULL_SIZE * max(pixels)
 
     return streams[max(range(len(streams)), key=rank)]
 

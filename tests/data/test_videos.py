@@ -143,11 +143,12 @@ NONE, DEFAULT = Disposition(0), Disposition.default
     ("given", "shown"),
     [
         ((("mjpeg", (64, 96), 1, DEFAULT), ("libx264", (32, 48), 9, NONE)), 1),
-        ((("libx264", (16, 24), 9, DEFAULT), ("libx264", (32, 48), 9, DEFAULT)), 1),
+        ((("libx264", (16, 24), 9, DEFAULT), ("libx264", (64, 96), 9, DEFAULT)), 1),
+        ((("libx264", (32, 48), 9, DEFAULT), ("libx264", (48, 64), 9, DEFAULT)), 0),
         ((("libx264", (32, 48), 9, DEFAULT), ("libx264", (16, 24), 9, DEFAULT), ("mjpeg", (64, 96), 1, NONE)), 0),
     ],
 )
-def test_the_video_is_what_moves_and_is_largest_whichever_track_it_is(tmp_path, name, given, shown):
+def test_the_video_is_what_lasts_and_is_no_preview_whichever_track_it_is(tmp_path, name, given, shown):
     pixels_THWC, fps = read_clip(tracks(tmp_path / name, *given))
     assert (pixels_THWC.shape, fps) == ((given[shown][2], *given[shown][1], 3), pytest.approx(10))
     assert pixels_THWC.mean() == pytest.approx(LEVELS[shown], abs=4)
