@@ -53,7 +53,7 @@ def _clip(one: Look) -> str:
     if one.trimmed_frames:
         cut.append(f"{one.trimmed_frames} frames trimmed")
     if any(one.cropped):
-        cut.append(f"{one.cropped[0]} rows and {one.cropped[1]} columns cropped")
+        cut.append(f"{one.cropped[0]} rows and {one.cropped[1]} columns cropped, {one.cut:.1%} of the picture")
     pictures = "".join(map(_picture, one.pictures or ()))
     pictures = f'<div class="row">{pictures}</div>'
     words = f"<p><b>{escape(printable(one.source_id))}</b> {escape(one.caption)}</p>"
