@@ -85,8 +85,8 @@ def open_clip(path: str | os.PathLike, form: ClipFormat) -> Iterator[Write]:
     fastest = FASTEST.get(suffix, form.fps)
     if form.fps > fastest:
         logging.warning(
-            f"{path} will last {form.fps / fastest:.2g} times as long: a {suffix[1:]} shows at most {fastest:.3g} frames "
-            f"per second, not {form.fps:g}; .mp4 and .webm keep the rate"
+            f"{path} will last {form.fps / fastest:.2g} times as long: a {suffix[1:]} shows at most {fastest:.3g} "
+            f"frames per second, not {form.fps:g}; .mp4 and .webm keep the rate"
         )
     if _NUMBERED.search(path.name):
         yield _numbered(path, form)
