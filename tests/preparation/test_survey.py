@@ -119,6 +119,8 @@ def test_the_page_shows_every_clip_and_every_reason(found, tmp_path):
     page = (tmp_path / "new" / "page.html").read_text()
     assert "a &lt;heap&gt;" in page
     assert page.count("<img") == 2 * len(found.kept)
+    assert page.count("0: the same frame as the model will see it") == 1
+    assert 'alt=""' not in page
     assert "frame 3 is damaged" in page
     assert "1 rows and 4 columns cropped, 13.8% of the picture" in page
     assert page.count("histogram of") == len(measures(found.kept))
@@ -132,4 +134,5 @@ def test_names_and_captions_of_strangers_are_text_on_the_page(found, tmp_path):
     write_page(tmp_path / "page.html", Survey(kept=kept, dropped=[(evil, "is bad")]), {}, title=evil)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\udcff\\x1b[2J\\u202e" in page
+    assert page.count('alt="&lt;script') == 2 * len(kept)
     assert not re.search("<script|<img src=x", page)
