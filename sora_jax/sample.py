@@ -222,8 +222,6 @@ def check(request: Request, number: int, limits: Limits) -> bool:
         if _REQUESTS.value is not None:
             raise UserError(f"{_REQUESTS.value}, request {number}: {error}") from error
         raise
-    for remark in job.remarks:
-        print(remark, flush=True)
     return job.request.task not in ("extend", "loop", "connect") and job.frames == 1
 
 

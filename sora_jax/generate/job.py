@@ -6,21 +6,25 @@ Letters: T H W C frames, rows, columns, colours of pixels.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.captions import check_prompt, clean_caption, count_tokens
-from sora_jax.data.clips import covering
-from sora_jax.generate.given import read_given, whiter
+from sora_jax.data.clips import BadClip, covering
+from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.pictures import ReadOptions
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request
 from sora_jax.video import shapes
 
 _GB = 1e9
+# A mask is white where its mean over colours is over this.
+_WHITE = 127
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,6 @@ class Job:
       image_THWC: The image, uint8, T = 1.
       clips: The videos, uint8 (T, H, W, 3), of that size.
       mask_THW: Where something new is made, bool, T that of the video.
-      remarks: Sentences about what was done to what is given, for the user.
     """
 
     request: Request
@@ -134,7 +137,6 @@ class Job:
     image_THWC: np.ndarray | None = None
     clips: tuple[np.ndarray, ...] = ()
     mask_THW: np.ndarray | None = None
-    remarks: tuple[str, ...] = ()
 
 
 def read_job(request: Request, limits: Limits) -> Job:
@@ -145,16 +147,24 @@ def read_job(request: Request, limits: Limits) -> Job:
         raise UserError(
             f"the negative prompt has {count_tokens(negative)} tokens and this model takes {limits.text_tokens}"
         )
-    given = read_given(request)
-    size = _settle_size(request, limits, [*given.clips, *([] if given.image_THWC is None else [given.image_THWC])])
-    rate = given.rates[0] if given.rates else None
-    fps = request.fps or rate or limits.fps
+    image, rate, clips, mask = None, None, [], None
+    if request.image:
+        image, _ = _read(request.image, opaque=True)
+        if len(image) > 1:
+            raise UserError(f"{request.image} has {len(image)} frames and animate takes one image: use extend")
+    for name in request.video:
+        clip, found = _read(name)
+        clips.append(clip)
+        rate = rate or found
+    _check_alike(request, clips)
+    if request.mask:
+        mask = _read_mask(request.mask, clips[0])
+    size = _settle_size(request, limits, [*clips, *([] if image is None else [image])])
     if request.task != "upscale":
-        given = given.at(fps, request.video)
-    clips, image, mask = given.clips, given.image_THWC, given.mask_THWC
-    if request.task != "upscale":
-        clips = tuple(covering(clip, size) for clip in clips)
+        clips = [covering(clip, size) for clip in clips]
         image = None if image is None else covering(image, size)
+        mask = None if mask is None else _whiter(covering(mask, size))
+    fps = request.fps or rate or limits.fps
     before, frames = _settle_frames(request, limits, clips, fps)
     if request.task == "upscale":
         fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rate or fps)
@@ -168,12 +178,54 @@ def read_job(request: Request, limits: Limits) -> Job:
         before=before,
         strength=DEFAULT_STRENGTH.get(request.task, 1.0) if request.strength is None else request.strength,
         image_THWC=image,
-        clips=clips,
-        mask_THW=None if mask is None else whiter(covering(mask, size)),
-        remarks=given.remarks,
+        clips=tuple(clips),
+        mask_THW=mask,
     )
     _check_limits(job, limits)
     return job
+
+
+@functools.cache
+def _reader() -> GuardedReader:
+    """Returns the one process that decodes what requests name: it starts with the first file."""
+    return GuardedReader()
+
+
+def _read(path: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+    """Returns uint8 (T, H, W, 3) and frames per second of a file; raises UserError where it cannot be read."""
+    if not Path(path).exists():
+        raise UserError(f"{path} does not exist")
+    try:
+        return _reader().read_clip(path, **options)
+    except BadClip as error:
+        raise UserError(str(error)) from error
+
+
+def _check_alike(request: Request, clips: Sequence[np.ndarray]) -> None:
+    sizes = [clip.shape[1:3] for clip in clips]
+    if len(set(sizes)) > 1 and request.size is None:
+        (a, b), (c, d) = sizes
+        raise UserError(
+            f"the videos to connect are {a}x{b} and {c}x{d} px: pass --size=HEIGHTxWIDTH to make them alike"
+        )
+
+
+def _read_mask(path: str, clip: np.ndarray) -> np.ndarray:
+    """Returns the mask, uint8 (T, H, W, 3), as long as the clip."""
+    # Its alpha may be the mask, or its colours: only who made it knows.
+    pixels_THWC, _ = _read(path, opaque=True)
+    frames, height, width = pixels_THWC.shape[:3]
+    if (height, width) != clip.shape[1:3]:
+        raise UserError(f"the mask {path} is {height}x{width} px, the video {clip.shape[1]}x{clip.shape[2]}: scale it")
+    if frames not in (1, len(clip)):
+        raise UserError(f"the mask {path} has {frames} frames, the video {len(clip)}: give one frame, or as many")
+    if not _whiter(pixels_THWC).any():
+        raise UserError(f"the mask {path} is black: nothing would be made; white says where to fill in")
+    return np.broadcast_to(pixels_THWC, clip.shape)
+
+
+def _whiter(pixels_THWC: np.ndarray) -> np.ndarray:
+    return pixels_THWC.mean(axis=-1) > _WHITE
 
 
 def _settle_size(request: Request, limits: Limits, given: Sequence[np.ndarray]) -> tuple[int, int]:
@@ -194,7 +246,7 @@ def _settle_size(request: Request, limits: Limits, given: Sequence[np.ndarray]) 
     return size
 
 
-def _settle_frames(request: Request, limits: Limits, clips: Sequence[np.ndarray], fps: float) -> tuple[int, int]:
+def _settle_frames(request: Request, limits: Limits, clips: list[np.ndarray], fps: float) -> tuple[int, int]:
     """Returns (frames before what is given, frames after it, or of the whole video)."""
     spans = request.spans()
     if request.task in ("text", "animate"):
@@ -252,10 +304,7 @@ def _check_limits(job: Job, limits: Limits) -> None:
     shortest = limits.first + limits.step
     for name, clip in zip(job.request.video, job.clips, strict=True):
         if len(clip) < shortest and task in ("extend", "loop", "connect"):
-            rate = f" at {job.fps:.4g} per second" if job.remarks else ""
-            raise UserError(
-                f"{name} has {len(clip)} frames{rate} and {task} needs {shortest} or more: animate its first one"
-            )
+            raise UserError(f"{name} has {len(clip)} frames and {task} needs {shortest} or more: animate its first one")
     slides = whole > limits.window_tokens(size)
     if not limits.knows and (slides or task not in ("text", "edit", "upscale")):
         raise UserError(
