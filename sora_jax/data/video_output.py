@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+from absl import logging
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from PIL import Image
@@ -27,7 +28,9 @@ from sora_jax.core.errors import StorageError, UserError
 # What each container may hold, the first by default; .png also as frames_%04d.png, one file a frame.
 CODECS = {".mp4": ("h264", "av1"), ".webm": ("vp9", "av1")}
 WRITTEN_SUFFIXES = (*CODECS, ".gif", ".webp", ".png")
-# As `videos.TO_RGB`, the other way.
+# Frames per second that animated pictures show at most: viewers hold shorter frames for a tenth of a second instead.
+FASTEST = {".gif": 50.0, ".webp": 1000 / 11}
+# As `rgb.TO_RGB`, the other way.
 FROM_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 # Of high quality; one thread, since their number changes the bytes.
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -79,6 +82,12 @@ def open_clip(path: str | os.PathLike, form: ClipFormat) -> Iterator[Write]:
     path = Path(path)
     check_written_suffix(path, frames=1, codec=form.codec)
     suffix = path.suffix.lower()
+    fastest = FASTEST.get(suffix, form.fps)
+    if form.fps > fastest:
+        logging.warning(
+            f"{path} will last {form.fps / fastest:.2g} times as long: a {suffix[1:]} shows at most {fastest:.3g} "
+            f"frames per second, not {form.fps:g}; .mp4 and .webm keep the rate"
+        )
     if _NUMBERED.search(path.name):
         yield _numbered(path, form)
         return
@@ -121,19 +130,19 @@ def first_file(path: Path) -> Path:
 def encode_gif(pixels_THWC: np.ndarray, *, fps: float, facts: Facts | None = None) -> bytes:
     """Returns an endless GIF of uint8 (T, H, W, 3), each frame with a palette of its own.
 
-    A GIF counts in hundredths of a second: durations are rounded so that the sum stays right. Above 50 frames
-    per second the video is slowed down to 50, since viewers take shorter durations for a mistake.
+    A GIF counts in hundredths of a second: durations are rounded so that the sum stays right. Faster videos are slowed
+    down to `FASTEST`.
     """
     frames = [Image.fromarray(f_HWC).quantize(256, Image.Quantize.MEDIANCUT) for f_HWC in pixels_THWC]
-    durations = [10 * d for d in _durations(len(frames), rate=min(fps, 50.0), unit=0.01)]
+    durations = [10 * d for d in _durations(len(frames), rate=min(fps, FASTEST[".gif"]), unit=0.01)]
     said = {"comment": json.dumps(facts).encode()} if facts else {}
     return _encode_animation(frames, durations, "GIF", disposal=1, optimize=False, **said)
 
 
 def _encode_webp(pixels_THWC: np.ndarray, *, fps: float, facts: Facts | None = None) -> bytes:
-    """Returns an endless WebP of uint8 (T, H, W, 3)."""
+    """Returns an endless WebP of uint8 (T, H, W, 3); faster videos are slowed down to `FASTEST`."""
     frames = [Image.fromarray(frame_HWC) for frame_HWC in pixels_THWC]
-    durations = _durations(len(frames), rate=fps, unit=0.001)
+    durations = _durations(len(frames), rate=min(fps, FASTEST[".webp"]), unit=0.001)
     said = {}
     if facts:
         exif = Image.Exif()

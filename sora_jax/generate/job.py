@@ -212,7 +212,8 @@ def _check_alike(request: Request, clips: Sequence[np.ndarray]) -> None:
 
 def _read_mask(path: str, clip: np.ndarray) -> np.ndarray:
     """Returns the mask, uint8 (T, H, W, 3), as long as the clip."""
-    pixels_THWC, _ = _read(path)
+    # Its alpha may be the mask, or its colours: only who made it knows.
+    pixels_THWC, _ = _read(path, opaque=True)
     frames, height, width = pixels_THWC.shape[:3]
     if (height, width) != clip.shape[1:3]:
         raise UserError(f"the mask {path} is {height}x{width} px, the video {clip.shape[1]}x{clip.shape[2]}: scale it")

@@ -29,7 +29,6 @@ from sora_jax.evaluation.evaluator import Judged, judge_prompts
 from sora_jax.evaluation.reconstruction import Networks, Verdict, judge_autoencoder
 from sora_jax.evaluation.tasks import judge_sizes, judge_tasks
 from sora_jax.generate.job import Limits
-from sora_jax.generate.write import contact_sheet
 from sora_jax.models.codec import Codec
 from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.preparation.run import Share
@@ -323,7 +322,7 @@ class _Maker:
             judged = judge_prompts(
                 self._sampler, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
             )
-            self._show(name, judged.clips)
+            self._show(name, judged.clips, judged.prompts)
             self._show_verdicts(name, judged)
             result[name] = {**judged.facts(), **self._facts}
             if sampling.cache > 0:
@@ -343,16 +342,15 @@ class _Maker:
         world = ShapesWorld(dataclasses.replace(drawn, **of_samples))
         judged = judge_tasks(self._sampler, self._params, limits, world)
         for name, clips in judged.clips.items():
-            self._show(f"task_{name}", clips)
+            self._show(f"task_{name}", clips, judged.prompts[name])
         sizes = judge_sizes(self._sampler, self._params, limits, cases[:count], seed=_EVALUATION_SEED)
         parts = {f"task_{name}": scores for name, scores in judged.scores.items()}
         for name, one in sizes.judged.items():
             self._show_verdicts(f"size_{name}", one)
         return {**parts, **{f"size_{name}": scores for name, scores in sizes.scores.items()}}
 
-    def _show(self, name: str, clips: list[np.ndarray]) -> None:
-        if is_first():
-            write_clip(self._folder / f"{name}.gif", contact_sheet(clips), fps=self._settings.sampling.fps)
+    def _show(self, name: str, clips: list[np.ndarray], prompts: list[str]) -> None:
+        exhibits.show_sheet(self._folder, name, clips, prompts, fps=self._settings.sampling.fps)
 
     def _show_verdicts(self, name: str, judged: Judged) -> None:
         """Prints the table of groups and writes the picture of every sample beside what the oracle says of it."""

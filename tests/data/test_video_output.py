@@ -57,6 +57,20 @@ def test_pieces_give_the_bytes_of_the_whole(tmp_path, name):
     assert written(tmp_path / name, clip).read_bytes() == (tmp_path / f"whole_{name}").read_bytes()
 
 
+@pytest.mark.parametrize(("name", "fastest"), [("a.gif", 50), ("a.webp", 1000 / 11), ("a.mp4", None)])
+@pytest.mark.parametrize("fps", [24.0, 120.0])
+def test_a_rate_that_a_picture_cannot_show_is_told_and_slowed_down(tmp_path, caplog, name, fastest, fps):
+    write_clip(tmp_path / name, drawn(13), fps=fps)
+    pixels_THWC, found = read_clip(tmp_path / name)
+    slowed = fastest is not None and fps > fastest
+    assert (len(pixels_THWC), found) == (13, pytest.approx(fastest if slowed else fps, rel=0.04))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == slowed
+    if slowed:
+        assert f"{name} will last {fps / fastest:.2g} times as long" in said[0]
+        assert "not 120; .mp4 and .webm keep the rate" in said[0]
+
+
 def test_pictures_say_how_they_were_made(tmp_path):
     clip = drawn()
     with Image.open(written(tmp_path / "a.gif", clip, facts=FACTS)) as image:

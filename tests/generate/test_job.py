@@ -133,6 +133,7 @@ KNOWLESS = dataclasses.replace(LIMITS, knows=False)
         ("upscale", {"video": ("a.gif",), "seconds": "2"}, "for more frames in it pass --fps or --frames"),
         ("edit", {"video": ("a.gif",), "frames": 5}, "task edit keeps the duration of its video"),
         ("fill", {"video": ("a.gif",), "mask": "small_mask.png"}, "is 4x8 px, the video 8x8: scale it"),
+        ("fill", {"video": ("a.gif",), "mask": "alpha.png"}, "is transparent in places: put it on a background first"),
         ("fill", {"video": ("a.gif",), "mask": "black.png"}, "is black: nothing would be made"),
         ("fill", {"video": ("a.gif",), "mask": "short.gif"}, "has 3 frames, the video 9: give one frame, or as many"),
         ("text", {"prompt": ("w " * 30,)}, "the prompt has 31 tokens and this model takes 24"),
