@@ -292,6 +292,8 @@ def _conflicts(settings: Settings) -> list[str]:
     for name in settings.run:
         if name not in settings.stages:
             problems.append(f"run names the stage {name!r}, but stages has {', '.join(settings.stages)}")
+        elif not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+            problems.append(f"run names the stage {name!r}: its folder is called so; use a to z, A to Z, 0 to 9, _ . -")
     if len(set(settings.run)) < len(settings.run):
         problems.append(f"run names a stage twice: {', '.join(settings.run)}")
     kinds = [settings.stages[name].kind for name in settings.run if name in settings.stages]

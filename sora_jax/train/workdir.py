@@ -14,6 +14,7 @@ from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data.remote import is_remote
 from sora_jax.train.settings import MAIN
+from sora_jax.train.storage import check_names
 
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
 _MOST_LISTED = 5
@@ -45,6 +46,7 @@ class Workdir:
                 f"--workdir={os.fspath(path)} must be a folder of this machine: only data are read from buckets"
             )
         self.path = Path(path).absolute()
+        check_names(self.path)
         self._part = part
         self._locks = contextlib.ExitStack()
 

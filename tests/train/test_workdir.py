@@ -22,6 +22,17 @@ def test_a_bucket_is_no_workdir(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_workdir_whose_checkpoints_could_not_be_read_again_is_refused(tmp_path):
+    for path in (tmp_path / "exp [lr=1e-3]", tmp_path / "a*" / "base"):
+        with pytest.raises(UserError, match=r"or give another --workdir"):
+            Workdir(path)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "exp [a]").mkdir()
+    os.symlink(tmp_path / "exp [a]", tmp_path / "exp")
+    with Workdir(tmp_path / "exp"):
+        pass
+
+
 def test_a_config_is_claimed_once_and_never_changed(tmp_path):
     with Workdir(tmp_path / "deep" / "run") as workdir:
         workdir.claim(config())
