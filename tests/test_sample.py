@@ -9,6 +9,7 @@ from absl.testing import flagsaver
 from sora_jax import sample
 from sora_jax.core.errors import UserError
 from sora_jax.generate.job import read_job
+from sora_jax.generate.write import is_safe_name
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import limits_of
 
@@ -69,7 +70,8 @@ def test_whatever_a_prompt_says_its_file_is_short_plain_and_in_the_folder(settin
     (path,) = paths
     assert path.parent == tmp_path
     assert path.resolve().parent == tmp_path.resolve()
-    assert re.fullmatch(r"[a-z0-9][a-z0-9_]*\.mp4", path.name)
+    assert re.fullmatch(r"[^\W_]\w*\.mp4", path.name)
+    assert is_safe_name(path.name)
     assert len(path.name) <= 120
 
 
@@ -95,6 +97,7 @@ def test_whatever_a_prompt_says_its_file_is_short_plain_and_in_the_folder(settin
         ({"output": ["a.png"]}, "a video ends in .mp4, .webm, .gif or .webp"),
         ({"output": ["a.mp4", "b.mp4"]}, "2 --output for 1 prompts"),
         ({"prompt": ["a", "b"], "output": ["a.mp4", "a.mp4"]}, "two --output are a.mp4"),
+        ({"prompt": ["a", "b"], "output": ["a.mp4", "./b/../a.mp4"]}, "two --output are b/../a.mp4"),
         ({"prompt": ["a", "b", "c"], "size": ["8x8", "8x8"]}, "2 --size for 3 prompts"),
     ],
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+from absl import logging
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from PIL import Image
@@ -79,8 +80,10 @@ def open_clip(path: str | os.PathLike, form: ClipFormat) -> Iterator[Write]:
     path = Path(path)
     check_written_suffix(path, frames=1, codec=form.codec)
     suffix = path.suffix.lower()
-    if _NUMBERED.search(path.name):
-        yield _numbered(path, form)
+    if is_numbered(path):
+        numbered = _Numbered(path, form)
+        yield numbered.write
+        numbered.end()
         return
     with _replacing(path) as partial:
         if suffix in CODECS:
@@ -104,7 +107,7 @@ def check_written_suffix(path: str | os.PathLike, *, frames: int, codec: str | N
     suffix = path.suffix.lower()
     if suffix not in WRITTEN_SUFFIXES:
         raise UserError(f"cannot write {path}: the ending must be one of {', '.join(WRITTEN_SUFFIXES)}")
-    if suffix == ".png" and frames > 1 and not _NUMBERED.search(path.name):
+    if suffix == ".png" and frames > 1 and not is_numbered(path):
         raise UserError(
             f"cannot write {frames} frames to {path}: a video ends in .mp4, .webm, .gif or .webp, or is frames_%04d.png"
         )
@@ -113,9 +116,18 @@ def check_written_suffix(path: str | os.PathLike, *, frames: int, codec: str | N
         raise UserError(f"cannot write {path} with the codec {codec}: there are {allowed}")
 
 
+def is_numbered(path: Path) -> bool:
+    """Returns whether `open_clip` writes each frame to a picture of its own; in other endings a % is only a %."""
+    return path.suffix.lower() == ".png" and _NUMBERED.search(path.name) is not None
+
+
 def first_file(path: Path) -> Path:
     """Returns the file that holds the first frame of what `open_clip` writes to `path`."""
-    return path.with_name(_NUMBERED.sub(lambda found: found[0] % 0, path.name))
+    return _frame_file(path, 0) if is_numbered(path) else path
+
+
+def _frame_file(path: Path, number: int) -> Path:
+    return path.with_name(_NUMBERED.sub(lambda found: found[0] % number, path.name))
 
 
 def encode_gif(pixels_THWC: np.ndarray, *, fps: float, facts: Facts | None = None) -> bytes:
@@ -170,16 +182,23 @@ def encode_png(pixels_HWC: np.ndarray, *, facts: Facts | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _numbered(path: Path, form: ClipFormat) -> Write:
-    """Returns what writes each frame to a file of its own, counted from 0."""
-    count = itertools.count()
+class _Numbered:
+    """Writes each frame to a picture of its own, counted from 0."""
 
-    def write(pixels_THWC: np.ndarray) -> None:
+    def __init__(self, path: Path, form: ClipFormat):
+        self._path, self._form, self._count = path, form, 0
+
+    def write(self, pixels_THWC: np.ndarray) -> None:
         for pixels_HWC in pixels_THWC:
-            with _replacing(path.with_name(_NUMBERED.sub(lambda found: found[0] % next(count), path.name))) as partial:
-                partial.write_bytes(encode_png(pixels_HWC, facts=form.facts))
+            with _replacing(_frame_file(self._path, self._count)) as partial:
+                partial.write_bytes(encode_png(pixels_HWC, facts=self._form.facts))
+            self._count += 1
 
-    return write
+    def end(self) -> None:
+        """Tells of pictures that follow by their numbers, and would be taken for frames of this video."""
+        following = _frame_file(self._path, self._count)
+        if following.exists():
+            logging.warning("%s was there before and is no frame of this video, which has %d", following, self._count)
 
 
 @contextlib.contextmanager
