@@ -84,8 +84,8 @@ _CODEC = flags.DEFINE_enum(
 _OUTPUT = flags.DEFINE_multi_string(
     "output",
     [],
-    "Files to write, .mp4 .webm .gif .webp .png or frames_%04d.png; what is there is replaced. Default: named by prompt, "
-    "under WORKDIR/samples/prompted, with a number where that is another video.",
+    "Files to write, .mp4 .webm .gif .webp .png or frames_%04d.png; what is there is replaced. Default: named by "
+    "prompt, under WORKDIR/samples/prompted, with a number where that is another video.",
 )
 
 T = TypeVar("T")
