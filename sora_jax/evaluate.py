@@ -23,7 +23,7 @@ from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
 from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
-from sora_jax.train.run import DRAWN, PARTS, evaluate, evaluate_data
+from sora_jax.train.judge import DRAWN, PARTS, evaluate, evaluate_data
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import WEIGHTS
 from sora_jax.train.workdir import Workdir

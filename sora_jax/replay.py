@@ -19,11 +19,10 @@ from sora_jax.core.stop import StopSignal
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.replay import diagnose, recipe_of, replay
-from sora_jax.train.run import curate_all
 from sora_jax.train.settings import read_settings
 from sora_jax.train.stages import Run
 from sora_jax.train.start import check_start
-from sora_jax.train.streams import open_collections
+from sora_jax.train.streams import curate_all, open_collections
 from sora_jax.train.workdir import Workdir
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")

@@ -1,6 +1,7 @@
 """The commands as a user types them: what they make, and how they end a mistake."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -346,6 +347,31 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(run, toy_workdir):
     done = run("main", TOY, f"--workdir={toy_workdir}", "--config.seed=1", "--config.stages.videos.steps=99")
     ends_in_a_sentence(done, "belongs to another config (seed: 0 -> 1; stages.videos.steps: 8 -> 99)")
     assert (toy_workdir / "config.json").read_bytes() == config
+
+
+def test_the_refusal_of_more_steps_names_flags_that_go_on_with_what_is_trained(run, toy_workdir, tmp_path):
+    first = Path(shutil.copytree(toy_workdir, tmp_path / "first run"))
+    asked = (TOY, "--config.stages.videos.steps=9")
+    done = run("main", *asked, f"--workdir={first}")
+    said = "(stages.videos.steps: 8 -> 9): restore the old values, or give another --workdir, to which"
+    ends_in_a_sentence(done, said)
+    flags = shlex.split(done.stderr.partition("to which ")[2].partition(" gives what is trained here")[0])
+    second = tmp_path / "second"
+    done = run("main", *asked, *flags, f"--workdir={second}")
+    assert done.returncode == 0, done.stderr
+    assert f"the autoencoder is that of {first}, step 8 of autoencoder" in done.stderr
+    assert "starting from the averaged weights of step 8" in done.stderr
+    facts = json.loads((second / "run.json").read_text())
+    assert (facts["stages"].keys(), facts["stages"]["videos"]["steps"]) == ({"prepare", "videos"}, 9)
+    before, after = (json.loads((path / "latents.json").read_text()) for path in (first, second))
+    assert (before["mean"], before["scale"]) == (after["mean"], after["scale"])
+    psnr = [json.loads((path / "evaluation.json").read_text())["autoencoder"]["psnr"] for path in (first, second)]
+    assert psnr[0] == psnr[1]
+    shutil.rmtree(first)
+    done = run("sample", f"--workdir={second}", "--prompt=red", "--frames=1", "--steps=1")
+    assert done.returncode == 0, done.stderr
+    done = run("main", *asked, *flags, f"--workdir={second}", "--config.log.every_steps=1")
+    assert "is done: nothing is left to do" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -292,12 +292,17 @@ def load_tree(directory: str | os.PathLike[str], abstract_subset: PyTree, *, ste
     `step` None takes the newest step that can be trusted. Nothing in `directory` is changed, so a run may be
     writing there. Raises `UserError` if there is no such step or a leaf differs, `StorageError` as `restore`.
     """
+    return read_step(trusted_step(directory, step=step), abstract_subset, whole=False)
+
+
+def trusted_step(directory: str | os.PathLike[str], *, step: int | None = None) -> epath.Path:
+    """Returns the folder of a step that can be trusted, the newest for None; raises as `load_tree`."""
     path = epath.Path(directory).absolute()
     found, _ = _newest_trusted(path, wanted=step)
     if found is None:
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise UserError(f"there is {what} in {path}; steps found: {sorted(find_steps(path)) or 'none'}")
-    return read_step(path / str(found), abstract_subset, whole=False)
+    return path / str(found)
 
 
 def _create_and_clean(directory: epath.Path) -> None:

@@ -24,6 +24,7 @@ from sora_jax.preparation.fitted import Collection, Limits
 from sora_jax.train.progress import Progress
 from sora_jax.train.settings import DataConfig, Settings
 from sora_jax.train.stage_settings import DiffusionStage
+from sora_jax.train.workdir import Workdir
 
 HostBatch = dict[str, np.ndarray]
 
@@ -96,6 +97,15 @@ def curate(collection: Collection, data: DataConfig, directory: Path, *, writes:
         )
     print(f"  curation: {curated.summary()}", flush=True)
     return dataclasses.replace(collection, source=curated)
+
+
+def curate_all(
+    collections: list[Collection], settings: Settings, workdir: Workdir, *, writes: bool
+) -> list[Collection]:
+    """Returns what curation keeps of each collection; `writes` as in `streams.curate`."""
+    return [
+        curate(one, settings.collections[one.name], workdir.curation(one.name), writes=writes) for one in collections
+    ]
 
 
 def clip_limits(settings: Settings, data: DataConfig) -> Limits:
