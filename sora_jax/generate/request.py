@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ _IMAGES = {"animate": 1}
 _VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1}
 # How much of what is given is made anew, where that is a question.
 DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4}
+_DURATION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # Seeds are 32 bits wide.
 _SEEDS = 2**32
 
@@ -93,8 +95,10 @@ class Request:
             raise UserError(f"strength {self.strength:g} is for {', '.join(DEFAULT_STRENGTH)}, not for {task}")
         if self.guidance is not None and not 0 <= self.guidance < math.inf:
             raise UserError(f"guidance {self.guidance:g} is negative; 1 is no guidance")
-        if not 1 < self.scale < math.inf:
-            raise UserError(f"scale {self.scale:g} must be more than 1")
+        if not 1 <= self.scale < math.inf:
+            raise UserError(f"scale {self.scale:g} must be 1 or more")
+        if task == "upscale" and self.scale == 1 and (self.size, self.frames, self.fps) == (None, None, None):
+            raise UserError("upscale with scale 1 enlarges nothing: pass --fps or --frames for more frames, or --size")
         self.spans()
 
     def spans(self) -> tuple[float, float] | None:
@@ -104,17 +108,17 @@ class Request:
         """
         if self.seconds is None:
             return None
-        before = after = 0.0
-        for part in self.seconds.split(","):
-            try:
-                value = float(part)
-            except ValueError:
-                value = math.nan
-            if not 0 < abs(value) < math.inf or (value < 0 and self.task != "extend"):
-                signs = ", or -4 backward, or -4,+4 both" if self.task == "extend" else ""
-                raise UserError(f"seconds {self.seconds!r} is not a duration such as 4{signs}")
-            before, after = (before - value, after) if value < 0 else (before, after + value)
-        return before, after
+        parts = [part.strip() for part in self.seconds.split(",")]
+        values = [float(part) if _DURATION.fullmatch(part) else math.nan for part in parts]
+        # Two are one of each direction, both signed: 1,5 is meant as one and a half.
+        if (
+            not all(0 < abs(value) < math.inf and (value > 0 or self.task == "extend") for value in values)
+            or len(values) > 2
+            or (len(values) == 2 and {part[0] for part in parts} != {*"+-"})
+        ):
+            signs = ", or -4 backward, or -4,+4 both" if self.task == "extend" else ""
+            raise UserError(f"seconds {self.seconds!r} is not a duration such as 4 or 1.5, with a point{signs}")
+        return max(0.0, *(-value for value in values)), max(0.0, *values)
 
     def pixels(self) -> tuple[int, int] | None:
         """Returns (height, width) of `size`; raises UserError where it cannot be read."""

@@ -85,13 +85,18 @@ def test_an_empty_file_or_none_says_so(tmp_path):
         ({"frames": 0}, "frames 0 must be 1 or more"),
         ({"seconds": "soon"}, "seconds 'soon' is not a duration such as 4"),
         ({"seconds": "-4"}, "seconds '-4' is not a duration such as 4"),
+        ({"seconds": "1,5"}, "seconds '1,5' is not a duration such as 4 or 1.5, with a point"),
+        ({"seconds": "-1,5"}, "is not a duration such as 4 or 1.5, with a point"),
+        ({"seconds": "1_5"}, "is not a duration"),
+        ({"seconds": "٤"}, "is not a duration"),
+        ({"seconds": ""}, "is not a duration"),
         ({"fps": 0.0}, "0 frames per second must be more than 0"),
         ({"seed": -1}, "seed -1 must be 0 or more"),
         ({"strength": 1.5}, "strength 1.5 is outside [0, 1]"),
         ({"strength": 0.5}, "strength 0.5 is for edit, loop, connect, upscale, not for text"),
         ({"at": -0.5}, "at -0.5 is outside [0, 1]"),
         ({"guidance": -1.0}, "guidance -1 is negative"),
-        ({"scale": 1.0}, "scale 1 must be more than 1"),
+        ({"scale": 0.9}, "scale 0.9 must be 1 or more"),
     ],
 )
 def test_what_no_model_could_make_is_refused(wrong, said):
@@ -100,6 +105,16 @@ def test_what_no_model_could_make_is_refused(wrong, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(("seconds", "spans"), [("+4", (0, 4)), ("-4", (4, 0)), ("-1.5,+2", (1.5, 2))])
+@pytest.mark.parametrize(
+    ("seconds", "spans"), [("+4", (0, 4)), ("-4", (4, 0)), ("-1.5,+2", (1.5, 2)), ("+.5,-2", (2, 0.5))]
+)
 def test_a_video_is_extended_both_ways(seconds, spans):
     assert Request(task="extend", prompt=RED, video=("a",), seconds=seconds).spans() == spans
+
+
+@pytest.mark.parametrize(
+    "seconds", ["1,5", "-1,5", "5,-1", "-1,5,+2", "-1,-5", "+1,+5", "-1,5,2,5", "-4,", ",", "-0,+2", "inf"]
+)
+def test_a_comma_parts_two_directions_and_is_no_point(seconds):
+    with pytest.raises(UserError, match=r"such as 4 or 1\.5, with a point, or -4 backward, or -4,\+4 both"):
+        Request(task="extend", prompt=RED, video=("a",), seconds=seconds)
