@@ -33,6 +33,7 @@ from sora_jax.generate.outputs import Book, Files, check_places
 from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import TASKS, Request, read_requests
 from sora_jax.generate.write import file_stem, free_path, is_safe_name
+from sora_jax.train.machine import free_memory
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import (
     WEIGHTS,
@@ -95,7 +96,7 @@ def main(_: Sequence[str]) -> None:
     """Makes every request that is not done, and writes a file for each."""
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
-    limits = limits_of(settings)
+    limits = dataclasses.replace(limits_of(settings), room=free_memory())
     requests = requests_of_flags() if _REQUESTS.value is None else read_requests(_REQUESTS.value)
     name = "prompted" if _REQUESTS.value is None else Path(_REQUESTS.value).stem
     folder = workdir.path / "samples" / (name if is_safe_name(name) else file_stem(name))

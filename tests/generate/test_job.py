@@ -84,6 +84,9 @@ def test_upscale_takes_the_size_times_the_scale_and_keeps_the_duration(files):
     for asked in ({"frames": 17}, {"fps": 10.0}):
         job = read(files, "upscale", video=("b.gif",), **asked)
         assert (job.frames, job.fps) == (17, pytest.approx(10)), "twice as many frames in the same time"
+        job = read(files, "upscale", video=("b.gif",), scale=1.0, **asked)
+        assert (job.size, job.frames) == ((8, 4), 17), "and no larger"
+    assert read(files, "upscale", video=("a.gif",), scale=1.0, size="4x4").size == (4, 4)
 
 
 def test_a_mask_is_as_long_as_its_video_and_scaled_with_it(files):
@@ -108,6 +111,7 @@ def test_the_longest_video_may_be_asked_for(files):
     assert read(files, seconds="60", fps=8.0).frames == 481, "60 s are 480 frames, of which a latent takes 1 + 4 n"
 
 
+SMALL_MACHINE = dataclasses.replace(LIMITS, room=4e9)
 KNOWLESS = dataclasses.replace(LIMITS, knows=False)
 
 
@@ -118,10 +122,16 @@ KNOWLESS = dataclasses.replace(LIMITS, knows=False)
         ("text", {"frames": 10}, "frames 10 is not 1 plus a multiple of 4 (autoencoder); nearest: 9, 13"),
         (
             "text",
-            {"size": "20x20", "frames": 5},
-            "text needs 5 frames of 20x20 px at once, 200 tokens, and a row of this run holds 64",
+            {"size": "40000x20000", "frames": 5, "limits": SMALL_MACHINE},
+            "text makes 5 frames of 40000x20000 px at once, which takes about 4.4 GB, and 4 GB are free",
         ),
-        ("text", {"size": "20x20", "frames": 29}, "text needs 5 frames of 20x20 px at once"),
+        (
+            "text",
+            {"size": "40000x20000", "frames": 29, "limits": SMALL_MACHINE},
+            "text makes 9 frames of 40000x20000 px at once",
+        ),
+        ("upscale", {"video": ("a.gif",), "scale": 1.0}, "scale 1 enlarges nothing: pass --fps or --frames"),
+        ("upscale", {"video": ("a.gif",), "scale": 0.5}, "scale 0.5 must be 1 or more"),
         ("text", {"seconds": "61"}, "longer than the 60 s of sampling.max_seconds"),
         ("animate", {"image": "odd.png"}, "height 7 is not divisible by 2 (autoencoder); nearest: 6, 8; pass --size"),
         ("animate", {"image": "alpha.png"}, "is transparent in places: put it on a background first"),
@@ -139,8 +149,8 @@ KNOWLESS = dataclasses.replace(LIMITS, knows=False)
         ("text", {"negative": "w " * 30}, "the negative prompt has 31 tokens and this model takes 24"),
         (
             "loop",
-            {"video": ("a.gif",), "limits": dataclasses.replace(LIMITS, row_tokens=32)},
-            "loop needs 9 frames of 8x8",
+            {"video": ("a.gif",), "limits": dataclasses.replace(LIMITS, row_tokens=32, room=600.0)},
+            "loop makes 9 frames of 8x8 px at once",
         ),
         ("extend", {"video": ("a.gif",), "limits": KNOWLESS}, "was trained without known tokens"),
         ("text", {"frames": 29, "limits": KNOWLESS}, "was trained without known tokens"),
@@ -153,7 +163,7 @@ def test_what_cannot_be_made_is_told_in_one_sentence(files, task, asked, said):
     assert "\n" not in str(error.value)
 
 
-def test_a_limit_comes_with_what_it_would_take():
-    request = Request(prompt=RED, size="400x400")
-    with pytest.raises(UserError, match=r"a run with longer rows, of about \d.*GB"):
-        read_job(request, LIMITS)
+@pytest.mark.parametrize(("size", "tokens"), [("8x8", 4), ("8x10", 3), ("20x20", 3), ("400x400", 3)])
+def test_a_size_of_which_training_s_rows_hold_little_has_windows_of_three_frames_of_tokens(files, size, tokens):
+    job = read(files, size=size, frames=29)
+    assert LIMITS.windows(29, job.size)[0] == tokens
