@@ -128,7 +128,7 @@ class Job:
       before: Frames to be added before it.
       strength: Where the solver starts.
       image_THWC: The image, uint8, T = 1.
-      clips: The videos, uint8 (T, H, W, 3), of that size.
+      clips: The videos, uint8 (T, H, W, 3), of that size and rate; for upscale as they are.
       mask_THW: Where something new is made, bool, T that of the video.
     """
 
@@ -153,7 +153,7 @@ def read_job(request: Request, limits: Limits) -> Job:
         raise UserError(
             f"the negative prompt has {count_tokens(negative)} tokens and this model takes {limits.text_tokens}"
         )
-    image, rate, clips, mask = None, None, [], None
+    image, rates, clips, mask = None, [], [], None
     if request.image:
         image, _ = _read(request.image, opaque=True)
         if len(image) > 1:
@@ -161,7 +161,7 @@ def read_job(request: Request, limits: Limits) -> Job:
     for name in request.video:
         clip, found = _read(name)
         clips.append(clip)
-        rate = rate or found
+        rates.append(found)
     _check_alike(request, clips)
     if request.mask:
         mask = _read_mask(request.mask, clips[0])
@@ -170,10 +170,14 @@ def read_job(request: Request, limits: Limits) -> Job:
         clips = [covering(clip, size) for clip in clips]
         image = None if image is None else covering(image, size)
         mask = None if mask is None else _whiter(covering(mask, size))
-    fps = request.fps or rate or limits.fps
+    fps = request.fps or (rates[0] if rates else limits.fps)
+    if request.task != "upscale":
+        _check_room(request, limits, clips, rates, fps)
+        mask = None if mask is None else _in_time(mask, rates[0], fps)
+        clips = [_in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
     before, frames = _settle_frames(request, limits, clips, fps)
     if request.task == "upscale":
-        fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rate or fps)
+        fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     job = Job(
         request=request,
         prompts=prompts,
@@ -271,6 +275,26 @@ def _settle_frames(request: Request, limits: Limits, clips: list[np.ndarray], fp
         return max(1, round(seconds * fps / limits.step)) * limits.step if seconds else 0
 
     return whole_tokens(before), whole_tokens(after)
+
+
+def _check_room(
+    request: Request, limits: Limits, clips: Sequence[np.ndarray], rates: Sequence[float], fps: float
+) -> None:
+    """Raises UserError where given videos would be too large at another rate."""
+    for name, clip, rate in zip(request.video, clips, rates, strict=True):
+        held = clip.nbytes * fps / rate
+        if limits.room is not None and fps > rate and held > limits.room:
+            raise UserError(
+                f"{name} has {rate:g} frames per second, and {fps:g} of them take {held / _GB:.2g} GB, of which "
+                f"{limits.room / _GB:.2g} GB are free: pass a lower --fps"
+            )
+
+
+def _in_time(frames: np.ndarray, rate: float, fps: float) -> np.ndarray:
+    """Returns frames at `rate` as `fps` shows them in the same time: each is what is shown in the middle of its own."""
+    count = max(1, round(len(frames) * fps / rate))
+    place = np.floor((np.arange(count) + 0.5) * rate / fps).astype(int)
+    return frames[np.minimum(place, len(frames) - 1)]
 
 
 def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, int]:

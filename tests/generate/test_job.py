@@ -59,7 +59,7 @@ def test_what_is_given_sets_size_and_rate(files):
     assert job.clips[0].shape == (9, 8, 8, 3)
     job = read(files, "extend", video=("a.gif",), size="4x8", frames=3, fps=4.0)
     assert (job.size, job.fps, job.before, job.frames) == ((4, 8), 4, 0, 3)
-    assert job.clips[0].shape == (9, 4, 8, 3)
+    assert job.clips[0].shape == (7, 4, 8, 3), "1.8 s as before"
     assert read(files, "loop", video=("a.gif",)).frames == 4
 
 
@@ -109,6 +109,46 @@ def test_what_a_row_cannot_hold_at_once_slides(files):
 
 def test_the_longest_video_may_be_asked_for(files):
     assert read(files, seconds="60", fps=8.0).frames == 481, "60 s are 480 frames, of which a latent takes 1 + 4 n"
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """Videos of 2 s whose frames count up in grey, at 4, 8 and 24 per second; and a mask of as many."""
+    folder = tmp_path_factory.mktemp("counted")
+    for rate in (4, 8, 24):
+        grey = np.linspace(0, 240, 2 * rate).astype(np.uint8)
+        clip = np.broadcast_to(grey[:, None, None, None], (2 * rate, 8, 8, 3))
+        write_clip(folder / f"{rate}.mp4", clip, fps=rate)
+        write_clip(folder / f"mask{rate}.mp4", np.where(clip > 120, 255, 0).astype(np.uint8), fps=rate)
+    return folder
+
+
+@pytest.mark.parametrize(("first", "second"), [(4, 24), (24, 4), (8, 8), (24, 8)])
+def test_given_videos_of_several_rates_each_keep_their_speed(counted, first, second):
+    job = read(counted, "connect", video=(f"{first}.mp4", f"{second}.mp4"))
+    assert job.fps == pytest.approx(first, rel=0.02)
+    for clip in job.clips:
+        assert len(clip) == pytest.approx(2 * first, abs=1), "2 s"
+        middle, expected = clip.mean(axis=(1, 2, 3)), (np.arange(len(clip)) + 0.5) / len(clip) * 240
+        assert np.abs(middle - expected).max() < 240 / (2 * min(first, second)) + 8
+
+
+@pytest.mark.parametrize("task", ["extend", "loop", "edit", "fill"])
+@pytest.mark.parametrize("fps", [4.0, 16.0])
+def test_another_rate_changes_no_speed(counted, task, fps):
+    given = {"mask": "mask8.mp4"} if task == "fill" else {}
+    job = read(counted, task, video=("8.mp4",), fps=fps, **given)
+    assert (job.fps, len(job.clips[0])) == (fps, 2 * fps)
+    if task == "fill":
+        assert job.mask_THW is not None
+        white = job.clips[0].mean(axis=(1, 2, 3)) > 120
+        assert (job.mask_THW.all(axis=(1, 2)) == white).all(), "what was masked is"
+
+
+def test_a_rate_at_which_a_video_is_too_large_is_refused(counted):
+    limits = dataclasses.replace(LIMITS, room=1e6)
+    with pytest.raises(UserError, match=r"8\.mp4 has 8 frames per second, and 1e\+09 of them .* pass a lower"):
+        read(counted, "edit", video=("8.mp4",), fps=1e9, limits=limits)
 
 
 SMALL_MACHINE = dataclasses.replace(LIMITS, room=4e9)
