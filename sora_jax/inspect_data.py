@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
+from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.preparation.curated import CuratedSource
 from sora_jax.preparation.fitted import Collection
@@ -22,7 +22,7 @@ from sora_jax.train.settings import MAIN, Settings, read_settings
 from sora_jax.train.streams import curate, open_collections
 from sora_jax.train.survey_page import write_page
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
+_CONFIG = define_config("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
 _CLIPS = flags.DEFINE_integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output", "inspection.html", "The page.")
 _PERCENTILES = (0, 5, 50, 95, 100)

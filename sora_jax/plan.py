@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
+from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import DoesNotFit, UserError, run_command
 from sora_jax.core.topology import describe, prepare_environment
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE."
-)
+_CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
 _TOPOLOGY = flags.DEFINE_string(
     "topology", "cpu:8", "The machine: v5e:AxB, v5p:AxBxC or v6e:AxB chips, or cpu:N simulated devices."
 )

@@ -1,6 +1,7 @@
 """The commands as a user types them: what they make, and how they end a mistake."""
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -18,6 +19,7 @@ from sora_jax.data.video_io import read_clip
 from sora_jax.data.video_output import write_clip
 from sora_jax.models import perceptual
 from tests import processes
+from tests.conftest import ROOT
 
 TOY = "--config=tests/toy.py"
 COMMANDS = ("main", "prepare", "sample", "evaluate", "export")
@@ -180,6 +182,32 @@ def test_a_webp_is_written_too(run, toy_workdir, tmp_path):
     done = run("sample", f"--workdir={toy_workdir}", "--prompt=red", "--frames=5", "--steps=1", f"--output={path}")
     assert done.returncode == 0, done.stderr
     assert read_clip(path)[0].shape == (5, 16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["sample", "inspect_data"])
+def test_a_user_whom_the_system_does_not_know_needs_no_home(toy_workdir, tmp_path, name):
+    """As in a container that was started with a number for a user."""
+    unknown = "import pwd, runpy, sys; pwd.getpwuid = {}.__getitem__; sys.argv = sys.argv[1:]; "
+    script = unknown + f"runpy.run_module('sora_jax.{name}', run_name='__main__', alter_sys=True)"
+    arguments = ["--config=tests/toy.py", f"--output={tmp_path}/page.html", "--clips=2"]
+    if name == "sample":
+        arguments = [
+            f"--workdir={toy_workdir}",
+            "--prompt=red",
+            "--frames=1",
+            "--steps=1",
+            f"--output={tmp_path}/a.png",
+        ]
+    environment = {"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu", "XLA_FLAGS": _compiling_quickly()}
+    command = [sys.executable, "-c", script, name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert ("Could not determine home directory.): each start compiles them again" in done.stderr) == (name == "sample")
+    assert len(list(tmp_path.iterdir())) == 1, "what was asked for"
+
+
+def _compiling_quickly():
+    return " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
 
 
 def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
