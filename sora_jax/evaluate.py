@@ -18,6 +18,7 @@ from absl import flags
 
 from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.paths import define_path
 from sora_jax.data.remote import is_remote
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
@@ -28,7 +29,7 @@ from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import WEIGHTS
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
 )
@@ -36,7 +37,7 @@ _WEIGHTS = flags.DEFINE_enum(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
 _EVALUATE = flags.DEFINE_enum("evaluate", "all", PARTS, "Which model to judge.")
-_DATA = flags.DEFINE_string(
+_DATA = define_path(
     "data",
     None,
     "A folder of videos and images to judge the autoencoder on, instead of the run's own clips; shapes: drawn ones.",
@@ -47,8 +48,8 @@ _CLIPS = flags.DEFINE_integer(
 _SOLVER = flags.DEFINE_enum("solver", None, list(METHODS), "Of the samples; default: as in the config.")
 _STEPS = flags.DEFINE_integer("steps", None, "Of that solver; default: as in the config.", lower_bound=1)
 _CACHE = flags.DEFINE_float("cache", None, "Of that solver; default: as in the config.", lower_bound=0.0)
-_LPIPS = flags.DEFINE_string("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
-_VIDEO_FEATURES = flags.DEFINE_string(
+_LPIPS = define_path("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
+_VIDEO_FEATURES = define_path(
     "video_features", None, "Weights of I3D, .safetensors; without them rFVD compares features of a random network."
 )
 

@@ -14,6 +14,7 @@ from absl import flags
 
 from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.paths import define_path
 from sora_jax.preparation.curated import CuratedSource
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.survey import Survey, measures, packing_of, reasons, survey
@@ -24,7 +25,7 @@ from sora_jax.train.survey_page import write_page
 
 _CONFIG = define_config("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
 _CLIPS = flags.DEFINE_integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", lower_bound=0)
-_OUTPUT = flags.DEFINE_string("output", "inspection.html", "The page.")
+_OUTPUT = define_path("output", "inspection.html", "The page.")
 _PERCENTILES = (0, 5, 50, 95, 100)
 
 

@@ -14,9 +14,10 @@ from absl import flags
 from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import run_command
 from sora_jax.core.host_memory import use_huge_pages
+from sora_jax.core.paths import define_path
 
 _CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder that everything is written to.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder that everything is written to.")
 _UNTIL = flags.DEFINE_enum(
     "until",
     None,

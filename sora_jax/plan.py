@@ -19,6 +19,7 @@ from absl import flags
 
 from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import DoesNotFit, UserError, run_command
+from sora_jax.core.paths import define_path
 from sora_jax.core.topology import describe, prepare_environment
 
 _CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
@@ -42,8 +43,8 @@ _SIZE = flags.DEFINE_string(
 )
 _SECONDS = flags.DEFINE_float("seconds", None, "Duration of what is sampled; default: that of sampling.frames.")
 _HBM_GB = flags.DEFINE_float("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
-_JSON = flags.DEFINE_string("json", None, "File to write everything to as well.")
-_HLO = flags.DEFINE_string("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
+_JSON = define_path("json", None, "File to write everything to as well.")
+_HLO = define_path("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
 
 
 def main(_: Sequence[str]) -> None:

@@ -18,9 +18,10 @@ from absl import flags
 from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import run_command
 from sora_jax.core.host_memory import use_huge_pages
+from sora_jax.core.paths import define_path
 
 _CONFIG = define_config("config", "configs/base.py", "The experiment, as for sora_jax.main.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder that everything is written to.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder that everything is written to.")
 _INDEX = flags.DEFINE_integer("process_index", 0, "Number of this process, from 0, of those that share the clips.")
 _COUNT = flags.DEFINE_integer("process_count", 1, "Processes that share the clips.")
 _FRESH_DATA = flags.DEFINE_bool(

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.paths import define_path, define_paths
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.video_output import CODECS, check_written_suffix
 from sora_jax.diffusion.solvers import METHODS
@@ -46,7 +47,7 @@ from sora_jax.train.trained import (
 )
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
 )
@@ -54,7 +55,7 @@ _WEIGHTS = flags.DEFINE_enum(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
 _TASK = flags.DEFINE_enum("task", "text", TASKS, "How the video is made.")
-_REQUESTS = flags.DEFINE_string("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
+_REQUESTS = define_path("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given several times.")
 _NEGATIVE = flags.DEFINE_string("negative", "", "What guidance should lead away from.")
 _SIZE = flags.DEFINE_multi_string("size", [], "HEIGHTxWIDTH in px; default: of what is given, or as in the config.")
@@ -64,10 +65,10 @@ _FRAMES = flags.DEFINE_multi_integer(
 _SECONDS = flags.DEFINE_multi_string("seconds", [], "Instead of frames; extend: +4 forward, -4 backward, -4,+4 both.")
 _SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second; default: of what is given, or as in the config.")
-_IMAGE = flags.DEFINE_string("image", None, "The image to animate.")
+_IMAGE = define_path("image", None, "The image to animate.")
 _AT = flags.DEFINE_float("at", 0.0, "When the image is shown: 0 at the start, 1 at the end.")
-_VIDEO = flags.DEFINE_multi_string("video", [], "The video; two to connect.")
-_MASK = flags.DEFINE_string("mask", None, "White where fill makes something new: an image, or a video.")
+_VIDEO = define_paths("video", "The video; two to connect.")
+_MASK = define_path("mask", None, "White where fill makes something new: an image, or a video.")
 _STRENGTH = flags.DEFINE_float(
     "strength", None, "How much is made anew, 0 to 1; default: edit 0.6, loop 0.3, connect 0.1, upscale 0.4."
 )
@@ -82,9 +83,8 @@ _GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale, 1 for none; de
 _CODEC = flags.DEFINE_enum(
     "codec", None, sorted({codec for codecs in CODECS.values() for codec in codecs}), "Of .mp4 and .webm files."
 )
-_OUTPUT = flags.DEFINE_multi_string(
+_OUTPUT = define_paths(
     "output",
-    [],
     "Files to write, .mp4 .webm .gif .webp .png or frames_%04d.png; what is there is replaced. Default: named by "
     "prompt, under WORKDIR/samples/prompted, with a number where that is another video.",
 )

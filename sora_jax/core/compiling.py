@@ -32,7 +32,7 @@ def use_compilation_cache() -> Path | None:
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     try:
-        cache = Path(chosen) if chosen else _own_cache()
+        cache = Path(chosen).expanduser() if chosen else _own_cache()
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = cache.stat()
         if not chosen and found.st_uid != os.getuid():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.paths import expanded
 
 Task = Literal["text", "animate", "extend", "loop", "connect", "edit", "fill", "upscale"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -184,8 +185,8 @@ def _read_line(line: str, folder: Path) -> Request:
             raise UserError(f"{name} {value!r} is not {_in_words(kinds[name])}")
     for name in ("image", "mask"):
         if values.get(name):
-            values[name] = str(folder / values[name])
-    values["video"] = tuple(str(folder / name) for name in values.get("video", ()))
+            values[name] = str(folder / expanded(values[name]))
+    values["video"] = tuple(str(folder / expanded(name)) for name in values.get("video", ()))
     return Request(**values)
 
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from sora_jax.core.config import build
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
+from sora_jax.core.paths import expanded
 from sora_jax.core.precision import Precision
 from sora_jax.data.pipeline import PackingConfig
 from sora_jax.data.shapes_prompts import MOST_PROMPTS, heldout_prompts
@@ -34,6 +35,8 @@ from sora_jax.video import shapes
 
 # The name of the collection `data` beside those of `more_data`.
 MAIN = "main"
+# The last names of keys that are paths.
+_PATH_KEYS = {"path", "captions", "table", "weights", "perceptual_weights", "start_from"}
 # What a source needs and how it is given.
 _PATHS = {
     "folder": "a folder: pass --config.{key}.path=DIR",
@@ -240,6 +243,7 @@ def read_settings(config: Any) -> Settings:
     problems = out_of_range(config)
     if problems:
         raise UserError("; ".join(problems))
+    config = _with_homes(config)
     stages: dict[str, StageConfig] = {}
     for name in config["stages"]:
         try:
@@ -264,6 +268,13 @@ def for_machine(settings: Settings, *, accelerator: bool) -> Settings:
     """Returns the settings with the precision that they leave open, as it will be on a machine that is not this one."""
     default: Precision = "bfloat16" if accelerator else "float32"
     return dataclasses.replace(settings, precision=settings.precision or default)
+
+
+def _with_homes(tree: Any, key: str = "") -> Any:
+    """Returns the config with homes in the place of each ~ that a path begins with."""
+    if isinstance(tree, ConfigDict | Mapping):
+        return {name: _with_homes(tree[name], name) for name in tree}
+    return expanded(tree) if key in _PATH_KEYS and isinstance(tree, str) else tree
 
 
 def _with_weights(tree: dict[str, Any]) -> dict[str, Any]:
