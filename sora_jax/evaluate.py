@@ -18,7 +18,7 @@ from absl import flags
 
 from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import UserError, run_command
-from sora_jax.core.paths import define_path
+from sora_jax.core.paths import check_writable, define_path
 from sora_jax.data.remote import is_remote
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
@@ -69,6 +69,7 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--data={data} is not a folder: give one with videos or images")
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
+    check_writable(workdir.path / "evaluation.json")
     given = {"solver": _SOLVER.value, "steps": _STEPS.value, "cache": _CACHE.value}
     sampling = dataclasses.replace(settings.sampling, **{k: v for k, v in given.items() if v is not None})
     settings = dataclasses.replace(settings, sampling=sampling)

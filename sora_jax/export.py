@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from sora_jax.core.errors import UserError, run_command
-from sora_jax.core.paths import define_path
+from sora_jax.core.paths import check_writable, define_path
 from sora_jax.models.interop.wan_autoencoder import LAYOUTS, save_wan_autoencoder
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import load_codec
@@ -26,6 +26,7 @@ def main(_: Sequence[str]) -> None:
     """Writes the averaged weights and the statistics of the latents."""
     if not _OUTPUT.value:
         raise UserError("nowhere to write: pass --output=DIR")
+    check_writable(f"{_OUTPUT.value}/model")
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
     codec = load_codec(workdir, settings)

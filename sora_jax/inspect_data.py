@@ -14,7 +14,7 @@ from absl import flags
 
 from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import UserError, run_command
-from sora_jax.core.paths import define_path
+from sora_jax.core.paths import check_writable, define_path
 from sora_jax.preparation.curated import CuratedSource
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.survey import Survey, measures, packing_of, reasons, survey
@@ -34,9 +34,10 @@ def main(_: Sequence[str]) -> None:
     output = Path(_OUTPUT.value)
     if output.suffix != ".html":
         raise UserError(f"--output={output} must end in .html, not {output.suffix!r}")
+    check_writable(output)
     settings = read_settings(_CONFIG.value)
     found = Survey(kept=[], dropped=[])
-    for collection in open_collections(settings):
+    for collection in open_collections(settings, look=True):
         part = look_through(collection, settings, output.with_suffix(".curation"))
         found.kept.extend(part.kept)
         found.dropped.extend(part.dropped)

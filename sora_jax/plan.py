@@ -19,7 +19,7 @@ from absl import flags
 
 from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import DoesNotFit, UserError, run_command
-from sora_jax.core.paths import define_path
+from sora_jax.core.paths import check_writable, define_path
 from sora_jax.core.topology import describe, prepare_environment
 
 _CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
@@ -49,6 +49,8 @@ _HLO = define_path("hlo", None, "Folder to write the compiled programs to, as XL
 
 def main(_: Sequence[str]) -> None:
     """Plans, prints and writes."""
+    for path in filter(None, (_JSON.value, _HLO.value and f"{_HLO.value}/program")):
+        check_writable(path)
     config = _CONFIG.value
     if _HBM_GB.value is not None and _HBM_GB.value <= 0:
         raise UserError(f"--hbm_gb={_HBM_GB.value:g} must be more than 0")

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.mesh import MeshConfig, make_mesh
-from sora_jax.core.paths import define_path, define_paths
+from sora_jax.core.paths import check_writable, define_path, define_paths
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.video_output import CODECS, check_written_suffix
+from sora_jax.data.video_output import CODECS, check_written_suffix, first_file
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.generate.job import Limits, read_job
 from sora_jax.generate.jobs import run_jobs
@@ -101,6 +101,8 @@ def main(_: Sequence[str]) -> None:
     name = "prompted" if _REQUESTS.value is None else Path(_REQUESTS.value).stem
     folder = workdir.path / "samples" / (name if is_safe_name(name) else file_stem(name))
     paths = output_paths(folder, requests, [check(request, number, limits) for number, request in enumerate(requests)])
+    for path in paths:
+        check_writable(first_file(path))
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
     solver = solver_of_flags(solver_config(settings))

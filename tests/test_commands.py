@@ -177,6 +177,19 @@ def test_a_wrong_request_of_a_file_is_named_before_any_is_made(run, toy_workdir,
     ends_in_a_sentence(done, "output '../../a.mp4' must be the name of a file")
 
 
+def test_what_cannot_be_written_is_told_before_the_work(run, toy_workdir, tmp_path):
+    (tmp_path / "file").touch()
+    for name, arguments in (
+        ("sample", [f"--workdir={toy_workdir}", "--prompt=red", f"--output={tmp_path}/file/a.mp4"]),
+        ("sample", [f"--workdir={toy_workdir}", "--prompt=red", f"--output={tmp_path}/file/f_%d.png"]),
+        ("inspect_data", [TOY, f"--output={tmp_path}/file/a.html"]),
+        ("export", [f"--workdir={toy_workdir}", f"--output={tmp_path}/file"]),
+    ):
+        done = run(name, *arguments)
+        ends_in_a_sentence(done, f"StorageError: cannot write {tmp_path}/file/", code=74)
+        assert not done.stdout
+
+
 def test_a_webp_is_written_too(run, toy_workdir, tmp_path):
     path = tmp_path / "a.webp"
     done = run("sample", f"--workdir={toy_workdir}", "--prompt=red", "--frames=5", "--steps=1", f"--output={path}")

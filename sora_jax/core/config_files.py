@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import flags
 from ml_collections import config_flags
 
+# The flags that are defined here belong to the command that asks for them, in its --help too.
+flags.disclaim_key_flags()
 # The folder that holds `configs`: within an installed package, beside one in a checkout.
 _PLACES = (Path(__file__).parents[1] / "shipped", Path(__file__).parents[2])
 

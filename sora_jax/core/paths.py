@@ -1,11 +1,20 @@
 """Paths as users write them."""
 
+import errno
+import hashlib
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from sora_jax.core.errors import UserError
+from sora_jax.core.errors import StorageError, UserError
+
+# The flags that are defined here belong to the command that asks for them, in its --help too.
+flags.disclaim_key_flags()
+# Bytes of a name in a folder, of every usual file system.
+_LONGEST_NAME = 255
 
 
 def expanded(path: str) -> str:
@@ -19,10 +28,35 @@ def expanded(path: str) -> str:
     return found
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises StorageError where no file could be written at `path`, before the work that makes it; leaves nothing.
+
+    Folders that are missing would be made.
+    """
+    path = Path(path).absolute()
+    folder = next(one for one in path.parents if os.path.lexists(one))
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        for name in path.parts[1:]:
+            if len(os.fsencode(name)) > _LONGEST_NAME:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Returns where a file lies until it is whole: beside `path`, with `ending`, its name replaced where it is long."""
+    name = path.name
+    if len(os.fsencode(name)) + len(ending) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(name + ending)
+
+
 class _PathParser(flags.ArgumentParser[str]):
     """Paths on the command line."""
-
-    syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
         """Returns the path, raises UserError as `expanded`."""

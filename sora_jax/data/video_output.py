@@ -24,6 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.paths import beside
 
 # What each container may hold, the first by default; .png also as frames_%04d.png, one file a frame.
 CODECS = {".mp4": ("h264", "av1"), ".webm": ("vp9", "av1")}
@@ -261,7 +262,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
     A link that has either name is replaced, never followed: others may write to the folder, as in /tmp.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = beside(path.with_name(f".{path.name}"), f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)

@@ -38,12 +38,16 @@ _NOTICES = {
 }
 
 
-def open_collections(settings: Settings) -> list[Collection]:
-    """Returns the clips that training draws from, nothing curated yet; warns of what a source leaves out."""
+def open_collections(settings: Settings, *, look: bool = False) -> list[Collection]:
+    """Returns the clips that training draws from, nothing curated yet; warns of what a source leaves out.
+
+    Captions are needed where clips are prepared; a run that trains an autoencoder alone takes all files of a folder.
+    With `look`, only to see what is there, a folder in which nothing has a caption yet is taken as it is, too.
+    """
     return [
         Collection(
             name=name,
-            source=_open_source(data, settings),
+            source=_open_source(data, settings, look=look),
             limits=clip_limits(settings, data),
             readers=data.readers,
         )
@@ -51,11 +55,19 @@ def open_collections(settings: Settings) -> list[Collection]:
     ]
 
 
-def _open_source(data: DataConfig, settings: Settings) -> Source:
+def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     if data.source == "shapes":
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
-    source = _open_path(data)
+    needed = any(settings.stages[name].kind in ("prepare", "diffusion") for name in settings.run)
+    source = _open_path(data, captions_needed=needed and not look)
+    if needed and look and isinstance(source, FolderSource):
+        if len(source.uncaptioned) == len(source):
+            logging.warning("%s: no file has a caption yet: they are needed when clips are prepared", data.path)
+        else:
+            source = _open_path(data, captions_needed=True)
     for name, what in _NOTICES.items():
+        if name == "uncaptioned" and isinstance(source, FolderSource) and not source.captions_required:
+            continue
         found = getattr(source, name, [])
         if found:
             listed = ", ".join(map(printable, found[:_MOST_NAMED])) + (", ..." if found[_MOST_NAMED:] else "")
@@ -63,7 +75,7 @@ def _open_source(data: DataConfig, settings: Settings) -> Source:
     return source
 
 
-def _open_path(data: DataConfig) -> Source:
+def _open_path(data: DataConfig, *, captions_needed: bool) -> Source:
     """Returns the clips under `data.path`, which `read_settings` has made sure of."""
     assert data.path is not None, data.source
     if data.source == "webdataset":
@@ -72,7 +84,8 @@ def _open_path(data: DataConfig) -> Source:
         return RecordSource(data.path, max_frames=data.max_frames, fps=data.fps)
     if data.source == "tfds":
         return TfdsSource(data.path, max_frames=data.max_frames, fps=data.fps)
-    return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames, fps=data.fps)
+    captions = {"captions": data.captions, "captions_required": captions_needed}
+    return FolderSource(data.path, **captions, max_frames=data.max_frames, fps=data.fps)
 
 
 def curate(collection: Collection, data: DataConfig, directory: Path, *, writes: bool = True) -> Collection:

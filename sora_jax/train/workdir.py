@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from sora_jax.core.config import differences, to_json
 from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.paths import beside
 from sora_jax.data.remote import is_remote
 from sora_jax.train import changes
 from sora_jax.train.settings import MAIN
@@ -170,7 +171,7 @@ class Workdir:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` so that a reader, or a crash, never meets half a file."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = beside(path, ".tmp")
     # Names of files may be bytes that are no text: half a pair of surrogates in Python.
     temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)

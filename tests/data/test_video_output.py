@@ -154,6 +154,13 @@ def test_a_percent_is_only_a_percent_where_frames_are_not_numbered(tmp_path, nam
     assert first_file(tmp_path / name).name == name
 
 
+def test_the_longest_name_is_written_too(tmp_path):
+    name = "é" * 125 + "a.gif"
+    assert len(name.encode()) == 255
+    written(tmp_path / name, drawn(3))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_two_places_for_a_number_have_the_same(tmp_path):
     write_clip(tmp_path / "%d_%02d.png", np.zeros((2, 16, 16, 3), np.uint8), fps=8)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0_00.png", "1_01.png"]
