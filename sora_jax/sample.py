@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import jax
-from absl import flags
+from absl import flags, logging
 from tqdm import tqdm
 
 from sora_jax.core.compiling import use_compilation_cache
@@ -34,6 +34,7 @@ from sora_jax.generate.outputs import Book, Files, check_places
 from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import TASKS, Request, read_requests
 from sora_jax.generate.write import file_stem, free_path, is_safe_name
+from sora_jax.train.advice import words_never_seen
 from sora_jax.train.machine import free_memory
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import (
@@ -105,6 +106,8 @@ def main(_: Sequence[str]) -> None:
         check_writable(first_file(path))
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
+    if said := words_never_seen(workdir, settings, [prompt for request in requests for prompt in request.prompt]):
+        logging.warning("%s", said)
     solver = solver_of_flags(solver_config(settings))
     use_compilation_cache()
     mesh = None

@@ -16,6 +16,7 @@ from sora_jax.core.stop import StopSignal
 from sora_jax.data.sources import fingerprint
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.run import Share
+from sora_jax.train.advice import advice
 from sora_jax.train.clock import peak_memory_gb
 from sora_jax.train.estimate import EVALUATION, expected_parts, measure_speed
 from sora_jax.train.judge import evaluate
@@ -71,6 +72,8 @@ def run(
             failure.at(stage="report")
             if is_first():
                 write_report(workdir.path)
+                for sentence in advice(workdir):
+                    print(f"to change: {sentence}", flush=True)
             print(f"report: {workdir.path / 'report.html'}", flush=True)
 
 
