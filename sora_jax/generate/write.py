@@ -15,7 +15,7 @@ import numpy as np
 from sora_jax.core.errors import StorageError
 
 # Longest stem of a file name that is made from a prompt, in characters and in bytes.
-_LONGEST_STEM, _LONGEST_STEM_BYTES = 80, 120
+_LONGEST_STEM, _LONGEST_STEM_BYTES = 80, 90
 _LONGEST_NAME = 120  # bytes of a file name that a request gives
 _GAP = 2  # px between the clips of a sheet
 # A name that has a number already, small enough to be one that was added.
@@ -27,7 +27,8 @@ _UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\
 def file_stem(prompt: str) -> str:
     """Returns a file name made from a prompt: letters, digits and underscores of any script, never empty.
 
-    At most 80 characters and 120 bytes. Nothing in it is a separator, moves a cursor or cannot be seen.
+    At most 80 characters and 90 bytes, which leaves room for a task and a seed. Nothing in it is a separator, moves a
+    cursor or cannot be seen.
     """
     words: list[str] = [""]
     for character in _UNSEEN.sub("", unicodedata.normalize("NFKC", prompt).lower()):

@@ -6,12 +6,16 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.video_io import read_clip
+from sora_jax.data.video_output import first_file
 from sora_jax.generate.job import Job
 from sora_jax.generate.outputs import Book, Files, check_places
 from sora_jax.generate.request import Request, read_requests
+from sora_jax.generate.write import file_stem, is_safe_name
 
 FACTS = {"stage": "videos", "step": 6}
 
@@ -117,3 +121,30 @@ def test_two_files_of_requests_of_one_name_do_not_replace_each_other(tmp_path):
     Book(book, paths[0], FACTS).check(book.with_name("a.mp4"))
     book.with_name("a.mp4").unlink()
     Book(book, paths[1], FACTS).check(book.with_name("a.mp4"))
+
+
+NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12)
+ODD = st.sampled_from(
+    ["[a]", "50%d", "%02d", "e\u0301", "é", "a.b.c", "  a ", "-rf", "赤" * 40, "🐕", "A", "a", "\\", "*?"]
+)
+
+
+@given(asked=st.lists(st.tuples(NAMES | ODD, st.none() | NAMES | ODD, st.integers(0, 2)), min_size=1, max_size=6))
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_prompts_and_outputs_are_called_nothing_is_lost_or_replaced(asked, tmp_path_factory):
+    """Requests as of several calls, one after the other: every video that was made is there, under the name told."""
+    folder, kept = tmp_path_factory.mktemp("made"), {}
+    for prompt, output, shade in asked:
+        output = f"{output}.png" if output is not None and is_safe_name(f"{output}.png") else None
+        request = Request(prompt=(prompt,), output=output)
+        wanted = folder / (output or f"{file_stem(prompt)}_seed0.png")
+        check_places([request], [wanted])
+        with contextlib.ExitStack() as stack:
+            files = Files(stack, [request], [wanted], codec=None, facts=FACTS)
+            files.open(0, job(request))(np.full((1, 8, 8, 3), shade, np.uint8))
+            path = first_file(files.close(0))
+        if output is None:
+            assert kept.get(path) in (None, path.read_bytes()), "a name that nobody chose replaces nothing"
+        kept[path] = path.read_bytes()
+        assert is_safe_name(path.name)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == kept

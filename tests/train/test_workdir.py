@@ -5,9 +5,11 @@ import os
 import stat
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.errors import CommandError, StorageError, UserError
 from sora_jax.train.workdir import Workdir, write_atomically
 
 
@@ -147,3 +149,20 @@ def test_places_of_a_run_are_inside_it(tmp_path):
     assert all(place.is_relative_to(tmp_path) for place in places)
     assert len(set(places)) == 3
     assert workdir.samples("videos", 20).name == "000020"
+
+
+NAMES = st.text(st.characters(), min_size=1, max_size=300)
+
+
+@given(name=NAMES | st.sampled_from(["a[b]", "a\\b", "gs:", "..", ".", "~", "*"]))
+def test_a_folder_of_any_name_is_a_workdir_or_refused_in_a_sentence(name, tmp_path_factory):
+    path = tmp_path_factory.mktemp("named") / name.replace("\0", "").strip("/")
+    refused: list[CommandError] = []
+    try:
+        with Workdir(path) as workdir:
+            workdir.claim(config())
+            assert Workdir(workdir.path).config()["seed"] == 0
+    except CommandError as error:
+        refused.append(error)
+    assert all(str(error).startswith(("cannot write to ", "checkpoints cannot be kept under ")) for error in refused)
+    assert not refused or not (path / "config.json").exists()
