@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
+from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.paths import check_writable, define_path
 from sora_jax.preparation.curated import CuratedSource
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.survey import Survey, measures, packing_of, reasons, survey
@@ -22,9 +23,9 @@ from sora_jax.train.settings import MAIN, Settings, read_settings
 from sora_jax.train.streams import curate, open_collections
 from sora_jax.train.survey_page import write_page
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
+_CONFIG = define_config("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
 _CLIPS = flags.DEFINE_integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", lower_bound=0)
-_OUTPUT = flags.DEFINE_string("output", "inspection.html", "The page.")
+_OUTPUT = define_path("output", "inspection.html", "The page.")
 _PERCENTILES = (0, 5, 50, 95, 100)
 
 
@@ -33,9 +34,10 @@ def main(_: Sequence[str]) -> None:
     output = Path(_OUTPUT.value)
     if output.suffix != ".html":
         raise UserError(f"--output={output} must end in .html, not {output.suffix!r}")
+    check_writable(output)
     settings = read_settings(_CONFIG.value)
     found = Survey(kept=[], dropped=[])
-    for collection in open_collections(settings):
+    for collection in open_collections(settings, look=True):
         part = look_through(collection, settings, output.with_suffix(".curation"))
         found.kept.extend(part.kept)
         found.dropped.extend(part.dropped)

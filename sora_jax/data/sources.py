@@ -82,6 +82,7 @@ class FolderSource(DecodedSource):
         super().__init__(**limits)
         with reaching(path):
             found = read_captions(path, captions, required=captions_required)
+        self.captions_required = captions_required
         extra = () if captions_required else found.uncaptioned
         self._root = place(path)
         self._captions = found.by_file | {name: () for name in extra}

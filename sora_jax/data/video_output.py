@@ -24,6 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.paths import beside
 
 # What each container may hold, the first by default; .png also as frames_%04d.png, one file a frame.
 CODECS = {".mp4": ("h264", "av1"), ".webm": ("vp9", "av1")}
@@ -88,8 +89,10 @@ def open_clip(path: str | os.PathLike, form: ClipFormat) -> Iterator[Write]:
             f"{path} will last {form.fps / fastest:.2g} times as long: a {suffix[1:]} shows at most {fastest:.3g} "
             f"frames per second, not {form.fps:g}; .mp4 and .webm keep the rate"
         )
-    if _NUMBERED.search(path.name):
-        yield _numbered(path, form)
+    if is_numbered(path):
+        numbered = _Numbered(path, form)
+        yield numbered.write
+        numbered.end()
         return
     with _replacing(path) as partial:
         if suffix in CODECS:
@@ -113,7 +116,7 @@ def check_written_suffix(path: str | os.PathLike, *, frames: int, codec: str | N
     suffix = path.suffix.lower()
     if suffix not in WRITTEN_SUFFIXES:
         raise UserError(f"cannot write {path}: the ending must be one of {', '.join(WRITTEN_SUFFIXES)}")
-    if suffix == ".png" and frames > 1 and not _NUMBERED.search(path.name):
+    if suffix == ".png" and frames > 1 and not is_numbered(path):
         raise UserError(
             f"cannot write {frames} frames to {path}: a video ends in .mp4, .webm, .gif or .webp, or is frames_%04d.png"
         )
@@ -122,9 +125,18 @@ def check_written_suffix(path: str | os.PathLike, *, frames: int, codec: str | N
         raise UserError(f"cannot write {path} with the codec {codec}: there are {allowed}")
 
 
+def is_numbered(path: Path) -> bool:
+    """Returns whether `open_clip` writes each frame to a picture of its own; in other endings a % is only a %."""
+    return path.suffix.lower() == ".png" and _NUMBERED.search(path.name) is not None
+
+
 def first_file(path: Path) -> Path:
     """Returns the file that holds the first frame of what `open_clip` writes to `path`."""
-    return path.with_name(_NUMBERED.sub(lambda found: found[0] % 0, path.name))
+    return _frame_file(path, 0) if is_numbered(path) else path
+
+
+def _frame_file(path: Path, number: int) -> Path:
+    return path.with_name(_NUMBERED.sub(lambda found: found[0] % number, path.name))
 
 
 def encode_gif(pixels_THWC: np.ndarray, *, fps: float, facts: Facts | None = None) -> bytes:
@@ -179,16 +191,23 @@ def encode_png(pixels_HWC: np.ndarray, *, facts: Facts | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _numbered(path: Path, form: ClipFormat) -> Write:
-    """Returns what writes each frame to a file of its own, counted from 0."""
-    count = itertools.count()
+class _Numbered:
+    """Writes each frame to a picture of its own, counted from 0."""
 
-    def write(pixels_THWC: np.ndarray) -> None:
+    def __init__(self, path: Path, form: ClipFormat):
+        self._path, self._form, self._count = path, form, 0
+
+    def write(self, pixels_THWC: np.ndarray) -> None:
         for pixels_HWC in pixels_THWC:
-            with _replacing(path.with_name(_NUMBERED.sub(lambda found: found[0] % next(count), path.name))) as partial:
-                partial.write_bytes(encode_png(pixels_HWC, facts=form.facts))
+            with _replacing(_frame_file(self._path, self._count)) as partial:
+                partial.write_bytes(encode_png(pixels_HWC, facts=self._form.facts))
+            self._count += 1
 
-    return write
+    def end(self) -> None:
+        """Tells of pictures that follow by their numbers, and would be taken for frames of this video."""
+        following = _frame_file(self._path, self._count)
+        if following.exists():
+            logging.warning("%s was there before and is no frame of this video, which has %d", following, self._count)
 
 
 @contextlib.contextmanager
@@ -251,7 +270,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
     A link that has either name is replaced, never followed: others may write to the folder, as in /tmp.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = beside(path.with_name(f".{path.name}"), f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)

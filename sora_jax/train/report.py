@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sora_jax.core.printable import printable
+from sora_jax.train.advice import advice
 from sora_jax.train.charts import Series, compact, line_chart
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.report_pictures import picture_stages, pictures, read_object, sheets
 from sora_jax.train.report_style import PAGE
-from sora_jax.train.workdir import write_atomically
+from sora_jax.train.workdir import Workdir, write_atomically
 
 FILE = "report.html"
 _MOST_SKIPPED = 50  # names listed
@@ -72,6 +73,7 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
             "".join(pictures(path, n) for n in reversed(samples)),
             "Same prompts and noise at every step; the last stage first.",
         ),
+        _section("What to change first", _ordered(advice(Workdir(path)))),
         _tiles(run, stages, skipped=len(skipped)),
         _section("Evaluation", _evaluation(evaluation), _CLEAN if "clean" in json.dumps(evaluation) else ""),
         _section(
@@ -90,6 +92,10 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     page = PAGE.format(title=escape(title), body=_head(title, digest) + "".join(sections))
     write_atomically(path / FILE, page)
     return path / FILE
+
+
+def _ordered(sentences: Sequence[str]) -> str:
+    return f"<ol>{''.join(f'<li>{escape(one)}</li>' for one in sentences)}</ol>" if sentences else ""
 
 
 def _head(title: str, digest: str | None) -> str:
@@ -134,7 +140,7 @@ def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]]) -> dict[
     order = config.get("run")
     names = dict.fromkeys([*map(str, order if isinstance(order, list) else []), *done, *metrics])
     autoencoder = config.get("autoencoder")
-    given = isinstance(autoencoder, dict) and autoencoder.get("weights") is not None
+    given = isinstance(autoencoder, dict) and bool({autoencoder.get(key) for key in ("weights", "start_from")} - {None})
     stages: dict[str, Facts] = {}
     for name in names:
         settings = configured.get(name)
