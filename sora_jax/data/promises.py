@@ -70,7 +70,7 @@ class PromisedFrames:
         # Packets of all streams are read anyway, and only those of this one decoded.
         for packet in self._container.demux():
             self._note_end(packet)
-            if packet.stream_index == self._stream.index:
+            if packet.stream == self._stream:  # `stream_index` of the packet that flushes a decoder is always 0
                 self._packets += packet.size > 0 and not packet.is_discard
                 yield from (frame for frame in packet.decode() if isinstance(frame, VideoFrame))
 
