@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.preparation.curated import CuratedSource
+from sora_jax.preparation.export import export_windows
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.survey import Survey, measures, packing_of, reasons, survey
 from sora_jax.train.progress import Progress
@@ -24,6 +25,7 @@ from sora_jax.train.survey_page import write_page
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
 _CLIPS = flags.DEFINE_integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", lower_bound=0)
+_EXPORT = flags.DEFINE_string("export", None, "Folder for the windows that curation keeps, a video or picture each.")
 _OUTPUT = flags.DEFINE_string("output", "inspection.html", "The page.")
 _PERCENTILES = (0, 5, 50, 95, 100)
 
@@ -58,6 +60,11 @@ def look_through(collection: Collection, settings: Settings, curation: Path) -> 
         found = survey(source, collection.limits, count=count, readers=collection.readers, progress=progress.update)
     if isinstance(source, CuratedSource):
         found.dropped.extend(source.dropped.items())
+        if _EXPORT.value is not None:
+            written = export_windows(source, Path(_EXPORT.value) / ("" if collection.name == MAIN else collection.name))
+            print(f"  {written} windows written to {_EXPORT.value}")
+    elif _EXPORT.value is not None:
+        raise UserError("--export writes what curation cuts, and data.curation is off: set its keys, see docs/data.md")
     named = "" if collection.name == MAIN else f"{collection.name}: "
     print(f"{named}{len(source)} clips, {count} looked at: {len(found.kept)} kept, {len(found.dropped)} left out")
     for reason, number in reasons(found.dropped):

@@ -9,7 +9,7 @@ import functools
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from absl import logging
@@ -196,15 +196,27 @@ def _read_beside(root: AnyPath, listing: Listing) -> _Found:
     def pair_up(files: Files) -> Paired:
         return pair(dataclasses.replace(files, texts=tuple(text for text in files.texts if text in there)), read)
 
-    found = _Found(captions={})
+    stems = {name.rpartition(".")[0] for name in there if suffix_of(name) in MEDIA_SUFFIXES}
+    windows = {name: stem for name in there if (stem := _window_of(name, there)) is not None and stem not in stems}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for paired in pool.map(pair_up, by_key(listing.sizes)):
+        texts: dict[str, list[Written]] = {}
+        for stem, written in zip(windows.values(), pool.map(read, windows), strict=True):
+            texts.setdefault(stem, []).extend(written)
+        found = _Found(captions={}, windows=_look_up(texts, there).windows)
+        for paired in pool.map(pair_up, by_key(name for name in listing.sizes if name not in windows)):
             found.captions.update(paired.captions)
             found.previews.extend(paired.thumbnails)
             found.sharing.extend(paired.sharing)
             found.unread.extend(paired.unread)
             found.missing.extend(paired.unused)
     return found
+
+
+def _window_of(text: str, there: Collection[str]) -> str | None:
+    """Returns the window of a file that is there whose captions a text holds by its name, `FILE#FIRST-LAST.txt`."""
+    stem = text.rpartition(".")[0]
+    window = _WINDOW.fullmatch(stem) if suffix_of(text) in TEXT_SUFFIXES else None
+    return stem if window is not None and window[1] in there else None
 
 
 def _read_text(root: AnyPath, sizes: Mapping[str, int | None], name: str) -> list[Written]:
