@@ -183,6 +183,7 @@ def test_what_cannot_be_written_is_told_before_the_work(run, toy_workdir, tmp_pa
         ("sample", [f"--workdir={toy_workdir}", "--prompt=red", f"--output={tmp_path}/file/a.mp4"]),
         ("sample", [f"--workdir={toy_workdir}", "--prompt=red", f"--output={tmp_path}/file/f_%d.png"]),
         ("inspect_data", [TOY, f"--output={tmp_path}/file/a.html"]),
+        ("inspect_data", [TOY, f"--output={tmp_path}/a.html", f"--export={tmp_path}/file"]),
         ("export", [f"--workdir={toy_workdir}", f"--output={tmp_path}/file"]),
     ):
         done = run(name, *arguments)
@@ -525,3 +526,6 @@ def test_a_heap_is_inspected_before_anything_is_trained(run, tmp_path):
     assert "3 clips, 3 looked at: 2 kept, 4 left out" in done.stdout, done.stdout
     assert "brightness 80.0 of 255 is under min_brightness = 100" in page.read_text()
     ends_in_a_sentence(run("inspect_data", *config, "--output=page.txt"), "must end in .html, not '.txt'")
+    uncut = run("inspect_data", TOY, f"--output={page}", f"--export={tmp_path}/windows")
+    ends_in_a_sentence(uncut, "--export writes what curation cuts, and data.curation is off")
+    assert not uncut.stdout
