@@ -101,9 +101,11 @@ class Workdir:
     ) -> None:
         """Raises UserError where a config does not go on with the one that is known, or its clips are others."""
         begun = [name for name in known.get("run", ()) if self._has_begun(name)]
+        if not begun and not any((self.path / name).exists() for name in ("prepared", "latents.json")):
+            return  # a start that failed before it made anything
         if lines := changes.bound(known, new, begun=begun):
             raise UserError(changes.refusal(self.path, lines, saved=known, begun=begun))
-        if not begun or fresh_data:
+        if fresh_data:
             return
         before = self.read_json("clips.json") if (self.path / "clips.json").exists() else {}
         for name, line in changes.moved(differences(known, new), main=MAIN).items():

@@ -63,6 +63,17 @@ def test_what_may_change_is_written_and_told(tmp_path, caplog):
         assert workdir.config()["stages"]["more"] == {"steps": 2}, "it has not begun"
 
 
+def test_before_anything_is_made_all_may_change(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        workdir.claim(config())
+        workdir.claim(config(seed=1, size=(3, 4)), clips=lambda: {"main": "ab"})
+        workdir.claim(config(seed=2, data={"path": "/other"}), clips=lambda: {"main": "cd"})
+        assert workdir.config()["seed"] == 2
+        workdir.prepared().mkdir()
+        with pytest.raises(UserError, match=r"belongs to another config \(seed: 2 -> 3\)"):
+            workdir.claim(config(seed=3, data={"path": "/other"}))
+
+
 def test_clips_may_move_but_must_be_the_same(tmp_path):
     def claim(path, clips, **options):
         workdir.claim(config(data={"path": path}), clips=lambda: clips, **options)
