@@ -239,7 +239,7 @@ def test_a_folder_that_is_there_as_written_is_no_pattern(tmp_path, folder):
             write_tar(place / f"part-{number}.tar", [])
     wanted = [tmp_path / folder / f"part-{number}.tar" for number in (1, 2)]
     for pattern in ("part-{1..2}.tar", "part-[12].tar", "{part-1,part-2}.tar", "**/part-[12].tar"):
-        assert find_tars(f"{tmp_path}/{folder}/{pattern}") == wanted
+        assert find_tars(f"{tmp_path}/{folder}/{pattern}").paths == wanted
     with pytest.raises(UserError, match=r"1 of the 2 names .*part-3\.tar: restore"):
         find_tars(f"{tmp_path}/{folder}/part-{{2..3}}.tar")
 
