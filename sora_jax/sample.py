@@ -106,8 +106,6 @@ def main(_: Sequence[str]) -> None:
         check_writable(first_file(path))
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
-    if said := words_never_seen(workdir, settings, [prompt for request in requests for prompt in request.prompt]):
-        logging.warning("%s", said)
     solver = solver_of_flags(solver_config(settings))
     use_compilation_cache()
     mesh = None
@@ -118,6 +116,8 @@ def main(_: Sequence[str]) -> None:
     params, stage, step = load_generator(
         workdir, settings, step=step, weights=WEIGHTS[WEIGHTS.index(_WEIGHTS.value)], mesh=mesh
     )
+    if said := words_never_seen(workdir, settings, [prompt for request in requests for prompt in request.prompt]):
+        logging.warning("%s", said)
     structure = abstract_model(lambda key: build_generator(settings, key))[0]
     sampler = make_sampler(settings, codec, structure, solver=solver, mesh=mesh, videos=len(requests))
     facts = {"stage": stage, "step": step, "weights": _WEIGHTS.value}

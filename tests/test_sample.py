@@ -25,7 +25,7 @@ def asked(settings, folder="run", **given):
     with flagsaver.flagsaver(**given):
         requests = sample.requests_of_flags()
         limits = dataclasses.replace(limits_of(settings), room=64e9)
-        images = [sample.check(request, number, limits) for number, request in enumerate(requests)]
+        images = [sample.check(request, limits) for request in requests]
         jobs = [read_job(request, limits) for request in requests]
         return jobs, sample.output_paths(Path(folder), requests, images)
 

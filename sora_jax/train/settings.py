@@ -174,7 +174,7 @@ class Settings:
     """Everything a run is told, by the names of `configs/base.py`.
 
     With `autoencoder_weights`, there `autoencoder.weights`, `autoencoder` is the shape of these. With these, or with
-    `autoencoder_start`, there `autoencoder.start_from`, `run` has no stages that train one.
+    `autoencoder_start_from`, there `autoencoder.start_from`, `run` has no stages that train one.
     """
 
     seed: int
@@ -186,7 +186,7 @@ class Settings:
     shapes: ShapesConfig
     autoencoder: AutoencoderConfig
     autoencoder_weights: str | None
-    autoencoder_start: str | None
+    autoencoder_start_from: str | None
     autoencoder_loss: AutoencoderLossConfig
     perceptual_weights: str | None
     discriminator: DiscriminatorConfig
@@ -258,7 +258,7 @@ def read_settings(config: Any) -> Settings:
         settings = build(Settings, tree)
     except UserError as error:
         raise UserError("; ".join([*problems, str(error)])) from error
-    if settings.autoencoder_weights is not None or settings.autoencoder_start is not None:
+    if settings.autoencoder_weights is not None or settings.autoencoder_start_from is not None:
         trained = {name for name, stage in settings.stages.items() if isinstance(stage, AutoencoderStage)}
         settings = dataclasses.replace(settings, run=tuple(name for name in settings.run if name not in trained))
     problems = problems or _conflicts(settings)
@@ -292,7 +292,7 @@ def _with_weights(tree: dict[str, Any]) -> dict[str, Any]:
     weights, start = shape.pop("weights"), shape.pop("start_from")
     if isinstance(weights, str):
         shape |= dataclasses.asdict(config_of(weights))
-    return {**tree, "autoencoder": shape, "autoencoder_weights": weights, "autoencoder_start": start}
+    return {**tree, "autoencoder": shape, "autoencoder_weights": weights, "autoencoder_start_from": start}
 
 
 def _read_stage(tree: Any, path: str) -> StageConfig:
@@ -314,7 +314,7 @@ def _conflicts(settings: Settings) -> list[str]:
         problems.append(f"run names a stage twice: {', '.join(settings.run)}")
     kinds = [settings.stages[name].kind for name in settings.run if name in settings.stages]
     order = sorted(kinds, key=list(STAGE_KINDS).index)
-    given = settings.autoencoder_weights is not None or settings.autoencoder_start is not None
+    given = settings.autoencoder_weights is not None or settings.autoencoder_start_from is not None
     needed = {"prepare"} if given else {"autoencoder"}
     needed |= {"prepare"} if "diffusion" in kinds else set()
     if kinds != order or not needed <= set(kinds) or kinds.count("prepare") > 1:
@@ -323,7 +323,7 @@ def _conflicts(settings: Settings) -> list[str]:
             f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be {first}one of prepare, then any number "
             "of diffusion"
         )
-    if settings.autoencoder_weights is not None and settings.autoencoder_start is not None:
+    if settings.autoencoder_weights is not None and settings.autoencoder_start_from is not None:
         problems.append("autoencoder.weights and autoencoder.start_from are both given: the autoencoder is of one")
     if (settings.autoencoder_loss.perceptual > 0) != (settings.perceptual_weights is not None):
         problems.append(

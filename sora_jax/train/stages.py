@@ -183,7 +183,7 @@ def _measure(run: Run, codec: Codec, *, stage: str | None = None) -> None:
 
 def _take_given(run: Run) -> None:
     """Copies the autoencoder that the config takes from another run, once."""
-    start, config = run.settings.autoencoder_start, run.settings.autoencoder
+    start, config = run.settings.autoencoder_start_from, run.settings.autoencoder
     if start is not None:
         from_first("the autoencoder", lambda: take_autoencoder(run.workdir, config, start))
 

@@ -93,7 +93,7 @@ def given_statistics(settings: Settings) -> tuple[np.ndarray, np.ndarray] | None
 def _statistics(workdir: Workdir, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     if (given := given_statistics(settings)) is not None:
         return given
-    given = settings.autoencoder_weights is not None or settings.autoencoder_start is not None
+    given = settings.autoencoder_weights is not None or settings.autoencoder_start_from is not None
     if not (workdir.path / "latents.json").exists() and given:
         raise UserError(f"{workdir.path} has no statistics of its latents yet: run main --until=autoencoder first")
     if not (workdir.path / "latents.json").exists():

@@ -93,7 +93,7 @@ class Workdir:
             for line in differences(known, new) if known else ():
                 logging.info("the config of %s changes: %s", self.path, line)
             write_atomically(path, to_json(config))
-        if found and not self._part:
+        if found and not self._part and dict(found) != self._clips():
             self.write_json("clips.json", dict(found))
 
     def _check(
@@ -107,7 +107,7 @@ class Workdir:
             raise UserError(changes.refusal(self.path, lines, saved=known, begun=begun))
         if fresh_data:
             return
-        before = self.read_json("clips.json") if (self.path / "clips.json").exists() else {}
+        before = self._clips()
         for name, line in changes.moved(differences(known, new), main=MAIN).items():
             if name not in found or found[name] != before.get(name):
                 raise UserError(
@@ -115,6 +115,10 @@ class Workdir:
                     "captions: restore the old place, give another --workdir, or pass --fresh_data to keep the weights "
                     "and go on with them"
                 )
+
+    def _clips(self) -> dict[str, Any]:
+        """Returns the fingerprint of each collection, as of the last start that could read it."""
+        return self.read_json("clips.json") if (self.path / "clips.json").exists() else {}
 
     def _has_begun(self, stage: str) -> bool:
         """Whether anything was made in a stage."""
