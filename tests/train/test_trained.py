@@ -192,7 +192,7 @@ def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
 def test_a_world_of_two_objects_is_asked_for_pairs_as_well(workdir, settings, tmp_path):
     copy = Workdir(shutil.copytree(workdir.path, tmp_path / "toy"))
     two = dataclasses.replace(settings, shapes=dataclasses.replace(settings.shapes, max_objects=2))
-    alone, both = judge.evaluate(copy, settings), run.evaluate(copy, two)
+    alone, both = judge.evaluate(copy, settings), judge.evaluate(copy, two)
     assert alone.keys() == {"autoencoder", "shapes"}
     assert both.keys() == {"autoencoder", "shapes", "shapes_pairs"}
     assert both["shapes"] == alone["shapes"]
