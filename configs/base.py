@@ -48,6 +48,10 @@ def get_config() -> ConfigDict:
         str
     )  # FILE.safetensors or folder of public Wan weights, frozen: the shape below is then the file's, and stages that
     # train an autoencoder are left out; None: the run trains its own
+    ae.start_from = placeholder(
+        str
+    )  # runs/a: the trained autoencoder of that run, of the shape below, is copied into this one, and stages that train
+    # one are left out; None: not
     ae.patch = 4  # px, side of the blocks that are folded into channels before the first convolution
     ae.patch_kernel = 3  # 3 (Wan) or 1: side of the convolutions from those blocks to features and back; 1 costs less
     ae.width = 32  # channels of the encoder's first level

@@ -18,17 +18,18 @@ from absl import flags
 
 from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.paths import check_writable, define_path
 from sora_jax.data.remote import is_remote
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
 from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
-from sora_jax.train.run import DRAWN, PARTS, evaluate, evaluate_data
+from sora_jax.train.judge import DRAWN, PARTS, evaluate, evaluate_data
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import WEIGHTS
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
 )
@@ -36,7 +37,7 @@ _WEIGHTS = flags.DEFINE_enum(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
 _EVALUATE = flags.DEFINE_enum("evaluate", "all", PARTS, "Which model to judge.")
-_DATA = flags.DEFINE_string(
+_DATA = define_path(
     "data",
     None,
     "A folder of videos and images to judge the autoencoder on, instead of the run's own clips; shapes: drawn ones.",
@@ -49,8 +50,8 @@ _STEPS = flags.DEFINE_integer("steps", None, "Of that solver; default: as in the
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Of that solver; default: as in the config.", lower_bound=0.0)
 _DRAWS = flags.DEFINE_integer("draws", None, "Samples of each prompt; default: as in the config.", lower_bound=1)
 _CACHE = flags.DEFINE_float("cache", None, "Of that solver; default: as in the config.", lower_bound=0.0)
-_LPIPS = flags.DEFINE_string("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
-_VIDEO_FEATURES = flags.DEFINE_string(
+_LPIPS = define_path("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
+_VIDEO_FEATURES = define_path(
     "video_features", None, "Weights of I3D, .safetensors; without them rFVD compares features of a random network."
 )
 
@@ -70,6 +71,7 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--data={data} is not a folder: give one with videos or images")
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
+    check_writable(workdir.path / "evaluation.json")
     given = {"solver": _SOLVER.value, "steps": _STEPS.value, "cache": _CACHE.value}
     sampling = dataclasses.replace(settings.sampling, **{k: v for k, v in given.items() if v is not None})
     if _GUIDANCE.value is not None:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from absl import flags
 
 from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.paths import check_writable, define_path
 from sora_jax.models.interop.wan_autoencoder import LAYOUTS, save_wan_autoencoder
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import load_codec
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
-_OUTPUT = flags.DEFINE_string("output", None, "The folder to write, which must hold no model yet.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
+_OUTPUT = define_path("output", None, "The folder to write, which must hold no model yet.")
 _LAYOUT = flags.DEFINE_enum("layout", "diffusers", LAYOUTS, "Whose names the weights get: diffusers' or Wan's own.")
 
 
@@ -25,6 +26,7 @@ def main(_: Sequence[str]) -> None:
     """Writes the averaged weights and the statistics of the latents."""
     if not _OUTPUT.value:
         raise UserError("nowhere to write: pass --output=DIR")
+    check_writable(f"{_OUTPUT.value}/model")
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
     codec = load_codec(workdir, settings)

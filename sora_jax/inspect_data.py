@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
+from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.paths import check_writable, define_path
 from sora_jax.preparation.curated import CuratedSource
+from sora_jax.preparation.export import export_windows
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.survey import Survey, measures, packing_of, reasons, survey
 from sora_jax.train.progress import Progress
@@ -22,9 +24,10 @@ from sora_jax.train.settings import MAIN, Settings, read_settings
 from sora_jax.train.streams import curate, open_collections
 from sora_jax.train.survey_page import write_page
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
+_CONFIG = define_config("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
 _CLIPS = flags.DEFINE_integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", lower_bound=0)
-_OUTPUT = flags.DEFINE_string("output", "inspection.html", "The page.")
+_EXPORT = define_path("export", None, "Folder for the windows that curation keeps, a video or picture each.")
+_OUTPUT = define_path("output", "inspection.html", "The page.")
 _PERCENTILES = (0, 5, 50, 95, 100)
 
 
@@ -33,9 +36,12 @@ def main(_: Sequence[str]) -> None:
     output = Path(_OUTPUT.value)
     if output.suffix != ".html":
         raise UserError(f"--output={output} must end in .html, not {output.suffix!r}")
+    check_writable(output)
+    if _EXPORT.value is not None:
+        check_writable(Path(_EXPORT.value) / "window.mp4")
     settings = read_settings(_CONFIG.value)
     found = Survey(kept=[], dropped=[])
-    for collection in open_collections(settings):
+    for collection in open_collections(settings, look=True):
         part = look_through(collection, settings, output.with_suffix(".curation"))
         found.kept.extend(part.kept)
         found.dropped.extend(part.dropped)
@@ -53,11 +59,16 @@ def look_through(collection: Collection, settings: Settings, curation: Path) -> 
     data = settings.collections[collection.name]
     folder = curation / ("" if collection.name == MAIN else collection.name)
     source = curate(collection, data, folder).source
+    if _EXPORT.value is not None and not isinstance(source, CuratedSource):
+        raise UserError("--export writes what curation cuts, and data.curation is off: set its keys, see docs/data.md")
     count = min(_CLIPS.value or len(source), len(source))
     with contextlib.closing(Progress("inspect", total=count, unit="clips")) as progress:
         found = survey(source, collection.limits, count=count, readers=collection.readers, progress=progress.update)
     if isinstance(source, CuratedSource):
         found.dropped.extend(source.dropped.items())
+        if _EXPORT.value is not None:
+            written = export_windows(source, Path(_EXPORT.value) / ("" if collection.name == MAIN else collection.name))
+            print(f"  {written} windows written to {_EXPORT.value}")
     named = "" if collection.name == MAIN else f"{collection.name}: "
     print(f"{named}{len(source)} clips, {count} looked at: {len(found.kept)} kept, {len(found.dropped)} left out")
     for reason, number in reasons(found.dropped):

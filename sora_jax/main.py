@@ -10,15 +10,14 @@ pod or in a Slurm job, to find out by itself (--distributed); docs/launching.md 
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
+from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import run_command
 from sora_jax.core.host_memory import use_huge_pages
+from sora_jax.core.paths import define_path
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE."
-)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder that everything is written to.")
+_CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder that everything is written to.")
 _UNTIL = flags.DEFINE_enum(
     "until",
     None,

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
+from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import DoesNotFit, UserError, run_command
+from sora_jax.core.paths import check_writable, define_path
 from sora_jax.core.topology import describe, prepare_environment
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE."
-)
+_CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
 _TOPOLOGY = flags.DEFINE_string(
     "topology", "cpu:8", "The machine: v5e:AxB, v5p:AxBxC or v6e:AxB chips, or cpu:N simulated devices."
 )
@@ -44,12 +43,14 @@ _SIZE = flags.DEFINE_string(
 )
 _SECONDS = flags.DEFINE_float("seconds", None, "Duration of what is sampled; default: that of sampling.frames.")
 _HBM_GB = flags.DEFINE_float("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
-_JSON = flags.DEFINE_string("json", None, "File to write everything to as well.")
-_HLO = flags.DEFINE_string("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
+_JSON = define_path("json", None, "File to write everything to as well.")
+_HLO = define_path("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
 
 
 def main(_: Sequence[str]) -> None:
     """Plans, prints and writes."""
+    for path in filter(None, (_JSON.value, _HLO.value and f"{_HLO.value}/program")):
+        check_writable(path)
     config = _CONFIG.value
     if _HBM_GB.value is not None and _HBM_GB.value <= 0:
         raise UserError(f"--hbm_gb={_HBM_GB.value:g} must be more than 0")

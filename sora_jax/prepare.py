@@ -14,13 +14,14 @@ python -m sora_jax.prepare --config=... --workdir=runs/mine --process_index=0 --
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
+from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import run_command
 from sora_jax.core.host_memory import use_huge_pages
+from sora_jax.core.paths import define_path
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/base.py", "The experiment, as for sora_jax.main.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder that everything is written to.")
+_CONFIG = define_config("config", "configs/base.py", "The experiment, as for sora_jax.main.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder that everything is written to.")
 _INDEX = flags.DEFINE_integer("process_index", 0, "Number of this process, from 0, of those that share the clips.")
 _COUNT = flags.DEFINE_integer("process_count", 1, "Processes that share the clips.")
 _FRESH_DATA = flags.DEFINE_bool(

@@ -15,18 +15,18 @@ from absl import flags
 
 from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import NumericsError, run_command
+from sora_jax.core.paths import define_path
 from sora_jax.core.stop import StopSignal
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.replay import diagnose, recipe_of, replay
-from sora_jax.train.run import curate_all
 from sora_jax.train.settings import read_settings
 from sora_jax.train.stages import Run
 from sora_jax.train.start import check_start
-from sora_jax.train.streams import open_collections
+from sora_jax.train.streams import curate_all, open_collections
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
 _STAGE = flags.DEFINE_string("stage", None, "The stage whose steps are run again.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Of the checkpoint to begin at; default: the newest.", lower_bound=0)
 _STEPS = flags.DEFINE_integer("steps", 100, "How many steps.", lower_bound=1)

@@ -13,27 +13,29 @@ batch. Requests of a file that are done are not done again.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
-from absl import flags
+from absl import flags, logging
 from tqdm import tqdm
 
 from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.paths import check_writable, define_path, define_paths
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.video_output import CODECS, ClipFormat, Write, check_written_suffix, first_file, open_clip
+from sora_jax.data.video_output import CODECS, check_written_suffix, first_file
 from sora_jax.diffusion.solvers import METHODS
-from sora_jax.generate.job import Job, Limits, facts_of, read_job
+from sora_jax.generate.job import Limits, read_job
 from sora_jax.generate.jobs import run_jobs
+from sora_jax.generate.outputs import Book, Files, check_places
 from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import TASKS, Request, read_requests
 from sora_jax.generate.write import file_stem, free_path, is_safe_name
+from sora_jax.train.advice import words_never_seen
+from sora_jax.train.machine import free_memory
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import (
     WEIGHTS,
@@ -46,7 +48,7 @@ from sora_jax.train.trained import (
 )
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
 )
@@ -54,7 +56,7 @@ _WEIGHTS = flags.DEFINE_enum(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
 _TASK = flags.DEFINE_enum("task", "text", TASKS, "How the video is made.")
-_REQUESTS = flags.DEFINE_string("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
+_REQUESTS = define_path("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given several times.")
 _NEGATIVE = flags.DEFINE_string("negative", "", "What guidance should lead away from.")
 _SIZE = flags.DEFINE_multi_string("size", [], "HEIGHTxWIDTH in px; default: of what is given, or as in the config.")
@@ -64,10 +66,10 @@ _FRAMES = flags.DEFINE_multi_integer(
 _SECONDS = flags.DEFINE_multi_string("seconds", [], "Instead of frames; extend: +4 forward, -4 backward, -4,+4 both.")
 _SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second; default: of what is given, or as in the config.")
-_IMAGE = flags.DEFINE_string("image", None, "The image to animate.")
+_IMAGE = define_path("image", None, "The image to animate.")
 _AT = flags.DEFINE_float("at", 0.0, "When the image is shown: 0 at the start, 1 at the end.")
-_VIDEO = flags.DEFINE_multi_string("video", [], "The video; two to connect.")
-_MASK = flags.DEFINE_string("mask", None, "White where fill makes something new: an image, or a video.")
+_VIDEO = define_paths("video", "The video; two to connect.")
+_MASK = define_path("mask", None, "White where fill makes something new: an image, or a video.")
 _STRENGTH = flags.DEFINE_float(
     "strength", None, "How much is made anew, 0 to 1; default: edit 0.6, loop 0.3, connect 0.1, upscale 0.4."
 )
@@ -82,11 +84,10 @@ _GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale, 1 for none; de
 _CODEC = flags.DEFINE_enum(
     "codec", None, sorted({codec for codecs in CODECS.values() for codec in codecs}), "Of .mp4 and .webm files."
 )
-_OUTPUT = flags.DEFINE_multi_string(
+_OUTPUT = define_paths(
     "output",
-    [],
-    "Files to write, .mp4 .webm .gif .webp .png or frames_%04d.png; default: named by prompt, under "
-    "WORKDIR/samples/prompted.",
+    "Files to write, .mp4 .webm .gif .webp .png or frames_%04d.png; what is there is replaced. Default: named by "
+    "prompt, under WORKDIR/samples/prompted, with a number where that is another video.",
 )
 
 T = TypeVar("T")
@@ -96,11 +97,13 @@ def main(_: Sequence[str]) -> None:
     """Makes every request that is not done, and writes a file for each."""
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
-    limits = limits_of(settings)
+    limits = dataclasses.replace(limits_of(settings), room=free_memory())
     requests = requests_of_flags() if _REQUESTS.value is None else read_requests(_REQUESTS.value)
     name = "prompted" if _REQUESTS.value is None else Path(_REQUESTS.value).stem
     folder = workdir.path / "samples" / (name if is_safe_name(name) else file_stem(name))
     paths = output_paths(folder, requests, [check(request, limits) for request in requests])
+    for path in paths:
+        check_writable(first_file(path))
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
     solver = solver_of_flags(solver_config(settings))
@@ -113,63 +116,31 @@ def main(_: Sequence[str]) -> None:
     params, stage, step = load_generator(
         workdir, settings, step=step, weights=WEIGHTS[WEIGHTS.index(_WEIGHTS.value)], mesh=mesh
     )
+    if said := words_never_seen(workdir, settings, [prompt for request in requests for prompt in request.prompt]):
+        logging.warning("%s", said)
     structure = abstract_model(lambda key: build_generator(settings, key))[0]
     sampler = make_sampler(settings, codec, structure, solver=solver, mesh=mesh, videos=len(requests))
     facts = {"stage": stage, "step": step, "weights": _WEIGHTS.value}
-    book = None if _REQUESTS.value is None else Book(folder / "done.jsonl", {**facts, "solver": repr(solver)})
-    todo = [n for n, request in enumerate(requests) if book is None or not book.has(request, paths[n])]
+    book = None
+    if _REQUESTS.value is not None:
+        book = Book(folder / "done.jsonl", Path(_REQUESTS.value), {**facts, "solver": repr(solver)})
+        for request, path in zip(requests, paths, strict=True):
+            if request.output is not None:
+                book.check(path)
+    todo = [n for n, request in enumerate(requests) if book is None or book.find(request) is None]
     if len(todo) < len(requests):
         print(f"{len(requests) - len(todo)} of {len(requests)} requests are done already", flush=True)
     jobs = (read_job(requests[number], limits) for number in todo)
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
-        files = Files(stack, [paths[n] for n in todo], facts)
+        asked = [requests[n] for n in todo]
+        files = Files(stack, asked, [paths[n] for n in todo], codec=_CODEC.value, facts=facts)
         for number, notes in run_jobs(sampler, params, jobs, limits, files.open):
-            files.close(number)
+            path = files.close(number)
             if book is not None:
-                book.add(requests[todo[number]], paths[todo[number]])
+                book.add(asked[number], path)
             progress.update()
             said = "".join(f", {name} {value:.2f}" for name, value in notes.items())
-            progress.write(f"{paths[todo[number]]}{said}")
-
-
-class Files:
-    """The files that are being written, each by the number of its job; `stack` ends those that never are done."""
-
-    def __init__(self, stack: contextlib.ExitStack, paths: Sequence[Path], facts: dict[str, Any]):
-        self._stack, self._paths, self._facts = stack, paths, facts
-        self._open: dict[int, contextlib.ExitStack] = {}
-
-    def open(self, number: int, job: Job) -> Write:
-        """Returns what takes the frames of a job."""
-        form = ClipFormat(fps=job.fps, codec=_CODEC.value, facts={**facts_of(job), **self._facts})
-        file = self._open[number] = self._stack.enter_context(contextlib.ExitStack())
-        return file.enter_context(open_clip(self._paths[number], form))
-
-    def close(self, number: int) -> None:
-        """Gives the file of a job its name."""
-        self._open.pop(number).close()
-
-
-class Book:
-    """Which requests of a file are done, a line for each, so that none is done twice; `facts` say by which model."""
-
-    def __init__(self, path: Path, facts: dict[str, Any]):
-        self._path, self._facts = path, facts
-        self._done = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-
-    def has(self, request: Request, path: Path) -> bool:
-        """Returns whether this very request was done, and its file is still there."""
-        return self._line(request, path) in self._done and first_file(path).exists()
-
-    def add(self, request: Request, path: Path) -> None:
-        """Notes that a request is done."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(self._line(request, path) + "\n")
-
-    def _line(self, request: Request, path: Path) -> str:
-        asked = json.dumps({**request.facts(), **self._facts}, sort_keys=True)
-        return json.dumps({"output": path.name, "digest": hashlib.sha256(asked.encode()).hexdigest()})
+            progress.write(f"{path}{said}")
 
 
 def requests_of_flags() -> list[Request]:
@@ -245,9 +216,8 @@ def output_paths(folder: Path, requests: Sequence[Request], images: Sequence[boo
             stem = f"{task}{file_stem(' '.join(request.prompt[:1]))}_seed{request.seed}"
             path = free_path(folder, stem, ".png" if image else ".mp4", set(paths))
         check_written_suffix(path, frames=1 if image else 2, codec=_CODEC.value)
-        if path in paths:
-            raise UserError(f"two --output are {path}: give each request a file of its own")
         paths.append(path)
+    check_places(requests, paths)
     return paths
 
 

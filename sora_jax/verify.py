@@ -11,10 +11,10 @@ import contextlib
 from collections.abc import Sequence
 
 import jax
-from absl import flags
 from etils import epath
 
 from sora_jax.core.errors import StorageError, run_command
+from sora_jax.core.paths import define_path
 from sora_jax.data.shards import PreparedSet
 from sora_jax.train.audit import checkpoint_faults, record_faults
 from sora_jax.train.progress import Progress
@@ -22,7 +22,7 @@ from sora_jax.train.retention import read_record
 from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/base", "The folder of the run.")
+_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
 
 
 def main(_: Sequence[str]) -> None:

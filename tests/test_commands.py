@@ -1,6 +1,8 @@
 """The commands as a user types them: what they make, and how they end a mistake."""
 
 import json
+import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from sora_jax.data.video_io import read_clip
 from sora_jax.data.video_output import write_clip
 from sora_jax.models import perceptual
 from tests import processes
+from tests.conftest import ROOT
 
 TOY = "--config=tests/toy.py"
 COMMANDS = ("main", "prepare", "sample", "evaluate", "export")
@@ -174,11 +177,51 @@ def test_a_wrong_request_of_a_file_is_named_before_any_is_made(run, toy_workdir,
     ends_in_a_sentence(done, "output '../../a.mp4' must be the name of a file")
 
 
+def test_what_cannot_be_written_is_told_before_the_work(run, toy_workdir, tmp_path):
+    (tmp_path / "file").touch()
+    for name, arguments in (
+        ("sample", [f"--workdir={toy_workdir}", "--prompt=red", f"--output={tmp_path}/file/a.mp4"]),
+        ("sample", [f"--workdir={toy_workdir}", "--prompt=red", f"--output={tmp_path}/file/f_%d.png"]),
+        ("inspect_data", [TOY, f"--output={tmp_path}/file/a.html"]),
+        ("inspect_data", [TOY, f"--output={tmp_path}/a.html", f"--export={tmp_path}/file"]),
+        ("export", [f"--workdir={toy_workdir}", f"--output={tmp_path}/file"]),
+    ):
+        done = run(name, *arguments)
+        ends_in_a_sentence(done, f"StorageError: cannot write {tmp_path}/file/", code=74)
+        assert not done.stdout
+
+
 def test_a_webp_is_written_too(run, toy_workdir, tmp_path):
     path = tmp_path / "a.webp"
     done = run("sample", f"--workdir={toy_workdir}", "--prompt=red", "--frames=5", "--steps=1", f"--output={path}")
     assert done.returncode == 0, done.stderr
     assert read_clip(path)[0].shape == (5, 16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["sample", "inspect_data"])
+def test_a_user_whom_the_system_does_not_know_needs_no_home(toy_workdir, tmp_path, name):
+    """As in a container that was started with a number for a user."""
+    unknown = "import pwd, runpy, sys; pwd.getpwuid = {}.__getitem__; sys.argv = sys.argv[1:]; "
+    script = unknown + f"runpy.run_module('sora_jax.{name}', run_name='__main__', alter_sys=True)"
+    arguments = ["--config=tests/toy.py", f"--output={tmp_path}/page.html", "--clips=2"]
+    if name == "sample":
+        arguments = [
+            f"--workdir={toy_workdir}",
+            "--prompt=red",
+            "--frames=1",
+            "--steps=1",
+            f"--output={tmp_path}/a.png",
+        ]
+    environment = {"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu", "XLA_FLAGS": _compiling_quickly()}
+    command = [sys.executable, "-c", script, name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert ("Could not determine home directory.): each start compiles them again" in done.stderr) == (name == "sample")
+    assert len(list(tmp_path.iterdir())) == 1, "what was asked for"
+
+
+def _compiling_quickly():
+    return " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
 
 
 def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
@@ -349,6 +392,31 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(run, toy_workdir):
     assert (toy_workdir / "config.json").read_bytes() == config
 
 
+def test_the_refusal_of_more_steps_names_flags_that_go_on_with_what_is_trained(run, toy_workdir, tmp_path):
+    first = Path(shutil.copytree(toy_workdir, tmp_path / "first run"))
+    asked = (TOY, "--config.stages.videos.steps=9")
+    done = run("main", *asked, f"--workdir={first}")
+    said = "(stages.videos.steps: 8 -> 9): restore the old values, or give another --workdir, to which"
+    ends_in_a_sentence(done, said)
+    flags = shlex.split(done.stderr.partition("to which ")[2].partition(" gives what is trained here")[0])
+    second = tmp_path / "second"
+    done = run("main", *asked, *flags, f"--workdir={second}")
+    assert done.returncode == 0, done.stderr
+    assert f"the autoencoder is that of {first}, step 8 of autoencoder" in done.stderr
+    assert "starting from the averaged weights of step 8" in done.stderr
+    facts = json.loads((second / "run.json").read_text())
+    assert (facts["stages"].keys(), facts["stages"]["videos"]["steps"]) == ({"prepare", "videos"}, 9)
+    before, after = (json.loads((path / "latents.json").read_text()) for path in (first, second))
+    assert (before["mean"], before["scale"]) == (after["mean"], after["scale"])
+    psnr = [json.loads((path / "evaluation.json").read_text())["autoencoder"]["psnr"] for path in (first, second)]
+    assert psnr[0] == psnr[1]
+    shutil.rmtree(first)
+    done = run("sample", f"--workdir={second}", "--prompt=red", "--frames=1", "--steps=1")
+    assert done.returncode == 0, done.stderr
+    done = run("main", *asked, *flags, f"--workdir={second}", "--config.log.every_steps=1")
+    assert "is done: nothing is left to do" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -458,3 +526,6 @@ def test_a_heap_is_inspected_before_anything_is_trained(run, tmp_path):
     assert "3 clips, 3 looked at: 2 kept, 4 left out" in done.stdout, done.stdout
     assert "brightness 80.0 of 255 is under min_brightness = 100" in page.read_text()
     ends_in_a_sentence(run("inspect_data", *config, "--output=page.txt"), "must end in .html, not '.txt'")
+    uncut = run("inspect_data", TOY, f"--output={page}", f"--export={tmp_path}/windows")
+    ends_in_a_sentence(uncut, "--export writes what curation cuts, and data.curation is off")
+    assert not uncut.stdout

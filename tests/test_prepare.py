@@ -129,16 +129,45 @@ def test_collections_are_prepared_apart_and_mixed_by_weight(mixed):
     assert json.loads((workdir / "run.json").read_text())["stages"]["prepare"]["written"] == 102
 
 
+def forget_images(workdir):
+    """Makes a run as if its stage of images had been stopped after its last checkpoint."""
+    facts = json.loads((workdir / "run.json").read_text())
+    del facts["stages"]["images"], facts["evaluated"]
+    (workdir / "run.json").write_text(json.dumps(facts))
+
+
+def test_clips_that_moved_or_are_gone_do_not_end_a_run(mixed, tmp_path, caplog):
+    config, folder, finished = mixed
+    workdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    config = config.copy_and_resolve_references()
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    config.more_data.stills.path, config.data.readers = f"{moved}/", config.data.readers + 1
+    forget_images(workdir)
+    runs.run(config, workdir, until="diffusion")
+    assert json.loads((workdir / "config.json").read_text())["more_data"]["stills"]["path"] == f"{moved}/"
+    shutil.rmtree(moved)
+    draw(tmp_path / "others", range(3), frames=1)
+    forget_images(workdir)
+    with caplog.at_level(logging.WARNING):
+        runs.run(config, workdir, until="diffusion")
+    assert f"{moved} does not exist" in caplog.text
+    assert ": the run goes on with what was prepared of them" in caplog.text
+    assert "images" in json.loads((workdir / "run.json").read_text())["stages"]
+    config.more_data.stills.path = str(tmp_path / "others")
+    with pytest.raises(UserError, match=r"others\": these are not the clips with .* pass --fresh_data to keep"):
+        runs.run(config, workdir, until="diffusion")
+    config.more_data.stills.path = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"does not exist"):
+        runs.run(config, workdir, until="prepare")
+
+
 def test_a_stage_in_progress_takes_in_new_clips_only_when_told(mixed, tmp_path, caplog):
     config, folder, finished = mixed
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
     stills = workdir / "prepared" / "stills"
 
     def go_on(**options):
-        """Runs as if the stage of images had been stopped after its last checkpoint."""
-        facts = json.loads((workdir / "run.json").read_text())
-        del facts["stages"]["images"], facts["evaluated"]
-        (workdir / "run.json").write_text(json.dumps(facts))
+        forget_images(workdir)
         runs.run(config, workdir, **options)
 
     draw(folder, range(6, 8), frames=1)

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from sora_jax.benchmarks.decoding import decoding_figures
 from sora_jax.benchmarks.figures import JSON, Figure, publish
 from sora_jax.benchmarks.made_up_data import prepare_noise, time_step
+from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import run_command
 from sora_jax.data.packing import Budget, balance_order, plan_window
 from sora_jax.data.pipeline import RowDataset
 from sora_jax.data.rows import Lengths, Pool, RowPlan
 from sora_jax.train.settings import Settings, read_settings
 
-_CONFIG = config_flags.DEFINE_config_file("step_config", "configs/base.py", "Whose step loading is compared with.")
+_CONFIG = define_config("step_config", "configs/base.py", "Whose step loading is compared with.")
 _CLIPS = flags.DEFINE_string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
 _OPENS = flags.DEFINE_integer("opens", 10_000, "Clips that are opened while memory is watched.", lower_bound=100)
 _SAMPLES = flags.DEFINE_integer("samples", 100_000_000, "Samples of the largest plan.", lower_bound=1_000)

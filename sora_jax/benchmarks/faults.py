@@ -20,6 +20,7 @@ from absl import flags
 from sora_jax.benchmarks.drills.bench import Bench
 from sora_jax.benchmarks.drills.table import PAGE, chosen, counts_of, line_of, renewed, row_of, write_table
 from sora_jax.benchmarks.figures import JSON
+from sora_jax.core.config_files import find_config
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.train.workdir import write_atomically
 
@@ -27,7 +28,9 @@ _QUICK = flags.DEFINE_bool("quick", False, "A few trials of each drill; the tabl
 _ONLY = flags.DEFINE_list("only", [], "Names of drills; all by default.")
 _COUNTS = flags.DEFINE_list("counts", [], "NAME=TRIALS of drills that are to be tried more or less often.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments, bits and files that drills choose.", lower_bound=0)
-_CONFIG = flags.DEFINE_string("config", "configs/base.py", "The base config, which is run at a small size.")
+_CONFIG = flags.DEFINE_string(
+    "config", find_config("configs/base.py"), "The base config, which is run at a small size."
+)
 _CLIPS = flags.DEFINE_string(
     "clips", os.environ.get("SORA_JAX_CLIPS"), "Folder with real/ and damaged/ clips; by default some are drawn."
 )

@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from sora_jax.benchmarks.figures import JSON, Figure, publish
 from sora_jax.benchmarks.made_up_data import prepare_noise
 from sora_jax.benchmarks.turns import fewest_seconds
 from sora_jax.core import rng
+from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.mesh import MeshConfig, make_mesh
@@ -36,7 +36,7 @@ from sora_jax.train.state import TrainState, update_ema
 from sora_jax.train.step import make_step, mean_gradient, weights_digest
 from sora_jax.train.streams import PackedBatches
 
-_CONFIG = config_flags.DEFINE_config_file("parts_config", "configs/base.py", "Whose step is taken apart.")
+_CONFIG = define_config("parts_config", "configs/base.py", "Whose step is taken apart.")
 _STAGE = flags.DEFINE_string("parts_stage", None, "Which stage of it; by default the last diffusion stage.")
 _CLIPS = flags.DEFINE_integer("parts_clips", 512, "Clips that the pack is drawn from.", lower_bound=16)
 _ROUNDS = flags.DEFINE_integer("parts_rounds", 15, "Turns of each part; the fastest counts.", lower_bound=1)

@@ -27,14 +27,16 @@ def run_once() -> dict[str, int]:
 def use_compilation_cache() -> Path | None:
     """Keeps compiled programs between runs, in the user's own cache folder, unless the user chose a place.
 
-    Returns the folder. Where nothing can be written there, or there is none, says so and goes on without. Raises
-    UserError for a folder that others may write to.
+    Returns the folder. Where there is none, it is another user's, as of a container made by root, or nothing can be
+    written there, says so and goes on without. Raises UserError for a folder that everybody may write to.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     try:
-        cache = Path(chosen) if chosen else _own_cache()
+        cache = Path(chosen).expanduser() if chosen else _own_cache()
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = cache.stat()
+        if not chosen and found.st_uid != os.getuid():
+            raise PermissionError(f"{cache} is of user {found.st_uid} and this is {os.getuid()}")
     except (OSError, RuntimeError) as error:
         logging.warning(
             "there is no folder to keep compiled programs in (%s): each start compiles them again; name one in "
@@ -43,7 +45,7 @@ def use_compilation_cache() -> Path | None:
         )
         jax.config.update("jax_compilation_cache_dir", None)
         return None
-    if not chosen and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+    if not chosen and found.st_mode & 0o022:
         raise UserError(
             f"others may write to {cache}, and the programs in it are run: make it yours alone (chmod 700), or "
             "name another folder in JAX_COMPILATION_CACHE_DIR"

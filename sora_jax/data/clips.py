@@ -18,6 +18,8 @@ from sora_jax.core.printable import printable
 # While the short side of the token grid is above this, a clip over the limit loses size; below it, duration.
 # A minute of video shrunk to a few pixels teaches less than its first seconds at a size that shows something.
 SHORT_SIDE_TOKENS = 4
+# Of a picture may be cut to gain size, and of the size may be given up to keep the picture whole.
+LITTLE_CUT, LEAST_SIZE = 0.02, 0.75
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,13 +65,15 @@ class Fitted:
     """A clip that fits the model, with what was lost on the way.
 
     `trimmed_frames` were cut from the end; `scale` in (0, 1] is the isotropic factor on both sides; then
-    `cropped_rows` and `cropped_columns` of scaled pixels were cut evenly from the edges; `tokens` are left.
+    `cropped_rows` and `cropped_columns` of scaled pixels were cut evenly from the edges, `cut` is their share of the
+    picture, in [0, 1); `tokens` are left.
     """
 
     clip: Clip
     trimmed_frames: int
     cropped_rows: int
     cropped_columns: int
+    cut: float
     scale: float
     tokens: int
 
@@ -89,9 +93,11 @@ def fit_clip(
     width). A clip of T frames, H rows and W columns has `(1 + (T - 1) / st) * (H / sh) * (W / sw)` tokens.
 
     The first frames are kept, 1 + k * st of them and at most `max_frames`. Over `max_tokens` the clip is
-    scaled down, to a scale at which one side is an exact multiple of its stride. Once its short side has
-    `SHORT_SIDE_TOKENS` tokens, time is cut instead; only a single frame that is still too large is scaled
-    further. With `square_crop` only the central square is kept, and all of this is done to it.
+    scaled down, to a scale at which one side is an exact multiple of its stride: of those that fit and are at least
+    `LEAST_SIZE` of the largest that does, to the largest that cuts at most `LITTLE_CUT` of the picture, else to the one
+    that cuts least. Once its short side has `SHORT_SIDE_TOKENS` tokens, time is cut instead; only a single frame that
+    is still too large is scaled further. With `square_crop` only the central square is kept, and all of this is done to
+    it.
 
     Raises `BadClip` when the clip is smaller than one stride, has fewer than `min_tokens` tokens, or is so
     elongated that no scale brings one frame under `max_tokens`.
@@ -125,6 +131,7 @@ def fit_clip(
         trimmed_frames=frames - kept_frames,
         cropped_rows=int(height * scale) - size[0],
         cropped_columns=int(width * scale) - size[1],
+        cut=float(1 - Fraction(size[0] * size[1]) / (scale**2 * height * width)),
         scale=float(scale),
         tokens=tokens,
     )
@@ -143,7 +150,11 @@ def _fit_grid(
     fitting = [s for s in scales if steps * _area(s, sides, stride=stride) <= max_tokens]
     if not fitting:
         return None
-    return steps, fitting[-1], _grid(fitting[-1], sides, stride=stride)
+    least = max(min(smallest, fitting[-1]), fitting[-1] * Fraction(LEAST_SIZE))
+    scale = max(
+        (s for s in fitting if s >= least), key=lambda s: (-max(_cut(s, sides, stride=stride), Fraction(LITTLE_CUT)), s)
+    )
+    return steps, scale, _grid(scale, sides, stride=stride)
 
 
 def _exact_scales(sides: tuple[int, int], *, stride: tuple[int, int]) -> list[Fraction]:
@@ -155,6 +166,12 @@ def _exact_scales(sides: tuple[int, int], *, stride: tuple[int, int]) -> list[Fr
 def _grid(scale: Fraction, sides: tuple[int, int], *, stride: tuple[int, int]) -> tuple[int, int]:
     """Returns (rows, columns) of whole tokens in a frame scaled by `scale`."""
     return int(sides[0] * scale) // stride[0], int(sides[1] * scale) // stride[1]
+
+
+def _cut(scale: Fraction, sides: tuple[int, int], *, stride: tuple[int, int]) -> Fraction:
+    """Returns the share of a frame scaled by `scale` that whole tokens leave out."""
+    rows, columns = _grid(scale, sides, stride=stride)
+    return 1 - rows * stride[0] * columns * stride[1] / (scale**2 * sides[0] * sides[1])
 
 
 def _area(scale: Fraction, sides: tuple[int, int], *, stride: tuple[int, int]) -> int:

@@ -54,6 +54,16 @@ class DecodedSource(abc.ABC):
         """Returns frames `first` to `last`, both included, of a clip, whatever `max_frames` is; raises `BadClip`."""
         return self._read(index, **self._limits, window=(first, last))
 
+    def lacks_caption(self, index: int, first: int, last: int) -> bool:
+        """Returns whether a window would have no caption though captions are required."""
+        del index, first, last
+        return False
+
+    def captioned_windows(self, index: int) -> frozenset[tuple[int, int]]:
+        """Returns the first and last frames of the windows of a file that have captions of their own."""
+        del index
+        return frozenset()
+
     def thumbnails(self, index: int, *, short_side: int) -> Clip:
         """Returns all frames of a clip, scaled down to `short_side` px as they are decoded; raises `BadClip`."""
         return self._read(index, **self._limits, short_side=short_side)

@@ -7,8 +7,9 @@ import collections
 import dataclasses
 import functools
 import os
+import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from absl import logging
@@ -41,6 +42,8 @@ from sora_jax.data.remote import (
     read_file,
 )
 
+# As curation names a window of a file, frames from 0 and both included.
+_WINDOW = re.compile(r"(.+)#(\d{1,9})-(\d{1,9})", re.DOTALL)
 # Files in buckets and on network disks take a round trip each.
 _THREADS = 8
 
@@ -57,10 +60,14 @@ class FolderCaptions:
     `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `unread` files
     with captions whose ending is not read, `missing` names with captions but no file, `linked` folders behind links.
     `account` is a line about all files that are there.
+
+    `windows` has the captions of windows of files, by file, first and last frame, where a table names
+    "FILE#FIRST-LAST".
     """
 
     by_file: dict[str, tuple[str, ...]]
     weights: dict[str, tuple[float, ...]]
+    windows: dict[str, dict[tuple[int, int], Captions]]
     sizes: dict[str, int | None]
     uncaptioned: tuple[str, ...]
     previews: tuple[str, ...]
@@ -76,6 +83,7 @@ class _Found:
     """Captions by media file, and what is left out as `FolderCaptions` has it."""
 
     captions: dict[str, Captions]
+    windows: dict[str, dict[tuple[int, int], Captions]] = dataclasses.field(default_factory=dict)
     previews: list[str] = dataclasses.field(default_factory=list)
     sharing: list[str] = dataclasses.field(default_factory=list)
     unread: list[str] = dataclasses.field(default_factory=list)
@@ -104,13 +112,14 @@ def read_captions(
         raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}")
     table = _read_table(root, captions, listing)
     found = _read_beside(root, listing) if table is None else _look_up(table, listing.sizes)
-    if required and not found.captions:
+    if required and not found.captions and not found.windows:
         raise UserError(_nothing_found(root, captions, media=media, found=found))
-    placed = {*found.captions, *found.previews, *found.sharing}
+    placed = {*found.captions, *found.windows, *found.previews, *found.sharing}
     uncaptioned = tuple(name for name in media if name not in placed)
     return FolderCaptions(
         by_file={name: found.captions[name][0] for name in sorted(found.captions)},
         weights={name: weights for name, (_, weights) in found.captions.items() if weights},
+        windows=found.windows,
         sizes={name: listing.sizes[name] for name in media},
         uncaptioned=uncaptioned,
         previews=tuple(sorted(found.previews)),
@@ -120,7 +129,7 @@ def read_captions(
         linked=tuple(listing.linked),
         account=account(
             collections.Counter(map(suffix_of, listing.sizes)),
-            captioned=len(found.captions),
+            captioned=len({*found.captions, *found.windows}),
             uncaptioned=len(uncaptioned),
             previews=len(found.previews),
             sharing=len(found.sharing),
@@ -160,10 +169,17 @@ def _look_up(table: Mapping[str, list[Written]], names: Iterable[str]) -> _Found
     found = _Found(captions={})
     for name, texts in table.items():
         file = known.get(name) or known.get(unicodedata.normalize("NFC", name))
+        window = _WINDOW.fullmatch(name) if file is None else None
+        if window is not None:
+            file = known.get(window[1]) or known.get(unicodedata.normalize("NFC", window[1]))
         if file is None:
             found.missing.append(name)
         elif suffix_of(file) not in MEDIA_SUFFIXES:
             found.unread.append(file)
+        elif window is not None:
+            captions = clean_captions(texts)
+            if captions[0]:
+                found.windows.setdefault(file, {})[int(window[2]), int(window[3])] = captions
         else:
             written.setdefault(file, []).extend(texts)
     cleaned = {name: clean_captions(texts) for name, texts in written.items()}
@@ -180,15 +196,27 @@ def _read_beside(root: AnyPath, listing: Listing) -> _Found:
     def pair_up(files: Files) -> Paired:
         return pair(dataclasses.replace(files, texts=tuple(text for text in files.texts if text in there)), read)
 
-    found = _Found(captions={})
+    stems = {name.rpartition(".")[0] for name in there if suffix_of(name) in MEDIA_SUFFIXES}
+    windows = {name: stem for name in there if (stem := _window_of(name, there)) is not None and stem not in stems}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for paired in pool.map(pair_up, by_key(listing.sizes)):
+        texts: dict[str, list[Written]] = {}
+        for stem, written in zip(windows.values(), pool.map(read, windows), strict=True):
+            texts.setdefault(stem, []).extend(written)
+        found = _Found(captions={}, windows=_look_up(texts, there).windows)
+        for paired in pool.map(pair_up, by_key(name for name in listing.sizes if name not in windows)):
             found.captions.update(paired.captions)
             found.previews.extend(paired.thumbnails)
             found.sharing.extend(paired.sharing)
             found.unread.extend(paired.unread)
             found.missing.extend(paired.unused)
     return found
+
+
+def _window_of(text: str, there: Collection[str]) -> str | None:
+    """Returns the window of a file that is there whose captions a text holds by its name, `FILE#FIRST-LAST.txt`."""
+    stem = text.rpartition(".")[0]
+    window = _WINDOW.fullmatch(stem) if suffix_of(text) in TEXT_SUFFIXES else None
+    return stem if window is not None and window[1] in there else None
 
 
 def _read_text(root: AnyPath, sizes: Mapping[str, int | None], name: str) -> list[Written]:

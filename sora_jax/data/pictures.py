@@ -13,8 +13,10 @@ from PIL import Image, ImageOps
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.frame_rates import at_rate
+from sora_jax.data.profiles import in_srgb
 
 PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP", "TIFF", "AVIF")
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 ROUNDED = 0.005  # seconds, by which a GIF's times are off at most: it counts in hundredths
 
 
@@ -77,27 +79,34 @@ class ReadLimits:
             reason = f"{frames} frames of {height}x{width} exceed max_pixels = {self.max_pixels}{remedy}"
             raise BadClip(self.source_id, reason)
 
+    def transparent(self) -> BadClip:
+        """Returns what is raised where opaque pixels are asked for and there are others."""
+        return BadClip(self.source_id, "is transparent in places: put it on a background first")
+
 
 def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[np.ndarray, float]:
-    """Returns pixels and rate of an image (T = 1, rate 1) or of an animated GIF or WebP.
+    """Returns pixels and rate of an image (T = 1, rate 1) or of an animated GIF, WebP, PNG or AVIF.
 
     How often frames are repeated, and whether they follow faster than `limits.fps`, depends on all that are decoded;
     `whole` decodes all, and so does `limits.fps`, so that numbers of frames mean the same in every window.
     """
     with Image.open(file, formats=PICTURE_FORMATS) as image:
-        animated = image.format in ("GIF", "WEBP", "AVIF")
-        frames_there = getattr(image, "n_frames", 1) if animated else 1
+        # The first picture of an animated PNG may be there for those who cannot play it: then it is not of the film.
+        still = int(getattr(image, "default_image", False))
+        # A JPEG with several pictures (MPO) is one photo, taken more than once.
+        frames_there = getattr(image, "n_frames", 1) - still if image.format in ANIMATED else 1
         wanted = frames_there if whole or limits.fps else limits.wanted(frames_there)
         limits.check(wanted, *limits.size(image.height, image.width))
-        if limits.opaque and _seen_through(image):
-            raise BadClip(limits.source_id, "is transparent in places: put it on a background first")
         if wanted == 1:
+            image.seek(still)
+            _check_opaque(image, limits)
             return np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))[None], 1.0
         pixels_THWC, seconds = None, []
         for index in range(wanted):
-            image.seek(index)
+            image.seek(still + index)
             image.load()
-            pixels_HWC = np.asarray(shrunk(_plain_rgb(image), limits))
+            _check_opaque(image, limits)
+            pixels_HWC = np.asarray(shrunk(_plain_rgb(ImageOps.exif_transpose(image)), limits))
             if pixels_THWC is None:
                 pixels_THWC = limits.allocate((wanted, *pixels_HWC.shape))
             if pixels_HWC.shape != pixels_THWC.shape[1:]:
@@ -130,7 +139,8 @@ def shrunk(image: Image.Image, limits: ReadLimits) -> Image.Image:
 
 
 def _plain_rgb(image: Image.Image) -> Image.Image:
-    """Returns the image as 8 bit RGB, transparency on white."""
+    """Returns the image as 8 bit sRGB, its colour profile applied, transparency on white."""
+    image = in_srgb(image)
     if image.mode.startswith("I"):
         # Pillow clips 16 bit greys at 255 instead of scaling them.
         levels_HW = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -138,11 +148,12 @@ def _plain_rgb(image: Image.Image) -> Image.Image:
     return on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
-def _seen_through(image: Image.Image) -> bool:
-    """Returns whether some pixel of the (first) image is not opaque."""
-    if not image.has_transparency_data:
-        return False
-    return bool((np.asarray(image.convert("RGBA").getchannel("A")) < 255).any())
+def _check_opaque(image: Image.Image, limits: ReadLimits) -> None:
+    """Raises `BadClip` where opaque pixels are asked for and some of the image are not."""
+    if not limits.opaque or not image.has_transparency_data:
+        return
+    if (np.asarray(image.convert("RGBA").getchannel("A")) < 255).any():
+        raise limits.transparent()
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -29,6 +29,14 @@ class PrefixedSource:
         """Returns what `DecodedSource.thumbnails` does."""
         return self._begun(self._source.thumbnails(index, short_side=short_side))
 
+    def lacks_caption(self, index: int, first: int, last: int) -> bool:
+        """Returns what `DecodedSource.lacks_caption` does."""
+        return self._source.lacks_caption(index, first, last)
+
+    def captioned_windows(self, index: int) -> frozenset[tuple[int, int]]:
+        """Returns what `DecodedSource.captioned_windows` does."""
+        return self._source.captioned_windows(index)
+
     def size(self, index: int) -> int | None:
         """Returns the bytes of a clip's file, as its source tells them."""
         return self._source.size(index)

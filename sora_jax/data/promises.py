@@ -31,8 +31,8 @@ _MOST_PARTS = 100_000  # of a file, at its top
 class PromisedFrames:
     """The frames of a stream as they are decoded; raises `BadClip` at the first that is damaged.
 
-    `declared` says how many the headers speak of, by table or by duration and rate, the smaller; None where they say
-    nothing. `counted` says whether there is a table. `decoded` counts those that came.
+    `declared` says how many the headers speak of. `counted` says whether there is a table. `decoded` counts those that
+    came.
     """
 
     def __init__(self, file: BinaryIO, container: InputContainer, stream: VideoStream, source_id: str):
@@ -42,11 +42,7 @@ class PromisedFrames:
         self._ends: dict[int, float] = {}  # of each stream, seconds
         self.counted = stream.frames > 0
         self._seconds, self._own = _declared_seconds(container, stream)
-        promises = [float(stream.frames)] if self.counted else []
-        if self._seconds and stream.average_rate:
-            promises.append(self._seconds * float(stream.average_rate))
-        # An edit list hides frames which the table still counts, hence the smaller.
-        self.declared = min(promises, default=None)
+        self.declared = declared_frames(container, stream)
         self.decoded = 0
 
     def __iter__(self) -> Iterator[VideoFrame]:
@@ -74,7 +70,7 @@ class PromisedFrames:
         # Packets of all streams are read anyway, and only those of this one decoded.
         for packet in self._container.demux():
             self._note_end(packet)
-            if packet.stream_index == self._stream.index:
+            if packet.stream == self._stream:  # `stream_index` of the packet that flushes a decoder is always 0
                 self._packets += packet.size > 0 and not packet.is_discard
                 yield from (frame for frame in packet.decode() if isinstance(frame, VideoFrame))
 
@@ -104,6 +100,16 @@ def follows_at(fps: float, container: InputContainer, stream: VideoStream) -> bo
     longest = LONGEST_USUAL_STEP * statistics.median(steps or [0.0])
     usual = [step for step in steps if step <= longest]
     return bool(usual) and statistics.fmean(usual) <= (1 + ROUNDING) / fps
+
+
+def declared_frames(container: InputContainer, stream: VideoStream) -> float | None:
+    """Returns how many frames the headers speak of, by table or by duration and rate; None where they say nothing."""
+    seconds, _ = _declared_seconds(container, stream)
+    promises = [float(stream.frames)] if stream.frames > 0 else []
+    if seconds and stream.average_rate:
+        promises.append(seconds * float(stream.average_rate))
+    # An edit list hides frames which the table still counts, hence the smaller.
+    return min(promises, default=None)
 
 
 def _declared_seconds(container: InputContainer, stream: VideoStream) -> tuple[float | None, bool]:

@@ -4,7 +4,8 @@ Letters: N samples, M captions, T H W C latents.
 
   header.json                 what the latents were made with (see `HEADER_KEYS`)
   NAME-00000.arrayrecord      one record a sample
-  NAME-00000.index.npz        lengths, source ids, origins and checksums of a shard; one without it does not exist
+  NAME-00000.index.npz        lengths, source ids, origins and checksums of a shard, and the words of its captions; one
+                              without it does not exist
   NAME.skipped.jsonl          lines {"source_id", "origin", "reason"}
 
 A record is, little endian: uint32 crc32 of all that follows, uint32 length of the json, the json, and the
@@ -18,7 +19,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 
 from sora_jax.core.errors import DataError, StorageError, UserError
 from sora_jax.data.captions import count_tokens
+from sora_jax.data.words import words_of
 
 FORMAT = 2
 HEADER_FILE = "header.json"
@@ -113,6 +115,7 @@ class Entry:
     crc: int
     source_id: str
     origin: str
+    words: frozenset[str]
 
     @classmethod
     def of(cls, sample: Prepared, *, crc: int) -> "Entry":
@@ -126,12 +129,14 @@ class Entry:
             crc=crc,
             source_id=sample.source_id,
             origin=sample.origin,
+            words=frozenset().union(*map(words_of, sample.captions)),
         )
 
 
 def write_index(path: Path, entries: Sequence[Entry]) -> None:
     """Writes the index of a shard whose records are `entries`, in order."""
     made_from = json.dumps([[entry.source_id, entry.origin] for entry in entries]).encode()
+    words = json.dumps(sorted(frozenset().union(*(entry.words for entry in entries)))).encode()
     with path.open("wb") as file:
         np.savez(
             file,
@@ -143,7 +148,20 @@ def write_index(path: Path, entries: Sequence[Entry]) -> None:
             trimmed_frames_N=np.array([entry.trimmed_frames for entry in entries], np.int32),
             crc_N=np.array([entry.crc for entry in entries], np.uint32),
             made_from=np.frombuffer(made_from, np.uint8),
+            words=np.frombuffer(words, np.uint8),
         )
+
+
+def read_words(directory: Path) -> set[str] | None:
+    """Returns the words (`words_of`) of all captions in committed shards; None where a shard has not noted them."""
+    found: set[str] = set()
+    paths = index_paths(directory)
+    for path in paths:
+        index = read_index(path, only=("words",))
+        if "words" not in index:
+            return None
+        found |= set(json.loads(index["words"].tobytes()))
+    return found if paths else None
 
 
 def skip_line(clip: ClipKey, reason: str) -> bytes:
@@ -177,11 +195,11 @@ def index_paths(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.index.npz"))
 
 
-def read_index(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an index; raises `DataError` that names it when it is damaged."""
+def read_index(path: Path, *, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Returns the arrays of an index, or some of them; raises `DataError` that names it when it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name: arrays[name] for name in arrays.files if only is None or name in only}
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
         raise DataError(
             f"the index {path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"

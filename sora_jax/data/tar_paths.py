@@ -42,7 +42,7 @@ def find_tars(path: str | os.PathLike) -> Tars:
     """Returns the tar files that `path` stands for; raises `UserError` when there are none.
 
     A `.tar` file; a folder, with its subfolders; or a pattern: `*`, `?`, `[...]` as of a shell, `{a,b}` and
-    `{000..123}`, of which every number and choice must exist.
+    `{000..123}`, of which every number and choice must exist. A folder of the very name that is written is that folder.
     """
     written, root, linked = os.fspath(path), place(path), list[str]()
     if is_folder(root):
@@ -56,8 +56,9 @@ def find_tars(path: str | os.PathLike) -> Tars:
     elif is_there(root):
         found = [root]
     else:
-        names = list(_expand(written))
-        matches = {name: _matches(name) for name in names}
+        there, pattern = _split(written)
+        names = list(_expand(pattern))
+        matches = {name: _matches(there, name) for name in names}
         found = [match for several in matches.values() for match in several]
         absent = [name for name, several in matches.items() if not several]
         if not found:
@@ -65,7 +66,7 @@ def find_tars(path: str | os.PathLike) -> Tars:
         if absent:
             raise UserError(
                 f"{len(absent)} of the {len(names)} names that {written} stands for do not exist, such as "
-                f"{absent[0]}: restore the files or shorten the pattern"
+                f"{there}{absent[0]}: restore the files or shorten the pattern"
             )
     found = sorted(set(found))
     with ThreadPoolExecutor(THREADS) as pool:
@@ -73,8 +74,21 @@ def find_tars(path: str | os.PathLike) -> Tars:
     return Tars(found, linked)
 
 
-def _matches(pattern: str) -> list[AnyPath]:
-    return find_matches(pattern) if is_remote(pattern) else [Path(name) for name in glob.glob(pattern, recursive=True)]
+def _split(pattern: str) -> tuple[str, str]:
+    """Returns (the folder in which a pattern begins, the pattern from there on).
+
+    What exists by the very name that is written is no pattern, whatever characters are in it.
+    """
+    there, parts = "", [] if is_remote(pattern) else pattern.split("/")
+    while parts and os.path.isdir(f"{there}{parts[0]}/"):
+        there += f"{parts.pop(0)}/"
+    return there, pattern[len(there) :]
+
+
+def _matches(there: str, pattern: str) -> list[AnyPath]:
+    if is_remote(pattern):
+        return find_matches(pattern)
+    return [Path(name) for name in glob.glob(glob.escape(there) + pattern, recursive=True)]
 
 
 def _check_tar(tar: AnyPath) -> None:

@@ -73,14 +73,14 @@ def read_stream(
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
 
-    Upright (rotation and EXIF orientation applied), with square pixels, transparency on white. At most the first
+    Upright (display matrix and EXIF orientation applied), with square pixels, transparency on white. At most the first
     `max_frames` frames are decoded; with `window` = (first, last) instead, frames of these numbers, counted from 0 and
     both included, are kept (those before them are decoded, to count them, and let go). With `short_side` each larger
     frame is scaled down to it as it is decoded, so that only small ones are held.
 
-    The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a GIF or WebP frame
-    that is held several times as long as the shortest is repeated. With `fps` a clip of at least this rate (a video: on
-    average, as its header says, or by its usual step) is resampled to it by its frames' times (see
+    The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a frame of an
+    animated picture that is held several times as long as the shortest is repeated. With `fps` a clip of at least this
+    rate (a video: on average, as its header says, or by its usual step) is resampled to it by its frames' times (see
     `frame_rates.at_rate`); then `max_frames` and `window` count resampled frames. A slower clip keeps its frames and
     its rate.
 

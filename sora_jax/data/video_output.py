@@ -17,17 +17,21 @@ from typing import Any
 
 import av
 import numpy as np
+from absl import logging
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.paths import beside
 
 # What each container may hold, the first by default; .png also as frames_%04d.png, one file a frame.
 CODECS = {".mp4": ("h264", "av1"), ".webm": ("vp9", "av1")}
 WRITTEN_SUFFIXES = (*CODECS, ".gif", ".webp", ".png")
-# As `videos.TO_RGB`, the other way.
+# Frames per second that animated pictures show at most: viewers hold shorter frames for a tenth of a second instead.
+FASTEST = {".gif": 50.0, ".webp": 1000 / 11}
+# As `rgb.TO_RGB`, the other way.
 FROM_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 # Of high quality; one thread, since their number changes the bytes.
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -79,8 +83,16 @@ def open_clip(path: str | os.PathLike, form: ClipFormat) -> Iterator[Write]:
     path = Path(path)
     check_written_suffix(path, frames=1, codec=form.codec)
     suffix = path.suffix.lower()
-    if _NUMBERED.search(path.name):
-        yield _numbered(path, form)
+    fastest = FASTEST.get(suffix, form.fps)
+    if form.fps > fastest:
+        logging.warning(
+            f"{path} will last {form.fps / fastest:.2g} times as long: a {suffix[1:]} shows at most {fastest:.3g} "
+            f"frames per second, not {form.fps:g}; .mp4 and .webm keep the rate"
+        )
+    if is_numbered(path):
+        numbered = _Numbered(path, form)
+        yield numbered.write
+        numbered.end()
         return
     with _replacing(path) as partial:
         if suffix in CODECS:
@@ -104,7 +116,7 @@ def check_written_suffix(path: str | os.PathLike, *, frames: int, codec: str | N
     suffix = path.suffix.lower()
     if suffix not in WRITTEN_SUFFIXES:
         raise UserError(f"cannot write {path}: the ending must be one of {', '.join(WRITTEN_SUFFIXES)}")
-    if suffix == ".png" and frames > 1 and not _NUMBERED.search(path.name):
+    if suffix == ".png" and frames > 1 and not is_numbered(path):
         raise UserError(
             f"cannot write {frames} frames to {path}: a video ends in .mp4, .webm, .gif or .webp, or is frames_%04d.png"
         )
@@ -113,27 +125,36 @@ def check_written_suffix(path: str | os.PathLike, *, frames: int, codec: str | N
         raise UserError(f"cannot write {path} with the codec {codec}: there are {allowed}")
 
 
+def is_numbered(path: Path) -> bool:
+    """Returns whether `open_clip` writes each frame to a picture of its own; in other endings a % is only a %."""
+    return path.suffix.lower() == ".png" and _NUMBERED.search(path.name) is not None
+
+
 def first_file(path: Path) -> Path:
     """Returns the file that holds the first frame of what `open_clip` writes to `path`."""
-    return path.with_name(_NUMBERED.sub(lambda found: found[0] % 0, path.name))
+    return _frame_file(path, 0) if is_numbered(path) else path
+
+
+def _frame_file(path: Path, number: int) -> Path:
+    return path.with_name(_NUMBERED.sub(lambda found: found[0] % number, path.name))
 
 
 def encode_gif(pixels_THWC: np.ndarray, *, fps: float, facts: Facts | None = None) -> bytes:
     """Returns an endless GIF of uint8 (T, H, W, 3), each frame with a palette of its own.
 
-    A GIF counts in hundredths of a second: durations are rounded so that the sum stays right. Above 50 frames
-    per second the video is slowed down to 50, since viewers take shorter durations for a mistake.
+    A GIF counts in hundredths of a second: durations are rounded so that the sum stays right. Faster videos are slowed
+    down to `FASTEST`.
     """
     frames = [Image.fromarray(f_HWC).quantize(256, Image.Quantize.MEDIANCUT) for f_HWC in pixels_THWC]
-    durations = [10 * d for d in _durations(len(frames), rate=min(fps, 50.0), unit=0.01)]
+    durations = [10 * d for d in _durations(len(frames), rate=min(fps, FASTEST[".gif"]), unit=0.01)]
     said = {"comment": json.dumps(facts).encode()} if facts else {}
     return _encode_animation(frames, durations, "GIF", disposal=1, optimize=False, **said)
 
 
 def _encode_webp(pixels_THWC: np.ndarray, *, fps: float, facts: Facts | None = None) -> bytes:
-    """Returns an endless WebP of uint8 (T, H, W, 3)."""
+    """Returns an endless WebP of uint8 (T, H, W, 3); faster videos are slowed down to `FASTEST`."""
     frames = [Image.fromarray(frame_HWC) for frame_HWC in pixels_THWC]
-    durations = _durations(len(frames), rate=fps, unit=0.001)
+    durations = _durations(len(frames), rate=min(fps, FASTEST[".webp"]), unit=0.001)
     said = {}
     if facts:
         exif = Image.Exif()
@@ -170,16 +191,23 @@ def encode_png(pixels_HWC: np.ndarray, *, facts: Facts | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _numbered(path: Path, form: ClipFormat) -> Write:
-    """Returns what writes each frame to a file of its own, counted from 0."""
-    count = itertools.count()
+class _Numbered:
+    """Writes each frame to a picture of its own, counted from 0."""
 
-    def write(pixels_THWC: np.ndarray) -> None:
+    def __init__(self, path: Path, form: ClipFormat):
+        self._path, self._form, self._count = path, form, 0
+
+    def write(self, pixels_THWC: np.ndarray) -> None:
         for pixels_HWC in pixels_THWC:
-            with _replacing(path.with_name(_NUMBERED.sub(lambda found: found[0] % next(count), path.name))) as partial:
-                partial.write_bytes(encode_png(pixels_HWC, facts=form.facts))
+            with _replacing(_frame_file(self._path, self._count)) as partial:
+                partial.write_bytes(encode_png(pixels_HWC, facts=self._form.facts))
+            self._count += 1
 
-    return write
+    def end(self) -> None:
+        """Tells of pictures that follow by their numbers, and would be taken for frames of this video."""
+        following = _frame_file(self._path, self._count)
+        if following.exists():
+            logging.warning("%s was there before and is no frame of this video, which has %d", following, self._count)
 
 
 @contextlib.contextmanager
@@ -242,7 +270,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
     A link that has either name is replaced, never followed: others may write to the folder, as in /tmp.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = beside(path.with_name(f".{path.name}"), f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)

@@ -20,29 +20,26 @@ from av.container import InputContainer
 from av.filter import Graph
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
-from PIL import Image
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.frame_rates import at_rate
-from sora_jax.data.pictures import ReadLimits, on_white
-from sora_jax.data.promises import PromisedFrames, follows_at
+from sora_jax.data.pictures import ReadLimits
+from sora_jax.data.promises import PromisedFrames, declared_frames, follows_at
+from sora_jax.data.rgb import Converter, square_size
 
-NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
 LATEST_SHARE = 0.1  # of a frame's time, by which it may be late and still in time for one at a rate by choice
 FRAMES_AHEAD = 4  # decoded and not yet in RGB
-
-# By default FFmpeg rounds colours down, over one level darker with every pass through a file.
-TO_RGB = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-# Formats that FFmpeg converts faster by way of one plane a colour, for which it has vector code: to the same pixels.
-PLANES_FIRST = ("yuv42", "yuv44", "yuvj42", "yuvj44")
+LASTING, FULL_SIZE = 0.5, 0.25  # of the most frames and pixels of a track: below, one is a still or a preview
+PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.ndarray, float]:
-    """Returns pixels and rate of the first video stream that is not a cover picture; see `video_io.read_stream`."""
+    """Returns pixels and rate of the video stream that a player shows; see `video_io.read_stream`."""
     with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
-        stream = _video_stream(container, limits)
+        stream = _shown_stream(container, limits.source_id)
+        if limits.opaque and stream.metadata.get("alpha_mode") == "1":
+            raise limits.transparent()  # in a part of WebM that the decoder at hand does not show
         native = _native_rate(stream)
         if not (native and limits.fps and native < limits.fps):
             return _read_stream(file, container, stream, limits=limits, fps=limits.fps if native else None)
@@ -50,14 +47,8 @@ def read_video(file: BinaryIO, *, demuxer: str, limits: ReadLimits) -> tuple[np.
         fps = limits.fps if follows_at(limits.fps, container, stream) else None
     file.seek(0)
     with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
-        return _read_stream(file, container, _video_stream(container, limits), limits=limits, fps=fps)
-
-
-def _video_stream(container: InputContainer, limits: ReadLimits) -> VideoStream:
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams:
-        raise BadClip(limits.source_id, "has no video stream")
-    return streams[0]
+        stream = _shown_stream(container, limits.source_id)
+        return _read_stream(file, container, stream, limits=limits, fps=fps)
 
 
 def _read_stream(
@@ -88,6 +79,28 @@ def _read_stream(
     return pixels_THWC, fps or _rate(times, stream, limits=limits)
 
 
+def _shown_stream(container: InputContainer, source_id: str) -> VideoStream:
+    """Returns the stream that is the video: the first of those that last, are the default one and no preview.
+
+    One lasts that has half as many frames as the one with most: a still does not. A preview has less than a quarter of
+    the pixels of the largest. Covers and chapter pictures never count. Raises `BadClip` where there is none.
+    """
+    streams = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
+    if not streams:
+        raise BadClip(source_id, "has no video stream")
+    declared = [declared_frames(container, stream) for stream in streams]
+    pixels = [stream.codec_context.height * stream.codec_context.width for stream in streams]
+    most = max((frames for frames in declared if frames is not None), default=0.0)
+
+    def rank(number: int) -> tuple[bool, bool, bool]:
+        frames = declared[number]
+        lasts = frames is None or frames >= LASTING * most
+        default = bool(streams[number].disposition & Disposition.default)
+        return lasts, default, pixels[number] >= FULL_SIZE * max(pixels)
+
+    return streams[max(range(len(streams)), key=rank)]
+
+
 def _native_rate(stream: VideoStream) -> Fraction | None:
     """Returns frames per second, on average, as the header says; None where it says nothing."""
     # The mean is too high where the last frame has no duration, the rate that all times fit is for variable ones.
@@ -104,12 +117,12 @@ def _decode(
     limits.check(capacity, *_coded_size(stream, limits))
     pixels_THWC = None
     times: list[float | None] = []
-    converter = _Converter()
+    converter = Converter(limits)
     with contextlib.closing(_ahead(itertools.islice(all_frames, limits.stop))) as frames:
         for number, frame in enumerate(frames):
             if number < limits.first_frame:
                 continue
-            height, width = limits.size(*_square_size(frame, stream.sample_aspect_ratio))
+            height, width = limits.size(*square_size(frame, stream.sample_aspect_ratio))
             limits.check(max(capacity, len(times) + 1), height, width)
             pixels_HWC = converter.upright_rgb(frame, height=height, width=width)
             if pixels_THWC is None:
@@ -173,35 +186,6 @@ def _ahead(frames: Iterator[VideoFrame]) -> Generator[VideoFrame, None, None]:
             yield frame
     finally:
         thread.shutdown(cancel_futures=True)
-
-
-def _square_size(frame: VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
-    """Returns (height, width) with square pixels, the shorter way of the pixel stretched."""
-    if not pixel_aspect or abs(pixel_aspect - 1) < NEARLY_SQUARE:
-        return frame.height, frame.width
-    if pixel_aspect > 1:
-        return frame.height, round(frame.width * pixel_aspect)
-    return round(frame.height / pixel_aspect), frame.width
-
-
-class _Converter:
-    """Makes RGB of the frames of a stream. One for all of them: it takes about as long to set up as a frame."""
-
-    def __init__(self):
-        self._to_planes, self._to_pixels = VideoReformatter(), VideoReformatter()
-
-    def upright_rgb(self, frame: VideoFrame, *, height: int, width: int) -> np.ndarray:
-        """Returns uint8 (H, W, 3) of the frame at `height` x `width`, then turned as its display matrix says."""
-        transparent = any(component.is_alpha for component in frame.format.components)
-        if frame.format.name.startswith(PLANES_FIRST) and not transparent:
-            frame = self._to_planes.reformat(frame, width, height, "gbrp", interpolation=TO_RGB, threads=1)
-        form = "rgba" if transparent else "rgb24"
-        pixels_HWC = self._to_pixels.reformat(frame, width, height, form, interpolation=TO_RGB, threads=1).to_ndarray()
-        if transparent:
-            pixels_HWC = np.asarray(on_white(Image.fromarray(pixels_HWC)))
-        # Angles are counterclockwise, as numpy's are; one between the quarters, or a broken one, is left alone.
-        quarters = frame.rotation // 90 if frame.rotation % 90 == 0 else 0
-        return np.rot90(pixels_HWC, quarters)
 
 
 def _rate(times: list[float | None], stream: VideoStream, *, limits: ReadLimits) -> float:

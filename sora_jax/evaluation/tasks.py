@@ -30,10 +30,11 @@ Scores = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskScores:
-    """What was found, by task, and what was made, to look at."""
+    """What was found, by task, and what was made of which prompts, to look at."""
 
     scores: dict[str, Scores]
     clips: dict[str, list[np.ndarray]]
+    prompts: dict[str, list[str]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,14 @@ def judge_tasks(sampler: Sampler, params: Params, limits: Limits, world: ShapesW
     scenes = [world.scene(index) for index in range(len(world))]
     scores: dict[str, Scores] = {}
     made: dict[str, list[np.ndarray]] = {}
+    prompts: dict[str, list[str]] = {}
     for name, (plan, judge) in _JUDGES.items():
         jobs = plan(scenes, limits)
         videos = make_all(sampler, params, jobs, limits)
         scores[name] = {"clips": len(jobs), **judge(scenes, jobs, videos)}
         made[name] = [video.clip for video in videos]
-    return TaskScores(scores=scores, clips=made)
+        prompts[name] = [", then ".join(job.prompts) for job in jobs]
+    return TaskScores(scores=scores, clips=made, prompts=prompts)
 
 
 def judge_sizes(

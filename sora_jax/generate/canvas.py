@@ -20,6 +20,8 @@ from sora_jax.data.packs import PackLayout, Row, stack_rows
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
 
+# Longer rows are multiples of it: blocks of attention, and devices that split a row, come out even.
+_ROW_UNIT = 128
 TEXT_ARRAYS = ("text_BKQ", "text_segment_BK", "text_position_BK")
 
 
@@ -81,6 +83,19 @@ class Canvas:
 # Of numpy as they are laid out, of jax within the solver, shapes where a program is planned.
 Array = Any
 Texts = dict[str, Array]
+
+
+def longer_rows(layout: PackLayout, tokens: int, *, rows: int, parts: int = 1) -> tuple[PackLayout, int]:
+    """Returns (a layout whose rows hold `tokens`, rows of a batch), of no more tokens in all where that is possible.
+
+    A canvas that training's rows do not hold is solved in such rows: `rows` of `layout` become as many as come out even
+    over `parts`.
+    """
+    length = -(-tokens // _ROW_UNIT) * _ROW_UNIT
+    fewer = max(1, rows * layout.budget.tokens // length)
+    return dataclasses.replace(layout, budget=dataclasses.replace(layout.budget, tokens=length)), -(
+        -fewer // parts
+    ) * parts
 
 
 class Batch(NamedTuple):

@@ -23,6 +23,8 @@ from sora_jax.generate.request import DEFAULT_STRENGTH, Request
 from sora_jax.video import shapes
 
 _GB = 1e9
+# Frames of tokens of the shortest window that every task can be made in: a way from one given frame to another.
+_LEAST_WINDOW = 3
 # A mask is white where its mean over colours is over this.
 _WHITE = 127
 
@@ -34,7 +36,8 @@ class Limits:
     Attributes:
       stride: Frames, rows and columns of pixels of one latent position.
       patch: Latent positions of one token.
-      row_tokens: Of a canvas at most.
+      row_tokens: Of a row in training. Canvases are no longer, as long as they hold three frames of tokens: longer rows
+        are taken for these.
       text_tokens: Of a prompt at most.
       window: Frames that are made at once at most; longer videos slide.
       overlap: Frames that a window keeps of the one before it; None: half of it.
@@ -46,6 +49,7 @@ class Limits:
       known_guidance: Scale of the guidance of canvases with known tokens.
       token_bytes: Of memory that sampling takes per token, about.
       pixel_bytes: Of memory that decoding takes per pixel of a window, about.
+      room: Bytes that the machine has left for these; None: it is not known.
     """
 
     stride: shapes.Size
@@ -62,6 +66,7 @@ class Limits:
     known_guidance: float
     token_bytes: float
     pixel_bytes: float
+    room: float | None = None
 
     @property
     def step(self) -> int:
@@ -84,7 +89,8 @@ class Limits:
     def window_tokens(self, size: tuple[int, int]) -> int:
         """Returns the token frames of the longest canvas of a size."""
         _, rows, columns = self.grid(self.first, size)
-        return min(1 + (self.window - self.first) // self.step, self.row_tokens // (rows * columns))
+        fitting = max(self.row_tokens // (rows * columns), _LEAST_WINDOW)
+        return min(1 + (self.window - self.first) // self.step, fitting)
 
     def shared(self, size: tuple[int, int]) -> int:
         """Returns the frames that a canvas of a size keeps of those before it, where there are as many."""
@@ -122,7 +128,7 @@ class Job:
       before: Frames to be added before it.
       strength: Where the solver starts.
       image_THWC: The image, uint8, T = 1.
-      clips: The videos, uint8 (T, H, W, 3), of that size.
+      clips: The videos, uint8 (T, H, W, 3), of that size and rate; for upscale as they are.
       mask_THW: Where something new is made, bool, T that of the video.
     """
 
@@ -147,7 +153,7 @@ def read_job(request: Request, limits: Limits) -> Job:
         raise UserError(
             f"the negative prompt has {count_tokens(negative)} tokens and this model takes {limits.text_tokens}"
         )
-    image, rate, clips, mask = None, None, [], None
+    image, rates, clips, mask = None, [], [], None
     if request.image:
         image, _ = _read(request.image, opaque=True)
         if len(image) > 1:
@@ -155,7 +161,7 @@ def read_job(request: Request, limits: Limits) -> Job:
     for name in request.video:
         clip, found = _read(name)
         clips.append(clip)
-        rate = rate or found
+        rates.append(found)
     _check_alike(request, clips)
     if request.mask:
         mask = _read_mask(request.mask, clips[0])
@@ -164,10 +170,14 @@ def read_job(request: Request, limits: Limits) -> Job:
         clips = [covering(clip, size) for clip in clips]
         image = None if image is None else covering(image, size)
         mask = None if mask is None else _whiter(covering(mask, size))
-    fps = request.fps or rate or limits.fps
+    fps = request.fps or (rates[0] if rates else limits.fps)
+    if request.task != "upscale":
+        _check_room(request, limits, clips, rates, fps)
+        mask = None if mask is None else _in_time(mask, rates[0], fps)
+        clips = [_in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
     before, frames = _settle_frames(request, limits, clips, fps)
     if request.task == "upscale":
-        fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rate or fps)
+        fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     job = Job(
         request=request,
         prompts=prompts,
@@ -212,7 +222,8 @@ def _check_alike(request: Request, clips: Sequence[np.ndarray]) -> None:
 
 def _read_mask(path: str, clip: np.ndarray) -> np.ndarray:
     """Returns the mask, uint8 (T, H, W, 3), as long as the clip."""
-    pixels_THWC, _ = _read(path)
+    # Its alpha may be the mask, or its colours: only who made it knows.
+    pixels_THWC, _ = _read(path, opaque=True)
     frames, height, width = pixels_THWC.shape[:3]
     if (height, width) != clip.shape[1:3]:
         raise UserError(f"the mask {path} is {height}x{width} px, the video {clip.shape[1]}x{clip.shape[2]}: scale it")
@@ -267,6 +278,26 @@ def _settle_frames(request: Request, limits: Limits, clips: list[np.ndarray], fp
     return whole_tokens(before), whole_tokens(after)
 
 
+def _check_room(
+    request: Request, limits: Limits, clips: Sequence[np.ndarray], rates: Sequence[float], fps: float
+) -> None:
+    """Raises UserError where given videos would be too large at another rate."""
+    for name, clip, rate in zip(request.video, clips, rates, strict=True):
+        held = clip.nbytes * fps / rate
+        if limits.room is not None and fps > rate and held > limits.room:
+            raise UserError(
+                f"{name} has {rate:g} frames per second, and {fps:g} of them take {held / _GB:.2g} GB, of which "
+                f"{limits.room / _GB:.2g} GB are free: pass a lower --fps"
+            )
+
+
+def _in_time(frames: np.ndarray, rate: float, fps: float) -> np.ndarray:
+    """Returns frames at `rate` as `fps` shows them in the same time: each is what is shown in the middle of its own."""
+    count = max(1, round(len(frames) * fps / rate))
+    place = np.floor((np.arange(count) + 0.5) * rate / fps).astype(int)
+    return frames[np.minimum(place, len(frames) - 1)]
+
+
 def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, int]:
     """Returns (frames per second, frames) of a video of `frames` at `fps` that keeps its duration."""
     intervals = frames - 1
@@ -282,16 +313,15 @@ def _check_limits(job: Job, limits: Limits) -> None:
     task, size = job.request.task, job.size
     if task == "text" and job.frames <= limits.window:
         limits.grid(job.frames, size)
-    # Token frames of the shortest window that works: alone, beside what is given, between two that are given.
+    # Token frames of what is made, beside what is given.
     whole = 1 + math.ceil((job.frames - limits.first) / limits.step)
-    needed = {"extend": 2, "loop": 3, "connect": 3}.get(task, min(whole, 2))
-    _, rows, columns = limits.grid(limits.first, size)
-    if limits.window_tokens(size) < needed:
-        frames = limits.first + (needed - 1) * limits.step
+    beside = 2 if task in ("extend", "loop", "connect") else 0
+    at_once = limits.first + (min(whole + beside, limits.window_tokens(size)) - 1) * limits.step
+    if limits.room is not None and limits.memory(at_once, size) > limits.room:
         raise UserError(
-            f"{task} needs {frames} frames of {size[0]}x{size[1]} px at once, {needed * rows * columns} tokens, and a "
-            f"row of this run holds {limits.row_tokens}: a smaller size, or a run with longer rows, of about "
-            f"{limits.memory(frames, size) / _GB:.2g} GB"
+            f"{task} makes {at_once} frames of {size[0]}x{size[1]} px at once, which takes about "
+            f"{limits.memory(at_once, size) / _GB:.2g} GB, and {limits.room / _GB:.2g} GB are free: a smaller size, or "
+            "a larger machine"
         )
     seconds = (job.frames + job.before) / job.fps
     if job.frames + job.before > limits.legal(limits.max_seconds * job.fps):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.paths import expanded
 from sora_jax.data.caption_tables import parse_json, read_text
 
 Task = Literal["text", "animate", "extend", "loop", "connect", "edit", "fill", "upscale"]
@@ -21,6 +23,7 @@ _IMAGES = {"animate": 1}
 _VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1}
 # How much of what is given is made anew, where that is a question.
 DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4}
+_DURATION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # Seeds are 32 bits wide.
 _SEEDS = 2**32
 _LARGEST = 2**53  # whole number that is a float, too
@@ -31,19 +34,25 @@ class Request:
     """One video to make; raises UserError for what no model could make.
 
     Attributes:
-      task: How it is made; `generate/tasks.py` has them all. prompt: What it shows; connect takes two, the second for
-      the second video. Only text and edit need one. negative: What guidance leads away from. size: "HEIGHTxWIDTH" in
-      px; None: of what is given, or as the run's samples have it. frames: Of the whole video; extend, loop and connect:
-      to add; None: see `seconds`. seconds: The same in seconds; extend: "+4" forward, "-4" backward, "-4,+4" both. fps:
-      Frames per second; None: of what is given, or as the run's samples have it. seed: Of the noise. image: File to
-      animate. video: Files, two to connect. mask: File with white where `fill` makes something new, an image for all
-      frames or a video. at: When the image is shown, a share of the duration, in [0, 1]. strength: How much of what is
-      given is made anew, in [0, 1]; None: as `DEFAULT_STRENGTH`. scale: Of `upscale`: height and width are multiplied
-      by it. guidance: Scale of the guidance by text, 1 for none; None: as the run has it. keep_pixels: Whether given
-      frames come back as they are instead of through the autoencoder. output: File to write; None: named by task,
-      prompt and seed. line: Of the file of requests that it was read from, counted from 1 with those that are empty;
-      None: of no file. It
-        is no part of what is asked for.
+      task: How it is made; `generate/tasks.py` has them all.
+      prompt: What it shows; connect takes two, the second for the second video. Only text and edit need one.
+      negative: What guidance leads away from.
+      size: "HEIGHTxWIDTH" in px; None: of what is given, or as the run's samples have it.
+      frames: Of the whole video; extend, loop and connect: to add; None: see `seconds`.
+      seconds: The same in seconds; extend: "+4" forward, "-4" backward, "-4,+4" both.
+      fps: Frames per second; None: of what is given, or as the run's samples have it.
+      seed: Of the noise.
+      image: File to animate.
+      video: Files, two to connect.
+      mask: File with white where `fill` makes something new, an image for all frames or a video.
+      at: When the image is shown, a share of the duration, in [0, 1].
+      strength: How much of what is given is made anew, in [0, 1]; None: as `DEFAULT_STRENGTH`.
+      scale: Of `upscale`: height and width are multiplied by it.
+      guidance: Scale of the guidance by text, 1 for none; None: as the run has it.
+      keep_pixels: Whether given frames come back as they are instead of through the autoencoder.
+      output: File to write; None: named by task, prompt and seed.
+      line: Of the file of requests that it was read from, counted from 1 with those that are empty; None: of no file.
+        It is no part of what is asked for.
     """
 
     task: Task = "text"
@@ -91,8 +100,10 @@ class Request:
             raise UserError(f"strength {self.strength:g} is for {', '.join(DEFAULT_STRENGTH)}, not for {task}")
         if self.guidance is not None and not 0 <= self.guidance < math.inf:
             raise UserError(f"guidance {self.guidance:g} is negative; 1 is no guidance")
-        if not 1 < self.scale < math.inf:
-            raise UserError(f"scale {self.scale:g} must be more than 1")
+        if not 1 <= self.scale < math.inf:
+            raise UserError(f"scale {self.scale:g} must be 1 or more")
+        if task == "upscale" and self.scale == 1 and (self.size, self.frames, self.fps) == (None, None, None):
+            raise UserError("upscale with scale 1 enlarges nothing: pass --fps or --frames for more frames, or --size")
         self.spans()
 
     def spans(self) -> tuple[float, float] | None:
@@ -102,17 +113,17 @@ class Request:
         """
         if self.seconds is None:
             return None
-        before = after = 0.0
-        for part in self.seconds.split(","):
-            try:
-                value = float(part)
-            except ValueError:
-                value = math.nan
-            if not 0 < abs(value) < math.inf or (value < 0 and self.task != "extend"):
-                signs = ", or -4 backward, or -4,+4 both" if self.task == "extend" else ""
-                raise UserError(f"seconds {self.seconds!r} is not a duration such as 4{signs}")
-            before, after = (before - value, after) if value < 0 else (before, after + value)
-        return before, after
+        parts = [part.strip() for part in self.seconds.split(",")]
+        values = [float(part) if _DURATION.fullmatch(part) else math.nan for part in parts]
+        # Two are one of each direction, both signed: 1,5 is meant as one and a half.
+        if (
+            not all(0 < abs(value) < math.inf and (value > 0 or self.task == "extend") for value in values)
+            or len(values) > 2
+            or (len(values) == 2 and {part[0] for part in parts} != {*"+-"})
+        ):
+            signs = ", or -4 backward, or -4,+4 both" if self.task == "extend" else ""
+            raise UserError(f"seconds {self.seconds!r} is not a duration such as 4 or 1.5, with a point{signs}")
+        return max(0.0, *(-value for value in values)), max(0.0, *values)
 
     def pixels(self) -> tuple[int, int] | None:
         """Returns (height, width) of `size`; raises UserError where it cannot be read."""
@@ -183,8 +194,8 @@ def _read_line(line: str, folder: Path) -> Request:
             raise UserError(f"{name} {values[name]!r} is no name of a file")
     for name in ("image", "mask"):
         if values.get(name):
-            values[name] = str(folder / values[name])
-    values["video"] = tuple(str(folder / name) for name in values.get("video", ()))
+            values[name] = str(folder / expanded(values[name]))
+    values["video"] = tuple(str(folder / expanded(name)) for name in values.get("video", ()))
     return Request(**values)
 
 

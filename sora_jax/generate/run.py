@@ -6,6 +6,7 @@ T H W C pixels or latent.
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sora_jax.core.distributed import to_host, together
+from sora_jax.core.sharding import ways
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packs import PackLayout
 from sora_jax.diffusion import known, solvers
-from sora_jax.generate.canvas import Batch, Canvas, lay_out
+from sora_jax.generate.canvas import Batch, Canvas, lay_out, longer_rows
 from sora_jax.generate.predictor import Predictor, SolverConfig
 from sora_jax.models.codec import Codec
 from sora_jax.objectives.diffusion import Generator
@@ -78,7 +80,7 @@ class Sampler:
     Args:
       structure: Of the generator, from `core.tree`.
       codec: What decodes.
-      layout: Of rows.
+      layout: Of rows. Canvases that are longer have longer rows, and a program of their own.
       rows: Of a batch; always this many, so one program serves every call.
       config: The solver.
       dtype: Of the computation.
@@ -112,11 +114,28 @@ class Sampler:
 
     def latents(self, params: Params, canvases: list[Canvas]) -> list[np.ndarray]:
         """Returns the normalised latent (T, H, W, C), float32, of each canvas, in order."""
-        batches, places = lay_out(canvases, self._layout, rows=self.rows)
+        found: dict[int, np.ndarray] = {}
+        lengths = [math.prod(canvas.grid) for canvas in canvases]
+        longest = max(lengths, default=0)
+        fitting = [number for number, length in enumerate(lengths) if length <= self._layout.budget.tokens]
+        if fitting:
+            found |= self._solved(params, canvases, fitting, self._layout, self.rows)
+        if len(fitting) < len(canvases):
+            parts = 1 if self._mesh is None else ways("batch", self._mesh)
+            layout, rows = longer_rows(self._layout, longest, rows=self.rows, parts=parts)
+            found |= self._solved(params, canvases, [n for n in range(len(canvases)) if n not in found], layout, rows)
+        return [found[number] for number in range(len(canvases))]
+
+    def _solved(
+        self, params: Params, canvases: list[Canvas], numbers: list[int], layout: PackLayout, rows: int
+    ) -> dict[int, np.ndarray]:
+        """Returns the latents of some canvases by number, solved in rows of one layout."""
+        chosen = [canvases[number] for number in numbers]
+        batches, places = lay_out(chosen, layout, rows=rows)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             solved = [to_host(self._solve(params, batch)) for batch in batches]
-        patch, channels = self._layout.patch, self._layout.channels
-        return [
-            unpatchify(solved[place.batch][place.row, place.tokens], grid=canvas.grid, patch=patch, channels=channels)
-            for canvas, place in zip(canvases, places, strict=True)
-        ]
+        patch, channels = layout.patch, layout.channels
+        return {
+            number: unpatchify(solved[at.batch][at.row, at.tokens], grid=canvas.grid, patch=patch, channels=channels)
+            for number, canvas, at in zip(numbers, chosen, places, strict=True)
+        }

@@ -1,23 +1,44 @@
 """Clips to files: safe names, whole files, sheets of many clips."""
 
+import contextlib
+import filecmp
+import itertools
 import math
+import os
 import re
 import unicodedata
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 
-# Longest stem of a file name that is made from a prompt.
-_LONGEST_STEM = 80
+from sora_jax.core.errors import StorageError
+
+# Longest stem of a file name that is made from a prompt, in characters and in bytes.
+_LONGEST_STEM, _LONGEST_STEM_BYTES = 80, 90
 _LONGEST_NAME = 120  # bytes of a file name that a request gives
 _GAP = 2  # px between the clips of a sheet
+# A name that has a number already, small enough to be one that was added.
+_COUNTED = re.compile(r"(.+)_([1-9]\d{0,5})")
+# Letters and marks that show nothing: fillers, joiners and selectors of variants.
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 def file_stem(prompt: str) -> str:
-    """Returns a file name made from a prompt: ASCII letters, digits and underscores, never empty."""
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode()
-    stem = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_").lower()[:_LONGEST_STEM].strip("_")
-    return stem or "prompt"
+    """Returns a file name made from a prompt: letters, digits and underscores of any script, never empty.
+
+    At most 80 characters and 90 bytes, which leaves room for a task and a seed. Nothing in it is a separator, moves a
+    cursor or cannot be seen.
+    """
+    words: list[str] = [""]
+    for character in _UNSEEN.sub("", unicodedata.normalize("NFKC", prompt).lower()):
+        # A mark belongs to the letter before it.
+        if character.isalnum() or (words[-1] and unicodedata.category(character).startswith("M")):
+            words[-1] += character
+        elif words[-1]:
+            words.append("")
+    stem = "_".join(filter(None, words))[:_LONGEST_STEM].encode()[:_LONGEST_STEM_BYTES]
+    return unicodedata.normalize("NFC", stem.decode(errors="ignore").strip("_")) or "prompt"
 
 
 def is_safe_name(name: str) -> bool:
@@ -30,12 +51,42 @@ def is_safe_name(name: str) -> bool:
     )
 
 
-def free_path(folder: Path, stem: str, suffix: str, taken: set[Path]) -> Path:
+def free_path(folder: Path, stem: str, suffix: str, taken: Collection[Path]) -> Path:
     """Returns folder/stem.suffix, numbered where `taken` has it already."""
-    path, number = folder / f"{stem}{suffix}", 2
-    while path in taken:
-        path, number = folder / f"{stem}_{number}{suffix}", number + 1
-    return path
+    return next(path for path in _names(folder / f"{stem}{suffix}") if path not in taken)
+
+
+def settle(made: Path, wanted: Path, taken: Collection[Path]) -> Path:
+    """Gives the file `made` the name `wanted` in the same folder, and returns its name.
+
+    A number is added where another file of other content has the name, or where it is `taken`; a file of the very
+    content is left as it is. Raises StorageError where the disk refuses.
+    """
+    try:
+        for path in _names(wanted):
+            if path != wanted and path in taken:
+                continue
+            with contextlib.suppress(FileExistsError):
+                path.open("xb").close()  # of several processes one gets the name
+                os.replace(made, path)
+                return path
+            if path.is_file() and filecmp.cmp(made, path, shallow=False):
+                return path
+        raise AssertionError("names have no end")
+    except OSError as error:
+        raise StorageError(f"cannot write {wanted}: {error.strerror}") from error
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """Yields a path, then its name with the numbers from 2 on, from the next one on where it ends in one."""
+    yield path
+    stem, number = path.stem, 2
+    if found := _COUNTED.fullmatch(stem):
+        stem, number = found[1], int(found[2]) + 1
+    for following in itertools.count(number):
+        yield path.with_name(f"{stem}_{following}{path.suffix}")
 
 
 def contact_sheet(clips: list[np.ndarray], *, scale: int = 2) -> np.ndarray:

@@ -7,6 +7,7 @@ goes. Thresholds and duplicates are applied to the table when it is read, so tha
                    says why the file cannot be decoded, or is null. A line counts for a file of that name and size and
                    for that key, a sha256 of what the windows depend on; among several the last one counts.
   skipped.jsonl    {"source_id", "reason"} of each window that is dropped, as the thresholds are now
+  kept.jsonl       {"file", "caption": []} of each window that is kept: to be filled in, and used as a table of captions
 """
 
 import collections
@@ -19,7 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from absl import logging
+
 from sora_jax.core.errors import CommandError, DataError, UserError
+from sora_jax.core.printable import printable
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.shard_files import SKIPPED_FILE, end_last_line, storage
 from sora_jax.data.sources import Source, digest, read_ahead
@@ -28,6 +32,8 @@ from sora_jax.preparation.likeness import find_duplicates
 from sora_jax.preparation.shots import cut_windows, find_shots, load_detector
 
 TABLE_FILE = "windows.jsonl"
+KEPT_FILE = "kept.jsonl"
+_NO_CAPTION = "has no caption, and neither has its file"
 
 
 @runtime_checkable
@@ -40,6 +46,14 @@ class Heap(Source, Protocol):
 
     def thumbnails(self, index: int, *, short_side: int) -> Clip:
         """Returns all frames, small."""
+        ...
+
+    def lacks_caption(self, index: int, first: int, last: int) -> bool:
+        """Returns whether a window would have no caption though captions are required."""
+        ...
+
+    def captioned_windows(self, index: int) -> frozenset[tuple[int, int]]:
+        """Returns the first and last frames of the windows of a file that have captions of their own."""
         ...
 
     def size(self, index: int) -> int | None:
@@ -160,8 +174,8 @@ class CuratedSource:
 
     The source id of a window is `name#first-last`. Bad files stay in the list under their own name, so that they are
     still named, and counted against `max_bad_share`, by what prepares them. `dropped` maps each window that was
-    measured and left out to the reason; this is also written to `skipped.jsonl` of `directory`. A window has the
-    captions of its file.
+    measured and left out to the reason; this is also written to `skipped.jsonl` of `directory`, and the windows that
+    are kept to `kept.jsonl`. A window has captions of its own (`FILE#FIRST-LAST` in a table), else those of its file.
 
     `fps` is the rate to which the heap resamples faster videos; windows are counted in the frames that it gives.
     Files that the table lacks are scanned first, `readers` at a time; `progress` is called after each with how many are
@@ -203,12 +217,13 @@ class CuratedSource:
                     table.add(files[index], entry)
                     progress(len(files) - len(unknown) + done)
         for index, file in enumerate(files):
+            self._check_captions(index, table[file])
             self._judge(index, table[file], config)
         if config.duplicate_bits is not None:
             self._drop_duplicates(config.duplicate_bits)
         self._key = key
         if writes:
-            self._write_dropped(directory)
+            self._write_lists(directory)
         if not any(place.window for place in self._places):
             raise self._nothing_left(directory / SKIPPED_FILE)
 
@@ -241,6 +256,14 @@ class CuratedSource:
     def _window_id(self, file: int, window: Window) -> str:
         return f"{self._heap.source_id(file)}#{window.first}-{window.last}"
 
+    def _check_captions(self, index: int, entry: FileEntry) -> None:
+        """Tells of captions that are of windows which are not cut, as with other lengths or another rate."""
+        cut = {(window.first, window.last) for window in entry.windows}
+        lost = sorted(self._heap.captioned_windows(index) - cut)
+        if lost:
+            name = f"{self._heap.source_id(index)}#{lost[0][0]}-{lost[0][1]}"
+            logging.warning("%d captions of windows that are not cut now, such as %s", len(lost), printable(name))
+
     def _judge(self, file: int, entry: FileEntry, config: CurationConfig) -> None:
         """Adds the windows of a file that pass, or drops them."""
         self.windows += len(entry.windows)
@@ -251,6 +274,8 @@ class CuratedSource:
             self.dropped[self._heap.source_id(file)] = reason
         for window in entry.windows:
             reason = refuse(window.scores, window.size, config)
+            if reason is None and self._heap.lacks_caption(file, window.first, window.last):
+                reason = _NO_CAPTION
             if reason is None:
                 self._places.append(_Place(file=file, window=window))
             else:
@@ -287,14 +312,17 @@ class CuratedSource:
             f"data.curation, {reason} first, which drops {number}; {listed} names each window with its reason"
         )
 
-    def _write_dropped(self, directory: Path) -> None:
+    def _write_lists(self, directory: Path) -> None:
         rows = [json.dumps({"source_id": name, "reason": reason}) for name, reason in self.dropped.items()]
-        path = directory / SKIPPED_FILE
-        temporary = path.with_name(f"{SKIPPED_FILE}.tmp")
-        with storage(path):
-            directory.mkdir(parents=True, exist_ok=True)
-            temporary.write_text("".join(f"{row}\n" for row in rows))
-            temporary.replace(path)
+        names = [self._window_id(place.file, place.window) for place in self._places if place.window is not None]
+        tables = {SKIPPED_FILE: rows, KEPT_FILE: [json.dumps({"file": name, "caption": []}) for name in names]}
+        for name, lines in tables.items():
+            path = directory / name
+            temporary = path.with_name(f"{name}.tmp")
+            with storage(path):
+                directory.mkdir(parents=True, exist_ok=True)
+                temporary.write_text("".join(f"{line}\n" for line in lines))
+                temporary.replace(path)
 
     def summary(self) -> str:
         """Returns one line: how many windows there were, and how many were dropped for what."""
@@ -305,5 +333,7 @@ class CuratedSource:
 
 
 def _threshold_of(reason: str) -> str:
-    """Returns the key that a reason names, "letterbox" where it names none."""
+    """Returns the key that a reason names, "letterbox" where it names none; "captions" of a window without."""
+    if reason == _NO_CAPTION:
+        return "captions"
     return reason.split(" = ")[0].split()[-1] if " = " in reason else "letterbox"

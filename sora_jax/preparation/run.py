@@ -14,7 +14,7 @@ import numpy as np
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.captions import TOKENIZER, count_tokens, cut_caption
 from sora_jax.data.catalogue import write_catalogue
-from sora_jax.data.clips import BadClip, Fitted
+from sora_jax.data.clips import LITTLE_CUT, BadClip, Fitted
 from sora_jax.data.shards import Prepared, ShardWriter
 from sora_jax.data.sources import read_ahead
 from sora_jax.models.codec import Codec
@@ -54,6 +54,7 @@ class Summary:
     skipped: int = 0
     trimmed_frames: int = 0
     scaled_down: int = 0
+    cropped_over_2_percent: int = 0
     cut_captions: int = 0
 
 
@@ -171,6 +172,7 @@ def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: Limits
     summary.written += 1
     summary.trimmed_frames += fitted.trimmed_frames
     summary.scaled_down += fitted.scale < 1
+    summary.cropped_over_2_percent += fitted.cut > LITTLE_CUT
     summary.cut_captions += any(count_tokens(c) > limits.max_text_tokens for c in clip.captions)
     frames, height, width = clip.pixels_THWC.shape[:3]
     return Prepared(

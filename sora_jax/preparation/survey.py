@@ -37,6 +37,7 @@ class Look:
       scale: Isotropic factor on both sides, in (0, 1].
       trimmed_frames: Cut from the end.
       cropped: Rows and columns cut from the scaled frames.
+      cut: Share of the picture that they are, in [0, 1).
       pictures: uint8 (H, W, 3) of the middle frame, small, with what is kept drawn in, and as the model will see it;
         None for clips that are not shown.
     """
@@ -51,6 +52,7 @@ class Look:
     scale: float
     trimmed_frames: int
     cropped: tuple[int, int]
+    cut: float
     pictures: tuple[np.ndarray, np.ndarray] | None
 
 
@@ -117,6 +119,7 @@ def look(clip: Clip, fitted: Fitted, *, picture: bool) -> Look:
         scale=fitted.scale,
         trimmed_frames=fitted.trimmed_frames,
         cropped=(fitted.cropped_rows, fitted.cropped_columns),
+        cut=fitted.cut,
         pictures=pictures,
     )
 
@@ -144,6 +147,7 @@ def measures(looks: Sequence[Look]) -> dict[str, list[float]]:
         "aspect ratio, width over height": [one.size[2] / one.size[1] for one in looks],
         "short side, px, native": [float(min(one.size[1:])) for one in looks],
         "scale": [one.scale for one in looks],
+        "cropped, % of the picture": [100 * one.cut for one in looks],
         "text tokens of a caption": [float(tokens) for one in looks for tokens in one.text_tokens],
     }
 

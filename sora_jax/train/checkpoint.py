@@ -2,8 +2,8 @@
 
 Orbax writes and commits; what it lacks is added here. It believes bare directory names, casts dtypes in
 silence, follows symbolic links and does not checksum array data: one flipped bit restores without a word.
-So a manifest with the SHA-256 of every file is written into each step before the rename that commits it; a
-step without one was never committed by us, and a step whose files differ from it is not used.
+So arrays are opened again, and a manifest with the SHA-256 of every file is written into each step, before the rename
+that commits it; a step without one was never committed by us, and a step whose files differ from it is not used.
 
 `orbax.CheckpointManager` is not used: it counts what to keep by directory name, so a damaged step would take
 the place of a good one.
@@ -32,6 +32,8 @@ PyTree = Any
 # Pauses before a failed save is tried again, seconds: at once for what passes by itself, then long enough for a file
 # system that stumbled, or for somebody who makes room.
 _PAUSES = (0.0, 2.0, 10.0)
+# Characters of what a library says of an array that it does not find, which lists all options that it tried.
+_MOST_SAID = 200
 # Else orbax lets processes meet through their devices, where those of CPUs wait for each other for 30 s only.
 flags.FLAGS.set_default("experimental_orbax_use_distributed_barrier", True)
 
@@ -66,12 +68,13 @@ class Checkpointer:
         self._saved: int | None = None
         self._saved_at = time.monotonic()
         self._failures = 0
+        self._wanted: dict[str, jax.ShapeDtypeStruct] = {}
         self._failed: StorageError | None = None
         self._retry_at = 0.0
         if is_first():
             _create_and_clean(self._directory)
         wait_for_all(f"checkpoints in {self._directory}")
-        options = ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest)
+        options = ocp.options.AsyncOptions(post_finalization_callback=self._finish)
         handler = ocp.CompositeCheckpointHandler("state", "data", "config", RECORD)
         self._orbax = ocp.AsyncCheckpointer(handler, async_options=options)
 
@@ -123,6 +126,8 @@ class Checkpointer:
         if step == self._saved:
             return
         leaves.refuse_non_finite(state, what=f"the state after step {step}")
+        # What must be found there before the commit; not the arrays, which are donated.
+        self._wanted = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in leaves.by_name(state).items()}
         record = Record(step=step, loss=loss, time=time.time(), versions=versions())
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves.nested(state)),
@@ -262,12 +267,22 @@ class Checkpointer:
         self._failures += 1
         logging.warning("%s; it is tried again", said)
 
-    def _write_manifest(self) -> None:
-        """Runs in orbax's thread on process 0, when all files are written and before the commit."""
+    def _finish(self) -> None:
+        """Runs in orbax's thread on process 0, when all files are written and before the commit.
+
+        Digests tell that files stay as they are, not that they are a checkpoint: every array is opened as a restore
+        does, from the file that joins what each process wrote. Raises StorageError where one is not found.
+        """
         committed = self._directory / str(self._pending)
         unfinished = self._directory / f"{self._pending}{ocp.utils.TMP_DIR_SUFFIX}"
         # Object stores have no rename: there orbax writes at the final place.
         directory = unfinished if unfinished.exists() else committed
+        try:
+            lines = leaves.differences(saved_leaves(directory), self._wanted, whole=True)
+        except (OSError, ValueError, KeyError) as error:
+            lines = [str(error)[:_MOST_SAID]]
+        if lines:
+            raise StorageError(f"it cannot be read back: {leaves.in_words(lines)}")
         manifest.write(directory, name=str(self._pending))
 
 
@@ -277,12 +292,17 @@ def load_tree(directory: str | os.PathLike[str], abstract_subset: PyTree, *, ste
     `step` None takes the newest step that can be trusted. Nothing in `directory` is changed, so a run may be
     writing there. Raises `UserError` if there is no such step or a leaf differs, `StorageError` as `restore`.
     """
+    return read_step(trusted_step(directory, step=step), abstract_subset, whole=False)
+
+
+def trusted_step(directory: str | os.PathLike[str], *, step: int | None = None) -> epath.Path:
+    """Returns the folder of a step that can be trusted, the newest for None; raises as `load_tree`."""
     path = epath.Path(directory).absolute()
     found, _ = _newest_trusted(path, wanted=step)
     if found is None:
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise UserError(f"there is {what} in {path}; steps found: {sorted(find_steps(path)) or 'none'}")
-    return read_step(path / str(found), abstract_subset, whole=False)
+    return path / str(found)
 
 
 def _create_and_clean(directory: epath.Path) -> None:

@@ -2,13 +2,16 @@
 
 import collections
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from sora_jax.core.distributed import is_first
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.video_output import write_clip
+from sora_jax.data.video_output import ClipFormat, open_clip, write_clip
 from sora_jax.generate.canvas import Canvas
+from sora_jax.generate.write import contact_sheet
 from sora_jax.models.codec import Codec
 from sora_jax.preparation.fitted import FittedSource
 from sora_jax.train.metrics import MetricsWriter
@@ -64,6 +67,13 @@ def show_samples(
         names[name] = canvas.prompt
         _show(workdir, metrics, stage, step, name, pixels_THWC, canvas.fps)
     _name(workdir, stage, names)
+
+
+def show_sheet(folder: Path, name: str, clips: list[np.ndarray], prompts: Sequence[str], *, fps: float) -> None:
+    """Writes `clips` as one sheet, `name`.gif, that says in its comment which `prompts` they are of, row by row."""
+    if is_first():
+        with open_clip(folder / f"{name}.gif", ClipFormat(fps=fps, facts={"prompt": list(prompts)})) as write:
+            write(contact_sheet(clips))
 
 
 def _show(

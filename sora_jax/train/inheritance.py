@@ -1,4 +1,6 @@
-"""The averaged weights of another run as the beginning of a stage, matched by the names of parameters.
+"""What a run takes from another: averaged weights as the beginning of a stage, or a whole autoencoder.
+
+Weights of a stage are matched by the names of parameters.
 
 Only the first average is taken, which is what samples and scores are made with; all averages begin as these weights.
 Moments and counters begin afresh: they belong to the steps that made them.
@@ -7,6 +9,7 @@ Moments and counters begin afresh: they belong to the steps that made them.
 import dataclasses
 import json
 import re
+import shutil
 from typing import Any
 
 import jax
@@ -14,15 +17,22 @@ import jax.numpy as jnp
 from absl import logging
 from etils import epath
 
-from sora_jax.core.errors import UserError
+from sora_jax.core.config import differences
+from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.tree import Params
+from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.train import leaves, manifest
-from sora_jax.train.checkpoint import load_tree, saved_leaves
+from sora_jax.train.checkpoint import load_tree, saved_leaves, trusted_step
 from sora_jax.train.retention import find_steps
 from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage, read_rules
 from sora_jax.train.state import StateMaker, TrainState, track_name
+from sora_jax.train.workdir import Workdir
 
 _FRESH = "fresh"
+# The name under which the autoencoder of another run is kept: none of a stage.
+_TAKEN = "taken_autoencoder"
+# What may differ between two configs of an autoencoder that is the same.
+_NOT_SHAPE = ("weights", "start_from", "remat")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +112,41 @@ def inherit(name: str, stage: AutoencoderStage | DiffusionStage, maker: StateMak
     # Distinct buffers, as two parameters may come from one: the state is donated, and a buffer may be donated once.
     ema = {track: jax.tree.map(jnp.copy, params) for track in fresh.ema}
     return dataclasses.replace(fresh, params=jax.tree.map(jnp.copy, params), ema=ema)
+
+
+def take_autoencoder(workdir: Workdir, config: AutoencoderConfig, path: str) -> None:
+    """Copies the trained autoencoder of the run in `path`, and the statistics of its latents, to `workdir`, once.
+
+    From then on the other run may be removed. Raises UserError where it has none, or one of another shape than
+    `config`, StorageError where it cannot be trusted or written.
+    """
+    if (workdir.path / "latents.json").exists():
+        return
+    source = Workdir(path)
+    saved = source.config()
+    if not (source.path / "latents.json").exists() or saved["autoencoder"].get("weights") is not None:
+        raise UserError(
+            f"autoencoder.start_from: {source.path} has trained no autoencoder to the end: name a run that has, or "
+            "give public weights as autoencoder.weights"
+        )
+    shape = json.loads(json.dumps(dataclasses.asdict(config)))
+    theirs = {name: value for name, value in saved["autoencoder"].items() if name not in _NOT_SHAPE}
+    if problems := differences(theirs, {name: value for name, value in shape.items() if name not in _NOT_SHAPE}):
+        raise UserError(
+            f"autoencoder.start_from: {source.path} has another autoencoder than this config ({'; '.join(problems)}): "
+            "give the config its values"
+        )
+    measured = source.read_json("latents.json")
+    step = trusted_step(source.checkpoints(measured["stage"]))
+    target = workdir.checkpoints(_TAKEN) / step.name
+    try:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(step, target)
+    except OSError as error:
+        raise StorageError(f"{step} cannot be copied to {target}: {error}") from error
+    track = measured.get("track", track_name(saved["ema"]["widths"][0]))
+    workdir.write_json("latents.json", {**measured, "stage": _TAKEN, "track": track, "from": str(source.path)})
+    logging.info("the autoencoder is that of %s, step %s of %s", source.path, step.name, measured["stage"])
 
 
 def _locate(name: str, path: str) -> tuple[epath.Path, int | None, epath.Path]:

@@ -6,6 +6,7 @@ Neither changes a number of the run.
 import dataclasses
 import os
 
+import jax
 from absl import logging
 
 from sora_jax.core.host_memory import available_memory
@@ -54,6 +55,14 @@ def largest_cache(settings: Settings) -> int:
     """Returns the megabytes of decoded clips that a stage keeps at most."""
     stages = [settings.stages[name] for name in settings.run]
     return max((stage.crops.cache_mb for stage in stages if isinstance(stage, AutoencoderStage)), default=0)
+
+
+def free_memory() -> float | None:
+    """Returns the bytes that arrays of one device may still take; None where nothing says so."""
+    said = jax.local_devices()[0].memory_stats()
+    if said and "bytes_limit" in said:
+        return float(said["bytes_limit"] - said.get("bytes_in_use", 0))
+    return available_memory()
 
 
 def _with_readers(settings: Settings, readers: int) -> Settings:

@@ -18,7 +18,7 @@ from sora_jax.core import sharding
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import abstract_model
-from sora_jax.generate.canvas import TEXT_ARRAYS, Batch
+from sora_jax.generate.canvas import TEXT_ARRAYS, Batch, longer_rows
 from sora_jax.generate.job import read_job
 from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import Request, read_size
@@ -210,11 +210,16 @@ def sampling_program(
     structure, params, axes = abstract_model(functools.partial(build_generator, settings))
     places = sharding.param_shardings(axes, params, mesh)
     shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in params.items()}
-    batch = canvas_shapes(settings, packing.rows, sharding.replicated(mesh))
     limits, duration = limits_of(settings), None if seconds is None else str(seconds)
     job = read_job(Request(prompt=("any",), size=size, seconds=duration), limits)
     windows = limits.windows(job.frames, job.size)
     grid = (windows[0], *limits.grid(limits.first, job.size)[1:])
+    if shapes.count(grid) > packing.tokens:
+        parts = sharding.ways("batch", mesh)
+        layout, rows = longer_rows(pack_layout(settings), shapes.count(grid), rows=packing.rows, parts=parts)
+        packing = dataclasses.replace(packing, tokens=layout.budget.tokens, rows=rows)
+        settings = dataclasses.replace(settings, packing=packing)
+    batch = canvas_shapes(settings, packing.rows, sharding.replicated(mesh))
     work = work_of_rows(settings, segment_tokens=shapes.count(grid))
     once = flops.transformer_flops(
         transformer, text_dim=settings.text.width, patch_width=settings.patch_width, work=work

@@ -4,9 +4,7 @@ Every part is optional, so a half-finished run has a report too. Text of users (
 escaped. No script, no network: pictures are inside the page, curves are SVG.
 """
 
-import base64
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -14,23 +12,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sora_jax.core.printable import printable
+from sora_jax.train.advice import advice
 from sora_jax.train.charts import Series, compact, line_chart
 from sora_jax.train.metrics import read_metrics
+from sora_jax.train.report_pictures import picture_stages, pictures, read_object, sheets
 from sora_jax.train.report_style import PAGE
-from sora_jax.train.workdir import write_atomically
+from sora_jax.train.workdir import Workdir, write_atomically
 
 FILE = "report.html"
-_MOST_COLUMNS = 6  # moments of training side by side
-_MOST_ROWS = 12  # prompts
 _MOST_SKIPPED = 50  # names listed
-_LARGEST_BYTES = 2_000_000  # of a picture; larger ones are shown as a small still
-_SHOWN = (200, 112)  # px, (width, height) up to which a small picture is enlarged, by a whole factor
-_SHEET = (1000, 800)  # the same for a contact sheet
-# Keys of metrics that have charts of their own; the others go into the folded part.
+# Keys of metrics that have charts of their own; the others, with few exceptions, go into the folded part.
 _CHARTED = {"stage", "step", "loss", "tokens_per_second", "fill", "data_wait", "mfu"}
+_NO_CURVES = {"digest"}  # it tells replicas of the weights apart, and means nothing as a number
 _NAMES = {
     "seconds": "time",
     "compile_seconds": "compiling",
@@ -40,14 +34,22 @@ _NAMES = {
     "mfu": "MFU",
     "peak_memory_gb": "peak memory",
     "device_memory_gb": "peak memory of a device",
+    "skipped": "steps skipped",
+    "unbroken": "steps skipped in a row",
+    "spikes": "spikes",
     "psnr": "PSNR",
     "ssim": "SSIM",
+}
+# Of curves whose name does not say it.
+_MEANINGS = {
+    "skipped": "so many steps of the stage changed nothing, as loss or gradient was not finite or far beyond the usual",
+    "unbroken": "so many of the latest steps changed nothing; guard.max_skipped_steps of them end the run",
+    "spikes": "so many steps had a loss or gradient further from the usual than guard.spike_deviations allows",
 }
 _CLEAN = (
     "Shares of held-out prompts, as read from pixels. Clean: one whole object of the shape that was asked for, with "
     "its outline, in every frame, of one size, and nothing else on the ground."
 )
-_PICTURES = (".gif", ".png", ".webp", ".jpg")
 
 Facts = dict[str, Any]
 
@@ -55,27 +57,28 @@ Facts = dict[str, Any]
 def write_report(workdir: str | os.PathLike[str]) -> Path:
     """The path of WORKDIR/report.html after writing it. Missing or damaged inputs leave their part out."""
     path = Path(workdir).absolute()
-    config, run, evaluation = (_json(path / f"{name}.json") for name in ("config", "run", "evaluation"))
+    config, run, evaluation = (read_object(path / f"{name}.json") for name in ("config", "run", "evaluation"))
     metrics = _by_stage(read_metrics(path))
     stages = _stages(config, run, metrics)
     skipped = _skipped(path)
     kinds = {name: str(facts.get("kind", name)) for name, facts in stages.items()}
-    shown = _picture_stages(path / "samples", order=list(stages))
+    shown = picture_stages(path / "samples", order=list(stages))
     samples = [name for name in shown if kinds.get(name, name) != "autoencoder"]
     pairs = [name for name in shown if name not in samples]
-    judged, worst = _sheets(path / "samples" / "evaluation")
+    judged, worst = sheets(path / "samples" / "evaluation")
     sections = [
         _section("Samples", judged, "What the scores below were read from."),
         _section(
             "Samples in training",
-            "".join(_pictures(path, n) for n in reversed(samples)),
+            "".join(pictures(path, n) for n in reversed(samples)),
             "Same prompts and noise at every step; the last stage first.",
         ),
+        _section("What to change first", _ordered(advice(Workdir(path)))),
         _tiles(run, stages, skipped=len(skipped)),
         _section("Evaluation", _evaluation(evaluation), _CLEAN if "clean" in json.dumps(evaluation) else ""),
         _section(
             "Reconstructions",
-            "".join(_pictures(path, n) for n in pairs) + worst,
+            "".join(pictures(path, n) for n in pairs) + worst,
             "Original on the left, autoencoder's reconstruction on the right.",
         ),
         _section("Curves", "".join(_curves(name, lines) for name, lines in metrics.items())),
@@ -89,6 +92,10 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     page = PAGE.format(title=escape(title), body=_head(title, digest) + "".join(sections))
     write_atomically(path / FILE, page)
     return path / FILE
+
+
+def _ordered(sentences: Sequence[str]) -> str:
+    return f"<ol>{''.join(f'<li>{escape(one)}</li>' for one in sentences)}</ol>" if sentences else ""
 
 
 def _head(title: str, digest: str | None) -> str:
@@ -133,7 +140,7 @@ def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]]) -> dict[
     order = config.get("run")
     names = dict.fromkeys([*map(str, order if isinstance(order, list) else []), *done, *metrics])
     autoencoder = config.get("autoencoder")
-    given = isinstance(autoencoder, dict) and autoencoder.get("weights") is not None
+    given = isinstance(autoencoder, dict) and bool({autoencoder.get(key) for key in ("weights", "start_from")} - {None})
     stages: dict[str, Facts] = {}
     for name in names:
         settings = configured.get(name)
@@ -190,83 +197,14 @@ def _curves(stage: str, lines: list[Facts]) -> str:
     main = line_chart("Loss", [series("loss", smooth=True)], unit="")
     main += line_chart("Throughput", [series("tokens_per_second", smooth=True)], unit="tokens/s", zero=True)
     main += line_chart("Shares", shares, unit="", share=True)
-    keys = dict.fromkeys(key for line in lines for key in line if key not in _CHARTED)
+    keys = [key for key in dict.fromkeys(key for line in lines for key in line) if key not in _CHARTED | _NO_CURVES]
     more = "".join(
-        line_chart(key.replace("_", " "), [series(key, smooth="loss" in key or "norm" in key)], unit="") for key in keys
+        line_chart(_words(key), [series(key, smooth="loss" in key or "norm" in key)], unit="") for key in keys
     )
-    folded = f'<details><summary>more curves</summary><div class="row">{more}</div></details>' if more else ""
+    said = "; ".join(f"{_words(key)}: {_MEANINGS[key]}" for key in keys if key in _MEANINGS)
+    note = f'<p class="note">{escape(said)}</p>' if said else ""
+    folded = f'<details><summary>more curves</summary><div class="row">{more}</div>{note}</details>' if more else ""
     return f'<h3>{escape(stage)}</h3><div class="row">{main}</div>{folded}' if main or more else ""
-
-
-def _picture_stages(samples: Path, *, order: Sequence[str]) -> list[str]:
-    """Stages that showed something, in the order of the run."""
-    names = [path.name for path in _entries(samples) if any(step.name.isdecimal() for step in _entries(path))]
-    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
-
-
-def _pictures(workdir: Path, stage: str) -> str:
-    """A table: a row per prompt, a column per step."""
-    folder = workdir / "samples" / stage
-    steps = sorted((path for path in _entries(folder) if path.name.isdecimal()), key=lambda path: int(path.name))
-    steps = _spread(steps, _MOST_COLUMNS)
-    captions = _json(folder / "prompts.json")
-    found = {step: {path.stem: path for path in _entries(step) if path.suffix in _PICTURES} for step in steps}
-    names = sorted({name for files in found.values() for name in files})
-    if not names:
-        return ""
-    rows = []
-    for name in names[:_MOST_ROWS]:
-        cells = "".join(f"<td>{_picture(found[step].get(name))}</td>" for step in steps)
-        rows.append(f'<tr><th scope="row">{escape(str(captions.get(name, name)))}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">step {int(step.name)}</th>' for step in steps)
-    more = f'<p class="note">and {len(names) - _MOST_ROWS} more rows</p>' if len(names) > _MOST_ROWS else ""
-    table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<h3>{escape(stage)}</h3><div class="pictures">{table}</div>{more}'
-
-
-def _sheets(folder: Path) -> tuple[str, str]:
-    """The sheets of what the generator was judged on, and the pictures of the worst that the autoencoder did.
-
-    The pictures of verdicts are too large for a page: beside the sheets are their names.
-    """
-    found: dict[bool, list[str]] = {False: [], True: []}
-    paths = [path for path in _entries(folder) if path.suffix in _PICTURES]
-    large = [path for path in paths if path.stem.endswith("_verdicts")]
-    for path in paths:
-        if path not in large:
-            found[path.name.startswith("worst_")].append(_picture(path, room=_SHEET))
-    names = ", ".join(f"<code>samples/evaluation/{escape(path.name)}</code>" for path in large)
-    note = f'<p class="note">Every sample, enlarged, with what was read from it: {names}</p>' if names else ""
-    shown = [f'<div class="pictures">{"".join(found[kind])}</div>' if found[kind] else "" for kind in found]
-    return note + shown[0], shown[1]
-
-
-def _picture(path: Path | None, *, room: tuple[int, int] = _SHOWN) -> str:
-    """An `<img>` with the file inside; small pictures are enlarged, huge ones reduced to a still."""
-    if path is None:
-        return ""
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            kind = Image.MIME.get(image.format or "", "")
-            if len(content) > _LARGEST_BYTES:
-                content, kind = _still(image), "image/png"
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-    except (OSError, ValueError):
-        return ""
-    factor = max(1, min(room[0] // width, room[1] // height))
-    data = base64.b64encode(content).decode()
-    size = f'width="{width * factor}" height="{height * factor}"'
-    return f'<img class="{"small" if factor > 1 else ""}" {size} alt="" src="data:{kind};base64,{data}">'
-
-
-def _still(image: Image.Image) -> bytes:
-    still = image.convert("RGB")
-    still.thumbnail((480, 480))
-    buffer = io.BytesIO()
-    still.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _skipped(workdir: Path) -> list[tuple[str, str]]:
@@ -352,27 +290,8 @@ def _numbers(values: Iterable[Any]) -> list[float]:
     return [value for value in values if isinstance(value, int | float)]
 
 
-def _spread(items: list[Path], most: int) -> list[Path]:
-    """At most `most` of the items, evenly, the first and the last among them."""
-    if len(items) <= most:
-        return items
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
-
-
 def _by_stage(lines: list[Facts]) -> dict[str, list[Facts]]:
     stages: dict[str, list[Facts]] = {}
     for line in lines:
         stages.setdefault(str(line["stage"]), []).append(line)
     return {name: sorted(found, key=lambda line: line["step"]) for name, found in stages.items()}
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _json(path: Path) -> Facts:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -33,6 +33,8 @@ thead th { color: var(--soft); font-size: .82rem; font-weight: 500; }
 .pictures th, .pictures td { padding: .25rem .5rem .25rem 0; vertical-align: middle; }
 .pictures tbody th { font-weight: 400; min-width: 7rem; max-width: 16rem; overflow-wrap: anywhere; }
 .pictures img { display: block; border-radius: 3px; max-width: none; }
+.pictures figure { margin: 0 0 1.2rem; }
+.pictures ol { columns: 20rem; font-size: .85rem; margin: .3rem 0; }
 img.small { image-rendering: pixelated; }
 .chart { margin: 0; width: 440px; max-width: 100%; background: var(--card); border: 1px solid var(--grid);
   border-radius: .5rem; padding: .5rem .6rem .2rem; }

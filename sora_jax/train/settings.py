@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from sora_jax.core.config import build
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
+from sora_jax.core.paths import expanded
 from sora_jax.core.precision import Precision
 from sora_jax.data.pipeline import PackingConfig
 from sora_jax.data.prefixed import prefix_faults
@@ -35,6 +36,8 @@ from sora_jax.video import shapes
 
 # The name of the collection `data` beside those of `more_data`.
 MAIN = "main"
+# The last names of keys that are paths.
+_PATH_KEYS = {"path", "captions", "table", "weights", "perceptual_weights", "start_from"}
 # What a source needs and how it is given.
 _PATHS = {
     "folder": "a folder: pass --config.{key}.path=DIR",
@@ -170,8 +173,8 @@ class EvaluationConfig:
 class Settings:
     """Everything a run is told, by the names of `configs/base.py`.
 
-    With `autoencoder_weights`, there `autoencoder.weights`, `autoencoder` is the shape of these and `run` has no stages
-    that train one.
+    With `autoencoder_weights`, there `autoencoder.weights`, `autoencoder` is the shape of these. With these, or with
+    `autoencoder_start_from`, there `autoencoder.start_from`, `run` has no stages that train one.
     """
 
     seed: int
@@ -183,6 +186,7 @@ class Settings:
     shapes: ShapesConfig
     autoencoder: AutoencoderConfig
     autoencoder_weights: str | None
+    autoencoder_start_from: str | None
     autoencoder_loss: AutoencoderLossConfig
     perceptual_weights: str | None
     discriminator: DiscriminatorConfig
@@ -242,6 +246,7 @@ def read_settings(config: Any) -> Settings:
     problems = out_of_range(config)
     if problems:
         raise UserError("; ".join(problems))
+    config = _with_homes(config)
     stages: dict[str, StageConfig] = {}
     for name in config["stages"]:
         try:
@@ -253,7 +258,7 @@ def read_settings(config: Any) -> Settings:
         settings = build(Settings, tree)
     except UserError as error:
         raise UserError("; ".join([*problems, str(error)])) from error
-    if settings.autoencoder_weights is not None:
+    if settings.autoencoder_weights is not None or settings.autoencoder_start_from is not None:
         trained = {name for name, stage in settings.stages.items() if isinstance(stage, AutoencoderStage)}
         settings = dataclasses.replace(settings, run=tuple(name for name in settings.run if name not in trained))
     problems = problems or _conflicts(settings)
@@ -268,18 +273,26 @@ def for_machine(settings: Settings, *, accelerator: bool) -> Settings:
     return dataclasses.replace(settings, precision=settings.precision or default)
 
 
+def _with_homes(tree: Any, key: str = "") -> Any:
+    """Returns the config with homes in the place of each ~ that a path begins with."""
+    if isinstance(tree, ConfigDict | Mapping):
+        return {name: _with_homes(tree[name], name) for name in tree}
+    return expanded(tree) if key in _PATH_KEYS and isinstance(tree, str) else tree
+
+
 def _with_weights(tree: dict[str, Any]) -> dict[str, Any]:
-    """Returns the config with `autoencoder.weights` under a name of its own, and the shape that they have."""
+    """Returns the config with where the autoencoder comes from under names of their own, and the shape of weights."""
     group = tree.get("autoencoder")
     if not isinstance(group, ConfigDict | Mapping):
         return tree
     shape = {key: group[key] for key in group}
-    if "weights" not in shape:
-        raise UserError("config.autoencoder.weights is missing")
-    weights = shape.pop("weights")
+    missing = [f"config.autoencoder.{name} is missing" for name in ("weights", "start_from") if name not in shape]
+    if missing:
+        raise UserError("; ".join(missing))
+    weights, start = shape.pop("weights"), shape.pop("start_from")
     if isinstance(weights, str):
         shape |= dataclasses.asdict(config_of(weights))
-    return {**tree, "autoencoder": shape, "autoencoder_weights": weights}
+    return {**tree, "autoencoder": shape, "autoencoder_weights": weights, "autoencoder_start_from": start}
 
 
 def _read_stage(tree: Any, path: str) -> StageConfig:
@@ -295,18 +308,23 @@ def _conflicts(settings: Settings) -> list[str]:
     for name in settings.run:
         if name not in settings.stages:
             problems.append(f"run names the stage {name!r}, but stages has {', '.join(settings.stages)}")
+        elif not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+            problems.append(f"run names the stage {name!r}: its folder is called so; use a to z, A to Z, 0 to 9, _ . -")
     if len(set(settings.run)) < len(settings.run):
         problems.append(f"run names a stage twice: {', '.join(settings.run)}")
     kinds = [settings.stages[name].kind for name in settings.run if name in settings.stages]
     order = sorted(kinds, key=list(STAGE_KINDS).index)
-    needed = {"prepare"} if settings.autoencoder_weights is not None else {"autoencoder"}
+    given = settings.autoencoder_weights is not None or settings.autoencoder_start_from is not None
+    needed = {"prepare"} if given else {"autoencoder"}
     needed |= {"prepare"} if "diffusion" in kinds else set()
     if kinds != order or not needed <= set(kinds) or kinds.count("prepare") > 1:
-        first = "" if settings.autoencoder_weights is not None else "autoencoder stages, one or more, then "
+        first = "" if given else "autoencoder stages, one or more, then "
         problems.append(
             f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be {first}one of prepare, then any number "
             "of diffusion"
         )
+    if settings.autoencoder_weights is not None and settings.autoencoder_start_from is not None:
+        problems.append("autoencoder.weights and autoencoder.start_from are both given: the autoencoder is of one")
     if (settings.autoencoder_loss.perceptual > 0) != (settings.perceptual_weights is not None):
         problems.append(
             f"autoencoder_loss.perceptual {settings.autoencoder_loss.perceptual:g} with perceptual_weights "

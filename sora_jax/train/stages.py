@@ -30,7 +30,7 @@ from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.preparation.run import Share, finish, header
 from sora_jax.train import exhibits
 from sora_jax.train.checkpoint import Checkpointer
-from sora_jax.train.inheritance import find_source, inherit
+from sora_jax.train.inheritance import find_source, inherit, take_autoencoder
 from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
@@ -107,6 +107,7 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
     """
     kinds = list(STAGE_KINDS)
     _check_sources(run)
+    _take_given(run)
     _measure_given(run)
     for name in run.settings.run:
         if until is not None and kinds.index(run.settings.stages[name].kind) > kinds.index(until):
@@ -178,6 +179,13 @@ def _measure(run: Run, codec: Codec, *, stage: str | None = None) -> None:
     measured_C = {"mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()}
     run.workdir.write_json("latents.json", {"stage": stage, **measured_C})
     wait_for_all("latents are measured")
+
+
+def _take_given(run: Run) -> None:
+    """Copies the autoencoder that the config takes from another run, once."""
+    start, config = run.settings.autoencoder_start_from, run.settings.autoencoder
+    if start is not None:
+        from_first("the autoencoder", lambda: take_autoencoder(run.workdir, config, start))
 
 
 def _measure_given(run: Run) -> None:

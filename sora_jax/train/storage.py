@@ -2,7 +2,9 @@
 
 import math
 import os
+import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,9 +12,24 @@ import numpy as np
 from etils import epath
 
 from sora_jax.core.distributed import from_first
-from sora_jax.core.errors import StorageError
+from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.printable import printable
 
 _PROBE = ".write-probe"
+# What the libraries of checkpoints take for a pattern, another separator or the address of a bucket in the name of a
+# folder: parts of a checkpoint are then not found, or those of a neighbour are taken for them.
+_MISREAD = re.compile(r"[*?\[\\\ud800-\udfff]|:$")
+
+
+def check_names(path: Path) -> None:
+    """Raises UserError where a folder on an absolute path has a name with which no checkpoint can be read again."""
+    for name in path.parts:
+        if _MISREAD.search(name):
+            raise UserError(
+                f"checkpoints cannot be kept under {printable(str(path))}: of {printable(name)!r} the characters "
+                "* ? [ \\, a : at the end and bytes that are no UTF-8 are read as something else: rename that folder, "
+                "or give another --workdir, such as a link to it without them"
+            )
 
 
 def check_room(directory: epath.Path, abstract_state: Any, *, copies: int) -> None:

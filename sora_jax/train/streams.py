@@ -26,6 +26,7 @@ from sora_jax.preparation.fitted import Collection, Limits
 from sora_jax.train.progress import Progress
 from sora_jax.train.settings import DataConfig, Settings
 from sora_jax.train.stage_settings import DiffusionStage
+from sora_jax.train.workdir import Workdir
 
 HostBatch = dict[str, np.ndarray]
 
@@ -43,12 +44,16 @@ _NOTICES = {
 }
 
 
-def open_collections(settings: Settings) -> list[Collection]:
-    """Returns the clips that training draws from, nothing curated yet; warns of what a source leaves out."""
+def open_collections(settings: Settings, *, look: bool = False) -> list[Collection]:
+    """Returns the clips that training draws from, nothing curated yet; warns of what a source leaves out.
+
+    Captions are needed where clips are prepared; a run that trains an autoencoder alone takes all files of a folder.
+    With `look`, only to see what is there, a folder in which nothing has a caption yet is taken as it is, too.
+    """
     return [
         Collection(
             name=name,
-            source=_open_source(data, settings),
+            source=_open_source(data, settings, look=look),
             limits=clip_limits(settings, data),
             readers=data.readers,
         )
@@ -56,13 +61,21 @@ def open_collections(settings: Settings) -> list[Collection]:
     ]
 
 
-def _open_source(data: DataConfig, settings: Settings) -> Source:
+def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     if data.source == "shapes":
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
-    source = _open_path(data)
+    needed = any(settings.stages[name].kind in ("prepare", "diffusion") for name in settings.run)
+    source = _open_path(data, captions_needed=needed and not look)
+    if needed and look and isinstance(source, FolderSource):
+        if len(source.uncaptioned) == len(source):
+            logging.warning("%s: no file has a caption yet: they are needed when clips are prepared", data.path)
+        else:
+            source = _open_path(data, captions_needed=True)
     if isinstance(source, FolderSource | TarSource):
         logging.info("%s: %s", data.path, source.account)
     for name, what in _NOTICES.items():
+        if name == "uncaptioned" and isinstance(source, FolderSource) and not source.captions_required:
+            continue
         found = getattr(source, name, [])
         if found:
             listed = ", ".join(map(printable, found[:_MOST_NAMED])) + (", ..." if found[_MOST_NAMED:] else "")
@@ -70,7 +83,7 @@ def _open_source(data: DataConfig, settings: Settings) -> Source:
     return source if data.prefix is None else PrefixedSource(source, data.prefix)
 
 
-def _open_path(data: DataConfig) -> DecodedSource:
+def _open_path(data: DataConfig, *, captions_needed: bool) -> DecodedSource:
     """Returns the clips under `data.path`, which `read_settings` has made sure of."""
     assert data.path is not None, data.source
     if data.source == "webdataset":
@@ -79,7 +92,8 @@ def _open_path(data: DataConfig) -> DecodedSource:
         return RecordSource(data.path, max_frames=data.max_frames, fps=data.fps)
     if data.source == "tfds":
         return TfdsSource(data.path, max_frames=data.max_frames, fps=data.fps)
-    return FolderSource(data.path, captions=data.captions, max_frames=data.max_frames, fps=data.fps)
+    captions = {"captions": data.captions, "captions_required": captions_needed}
+    return FolderSource(data.path, **captions, max_frames=data.max_frames, fps=data.fps)
 
 
 def curate(collection: Collection, data: DataConfig, directory: Path, *, writes: bool = True) -> Collection:
@@ -104,6 +118,15 @@ def curate(collection: Collection, data: DataConfig, directory: Path, *, writes:
         )
     print(f"  curation: {curated.summary()}", flush=True)
     return dataclasses.replace(collection, source=curated)
+
+
+def curate_all(
+    collections: list[Collection], settings: Settings, workdir: Workdir, *, writes: bool
+) -> list[Collection]:
+    """Returns what curation keeps of each collection; `writes` as in `streams.curate`."""
+    return [
+        curate(one, settings.collections[one.name], workdir.curation(one.name), writes=writes) for one in collections
+    ]
 
 
 def clip_limits(settings: Settings, data: DataConfig) -> Limits:

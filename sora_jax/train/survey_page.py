@@ -53,10 +53,13 @@ def _clip(one: Look) -> str:
     if one.trimmed_frames:
         cut.append(f"{one.trimmed_frames} frames trimmed")
     if any(one.cropped):
-        cut.append(f"{one.cropped[0]} rows and {one.cropped[1]} columns cropped")
-    pictures = "".join(map(_picture, one.pictures or ()))
+        cut.append(f"{one.cropped[0]} rows and {one.cropped[1]} columns cropped, {one.cut:.1%} of the picture")
+    seen = ("the middle frame, with what is kept drawn in", "the same frame as the model will see it")
+    name = printable(one.source_id)
+    shown = zip(one.pictures or (), seen, strict=False)
+    pictures = "".join(_picture(picture, alt=f"{name}: {what}") for picture, what in shown)
     pictures = f'<div class="row">{pictures}</div>'
-    words = f"<p><b>{escape(printable(one.source_id))}</b> {escape(one.caption)}</p>"
+    words = f"<p><b>{escape(name)}</b> {escape(one.caption)}</p>"
     return f'<figure class="chart">{pictures}{words}<p class="note">{escape(", ".join(cut))}</p></figure>'
 
 
@@ -69,9 +72,11 @@ def _size(size: tuple[int, int, int]) -> str:
     return f"{frames}{size[1]}x{size[2]}"
 
 
-def _picture(pixels_HWC: np.ndarray) -> str:
+def _picture(pixels_HWC: np.ndarray, *, alt: str) -> str:
     height, width = pixels_HWC.shape[:2]
     factor = max(1, _ENLARGED // min(height, width))
     data = base64.b64encode(encode_png(pixels_HWC)).decode()
     size = f'width="{width * factor}" height="{height * factor}"'
-    return f'<img class="{"small" if factor > 1 else ""}" {size} alt="" src="data:image/png;base64,{data}">'
+    return (
+        f'<img class="{"small" if factor > 1 else ""}" {size} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+    )

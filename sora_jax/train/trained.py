@@ -64,10 +64,11 @@ def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None
     mean_C, scale_C = _statistics(workdir, settings)
     if settings.autoencoder_weights is not None:
         return given_codec(settings, mean_C, scale_C, mesh=mesh)
-    stage = workdir.read_json("latents.json")["stage"]
+    measured = workdir.read_json("latents.json")
     _, shapes, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
     places = None if mesh is None else dict.fromkeys(shapes, replicated(mesh))
-    params, _ = load_weights(workdir, stage, shapes, settings, places=places)
+    track = measured.get("track", track_name(settings.ema.widths[0]))  # that of another run may be another
+    params, _ = load_weights(workdir, measured["stage"], shapes, track=track, places=places)
     return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec, mesh=mesh)
 
 
@@ -92,7 +93,8 @@ def given_statistics(settings: Settings) -> tuple[np.ndarray, np.ndarray] | None
 def _statistics(workdir: Workdir, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     if (given := given_statistics(settings)) is not None:
         return given
-    if not (workdir.path / "latents.json").exists() and settings.autoencoder_weights is not None:
+    given = settings.autoencoder_weights is not None or settings.autoencoder_start_from is not None
+    if not (workdir.path / "latents.json").exists() and given:
         raise UserError(f"{workdir.path} has no statistics of its latents yet: run main --until=autoencoder first")
     if not (workdir.path / "latents.json").exists():
         raise UserError(f"{workdir.path} has no trained autoencoder yet: run main until that stage is done")
@@ -132,7 +134,8 @@ def load_generator(
         return None
 
     if stage := from_first("the newest transformer", newest):
-        loaded, found = load_weights(workdir, stage, params, settings, step=step, weights=weights, places=places)
+        track = track_name(settings.ema.widths[0])
+        loaded, found = load_weights(workdir, stage, params, track=track, step=step, weights=weights, places=places)
         return loaded, stage, found
     raise UserError(f"{workdir.path} has no checkpoint of a transformer yet: run main until one is written")
 
@@ -141,19 +144,18 @@ def load_weights(
     workdir: Workdir,
     stage: str,
     abstract: Params,
-    settings: Settings,
     *,
+    track: str,
     step: int | None = None,
     weights: Weights = "ema",
     places: Mapping[str, Sharding] | None = None,
 ) -> tuple[Params, int]:
     """Returns (weights, step) of a stage's checkpoint, by default on the first device.
 
-    `weights` are the first average ("ema"), or what the last step left ("params").
+    `weights` are the average called `track` ("ema"), or what the last step left ("params").
     """
     places = places or dict.fromkeys(abstract, SingleDeviceSharding(jax.local_devices()[0]))
     shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in abstract.items()}
-    track = track_name(settings.ema.widths[0])
     subset = {"params": shapes} if weights == "params" else {"ema": {track: shapes}}
     restored = load_tree(workdir.checkpoints(stage), subset, step=step)
     return restored.state["params"] if weights == "params" else restored.state["ema"][track], restored.step

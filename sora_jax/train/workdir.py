@@ -4,19 +4,21 @@ import contextlib
 import fcntl
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from sora_jax.core.config import differences, to_json
 from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.paths import beside
 from sora_jax.data.remote import is_remote
+from sora_jax.train import changes
 from sora_jax.train.settings import MAIN
-
-# Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
-_MOST_LISTED = 5
+from sora_jax.train.storage import check_names
 
 
 class Workdir:
@@ -26,7 +28,8 @@ class Workdir:
     the processes of one run the first alone holds the lock and writes what this class writes.
 
     Layout:
-      config.json                    the config, which never changes
+      config.json                    the config, of which little may change (`train/changes.py`)
+      clips.json                     fingerprints of the clips, by collection, when the run was last started
       run.json                       facts of finished stages and of the run
       metrics.jsonl, tensorboard/    curves
       checkpoints/STAGE/STEP/        state of a stage
@@ -45,6 +48,7 @@ class Workdir:
                 f"--workdir={os.fspath(path)} must be a folder of this machine: only data are read from buckets"
             )
         self.path = Path(path).absolute()
+        check_names(self.path)
         self._part = part
         self._locks = contextlib.ExitStack()
 
@@ -69,22 +73,56 @@ class Workdir:
         file = self._locks.enter_context((self.path / name).open("w"))
         fcntl.flock(file, kind | fcntl.LOCK_NB)
 
-    def claim(self, config: ConfigDict) -> None:
-        """Writes the config, or checks that the one already here is the same; raises UserError naming what differs."""
-        text = to_json(config)
+    def claim(
+        self, config: ConfigDict, *, clips: Callable[[], Mapping[str, str]] = dict, fresh_data: bool = False
+    ) -> None:
+        """Writes the config, or what may change of the one that is here (`train/changes.py`).
+
+        `clips` returns the fingerprint of each collection that can be read. Where clips lie may change if they are the
+        same, or with `fresh_data`. Raises UserError naming what else differs.
+        """
         path = self.path / "config.json"
-        if not path.exists():
-            if is_first():
-                write_atomically(path, text)
+        known = self.read_json("config.json") if path.exists() else {}
+        new = json.loads(to_json(config))
+        found = clips()
+        if known:
+            self._check(known, new, found, fresh_data=fresh_data)
+        if not is_first():
             return
-        changed = differences(self.read_json("config.json"), json.loads(text))
-        if changed:
-            listed = "; ".join(changed[:_MOST_LISTED])
-            more = f" and {len(changed) - _MOST_LISTED} more" if len(changed) > _MOST_LISTED else ""
-            raise UserError(
-                f"{self.path} belongs to another config ({listed}{more}): "
-                "restore the old values, or give another --workdir"
-            )
+        if known != new:
+            for line in differences(known, new) if known else ():
+                logging.info("the config of %s changes: %s", self.path, line)
+            write_atomically(path, to_json(config))
+        if found and not self._part and dict(found) != self._clips():
+            self.write_json("clips.json", dict(found))
+
+    def _check(
+        self, known: Mapping[str, Any], new: Mapping[str, Any], found: Mapping[str, str], *, fresh_data: bool
+    ) -> None:
+        """Raises UserError where a config does not go on with the one that is known, or its clips are others."""
+        begun = [name for name in known.get("run", ()) if self._has_begun(name)]
+        if not begun and not any((self.path / name).exists() for name in ("prepared", "latents.json")):
+            return  # a start that failed before it made anything
+        if lines := changes.bound(known, new, begun=begun):
+            raise UserError(changes.refusal(self.path, lines, saved=known, begun=begun))
+        if fresh_data:
+            return
+        before = self._clips()
+        for name, line in changes.moved(differences(known, new), main=MAIN).items():
+            if name not in found or found[name] != before.get(name):
+                raise UserError(
+                    f"{line}: these are not the clips with which {self.path} was begun, by their names, sizes and "
+                    "captions: restore the old place, give another --workdir, or pass --fresh_data to keep the weights "
+                    "and go on with them"
+                )
+
+    def _clips(self) -> dict[str, Any]:
+        """Returns the fingerprint of each collection, as of the last start that could read it."""
+        return self.read_json("clips.json") if (self.path / "clips.json").exists() else {}
+
+    def _has_begun(self, stage: str) -> bool:
+        """Whether anything was made in a stage."""
+        return stage in self.facts()["stages"] or self.checkpoints(stage).exists()
 
     def config(self) -> dict[str, Any]:
         """Returns the config of the run here; raises UserError if there is none."""
@@ -139,7 +177,7 @@ class Workdir:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` so that a reader, or a crash, never meets half a file."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = beside(path, ".tmp")
     # Names of files may be bytes that are no text: half a pair of surrogates in Python.
     temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)

@@ -68,6 +68,18 @@ def test_where_no_folder_can_be_made_there_is_no_cache_and_the_run_goes_on(tmp_p
     assert len(caplog.messages) == 2
 
 
+def test_the_cache_of_another_user_is_neither_read_nor_a_reason_to_stop(tmp_path, monkeypatch, updates, caplog):
+    """As in a container whose image was made by root, or where users have other numbers than outside."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mine = compiling.os.getuid()
+    monkeypatch.setattr(compiling.os, "getuid", lambda: mine + 1)
+    assert use_compilation_cache() is None
+    assert updates == {"jax_compilation_cache_dir": None}
+    (said,) = caplog.messages
+    assert f"xla is of user {mine} and this is {mine + 1}): each start compiles them again" in said
+
+
 def test_a_folder_that_cannot_be_written_to_is_only_read(tmp_path, monkeypatch, updates, caplog):
     def read_only(**_):
         raise OSError(30, "Read-only file system")

@@ -58,13 +58,49 @@ def test_limits_hold_and_little_is_lost(frames, sides, stride, max_tokens, max_f
         assert left + gone == pytest.approx(side * fitted.scale, abs=1)
 
 
-@given(sides=st.tuples(st.integers(48, 200), st.integers(48, 200)), max_tokens=st.integers(8, 100))
-def test_an_image_is_scaled_no_further_than_needed(sides, max_tokens):
-    fitted = fit(blank(1, *sides), max_tokens=max_tokens)
-    scales = {Fraction(16 * n, side) for side in sides for n in range(1, side // 16 + 1)} | {Fraction(1)}
-    counts = {scale: math.prod(side * scale // 16 for side in sides) for scale in scales}
-    best = max(scale for scale, count in counts.items() if count <= max_tokens)
-    assert fitted.scale == pytest.approx(float(best))
+def cuts(sides: tuple[int, int], stride: int) -> dict[Fraction, tuple[int, Fraction]]:
+    """Returns by scale, of those that make a side exact, the tokens of a frame and the share of it that is cut."""
+    found = {}
+    for scale in {Fraction(stride * n, side) for side in sides for n in range(1, side // stride + 1)} | {Fraction(1)}:
+        grid = [side * scale // stride for side in sides]
+        if min(grid) > 0:
+            tokens = math.prod(grid)
+            found[scale] = tokens, 1 - tokens * stride**2 / (scale**2 * math.prod(sides))
+    return found
+
+
+@given(
+    sides=st.tuples(st.integers(48, 200), st.integers(48, 200)),
+    stride=st.sampled_from([7, 8, 16]),
+    max_tokens=st.integers(8, 100),
+)
+def test_an_image_is_scaled_no_further_than_needed_to_keep_it_whole(sides, stride, max_tokens):
+    fitted = fit(blank(1, *sides), stride=(4, stride, stride), max_tokens=max_tokens)
+    found = {scale: cut for scale, (tokens, cut) in cuts(sides, stride).items() if tokens <= max_tokens}
+    largest, scale = max(found), min(found, key=lambda scale: abs(float(scale) - fitted.scale))
+    assert fitted.scale == pytest.approx(float(scale), rel=1e-6)
+    assert fitted.cut == pytest.approx(float(found[scale]))
+    larger = [cut for other, cut in found.items() if other > scale]
+    assert all(cut > 0.02 and cut >= found[scale] for cut in larger), "size is given up for the picture alone"
+    assert fitted.scale >= 0.75 * float(largest) - 1e-9
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 28, 32])
+def test_a_wide_screen_keeps_its_picture_at_small_budgets(stride):
+    for frames, max_tokens in ((9, 126), (9, 96), (1, 40), (17, 200), (17, 480)):
+        for sides in ((360, 640), (640, 360), (720, 1280)):
+            fitted = fit(blank(frames, *sides), stride=(4, stride, stride), max_tokens=max_tokens)
+            _, height, width, _ = fitted.clip.pixels_THWC.shape
+            assert fitted.cut < 0.05, (stride, frames, max_tokens, fitted.clip.pixels_THWC.shape)
+            assert width / height == pytest.approx(sides[1] / sides[0], rel=0.05)
+
+
+def test_the_grid_that_cuts_least_is_taken_and_what_is_cut_told_as_a_share():
+    fitted = fit(blank(9, 360, 640), stride=(4, 8, 8), max_tokens=96)
+    assert fitted.clip.pixels_THWC.shape[1:3] == (32, 56), "not 32x64, of which four rows in 36 are cut"
+    assert (fitted.cropped_rows, fitted.cropped_columns) == (0, 0)
+    assert fitted.cut == pytest.approx(1 - 56 / (640 * 32 / 360))
+    assert fit(blank(1, 36, 64), stride=(4, 8, 8)).cut == pytest.approx(4 / 36), "within the limit the size stays"
 
 
 def test_a_clip_within_the_limit_keeps_its_pixels():

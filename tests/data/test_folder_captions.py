@@ -241,3 +241,23 @@ def test_one_of_several_tables_is_read_and_the_others_are_named(tmp_path, caplog
     folder(tmp_path, "a.mp4", metadata__csv="file_name,text\na.mp4,one\n", captions__csv="file,caption\na.mp4,two\n")
     assert read_captions(tmp_path).by_file == {"a.mp4": ("two",)}
     assert "captions.csv is read and metadata.csv passed over" in caplog.text
+
+
+def test_a_table_may_name_windows_of_files(tmp_path):
+    rows = [("a.mp4#0-16", "one"), ("a.mp4#17-33", " "), ("b.mp4", "whole"), ("b.mp4#3-4", "part"), ("c.mp4#0-1", "x")]
+    table = lines(*({"file": name, "caption": text} for name, text in rows))
+    found = read_captions(folder(tmp_path, "a.mp4", "b.mp4", "b.mp4#5-6.gif", captions__jsonl=table))
+    assert found.windows == {"a.mp4": {(0, 16): (("one",), None)}, "b.mp4": {(3, 4): (("part",), None)}}
+    assert found.by_file == {"b.mp4": ("whole",)}
+    assert (found.missing, found.uncaptioned) == (("c.mp4#0-1",), ("b.mp4#5-6.gif",))
+
+
+def test_a_text_beside_a_clip_may_be_of_a_window(tmp_path):
+    names = ("a.mp4", "a.mp4#17-33.mp4", "gone.mp4#0-1.mp4")
+    for name in ("a.txt", "a.mp4#0-16.txt", "a.mp4#17-33.txt", "gone.mp4#0-1.txt", "far.mp4#0-1.txt"):
+        (tmp_path / name).write_text(name)
+    found = read_captions(folder(tmp_path, *names))
+    assert found.windows == {"a.mp4": {(0, 16): (("a.mp4#0-16.txt",), None)}}
+    own = ("a.mp4#17-33", "gone.mp4#0-1")
+    assert found.by_file == {"a.mp4": ("a.txt",)} | {f"{name}.mp4": (f"{name}.txt",) for name in own}
+    assert found.missing == ("far.mp4#0-1.txt",)

@@ -18,16 +18,18 @@ DIM = [*range(0, 990, 33), *range(990, 2970, 66)]  # ms of 30 frames at 30 fps, 
 SPARSE = [0, 33, 66, 1500, 1533, 4000, 9000]  # of a screen on which little happens
 
 
-def video(path: Path, times: list[int], *, sound: float = 0.0, **options: str) -> Path:
-    """Writes a small moving square, a frame at each of `times` in ms, beside `sound` seconds of noise."""
+def video(path: Path, times: list[int], *, sound: float = 0.0, sound_first: bool = False, **options: str) -> Path:
+    """Writes a small moving square, a frame at each of `times` in ms, beside `sound` seconds of noise, or after it."""
     tick = Fraction(33, 1000) if path.suffix == ".avi" else Fraction(1, 1000)  # that of AVI is a frame
     random = np.random.default_rng(0)
     with av.open(path, "w", options=options) as container:
+        noise = container.add_stream(SOUNDS.get(path.suffix, "aac"), rate=8000) if sound_first else None
         stream = container.add_stream(CODECS[path.suffix], rate=Fraction(1000, 33) if path.suffix == ".avi" else 30)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 48, 32, "yuv420p", 10**6
         stream.codec_context.time_base = tick
-        noise = container.add_stream(SOUNDS.get(path.suffix, "aac"), rate=8000) if sound else None
+        if sound and noise is None:
+            noise = container.add_stream(SOUNDS.get(path.suffix, "aac"), rate=8000)
         for number, time in enumerate(times):
             pixels_HWC = random.integers(0, 255, (32, 48, 3), np.uint8)
             pixels_HWC[8:16, number % 40 : number % 40 + 8] = 255
@@ -62,6 +64,14 @@ def test_longer_sound_promises_no_frames(tmp_path, name, tagged):
     if not tagged:
         path.write_bytes(path.read_bytes().replace(b"DURATION", b"DURATIOX"))
     assert len(read_clip(path)[0]) == 31
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_no_frame_is_lost_where_the_sound_comes_first(tmp_path, name):
+    path = video(tmp_path / name, DIM, sound=3.0, sound_first=True)
+    with av.open(path) as container:
+        assert container.streams[0].type == "audio"
+    assert len(read_clip(path)[0]) == len(DIM)
 
 
 @pytest.mark.parametrize(

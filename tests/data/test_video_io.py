@@ -113,6 +113,31 @@ def test_held_frames_are_given_their_time_back(tmp_path):
     np.testing.assert_array_equal(read_THWC, pixels_THWC[:3])
 
 
+@pytest.mark.parametrize("default", [False, True])
+def test_an_animated_png_is_a_video(tmp_path, default):
+    frames = [Image.fromarray(pixels_HWC) for pixels_HWC in few_colours()]
+    cover = Image.fromarray(255 - few_colours()[0])
+    first, rest = (cover, frames) if default else (frames[0], frames[1:])
+    # The third frame is held twice as long.
+    durations = [100, 100, 200, 100, 100, 100, 100]
+    first.save(tmp_path / "a.png", save_all=True, append_images=rest, duration=durations, default_image=default)
+    pixels_THWC, fps = read_clip(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels_THWC, few_colours()[[0, 1, 2, 2, 3, 4, 5, 6]])
+    assert fps == pytest.approx(10)
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.png", window=(1, 2))[0], few_colours()[1:3])
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.png", max_frames=1)[0], few_colours(1))
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.png", fps=5.0)[0], few_colours()[[0, 2, 3, 5]])
+
+
+def test_a_photo_with_a_second_picture_in_it_is_one_picture(tmp_path):
+    frames = [Image.fromarray(pixels_HWC) for pixels_HWC in drawn(2)]
+    frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:], quality=95)
+    assert Image.open(tmp_path / "a.jpg").n_frames == 2
+    pixels_THWC, _ = read_clip(tmp_path / "a.jpg")
+    assert pixels_THWC.shape == (1, 32, 48, 3)
+    assert distance(pixels_THWC, drawn(1)) < 3
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.mp4", "a.gif", "a.webp"])
 def test_every_format_holds_a_single_frame(tmp_path, name):
     write_clip(tmp_path / "new" / name, few_colours(1), fps=8)
@@ -197,21 +222,56 @@ def test_wide_pixels_are_made_square(tmp_path):
     assert read_clip(path)[0].shape == (9, 64, 48, 3)
 
 
-@pytest.mark.parametrize(("matrix", "quarters"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
-def test_videos_are_turned_upright(tmp_path, matrix, quarters):
-    # Phones write the picture as the sensor lies and a 3x3 display matrix (16.16 fixed point) beside it.
-    a, b, c, d = (value << 16 for value in matrix)
-    encoded = encode(tmp_path / "a.mp4", drawn(), "libx264").read_bytes()
-    matrices = [
+def with_matrix(path: Path, target: Path, matrix: tuple[int, ...]) -> Path:
+    """Writes the mp4 once more, with a display matrix (a, b, c, d) in 16.16 fixed point, as phones have it."""
+    encoded = path.read_bytes()
+    old, new = (
         b"".join(v.to_bytes(4, "big", signed=True) for v in (p, q, 0, r, s))
-        for p, q, r, s in ((1 << 16, 0, 0, 1 << 16), (a, b, c, d))
-    ]
+        for p, q, r, s in ((1 << 16, 0, 0, 1 << 16), matrix)
+    )
     start = encoded.index(b"tkhd")
-    assert matrices[0] in encoded[start : start + 92]
-    (tmp_path / "b.mp4").write_bytes(encoded[:start] + encoded[start:].replace(matrices[0], matrices[1], 1))
-    pixels_THWC, _ = read_clip(tmp_path / "b.mp4")
-    plain_THWC, _ = read_clip(tmp_path / "a.mp4")
-    np.testing.assert_array_equal(pixels_THWC, np.rot90(plain_THWC, quarters, axes=(1, 2)))
+    assert old in encoded[start : start + 92]
+    target.write_bytes(encoded[:start] + encoded[start:].replace(old, new, 1))
+    return target
+
+
+# Where (x, y), x to the right and y down, comes to lie: at (a x + c y, b x + d y), moved back into the picture.
+DISPLAYED = {
+    (1, 0, 0, 1): lambda plain: plain,
+    (0, 1, -1, 0): lambda plain: np.rot90(plain, -1, axes=(1, 2)),
+    (-1, 0, 0, -1): lambda plain: np.rot90(plain, 2, axes=(1, 2)),
+    (0, -1, 1, 0): lambda plain: np.rot90(plain, 1, axes=(1, 2)),
+    (-1, 0, 0, 1): lambda plain: plain[:, :, ::-1],
+    (1, 0, 0, -1): lambda plain: plain[:, ::-1],
+    (0, 1, 1, 0): lambda plain: plain.swapaxes(1, 2),
+    (0, -1, -1, 0): lambda plain: plain[:, ::-1, ::-1].swapaxes(1, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def plain_video(tmp_path_factory):
+    path = encode(tmp_path_factory.mktemp("plain") / "a.mp4", drawn(3), "libx264")
+    return path, read_clip(path)[0]
+
+
+@pytest.mark.parametrize("matrix", DISPLAYED)
+def test_videos_are_turned_and_mirrored_as_their_matrix_says(tmp_path, plain_video, matrix):
+    path, plain_THWC = plain_video
+    fixed = tuple(value << 16 for value in matrix)
+    seen_THWC, _ = read_clip(with_matrix(path, tmp_path / "b.mp4", fixed))
+    np.testing.assert_array_equal(seen_THWC, DISPLAYED[matrix](plain_THWC))
+    # Written by hand: bits of rounding in the zeros.
+    odd = tuple(value or 300 for value in fixed)
+    seen_THWC, _ = read_clip(with_matrix(path, tmp_path / "c.mp4", odd))
+    np.testing.assert_array_equal(seen_THWC, DISPLAYED[matrix](plain_THWC))
+
+
+@pytest.mark.parametrize("matrix", [(0, 0, 0, 0), (1, 0, 0, 0), (1, 1, -1, 1)])
+def test_a_matrix_between_the_quarters_or_a_broken_one_is_left_alone(tmp_path, plain_video, matrix):
+    path, plain_THWC = plain_video
+    fixed = tuple(value << 16 for value in matrix)
+    seen_THWC, _ = read_clip(with_matrix(path, tmp_path / "b.mp4", fixed))
+    np.testing.assert_array_equal(seen_THWC, plain_THWC)
 
 
 def test_images_of_many_kinds(tmp_path):
@@ -247,18 +307,64 @@ def test_transparency_is_refused_where_that_is_asked_for(tmp_path):
                 read_clip(path, opaque=True)
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.mkv", "a.webm"])
+def test_every_frame_must_be_opaque_where_that_is_asked_for(tmp_path, name):
+    for clear in (True, False):
+        pixels_THWC = np.full((3, 32, 48, 4), 255, np.uint8)
+        pixels_THWC[:, :, :24, :3] = [[[[60]]], [[[90]]], [[[120]]]]
+        if not clear:
+            pixels_THWC[-1, :, 24:, 3] = 0
+        path = tmp_path / f"{clear}{name}"
+        if name == "a.webp":
+            frames = [Image.fromarray(pixels_HWC) for pixels_HWC in pixels_THWC]
+            frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+        else:
+            form = "bgra" if name == "a.mkv" else "yuv420p" if clear else "yuva420p"
+            with av.open(path, "w") as container:
+                codec, form = (
+                    ("ffv1", "bgra") if name == "a.mkv" else ("libvpx-vp9", "yuv420p" if clear else "yuva420p")
+                )
+                stream = container.add_stream(codec, rate=10)
+                stream.height, stream.width, stream.pix_fmt = 32, 48, form
+                for pixels_HWC in pixels_THWC:
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels_HWC, format="rgba")))
+                container.mux(stream.encode())
+        assert len(read_clip(path)[0]) == 3
+        if clear:
+            assert len(read_clip(path, opaque=True)[0]) == 3
+        else:
+            assert "is transparent in places" in reason(path, opaque=True)
+
+
 def test_sixteen_bit_greys_keep_their_range(tmp_path):
     levels_HW = np.array([[0, 257 * 10, 257 * 128, 65535]], np.uint16)
     Image.fromarray(levels_HW).save(tmp_path / "a.png")
     assert read_clip(tmp_path / "a.png")[0][0, 0].tolist() == [[v] * 3 for v in (0, 10, 128, 255)]
 
 
-def test_exif_orientation_is_applied(tmp_path):
-    image = Image.fromarray(drawn(1)[0])
-    exif = image.getexif()
-    exif[0x0112] = 6  # shown turned a quarter clockwise
-    image.save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_clip(tmp_path / "a.png")[0][0], np.rot90(drawn(1)[0], -1))
+# What a viewer does about each value of the EXIF orientation, as the standard lists them.
+ORIENTED = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+@pytest.mark.parametrize("value", ORIENTED)
+def test_exif_orientation_is_applied_to_every_frame(tmp_path, value):
+    frames = [Image.fromarray(pixels_HWC) for pixels_HWC in drawn(3)]
+    exif = frames[0].getexif()
+    exif[0x0112] = value
+    frames[0].save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.png")[0][0], ORIENTED[value](drawn(1)[0]))
+    options = {"save_all": True, "append_images": frames[1:], "duration": 100, "lossless": True}
+    frames[0].save(tmp_path / "a.webp", exif=exif.tobytes(), **options)
+    expected = np.stack([ORIENTED[value](pixels_HWC) for pixels_HWC in drawn(3)])
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.webp")[0], expected)
 
 
 def test_max_frames_stops_early_and_skips_the_count(tmp_path):

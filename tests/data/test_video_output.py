@@ -57,6 +57,20 @@ def test_pieces_give_the_bytes_of_the_whole(tmp_path, name):
     assert written(tmp_path / name, clip).read_bytes() == (tmp_path / f"whole_{name}").read_bytes()
 
 
+@pytest.mark.parametrize(("name", "fastest"), [("a.gif", 50), ("a.webp", 1000 / 11), ("a.mp4", None)])
+@pytest.mark.parametrize("fps", [24.0, 120.0])
+def test_a_rate_that_a_picture_cannot_show_is_told_and_slowed_down(tmp_path, caplog, name, fastest, fps):
+    write_clip(tmp_path / name, drawn(13), fps=fps)
+    pixels_THWC, found = read_clip(tmp_path / name)
+    slowed = fastest is not None and fps > fastest
+    assert (len(pixels_THWC), found) == (13, pytest.approx(fastest if slowed else fps, rel=0.04))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == slowed
+    if slowed:
+        assert f"{name} will last {fps / fastest:.2g} times as long" in said[0]
+        assert "not 120; .mp4 and .webm keep the rate" in said[0]
+
+
 def test_pictures_say_how_they_were_made(tmp_path):
     clip = drawn()
     with Image.open(written(tmp_path / "a.gif", clip, facts=FACTS)) as image:
@@ -143,3 +157,32 @@ def test_small_sides_are_too_small_for_av1(tmp_path):
     with pytest.raises(UserError, match="takes sides of 64 px or more, not 32x48"):
         written(tmp_path / "a.mp4", drawn(), codec="av1")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["50%d.mp4", "clip_%02d.mp4", "%d.gif", "a%%.webp", "100%.png"])
+def test_a_percent_is_only_a_percent_where_frames_are_not_numbered(tmp_path, name):
+    frames = 1 if name.endswith(".png") else 3
+    write_clip(tmp_path / name, drawn(frames), fps=8)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(read_clip(tmp_path / name)[0]) == frames
+    assert first_file(tmp_path / name).name == name
+
+
+def test_the_longest_name_is_written_too(tmp_path):
+    name = "é" * 125 + "a.gif"
+    assert len(name.encode()) == 255
+    written(tmp_path / name, drawn(3))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_two_places_for_a_number_have_the_same(tmp_path):
+    write_clip(tmp_path / "%d_%02d.png", np.zeros((2, 16, 16, 3), np.uint8), fps=8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0_00.png", "1_01.png"]
+
+
+def test_frames_of_an_earlier_longer_video_are_told(tmp_path, caplog):
+    for frames, told in ((5, []), (5, []), (3, ["f_3.png"])):
+        caplog.clear()
+        write_clip(tmp_path / "f_%d.png", np.zeros((frames, 16, 16, 3), np.uint8), fps=8)
+        assert [line.split()[0].rpartition("/")[2] for line in caplog.messages] == told
+    assert caplog.messages[0].endswith("was there before and is no frame of this video, which has 3")

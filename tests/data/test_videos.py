@@ -8,36 +8,19 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from sora_jax.data.clips import BadClip
+from sora_jax.data.rgb import TO_RGB
 from sora_jax.data.video_io import read_clip
 from sora_jax.data.video_output import write_clip
-from sora_jax.data.videos import FRAMES_AHEAD, TO_RGB, _ahead, _Converter, _deinterlaced
-
-FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv440p", "yuv420p10le", "yuv444p12le", "nv12", "gray", "gbrp")
+from sora_jax.data.videos import FRAMES_AHEAD, _ahead, _deinterlaced
 
 
 def noise(name: str, size: tuple[int, int] = (48, 70)) -> av.VideoFrame:
     """A frame of the format without any order in it."""
     pixels_HWC = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     return av.VideoFrame.from_ndarray(pixels_HWC, format="rgb24").reformat(format=name)
-
-
-@pytest.mark.parametrize("name", [*FORMATS, "rgb24", "rgb565le", "yuv410p", "yuv411p"])
-def test_pixels_are_those_of_the_plain_conversion_at_every_size(name):
-    converter = _Converter()
-    for height, width in ((48, 70), (48, 70), (24, 35), (31, 53), (48, 140), (48, 70)):
-        frame = noise(name)
-        plain_HWC = frame.to_ndarray(format="rgb24", height=height, width=width, interpolation=TO_RGB)
-        np.testing.assert_array_equal(converter.upright_rgb(frame, height=height, width=width), plain_HWC)
-
-
-def test_one_converter_takes_frames_of_all_formats_in_turn():
-    converter = _Converter()
-    for name in (*FORMATS, *reversed(FORMATS)):
-        frame = noise(name)
-        plain_HWC = frame.to_ndarray(format="rgb24", interpolation=TO_RGB)
-        np.testing.assert_array_equal(converter.upright_rgb(frame, height=48, width=70), plain_HWC)
 
 
 def test_frames_come_in_order_and_the_error_after_them():
@@ -130,3 +113,52 @@ def test_frames_without_the_flag_go_through_the_filter_as_they_are(tmp_path):
         np.testing.assert_array_equal(before.to_ndarray(), after.to_ndarray())
         tags = [(f.time, f.colorspace, f.color_range, f.color_trc, f.format.name) for f in (before, after)]
         assert tags[0] == tags[1]
+
+
+LEVELS = (40, 90, 140, 190, 240)
+
+
+def tracks(path: Path, *given: tuple[str, tuple[int, int], int, Disposition]) -> Path:
+    """Writes tracks of (codec, size, frames, disposition): grey, each brighter than the one before."""
+    with av.open(path, "w") as container:
+        streams = []
+        for codec, (height, width), _, disposition in given:
+            stream = container.add_stream(codec, rate=10)
+            stream.height, stream.width, stream.disposition = height, width, disposition
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            streams.append(stream)
+        for stream, (_, size, frames, _), level in zip(streams, given, LEVELS, strict=False):
+            for _ in range(frames):
+                picture = av.VideoFrame.from_ndarray(np.full((*size, 3), level, np.uint8), format="rgb24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+    return path
+
+
+NONE, DEFAULT = Disposition(0), Disposition.default
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.avi"])
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ((("mjpeg", (64, 96), 1, DEFAULT), ("libx264", (32, 48), 9, NONE)), 1),
+        ((("libx264", (16, 24), 9, DEFAULT), ("libx264", (64, 96), 9, DEFAULT)), 1),
+        ((("libx264", (32, 48), 9, DEFAULT), ("libx264", (48, 64), 9, DEFAULT)), 0),
+        ((("libx264", (32, 48), 9, DEFAULT), ("libx264", (16, 24), 9, DEFAULT), ("mjpeg", (64, 96), 1, NONE)), 0),
+    ],
+)
+def test_the_video_is_what_lasts_and_is_no_preview_whichever_track_it_is(tmp_path, name, given, shown):
+    pixels_THWC, fps = read_clip(tracks(tmp_path / name, *given))
+    assert (pixels_THWC.shape, fps) == ((given[shown][2], *given[shown][1], 3), pytest.approx(10))
+    assert pixels_THWC.mean() == pytest.approx(LEVELS[shown], abs=4)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_of_two_videos_the_default_one_is_shown(tmp_path, name):
+    path = tracks(tmp_path / name, ("libx264", (64, 96), 9, NONE), ("libx264", (32, 48), 9, DEFAULT))
+    assert read_clip(path)[0].shape == (9, 32, 48, 3)
+
+
+def test_a_video_of_one_frame_is_still_one(tmp_path):
+    assert read_clip(tracks(tmp_path / "a.mp4", ("libx264", (32, 48), 1, DEFAULT)))[0].shape == (1, 32, 48, 3)

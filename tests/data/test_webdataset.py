@@ -229,6 +229,21 @@ def test_tars_are_found_by_file_folder_and_pattern(tmp_path):
     assert found(names[0]) == found("{part-008,part-00?}.ta[r]")[:1] == names[:1]
 
 
+@pytest.mark.parametrize("folder", ["exp [a]", "a*", "a{1,2}/{3..4}", "?", "a\\b", "**"])
+def test_a_folder_that_is_there_as_written_is_no_pattern(tmp_path, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    other = tmp_path / "exp a"
+    other.mkdir()
+    for place in (tmp_path / folder, other):
+        for number in range(3):
+            write_tar(place / f"part-{number}.tar", [])
+    wanted = [tmp_path / folder / f"part-{number}.tar" for number in (1, 2)]
+    for pattern in ("part-{1..2}.tar", "part-[12].tar", "{part-1,part-2}.tar", "**/part-[12].tar"):
+        assert find_tars(f"{tmp_path}/{folder}/{pattern}").paths == wanted
+    with pytest.raises(UserError, match=r"1 of the 2 names .*part-3\.tar: restore"):
+        find_tars(f"{tmp_path}/{folder}/part-{{2..3}}.tar")
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [

@@ -59,7 +59,7 @@ def test_what_is_given_sets_size_and_rate(files):
     assert job.clips[0].shape == (9, 8, 8, 3)
     job = read(files, "extend", video=("a.gif",), size="4x8", frames=3, fps=4.0)
     assert (job.size, job.fps, job.before, job.frames) == ((4, 8), 4, 0, 3)
-    assert job.clips[0].shape == (9, 4, 8, 3)
+    assert job.clips[0].shape == (7, 4, 8, 3), "1.8 s as before"
     assert read(files, "loop", video=("a.gif",)).frames == 4
 
 
@@ -84,6 +84,9 @@ def test_upscale_takes_the_size_times_the_scale_and_keeps_the_duration(files):
     for asked in ({"frames": 17}, {"fps": 10.0}):
         job = read(files, "upscale", video=("b.gif",), **asked)
         assert (job.frames, job.fps) == (17, pytest.approx(10)), "twice as many frames in the same time"
+        job = read(files, "upscale", video=("b.gif",), scale=1.0, **asked)
+        assert (job.size, job.frames) == ((8, 4), 17), "and no larger"
+    assert read(files, "upscale", video=("a.gif",), scale=1.0, size="4x4").size == (4, 4)
 
 
 def test_a_mask_is_as_long_as_its_video_and_scaled_with_it(files):
@@ -108,6 +111,47 @@ def test_the_longest_video_may_be_asked_for(files):
     assert read(files, seconds="60", fps=8.0).frames == 481, "60 s are 480 frames, of which a latent takes 1 + 4 n"
 
 
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """Videos of 2 s whose frames count up in grey, at 4, 8 and 24 per second; and a mask of as many."""
+    folder = tmp_path_factory.mktemp("counted")
+    for rate in (4, 8, 24):
+        grey = np.linspace(0, 240, 2 * rate).astype(np.uint8)
+        clip = np.broadcast_to(grey[:, None, None, None], (2 * rate, 8, 8, 3))
+        write_clip(folder / f"{rate}.mp4", clip, fps=rate)
+        write_clip(folder / f"mask{rate}.mp4", np.where(clip > 120, 255, 0).astype(np.uint8), fps=rate)
+    return folder
+
+
+@pytest.mark.parametrize(("first", "second"), [(4, 24), (24, 4), (8, 8), (24, 8)])
+def test_given_videos_of_several_rates_each_keep_their_speed(counted, first, second):
+    job = read(counted, "connect", video=(f"{first}.mp4", f"{second}.mp4"))
+    assert job.fps == pytest.approx(first, rel=0.02)
+    for clip in job.clips:
+        assert len(clip) == pytest.approx(2 * first, abs=1), "2 s"
+        middle, expected = clip.mean(axis=(1, 2, 3)), (np.arange(len(clip)) + 0.5) / len(clip) * 240
+        assert np.abs(middle - expected).max() < 240 / (2 * min(first, second)) + 8
+
+
+@pytest.mark.parametrize("task", ["extend", "loop", "edit", "fill"])
+@pytest.mark.parametrize("fps", [4.0, 16.0])
+def test_another_rate_changes_no_speed(counted, task, fps):
+    given = {"mask": "mask8.mp4"} if task == "fill" else {}
+    job = read(counted, task, video=("8.mp4",), fps=fps, **given)
+    assert (job.fps, len(job.clips[0])) == (fps, 2 * fps)
+    if task == "fill":
+        assert job.mask_THW is not None
+        white = job.clips[0].mean(axis=(1, 2, 3)) > 120
+        assert (job.mask_THW.all(axis=(1, 2)) == white).all(), "what was masked is"
+
+
+def test_a_rate_at_which_a_video_is_too_large_is_refused(counted):
+    limits = dataclasses.replace(LIMITS, room=1e6)
+    with pytest.raises(UserError, match=r"8\.mp4 has 8 frames per second, and 1e\+09 of them .* pass a lower"):
+        read(counted, "edit", video=("8.mp4",), fps=1e9, limits=limits)
+
+
+SMALL_MACHINE = dataclasses.replace(LIMITS, room=4e9)
 KNOWLESS = dataclasses.replace(LIMITS, knows=False)
 
 
@@ -118,10 +162,16 @@ KNOWLESS = dataclasses.replace(LIMITS, knows=False)
         ("text", {"frames": 10}, "frames 10 is not 1 plus a multiple of 4 (autoencoder); nearest: 9, 13"),
         (
             "text",
-            {"size": "20x20", "frames": 5},
-            "text needs 5 frames of 20x20 px at once, 200 tokens, and a row of this run holds 64",
+            {"size": "40000x20000", "frames": 5, "limits": SMALL_MACHINE},
+            "text makes 5 frames of 40000x20000 px at once, which takes about 4.4 GB, and 4 GB are free",
         ),
-        ("text", {"size": "20x20", "frames": 29}, "text needs 5 frames of 20x20 px at once"),
+        (
+            "text",
+            {"size": "40000x20000", "frames": 29, "limits": SMALL_MACHINE},
+            "text makes 9 frames of 40000x20000 px at once",
+        ),
+        ("upscale", {"video": ("a.gif",), "scale": 1.0}, "scale 1 enlarges nothing: pass --fps or --frames"),
+        ("upscale", {"video": ("a.gif",), "scale": 0.5}, "scale 0.5 must be 1 or more"),
         ("text", {"seconds": "61"}, "longer than the 60 s of sampling.max_seconds"),
         ("animate", {"image": "odd.png"}, "height 7 is not divisible by 2 (autoencoder); nearest: 6, 8; pass --size"),
         ("animate", {"image": "alpha.png"}, "is transparent in places: put it on a background first"),
@@ -133,14 +183,15 @@ KNOWLESS = dataclasses.replace(LIMITS, knows=False)
         ("upscale", {"video": ("a.gif",), "seconds": "2"}, "for more frames in it pass --fps or --frames"),
         ("edit", {"video": ("a.gif",), "frames": 5}, "task edit keeps the duration of its video"),
         ("fill", {"video": ("a.gif",), "mask": "small_mask.png"}, "is 4x8 px, the video 8x8: scale it"),
+        ("fill", {"video": ("a.gif",), "mask": "alpha.png"}, "is transparent in places: put it on a background first"),
         ("fill", {"video": ("a.gif",), "mask": "black.png"}, "is black: nothing would be made"),
         ("fill", {"video": ("a.gif",), "mask": "short.gif"}, "has 3 frames, the video 9: give one frame, or as many"),
         ("text", {"prompt": ("w " * 30,)}, "the prompt has 31 tokens and this model takes 24"),
         ("text", {"negative": "w " * 30}, "the negative prompt has 31 tokens and this model takes 24"),
         (
             "loop",
-            {"video": ("a.gif",), "limits": dataclasses.replace(LIMITS, row_tokens=32)},
-            "loop needs 9 frames of 8x8",
+            {"video": ("a.gif",), "limits": dataclasses.replace(LIMITS, row_tokens=32, room=600.0)},
+            "loop makes 9 frames of 8x8 px at once",
         ),
         ("extend", {"video": ("a.gif",), "limits": KNOWLESS}, "was trained without known tokens"),
         ("text", {"frames": 29, "limits": KNOWLESS}, "was trained without known tokens"),
@@ -153,7 +204,7 @@ def test_what_cannot_be_made_is_told_in_one_sentence(files, task, asked, said):
     assert "\n" not in str(error.value)
 
 
-def test_a_limit_comes_with_what_it_would_take():
-    request = Request(prompt=RED, size="400x400")
-    with pytest.raises(UserError, match=r"a run with longer rows, of about \d.*GB"):
-        read_job(request, LIMITS)
+@pytest.mark.parametrize(("size", "tokens"), [("8x8", 4), ("8x10", 3), ("20x20", 3), ("400x400", 3)])
+def test_a_size_of_which_training_s_rows_hold_little_has_windows_of_three_frames_of_tokens(files, size, tokens):
+    job = read(files, size=size, frames=29)
+    assert LIMITS.windows(29, job.size)[0] == tokens

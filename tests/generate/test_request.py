@@ -34,6 +34,14 @@ def test_a_line_is_a_request(tmp_path):
     }
 
 
+def test_given_files_may_be_in_a_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/homes/me")
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"task": "animate", "image": "~/a.png"}\n{"task": "loop", "video": "~/a.mp4"}')
+    first, second = read_requests(path)
+    assert (first.image, second.video) == ("/homes/me/a.png", ("/homes/me/a.mp4",))
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -94,13 +102,18 @@ def test_an_empty_file_or_none_says_so(tmp_path):
         ({"frames": 0}, "frames 0 must be 1 or more"),
         ({"seconds": "soon"}, "seconds 'soon' is not a duration such as 4"),
         ({"seconds": "-4"}, "seconds '-4' is not a duration such as 4"),
+        ({"seconds": "1,5"}, "seconds '1,5' is not a duration such as 4 or 1.5, with a point"),
+        ({"seconds": "-1,5"}, "is not a duration such as 4 or 1.5, with a point"),
+        ({"seconds": "1_5"}, "is not a duration"),
+        ({"seconds": "٤"}, "is not a duration"),
+        ({"seconds": ""}, "is not a duration"),
         ({"fps": 0.0}, "0 frames per second must be more than 0"),
         ({"seed": -1}, "seed -1 must be 0 or more"),
         ({"strength": 1.5}, "strength 1.5 is outside [0, 1]"),
         ({"strength": 0.5}, "strength 0.5 is for edit, loop, connect, upscale, not for text"),
         ({"at": -0.5}, "at -0.5 is outside [0, 1]"),
         ({"guidance": -1.0}, "guidance -1 is negative"),
-        ({"scale": 1.0}, "scale 1 must be more than 1"),
+        ({"scale": 0.9}, "scale 0.9 must be 1 or more"),
     ],
 )
 def test_what_no_model_could_make_is_refused(wrong, said):
@@ -109,7 +122,9 @@ def test_what_no_model_could_make_is_refused(wrong, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(("seconds", "spans"), [("+4", (0, 4)), ("-4", (4, 0)), ("-1.5,+2", (1.5, 2))])
+@pytest.mark.parametrize(
+    ("seconds", "spans"), [("+4", (0, 4)), ("-4", (4, 0)), ("-1.5,+2", (1.5, 2)), ("+.5,-2", (2, 0.5))]
+)
 def test_a_video_is_extended_both_ways(seconds, spans):
     assert Request(task="extend", prompt=RED, video=("a",), seconds=seconds).spans() == spans
 
@@ -126,3 +141,11 @@ def test_lines_end_where_files_of_lines_have_them_and_are_counted_as_editors_do(
     path.write_text('{"prompt": "red"}', encoding="utf-16")
     with pytest.raises(UserError, match=r"requests\.jsonl is not UTF-8 text \(byte 0\): save it as UTF-8"):
         read_requests(path)
+
+
+@pytest.mark.parametrize(
+    "seconds", ["1,5", "-1,5", "5,-1", "-1,5,+2", "-1,-5", "+1,+5", "-1,5,2,5", "-4,", ",", "-0,+2", "inf"]
+)
+def test_a_comma_parts_two_directions_and_is_no_point(seconds):
+    with pytest.raises(UserError, match=r"such as 4 or 1\.5, with a point, or -4 backward, or -4,\+4 both"):
+        Request(task="extend", prompt=RED, video=("a",), seconds=seconds)

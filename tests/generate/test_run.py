@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.packing import Budget
 from sora_jax.data.packs import PackLayout
 from sora_jax.diffusion import guidance, known, noise_levels, path
-from sora_jax.generate.canvas import Canvas, Turn, lay_out
+from sora_jax.generate.canvas import Canvas, Turn, lay_out, longer_rows
 from sora_jax.generate.predictor import SolverConfig, taken_over
 from sora_jax.generate.run import Sampler, fresh_noise, make_solver
 from sora_jax.models.autoencoder import Autoencoder
@@ -82,6 +83,36 @@ def test_a_clip_does_not_depend_on_what_shares_its_batch():
     assert {start for _, start in places} > {0}, "before others and after them"
     twice = sample(FIRST, *OTHERS, FIRST)
     assert np.abs(twice[0].astype(int) - twice[-1]).max() <= 1, "the same request twice"
+
+
+def test_a_canvas_that_rows_do_not_hold_has_rows_of_its_own():
+    """Twice as many tokens as a row of training has, beside others; as in rows that were as long from the start."""
+    long = Canvas(prompt="a red circle", grid=(3, 4, 4), fps=8.0, seed=0)
+    assert math.prod(long.grid) == 2 * LAYOUT.budget.tokens
+    sampler, params, structure = made()
+    mixed = sampler(params, [FIRST, long, *OTHERS])
+    assert [clip.shape for clip in mixed[:2]] == [(2, 8, 8, 3), (3, 16, 16, 3)]
+    assert np.abs(mixed[0].astype(int) - sample(FIRST)[0]).max() <= 1
+    budget = dataclasses.replace(LAYOUT.budget, tokens=48)
+    roomy = Sampler(
+        structure,
+        sampler.codec,
+        dataclasses.replace(LAYOUT, budget=budget),
+        rows=1,
+        config=SOLVER,
+        dtype=jnp.dtype(jnp.float32),
+    )
+    assert np.abs(mixed[1].astype(int) - roomy(params, [long])[0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows", "parts", "expected"),
+    [(25, 8, 1, (128, 1)), (129, 64, 1, (256, 6)), (129, 64, 4, (256, 8)), (1000, 2, 2, (1024, 2))],
+)
+def test_longer_rows_are_fewer_and_come_out_even(tokens, rows, parts, expected):
+    layout, found = longer_rows(LAYOUT, tokens, rows=rows, parts=parts)
+    assert (layout.budget.tokens, found) == expected
+    assert dataclasses.replace(layout, budget=LAYOUT.budget) == LAYOUT
 
 
 def test_the_same_call_gives_the_same_bytes():

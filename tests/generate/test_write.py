@@ -1,5 +1,7 @@
 """Names of files from prompts, and sheets of clips."""
 
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.generate.write import contact_sheet, file_stem, free_path, is_safe_name
+from sora_jax.core.errors import StorageError
+from sora_jax.generate.write import contact_sheet, file_stem, free_path, is_safe_name, settle
 
 
 @given(st.text(max_size=200))
 def test_a_stem_is_always_a_safe_name(prompt):
     stem = file_stem(prompt)
     assert 1 <= len(stem) <= 80
-    assert stem.isascii()
-    assert stem.replace("_", "a").isalnum()
+    assert len(stem.encode()) <= 90
+    assert is_safe_name(stem)
+    assert unicodedata.is_normalized("NFC", stem)
+    assert all(c == "_" or c.isalnum() or unicodedata.category(c).startswith("M") for c in stem)
     assert not stem.startswith("_")
-    assert file_stem(stem) == stem
+    assert not stem.endswith("_")
 
 
 @pytest.mark.parametrize(
@@ -25,10 +30,19 @@ def test_a_stem_is_always_a_safe_name(prompt):
     [
         ("A red circle, moving right!", "a_red_circle_moving_right"),
         ("../../etc/passwd", "etc_passwd"),
-        ("Ein Käfer", "ein_kafer"),
-        ("赤い丸", "prompt"),
+        ("Ein Ka\u0308fer", "ein_käfer"),
+        ("赤い丸が、右へ動く", "赤い丸が_右へ動く"),
+        ("красный круг", "красный_круг"),
+        ("دائرة حمراء", "دائرة_حمراء"),
+        ("लाल वृत्त", "लाल_वृत्त"),
+        ("빨간 원", "빨간_원"),
+        ("ＦＵＬＬ width", "full_width"),
+        ("a\u202ered\u200b\u115f\ufe0fb", "a_red_b"),
+        ("\u0308 🐕 ❤\ufe0f", "prompt"),
+        ("🐕 runs", "runs"),
         ("", "prompt"),
         ("a" * 79 + " b", "a" * 79),
+        ("丸" * 50, "丸" * 30),
     ],
 )
 def test_a_stem_reads_like_its_prompt(prompt, stem):
@@ -58,6 +72,41 @@ def test_a_taken_name_gets_a_number():
         assert path == folder / expected
         taken.add(path)
     assert free_path(folder, "a", ".png", taken) == folder / "a.png"
+
+
+def settled(folder, content, name="a_seed0.mp4", taken=()):
+    made = folder / ".made.mp4"
+    made.write_text(content)
+    path = settle(made, folder / name, taken)
+    assert not made.exists()
+    assert path.read_text() == content
+    return path.name
+
+
+def test_a_file_never_takes_the_place_of_one_of_other_content(tmp_path):
+    (tmp_path / "a_seed0_3.mp4").mkdir()
+    assert settled(tmp_path, "one") == "a_seed0.mp4"
+    assert settled(tmp_path, "two") == "a_seed0_2.mp4"
+    assert settled(tmp_path, "one") == "a_seed0.mp4", "what is there already is not written twice"
+    assert settled(tmp_path, "two") == "a_seed0_2.mp4"
+    assert settled(tmp_path, "three") == "a_seed0_4.mp4", "nor that of a folder"
+    assert settled(tmp_path, "four", "a_seed0_2.mp4") == "a_seed0_5.mp4", "a number is not added to a number"
+    assert settled(tmp_path, "five", taken=[tmp_path / "a_seed0_6.mp4"]) == "a_seed0_7.mp4"
+    assert sorted(path.read_text() for path in tmp_path.iterdir() if path.is_file()) == sorted(
+        ["one", "two", "three", "four", "five"]
+    )
+
+
+def test_a_link_keeps_its_place(tmp_path):
+    os.symlink(tmp_path / "nowhere", tmp_path / "a_seed0.mp4")
+    assert settled(tmp_path, "one") == "a_seed0_2.mp4"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_name_that_the_disk_refuses_is_a_fault_of_storage(tmp_path):
+    (tmp_path / "made").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        settle(tmp_path / "made", tmp_path / ("a" * 300), ())
 
 
 def test_a_sheet_shows_every_clip_whole_and_holds_the_last_frame_of_short_ones():

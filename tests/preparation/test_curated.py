@@ -19,7 +19,7 @@ from sora_jax.data.video_io import read_clip
 from sora_jax.data.video_output import write_clip
 from sora_jax.data.webdataset import TarSource
 from sora_jax.preparation.curate import CurationConfig
-from sora_jax.preparation.curated import TABLE_FILE, CuratedSource, Heap
+from sora_jax.preparation.curated import KEPT_FILE, TABLE_FILE, CuratedSource, Heap
 from sora_jax.train import streams
 from sora_jax.train.settings import read_settings
 
@@ -308,3 +308,32 @@ def test_a_drawn_world_needs_no_curation(toy_config):
     config.data.curation.letterbox = "crop"
     with pytest.raises(UserError, match=r"data\.curation is for clips in files: data\.source 'shapes'"):
         read_settings(config)
+
+
+def test_windows_are_listed_captioned_and_trained_on_with_captions_of_their_own(folder, caplog):
+    scanned, _ = curated(folder)
+    directory = folder.parent / "curation"
+    rows = [json.loads(line) for line in (directory / KEPT_FILE).read_text().splitlines()]
+    kept = [name for name in ids(scanned) if name != "h_damaged.mp4"]
+    assert rows == [{"file": name, "caption": []} for name in kept]
+    for row, text in zip(rows, ("walks", "runs"), strict=False):
+        row["caption"] = [text]
+    rows.append({"file": "a_two_shots.webp#2-5", "caption": "of another cut"})
+    table = folder.parent / "mine.jsonl"
+    table.write_text("\n".join(map(json.dumps, [*rows, {"file": "d_image.png", "caption": "whole"}])))
+
+    def opened() -> CuratedSource:
+        heap = FolderSource(folder, captions=table)
+        with pytest.raises(BadClip, match=r"captions of windows only: set data\.curation as"):
+            heap[0]
+        return CuratedSource(heap, ON, max_frames=MOST, directory=directory)
+
+    source = opened()
+    captions = {name: source[index].captions for index, name in enumerate(ids(source))}
+    assert captions == {kept[0]: ("walks",), kept[1]: ("runs",), "d_image.png#0-0": ("whole",)}
+    assert source.dropped[kept[2]] == "has no caption, and neither has its file"
+    assert "1 dropped by captions" in source.summary()
+    assert "1 captions of windows that are not cut now, such as a_two_shots.webp#2-5" in caplog.text
+    before = fingerprint(source)
+    table.write_text(table.read_text().replace("walks", "walked"))
+    assert fingerprint(opened()) != before

@@ -134,6 +134,7 @@ def test_what_was_done_is_counted(whole):
     assert (summary.written, summary.already_done, summary.skipped) == (21, 0, 2)
     assert summary.trimmed_frames == 4, "one of each clip of 6 frames"
     assert summary.scaled_down == 4, "24 x 24 px are 36 tokens"
+    assert summary.cropped_over_2_percent == 0, "all sides are on the stride"
     assert summary.cut_captions == sum(1 + 3 * (1 + i) > 10 for i in range(23) if i not in (2, 4, 12))
 
 

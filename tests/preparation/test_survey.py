@@ -57,6 +57,7 @@ def test_each_clip_is_kept_or_left_out_with_the_reason_of_fitting(found):
         np.testing.assert_array_equal(look.pictures[1], fitted.clip.pixels_THWC[look.fitted[0] // 2])
     assert found.kept[1].trimmed_frames == 1
     assert found.kept[1].cropped == (1, 4)
+    assert found.kept[1].cut == pytest.approx(1 - 32 * 32 / (33 * 36))
     assert found.kept[2].scale < 1
 
 
@@ -95,6 +96,7 @@ def test_a_square_crop_is_counted_and_drawn():
 
 def test_measures_are_of_clips_and_of_captions(found):
     values = measures(found.kept)
+    assert values["cropped, % of the picture"] == [100 * look.cut for look in found.kept]
     assert values["tokens"] == [look.tokens for look in found.kept]
     assert values["frames, as encoded"] == [look.fitted[0] for look in found.kept]
     assert values["duration, s, as encoded"] == [look.fitted[0] / 8 for look in found.kept[1:]], "videos only"
@@ -117,7 +119,10 @@ def test_the_page_shows_every_clip_and_every_reason(found, tmp_path):
     page = (tmp_path / "new" / "page.html").read_text()
     assert "a &lt;heap&gt;" in page
     assert page.count("<img") == 2 * len(found.kept)
+    assert page.count("0: the same frame as the model will see it") == 1
+    assert 'alt=""' not in page
     assert "frame 3 is damaged" in page
+    assert "1 rows and 4 columns cropped, 13.8% of the picture" in page
     assert page.count("histogram of") == len(measures(found.kept))
     assert "http" not in page, "it needs no network"
 
@@ -129,4 +134,5 @@ def test_names_and_captions_of_strangers_are_text_on_the_page(found, tmp_path):
     write_page(tmp_path / "page.html", Survey(kept=kept, dropped=[(evil, "is bad")]), {}, title=evil)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\udcff\\x1b[2J\\u202e" in page
+    assert page.count('alt="&lt;script') == 2 * len(kept)
     assert not re.search("<script|<img src=x", page)

@@ -19,10 +19,12 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sora_jax.core.errors import NumericsError, StorageError, UserError
-from sora_jax.train import manifest
+from sora_jax.train import leaves, manifest
 from sora_jax.train.checkpoint import Checkpointer, load_tree
 from sora_jax.train.retention import CheckpointConfig
 
+# Names of folders, as `check_names` allows them.
+PLAIN = ("exp (lr=1e-3) {a,b}", "]", "50%d", "赤い丸 🐕", "e\u0301", "-a b", "a:b#c", "a\nb", "~a", "b" * 255)
 DATA = {"row": 12, "fingerprint": "ab"}
 CONFIG = {"model": {"width": 8, "patch": [1, 2, 2]}, "text": None}
 
@@ -276,6 +278,48 @@ def test_a_failed_save_is_told_and_the_last_good_step_stays(tmp_path, state, mon
     checkpointer.close()
     assert restored_step(tmp_path, state) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"1"}
+
+
+@pytest.mark.parametrize("name", ["exp [lr=1e-3]", "a\\b"])
+def test_what_cannot_be_read_back_is_not_called_saved(tmp_path, state, monkeypatch, caplog, name):
+    """With these names orbax leaves out the file that joins the arrays, and says that it has saved them."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", (0.0,))
+    with (
+        Checkpointer(tmp_path / name, policy(1)) as checkpointer,
+        pytest.raises(StorageError, match=r"step 1 was not saved .* it cannot be read back: .* try 2 in a row"),
+    ):
+        checkpointer.save(1, state, {}, CONFIG, settle=True)
+    assert saved_lines(caplog) == []
+    assert list((tmp_path / name).iterdir()) == []
+
+
+def test_an_array_that_is_missing_before_the_commit_is_named(tmp_path, state, monkeypatch):
+    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", ())
+    names = leaves.nested
+
+    def without_one(tree):
+        found = names(tree)
+        del found["params"]["b"]
+        return found
+
+    monkeypatch.setattr(leaves, "nested", without_one)
+    with (
+        Checkpointer(tmp_path, policy(1)) as checkpointer,
+        pytest.raises(StorageError, match=r"cannot be read back: params/b is not in the checkpoint"),
+    ):
+        checkpointer.save(1, state, {}, CONFIG, settle=True)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_folders_of_any_other_name_hold_checkpoints(tmp_path, name):
+    """What `check_names` allows must work."""
+    small = {"w": jnp.arange(6.0)}
+    with Checkpointer(tmp_path / name, policy(1)) as checkpointer:
+        checkpointer.save(1, small, {"row": 1}, CONFIG)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {"w": jax.ShapeDtypeStruct((6,), jnp.float32, sharding=place)}
+    np.testing.assert_array_equal(np.asarray(load_tree(tmp_path / name, wanted).state["w"]), np.arange(6.0))
 
 
 class FileLimit:

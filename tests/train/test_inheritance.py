@@ -20,8 +20,8 @@ from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.nn.linear import Linear
 from sora_jax.train import run, stages
-from sora_jax.train.checkpoint import Checkpointer
-from sora_jax.train.inheritance import find_source, inherit
+from sora_jax.train.checkpoint import Checkpointer, load_tree
+from sora_jax.train.inheritance import find_source, inherit, take_autoencoder
 from sora_jax.train.loop import StopSignal
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -210,3 +210,48 @@ def test_a_run_does_not_begin_with_a_source_that_does_not_fit(toy_config, tmp_pa
     with pytest.raises(UserError, match=r"stages.videos cannot start from .*; and \d+ more; say in"):
         run.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.fixture
+def trained(toy_config, settings, tmp_path):
+    """A run with an autoencoder that is only a few numbers, and what its config says of it."""
+    other = Workdir(tmp_path / "other")
+    with other:
+        other.claim(toy_config())
+        state = {"ema": {"width_0.1": {"w": jnp.arange(3.0)}}}
+        with Checkpointer(other.checkpoints("autoencoder"), settings.checkpoint) as saver:
+            saver.save(8, state, {}, CONFIG)
+        other.write_json("latents.json", {"stage": "autoencoder", "mean": [1.0], "scale": [2.0]})
+    return other
+
+
+def test_an_autoencoder_is_copied_once_with_its_statistics(trained, settings, tmp_path):
+    here = Workdir(tmp_path / "here")
+    with here:
+        take_autoencoder(here, settings.autoencoder, str(trained.path))
+        found = here.read_json("latents.json")
+        assert (found["mean"], found["scale"], found["track"]) == ([1.0], [2.0], "width_0.1")
+        shutil.rmtree(trained.path)
+        take_autoencoder(here, settings.autoencoder, str(trained.path))
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {"ema": {found["track"]: {"w": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)}}}
+    restored = load_tree(here.checkpoints(found["stage"]), wanted)
+    assert restored.step == 8
+    np.testing.assert_array_equal(restored.state["ema"]["width_0.1"]["w"], np.arange(3.0))
+
+
+def test_an_autoencoder_that_is_not_there_or_another_is_refused(trained, settings, tmp_path):
+    here, wider = Workdir(tmp_path / "here"), dataclasses.replace(settings.autoencoder, width=16)
+    with here:
+        with pytest.raises(UserError, match=r"has another autoencoder than this config \(width: 8 -> 16\): give"):
+            take_autoencoder(here, wider, str(trained.path))
+        with pytest.raises(UserError, match=r"holds no run"):
+            take_autoencoder(here, wider, str(tmp_path / "nowhere"))
+        step = trained.checkpoints("autoencoder") / "8"
+        (step / "config" / "metadata").write_text("{}")
+        with pytest.raises(StorageError, match="can be trusted"):
+            take_autoencoder(here, settings.autoencoder, str(trained.path))
+        (trained.path / "latents.json").unlink()
+        with pytest.raises(UserError, match=r"has trained no autoencoder to the end: name a run that has"):
+            take_autoencoder(here, settings.autoencoder, str(trained.path))
+        assert not (here.path / "latents.json").exists()

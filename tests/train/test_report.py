@@ -8,6 +8,7 @@ import pytest
 
 from sora_jax.data.video_output import encode_gif, encode_png
 from sora_jax.train import report
+from sora_jax.train.exhibits import show_sheet
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.report import duration, write_report
 
@@ -202,6 +203,54 @@ def test_the_page_opens_with_what_was_judged_and_what_was_sampled_before_any_num
     places = [sheet, body.index("Samples in training"), body.index('class="tiles"'), body.index("95.3%"), worst]
     assert places == sorted(places)
     assert "<td>" not in body[:sheet]
+
+
+def test_every_picture_has_a_title_its_prompts_and_words_for_those_who_cannot_see_it(workdir):
+    sheets = workdir / "samples" / "evaluation"
+    sheets.mkdir()
+    clips = [np.full((2, 8, 8, 3), 60 * n, np.uint8) for n in range(4)]
+    show_sheet(sheets, "shapes", clips * 2, [f"prompt {n} {EVIL}" for n in range(8)], fps=4.0)
+    show_sheet(sheets, "task_connect", clips, ["a red circle, then a blue square"] * 4, fps=4.0)
+    (sheets / "worst_reconstructions.png").write_bytes(encode_png(clips[0][0]))
+    (sheets / "mine.gif").write_bytes(encode_gif(clips[0], fps=4, facts={"prompt": 3}))
+    text = write_report(workdir).read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    titles = (
+        "Held-out prompts",
+        "Task connect: one video, a transition, another",
+        "Mine",
+        "Worst reconstructions: clip",
+    )
+    for said in (*titles, "8 clips, row by row", "4 clips, row by row", f"prompt 7 {EVIL}", "the prompts"):
+        assert said in page.words, said
+    assert page.words.count("a red circle, then a blue square") == 4
+    alts = [image["alt"] for image in page.images]
+    assert all(alts), "none is empty"
+    assert alts == [image["title"] for image in page.images]
+    assert f"{EVIL}, at step 10" in alts
+    assert "a blue square, at step 20" in alts
+    assert any(alt.startswith(f"Held-out prompts: prompt 0 {EVIL}; prompt 1") for alt in alts)
+    assert max(map(len, alts)) <= 303
+
+
+def test_rows_of_samples_name_their_files_and_counters_say_what_they_count(workdir):
+    with MetricsWriter(workdir) as metrics:
+        counts = {"skipped": 1, "unbroken": 1, "spikes": 0, "digest": 3735928559}
+        metrics.write("videos", 21, {"loss": 0.1, "gradient_norm": 2.0} | counts)
+    text = write_report(workdir).read_text()
+    words = Page(text).words
+    assert "prompt_00" in words
+    assert "prompt_01" in words
+    assert "clip_00" in words
+    for said in (
+        "steps skipped in a row: so many of the latest steps changed nothing",
+        "spikes: so many steps had a loss",
+    ):
+        assert said in words, said
+    assert "unbroken" not in words
+    assert "digest" not in words, "it is no quantity"
+    assert text.count("<svg") == 2 + 3 + 1 + 3
 
 
 def test_the_groups_of_an_evaluation_are_a_table(workdir):

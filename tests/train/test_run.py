@@ -175,6 +175,7 @@ def test_the_run_leaves_curves_samples_and_a_report(toy_workdir, toy_config):
     report = (toy_workdir / "report.html").read_text()
     for word in ("Evaluation", "Samples", "Reconstructions", "Curves", config.sampling.prompts[0]):
         assert word in report
+    assert "clips, row by row" in report, "the sheets say which prompts they are of"
     assert list((toy_workdir / "tensorboard").rglob("events*"))
     facts = json.loads((toy_workdir / "run.json").read_text())
     assert facts["stages"].keys() == {"autoencoder", "prepare", "images", "videos"}

@@ -98,6 +98,28 @@ def test_all_problems_are_told_at_once(toy_config):
     assert "config.log.every_steps is missing" in said
 
 
+@pytest.mark.parametrize("name", ["../videos", "a/b", "videos [2]", "", ".videos", "vid\u00e9os"])
+def test_a_stage_is_called_as_a_folder_can_be(toy_config, name):
+    tree = toy_config().to_dict()
+    tree["stages"][name] = tree["stages"]["videos"]
+    tree["run"] = ("autoencoder", "prepare", name)
+    assert f"run names the stage {name!r}: its folder is called so; use a to z" in refused(tree)
+
+
+def test_a_tilde_in_a_path_is_a_home(toy_config, monkeypatch):
+    monkeypatch.setenv("HOME", "/homes/me")
+    config = toy_config()
+    changes = {"data.source": "folder", "data.path": "~/clips", "data.captions": "~/c.csv"}
+    config.update_from_flattened_dict(changes | {"stages.videos.start_from": "~/runs/a/checkpoints/videos"})
+    config.sampling.prompts = ("~/a",)
+    settings = read_settings(config)
+    assert (settings.data.path, settings.data.captions) == ("/homes/me/clips", "/homes/me/c.csv")
+    assert settings.stages["videos"].start_from == "/homes/me/runs/a/checkpoints/videos"
+    assert settings.sampling.prompts == ("~/a",)
+    config.data.path = "~nobody-here/clips"
+    assert "~nobody-here/clips names no home of this machine" in refused(config)
+
+
 def test_a_tree_that_is_no_config_of_ours_is_told_where_to_start():
     assert refused({"learning_rate": 3}) == "the config needs `run` and `stages`; start it from configs/base.py"
 

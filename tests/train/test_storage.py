@@ -2,13 +2,14 @@
 
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from sora_jax.core.errors import StorageError
+from sora_jax.core.errors import StorageError, UserError
 from sora_jax.train import storage
 
 STATE = {"w": jax.ShapeDtypeStruct((1000, 250), jnp.float32), "n": jax.ShapeDtypeStruct((), jnp.int32)}
@@ -41,3 +42,18 @@ def test_a_folder_that_takes_no_file_is_told(tmp_path, monkeypatch):
     (tmp_path / ".write-probe").mkdir()
     with pytest.raises(StorageError, match=r"checkpoints cannot be written in .*: Is a directory; make it writable"):
         storage.check_room(epath.Path(tmp_path), STATE, copies=1)
+
+
+MISREAD = ["exp [lr=1e-3]", "a[", "a*", "a?", "a\\b", "gs:", "\udcff"]
+PLAIN = ["exp (lr=1e-3) {a,b}", "]", "50%d", "a b", "赤い丸 🐕", "e\u0301", "-a", "a:b", "a#b", "a\nb", "~a", "b" * 255]
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_a_folder_in_which_checkpoints_are_not_found_again_is_refused(name):
+    with pytest.raises(UserError, match=r"cannot be kept under /runs/.* rename that folder, or give another --workdir"):
+        storage.check_names(Path("/runs") / name / "base")
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_other_names_are_allowed(name):
+    storage.check_names(Path("/runs") / name / "base")

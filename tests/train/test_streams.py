@@ -48,6 +48,47 @@ def test_one_clip_in_a_folder_a_tar_and_records_is_one_clip(toy_config, tmp_path
         np.testing.assert_array_equal(clip.pixels_THWC, clips[0].pixels_THWC)
 
 
+@pytest.fixture
+def uncaptioned(toy_config, tmp_path):
+    """The config of a run on a folder of two clips of which one has a caption, and that one's caption."""
+    for name in ("a.gif", "b.gif"):
+        (tmp_path / name).write_bytes(GIF)
+    (tmp_path / "a.txt").write_text("grey")
+    config = toy_config()
+    config.data.source, config.data.path = "folder", str(tmp_path)
+    return config, tmp_path / "a.txt"
+
+
+def found(config, **options):
+    (collection,) = open_collections(read_settings(config), **options)
+    return [collection.source.source_id(index) for index in range(len(collection.source))]
+
+
+def test_an_autoencoder_alone_needs_no_captions(uncaptioned, caplog):
+    config, caption = uncaptioned
+    assert found(config) == ["a.gif"]
+    assert "1 files without a caption are left out: b.gif" in caplog.text
+    caplog.clear()
+    config.run = ("autoencoder",)
+    assert found(config) == ["a.gif", "b.gif"]
+    caption.unlink()
+    assert found(config) == ["a.gif", "b.gif"]
+    assert caplog.messages == []
+
+
+def test_a_look_at_clips_needs_no_captions_yet(uncaptioned, caplog):
+    config, caption = uncaptioned
+    assert found(config, look=True) == ["a.gif"]
+    assert "1 files without a caption are left out: b.gif" in caplog.text
+    caption.unlink()
+    caplog.clear()
+    assert found(config, look=True) == ["a.gif", "b.gif"]
+    (said,) = caplog.messages
+    assert said.endswith("no file has a caption yet: they are needed when clips are prepared")
+    with pytest.raises(UserError, match="caption"):
+        found(config)
+
+
 def test_every_source_resamples_to_the_rate_of_the_config(toy_config, tmp_path):
     (tmp_path / "a.gif").write_bytes(GIF)
     (tmp_path / "a.txt").write_text("grey")

@@ -5,14 +5,17 @@ import os
 import stat
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.errors import CommandError, StorageError, UserError
 from sora_jax.train.workdir import Workdir, write_atomically
 
 
 def config(**changes):
-    return ConfigDict({"seed": 0, "stages": {"videos": {"steps": 3}}, "size": (1, 2)} | changes)
+    tree = {"seed": 0, "stages": {"videos": {"steps": 3}}, "run": ("videos",), "size": (1, 2)}
+    return ConfigDict(tree | changes)
 
 
 def test_a_bucket_is_no_workdir(tmp_path, monkeypatch):
@@ -22,12 +25,24 @@ def test_a_bucket_is_no_workdir(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_config_is_claimed_once_and_never_changed(tmp_path):
+def test_a_workdir_whose_checkpoints_could_not_be_read_again_is_refused(tmp_path):
+    for path in (tmp_path / "exp [lr=1e-3]", tmp_path / "a*" / "base"):
+        with pytest.raises(UserError, match=r"or give another --workdir"):
+            Workdir(path)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "exp [a]").mkdir()
+    os.symlink(tmp_path / "exp [a]", tmp_path / "exp")
+    with Workdir(tmp_path / "exp"):
+        pass
+
+
+def test_a_config_is_claimed_once_and_what_was_made_with_it_binds(tmp_path):
     with Workdir(tmp_path / "deep" / "run") as workdir:
         workdir.claim(config())
+        workdir.finish_stage("videos", {})
         written = (workdir.path / "config.json").read_text()
         workdir.claim(config())
-        assert workdir.config() == {"seed": 0, "stages": {"videos": {"steps": 3}}, "size": [1, 2]}
+        assert workdir.config() == json.loads(written)
         with pytest.raises(UserError, match="belongs to another config") as caught:
             workdir.claim(config(seed=1, stages={"videos": {"steps": 4}}))
         assert "(seed: 0 -> 1; stages.videos.steps: 3 -> 4)" in str(caught.value)
@@ -35,11 +50,50 @@ def test_a_config_is_claimed_once_and_never_changed(tmp_path):
         assert (workdir.path / "config.json").read_text() == written
 
 
-def test_a_config_that_differs_in_much_is_not_listed_in_full(tmp_path):
+def test_what_may_change_is_written_and_told(tmp_path, caplog):
+    caplog.set_level("INFO")
     with Workdir(tmp_path) as workdir:
-        workdir.claim(ConfigDict({f"key{number}": 0 for number in range(9)}))
-        with pytest.raises(UserError, match=r"key4: 0 -> 1 and 4 more\)"):
-            workdir.claim(ConfigDict({f"key{number}": 1 for number in range(9)}))
+        workdir.claim(config(log={"every_steps": 1}))
+        workdir.finish_stage("videos", {})
+        workdir.claim(config(log={"every_steps": 2}))
+        assert workdir.config()["log"] == {"every_steps": 2}
+        assert [line.partition("changes: ")[2] for line in caplog.messages] == ["log.every_steps: 1 -> 2"]
+        workdir.claim(config(log={"every_steps": 2}, stages={"videos": {"steps": 3}, "more": {"steps": 1}}))
+        workdir.claim(config(log={"every_steps": 2}, stages={"videos": {"steps": 3}, "more": {"steps": 2}}))
+        assert workdir.config()["stages"]["more"] == {"steps": 2}, "it has not begun"
+
+
+def test_before_anything_is_made_all_may_change(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        workdir.claim(config())
+        workdir.claim(config(seed=1, size=(3, 4)), clips=lambda: {"main": "ab"})
+        workdir.claim(config(seed=2, data={"path": "/other"}), clips=lambda: {"main": "cd"})
+        assert workdir.config()["seed"] == 2
+        workdir.prepared().mkdir()
+        with pytest.raises(UserError, match=r"belongs to another config \(seed: 2 -> 3\)"):
+            workdir.claim(config(seed=3, data={"path": "/other"}))
+
+
+def test_clips_may_move_but_must_be_the_same(tmp_path):
+    def claim(path, clips, **options):
+        workdir.claim(config(data={"path": path}), clips=lambda: clips, **options)
+
+    with Workdir(tmp_path) as workdir:
+        claim("/mistyped", {"main": "other"})
+        claim("/old", {"main": "ab"})
+        workdir.finish_stage("videos", {})
+        claim("/old/", {"main": "ab"})
+        claim("/new", {"main": "ab"})
+        for clips in ({"main": "cd"}, {}):
+            with pytest.raises(UserError, match=r'data.path: "/new" -> "/others": these are not the clips with which'):
+                claim("/others", clips)
+        assert workdir.config()["data"] == {"path": "/new"}
+        claim("/new", {"main": "grown"})
+        claim("/newer", {"main": "grown"})
+        claim("/newer", {})
+        claim("/newest", {"main": "grown"})
+        claim("/others", {"main": "cd"}, fresh_data=True)
+        assert workdir.config()["data"] == {"path": "/others"}
 
 
 def test_one_run_writes_at_a_time(tmp_path):
@@ -106,3 +160,20 @@ def test_places_of_a_run_are_inside_it(tmp_path):
     assert all(place.is_relative_to(tmp_path) for place in places)
     assert len(set(places)) == 3
     assert workdir.samples("videos", 20).name == "000020"
+
+
+NAMES = st.text(st.characters(), min_size=1, max_size=300)
+
+
+@given(name=NAMES | st.sampled_from(["a[b]", "a\\b", "gs:", "..", ".", "~", "*"]))
+def test_a_folder_of_any_name_is_a_workdir_or_refused_in_a_sentence(name, tmp_path_factory):
+    path = tmp_path_factory.mktemp("named") / name.replace("\0", "").strip("/")
+    refused: list[CommandError] = []
+    try:
+        with Workdir(path) as workdir:
+            workdir.claim(config())
+            assert Workdir(workdir.path).config()["seed"] == 0
+    except CommandError as error:
+        refused.append(error)
+    assert all(str(error).startswith(("cannot write to ", "checkpoints cannot be kept under ")) for error in refused)
+    assert not refused or not (path / "config.json").exists()

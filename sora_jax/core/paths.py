@@ -1,0 +1,77 @@
+"""Paths as users write them."""
+
+import errno
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from sora_jax.core.errors import StorageError, UserError
+
+# The flags that are defined here belong to the command that asks for them, in its --help too.
+flags.disclaim_key_flags()
+# Bytes of a name in a folder, of every usual file system.
+_LONGEST_NAME = 255
+
+
+def expanded(path: str) -> str:
+    """Returns a path, a ~ at its beginning being a home, as no shell makes it of --flag=~/x.
+
+    Raises UserError where there is no such home.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise UserError(f"{path} names no home of this machine: write the whole path, or ./{path} for a file called so")
+    return found
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises StorageError where no file could be written at `path`, before the work that makes it; leaves nothing.
+
+    Folders that are missing would be made.
+    """
+    path = Path(path).absolute()
+    folder = next(one for one in path.parents if os.path.lexists(one))
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        for name in path.parts[1:]:
+            if len(os.fsencode(name)) > _LONGEST_NAME:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Returns where a file lies until it is whole: beside `path`, with `ending`, its name replaced where it is long."""
+    name = path.name
+    if len(os.fsencode(name)) + len(ending) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(name + ending)
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """Paths on the command line."""
+
+    def parse(self, argument: str) -> str:
+        """Returns the path, raises UserError as `expanded`."""
+        return expanded(argument)
+
+    def flag_type(self) -> str:
+        """Returns what the flag takes, as in helps of absl."""
+        return "path"
+
+
+def define_path(name: str, default: str | None, help_: str) -> Any:
+    """Returns the flag `--name` of a path, or None."""
+    return flags.DEFINE(_PathParser(), name, default, help_, serializer=flags.ArgumentSerializer())
+
+
+def define_paths(name: str, help_: str) -> Any:
+    """Returns the flag `--name` of a path, which may be given several times: a list."""
+    return flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help_)

@@ -1,0 +1,126 @@
+"""Files of requests: each whole or not there, none in the place of what it is not, none made twice."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.video_output import ClipFormat, Write, first_file, open_clip
+from sora_jax.generate.job import Job, facts_of
+from sora_jax.generate.request import Request
+from sora_jax.generate.write import settle
+
+
+class Files:
+    """The files that are being written, each by the number of its job; `stack` ends those that never are done.
+
+    Args:
+      stack: Of the whole work.
+      requests: Of each job. One without `output` has a name that nobody chose: it takes the place of no other file.
+      paths: Of each job, all different.
+      codec: As of `ClipFormat`.
+      facts: What every file says of itself besides what was asked for.
+    """
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        requests: Sequence[Request],
+        paths: Sequence[Path],
+        *,
+        codec: str | None,
+        facts: dict[str, Any],
+    ):
+        self._stack, self._paths, self._codec, self._facts = stack, list(paths), codec, facts
+        self._chosen = [request.output is not None for request in requests]
+        self._open: dict[int, contextlib.ExitStack] = {}
+
+    def open(self, number: int, job: Job) -> Write:
+        """Returns what takes the frames of a job."""
+        form = ClipFormat(fps=job.fps, codec=self._codec, facts={**facts_of(job), **self._facts})
+        file = self._open[number] = self._stack.enter_context(contextlib.ExitStack())
+        return file.enter_context(open_clip(self._made(number), form))
+
+    def close(self, number: int) -> Path:
+        """Gives the file of a job its name, and returns it."""
+        self._open.pop(number).close()
+        path = self._paths[number]
+        return path if self._chosen[number] else settle(self._made(number), path, self._paths)
+
+    def _made(self, number: int) -> Path:
+        """Returns where a file is written: only its content tells whether it may have its name."""
+        path = self._paths[number]
+        return path if self._chosen[number] else path.with_name(f".{os.getpid()}-{number}{path.suffix}")
+
+
+class Book:
+    """Which requests of a file are done, a line for each, so that none is done twice.
+
+    Args:
+      path: Of the book.
+      requests: Of the file of requests.
+      facts: Which model did them.
+    """
+
+    def __init__(self, path: Path, requests: Path, facts: dict[str, Any]):
+        self._path, self._requests, self._facts = path, str(requests.resolve()), facts
+        self._done: dict[str, list[str]] = {}
+        self._owners: dict[str, str] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, as by a full disk: done again
+                said = json.loads(line)
+                self._done.setdefault(said["digest"], []).append(said["output"])
+                self._owners[said["output"]] = said.get("requests", self._requests)
+
+    def find(self, request: Request) -> Path | None:
+        """Returns the file of a request that was done, and is still there; of equal requests another each time."""
+        names = self._done.get(self._digest(request), [])
+        while names:
+            path = self._path.with_name(names.pop(0))
+            if first_file(path).exists():
+                return path
+        return None
+
+    def check(self, path: Path) -> None:
+        """Raises UserError where a name that a request chose is that of a file from another file of requests."""
+        owner = self._owners.get(path.name, self._requests)
+        if owner != self._requests and first_file(path).exists():
+            raise UserError(
+                f"{path} is from the requests {owner}, and output {path.name!r} of {self._requests} would replace it: "
+                "choose another output, or call the file of requests something else"
+            )
+
+    def add(self, request: Request, path: Path) -> None:
+        """Notes that a request is done."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"output": path.name, "digest": self._digest(request), "requests": self._requests})
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _digest(self, request: Request) -> str:
+        """Returns what tells requests apart: what is asked for, what the given files hold, the model."""
+        given = [_content(name) for name in (request.image, request.mask, *request.video) if name]
+        asked = json.dumps({**request.facts(), **self._facts, "given": given}, sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _content(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_places(requests: Sequence[Request], paths: Sequence[Path]) -> None:
+    """Raises UserError where two outputs are one file, or one is a file that is given."""
+    places: set[str] = set()
+    for request, path in zip(requests, paths, strict=True):
+        place = os.path.realpath(first_file(path))
+        if place in places:
+            raise UserError(f"two --output are {path}: give each request a file of its own")
+        places.add(place)
+        for given in filter(None, (request.image, request.mask, *request.video)):
+            if os.path.realpath(given) == place:
+                raise UserError(f"the output {path} is the file {given} that is given: choose another name for it")

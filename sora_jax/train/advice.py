@@ -1,0 +1,117 @@
+"""What to change first in a run, in sentences, from what it has left in its workdir."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from sora_jax.core.errors import CommandError
+from sora_jax.data.shard_files import index_paths, read_index, read_words
+from sora_jax.data.words import unseen
+from sora_jax.train.metrics import read_metrics
+from sora_jax.train.settings import Settings, read_settings
+from sora_jax.train.workdir import Workdir
+
+# Share of videos that end where reading ends, from which on files are taken to be longer.
+_LONG = 0.5
+# Lines of metrics from which on a trend is looked for, and the least fall of the loss over the last fifth of them.
+_LEAST_LINES, _LEAST_FALL = 20, 0.03
+_MOST_WORDS = 8
+
+
+def advice(workdir: Workdir) -> list[str]:
+    """Returns what to change in the config and why, what matters most first; nothing where nothing is known."""
+    try:
+        settings = read_settings(workdir.config())
+        evaluation = workdir.read_json("evaluation.json") if (workdir.path / "evaluation.json").exists() else {}
+        found = [*_of_frames(workdir, settings), *_of_autoencoder(settings, evaluation)]
+        found += _of_loss(workdir, settings)
+        if said := words_never_seen(workdir, settings, settings.sampling.prompts):
+            found.append(f"sampling.prompts: {said}")
+        return found
+    except (CommandError, OSError, KeyError, TypeError, ValueError) as error:
+        logging.warning("there is no advice on this run: %s", error)
+        return []
+
+
+def words_never_seen(workdir: Workdir, settings: Settings, prompts: Sequence[str]) -> str:
+    """Returns a sentence about words of prompts that no caption of the run has; empty where there are none."""
+    known: set[str] = set()
+    for name in settings.collections:
+        words = read_words(workdir.prepared(name))
+        if words is None:  # prepared before words were noted, or not at all
+            return ""
+        known |= words
+    found = unseen(prompts, known)
+    if not found:
+        return ""
+    listed = ", ".join(map(repr, found[:_MOST_WORDS]))
+    more = f" and {len(found) - _MOST_WORDS} more" if len(found) > _MOST_WORDS else ""
+    return (
+        f"no caption of this run has {listed}{more}: the model never learnt what that looks like; use words of the "
+        "captions, or train on clips that show it"
+    )
+
+
+def _of_frames(workdir: Workdir, settings: Settings) -> Iterator[str]:
+    for name, data in settings.collections.items():
+        windows = data.curation.windows_per_file > 1 or data.curation.shots
+        paths = index_paths(workdir.prepared(name))
+        if data.source == "shapes" or windows or not paths:
+            continue
+        indices = [read_index(path) for path in paths]
+        latent_N = np.concatenate([index["grid_N3"][:, 0] for index in indices])
+        fps_N = np.concatenate([index["fps_N"] for index in indices])
+        time, step = settings.stride[0], settings.token_stride[0]
+        first = step - time + 1
+        longest = first + max(0, (data.max_frames - first) // step) * step
+        whole = 1 + (longest - 1) // time
+        videos_N = latent_N > 1
+        ends_N = videos_N & (latent_N == whole)
+        if whole > 1 and ends_N.sum() >= _LONG * max(videos_N.sum(), 1):
+            key = "data" if name not in settings.more_data else f"more_data.{name}"
+            seconds = longest / float(np.median(fps_N[ends_N]))
+            yield (
+                f"{ends_N.sum()} of {videos_N.sum()} videos are read up to {key}.max_frames {data.max_frames}, their "
+                f"first {seconds:.2g} s, and what follows in their files is not used: take windows over the whole of "
+                f"them, --config.{key}.curation.windows_per_file=8"
+            )
+
+
+def _of_autoencoder(settings: Settings, evaluation: dict[str, Any]) -> Iterator[str]:
+    scores = evaluation.get("autoencoder", {})
+    psnr, plain = scores.get("psnr"), scores.get("psnr_resampled")
+    if psnr is None or plain is None or psnr >= plain:
+        return
+    stages = [name for name in settings.run if settings.stages[name].kind == "autoencoder"]
+    remedy = f"train it longer, stages.{stages[-1]}.steps" if stages else "take a better one, or train one here"
+    yield (
+        f"the autoencoder gives clips back at {psnr:.1f} dB, and scaling them down to as few numbers and up again at "
+        f"{plain:.1f} dB: no sample can be better than it gives back, so {remedy}"
+    )
+
+
+def _of_loss(workdir: Workdir, settings: Settings) -> Iterator[str]:
+    done = workdir.facts()["stages"]
+    lines = read_metrics(workdir.path)
+    diffusion = [name for name in settings.run if settings.stages[name].kind == "diffusion"]
+    for name in diffusion[-1:]:
+        losses = [line["loss"] for line in lines if line["stage"] == name and isinstance(line.get("loss"), float)]
+        if name in done and (fall := _fall(losses)) is not None:
+            yield (
+                f"the loss of {name} still fell by {fall:.0%} in its last fifth: more steps would help, "
+                f"stages.{name}.steps (docs/checkpoints.md says how another run goes on from this one)"
+            )
+
+
+def _fall(losses: Sequence[float]) -> float | None:
+    """Returns the share by which a loss fell over its last fifth; None where that is little, or within its noise."""
+    fifth = len(losses) // 5
+    if len(losses) < _LEAST_LINES:
+        return None
+    before, last = np.array(losses[-2 * fifth : -fifth]), np.array(losses[-fifth:])
+    fall = before.mean() - last.mean()
+    noise = math.sqrt((before.var() + last.var()) / fifth)
+    return float(fall / before.mean()) if fall > max(_LEAST_FALL * before.mean(), 2 * noise) else None

@@ -1,0 +1,81 @@
+"""What of its config a run may change as it goes on: what no weight depends on, or none depends on yet."""
+
+import fnmatch
+import re
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sora_jax.core.config import differences
+
+# How often it reports, saves and shows, what it samples, how it is judged, where and in which pieces it computes, when
+# it gives up. `*` stands for anything.
+_FREE = (
+    "log.*",
+    "sampling.*",
+    "evaluation.*",
+    "checkpoint.*",
+    "mesh.*",
+    "codec.*",
+    "autoencoder.remat",
+    "transformer.remat",
+    "transformer.attention",
+    "transformer.exchange",
+    "guard.max_skipped_steps",
+    "guard.max_rewinds",
+    "stages.*.crops.cache_mb",
+    "stages.*.batch",  # of a prepare stage
+    "stages.*.clips_per_shard",
+    *("data.readers", "more_data.*.readers"),
+    *("data.max_bad_share", "more_data.*.max_bad_share"),
+    *("data.curation.table", "more_data.*.curation.table"),
+)
+# Where the clips of a collection are: they may move, but must be the same.
+_PLACE = re.compile(r"(data|more_data\.(?P<name>[^.]+))\.(path|captions)")
+# Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
+_MOST_LISTED = 5
+
+
+def moved(lines: Sequence[str], *, main: str) -> dict[str, str]:
+    """Returns, of the lines of `core.config.differences`, those about where a collection's clips are, by its name."""
+    found = ((_PLACE.fullmatch(_key(line)), line) for line in lines)
+    return {match["name"] or main: line for match, line in found if match}
+
+
+def bound(saved: Mapping[str, Any], config: Mapping[str, Any], *, begun: Collection[str]) -> list[str]:
+    """Returns the lines of `core.config.differences` that something depends on; `begun` are stages that have begun.
+
+    Of other stages everything may change, and whether there are any.
+    """
+    return [line for line in differences(saved, config) if not _is_free(_key(line), saved, config, begun)]
+
+
+def refusal(path: Path, lines: Sequence[str], *, saved: Mapping[str, Any], begun: Sequence[str]) -> str:
+    """Returns what to say of a workdir of another config, and how to begin another run with what is trained there."""
+    listed = "; ".join(lines[:_MOST_LISTED])
+    more = f" and {len(lines) - _MOST_LISTED} more" if len(lines) > _MOST_LISTED else ""
+    said = f"{path} belongs to another config ({listed}{more}): restore the old values, or give another --workdir"
+    kinds = {name: saved["stages"][name].get("kind") for name in begun}
+    diffusion = [name for name in begun if kinds[name] == "diffusion"]
+    if not diffusion or any(line.startswith("autoencoder.") for line in lines):
+        return said
+    last, prepare = diffusion[-1], next(name for name in begun if kinds[name] == "prepare")
+    flags = [f'--config.run=("{prepare}","{last}")', f"--config.stages.{last}.start_from={path}/checkpoints/{last}"]
+    if saved["autoencoder"].get("weights") is None:
+        flags.append(f"--config.autoencoder.start_from={path}")
+    return f"{said}, to which {shlex.join(flags)} gives what is trained here"
+
+
+def _key(line: str) -> str:
+    return line.partition(": ")[0]
+
+
+def _is_free(key: str, saved: Mapping[str, Any], config: Mapping[str, Any], begun: Collection[str]) -> bool:
+    if any(fnmatch.fnmatchcase(key, pattern) for pattern in _FREE) or _PLACE.fullmatch(key):
+        return True
+    if key == "run":
+        old, new = ([name for name in tree.get("run", ()) if name in begun] for tree in (saved, config))
+        return old == new == list(config.get("run", ()))[: len(new)]
+    group, _, rest = key.partition(".")
+    return group == "stages" and rest.partition(".")[0] not in begun

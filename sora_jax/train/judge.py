@@ -1,0 +1,289 @@
+"""How good a run's models are, in numbers, tables and pictures, written to its workdir and printed."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from sora_jax.core.distributed import is_first
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import abstract_model
+from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
+from sora_jax.data.shapes_world import ShapesWorld
+from sora_jax.data.sources import FolderSource, read_ahead
+from sora_jax.data.video_output import write_clip
+from sora_jax.evaluation import show
+from sora_jax.evaluation.evaluator import Judged, judge_prompts
+from sora_jax.evaluation.reconstruction import Networks, Verdict, judge_autoencoder
+from sora_jax.evaluation.tasks import judge_sizes, judge_tasks
+from sora_jax.generate.job import Limits
+from sora_jax.models.codec import Codec
+from sora_jax.preparation.fitted import Collection, FittedSource
+from sora_jax.train import exhibits
+from sora_jax.train.estimate import JUDGEMENTS
+from sora_jax.train.settings import Settings
+from sora_jax.train.streams import clip_limits, curate_all, open_collections
+from sora_jax.train.trained import (
+    Weights,
+    build_generator,
+    limits_of,
+    load_codec,
+    load_generator,
+    make_sampler,
+    solver_config,
+)
+from sora_jax.train.workdir import Workdir
+from sora_jax.video import shapes
+
+# Of the noise of evaluation; training and examples use others.
+_EVALUATION_SEED = 1_000
+# Sizes of the clips that the autoencoder is judged on: each is compiled for.
+_SIZES_JUDGED = 12
+
+# What may be evaluated by itself.
+PARTS = ("autoencoder", "generator", "tasks", "all")
+# Instead of a folder: clips of the drawn world.
+DRAWN = "shapes"
+
+
+def evaluate(
+    workdir: Workdir,
+    settings: Settings,
+    *,
+    part: str = "all",
+    step: int | None = None,
+    count: int | None = None,
+    weights: Weights = "ema",
+    networks: Networks | None = None,
+    mesh: Mesh | None = None,
+    judged: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Returns the metrics of a run's models, after writing them to evaluation.json and printing them.
+
+    `autoencoder`: as `evaluation.reconstruction` says, on `count` (by default as configured) held-out clips where there
+    are any (`held_out`); a picture of the worst is written. For the drawn world `shapes`: on held-out prompts, and
+    where it shows two objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as
+    `evaluation.tasks` says, on `count` clips (by default as configured); sheets of these samples are written beside.
+    `step` and `weights` are those of the generator, as in `load_generator`; the autoencoder is always an average, as
+    what was prepared is made with it. With one of `PARTS` alone the file keeps what it says of the other. `mesh` are
+    the devices, also of several processes, that share the work; None: the first one. `judged` is called with how many
+    of the `JUDGEMENTS` are done.
+    """
+    codec = load_codec(workdir, settings, mesh=mesh)
+    sets = _prompt_sets(settings)
+    if part in ("generator", "tasks") and not sets:
+        raise UserError("only of a drawn world can be told how prompts are followed: pass --evaluate=autoencoder")
+    of_tasks = _clips_of_tasks(settings, part, count) if sets else 0
+    result: dict[str, Any] = {}
+    if part != "all" and (workdir.path / "evaluation.json").exists():
+        result = workdir.read_json("evaluation.json")
+    if part in ("autoencoder", "all"):
+        result |= _autoencoder(workdir, settings, codec, networks, count=count, needed=part == "autoencoder")
+        judged(1)
+    if part != "autoencoder" and sets:
+        maker = _Maker(workdir, settings, codec, step=step, weights=weights, mesh=mesh)
+        if part in ("generator", "all"):
+            result |= maker.follow(sets)
+            judged(2)
+        if of_tasks:
+            result |= maker.tasks(sets["shapes"], limits_of(settings), count=of_tasks)
+    judged(JUDGEMENTS)
+    workdir.write_json("evaluation.json", result)
+    print_metrics(result)
+    return result
+
+
+def _autoencoder(
+    workdir: Workdir, settings: Settings, codec: Codec, networks: Networks | None, *, count: int | None, needed: bool
+) -> dict[str, Any]:
+    """Returns how the autoencoder does; nothing where clips are not there, unless this is `needed`."""
+    try:
+        clips, held_out = evaluation_clips(workdir, settings, count=count)
+    except UserError as error:
+        if needed:
+            raise UserError(f"{error}; with --data=DIR the autoencoder is judged on other clips") from error
+        logging.warning("the autoencoder is not judged: %s; evaluate --data=DIR judges it on other clips", error)
+        return {}
+    verdict = judge_autoencoder(codec, clips, networks)
+    _show_verdict(workdir, verdict, "worst_reconstructions")
+    return {"autoencoder": {**verdict.facts(), "held_out": held_out}}
+
+
+def evaluate_data(
+    workdir: Workdir, settings: Settings, path: str, *, count: int | None = None, networks: Networks | None = None
+) -> dict[str, Any]:
+    """Returns how a run's autoencoder does on the videos and images of a folder, captioned or not, fitted as its own.
+
+    The path `DRAWN` stands for held-out clips of the drawn world, whatever the run was trained on.
+
+    Up to `count` of them, by default as configured, spread evenly; those that cannot be used are named and counted.
+    Written to evaluation_autoencoder.json and printed.
+    """
+    codec = load_codec(workdir, settings)
+    data = settings.data
+    count = count or settings.evaluation.clips
+    if path == DRAWN:
+        source = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
+    else:
+        source = FolderSource(path, captions_required=False, max_frames=data.max_frames, fps=data.fps)
+    limits = clip_limits(settings, data)
+    skipped = []
+
+    def read(index: int) -> Clip | BadClip:
+        try:
+            return limits.fit(source, index).clip
+        except BadClip as error:
+            return error
+
+    def usable() -> Iterator[Clip]:
+        indices = exhibits.spread(len(source), count)
+        with read_ahead(read, indices, readers=data.readers) as found:
+            for one in found:
+                if isinstance(one, BadClip):
+                    logging.warning("left out: %s", one)
+                    skipped.append(one.source_id)
+                else:
+                    yield one
+
+    verdict = judge_autoencoder(codec, usable(), networks)
+    result = {"autoencoder": {**verdict.facts(), "data": path, "skipped": len(skipped)}}
+    _show_verdict(workdir, verdict, "worst_reconstructions_data")
+    workdir.write_json("evaluation_autoencoder.json", result)
+    print_metrics(result)
+    return result
+
+
+def _show_verdict(workdir: Workdir, verdict: Verdict, name: str) -> None:
+    """Prints the table and writes the picture of the worst clips."""
+    print(show.table([*verdict.groups, {"frames": "all", "size": "all", **verdict.total}]), flush=True)
+    if not is_first():
+        return
+    folder = workdir.path / "samples" / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_clip(folder / f"{name}.png", show.worst_picture(verdict.worst)[None], fps=1.0)
+
+
+def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
+    """Returns the held-out prompts of a drawn world by the name of their set; none where nothing answers them."""
+    has_generator = any(settings.stages[name].kind == "diffusion" for name in settings.run)
+    count = settings.evaluation.prompts
+    if not (has_generator and settings.data.source == "shapes" and count):
+        return {}
+    sets = {"shapes": heldout_prompts(count) * settings.evaluation.draws}
+    if settings.shapes.max_objects == 2:
+        sets["shapes_pairs"] = heldout_pair_prompts(count)
+    return sets
+
+
+def _clips_of_tasks(settings: Settings, part: str, count: int | None) -> int:
+    """Returns how many clips tasks are to be judged on, 0 for not; UserError where they are asked for and cannot be."""
+    limits = limits_of(settings)
+    possible = limits.knows and limits.frames > 1
+    if part == "tasks" and not possible:
+        raise UserError("tasks need a run whose samples are videos, trained with known tokens; this is none")
+    if part == "tasks":
+        return max(2, count or settings.evaluation.tasks)
+    return settings.evaluation.tasks if part == "all" and possible else 0
+
+
+class _Maker:
+    """The generator of a run, and what it is judged on."""
+
+    def __init__(
+        self,
+        workdir: Workdir,
+        settings: Settings,
+        codec: Codec,
+        *,
+        step: int | None,
+        weights: Weights,
+        mesh: Mesh | None,
+    ):
+        self._settings = settings
+        self._params, stage, at = load_generator(workdir, settings, step=step, weights=weights, mesh=mesh)
+        structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
+        self._sampler = make_sampler(settings, codec, structure, mesh=mesh)
+        sampling = settings.sampling
+        exact = dataclasses.replace(solver_config(settings), cache=0.0)
+        self._exact = make_sampler(settings, codec, structure, solver=exact, mesh=mesh)
+        self._facts = {"stage": stage, "step": at, "weights": weights, "solver": f"{sampling.solver} {sampling.steps}"}
+        self._folder = workdir.path / "samples" / "evaluation"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def follow(self, sets: dict[str, list[PromptCase]]) -> dict[str, Any]:
+        """Returns by set how far samples follow its prompts, after writing a sheet of them, named as the set."""
+        sampling, settings = self._settings.sampling, self._settings
+        size = (sampling.frames, *sampling.size)
+        grid = shapes.clip_token_grid(size, stride=settings.stride, patch=settings.transformer.patch)
+        result = {}
+        for name, cases in sets.items():
+            judged = judge_prompts(
+                self._sampler, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
+            )
+            self._show(name, judged.clips, judged.prompts)
+            self._show_verdicts(name, judged)
+            result[name] = {**judged.facts(), **self._facts}
+            if sampling.cache > 0:
+                exact = judge_prompts(
+                    self._exact, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
+                )
+                differences = [np.abs(a.astype(np.float32) - b) for a, b in zip(judged.clips, exact.clips, strict=True)]
+                result[name]["cache"] = sampling.cache
+                result[name]["cache_error"] = float(np.mean(differences))
+        return result
+
+    def tasks(self, cases: list[PromptCase], limits: Limits, *, count: int) -> dict[str, Any]:
+        """Returns how well each task does on `count` held-out clips, and unseen sizes on as many prompts."""
+        settings = self._settings
+        drawn = settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count)
+        of_samples = {"sides": (limits.size,), "frames": (limits.frames,), "image_share": 0.0, "max_objects": 1}
+        world = ShapesWorld(dataclasses.replace(drawn, **of_samples))
+        judged = judge_tasks(self._sampler, self._params, limits, world)
+        for name, clips in judged.clips.items():
+            self._show(f"task_{name}", clips, judged.prompts[name])
+        sizes = judge_sizes(self._sampler, self._params, limits, cases[:count], seed=_EVALUATION_SEED)
+        parts = {f"task_{name}": scores for name, scores in judged.scores.items()}
+        for name, one in sizes.judged.items():
+            self._show_verdicts(f"size_{name}", one)
+        return {**parts, **{f"size_{name}": scores for name, scores in sizes.scores.items()}}
+
+    def _show(self, name: str, clips: list[np.ndarray], prompts: list[str]) -> None:
+        exhibits.show_sheet(self._folder, name, clips, prompts, fps=self._settings.sampling.fps)
+
+    def _show_verdicts(self, name: str, judged: Judged) -> None:
+        """Prints the table of groups and writes the picture of every sample beside what the oracle says of it."""
+        if judged.groups:
+            print(f"{name}, by group:\n{show.table(judged.groups)}", flush=True)
+        if is_first():
+            write_clip(self._folder / f"{name}_verdicts.png", show.verdicts_picture(judged)[None], fps=1.0)
+
+
+def evaluation_clips(workdir: Workdir, settings: Settings, *, count: int | None = None) -> tuple[list[Clip], bool]:
+    """Returns the clips that the autoencoder is judged on, and whether training never saw them.
+
+    The drawn world holds clips out. Other sources hold none out, so their own clips are judged and the result says so.
+    """
+    count = count or settings.evaluation.clips
+    if settings.data.source == "shapes":
+        world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
+        limits = clip_limits(settings, settings.data)
+        collections = [Collection(name="heldout", source=world, limits=limits, readers=1)]
+    else:
+        collections = curate_all(open_collections(settings), settings, workdir, writes=False)
+    clips = exhibits.choose_clips(FittedSource(collections), count=count, sizes=_SIZES_JUDGED)
+    return clips, settings.data.source == "shapes"
+
+
+def print_metrics(result: dict[str, Any]) -> None:
+    """Prints evaluation results, a line for each part; lists within are left to tables."""
+    for part, values in result.items():
+        words = [
+            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in values.items()
+            if not isinstance(value, list)
+        ]
+        print(f"{part}: {', '.join(words)}", flush=True)

@@ -1,0 +1,150 @@
+"""Which file a request is written to, and which requests of a file of them are done."""
+
+import contextlib
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.video_io import read_clip
+from sora_jax.data.video_output import first_file
+from sora_jax.generate.job import Job
+from sora_jax.generate.outputs import Book, Files, check_places
+from sora_jax.generate.request import Request, read_requests
+from sora_jax.generate.write import file_stem, is_safe_name
+
+FACTS = {"stage": "videos", "step": 6}
+
+
+def job(request):
+    return Job(request=request, prompts=request.prompt, negative="", size=(16, 16), fps=8.0, frames=2)
+
+
+def made(requests, paths, *, shade=0):
+    """Returns the files of requests; what they hold follows from the request and the shade."""
+    with contextlib.ExitStack() as stack:
+        files = Files(stack, requests, paths, codec=None, facts=FACTS)
+        writes = [files.open(number, job(request)) for number, request in enumerate(requests)]
+        for write in writes:
+            write(np.full((2, 16, 16, 3), shade, np.uint8))
+        return [files.close(number) for number in range(len(requests))]
+
+
+def test_a_name_that_nobody_chose_replaces_no_other_video(tmp_path):
+    plain, guided = Request(prompt=("a",)), Request(prompt=("a",), guidance=2.0)
+    path = tmp_path / "a_seed0.mp4"
+    assert made([plain], [path]) == [path]
+    first = path.read_bytes()
+    assert made([guided], [path]) == [tmp_path / "a_seed0_2.mp4"]
+    assert made([plain], [path]) == [path], "the same video has its name already"
+    assert made([plain], [path], shade=200) == [tmp_path / "a_seed0_3.mp4"], "as of weights that were trained since"
+    assert path.read_bytes() == first
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a_seed0.mp4", "a_seed0_2.mp4", "a_seed0_3.mp4"]
+
+
+def test_a_name_that_was_chosen_is_replaced(tmp_path):
+    path = tmp_path / "a.mp4"
+    chosen = Request(prompt=("a",), output=str(path))
+    for shade in (0, 200):
+        assert made([chosen], [path], shade=shade) == [path]
+    assert abs(read_clip(path)[0].mean() - 200) < 5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_is_no_file_that_is_given_nor_another_output(tmp_path):
+    given = tmp_path / "a.gif"
+    given.write_text("precious")
+    os.symlink(given, tmp_path / "link.gif")
+    for name in ("a.gif", "./a.gif", "link.gif"):
+        request = Request(task="loop", video=(str(given),), output=name)
+        with pytest.raises(UserError, match=r"is the file .*a\.gif that is given: choose another name"):
+            check_places([request], [tmp_path / name])
+    pair = [Request(prompt=("a",), output="x"), Request(prompt=("b",), output="y")]
+    check_places(pair, [tmp_path / "a.mp4", tmp_path / "b.mp4"])
+    with pytest.raises(UserError, match="give each request a file of its own"):
+        check_places(pair, [tmp_path / "b" / ".." / "a.mp4", tmp_path / "a.mp4"])
+
+
+def write_requests(path, *lines):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return read_requests(path)
+
+
+def test_what_is_done_is_found_again_whatever_its_number(tmp_path):
+    path = tmp_path / "all.jsonl"
+    requests = write_requests(path, {"prompt": "a"}, {"prompt": "a"}, {"prompt": "b", "output": "b.mp4"})
+    book = tmp_path / "out" / "done.jsonl"
+    assert [Book(book, path, FACTS).find(request) for request in requests] == [None] * 3
+    for name, request in zip(("a.mp4", "a_5.mp4", "b.mp4"), requests, strict=True):
+        Book(book, path, FACTS).add(request, book.with_name(name))
+        book.with_name(name).write_text("")
+    with open(book, "a") as file:
+        file.write('{"output": "torn')
+    again = Book(book, path, FACTS)
+    assert [again.find(request) for request in requests] == [book.with_name(n) for n in ("a.mp4", "a_5.mp4", "b.mp4")]
+    assert again.find(requests[0]) is None, "a third of the kind was not done"
+    book.with_name("b.mp4").unlink()
+    assert Book(book, path, FACTS).find(requests[2]) is None
+    assert Book(book, path, {**FACTS, "step": 9}).find(requests[0]) is None
+
+
+def test_a_request_whose_given_file_changed_is_not_done(tmp_path):
+    path, given = tmp_path / "all.jsonl", tmp_path / "a.gif"
+    given.write_text("one")
+    (request,) = write_requests(path, {"task": "loop", "video": "a.gif"})
+    book = tmp_path / "out" / "done.jsonl"
+    Book(book, path, FACTS).add(request, book.with_name("loop.mp4"))
+    book.with_name("loop.mp4").write_text("")
+    assert Book(book, path, FACTS).find(request) == book.with_name("loop.mp4")
+    given.write_text("two")
+    assert Book(book, path, FACTS).find(request) is None
+
+
+def test_two_files_of_requests_of_one_name_do_not_replace_each_other(tmp_path):
+    book = tmp_path / "out" / "done.jsonl"
+    paths = [tmp_path / folder / "all.jsonl" for folder in ("mine", "yours")]
+    for path in paths:
+        (request,) = write_requests(path, {"prompt": path.parent.name, "output": "a.mp4"})
+        if path is paths[0]:
+            Book(book, path, FACTS).check(book.with_name("a.mp4"))
+            Book(book, path, FACTS).add(request, book.with_name("a.mp4"))
+            book.with_name("a.mp4").write_text("")
+    with pytest.raises(
+        UserError, match=r"a\.mp4 is from the requests .*mine/all\.jsonl, .* of .*yours/all\.jsonl would"
+    ):
+        Book(book, paths[1], FACTS).check(book.with_name("a.mp4"))
+    Book(book, paths[0], FACTS).check(book.with_name("a.mp4"))
+    book.with_name("a.mp4").unlink()
+    Book(book, paths[1], FACTS).check(book.with_name("a.mp4"))
+
+
+NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12)
+ODD = st.sampled_from(
+    ["[a]", "50%d", "%02d", "e\u0301", "é", "a.b.c", "  a ", "-rf", "赤" * 40, "🐕", "A", "a", "\\", "*?"]
+)
+
+
+@given(asked=st.lists(st.tuples(NAMES | ODD, st.none() | NAMES | ODD, st.integers(0, 2)), min_size=1, max_size=6))
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_prompts_and_outputs_are_called_nothing_is_lost_or_replaced(asked, tmp_path_factory):
+    """Requests as of several calls, one after the other: every video that was made is there, under the name told."""
+    folder, kept = tmp_path_factory.mktemp("made"), {}
+    for prompt, output, shade in asked:
+        output = f"{output}.png" if output is not None and is_safe_name(f"{output}.png") else None
+        request = Request(prompt=(prompt,), output=output)
+        wanted = folder / (output or f"{file_stem(prompt)}_seed0.png")
+        check_places([request], [wanted])
+        with contextlib.ExitStack() as stack:
+            files = Files(stack, [request], [wanted], codec=None, facts=FACTS)
+            files.open(0, job(request))(np.full((1, 8, 8, 3), shade, np.uint8))
+            path = first_file(files.close(0))
+        if output is None:
+            assert kept.get(path) in (None, path.read_bytes()), "a name that nobody chose replaces nothing"
+        kept[path] = path.read_bytes()
+        assert is_safe_name(path.name)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == kept

@@ -1,0 +1,134 @@
+"""What to change first in a run, told from what it left."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sora_jax.core.config import to_json
+from sora_jax.data.shard_files import Prepared, read_words
+from sora_jax.data.shards import PreparedSet, ShardWriter
+from sora_jax.train.advice import _fall, advice, words_never_seen
+from sora_jax.train.report import write_report
+from sora_jax.train.settings import read_settings
+from sora_jax.train.workdir import Workdir
+
+HEADER = {
+    "autoencoder": "ab",
+    "text_encoder": "cd",
+    "latent_mean": [0.0] * 4,
+    "latent_scale": [1.0] * 4,
+    "strides": [4, 4],
+    "channels": 4,
+}
+PROMPT = "a red circle moves right"
+
+
+def prepared(index, frames, caption):
+    """One sample of so many latent frames."""
+    latent = np.zeros((frames, 2, 2, 4), np.float32)
+    shape = (1 + 4 * (frames - 1), 8, 8)
+    return Prepared(
+        latent_THWC=latent, fps=10.0, captions=(caption,), source_id=str(index), pixel_shape=shape, trimmed_frames=0
+    )
+
+
+@pytest.fixture
+def workdir(toy_config, tmp_path):
+    """A run on a folder, all of whose stages are done; nothing in it is worth a word."""
+    config = toy_config()
+    config.data.source, config.data.path, config.data.max_frames = "folder", "/clips", 10
+    config.sampling.prompts = (PROMPT,)
+    run = Workdir(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (run.path / "config.json").write_text(to_json(config))
+    with run:
+        for name in config.run:
+            run.finish_stage(name, {"kind": config.stages[name].kind})
+        run.write_json("evaluation.json", {"autoencoder": {"psnr": 30.0, "psnr_resampled": 25.0}})
+        write_clips(run, [(1, PROMPT), (2, "a cat"), (2, "a cat"), (3, "a dog")])
+        write_losses(run, np.full(40, 0.5))
+    return run
+
+
+def write_clips(run, clips):
+    with ShardWriter(run.prepared(), header=HEADER, records_per_shard=3) as writer:
+        for index, (frames, caption) in enumerate(clips):
+            writer.add(prepared(index, frames, caption))
+
+
+def write_losses(run, losses):
+    noise = np.random.default_rng(0).normal(scale=0.01, size=len(losses))
+    lines = [{"stage": "videos", "step": step, "loss": float(loss)} for step, loss in enumerate(losses + noise)]
+    (run.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def test_a_run_in_which_nothing_is_wrong_is_left_alone(workdir):
+    assert advice(workdir) == []
+    assert "What to change first" not in write_report(workdir.path).read_text()
+
+
+def test_everything_is_told_in_a_sentence_and_what_matters_most_first(workdir, toy_config):
+    (workdir.path / "prepared").rename(workdir.path / "before")
+    write_clips(workdir, [(1, "a cat"), (3, "a dog"), (3, "a cat"), (2, "a <b>")])
+    write_losses(workdir, np.linspace(0.5, 0.3, 40))
+    workdir.write_json("evaluation.json", {"autoencoder": {"psnr": 22.13, "psnr_resampled": 25.9}})
+    frames, autoencoder, loss, prompts = advice(workdir)
+    assert frames == (
+        "2 of 3 videos are read up to data.max_frames 10, their first 0.9 s, and what follows in their files is not "
+        "used: take windows over the whole of them, --config.data.curation.windows_per_file=8"
+    )
+    assert autoencoder.startswith(
+        "the autoencoder gives clips back at 22.1 dB, and scaling them down to as few numbers"
+    )
+    assert autoencoder.endswith(
+        "25.9 dB: no sample can be better than it gives back, so train it longer, stages.autoencoder.steps"
+    )
+    assert loss.startswith(
+        "the loss of videos still fell by 10% in its last fifth: more steps would help, stages.videos"
+    )
+    assert prompts.startswith("sampling.prompts: no caption of this run has 'red', 'circle', 'moves', 'right': the")
+    page = write_report(workdir.path).read_text()
+    assert "What to change first</h2><ol><li>2 of 3 videos" in page
+    assert "no caption of this run has &#x27;red&#x27;" in page
+
+
+def test_windows_over_whole_files_are_not_cut_off(workdir, toy_config):
+    (workdir.path / "prepared").rename(workdir.path / "before")
+    write_clips(workdir, [(3, PROMPT)])
+    assert len(advice(workdir)) == 1
+    config = workdir.config()
+    config["data"]["curation"]["windows_per_file"] = 4
+    workdir.write_json("config.json", config)
+    assert advice(workdir) == []
+
+
+def test_words_are_those_of_all_shards_and_unknown_in_older_ones(workdir):
+    known = read_words(workdir.prepared())
+    assert known == {"a", "red", "circle", "moves", "right", "cat", "dog"}
+    assert len(PreparedSet(workdir.prepared())) == 4
+    settings = read_settings(workdir.config())
+    said = words_never_seen(workdir, settings, ["a blue cat", "9 w0 w1 w2 w3 w4 w5 w6 w7"])
+    assert "no caption of this run has 'blue', '9', 'w0', 'w1', 'w2', 'w3', 'w4', 'w5' and 2 more: " in said
+    assert words_never_seen(workdir, settings, ["A CAT"]) == ""
+    path = next(workdir.prepared().glob("*.index.npz"))
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays.files if name != "words"}
+    np.savez(path, **kept)
+    assert read_words(workdir.prepared()) is None
+    assert words_never_seen(workdir, settings, ["a blue cat"]) == ""
+
+
+def test_a_loss_within_its_noise_does_not_fall():
+    noise = np.random.default_rng(1).normal(size=100)
+    assert _fall((1 + 0.3 * noise).tolist()) is None
+    assert _fall([1.0] * 19) is None
+    assert _fall(np.linspace(1, 0.99, 100).tolist()) is None
+    # Means of the lines from 60 and from 80 on: 1 - 0.5 * 69.5 / 99 and 1 - 0.5 * 89.5 / 99.
+    assert _fall(np.linspace(1, 0.5, 100).tolist()) == pytest.approx((0.5 * 20 / 99) / (1 - 0.5 * 69.5 / 99))
+
+
+def test_a_damaged_run_gets_no_advice_and_a_report(workdir, caplog):
+    (workdir.path / "evaluation.json").write_text("{")
+    assert advice(workdir) == []
+    assert "there is no advice on this run" in caplog.text

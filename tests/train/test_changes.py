@@ -1,0 +1,124 @@
+"""What of its config a run may change as it goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sora_jax.core.config import differences, to_json
+from sora_jax.train import changes
+
+BEGUN = ("autoencoder", "prepare", "videos")
+
+
+@pytest.fixture
+def trees(toy_config):
+    """Returns the tree of the toy config, twice, its stage of images not begun."""
+    return [json.loads(to_json(toy_config())) for _ in range(2)]
+
+
+def change(tree, key, value):
+    *way, last = key.split(".")
+    for name in way:
+        tree = tree[name]
+    assert last in tree or way == ["stages"], key
+    tree[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("log.every_steps", 7),
+        ("log.samples_per_stage", 1),
+        ("sampling.prompts", ["a red circle"]),
+        ("sampling.guidance.scale", 2.0),
+        ("evaluation.prompts", 4),
+        ("checkpoint.keep", 5),
+        ("checkpoint.every_minutes", 5.0),
+        ("data.readers", 9),
+        ("data.max_bad_share", 0.5),
+        ("data.path", "/elsewhere"),
+        ("data.captions", "/elsewhere.csv"),
+        ("data.curation.table", "/elsewhere"),
+        ("mesh.fsdp", 2),
+        ("codec.tile", 64),
+        ("transformer.remat", "full"),
+        ("transformer.attention", "plain"),
+        ("autoencoder.remat", True),
+        ("guard.max_skipped_steps", 99),
+        ("stages.autoencoder.crops.cache_mb", 64),
+        ("stages.prepare.batch", 1),
+        ("stages.images.steps", 99),
+        ("stages.images.schedule.learning_rate", 1.0),
+        ("stages.more", {"kind": "diffusion"}),
+        ("run", ["autoencoder", "prepare", "videos", "images"]),
+        ("run", ["autoencoder", "prepare", "videos"]),
+    ],
+)
+def test_what_no_weight_depends_on_may_change(trees, key, value):
+    saved, config = trees
+    saved["run"] = ["autoencoder", "prepare", "videos", "more"]
+    config["run"] = saved["run"]
+    change(config, key, value)
+    assert differences(saved, config)
+    assert changes.bound(saved, config, begun=BEGUN) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("precision", "bfloat16"),
+        ("data.fps", 4.0),
+        ("data.source", "folder"),
+        ("data.max_frames", 9),
+        ("data.curation.min_frames", 3),
+        ("shapes.num_clips", 5),
+        ("packing.rows", 4),
+        ("packing.window", 32),
+        ("autoencoder.width", 4),
+        ("transformer.width", 4),
+        ("text.max_tokens", 8),
+        ("guard.on_spike", "skip"),
+        ("optimizer.b1", 0.5),
+        ("stages.videos.steps", 99),
+        ("stages.videos.accumulate", 2),
+        ("stages.autoencoder.crops.buckets", []),
+        ("run", ["autoencoder", "prepare", "images", "videos"]),
+        ("run", ["autoencoder", "prepare"]),
+        ("run", ["autoencoder", "videos", "prepare"]),
+    ],
+)
+def test_what_weights_depend_on_is_bound(trees, key, value):
+    saved, config = trees
+    saved["run"] = config["run"] = ["autoencoder", "prepare", "videos", "images"]
+    change(config, key, value)
+    (line,) = changes.bound(saved, config, begun=BEGUN)
+    assert line.startswith(f"{key}: ")
+
+
+def test_places_are_told_by_collection():
+    lines = ['data.path: null -> "b"', 'more_data.a.captions: "c: d" -> null', "log.every_steps: 1 -> 2"]
+    assert changes.moved(lines, main="main") == {"main": lines[0], "a": lines[1]}
+
+
+def test_a_refusal_says_how_to_begin_with_what_is_trained(trees):
+    saved, _ = trees
+    steps = ["stages.videos.steps: 8 -> 99"]
+    said = changes.refusal(Path("/my runs/a"), steps, saved=saved, begun=BEGUN)
+    assert said == (
+        "/my runs/a belongs to another config (stages.videos.steps: 8 -> 99): restore the old values, or give another "
+        """--workdir, to which '--config.run=("prepare","videos")' """
+        "'--config.stages.videos.start_from=/my runs/a/checkpoints/videos' "
+        "'--config.autoencoder.start_from=/my runs/a' gives what is trained here"
+    )
+    plain = "restore the old values, or give another --workdir"
+    assert changes.refusal(Path("/a"), ["autoencoder.width: 1 -> 2"], saved=saved, begun=BEGUN).endswith(plain)
+    assert changes.refusal(Path("/a"), steps, saved=saved, begun=("autoencoder", "prepare")).endswith(plain)
+    saved["autoencoder"]["weights"] = "wan.safetensors"
+    assert "autoencoder.start_from" not in changes.refusal(Path("/a"), steps, saved=saved, begun=BEGUN)
+
+
+def test_a_config_that_differs_in_much_is_not_listed_in_full(trees):
+    lines = [f"key{number}: 0 -> 1" for number in range(9)]
+    assert "key4: 0 -> 1 and 4 more)" in changes.refusal(Path("/a"), lines, saved=trees[0], begun=())
