@@ -19,7 +19,8 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 # (x, sigma, what the last evaluation left) -> (velocity, what this one leaves)
 Remembering = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 Spread = Callable[[jax.Array], jax.Array]
-Draw = Callable[[jax.Array], jax.Array]
+# (number of a step, noise that its prediction sees in x) -> the noise of the next level
+Renew = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class _Course(NamedTuple):
@@ -28,7 +29,7 @@ class _Course(NamedTuple):
     sigmas: jax.Array  # (I + 1, ...)
     before: jax.Array  # (I, ...), for each evaluation the level of the one before it, its own where there is none
     spread: Spread  # an entry of these over the values of `x`
-    draw: Draw | None  # number of a step -> unit normal noise of the shape of `x`
+    renew: Renew | None
 
 
 def solve(
@@ -38,7 +39,7 @@ def solve(
     *,
     method: str = "euler",
     level_BL: jax.Array | None = None,
-    draw: Draw | None = None,
+    renew: Renew | None = None,
 ) -> jax.Array:
     """Returns x (..., P) carried along `sigmas` (I + 1, ...) from sigmas[0], the level of `x`, to sigmas[-1].
 
@@ -50,7 +51,7 @@ def solve(
     def forgetful(x: jax.Array, sigma: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
         return velocity(x, sigma), memory
 
-    return solve_remembering(forgetful, x, sigmas, (), method=method, level_BL=level_BL, draw=draw)
+    return solve_remembering(forgetful, x, sigmas, (), method=method, level_BL=level_BL, renew=renew)
 
 
 def solve_remembering(
@@ -62,11 +63,11 @@ def solve_remembering(
     method: str,
     level_BL: jax.Array | None = None,
     piece: Callable[[jax.Array], jax.Array] | None = None,
-    draw: Draw | None = None,
+    renew: Renew | None = None,
 ) -> jax.Array:
     """Returns what `solve` does, for a velocity that hands `memory` on from evaluation to evaluation.
 
-    draw(number) is the noise of step `number` from 0 on, unit normal in the shape of `x`, for a method that needs it.
+    renew(number, noise) says which noise follows in step `number`, from 0 on, for a method that draws some.
     piece(sigmas) (I, ...) numbers the pieces of the way in which the velocity is smooth in sigma; None: it is one. What
     was seen in one piece is not extrapolated into the next: there a method that looks back begins anew.
     """
@@ -77,7 +78,7 @@ def solve_remembering(
     def spread(sigma: jax.Array) -> jax.Array:
         return (sigma if level_BL is None else known.token_level(sigma, level_BL))[..., None]
 
-    course = _Course(sigmas, _before(sigmas[:-1], piece), spread, draw)
+    course = _Course(sigmas, _before(sigmas[:-1], piece), spread, renew)
     return METHODS[method](velocity, x.astype(jnp.float32), memory, course)[0]
 
 
@@ -159,16 +160,16 @@ def _stochastic(velocity: Remembering, x: jax.Array, memory: Any, course: _Cours
     section 4). A clean prediction is a mean of what may be: tens of steps draw it towards what is likely, and hundreds
     towards one mean, unlike the other methods, which go to the distribution itself. One evaluation per step.
     """
-    draw = course.draw
-    assert draw is not None, "a stochastic step draws noise"
+    renew = course.renew
+    assert renew is not None, "a stochastic step draws noise"
 
     def step(carry, levels):
         x, memory = carry
         number, here, there = levels
         slope, memory = velocity(x, here, memory)
         here, there = course.spread(here), course.spread(there)
-        clean = x - here * slope
-        return (jnp.where(here > there, (1 - there) * clean + there * draw(number), x), memory), None
+        clean, noise = x - here * slope, x + (1 - here) * slope
+        return (jnp.where(here > there, (1 - there) * clean + there * renew(number, noise), x), memory), None
 
     numbers = jnp.arange(len(course.sigmas) - 1)
     return jax.lax.scan(step, (x, memory), (numbers, course.sigmas[:-1], course.sigmas[1:]))[0]

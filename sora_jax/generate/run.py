@@ -52,10 +52,19 @@ def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Ca
             method=config.method,
             level_BL=start.level_BL,
             piece=predictor.is_guided,
-            draw=functools.partial(fresh_noise, batch.noise_BLP),
+            renew=functools.partial(_renew, batch),
         )
 
     return jax.jit(solve)
+
+
+def _renew(batch: Batch, number: jax.Array, noise_BLP: jax.Array) -> jax.Array:
+    """Returns fresh noise for canvases that start from noise alone, and for the others what they have.
+
+    Those start from something given under little noise: fresh noise would soon have covered it.
+    """
+    from_noise_BL = known.per_token(batch.strength_BS >= 1, batch.pack["segment_BL"])
+    return jnp.where(from_noise_BL[..., None], fresh_noise(batch.noise_BLP, number), noise_BLP)
 
 
 def fresh_noise(noise_BLP: jax.Array, number: jax.Array) -> jax.Array:

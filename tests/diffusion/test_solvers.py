@@ -17,7 +17,7 @@ def even(steps):
 
 def drawn_like(x, *, apart=True):
     """Returns noise in the shape of `x` for each step, the same for all where steps are not to be told apart."""
-    return lambda number: jax.random.normal(jax.random.fold_in(jax.random.key(9), number * apart), x.shape)
+    return lambda number, noise=None: jax.random.normal(jax.random.fold_in(jax.random.key(9), number * apart), x.shape)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -25,7 +25,7 @@ def drawn_like(x, *, apart=True):
 def test_a_straight_field_is_solved_exactly(method, steps):
     clean_BLP, noise_BLP = jax.random.normal(jax.random.key(0), (2, 1, 3, 2))
     field, draw = (lambda x, sigma: (x - clean_BLP) / sigma), drawn_like(noise_BLP)
-    found = solvers.solve(field, noise_BLP, even(steps), method=method, draw=draw)
+    found = solvers.solve(field, noise_BLP, even(steps), method=method, renew=draw)
     np.testing.assert_allclose(found, clean_BLP, atol=1e-6)
 
 
@@ -37,7 +37,7 @@ def test_a_perfect_clean_prediction_is_reached(method):
     def velocity(x, sigma):
         return path.to_velocity(clean_BLP, x_sigma=x, sigma=sigma, config=config)
 
-    found = solvers.solve(velocity, noise_BLP, even(7), method=method, draw=drawn_like(noise_BLP))
+    found = solvers.solve(velocity, noise_BLP, even(7), method=method, renew=drawn_like(noise_BLP))
     np.testing.assert_allclose(found, clean_BLP, atol=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_evaluations_never_happen_at_sigma_zero():
     """A velocity that is infinite at sigma = 0 does no harm: the last step is Euler's."""
     for method in METHODS:
         x = jnp.ones((1, 2, 2))
-        found = solvers.solve(lambda x, sigma: x / sigma, x, even(4), method=method, draw=drawn_like(x))
+        found = solvers.solve(lambda x, sigma: x / sigma, x, even(4), method=method, renew=drawn_like(x))
         np.testing.assert_allclose(found, 0, atol=1e-6)
 
 
@@ -114,10 +114,10 @@ def test_levels_per_token_and_per_group_agree_and_known_tokens_stand_still(metho
         assert levels_BG.shape == (1, 4)
         return velocity(x, known.token_level(levels_BG, level_BL))
 
-    solve, draw = jax.jit(solvers.solve, static_argnums=0, static_argnames=("method", "draw")), drawn_like(x_BLP)
-    by_group = solve(grouped_velocity, x_BLP, levels, method=method, level_BL=level_BL, draw=draw)
+    solve, draw = jax.jit(solvers.solve, static_argnums=0, static_argnames=("method", "renew")), drawn_like(x_BLP)
+    by_group = solve(grouped_velocity, x_BLP, levels, method=method, level_BL=level_BL, renew=draw)
     per_token = jax.vmap(known.token_level, in_axes=(0, None))(levels, level_BL)
-    by_token = solve(velocity, x_BLP, per_token, method=method, draw=draw)
+    by_token = solve(velocity, x_BLP, per_token, method=method, renew=draw)
     np.testing.assert_allclose(by_group, by_token, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(by_group[known_BL], x_BLP[known_BL])
     assert np.all(by_group[0, [1, 2, 4]] != x_BLP[0, [1, 2, 4]])
@@ -137,15 +137,15 @@ def test_a_velocity_that_jumps_is_solved_piece_by_piece(method):
 
     x_LP = jax.random.normal(jax.random.key(1), (2, 3))
     draw = drawn_like(x_LP, apart=False)
-    whole = solvers.solve_remembering(velocity, x_LP, sigmas, (), method=method, piece=piece, draw=draw)
+    whole = solvers.solve_remembering(velocity, x_LP, sigmas, (), method=method, piece=piece, renew=draw)
 
     def above(x, sigma):
         return jnp.sin(x) * (1 + sigma[..., None])
 
-    half = solvers.solve(above, x_LP, sigmas[:7], method=method, draw=draw)
-    apart = solvers.solve(lambda x, sigma: above(x, sigma) + 5, half, sigmas[6:], method=method, draw=draw)
+    half = solvers.solve(above, x_LP, sigmas[:7], method=method, renew=draw)
+    apart = solvers.solve(lambda x, sigma: above(x, sigma) + 5, half, sigmas[6:], method=method, renew=draw)
     np.testing.assert_allclose(whole, apart, rtol=1e-5, atol=1e-6)
-    careless = solvers.solve_remembering(velocity, x_LP, sigmas, (), method=method, draw=draw)
+    careless = solvers.solve_remembering(velocity, x_LP, sigmas, (), method=method, renew=draw)
     assert (np.abs(careless - apart).max() > 1e-2) == (method not in ("euler", "stochastic"))
 
 
@@ -156,9 +156,9 @@ def test_a_stochastic_step_goes_to_the_clean_prediction_and_back_with_the_noise_
     def velocity(x, sigma):
         return (x - clean * (1 + sigma)) / sigma
 
-    found = solvers.solve(velocity, x, sigmas, method="stochastic", draw=drawn_like(x))
+    found = solvers.solve(velocity, x, sigmas, method="stochastic", renew=drawn_like(x))
     np.testing.assert_allclose(found, 0.8 * 0.5 * 1.6 + 0.2 * noise[1], rtol=1e-5)
-    first = solvers.solve(velocity, x, sigmas[:2], method="stochastic", draw=drawn_like(x))
+    first = solvers.solve(velocity, x, sigmas[:2], method="stochastic", renew=drawn_like(x))
     np.testing.assert_allclose(first, 0.4 * 0.5 * 1.9 + 0.6 * noise[0], rtol=1e-5)
 
 

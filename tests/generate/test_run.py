@@ -224,6 +224,18 @@ def test_fresh_noise_is_unit_normal_new_in_each_step_and_that_of_the_canvas_alon
     np.testing.assert_allclose(alone, beside, atol=1e-5)
 
 
+def test_what_starts_from_something_given_gets_no_fresh_noise():
+    """There the stochastic solver goes as Euler does."""
+    latent = np.random.default_rng(1).normal(size=(*FIRST.grid, 3)).astype(np.float32)
+    canvases = [dataclasses.replace(FIRST, latent_THWC=latent, strength=0.4), OTHERS[0]]
+    found, euler = (
+        sampler_of(dataclasses.replace(SOLVER, method=method)).latents(made()[1], canvases)
+        for method in ("stochastic", "euler")
+    )
+    np.testing.assert_allclose(found[0], euler[0], atol=1e-4)
+    assert np.abs(found[1] - euler[1]).max() > 0.1
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_guidance_leaves_out_what_is_given_together_with_the_text(strength):
     """At scale 0 only what is left out is followed: as if neither a prompt nor a part had been given."""
