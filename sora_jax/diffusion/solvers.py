@@ -29,7 +29,7 @@ class _Course(NamedTuple):
     sigmas: jax.Array  # (I + 1, ...)
     before: jax.Array  # (I, ...), for each evaluation the level of the one before it, its own where there is none
     spread: Spread  # an entry of these over the values of `x`
-    renew: Renew | None
+    renew: Renew | None  # of the methods, for the stochastic one alone
 
 
 def solve(

@@ -173,9 +173,10 @@ def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     count = settings.evaluation.prompts
     if not (has_generator and settings.data.source == "shapes" and count):
         return {}
-    sets = {"shapes": heldout_prompts(count) * settings.evaluation.draws}
+    draws = settings.evaluation.draws
+    sets = {"shapes": heldout_prompts(count) * draws}
     if settings.shapes.max_objects == 2:
-        sets["shapes_pairs"] = heldout_pair_prompts(count)
+        sets["shapes_pairs"] = heldout_pair_prompts(count) * draws
     return sets
 
 
