@@ -1,6 +1,7 @@
 """Two processes with four devices each run as one with eight does, and each goes on where the other stopped."""
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -15,6 +16,8 @@ from tests import processes, toy_several
 
 CONFIG = "tests/toy_several.py"
 HEARTBEAT = 20  # where a process is killed; else the default, as all may stand still for seconds where much is run
+# Pieces of the lines of the library that connects the processes: its threads write through one another.
+GLOO = re.compile(r"\[Gloo\] Rank | is connected to | peer ranks\. |Expected number of connected peer ranks is : |\d+")
 RECORDS = ("failure.json", "failure-1.json")
 SECONDS = 900  # of a run that takes half a minute where nobody else is at work
 
@@ -56,7 +59,8 @@ def test_both_end_well_and_one_speaks(together):
     assert "\n  written 48, already done 0, skipped 0, " in ends[0][1], "the clips of both"
     assert "going on from step 3" in ends[0][2]
     for texts in ends[1][1:]:
-        assert not [line for line in texts.splitlines() if "[Gloo]" not in line and "WARNING" not in line], texts
+        told = GLOO.sub("", texts).splitlines()
+        assert not [line for line in told if line.strip() and "WARNING" not in line], texts
 
 
 def test_two_processes_have_the_losses_of_one(alone, together):
