@@ -11,8 +11,8 @@ from flax import nnx
 
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import TransformerConfig
-from sora_jax.objectives.diffusion import Generator
 
 AUTOENCODER = AutoencoderConfig(
     patch=4,
@@ -49,13 +49,13 @@ TRANSFORMER = TransformerConfig(
 )
 
 
-def generator(patch_width: int, **changes: Any) -> Callable[[Any], Generator]:
+def generator(patch_width: int, **changes: Any) -> Callable[[Any], TextToVideo]:
     """Returns a function from a key to a generator of tokens with `patch_width` numbers; `changes` of `TRANSFORMER`."""
     transformer = dataclasses.replace(TRANSFORMER, **changes)
 
-    def build(key: Any) -> Generator:
+    def build(key: Any) -> TextToVideo:
         text = TextConfig(width=16, depth=1, heads=2)
-        return Generator(transformer, text, patch_width=patch_width, bytes_per_token=8, rngs=nnx.Rngs(key))
+        return TextToVideo(transformer, text, patch_width=patch_width, bytes_per_token=8, rngs=nnx.Rngs(key))
 
     return build
 

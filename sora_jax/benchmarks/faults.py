@@ -22,7 +22,7 @@ from sora_jax.benchmarks.drills.table import PAGE, chosen, counts_of, line_of, r
 from sora_jax.benchmarks.figures import JSON
 from sora_jax.core.config_files import find_config
 from sora_jax.core.errors import UserError, run_command
-from sora_jax.train.workdir import write_atomically
+from sora_jax.core.files import write_atomically
 
 _QUICK = flags.DEFINE_bool("quick", False, "A few trials of each drill; the table in the documentation stays.")
 _ONLY = flags.DEFINE_list("only", [], "Names of drills; all by default.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from sora_jax.train.workdir import write_atomically
+from sora_jax.core.files import write_atomically
 
 JSON = flags.DEFINE_string("json", None, "Where to write the figures.")
 

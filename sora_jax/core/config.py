@@ -131,3 +131,10 @@ def differences(saved: Mapping[str, Any], config: Mapping[str, Any], path: str =
         elif old != new:
             result.append(f"{name}: {json.dumps(old)} -> {json.dumps(new)}")
     return result
+
+
+def at_least_one(config: Any, *names: str) -> None:
+    """Raises UserError for a field under 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}: it must be at least 1")

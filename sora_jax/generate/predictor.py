@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from sora_jax.diffusion import guidance, known, noise_levels, path
 from sora_jax.generate.canvas import Batch, Texts
+from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import Reused, Transformer
-from sora_jax.objectives.diffusion import Generator
 
 # What goes from evaluation to evaluation: their number, and what the blocks added for each text. Empty without caching.
 Memory = dict[str, Any]
@@ -51,7 +51,9 @@ class Predictor:
     depends on what shares its batch.
     """
 
-    def __init__(self, model: Generator, batch: Batch, level_BL: jax.Array, config: SolverConfig, *, dtype: jnp.dtype):
+    def __init__(
+        self, model: TextToVideo, batch: Batch, level_BL: jax.Array, config: SolverConfig, *, dtype: jnp.dtype
+    ):
         self._model, self._batch, self._level_BL, self._config, self._dtype = model, batch, level_BL, config, dtype
         self._own_level_BL = level_BL % batch.pack["grid_BS3"].shape[1]  # as if nothing were given
 

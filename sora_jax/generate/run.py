@@ -23,7 +23,7 @@ from sora_jax.diffusion import known, solvers
 from sora_jax.generate.canvas import Batch, Canvas, lay_out, longer_rows
 from sora_jax.generate.predictor import Predictor, SolverConfig
 from sora_jax.models.codec import Codec
-from sora_jax.objectives.diffusion import Generator
+from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.video.patches import unpatchify
 
 
@@ -31,7 +31,7 @@ def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Ca
     """Returns the jitted `(params, batch) -> clean tokens_BLP`, in which known tokens are as they were given."""
 
     def solve(params: Params, batch: Batch) -> jax.Array:
-        model: Generator = merge_model(structure, params)
+        model: TextToVideo = merge_model(structure, params)
         grid_BS3 = batch.pack["grid_BS3"]
         sigma_IBS = config.schedule(jnp.prod(grid_BS3, axis=-1), start=batch.strength_BS)
         start = known.condition(

@@ -27,9 +27,8 @@ from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
-from sora_jax.train.reporter import HostBatch, Reporter, Spiked, Told
+from sora_jax.train.reporter import HostBatch, LogConfig, Reporter, Spiked, Told
 from sora_jax.train.retention import CheckpointConfig
-from sora_jax.train.settings import LogConfig
 from sora_jax.train.state import StateMaker, TrainState
 from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.train.workdir import Workdir

@@ -12,13 +12,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from sora_jax.core.files import write_atomically
 from sora_jax.core.printable import printable
-from sora_jax.train.advice import advice
 from sora_jax.train.charts import Series, compact, line_chart
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.report_pictures import picture_stages, pictures, read_object, sheets
 from sora_jax.train.report_style import PAGE
-from sora_jax.train.workdir import Workdir, write_atomically
 
 FILE = "report.html"
 _MOST_SKIPPED = 50  # names listed
@@ -54,8 +53,11 @@ _CLEAN = (
 Facts = dict[str, Any]
 
 
-def write_report(workdir: str | os.PathLike[str]) -> Path:
-    """The path of WORKDIR/report.html after writing it. Missing or damaged inputs leave their part out."""
+def write_report(workdir: str | os.PathLike[str], advice: Sequence[str] = ()) -> Path:
+    """The path of WORKDIR/report.html after writing it. Missing or damaged inputs leave their part out.
+
+    `advice` is what to change in the config, what matters most first.
+    """
     path = Path(workdir).absolute()
     config, run, evaluation = (read_object(path / f"{name}.json") for name in ("config", "run", "evaluation"))
     metrics = _by_stage(read_metrics(path))
@@ -73,7 +75,7 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
             "".join(pictures(path, n) for n in reversed(samples)),
             "Same prompts and noise at every step; the last stage first.",
         ),
-        _section("What to change first", _ordered(advice(Workdir(path)))),
+        _section("What to change first", _ordered(advice)),
         _tiles(run, stages, skipped=len(skipped)),
         _section("Evaluation", _evaluation(evaluation), _CLEAN if "clean" in json.dumps(evaluation) else ""),
         _section(

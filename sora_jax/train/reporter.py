@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from sora_jax.core.config import at_least_one
 from sora_jax.core.errors import NumericsError
 from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
 from sora_jax.train.guard import GuardConfig
@@ -19,6 +20,17 @@ HostBatch = dict[str, np.ndarray]
 _COUNTS = ("skipped", "unbroken", "spikes", "digest")
 # Names of samples listed in a warning; a batch may hold thousands.
 _MOST_NAMED = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """How often a stage reports."""
+
+    every_steps: int
+    samples_per_stage: int
+
+    def __post_init__(self):
+        at_least_one(self, "every_steps")
 
 
 class Spiked(Exception):

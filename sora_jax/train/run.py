@@ -71,8 +71,9 @@ def run(
                     _train_and_evaluate(this_run, until=until, evaluated=evaluated, began=began)
             failure.at(stage="report")
             if is_first():
-                write_report(workdir.path)
-                for sentence in advice(workdir):
+                told = advice(workdir)
+                write_report(workdir.path, told)
+                for sentence in told:
                     print(f"to change: {sentence}", flush=True)
             print(f"report: {workdir.path / 'report.html'}", flush=True)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from sora_jax.core.config import build
+from sora_jax.core.config import at_least_one, build
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
 from sora_jax.core.paths import expanded
@@ -29,13 +29,13 @@ from sora_jax.preparation.curate import CurationConfig
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import OptimizerConfig
 from sora_jax.train.ranges import out_of_range
+from sora_jax.train.reporter import LogConfig
 from sora_jax.train.retention import CheckpointConfig
-from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig, at_least_one
+from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig
 from sora_jax.train.state import EmaConfig
+from sora_jax.train.workdir import MAIN
 from sora_jax.video import shapes
 
-# The name of the collection `data` beside those of `more_data`.
-MAIN = "main"
 # The last names of keys that are paths.
 _PATH_KEYS = {"path", "captions", "table", "weights", "perceptual_weights", "start_from"}
 # What a source needs and how it is given.
@@ -106,17 +106,6 @@ class TextSettings:
     def encoder(self) -> TextConfig:
         """Returns the shape of the encoder."""
         return TextConfig(width=self.width, depth=self.depth, heads=self.heads)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """How often a stage reports."""
-
-    every_steps: int
-    samples_per_stage: int
-
-    def __post_init__(self):
-        at_least_one(self, "every_steps")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

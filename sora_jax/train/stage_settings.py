@@ -2,19 +2,12 @@
 
 import dataclasses
 import re
-from typing import Any
 
+from sora_jax.core.config import at_least_one
 from sora_jax.core.errors import UserError
 from sora_jax.data.crops import CropConfig
 from sora_jax.diffusion.known import KnownConfig
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
-
-
-def at_least_one(config: Any, *names: str) -> None:
-    """Raises UserError for a field under 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is {getattr(config, name)}: it must be at least 1")
 
 
 def read_rules(rules: tuple[str, ...], *, given: bool) -> list[tuple[re.Pattern[str], str]]:

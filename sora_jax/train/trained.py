@@ -25,7 +25,7 @@ from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
 from sora_jax.models.discriminator import AdversarialAutoencoder
 from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
-from sora_jax.objectives.diffusion import Generator
+from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.train.checkpoint import load_tree
 from sora_jax.train.settings import Settings
 from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
@@ -45,9 +45,9 @@ def build_autoencoder(settings: Settings, stage: AutoencoderStage | None, key: j
     return AdversarialAutoencoder(settings.autoencoder, settings.discriminator, rngs=nnx.Rngs(key))
 
 
-def build_generator(settings: Settings, key: jax.Array) -> Generator:
+def build_generator(settings: Settings, key: jax.Array) -> TextToVideo:
     """Returns a fresh text encoder and transformer."""
-    return Generator(
+    return TextToVideo(
         settings.transformer,
         settings.text.encoder(),
         patch_width=settings.patch_width,

@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 from sora_jax.core.config import differences, to_json
 from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import StorageError, UserError
-from sora_jax.core.paths import beside
+from sora_jax.core.files import write_atomically
 from sora_jax.data.remote import is_remote
 from sora_jax.train import changes
-from sora_jax.train.settings import MAIN
 from sora_jax.train.storage import check_names
+
+# The name of the collection `data` beside those of `more_data`.
+MAIN = "main"
 
 
 class Workdir:
@@ -173,11 +175,3 @@ class Workdir:
         """Writes a JSON file of the workdir as a whole or not at all."""
         if is_first():
             write_atomically(self.path / name, json.dumps(value, indent=2))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` so that a reader, or a crash, never meets half a file."""
-    temporary = beside(path, ".tmp")
-    # Names of files may be bytes that are no text: half a pair of surrogates in Python.
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)

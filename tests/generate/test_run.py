@@ -22,8 +22,9 @@ from sora_jax.generate.predictor import SolverConfig, taken_over
 from sora_jax.generate.run import Sampler, fresh_noise, make_solver
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
+from sora_jax.models.text_to_video import without_caption
 from sora_jax.models.transformer import Prediction
-from sora_jax.objectives.diffusion import DiffusionConfig, make_objective, without_caption
+from sora_jax.objectives.diffusion import DiffusionConfig, make_objective
 from tests import small
 from tests.small import generator, random_params
 

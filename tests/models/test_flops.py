@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.models.flops import NO_WORK, step_flops, text_flops, transformer_flops, work_of
 from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import TransformerConfig
-from sora_jax.objectives.diffusion import Generator
 from tests import small
 
 B, L, K, P, Q = 2, 24, 6, 5, 4
@@ -46,7 +46,7 @@ def products(jaxpr) -> float:
 def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras):
     shape = config(extras=extras)
     structure, params, _ = abstract_model(
-        lambda key: Generator(shape, TEXT, patch_width=P, bytes_per_token=Q, rngs=nnx.Rngs(key))
+        lambda key: TextToVideo(shape, TEXT, patch_width=P, bytes_per_token=Q, rngs=nnx.Rngs(key))
     )
     pack = {
         "position_BL3": np.zeros((B, L, 3), np.float32),

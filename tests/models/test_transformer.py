@@ -17,7 +17,7 @@ from sora_jax.core.tree import abstract_model, init_params, merge_model
 from sora_jax.diffusion import known
 from sora_jax.models import transformer
 from sora_jax.models.text.bytes import TextConfig
-from sora_jax.objectives.diffusion import Generator, without_caption
+from sora_jax.models.text_to_video import TextToVideo, without_caption
 from sora_jax.video import shapes
 from tests import small
 
@@ -27,7 +27,7 @@ CONFIG = dataclasses.replace(small.TRANSFORMER, width=32, mlp_width=48, frequenc
 
 def build(key):
     text = TextConfig(width=16, depth=1, heads=2)
-    return Generator(CONFIG, text, patch_width=P, bytes_per_token=Q, rngs=nnx.Rngs(key))
+    return TextToVideo(CONFIG, text, patch_width=P, bytes_per_token=Q, rngs=nnx.Rngs(key))
 
 
 @dataclasses.dataclass(frozen=True)

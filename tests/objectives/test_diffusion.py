@@ -13,8 +13,9 @@ from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.packing import Budget
 from sora_jax.data.packs import PackLayout, stack_rows
 from sora_jax.diffusion import known, noise_levels, path
+from sora_jax.models.text_to_video import extents, without_caption
 from sora_jax.models.transformer import Prediction
-from sora_jax.objectives.diffusion import DiffusionConfig, extents, make_objective, without_caption
+from sora_jax.objectives.diffusion import DiffusionConfig, make_objective
 from tests import small
 
 LAYOUT = PackLayout(

@@ -65,7 +65,7 @@ def write_losses(run, losses):
 
 def test_a_run_in_which_nothing_is_wrong_is_left_alone(workdir):
     assert advice(workdir) == []
-    assert "What to change first" not in write_report(workdir.path).read_text()
+    assert "What to change first" not in write_report(workdir.path, advice(workdir)).read_text()
 
 
 def test_everything_is_told_in_a_sentence_and_what_matters_most_first(workdir, toy_config):
@@ -88,7 +88,7 @@ def test_everything_is_told_in_a_sentence_and_what_matters_most_first(workdir, t
         "the loss of videos still fell by 10% in its last fifth: more steps would help, stages.videos"
     )
     assert prompts.startswith("sampling.prompts: no caption of this run has 'red', 'circle', 'moves', 'right': the")
-    page = write_report(workdir.path).read_text()
+    page = write_report(workdir.path, advice(workdir)).read_text()
     assert "What to change first</h2><ol><li>2 of 3 videos" in page
     assert "no caption of this run has &#x27;red&#x27;" in page
 

@@ -27,8 +27,8 @@ from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.progress import Part, RunProgress
+from sora_jax.train.reporter import LogConfig
 from sora_jax.train.retention import CheckpointConfig, read_record
-from sora_jax.train.settings import LogConfig
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.step import StepConfig
 from sora_jax.train.workdir import Workdir

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from sora_jax.core.errors import CommandError, StorageError, UserError
-from sora_jax.train.workdir import Workdir, write_atomically
+from sora_jax.core.files import write_atomically
+from sora_jax.train.workdir import Workdir
 
 
 def config(**changes):
