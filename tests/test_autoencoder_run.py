@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sora_jax.train.checkpoint import load_tree
+from sora_jax.checkpoints.checkpoint import load_tree
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import load_codec
 from sora_jax.train.workdir import Workdir

@@ -11,15 +11,15 @@ import numpy as np
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
+from sora_jax.checkpoints import leaves, manifest
+from sora_jax.checkpoints.checkpoint import read_step, saved_leaves
+from sora_jax.checkpoints.disk_space import state_bytes
 from sora_jax.core.errors import CommandError, DataError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.data.shards import PreparedSet
-from sora_jax.train import leaves, manifest
-from sora_jax.train.checkpoint import read_step, saved_leaves
 from sora_jax.train.recipes import state_maker
 from sora_jax.train.settings import Settings
 from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
-from sora_jax.train.storage import state_bytes
 from sora_jax.train.workdir import Workdir
 
 # Leaves read at once.

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from sora_jax.train.checkpoint import Checkpointer
+from sora_jax.checkpoints.checkpoint import Checkpointer
+from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.train.reporter import HostBatch, Told
-from sora_jax.train.retention import CheckpointConfig
 from sora_jax.train.state import TrainState
 from sora_jax.train.workdir import Workdir
 

@@ -14,6 +14,8 @@ import jax
 from absl import logging
 from jax.sharding import Mesh, NamedSharding
 
+from sora_jax.checkpoints.checkpoint import Checkpointer
+from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core import failure
 from sora_jax.core.chips import peak_flops
 from sora_jax.core.distributed import from_first, together
@@ -23,12 +25,10 @@ from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.pipeline import check_resume
 from sora_jax.train import dump
-from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.reporter import HostBatch, LogConfig, Reporter, Spiked, Told
-from sora_jax.train.retention import CheckpointConfig
 from sora_jax.train.state import StateMaker, TrainState
 from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.train.workdir import Workdir

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from sora_jax.checkpoints.checkpoint import load_tree
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.train import dump
-from sora_jax.train.checkpoint import load_tree
 from sora_jax.train.loop import Stream, position_of, to_device
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.recipes import Recipe, autoencoder_recipe, diffusion_recipe

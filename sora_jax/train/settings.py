@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
+from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core.config import at_least_one, build
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
@@ -30,7 +31,6 @@ from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import OptimizerConfig
 from sora_jax.train.ranges import out_of_range
 from sora_jax.train.reporter import LogConfig
-from sora_jax.train.retention import CheckpointConfig
 from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig
 from sora_jax.train.state import EmaConfig
 from sora_jax.train.workdir import MAIN

@@ -16,6 +16,8 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
+from sora_jax.checkpoints.checkpoint import Checkpointer
+from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core import failure, rng
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import UserError
@@ -29,13 +31,11 @@ from sora_jax.models.codec import Codec, measure_latents
 from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.preparation.run import Share, finish, header
 from sora_jax.train import exhibits
-from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.inheritance import find_source, inherit, take_autoencoder
 from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.recipes import autoencoder_recipe, diffusion_recipe, state_maker
-from sora_jax.train.retention import find_steps
 from sora_jax.train.settings import Settings
 from sora_jax.train.shares import encode_share
 from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
+from sora_jax.checkpoints.checkpoint import load_tree
 from sora_jax.core.distributed import from_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
@@ -26,7 +27,6 @@ from sora_jax.models.codec import Codec
 from sora_jax.models.discriminator import AdversarialAutoencoder
 from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
 from sora_jax.models.text_to_video import TextToVideo
-from sora_jax.train.checkpoint import load_tree
 from sora_jax.train.settings import Settings
 from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.train.state import track_name

@@ -11,13 +11,13 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
+from sora_jax.checkpoints.disk_space import check_names
 from sora_jax.core.config import differences, to_json
 from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.files import write_atomically
 from sora_jax.data.remote import is_remote
 from sora_jax.train import changes
-from sora_jax.train.storage import check_names
 
 # The name of the collection `data` beside those of `more_data`.
 MAIN = "main"

@@ -10,8 +10,8 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
+from sora_jax.checkpoints import manifest
 from sora_jax.data.shards import PreparedSet
-from sora_jax.train import manifest
 from sora_jax.train.audit import checkpoint_faults, record_faults
 from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir

@@ -15,12 +15,12 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sora_jax.checkpoints.checkpoint import Checkpointer, load_tree
 from sora_jax.core.config import to_json
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.nn.linear import Linear
 from sora_jax.train import run, stages
-from sora_jax.train.checkpoint import Checkpointer, load_tree
 from sora_jax.train.inheritance import find_source, inherit, take_autoencoder
 from sora_jax.train.loop import StopSignal
 from sora_jax.train.metrics import SilentWriter

@@ -14,21 +14,22 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sora_jax.checkpoints import manifest
+from sora_jax.checkpoints.checkpoint import load_tree
+from sora_jax.checkpoints.retention import CheckpointConfig, read_record
 from sora_jax.core import stop
 from sora_jax.core.errors import NumericsError, Preempted, StorageError, UserError
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.stop import StopSignal
 from sora_jax.nn.linear import Linear
-from sora_jax.train import dump, manifest
-from sora_jax.train.checkpoint import load_tree
+from sora_jax.train import dump
 from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.progress import Part, RunProgress
 from sora_jax.train.reporter import LogConfig
-from sora_jax.train.retention import CheckpointConfig, read_record
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.step import StepConfig
 from sora_jax.train.workdir import Workdir
@@ -210,7 +211,7 @@ def test_a_disk_without_room_is_told_before_anything_is_made(tmp_path, monkeypat
 
 
 def test_a_last_save_that_fails_is_tried_again_before_the_run_stops(whole, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("sora_jax.checkpoints.checkpoint._PAUSES", (0.0, 0.0))
     write, failures = manifest.write, [OSError(28, "No space left on device")] * 2
 
     def flaky(*args, **kwargs):

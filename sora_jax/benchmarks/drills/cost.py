@@ -13,11 +13,11 @@ from etils import epath
 from sora_jax.benchmarks.drills.bench import Bench
 from sora_jax.benchmarks.drills.registry import Result, Tally, drill
 from sora_jax.benchmarks.made_up_data import prepare_noise, time_step
+from sora_jax.checkpoints import manifest
+from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.core import rng
 from sora_jax.core.mesh import make_mesh
 from sora_jax.data.pipeline import RowDataset
-from sora_jax.train import manifest
-from sora_jax.train.checkpoint import Checkpointer
 from sora_jax.train.recipes import diffusion_recipe
 from sora_jax.train.settings import Settings, read_settings
 

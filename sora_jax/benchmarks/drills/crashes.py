@@ -21,8 +21,8 @@ from sora_jax.benchmarks.drills.bench import (
 )
 from sora_jax.benchmarks.drills.comparing import difference, relative_difference
 from sora_jax.benchmarks.drills.registry import Result, Tally, drill
+from sora_jax.checkpoints import manifest
 from sora_jax.core.errors import Preempted
-from sora_jax.train import manifest
 
 # Seconds that SIGTERM may take, and how much losses may differ between meshes.
 _STOP_SECONDS, _MESH_DIFFERENCE = 10.0, 1e-5

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.benchmarks.drills.bench import SMALL, STAGE
+from sora_jax.checkpoints import manifest
 from sora_jax.data.packs import Pack
 from sora_jax.data.pipeline import RowDataset
-from sora_jax.train import loop, manifest
+from sora_jax.train import loop
 
 
 def kill_in_save(step: int, moment: str) -> None:

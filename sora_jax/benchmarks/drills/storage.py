@@ -18,11 +18,11 @@ from absl import logging
 from sora_jax.benchmarks.drills.bench import EVERY, STAGE, STEPS, Bench, saved_steps, steps_done
 from sora_jax.benchmarks.drills.comparing import arrays, difference, same_bits
 from sora_jax.benchmarks.drills.registry import Result, Tally, drill
+from sora_jax.checkpoints import manifest
+from sora_jax.checkpoints.checkpoint import Checkpointer, Restored, load_tree
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import make_mesh
-from sora_jax.train import manifest
 from sora_jax.train.audit import checkpoint_faults
-from sora_jax.train.checkpoint import Checkpointer, Restored, load_tree
 from sora_jax.train.recipes import diffusion_recipe
 from sora_jax.train.settings import Settings, read_settings
 from sora_jax.train.workdir import Workdir

@@ -18,10 +18,10 @@ from etils import epath
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sora_jax.checkpoints import leaves, manifest
+from sora_jax.checkpoints.checkpoint import Checkpointer, load_tree
+from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core.errors import NumericsError, StorageError, UserError
-from sora_jax.train import leaves, manifest
-from sora_jax.train.checkpoint import Checkpointer, load_tree
-from sora_jax.train.retention import CheckpointConfig
 
 # Names of folders, as `check_names` allows them.
 PLAIN = ("exp (lr=1e-3) {a,b}", "]", "50%d", "赤い丸 🐕", "e\u0301", "-a b", "a:b#c", "a\nb", "~a", "b" * 255)
@@ -270,7 +270,7 @@ def test_a_failed_save_is_told_and_the_last_good_step_stays(tmp_path, state, mon
     checkpointer.save(1, state, {"row": 1}, CONFIG)
     checkpointer.wait()
     with monkeypatch.context() as patch:
-        patch.setattr("sora_jax.train.manifest._digests", full)
+        patch.setattr("sora_jax.checkpoints.manifest._digests", full)
         checkpointer.save(2, state, {"row": 2}, CONFIG)
         with pytest.raises(StorageError, match=r"step 2 was not saved .*No space left"):
             checkpointer.wait()
@@ -284,7 +284,7 @@ def test_a_failed_save_is_told_and_the_last_good_step_stays(tmp_path, state, mon
 def test_what_cannot_be_read_back_is_not_called_saved(tmp_path, state, monkeypatch, caplog, name):
     """With these names orbax leaves out the file that joins the arrays, and says that it has saved them."""
     caplog.set_level("INFO")
-    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", (0.0,))
+    monkeypatch.setattr("sora_jax.checkpoints.checkpoint._PAUSES", (0.0,))
     with (
         Checkpointer(tmp_path / name, policy(1)) as checkpointer,
         pytest.raises(StorageError, match=r"step 1 was not saved .* it cannot be read back: .* try 2 in a row"),
@@ -295,7 +295,7 @@ def test_what_cannot_be_read_back_is_not_called_saved(tmp_path, state, monkeypat
 
 
 def test_an_array_that_is_missing_before_the_commit_is_named(tmp_path, state, monkeypatch):
-    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", ())
+    monkeypatch.setattr("sora_jax.checkpoints.checkpoint._PAUSES", ())
     names = leaves.nested
 
     def without_one(tree):
@@ -367,7 +367,7 @@ def test_a_save_that_fails_is_told_cleaned_up_and_made_good_by_a_later_step(tmp_
 
 def test_later_tries_wait_and_the_last_one_ends_the_run(tmp_path, large, monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", (0.0, 0.2, 0.3))
+    monkeypatch.setattr("sora_jax.checkpoints.checkpoint._PAUSES", (0.0, 0.2, 0.3))
     with Checkpointer(tmp_path, policy(1, every_steps=100)) as checkpointer:
         checkpointer.save(1, large, {}, CONFIG)
         checkpointer.wait()
@@ -393,7 +393,7 @@ def test_later_tries_wait_and_the_last_one_ends_the_run(tmp_path, large, monkeyp
 
 def test_the_last_save_is_tried_again_in_its_place(tmp_path, state, monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr("sora_jax.train.checkpoint._PAUSES", (0.0, 0.01, 0.02))
+    monkeypatch.setattr("sora_jax.checkpoints.checkpoint._PAUSES", (0.0, 0.01, 0.02))
     failures = iter([OSError(28, "No space left on device"), ValueError("OUT_OF_RANGE"), None])
     save = ocp.AsyncCheckpointer.save
 
@@ -427,7 +427,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, state):
 
 def test_a_save_is_due_by_steps_and_by_time(tmp_path, state, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("sora_jax.train.checkpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sora_jax.checkpoints.checkpoint.time.monotonic", lambda: now[0])
     with Checkpointer(tmp_path / "steps", policy(every_steps=3)) as checkpointer:
         now[0] += 1e6
         assert [checkpointer.due(step) for step in range(1, 7)] == [False, False, True] * 2
@@ -474,7 +474,7 @@ def test_a_failure_at_the_end_is_raised_but_hides_no_other_exception(tmp_path, s
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sora_jax.train.manifest._digests", full)
+    monkeypatch.setattr("sora_jax.checkpoints.manifest._digests", full)
 
     def run(*, interrupted: bool) -> None:
         with Checkpointer(tmp_path, policy(1)) as checkpointer:

@@ -9,9 +9,9 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from sora_jax.checkpoints import manifest
 from sora_jax.core.config import at_least_one
 from sora_jax.core.errors import UserError
-from sora_jax.train import manifest
 
 # The item of a checkpoint that holds its `Record`.
 RECORD = "record"

@@ -3,7 +3,7 @@ import os
 import pytest
 from etils import epath
 
-from sora_jax.train import manifest
+from sora_jax.checkpoints import manifest
 
 
 @pytest.fixture

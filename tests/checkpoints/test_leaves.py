@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sora_jax.checkpoints import leaves
 from sora_jax.core.errors import NumericsError
-from sora_jax.train import leaves
 
 TREE = {"a": {"b": jnp.zeros((2, 3)), "c": (jnp.int32(1), jnp.zeros(4, jnp.bfloat16))}}
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from etils import epath
 
+from sora_jax.checkpoints import manifest
+from sora_jax.checkpoints.retention import CheckpointConfig, Record, Retention, choose, read_record
 from sora_jax.core.errors import UserError
-from sora_jax.train import manifest
-from sora_jax.train.retention import CheckpointConfig, Record, Retention, choose, read_record
 
 HOUR = 3600.0
 

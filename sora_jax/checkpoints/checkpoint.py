@@ -20,12 +20,12 @@ import orbax.checkpoint as ocp
 from absl import flags, logging
 from etils import epath
 
+from sora_jax.checkpoints import leaves, manifest
+from sora_jax.checkpoints.disk_space import check_room
+from sora_jax.checkpoints.retention import RECORD, CheckpointConfig, Record, Retention, find_steps, read_record
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.versions import changes, versions
-from sora_jax.train import leaves, manifest
-from sora_jax.train.retention import RECORD, CheckpointConfig, Record, Retention, find_steps, read_record
-from sora_jax.train.storage import check_room
 
 PyTree = Any
 
