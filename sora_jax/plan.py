@@ -20,7 +20,7 @@ from absl import flags
 from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import DoesNotFit, UserError, run_command
 from sora_jax.core.paths import check_writable, define_path
-from sora_jax.core.topology import describe, prepare_environment
+from sora_jax.planning.topology import describe, prepare_environment
 
 _CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
 _TOPOLOGY = flags.DEFINE_string(
@@ -57,7 +57,8 @@ def main(_: Sequence[str]) -> None:
     prepare_environment(_TOPOLOGY.value, slices=_SLICES.value)
     _forget_paths(config)
     # Here, because they bring jax, which reads the environment once.
-    from sora_jax.train import planning, programs
+    from sora_jax.planning import plans
+    from sora_jax.train import programs
     from sora_jax.train.settings import for_machine, read_settings
     from sora_jax.train.start import check_start
 
@@ -79,18 +80,18 @@ def main(_: Sequence[str]) -> None:
         found.append(programs.sampling_program(settings, mesh, size=_SIZE.value, seconds=_SECONDS.value))
     if what in ("autoencoder", "all"):
         found += programs.codec_programs(settings, mesh, size=_SIZE.value)
-    plans = []
+    made = []
     limit = None if _HBM_GB.value is None else 1e9 * _HBM_GB.value
     for program in found:
         print(f"compiling for {machine.name}: {program.name}", flush=True)
-        plan = planning.make_plan(program, settings, machine, mesh, limit=limit, keep_in=_HLO.value)
-        print("\n".join(planning.lines(plan)), flush=True)
-        plans.append(plan)
+        plan = plans.make_plan(program, settings, machine, mesh, limit=limit, keep_in=_HLO.value)
+        print("\n".join(plans.lines(plan)), flush=True)
+        made.append(plan)
     if _JSON.value:
-        Path(_JSON.value).write_text(json.dumps([planning.as_json(plan) for plan in plans], indent=2) + "\n")
-    large = [plan for plan in plans if not plan.fits]
+        Path(_JSON.value).write_text(json.dumps([plans.as_json(plan) for plan in made], indent=2) + "\n")
+    large = [plan for plan in made if not plan.fits]
     if large:
-        raise DoesNotFit("; ".join(f"{plan.name} needs {planning.in_words(plan.needed)} of a chip" for plan in large))
+        raise DoesNotFit("; ".join(f"{plan.name} needs {plans.in_words(plan.needed)} of a chip" for plan in large))
 
 
 def _forget_paths(config: Any) -> None:

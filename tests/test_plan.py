@@ -12,9 +12,10 @@ import pytest
 from sora_jax.core.chips import CHIPS
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
-from sora_jax.core.topology import links
 from sora_jax.models import flops
-from sora_jax.train import activations, planning, programs
+from sora_jax.planning import plans
+from sora_jax.planning.topology import links
+from sora_jax.train import activations, programs
 from sora_jax.train.settings import read_settings
 
 TOY = "--config=tests/toy.py"
@@ -156,11 +157,11 @@ def test_the_compilers_complaints_are_read():
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (17.00G) exceeds "
         "available HBM (15.75G)."
     )
-    assert planning.too_much(said) == (17 * 2**30, 15.75 * 2**30)
+    assert plans.too_much(said) == (17 * 2**30, 15.75 * 2**30)
     said = "RESOURCE_EXHAUSTED: ... Ran out of memory in memory space hbm. Used 29.03G of 15.75G hbm. Exceeded ..."
-    assert planning.too_much(said) == (29.03 * 2**30, 15.75 * 2**30)
+    assert plans.too_much(said) == (29.03 * 2**30, 15.75 * 2**30)
     with pytest.raises(RuntimeError, match="something else"):
-        planning.too_much("INTERNAL: something else")
+        plans.too_much("INTERNAL: something else")
 
 
 def test_a_program_that_the_compiler_refuses_for_its_size_does_not_fit(settings):
@@ -171,11 +172,11 @@ def test_a_program_that_the_compiler_refuses_for_its_size_does_not_fit(settings)
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: temporaries (3.00G) exceeds available HBM (2.00G).")
 
-    machine = planning.Machine(name="small", chip=None, devices=jax.devices(), slices=1)
+    machine = plans.Machine(name="small", chip=None, devices=jax.devices(), slices=1)
     refused = dataclasses.replace(program, lower=Refused)
-    plan = planning.make_plan(refused, settings, machine, mesh, limit=None)
+    plan = plans.make_plan(refused, settings, machine, mesh, limit=None)
     assert (plan.fits, plan.compiled, plan.needed, plan.limit) == (False, False, 3 * 2**30, 2 * 2**30)
-    assert "  does not fit: needs 3.22 GB of 2.15 GB; what would help, most first:" in planning.lines(plan)
+    assert "  does not fit: needs 3.22 GB of 2.15 GB; what would help, most first:" in plans.lines(plan)
 
 
 def test_nothing_is_computed_for_a_plan(settings):

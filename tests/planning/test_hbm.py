@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sora_jax.core.hbm import hbm_bytes, matmul_flops
-from sora_jax.core.hlo import Module, estimated_cycles, size_of
+from sora_jax.planning.hbm import hbm_bytes, matmul_flops
+from sora_jax.planning.hlo import Module, estimated_cycles, size_of
 
 DEPTH, ROWS, WIDTH = 7, 64, 128
 

@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sora_jax.core.collectives import NETWORK, Traffic, bytes_by_axes, device_groups, traffic
-from sora_jax.core.hlo import Module
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.planning.collectives import NETWORK, Traffic, bytes_by_axes, device_groups, traffic
+from sora_jax.planning.hlo import Module
 
 DEPTH, WIDTH = 5, 16
 # An asynchronous all-gather in a loop, a reduce-scatter as XLA for TPU writes it, an exchange between slices, one

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from sora_jax.core.collectives import NETWORK, Traffic, bytes_by_axes, traffic
-from sora_jax.core.hbm import hbm_bytes, matmul_flops
-from sora_jax.core.hlo import Module, estimated_cycles
 from sora_jax.core.mesh import MESH_AXES
-from sora_jax.core.topology import Machine, links
 from sora_jax.core.tree import count_parameters
+from sora_jax.planning.collectives import NETWORK, Traffic, bytes_by_axes, traffic
+from sora_jax.planning.hbm import hbm_bytes, matmul_flops
+from sora_jax.planning.hlo import Module, estimated_cycles
+from sora_jax.planning.topology import Machine, links
 from sora_jax.train.programs import Program, bytes_on_a_device
 from sora_jax.train.settings import Settings
 

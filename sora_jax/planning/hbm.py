@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sora_jax.core.hlo import Instruction, Module, size_of
+from sora_jax.planning.hlo import Instruction, Module, size_of
 
 # These move nothing: they name, group or wait; what they call counts by itself.
 _FREE = {

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sora_jax.core.hlo import Instruction, Module, size_of
+from sora_jax.planning.hlo import Instruction, Module, size_of
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # The axis between slices; it is no axis of the mesh: `data` crosses it.
