@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from sora_jax.data.video_output import encode_gif, encode_png
-from sora_jax.train import report
+from sora_jax.reports import run_page
+from sora_jax.reports.run_page import duration, write_report
 from sora_jax.train.exhibits import show_sheet
 from sora_jax.train.metrics import MetricsWriter
-from sora_jax.train.report import duration, write_report
 
 EVIL = '<script>alert("x")</script> & {braces} ümläut'
 VOID = {"meta", "img", "path"}
@@ -287,6 +287,6 @@ def test_stages_that_given_weights_make_needless_have_no_row():
         "stages": {"first": {"kind": "autoencoder"}, "then": {"kind": "prepare"}},
         "autoencoder": {"weights": None},
     }
-    assert list(report._stages(config, {}, {})) == ["first", "then"]
+    assert list(run_page._stages(config, {}, {})) == ["first", "then"]
     config["autoencoder"]["weights"] = "vae.safetensors"
-    assert list(report._stages(config, {}, {})) == ["then"]
+    assert list(run_page._stages(config, {}, {})) == ["then"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.train.charts import Series, compact, histogram, line_chart, running_mean
+from sora_jax.reports.charts import Series, compact, histogram, line_chart, running_mean
 
 WIDTH, HEIGHT = 440, 210
 values = st.one_of(st.none(), st.floats(-1e6, 1e6), st.floats(1e-9, 1e9))

@@ -11,8 +11,8 @@ from sora_jax.core.files import write_atomically
 from sora_jax.core.printable import printable
 from sora_jax.data.video_output import encode_png
 from sora_jax.preparation.survey import Look, Survey, measures, reasons
-from sora_jax.train.charts import compact, histogram
-from sora_jax.train.report_style import PAGE
+from sora_jax.reports.charts import compact, histogram
+from sora_jax.reports.style import PAGE
 
 _MOST_DROPPED = 500
 _ENLARGED = 160  # px, short side up to which a picture is enlarged

@@ -14,10 +14,10 @@ from typing import Any
 
 from sora_jax.core.files import write_atomically
 from sora_jax.core.printable import printable
-from sora_jax.train.charts import Series, compact, line_chart
+from sora_jax.reports.charts import Series, compact, line_chart
+from sora_jax.reports.pictures import picture_stages, pictures, read_object, sheets
+from sora_jax.reports.style import PAGE
 from sora_jax.train.metrics import read_metrics
-from sora_jax.train.report_pictures import picture_stages, pictures, read_object, sheets
-from sora_jax.train.report_style import PAGE
 
 FILE = "report.html"
 _MOST_SKIPPED = 50  # names listed
