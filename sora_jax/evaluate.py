@@ -22,11 +22,11 @@ from sora_jax.core.paths import check_writable, define_path
 from sora_jax.data.remote import is_remote
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
+from sora_jax.experiment.evaluation import DRAWN, PARTS, evaluate, evaluate_data
+from sora_jax.experiment.loading import WEIGHTS
+from sora_jax.experiment.settings import read_settings
 from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
-from sora_jax.train.judge import DRAWN, PARTS, evaluate, evaluate_data
-from sora_jax.train.settings import read_settings
-from sora_jax.train.trained import WEIGHTS
 from sora_jax.train.workdir import Workdir
 
 _WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")

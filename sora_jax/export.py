@@ -12,9 +12,9 @@ from absl import flags
 
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.paths import check_writable, define_path
+from sora_jax.experiment.loading import load_codec
+from sora_jax.experiment.settings import read_settings
 from sora_jax.models.interop.wan_autoencoder import LAYOUTS, save_wan_autoencoder
-from sora_jax.train.settings import read_settings
-from sora_jax.train.trained import load_codec
 from sora_jax.train.workdir import Workdir
 
 _WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")

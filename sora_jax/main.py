@@ -51,7 +51,7 @@ def main(_: Sequence[str]) -> None:
     # Here, because they bring jax: a second start should cost nothing.
     from sora_jax.core.config import to_json
     from sora_jax.core.distributed import find_cluster, joined
-    from sora_jax.train.run import run
+    from sora_jax.experiment.run import run
 
     wanted = {"until": _UNTIL.value, "fresh_data": _FRESH_DATA.value}
     cluster = find_cluster(

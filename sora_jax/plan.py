@@ -57,10 +57,10 @@ def main(_: Sequence[str]) -> None:
     prepare_environment(_TOPOLOGY.value, slices=_SLICES.value)
     _forget_paths(config)
     # Here, because they bring jax, which reads the environment once.
+    from sora_jax.experiment import programs
+    from sora_jax.experiment.preflight import check_start
+    from sora_jax.experiment.settings import for_machine, read_settings
     from sora_jax.planning import plans
-    from sora_jax.train import programs
-    from sora_jax.train.settings import for_machine, read_settings
-    from sora_jax.train.start import check_start
 
     machine = describe(_TOPOLOGY.value, slices=_SLICES.value)
     settings = for_machine(read_settings(config), accelerator=machine.chip is not None)

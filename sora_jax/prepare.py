@@ -33,8 +33,8 @@ def main(_: Sequence[str]) -> None:
     """Runs the stages up to the shards that are not done yet, or encodes this process's share of the clips."""
     use_huge_pages()
     # Here, because they bring jax: a second start should cost nothing.
+    from sora_jax.experiment.run import prepare_share, run
     from sora_jax.preparation.run import WHOLE, Share
-    from sora_jax.train.run import prepare_share, run
 
     share = Share(index=_INDEX.value, count=_COUNT.value)
     if share == WHOLE:

@@ -17,13 +17,13 @@ from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import NumericsError, run_command
 from sora_jax.core.paths import define_path
 from sora_jax.core.stop import StopSignal
+from sora_jax.experiment.datasets import curate_all, open_collections
+from sora_jax.experiment.preflight import check_start
+from sora_jax.experiment.replay import diagnose, recipe_of, replay
+from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.stages import Run
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.progress import RunProgress
-from sora_jax.train.replay import diagnose, recipe_of, replay
-from sora_jax.train.settings import read_settings
-from sora_jax.train.stages import Run
-from sora_jax.train.start import check_start
-from sora_jax.train.streams import curate_all, open_collections
 from sora_jax.train.workdir import Workdir
 
 _WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")

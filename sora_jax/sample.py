@@ -28,16 +28,8 @@ from sora_jax.core.paths import check_writable, define_path, define_paths
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.video_output import CODECS, check_written_suffix, first_file
 from sora_jax.diffusion.solvers import METHODS
-from sora_jax.generate.job import Limits, read_job
-from sora_jax.generate.jobs import run_jobs
-from sora_jax.generate.outputs import Book, Files, check_places
-from sora_jax.generate.predictor import SolverConfig
-from sora_jax.generate.request import TASKS, Request, read_requests
-from sora_jax.generate.write import file_stem, free_path, is_safe_name
-from sora_jax.train.advice import words_never_seen
-from sora_jax.train.machine import free_memory
-from sora_jax.train.settings import read_settings
-from sora_jax.train.trained import (
+from sora_jax.experiment.advice import words_never_seen
+from sora_jax.experiment.loading import (
     WEIGHTS,
     build_generator,
     limits_of,
@@ -46,6 +38,14 @@ from sora_jax.train.trained import (
     make_sampler,
     solver_config,
 )
+from sora_jax.experiment.machine import free_memory
+from sora_jax.experiment.settings import read_settings
+from sora_jax.generate.job import Limits, read_job
+from sora_jax.generate.jobs import run_jobs
+from sora_jax.generate.outputs import Book, Files, check_places
+from sora_jax.generate.predictor import SolverConfig
+from sora_jax.generate.request import TASKS, Request, read_requests
+from sora_jax.generate.write import file_stem, free_path, is_safe_name
 from sora_jax.train.workdir import Workdir
 
 _WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")

@@ -17,9 +17,9 @@ from sora_jax.checkpoints.retention import read_record
 from sora_jax.core.errors import StorageError, run_command
 from sora_jax.core.paths import define_path
 from sora_jax.data.shards import PreparedSet
-from sora_jax.train.audit import checkpoint_faults, record_faults
+from sora_jax.experiment.audit import checkpoint_faults, record_faults
+from sora_jax.experiment.settings import read_settings
 from sora_jax.train.progress import Progress
-from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
 _WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")

@@ -14,7 +14,12 @@ import sys
 from collections.abc import Sequence
 
 # Not the commands themselves: those come anew in every fork.
-LIBRARIES = ("sora_jax.generate.jobs", "sora_jax.preparation.survey", "sora_jax.planning.plans", "sora_jax.train.run")
+LIBRARIES = (
+    "sora_jax.generate.jobs",
+    "sora_jax.preparation.survey",
+    "sora_jax.planning.plans",
+    "sora_jax.experiment.run",
+)
 PATIENCE = 600  # seconds; then the command is killed
 
 

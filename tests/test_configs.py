@@ -10,8 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from sora_jax.core.errors import UserError
-from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.stage_settings import STAGE_KINDS
+from sora_jax.experiment.settings import Settings, read_settings
+from sora_jax.experiment.stage_settings import STAGE_KINDS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")

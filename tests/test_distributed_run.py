@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sora_jax.train import run
+from sora_jax.experiment import run
 from sora_jax.train.metrics import read_metrics
 from tests import processes, toy_several
 

@@ -9,9 +9,9 @@ from safetensors.numpy import load_file
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.shards import PreparedSet
+from sora_jax.experiment.loading import load_codec
+from sora_jax.experiment.settings import read_settings
 from sora_jax.models.interop.wan_autoencoder import load_wan_autoencoder
-from sora_jax.train.settings import read_settings
-from sora_jax.train.trained import load_codec
 from sora_jax.train.workdir import Workdir
 
 # What of the toy run is not as Wan has it.

@@ -112,8 +112,8 @@ def test_tests_and_configs_suppress_nothing_either():
         ("sora_jax.core.rng", "import sora_jax.nn", "floor 0, imports sora_jax.nn, floor 1"),
         ("sora_jax.core.rng", "def f():\n    import sora_jax.data.clips as c", "imports sora_jax.data.clips"),
         ("sora_jax.core.rng", "from ..nn.linear import Linear", "imports sora_jax.nn.linear.Linear"),
-        ("sora_jax.models.codec", "from sora_jax.train import run", "floor 3, imports sora_jax.train.run"),
-        ("sora_jax.train.run", "from sora_jax import main", "floor 5, imports sora_jax.main, floor 6"),
+        ("sora_jax.models.codec", "from sora_jax.train import run", "floor 3, imports sora_jax.experiment.run"),
+        ("sora_jax.experiment.run", "from sora_jax import main", "floor 5, imports sora_jax.main, floor 6"),
         ("sora_jax.data.clips", "from sora_jax.models.codec import Codec", "data is numpy"),
         ("sora_jax.data.clips", "import jax.numpy as jnp", "data is numpy"),
         ("sora_jax.models.x", "import torch", "a reference of tests"),
@@ -134,8 +134,8 @@ def test_a_broken_rule_is_found(module, source, fault):
     ("module", "source"),
     [
         ("sora_jax.data.clips", "from sora_jax.core import rng\nimport numpy\nfrom sora_jax.data.x import y"),
-        ("sora_jax.train.run", "from sora_jax.data.clips import Clip\nfrom sora_jax.generate import canvas"),
-        ("sora_jax.main", "from sora_jax.train.run import run\nimport jaxlib"),
+        ("sora_jax.experiment.run", "from sora_jax.data.clips import Clip\nfrom sora_jax.generate import canvas"),
+        ("sora_jax.main", "from sora_jax.experiment.run import run\nimport jaxlib"),
         ("sora_jax.core.x", "def f():\n" + "    x = 1\n" * 59),
     ],
 )

@@ -12,11 +12,11 @@ import pytest
 from sora_jax.core.chips import CHIPS
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.experiment import activations, programs
+from sora_jax.experiment.settings import read_settings
 from sora_jax.models import flops
 from sora_jax.planning import plans
 from sora_jax.planning.topology import links
-from sora_jax.train import activations, programs
-from sora_jax.train.settings import read_settings
 
 TOY = "--config=tests/toy.py"
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")

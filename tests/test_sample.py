@@ -9,10 +9,10 @@ from absl.testing import flagsaver
 
 from sora_jax import sample
 from sora_jax.core.errors import UserError
+from sora_jax.experiment.loading import limits_of
+from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.job import read_job
 from sora_jax.generate.write import is_safe_name
-from sora_jax.train.settings import read_settings
-from sora_jax.train.trained import limits_of
 
 
 @pytest.fixture(scope="module")

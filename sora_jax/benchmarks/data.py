@@ -23,7 +23,7 @@ from sora_jax.core.errors import run_command
 from sora_jax.data.packing import Budget, balance_order, plan_window
 from sora_jax.data.pipeline import RowDataset
 from sora_jax.data.rows import Lengths, Pool, RowPlan
-from sora_jax.train.settings import Settings, read_settings
+from sora_jax.experiment.settings import Settings, read_settings
 
 _CONFIG = define_config("step_config", "configs/base.py", "Whose step loading is compared with.")
 _CLIPS = flags.DEFINE_string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")

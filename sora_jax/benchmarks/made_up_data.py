@@ -14,14 +14,14 @@ from sora_jax.core.tree import abstract_model
 from sora_jax.data.captions import TOKENIZER
 from sora_jax.data.shapes_world import ShapesWorld, describe
 from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
+from sora_jax.experiment.loading import build_generator
+from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.stage_settings import DiffusionStage
 from sora_jax.objectives.diffusion import make_objective
 from sora_jax.train.loop import to_device
 from sora_jax.train.optimizer import make_optimizer
-from sora_jax.train.settings import Settings
-from sora_jax.train.stage_settings import DiffusionStage
 from sora_jax.train.state import StateMaker
 from sora_jax.train.step import StepConfig, make_step
-from sora_jax.train.trained import build_generator
 from sora_jax.video import shapes
 
 

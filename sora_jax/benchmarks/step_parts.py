@@ -28,13 +28,13 @@ from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
+from sora_jax.experiment.datasets import PackedBatches
+from sora_jax.experiment.recipes import Recipe, diffusion_recipe
+from sora_jax.experiment.settings import Settings, read_settings
+from sora_jax.experiment.stage_settings import DiffusionStage
 from sora_jax.train.loop import to_device
-from sora_jax.train.recipes import Recipe, diffusion_recipe
-from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.stage_settings import DiffusionStage
 from sora_jax.train.state import TrainState, update_ema
 from sora_jax.train.step import make_step, mean_gradient, weights_digest
-from sora_jax.train.streams import PackedBatches
 
 _CONFIG = define_config("parts_config", "configs/base.py", "Whose step is taken apart.")
 _STAGE = flags.DEFINE_string("parts_stage", None, "Which stage of it; by default the last diffusion stage.")

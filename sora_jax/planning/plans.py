@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 
 from sora_jax.core.mesh import MESH_AXES
 from sora_jax.core.tree import count_parameters
+from sora_jax.experiment.programs import Program, bytes_on_a_device
+from sora_jax.experiment.settings import Settings
 from sora_jax.planning.collectives import NETWORK, Traffic, bytes_by_axes, traffic
 from sora_jax.planning.hbm import hbm_bytes, matmul_flops
 from sora_jax.planning.hlo import Module, estimated_cycles
 from sora_jax.planning.topology import Machine, links
-from sora_jax.train.programs import Program, bytes_on_a_device
-from sora_jax.train.settings import Settings
 
 KINDS = ("parameters", "moments", "ema", "batch", "activations", "temporaries")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

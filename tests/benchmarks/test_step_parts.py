@@ -6,7 +6,7 @@ import pytest
 
 from sora_jax.benchmarks import step_parts
 from sora_jax.core.errors import UserError
-from sora_jax.train.settings import read_settings
+from sora_jax.experiment.settings import read_settings
 from tests import toy
 
 

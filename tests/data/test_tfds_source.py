@@ -18,9 +18,9 @@ from sora_jax.data.sources import Source, fingerprint
 from sora_jax.data.tfds_source import TfdsSource
 from sora_jax.data.video_io import read_clip
 from sora_jax.data.video_output import encode_png, write_clip
+from sora_jax.experiment import datasets
+from sora_jax.experiment.settings import read_settings
 from sora_jax.preparation.curated import Heap
-from sora_jax.train import streams
-from sora_jax.train.settings import read_settings
 
 TEXT = tfds.features.Text()
 PIXELS = tfds.features.Tensor(shape=(None, None, None, 3), dtype=np.uint8, encoding="bytes")
@@ -176,8 +176,8 @@ def test_a_run_curates_a_data_set_of_pixels(toy_config, tmp_path):
     config.data.max_frames, config.data.min_tokens = 4, 1
     config.data.curation.windows_per_file, config.data.curation.max_static_share = 2, 0.5
     settings = read_settings(config)
-    (collection,) = streams.open_collections(settings)
-    source = streams.curate(collection, settings.data, tmp_path / "curation").source
+    (collection,) = datasets.open_collections(settings)
+    source = datasets.curate(collection, settings.data, tmp_path / "curation").source
     assert len(source) == 2
     for index, frames in enumerate((slice(0, 4), slice(4, 8))):
         np.testing.assert_array_equal(source[index].pixels_THWC, drawn(8, 60)[frames])

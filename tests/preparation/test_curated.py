@@ -18,10 +18,10 @@ from sora_jax.data.sources import FolderSource, Source, fingerprint
 from sora_jax.data.video_io import read_clip
 from sora_jax.data.video_output import write_clip
 from sora_jax.data.webdataset import TarSource
+from sora_jax.experiment import datasets
+from sora_jax.experiment.settings import read_settings
 from sora_jax.preparation.curate import CurationConfig
 from sora_jax.preparation.curated import KEPT_FILE, TABLE_FILE, CuratedSource, Heap
-from sora_jax.train import streams
-from sora_jax.train.settings import read_settings
 
 ON = CurationConfig(
     shots=True,
@@ -273,8 +273,8 @@ def config(toy_config, folder):
 
 def test_off_by_default_nothing_changes(config, tmp_path):
     settings = read_settings(config)
-    (collection,) = streams.open_collections(settings)
-    assert streams.curate(collection, settings.data, tmp_path / "none") is collection
+    (collection,) = datasets.open_collections(settings)
+    assert datasets.curate(collection, settings.data, tmp_path / "none") is collection
     assert not (tmp_path / "none").exists()
 
 
@@ -282,8 +282,8 @@ def test_a_run_reads_its_thresholds_from_the_config(config, tmp_path, capsys):
     config.data.curation.max_static_share = 0.5
     config.data.curation.windows_per_file = 2
     settings = read_settings(config)
-    (collection,) = streams.open_collections(settings)
-    source = streams.curate(collection, settings.data, tmp_path / "curation").source
+    (collection,) = datasets.open_collections(settings)
+    source = datasets.curate(collection, settings.data, tmp_path / "curation").source
     assert "b_again.gif#10-12" in ids(source)
     assert "e_still.mp4#0-4" not in ids(source)
     assert source[0].captions == ("blobs",)
@@ -293,13 +293,13 @@ def test_a_run_reads_its_thresholds_from_the_config(config, tmp_path, capsys):
 def test_a_run_curates_a_tar_as_it_does_a_folder(config, folder, tmp_path):
     config.data.curation.max_static_share = 0.5
     settings = read_settings(config)
-    (collection,) = streams.open_collections(settings)
-    plain = streams.curate(collection, settings.data, tmp_path / "a").source
+    (collection,) = datasets.open_collections(settings)
+    plain = datasets.curate(collection, settings.data, tmp_path / "a").source
     in_a_tar(sorted(folder.glob("*_*")), tmp_path / "heap.tar")
     config.data.source, config.data.path = "webdataset", str(tmp_path / "heap.tar")
     settings = read_settings(config)
-    (collection,) = streams.open_collections(settings)
-    packed = streams.curate(collection, settings.data, tmp_path / "b").source
+    (collection,) = datasets.open_collections(settings)
+    packed = datasets.curate(collection, settings.data, tmp_path / "b").source
     assert ids(packed) == [f"heap.tar/{name}" for name in ids(plain)]
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sora_jax.data.video_output import encode_gif, encode_png
+from sora_jax.experiment.sample_log import show_sheet
 from sora_jax.reports import run_page
 from sora_jax.reports.run_page import duration, write_report
-from sora_jax.train.exhibits import show_sheet
 from sora_jax.train.metrics import MetricsWriter
 
 EVIL = '<script>alert("x")</script> & {braces} ümläut'

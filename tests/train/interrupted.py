@@ -15,7 +15,8 @@ from absl import flags
 
 from sora_jax.core import stop
 from sora_jax.core.errors import Preempted
-from sora_jax.train import progress, run
+from sora_jax.experiment import run
+from sora_jax.train import progress
 
 flags.FLAGS(sys.argv[:1])
 config, workdir, *events = sys.argv[1:]

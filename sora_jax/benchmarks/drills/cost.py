@@ -18,8 +18,8 @@ from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.core import rng
 from sora_jax.core.mesh import make_mesh
 from sora_jax.data.pipeline import RowDataset
-from sora_jax.train.recipes import diffusion_recipe
-from sora_jax.train.settings import Settings, read_settings
+from sora_jax.experiment.recipes import diffusion_recipe
+from sora_jax.experiment.settings import Settings, read_settings
 
 _SAVES, _LARGEST = 5, 0.01
 _DIGESTED_MB = 256

@@ -22,9 +22,9 @@ from sora_jax.checkpoints import manifest
 from sora_jax.checkpoints.checkpoint import Checkpointer, Restored, load_tree
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import make_mesh
-from sora_jax.train.audit import checkpoint_faults
-from sora_jax.train.recipes import diffusion_recipe
-from sora_jax.train.settings import Settings, read_settings
+from sora_jax.experiment.audit import checkpoint_faults
+from sora_jax.experiment.recipes import diffusion_recipe
+from sora_jax.experiment.settings import Settings, read_settings
 from sora_jax.train.workdir import Workdir
 
 # Trials of a drill that start the real command; the others ask the code that it asks.

@@ -15,7 +15,7 @@ from sora_jax.benchmarks.drills.registry import DRILLS, Drill
 from sora_jax.core.errors import UserError
 from sora_jax.core.files import write_atomically
 from sora_jax.core.versions import versions
-from sora_jax.train.machine import available_cores
+from sora_jax.experiment.machine import available_cores
 
 # Whose drills there are, in the order of the table.
 SUBJECTS = (crashes, storage, numerics, data, peers, inputs, cost, security)

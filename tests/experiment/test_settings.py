@@ -3,9 +3,9 @@
 import pytest
 
 from sora_jax.core.errors import UserError
-from sora_jax.train.settings import read_settings
-from sora_jax.train.start import check_start, example_canvases
-from sora_jax.train.trained import limits_of
+from sora_jax.experiment.loading import limits_of
+from sora_jax.experiment.preflight import check_start, example_canvases
+from sora_jax.experiment.settings import read_settings
 
 ELSEWHERE = {"stages.videos.start_from": "runs/other/checkpoints/videos"}
 

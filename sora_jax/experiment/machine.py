@@ -10,8 +10,8 @@ import jax
 from absl import logging
 
 from sora_jax.core.host_memory import available_memory
-from sora_jax.train.settings import DataConfig, Settings
-from sora_jax.train.stage_settings import AutoencoderStage, StageConfig
+from sora_jax.experiment.settings import DataConfig, Settings
+from sora_jax.experiment.stage_settings import AutoencoderStage, StageConfig
 
 # Bytes: of a process with its compiler and programs, without caches; of each reader; the smallest cache.
 _PROCESS, _READER, _LEAST_CACHE_MB = 1.7e9, 0.2e9, 32

@@ -19,9 +19,9 @@ from sora_jax.data.captions import BYTES_PER_TOKEN
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource
 from sora_jax.data.video_output import write_clip
+from sora_jax.experiment import datasets, evaluation, loading, sample_log
+from sora_jax.experiment.settings import read_settings
 from sora_jax.preparation.fitted import Collection, FittedSource
-from sora_jax.train import exhibits, judge, streams, trained
-from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
 
@@ -40,13 +40,13 @@ def test_settings_of_a_run_are_those_of_its_config(workdir, settings):
 
 
 def test_the_codec_is_the_average_with_the_statistics(workdir, settings):
-    codec = trained.load_codec(workdir, settings)
+    codec = loading.load_codec(workdir, settings)
     statistics = workdir.read_json("latents.json")
     np.testing.assert_array_equal(codec.mean_C, statistics["mean"])
     np.testing.assert_array_equal(codec.scale_C, statistics["scale"])
     header = PreparedSet(workdir.prepared()).header
     assert header["autoencoder"] == codec.fingerprint(), "the shards were made with it"
-    assert codec.params.keys() == abstract_model(lambda key: trained.build_autoencoder(settings, None, key))[1].keys()
+    assert codec.params.keys() == abstract_model(lambda key: loading.build_autoencoder(settings, None, key))[1].keys()
 
 
 def test_prepared_latents_have_zero_mean_and_unit_variance_over_all_channels(workdir):
@@ -57,20 +57,20 @@ def test_prepared_latents_have_zero_mean_and_unit_variance_over_all_channels(wor
 
 
 def test_the_generator_is_that_of_the_newest_stage(workdir, settings, tmp_path):
-    params, stage, step = trained.load_generator(workdir, settings)
+    params, stage, step = loading.load_generator(workdir, settings)
     assert (stage, step) == ("videos", 8)
-    older, stage, step = trained.load_generator(workdir, settings, step=6)
+    older, stage, step = loading.load_generator(workdir, settings, step=6)
     assert (stage, step) == ("videos", 6)
     assert any(np.any(params[name] != older[name]) for name in params)
     copy = Workdir(shutil.copytree(workdir.path, tmp_path / "toy"))
     shutil.rmtree(copy.checkpoints("videos"))
     (copy.checkpoints("videos") / "3.orbax-checkpoint-tmp").mkdir(parents=True)  # a save that was cut short
-    assert trained.load_generator(copy, settings)[1:] == ("images", 6)
+    assert loading.load_generator(copy, settings)[1:] == ("images", 6)
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_the_last_weights_are_there_beside_the_average(workdir, settings):
-    average, last = (trained.load_generator(workdir, settings, weights=weights)[0] for weights in trained.WEIGHTS)
+    average, last = (loading.load_generator(workdir, settings, weights=weights)[0] for weights in loading.WEIGHTS)
     step = workdir.checkpoints("videos") / "8" / "state"
     tree = ocp.PyTreeCheckpointer().restore(step)
     for name in average:
@@ -83,21 +83,21 @@ def test_the_last_weights_are_there_beside_the_average(workdir, settings):
 def test_a_sampler_computes_no_more_rows_than_videos_need(workdir, settings, videos, devices, rows):
     sizes = MeshConfig(data=devices, fsdp=1, sequence=1, tensor=1)
     mesh = None if devices == 1 else make_mesh(sizes, jax.devices()[:devices])
-    structure = abstract_model(lambda key: trained.build_generator(settings, key))[0]
-    codec = trained.load_codec(workdir, settings)
-    assert trained.make_sampler(settings, codec, structure, mesh=mesh, videos=videos).rows == rows
+    structure = abstract_model(lambda key: loading.build_generator(settings, key))[0]
+    codec = loading.load_codec(workdir, settings)
+    assert loading.make_sampler(settings, codec, structure, mesh=mesh, videos=videos).rows == rows
 
 
 def test_what_is_not_there_yet_is_told(settings, tmp_path):
     with pytest.raises(UserError, match="has no trained autoencoder yet: run main until that stage is done"):
-        trained.load_codec(Workdir(tmp_path), settings)
+        loading.load_codec(Workdir(tmp_path), settings)
     with pytest.raises(UserError, match="has no checkpoint of a transformer yet"):
-        trained.load_generator(Workdir(tmp_path), settings)
+        loading.load_generator(Workdir(tmp_path), settings)
 
 
 def test_pixels_are_tokens_of_the_autoencoder(settings):
     stage = settings.stages["autoencoder"]
-    stream = streams.PixelBatches(FittedSource(streams.open_collections(settings)), stage.crops, seed=0)
+    stream = datasets.PixelBatches(FittedSource(datasets.open_collections(settings)), stage.crops, seed=0)
     with contextlib.closing(stream.batches(0)) as batches:
         first, second = itertools.islice(batches, 2)
     with contextlib.closing(stream.batches(1)) as batches:
@@ -110,7 +110,7 @@ def test_pixels_are_tokens_of_the_autoencoder(settings):
 @pytest.mark.parametrize(("stage", "image_share"), [("images", 1.0), ("videos", None)])
 def test_packs_hold_what_the_mix_says(workdir, settings, stage, image_share):
     prepared = PreparedSet(workdir.prepared())
-    stream = streams.PackedBatches(prepared, settings.stages[stage], settings)
+    stream = datasets.PackedBatches(prepared, settings.stages[stage], settings)
     with contextlib.closing(stream.batches(0)) as batches:
         packs = list(itertools.islice(batches, 8))
     with contextlib.closing(stream.batches(3)) as batches:
@@ -128,7 +128,7 @@ def test_packs_hold_what_the_mix_says(workdir, settings, stage, image_share):
 
 def test_packs_lose_the_tokens_that_the_stage_says(workdir, settings):
     stage = dataclasses.replace(settings.stages["videos"], token_drop=(0.5, 0.5))
-    stream = streams.PackedBatches(PreparedSet(workdir.prepared()), stage, settings)
+    stream = datasets.PackedBatches(PreparedSet(workdir.prepared()), stage, settings)
     with contextlib.closing(stream.batches(0)) as batches:
         packs = list(itertools.islice(batches, 4))
     for pack in packs:
@@ -137,26 +137,26 @@ def test_packs_lose_the_tokens_that_the_stage_says(workdir, settings):
 
 
 def test_clips_to_show_are_spread_over_the_source_and_bad_ones_passed_over(settings):
-    (collection,) = streams.open_collections(settings)
+    (collection,) = datasets.open_collections(settings)
     assert (collection.limits.stride, collection.limits.max_tokens) == ((4, 8, 8), 24)
     source = FittedSource([collection])
-    ids = [clip.source_id for clip in exhibits.choose_clips(source, count=4, sizes=9)]
+    ids = [clip.source_id for clip in sample_log.choose_clips(source, count=4, sizes=9)]
     assert ids == [source.source_id(index) for index in (0, 31, 63, 95)]
-    assert len(exhibits.choose_clips(source, count=1000, sizes=9)) == 96
+    assert len(sample_log.choose_clips(source, count=1000, sizes=9)) == 96
 
 
 def test_only_the_commonest_sizes_are_chosen(settings, tmp_path):
     for number, width in enumerate((16, 24, 32, 24, 40, 32, 24)):  # px
         write_clip(tmp_path / f"{number}.png", np.full((1, 16, width, 3), 9 * number, np.uint8), fps=8.0)
         (tmp_path / f"{number}.txt").write_text("grey")
-    limits = streams.clip_limits(settings, settings.data)
+    limits = datasets.clip_limits(settings, settings.data)
     source = FittedSource([Collection(name="main", source=FolderSource(tmp_path), limits=limits)])
-    chosen = exhibits.choose_clips(source, count=7, sizes=2)
+    chosen = sample_log.choose_clips(source, count=7, sizes=2)
     assert [clip.pixels_THWC.shape[2] for clip in chosen] == [24, 32, 24, 32, 24]
 
 
 def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_config, tmp_path):
-    clips, held_out = judge.evaluation_clips(Workdir(tmp_path / "w"), read_settings(toy_config()))
+    clips, held_out = evaluation.evaluation_clips(Workdir(tmp_path / "w"), read_settings(toy_config()))
     assert held_out
     assert len(clips) == 8
     assert all("heldout" in clip.source_id for clip in clips)
@@ -165,7 +165,7 @@ def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_c
         (tmp_path / f"{number}.txt").write_text("grey")
     config = toy_config()
     config.data.source, config.data.path = "folder", str(tmp_path)
-    clips, held_out = judge.evaluation_clips(Workdir(tmp_path / "w"), read_settings(config))
+    clips, held_out = evaluation.evaluation_clips(Workdir(tmp_path / "w"), read_settings(config))
     assert not held_out
     assert [clip.source_id for clip in clips] == ["0.gif", "1.gif", "2.gif"]
 
@@ -173,7 +173,7 @@ def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_c
 def test_only_a_drawn_world_tells_how_prompts_are_followed(workdir, settings):
     folder = dataclasses.replace(settings, data=dataclasses.replace(settings.data, source="folder", path="clips"))
     with pytest.raises(UserError, match=r"only of a drawn world .* pass --evaluate=autoencoder"):
-        judge.evaluate(workdir, folder, part="generator")
+        evaluation.evaluate(workdir, folder, part="generator")
 
 
 def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
@@ -183,7 +183,7 @@ def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
     config = toy_config()
     config.data.source, config.data.path = "folder", str(tmp_path)
     with caplog.at_level(logging.WARNING):
-        (collection,) = streams.open_collections(read_settings(config))
+        (collection,) = datasets.open_collections(read_settings(config))
     assert len(collection.source) == 1
     assert "1 files without a caption are left out: b.gif" in caplog.text
     assert "1 captions name no file: c.gif" in caplog.text
@@ -192,7 +192,7 @@ def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
 def test_a_world_of_two_objects_is_asked_for_pairs_as_well(workdir, settings, tmp_path):
     copy = Workdir(shutil.copytree(workdir.path, tmp_path / "toy"))
     two = dataclasses.replace(settings, shapes=dataclasses.replace(settings.shapes, max_objects=2))
-    alone, both = judge.evaluate(copy, settings), judge.evaluate(copy, two)
+    alone, both = evaluation.evaluate(copy, settings), evaluation.evaluate(copy, two)
     assert alone.keys() == {"autoencoder", "shapes"}
     assert both.keys() == {"autoencoder", "shapes", "shapes_pairs"}
     assert both["shapes"] == alone["shapes"]

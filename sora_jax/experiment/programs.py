@@ -18,6 +18,11 @@ from sora_jax.core import sharding
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import abstract_model
+from sora_jax.experiment import activations
+from sora_jax.experiment.loading import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
+from sora_jax.experiment.recipes import Recipe, autoencoder_recipe, diffusion_recipe
+from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage, PrepareStage
 from sora_jax.generate.canvas import TEXT_ARRAYS, Batch, longer_rows
 from sora_jax.generate.job import read_job
 from sora_jax.generate.predictor import SolverConfig
@@ -25,12 +30,7 @@ from sora_jax.generate.request import Request, read_size
 from sora_jax.generate.run import make_solver
 from sora_jax.models import flops
 from sora_jax.models.codec import programs_of
-from sora_jax.train import activations
-from sora_jax.train.recipes import Recipe, autoencoder_recipe, diffusion_recipe
-from sora_jax.train.settings import Settings
-from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage, PrepareStage
 from sora_jax.train.step import make_step
-from sora_jax.train.trained import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
 from sora_jax.video import shapes
 
 Shapes = dict[str, jax.ShapeDtypeStruct]

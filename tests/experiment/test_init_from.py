@@ -19,15 +19,15 @@ from sora_jax.checkpoints.checkpoint import Checkpointer, load_tree
 from sora_jax.core.config import to_json
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.experiment import run, stages
+from sora_jax.experiment.init_from import find_source, inherit, take_autoencoder
+from sora_jax.experiment.recipes import state_maker
+from sora_jax.experiment.settings import read_settings
 from sora_jax.nn.linear import Linear
-from sora_jax.train import run, stages
-from sora_jax.train.inheritance import find_source, inherit, take_autoencoder
 from sora_jax.train.loop import StopSignal
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sora_jax.train.progress import RunProgress
-from sora_jax.train.recipes import state_maker
-from sora_jax.train.settings import read_settings
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.workdir import Workdir
 

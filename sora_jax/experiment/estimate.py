@@ -17,13 +17,13 @@ from jax.sharding import Mesh
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.precision import compute_dtype
+from sora_jax.experiment.loading import solver_config
+from sora_jax.experiment.programs import Program, codec_programs, solver_evaluations, work_of_rows
+from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.stage_settings import STAGE_KINDS, AutoencoderStage, PrepareStage, StageConfig
 from sora_jax.models import flops
 from sora_jax.preparation.run import Share
-from sora_jax.train.programs import Program, codec_programs, solver_evaluations, work_of_rows
 from sora_jax.train.progress import Part
-from sora_jax.train.settings import Settings
-from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, PrepareStage, StageConfig
-from sora_jax.train.trained import solver_config
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
 

@@ -8,9 +8,9 @@ import pytest
 from sora_jax.core.config import to_json
 from sora_jax.data.shard_files import Prepared, read_words
 from sora_jax.data.shards import PreparedSet, ShardWriter
+from sora_jax.experiment.advice import _fall, advice, words_never_seen
+from sora_jax.experiment.settings import read_settings
 from sora_jax.reports.run_page import write_report
-from sora_jax.train.advice import _fall, advice, words_never_seen
-from sora_jax.train.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
 HEADER = {

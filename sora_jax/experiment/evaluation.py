@@ -20,14 +20,10 @@ from sora_jax.evaluation import show
 from sora_jax.evaluation.evaluator import Judged, judge_prompts
 from sora_jax.evaluation.reconstruction import Networks, Verdict, judge_autoencoder
 from sora_jax.evaluation.tasks import judge_sizes, judge_tasks
-from sora_jax.generate.job import Limits
-from sora_jax.models.codec import Codec
-from sora_jax.preparation.fitted import Collection, FittedSource
-from sora_jax.train import exhibits
-from sora_jax.train.estimate import JUDGEMENTS
-from sora_jax.train.settings import Settings
-from sora_jax.train.streams import clip_limits, curate_all, open_collections
-from sora_jax.train.trained import (
+from sora_jax.experiment import sample_log
+from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
+from sora_jax.experiment.estimate import JUDGEMENTS
+from sora_jax.experiment.loading import (
     Weights,
     build_generator,
     limits_of,
@@ -36,6 +32,10 @@ from sora_jax.train.trained import (
     make_sampler,
     solver_config,
 )
+from sora_jax.experiment.settings import Settings
+from sora_jax.generate.job import Limits
+from sora_jax.models.codec import Codec
+from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
 
@@ -140,7 +140,7 @@ def evaluate_data(
             return error
 
     def usable() -> Iterator[Clip]:
-        indices = exhibits.spread(len(source), count)
+        indices = sample_log.spread(len(source), count)
         with read_ahead(read, indices, readers=data.readers) as found:
             for one in found:
                 if isinstance(one, BadClip):
@@ -253,7 +253,7 @@ class _Maker:
         return {**parts, **{f"size_{name}": scores for name, scores in sizes.scores.items()}}
 
     def _show(self, name: str, clips: list[np.ndarray], prompts: list[str]) -> None:
-        exhibits.show_sheet(self._folder, name, clips, prompts, fps=self._settings.sampling.fps)
+        sample_log.show_sheet(self._folder, name, clips, prompts, fps=self._settings.sampling.fps)
 
     def _show_verdicts(self, name: str, judged: Judged) -> None:
         """Prints the table of groups and writes the picture of every sample beside what the oracle says of it."""
@@ -275,7 +275,7 @@ def evaluation_clips(workdir: Workdir, settings: Settings, *, count: int | None 
         collections = [Collection(name="heldout", source=world, limits=limits, readers=1)]
     else:
         collections = curate_all(open_collections(settings), settings, workdir, writes=False)
-    clips = exhibits.choose_clips(FittedSource(collections), count=count, sizes=_SIZES_JUDGED)
+    clips = sample_log.choose_clips(FittedSource(collections), count=count, sizes=_SIZES_JUDGED)
     return clips, settings.data.source == "shapes"
 
 

@@ -10,8 +10,8 @@ from absl import logging
 from sora_jax.core.errors import CommandError
 from sora_jax.data.shard_files import index_paths, read_index, read_words
 from sora_jax.data.words import unseen
+from sora_jax.experiment.settings import Settings, read_settings
 from sora_jax.train.metrics import read_metrics
-from sora_jax.train.settings import Settings, read_settings
 from sora_jax.train.workdir import Workdir
 
 # Share of videos that end where reading ends, from which on files are taken to be longer.

@@ -14,21 +14,21 @@ from sora_jax.core.distributed import from_first, is_first, losses_named
 from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.stop import StopSignal
 from sora_jax.data.sources import fingerprint
+from sora_jax.experiment.advice import advice
+from sora_jax.experiment.datasets import curate_all, open_collections
+from sora_jax.experiment.estimate import EVALUATION, expected_parts, measure_speed
+from sora_jax.experiment.evaluation import evaluate
+from sora_jax.experiment.machine import fit_to_machine
+from sora_jax.experiment.preflight import check_start
+from sora_jax.experiment.prepare_shares import clips_of_share, encode_share
+from sora_jax.experiment.settings import Settings, read_settings
+from sora_jax.experiment.stages import Run, run_stages
 from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.run import Share
 from sora_jax.reports.run_page import write_report
-from sora_jax.train.advice import advice
 from sora_jax.train.clock import peak_memory_gb
-from sora_jax.train.estimate import EVALUATION, expected_parts, measure_speed
-from sora_jax.train.judge import evaluate
-from sora_jax.train.machine import fit_to_machine
 from sora_jax.train.metrics import MetricsWriter, SilentWriter
 from sora_jax.train.progress import Display, Part, Progress, RunProgress, in_sentence
-from sora_jax.train.settings import Settings, read_settings
-from sora_jax.train.shares import clips_of_share, encode_share
-from sora_jax.train.stages import Run, run_stages
-from sora_jax.train.start import check_start
-from sora_jax.train.streams import curate_all, open_collections
 from sora_jax.train.workdir import Workdir
 
 

@@ -27,28 +27,28 @@ from sora_jax.core.tree import abstract_model
 from sora_jax.data.catalogue import read_catalogue
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import fingerprint
-from sora_jax.models.codec import Codec, measure_latents
-from sora_jax.preparation.fitted import Collection, FittedSource
-from sora_jax.preparation.run import Share, finish, header
-from sora_jax.train import exhibits
-from sora_jax.train.inheritance import find_source, inherit, take_autoencoder
-from sora_jax.train.loop import Surroundings, Task, train
-from sora_jax.train.metrics import MetricsWriter
-from sora_jax.train.progress import RunProgress
-from sora_jax.train.recipes import autoencoder_recipe, diffusion_recipe, state_maker
-from sora_jax.train.settings import Settings
-from sora_jax.train.shares import encode_share
-from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage
-from sora_jax.train.start import example_canvases
-from sora_jax.train.state import StateMaker, TrainState, begin_stage, carry_over, track_name
-from sora_jax.train.streams import PackedBatches, PixelBatches
-from sora_jax.train.trained import (
+from sora_jax.experiment import sample_log
+from sora_jax.experiment.datasets import PackedBatches, PixelBatches
+from sora_jax.experiment.init_from import find_source, inherit, take_autoencoder
+from sora_jax.experiment.loading import (
     build_autoencoder,
     given_codec,
     given_statistics,
     load_codec,
     make_sampler,
 )
+from sora_jax.experiment.preflight import example_canvases
+from sora_jax.experiment.prepare_shares import encode_share
+from sora_jax.experiment.recipes import autoencoder_recipe, diffusion_recipe, state_maker
+from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage
+from sora_jax.models.codec import Codec, measure_latents
+from sora_jax.preparation.fitted import Collection, FittedSource
+from sora_jax.preparation.run import Share, finish, header
+from sora_jax.train.loop import Surroundings, Task, train
+from sora_jax.train.metrics import MetricsWriter
+from sora_jax.train.progress import RunProgress
+from sora_jax.train.state import StateMaker, TrainState, begin_stage, carry_over, track_name
 from sora_jax.train.workdir import Workdir
 
 # Clips over which the latent's statistics are measured, and of how many sizes: each is compiled for.
@@ -145,7 +145,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
     """Trains the autoencoder; the last stage that does measures its latents and stores their statistics."""
     settings = run.settings
     recipe = autoencoder_recipe(settings, name, run.mesh)
-    shown = exhibits.choose_clips(run.fitted, count=_CLIPS_SHOWN, sizes=_SIZES_SHOWN)
+    shown = sample_log.choose_clips(run.fitted, count=_CLIPS_SHOWN, sizes=_SIZES_SHOWN)
     names = abstract_model(functools.partial(build_autoencoder, settings, None))[1]
 
     def codec(state: TrainState) -> Codec:
@@ -156,7 +156,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         )
 
     def show(state: TrainState, step: int) -> None:
-        exhibits.show_reconstructions(run.workdir, run.metrics, name, step, codec(state), shown)
+        sample_log.show_reconstructions(run.workdir, run.metrics, name, step, codec(state), shown)
 
     task = Task(
         objective=recipe.objective,
@@ -174,7 +174,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
 
 def _measure(run: Run, codec: Codec, *, stage: str | None = None) -> None:
     """Stores the statistics of the latents of the run's clips, and which stage trained the weights."""
-    measured = exhibits.choose_clips(run.fitted, count=_CLIPS_MEASURED, sizes=_SIZES_MEASURED)
+    measured = sample_log.choose_clips(run.fitted, count=_CLIPS_MEASURED, sizes=_SIZES_MEASURED)
     statistics = measure_latents(codec, [clip.pixels_THWC for clip in measured])
     measured_C = {"mean": statistics.mean_C.tolist(), "scale": statistics.scale_C.tolist()}
     run.workdir.write_json("latents.json", {"stage": stage, **measured_C})
@@ -258,7 +258,7 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
 
     def show(state: TrainState, step: int) -> None:
         clips = sampler(state.ema[track_name(settings.ema.widths[0])], canvases)
-        exhibits.show_samples(run.workdir, run.metrics, name, step, canvases, clips)
+        sample_log.show_samples(run.workdir, run.metrics, name, step, canvases, clips)
 
     stream = packed_batches(run, stage, codec)
     for rejected in stream.rows.plan.rejected:

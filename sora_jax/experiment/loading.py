@@ -17,6 +17,8 @@ from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.captions import BYTES_PER_TOKEN
 from sora_jax.data.packs import PackLayout
+from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.job import Limits, read_job
 from sora_jax.generate.predictor import SolverConfig
@@ -27,8 +29,6 @@ from sora_jax.models.codec import Codec
 from sora_jax.models.discriminator import AdversarialAutoencoder
 from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
 from sora_jax.models.text_to_video import TextToVideo
-from sora_jax.train.settings import Settings
-from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes

@@ -16,14 +16,14 @@ from sora_jax.checkpoints.checkpoint import load_tree
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, abstract_model
+from sora_jax.experiment.loading import load_codec
+from sora_jax.experiment.recipes import Recipe, autoencoder_recipe, diffusion_recipe
+from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
+from sora_jax.experiment.stages import Run, packed_batches, pixel_batches
 from sora_jax.train import dump
 from sora_jax.train.loop import Stream, position_of, to_device
 from sora_jax.train.metrics import read_metrics
-from sora_jax.train.recipes import Recipe, autoencoder_recipe, diffusion_recipe
-from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
-from sora_jax.train.stages import Run, packed_batches, pixel_batches
 from sora_jax.train.step import Batch, make_step, mean_gradient
-from sora_jax.train.trained import load_codec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core.config import differences
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.tree import Params
+from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage, read_rules
 from sora_jax.models.autoencoder import AutoencoderConfig
-from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage, read_rules
 from sora_jax.train.state import StateMaker, TrainState, track_name
 from sora_jax.train.workdir import Workdir
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from sora_jax.train import estimate
-from sora_jax.train.estimate import EVALUATION, Speed, expected_parts, measure_speed
-from sora_jax.train.settings import read_settings
-from sora_jax.train.start import check_start
+from sora_jax.experiment import estimate
+from sora_jax.experiment.estimate import EVALUATION, Speed, expected_parts, measure_speed
+from sora_jax.experiment.preflight import check_start
+from sora_jax.experiment.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
 CPU = Speed(platform="cpu", product=1e9, host=1.0, compiled=False)

@@ -17,9 +17,9 @@ from sora_jax.checkpoints.disk_space import state_bytes
 from sora_jax.core.errors import CommandError, DataError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.data.shards import PreparedSet
-from sora_jax.train.recipes import state_maker
-from sora_jax.train.settings import Settings
-from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
+from sora_jax.experiment.recipes import state_maker
+from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.train.workdir import Workdir
 
 # Leaves read at once.

@@ -6,9 +6,9 @@ import pytest
 
 from configs import base
 from sora_jax.core.errors import UserError
-from sora_jax.train.ranges import AT_LEAST_ONE, DECAY, NOT_NEGATIVE, POSITIVE, RANGES, SHARE, out_of_range
-from sora_jax.train.settings import read_settings
-from sora_jax.train.start import check_start
+from sora_jax.experiment.preflight import check_start
+from sora_jax.experiment.ranges import AT_LEAST_ONE, DECAY, NOT_NEGATIVE, POSITIVE, RANGES, SHARE, out_of_range
+from sora_jax.experiment.settings import read_settings
 
 # Any number is a mean of logits.
 ANY = {"diffusion.noise.mean"}

@@ -20,12 +20,12 @@ from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import FolderSource, Source
 from sora_jax.data.tfds_source import TfdsSource
 from sora_jax.data.webdataset import TarSource
+from sora_jax.experiment.settings import DataConfig, Settings
+from sora_jax.experiment.stage_settings import DiffusionStage
 from sora_jax.models.flops import step_flops, work_of
 from sora_jax.preparation.curated import CuratedSource, Heap
 from sora_jax.preparation.fitted import Collection, Limits
 from sora_jax.train.progress import Progress
-from sora_jax.train.settings import DataConfig, Settings
-from sora_jax.train.stage_settings import DiffusionStage
 from sora_jax.train.workdir import Workdir
 
 HostBatch = dict[str, np.ndarray]

@@ -18,6 +18,8 @@ from sora_jax.data.prefixed import prefix_faults
 from sora_jax.data.shapes_prompts import MOST_PROMPTS, heldout_prompts
 from sora_jax.data.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
+from sora_jax.experiment.ranges import out_of_range
+from sora_jax.experiment.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
@@ -29,9 +31,7 @@ from sora_jax.objectives.diffusion import DiffusionConfig
 from sora_jax.preparation.curate import CurationConfig
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import OptimizerConfig
-from sora_jax.train.ranges import out_of_range
 from sora_jax.train.reporter import LogConfig
-from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig
 from sora_jax.train.state import EmaConfig
 from sora_jax.train.workdir import MAIN
 from sora_jax.video import shapes

@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import make_mesh
 from sora_jax.core.sharding import batch_part, ways
+from sora_jax.experiment.loading import example
+from sora_jax.experiment.recipes import perceptual_distance
+from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.generate.canvas import Canvas
-from sora_jax.train.recipes import perceptual_distance
-from sora_jax.train.settings import Settings
-from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
-from sora_jax.train.trained import example
 
 
 def check_start(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh:

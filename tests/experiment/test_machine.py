@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from configs import base
-from sora_jax.train import machine
-from sora_jax.train.machine import fit_to_machine, largest_cache, needed_memory
-from sora_jax.train.settings import read_settings
+from sora_jax.experiment import machine
+from sora_jax.experiment.machine import fit_to_machine, largest_cache, needed_memory
+from sora_jax.experiment.settings import read_settings
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from sora_jax.data.pipeline import RowDataset
 from sora_jax.data.records import Sample, write_records
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.video_output import encode_gif
+from sora_jax.experiment.datasets import PackedBatches, PixelBatches, open_collections
+from sora_jax.experiment.settings import read_settings
 from sora_jax.preparation.fitted import FittedSource
-from sora_jax.train.settings import read_settings
-from sora_jax.train.streams import PackedBatches, PixelBatches, open_collections
 
 PIXELS_THWC = np.arange(5 * 16 * 16 * 3, dtype=np.uint8).reshape(5, 16, 16, 3) // 64 * 64
 GIF = encode_gif(PIXELS_THWC + np.arange(5, dtype=np.uint8)[:, None, None, None], fps=10.0)

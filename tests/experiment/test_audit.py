@@ -12,8 +12,8 @@ from etils import epath
 
 from sora_jax.checkpoints import manifest
 from sora_jax.data.shards import PreparedSet
-from sora_jax.train.audit import checkpoint_faults, record_faults
-from sora_jax.train.settings import read_settings
+from sora_jax.experiment.audit import checkpoint_faults, record_faults
+from sora_jax.experiment.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
 
@@ -93,7 +93,7 @@ def save_anew(directory, change):
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_leaves_that_a_config_does_not_build_and_values_that_are_not_finite_are_named(workdir, monkeypatch):
-    monkeypatch.setattr("sora_jax.train.audit._GROUP_BYTES", 100_000)
+    monkeypatch.setattr("sora_jax.experiment.audit._GROUP_BYTES", 100_000)
     for other in ("autoencoder", "videos"):
         shutil.rmtree(workdir.checkpoints(other))
 

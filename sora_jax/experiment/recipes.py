@@ -8,14 +8,14 @@ from jax.sharding import Mesh
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
+from sora_jax.experiment.loading import build_autoencoder, build_generator
+from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.models.perceptual import load_perceptual, lpips, smallest_side
 from sora_jax.objectives import autoencoder, diffusion
 from sora_jax.train.optimizer import make_optimizer
-from sora_jax.train.settings import Settings
-from sora_jax.train.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.train.state import StateMaker
 from sora_jax.train.step import Objective, StepConfig
-from sora_jax.train.trained import build_autoencoder, build_generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
