@@ -26,7 +26,7 @@ from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.paths import check_writable, define_path, define_paths
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.video_output import CODECS, check_written_suffix, first_file
+from sora_jax.data.media.writer import CODECS, check_written_suffix, first_file
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.advice import words_never_seen
 from sora_jax.experiment.loading import (

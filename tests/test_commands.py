@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from sora_jax.data.video_io import read_clip
-from sora_jax.data.video_output import write_clip
+from sora_jax.data.media.video_io import read_clip
+from sora_jax.data.media.writer import write_clip
 from sora_jax.models import perceptual
 from tests import processes
 from tests.conftest import ROOT

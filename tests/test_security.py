@@ -21,11 +21,11 @@ from ml_collections import config_flags
 from sora_jax.core import compiling
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
-from sora_jax.data.file_kinds import MEDIA_SUFFIXES
+from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES
+from sora_jax.data.media.writer import write_clip
 from sora_jax.data.records import RecordSource, Sample, write_records
 from sora_jax.data.remote import place
 from sora_jax.data.sources import FolderSource
-from sora_jax.data.video_output import write_clip
 from sora_jax.data.webdataset import TarSource
 from tests.conftest import ROOT, SECRETS
 

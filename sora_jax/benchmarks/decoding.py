@@ -11,10 +11,10 @@ import numpy as np
 
 from sora_jax.benchmarks.figures import Figure
 from sora_jax.data.clips import BadClip
-from sora_jax.data.file_kinds import DEMUXERS
-from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.media.file_kinds import DEMUXERS
+from sora_jax.data.media.guarded import GuardedReader
+from sora_jax.data.media.writer import write_clip
 from sora_jax.data.shapes_world import ShapesWorld, WorldConfig
-from sora_jax.data.video_output import write_clip
 
 _REPEATS = 5
 _FRAMES = 120

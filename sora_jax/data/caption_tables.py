@@ -23,7 +23,7 @@ import pyarrow
 from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.remote import AnyPath, read_file
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")

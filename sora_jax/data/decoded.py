@@ -4,8 +4,8 @@ import abc
 from typing import Any, TypedDict, Unpack
 
 from sora_jax.data.clips import Clip
-from sora_jax.data.guarded import ReaderPool
-from sora_jax.data.video_io import MAX_PIXELS
+from sora_jax.data.media.guarded import ReaderPool
+from sora_jax.data.media.video_io import MAX_PIXELS
 
 
 class SourceLimits(TypedDict, total=False):

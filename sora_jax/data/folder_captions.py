@@ -28,7 +28,7 @@ from sora_jax.data.caption_tables import (
     read_table,
 )
 from sora_jax.data.captions import Captions, clean_captions
-from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.pairing import TEXT_SUFFIXES, Files, Paired, by_key, pair
 from sora_jax.data.remote import (
     AnyPath,

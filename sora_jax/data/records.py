@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, Unpack
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from sora_jax.core.errors import StorageError, UserError
-from sora_jax.data import video_io
 from sora_jax.data.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
-from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.media import video_io
+from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.remote import AnyPath, is_folder, is_there, list_folder, passed_over, place, reaching
 from sora_jax.data.sources import digest
 

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, Unpack
 
 from sora_jax.core.errors import UserError
-from sora_jax.data import file_kinds, video_io
 from sora_jax.data.account import account
 from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
+from sora_jax.data.media import file_kinds, video_io
 from sora_jax.data.pairing import by_key, pair
 from sora_jax.data.remote import AnyPath, open_file, reaching, read_at
 from sora_jax.data.sources import digest

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.video_output import ClipFormat, Write, first_file, open_clip
+from sora_jax.data.media.writer import ClipFormat, Write, first_file, open_clip
 from sora_jax.generate.job import Job, facts_of
 from sora_jax.generate.request import Request
 from sora_jax.generate.write import settle

@@ -6,7 +6,7 @@ from absl import logging
 
 from sora_jax.core.printable import printable
 from sora_jax.data.clips import BadClip
-from sora_jax.data.video_output import write_clip
+from sora_jax.data.media.writer import write_clip
 from sora_jax.preparation.curated import CuratedSource
 
 

@@ -21,7 +21,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from sora_jax.core.errors import StorageError
-from sora_jax.data.video_output import encode_gif, encode_png
+from sora_jax.data.media.writer import encode_gif, encode_png
 
 FILE = "metrics.jsonl"
 

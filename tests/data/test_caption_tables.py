@@ -11,8 +11,8 @@ from pyarrow import parquet
 from sora_jax.core.errors import UserError
 from sora_jax.data.caption_tables import TABLE_SUFFIXES, read_table
 from sora_jax.data.folder_captions import read_captions
+from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources import FolderSource, fingerprint
-from sora_jax.data.video_output import write_clip
 
 
 def write(path: Path, **columns: list) -> Path:

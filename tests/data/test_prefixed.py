@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
+from sora_jax.data.media.writer import write_clip
 from sora_jax.data.prefixed import PrefixedSource, prefix_faults
 from sora_jax.data.sources import FolderSource, Source, fingerprint
-from sora_jax.data.video_output import write_clip
 from sora_jax.preparation.curated import Heap
 
 

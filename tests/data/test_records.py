@@ -11,9 +11,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data.clips import BadClip
+from sora_jax.data.media.writer import write_clip
 from sora_jax.data.records import RecordSource, Sample, write_records
 from sora_jax.data.sources import FolderSource, Source, fingerprint
-from sora_jax.data.video_output import write_clip
 
 
 def drawn(frames: int, value: int) -> np.ndarray:

@@ -8,8 +8,8 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
+from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources import FolderSource, Source, fingerprint
-from sora_jax.data.video_output import write_clip
 
 
 def drawn(frames: int, value: int) -> np.ndarray:

@@ -14,10 +14,10 @@ import tensorflow_datasets as tfds
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
+from sora_jax.data.media.video_io import read_clip
+from sora_jax.data.media.writer import encode_png, write_clip
 from sora_jax.data.sources import Source, fingerprint
 from sora_jax.data.tfds_source import TfdsSource
-from sora_jax.data.video_io import read_clip
-from sora_jax.data.video_output import encode_png, write_clip
 from sora_jax.experiment import datasets
 from sora_jax.experiment.settings import read_settings
 from sora_jax.preparation.curated import Heap

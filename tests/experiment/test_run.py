@@ -9,8 +9,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from sora_jax.core.config import to_json
+from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.shards import PreparedSet
-from sora_jax.data.video_io import read_clip
 from sora_jax.experiment import run
 from sora_jax.train.metrics import read_metrics
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.video_output import write_clip
+from sora_jax.data.media.writer import write_clip
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request
 from tests.generate.test_tasks import LIMITS

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.video_io import read_clip
-from sora_jax.data.video_output import first_file
+from sora_jax.data.media.video_io import read_clip
+from sora_jax.data.media.writer import first_file
 from sora_jax.generate.job import Job
 from sora_jax.generate.outputs import Book, Files, check_places
 from sora_jax.generate.request import Request, read_requests

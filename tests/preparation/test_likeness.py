@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sora_jax.data.video_io import read_clip
-from sora_jax.data.video_output import write_clip
+from sora_jax.data.media.video_io import read_clip
+from sora_jax.data.media.writer import write_clip
 from sora_jax.preparation.likeness import find_duplicates, hash_distance, perceptual_hash, pixel_digest
 
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from sora_jax.data.video_output import encode_gif, encode_png
+from sora_jax.data.media.writer import encode_gif, encode_png
 from sora_jax.experiment.sample_log import show_sheet
 from sora_jax.reports import run_page
 from sora_jax.reports.run_page import duration, write_report

@@ -12,7 +12,7 @@ from typing import Any
 from sora_jax.benchmarks.decoding import draw_videos
 from sora_jax.benchmarks.drills.bench import Bench, Running
 from sora_jax.benchmarks.drills.registry import Result, Tally, drill
-from sora_jax.data import decoder
+from sora_jax.data.media import decoder
 from sora_jax.data.shards import PreparedSet
 
 # Of ten clips one is damaged.

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.file_kinds import HEAD_BYTES, MEDIA_SUFFIXES, PICTURE, kind_of, strange_kind
-from sora_jax.data.video_io import read_clip
+from sora_jax.data.media.file_kinds import HEAD_BYTES, MEDIA_SUFFIXES, PICTURE, kind_of, strange_kind
+from sora_jax.data.media.video_io import read_clip
 
 # Container and codec of a video of each ending that needs a demuxer of its own.
 VIDEOS = {

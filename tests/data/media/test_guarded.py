@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sora_jax.data import decoder, guarded, video_io
 from sora_jax.data.clips import BadClip
-from sora_jax.data.file_kinds import MEDIA_SUFFIXES
-from sora_jax.data.guarded import GuardedReader, ReaderPool
+from sora_jax.data.media import decoder, guarded, video_io
+from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES
+from sora_jax.data.media.guarded import GuardedReader, ReaderPool
+from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources import FolderSource, fingerprint, read_ahead
-from sora_jax.data.video_output import write_clip
 
 
 def drawn(frames: int = 5) -> np.ndarray:
@@ -411,7 +411,7 @@ def test_a_child_that_hangs_dies_when_nobody_holds_its_stdin(good):
 
 PARENT = textwrap.dedent("""
     import os, signal, sys
-    from sora_jax.data.guarded import GuardedReader
+    from sora_jax.data.media.guarded import GuardedReader
 
     reader = GuardedReader()
     reader.read_clip(sys.argv[1])

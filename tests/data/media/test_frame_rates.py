@@ -11,11 +11,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.frame_rates import at_rate
-from sora_jax.data.guarded import GuardedReader
+from sora_jax.data.media.frame_rates import at_rate
+from sora_jax.data.media.guarded import GuardedReader
+from sora_jax.data.media.video_io import read_clip
+from sora_jax.data.media.writer import encode_gif
 from sora_jax.data.sources import FolderSource
-from sora_jax.data.video_io import read_clip
-from sora_jax.data.video_output import encode_gif
 from sora_jax.data.webdataset import TarSource
 
 GAPS = st.lists(st.integers(0, 40), max_size=60)

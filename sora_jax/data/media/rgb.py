@@ -11,8 +11,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from PIL import Image
 
-from sora_jax.data.pictures import ReadLimits, on_white
-from sora_jax.data.tone import FORMAT, ToneMap, is_mapped
+from sora_jax.data.media.pictures import ReadLimits, on_white
+from sora_jax.data.media.tone import FORMAT, ToneMap, is_mapped
 
 NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
 HD = (720, 1280)  # rows, columns, from either of which on untagged colours are taken for BT.709, as players do

@@ -4,8 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from sora_jax.data.tone import FORMAT, HLG, PQ, ToneMap, is_mapped, to_bt709
-from sora_jax.data.video_io import read_clip
+from sora_jax.data.media.tone import FORMAT, HLG, PQ, ToneMap, is_mapped, to_bt709
+from sora_jax.data.media.video_io import read_clip
 
 BT2020 = 9
 # From BT.709 to BT.2020, as ITU-R BT.2087 prints it.

@@ -28,10 +28,10 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from sora_jax.data import decoder
 from sora_jax.data.clips import BadClip
-from sora_jax.data.pictures import ReadOptions
-from sora_jax.data.video_io import MAX_PIXELS
+from sora_jax.data.media import decoder
+from sora_jax.data.media.pictures import ReadOptions
+from sora_jax.data.media.video_io import MAX_PIXELS
 
 SECONDS = 25.0
 SLOWEST_PIXELS = 5e6  # a second; a tenth of what a core decodes

@@ -14,8 +14,8 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
-from sora_jax.data.video_io import read_clip
-from sora_jax.data.video_output import encode_gif, encode_png, write_clip
+from sora_jax.data.media.video_io import read_clip
+from sora_jax.data.media.writer import encode_gif, encode_png, write_clip
 
 
 def drawn(frames: int = 9, height: int = 32, width: int = 48) -> np.ndarray:

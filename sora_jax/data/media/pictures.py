@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.frame_rates import at_rate
-from sora_jax.data.profiles import in_srgb
+from sora_jax.data.media.frame_rates import at_rate
+from sora_jax.data.media.profiles import in_srgb
 
 PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP", "TIFF", "AVIF")
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")

@@ -1,7 +1,7 @@
 """The child process of `guarded.GuardedReader`: decodes one file after the other under limits that the kernel keeps.
 
-Run as `python -m sora_jax.data.decoder PIPE PIXELS BYTES`: descriptors of a pipe for messages and of memory for pixels,
-and how many bytes of addresses may be used. Messages are JSON:
+Run as `python -m sora_jax.data.media.decoder PIPE PIXELS BYTES`: descriptors of a pipe for messages and of memory for
+pixels, and how many bytes of addresses may be used. Messages are JSON:
 
     {"path", and the limits of `read_clip`}   a file to be decoded; the path is absolute
     {"name", and these limits}                the same, of the bytes that are sent next
@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.video_io import read_clip, read_stream
+from sora_jax.data.media.video_io import read_clip, read_stream
 
 _LONGEST_REASON = 200
 # Parts of PyAV that do something when they are imported.

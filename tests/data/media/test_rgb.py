@@ -4,9 +4,9 @@ import av
 import numpy as np
 import pytest
 
-from sora_jax.data.pictures import ReadLimits
-from sora_jax.data.rgb import TO_RGB, UNTAGGED, Converter
-from sora_jax.data.video_io import read_clip
+from sora_jax.data.media.pictures import ReadLimits
+from sora_jax.data.media.rgb import TO_RGB, UNTAGGED, Converter
+from sora_jax.data.media.video_io import read_clip
 
 ANY = ReadLimits(source_id="a.mp4", max_frames=None, max_pixels=2**30)
 FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv440p", "yuv420p10le", "yuv444p12le", "nv12", "gray", "gbrp")

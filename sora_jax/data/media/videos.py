@@ -23,10 +23,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.frame_rates import at_rate
-from sora_jax.data.pictures import ReadLimits
-from sora_jax.data.promises import PromisedFrames, declared_frames, follows_at
-from sora_jax.data.rgb import Converter, square_size
+from sora_jax.data.media.frame_rates import at_rate
+from sora_jax.data.media.pictures import ReadLimits
+from sora_jax.data.media.promises import PromisedFrames, declared_frames, follows_at
+from sora_jax.data.media.rgb import Converter, square_size
 
 LATEST_SHARE = 0.1  # of a frame's time, by which it may be late and still in time for one at a rate by choice
 FRAMES_AHEAD = 4  # decoded and not yet in RGB

@@ -21,8 +21,16 @@ from av.error import FFmpegError
 from PIL import Image, UnidentifiedImageError
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.file_kinds import DEMUXERS, HEAD_BYTES, MEDIA_SUFFIXES, PICTURE, kind_of, strange_kind, suffix_of
-from sora_jax.data.pictures import (
+from sora_jax.data.media.file_kinds import (
+    DEMUXERS,
+    HEAD_BYTES,
+    MEDIA_SUFFIXES,
+    PICTURE,
+    kind_of,
+    strange_kind,
+    suffix_of,
+)
+from sora_jax.data.media.pictures import (
     PICTURE_FORMATS,
     Allocator,
     ReadLimits,
@@ -30,7 +38,7 @@ from sora_jax.data.pictures import (
     allocate_bytes,
     read_pictures,
 )
-from sora_jax.data.videos import read_video
+from sora_jax.data.media.videos import read_video
 
 MAX_PIXELS = 2**30  # frames x rows x columns; three bytes each
 MAX_BYTES = 2**31  # of a file that is decoded from memory

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.promises import ends_as_it_says
-from sora_jax.data.video_io import read_clip, read_stream
+from sora_jax.data.media.promises import ends_as_it_says
+from sora_jax.data.media.video_io import read_clip, read_stream
 
 CODECS = {".mkv": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4", ".mp4": "libx264", ".mov": "libx264"}
 SOUNDS = {".avi": "pcm_s16le", ".webm": "libopus"}

@@ -11,10 +11,10 @@ import pytest
 from av.stream import Disposition
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.rgb import TO_RGB
-from sora_jax.data.video_io import read_clip
-from sora_jax.data.video_output import write_clip
-from sora_jax.data.videos import FRAMES_AHEAD, _ahead, _deinterlaced
+from sora_jax.data.media.rgb import TO_RGB
+from sora_jax.data.media.video_io import read_clip
+from sora_jax.data.media.videos import FRAMES_AHEAD, _ahead, _deinterlaced
+from sora_jax.data.media.writer import write_clip
 
 
 def noise(name: str, size: tuple[int, int] = (48, 70)) -> av.VideoFrame:

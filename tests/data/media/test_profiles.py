@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from sora_jax.data.guarded import GuardedReader
-from sora_jax.data.video_io import read_clip
+from sora_jax.data.media.guarded import GuardedReader
+from sora_jax.data.media.video_io import read_clip
 
 # Columns are red, green, blue; XYZ of D50, as profiles have it.
 SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])

@@ -1,0 +1,1 @@
+"""Files of videos and pictures: reading them under guard, and writing them."""
