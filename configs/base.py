@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     c.data = collection()  # the clips, called the collection "main" where there are more
     c.more_data = ConfigDict()  # further collections, by name: each is a `collection()` (docs/data.md)
 
-    c.shapes = shapes = ConfigDict()  # the drawn world (data/shapes_world.py)
+    c.shapes = shapes = ConfigDict()  # the drawn world (data/sources/shapes_world.py)
     shapes.num_clips = 4096  # clips that training draws; half of them images
     shapes.sides = ((24, 24), (32, 32), (24, 40), (40, 24))  # (height, width), px, 16 to 64
     shapes.frames = (5, 9, 13)  # frames of a moving clip, 2 to 17

@@ -19,7 +19,7 @@ from absl import flags
 from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.paths import check_writable, define_path
-from sora_jax.data.remote import is_remote
+from sora_jax.data.sources.remote import is_remote
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
 from sora_jax.experiment.evaluation import DRAWN, PARTS, evaluate, evaluate_data

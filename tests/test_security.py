@@ -23,10 +23,10 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.records import RecordSource, Sample, write_records
-from sora_jax.data.remote import place
-from sora_jax.data.sources import FolderSource
-from sora_jax.data.webdataset import TarSource
+from sora_jax.data.sources.base import FolderSource
+from sora_jax.data.sources.records import RecordSource, Sample, write_records
+from sora_jax.data.sources.remote import place
+from sora_jax.data.sources.webdataset import TarSource
 from tests.conftest import ROOT, SECRETS
 
 # Each runs code that it reads, or fetches what it reads.

@@ -14,7 +14,7 @@ from sora_jax.data.clips import BadClip
 from sora_jax.data.media.file_kinds import DEMUXERS
 from sora_jax.data.media.guarded import GuardedReader
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.shapes_world import ShapesWorld, WorldConfig
+from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig
 
 _REPEATS = 5
 _FRAMES = 120

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.caption_tables import Written
+from sora_jax.data.sources.caption_tables import Written
 
 BYTES_PER_TOKEN = 8
 # Name and version of the tokens, as prepared shards record them; raise it when a caption would give others.

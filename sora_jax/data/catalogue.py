@@ -18,7 +18,7 @@ import numpy as np
 from sora_jax.core.errors import DataError
 from sora_jax.data import shard_files
 from sora_jax.data.shard_files import SKIPPED_FILE, storage
-from sora_jax.data.sources import Source, fingerprint
+from sora_jax.data.sources.base import Source, fingerprint
 
 CATALOGUE_FILE = "catalogue.npz"
 

@@ -16,7 +16,7 @@ from sora_jax.core import rng
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.alter import alter
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.sources import Source, fingerprint
+from sora_jax.data.sources.base import Source, fingerprint
 
 # Draws until a clip is found that is large enough for a bucket; then the bucket is declared impossible.
 _MOST_DRAWS = 200

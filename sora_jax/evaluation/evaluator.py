@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sora_jax.core.tree import Params
-from sora_jax.data.shapes_prompts import PromptCase
+from sora_jax.data.sources.shapes_prompts import PromptCase
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.shapes_oracle import Verdict
 from sora_jax.generate.canvas import Canvas

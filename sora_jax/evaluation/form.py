@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from sora_jax.data.shapes_world import coverage
+from sora_jax.data.sources.shapes_world import coverage
 
 LEAST_OVERLAP = 0.85  # of a clean outline, mean over frames; a circle and the best square overlap by that much
 _LEAST_OF_A_FRAME = 0.7

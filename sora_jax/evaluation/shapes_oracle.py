@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sora_jax.data.shapes_prompts import PromptCase
-from sora_jax.data.shapes_world import PALETTE, SHAPES, STILL, Attributes
+from sora_jax.data.sources.shapes_prompts import PromptCase
+from sora_jax.data.sources.shapes_world import PALETTE, SHAPES, STILL, Attributes
 from sora_jax.evaluation.form import Fit, find_faults, fit_template, steep, window_means
 
 _COLOURS = tuple(PALETTE)

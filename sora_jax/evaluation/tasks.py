@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from sora_jax.core.tree import Params
-from sora_jax.data.shapes_prompts import PromptCase, case_of
-from sora_jax.data.shapes_world import DIRECTIONS, PALETTE, STILL, Scene, ShapesWorld, render
+from sora_jax.data.sources.shapes_prompts import PromptCase, case_of
+from sora_jax.data.sources.shapes_world import DIRECTIONS, PALETTE, STILL, Scene, ShapesWorld, render
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.evaluator import Judged, judge_clips
 from sora_jax.generate.job import Job, Limits

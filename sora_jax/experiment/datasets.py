@@ -11,15 +11,15 @@ from absl import logging
 
 from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
-from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.pipeline import Batches, RowDataset
-from sora_jax.data.prefixed import PrefixedSource
-from sora_jax.data.records import RecordSource
-from sora_jax.data.shapes_world import ShapesWorld
 from sora_jax.data.shards import PreparedSet
-from sora_jax.data.sources import FolderSource, Source
-from sora_jax.data.tfds_source import TfdsSource
-from sora_jax.data.webdataset import TarSource
+from sora_jax.data.sources.base import FolderSource, Source
+from sora_jax.data.sources.decoded import DecodedSource
+from sora_jax.data.sources.prefixed import PrefixedSource
+from sora_jax.data.sources.records import RecordSource
+from sora_jax.data.sources.shapes_world import ShapesWorld
+from sora_jax.data.sources.tfds import TfdsSource
+from sora_jax.data.sources.webdataset import TarSource
 from sora_jax.experiment.settings import DataConfig, Settings
 from sora_jax.experiment.stage_settings import DiffusionStage
 from sora_jax.models.flops import step_flops, work_of

@@ -13,9 +13,9 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
-from sora_jax.data.shapes_world import ShapesWorld
-from sora_jax.data.sources import FolderSource, read_ahead
+from sora_jax.data.sources.base import FolderSource, read_ahead
+from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
+from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
 from sora_jax.evaluation.evaluator import Judged, judge_prompts
 from sora_jax.evaluation.reconstruction import Networks, Verdict, judge_autoencoder

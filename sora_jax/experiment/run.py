@@ -13,7 +13,7 @@ from sora_jax.core.compiling import holds_programs, use_compilation_cache
 from sora_jax.core.distributed import from_first, is_first, losses_named
 from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.stop import StopSignal
-from sora_jax.data.sources import fingerprint
+from sora_jax.data.sources.base import fingerprint
 from sora_jax.experiment.advice import advice
 from sora_jax.experiment.datasets import curate_all, open_collections
 from sora_jax.experiment.estimate import EVALUATION, expected_parts, measure_speed

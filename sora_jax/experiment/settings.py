@@ -14,9 +14,9 @@ from sora_jax.core.mesh import MeshConfig
 from sora_jax.core.paths import expanded
 from sora_jax.core.precision import Precision
 from sora_jax.data.pipeline import PackingConfig
-from sora_jax.data.prefixed import prefix_faults
-from sora_jax.data.shapes_prompts import MOST_PROMPTS, heldout_prompts
-from sora_jax.data.shapes_world import WorldConfig
+from sora_jax.data.sources.prefixed import prefix_faults
+from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
+from sora_jax.data.sources.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.experiment.ranges import out_of_range
 from sora_jax.experiment.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, StageConfig

@@ -26,7 +26,7 @@ from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.catalogue import read_catalogue
 from sora_jax.data.shards import PreparedSet
-from sora_jax.data.sources import fingerprint
+from sora_jax.data.sources.base import fingerprint
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.datasets import PackedBatches, PixelBatches
 from sora_jax.experiment.init_from import find_source, inherit, take_autoencoder

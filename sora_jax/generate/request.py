@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.paths import expanded
-from sora_jax.data.caption_tables import parse_json, read_text
+from sora_jax.data.sources.caption_tables import parse_json, read_text
 
 Task = Literal["text", "animate", "extend", "loop", "connect", "edit", "fill", "upscale"]
 TASKS: tuple[Task, ...] = get_args(Task)

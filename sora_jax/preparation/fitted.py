@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from sora_jax.data.clips import Clip, Fitted, fit_clip
-from sora_jax.data.sources import Source
+from sora_jax.data.sources.base import Source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from sora_jax.data.captions import TOKENIZER, count_tokens, cut_caption
 from sora_jax.data.catalogue import write_catalogue
 from sora_jax.data.clips import LITTLE_CUT, BadClip, Fitted
 from sora_jax.data.shards import Prepared, ShardWriter
-from sora_jax.data.sources import read_ahead
+from sora_jax.data.sources.base import read_ahead
 from sora_jax.models.codec import Codec
 from sora_jax.preparation.fitted import Collection, Limits
 

@@ -16,7 +16,7 @@ from sora_jax.core.config import differences, to_json
 from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.files import write_atomically
-from sora_jax.data.remote import is_remote
+from sora_jax.data.sources.remote import is_remote
 from sora_jax.train import changes
 
 # The name of the collection `data` beside those of `more_data`.

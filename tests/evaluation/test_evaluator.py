@@ -1,7 +1,7 @@
 """The evaluator asks for held-out prompts and judges what it gets."""
 
-from sora_jax.data.shapes_prompts import PromptCase, case_of, heldout_prompts
-from sora_jax.data.shapes_world import Attributes, ShapesWorld, WorldConfig
+from sora_jax.data.sources.shapes_prompts import PromptCase, case_of, heldout_prompts
+from sora_jax.data.sources.shapes_world import Attributes, ShapesWorld, WorldConfig
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.evaluator import judge_clips, judge_prompts
 from sora_jax.evaluation.shapes_oracle import Verdict

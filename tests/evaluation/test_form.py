@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sora_jax.data import shapes_world as sw
+from sora_jax.data.sources import shapes_world as sw
 from sora_jax.evaluation import shapes_oracle as oracle
 from sora_jax.evaluation.form import find_faults, fit_template, steep, window_means
 

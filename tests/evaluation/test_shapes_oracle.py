@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sora_jax.data import shapes_world as sw
-from sora_jax.data.shapes_prompts import PromptCase, case_of
+from sora_jax.data.sources import shapes_world as sw
+from sora_jax.data.sources.shapes_prompts import PromptCase, case_of
 from sora_jax.evaluation import shapes_oracle as oracle
 
 SIDES = ((24, 24), (24, 40), (40, 24), (32, 32), (48, 64))

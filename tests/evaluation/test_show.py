@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sora_jax.data.shapes_prompts import case_of
+from sora_jax.data.sources.shapes_prompts import case_of
 from sora_jax.evaluation.evaluator import judge_clips
 from sora_jax.evaluation.reconstruction import Damaged
 from sora_jax.evaluation.show import table, verdicts_picture, worst_picture

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sora_jax.data.shapes_prompts import heldout_prompts
-from sora_jax.data.shapes_world import ShapesWorld, WorldConfig, render
+from sora_jax.data.sources.shapes_prompts import heldout_prompts
+from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig, render
 from sora_jax.evaluation import tasks
 from sora_jax.generate.jobs import Made
 from tests.generate.test_tasks import LIMITS as SMALL

@@ -15,9 +15,9 @@ from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.records import RecordSource, Sample, write_records
-from sora_jax.data.sources import FolderSource, Source, fingerprint
-from sora_jax.data.webdataset import TarSource
+from sora_jax.data.sources.base import FolderSource, Source, fingerprint
+from sora_jax.data.sources.records import RecordSource, Sample, write_records
+from sora_jax.data.sources.webdataset import TarSource
 from sora_jax.experiment import datasets
 from sora_jax.experiment.settings import read_settings
 from sora_jax.preparation.curate import CurationConfig

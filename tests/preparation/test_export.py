@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sora_jax.data.folder_captions import read_captions
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.sources import FolderSource
+from sora_jax.data.sources.base import FolderSource
+from sora_jax.data.sources.folder_captions import read_captions
 from sora_jax.preparation.curated import CuratedSource
 from sora_jax.preparation.export import export_windows
 from tests.preparation.test_curated import ON, scene

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.sources import fingerprint
+from sora_jax.data.sources.base import fingerprint
 from sora_jax.preparation.fitted import Collection, FittedSource, Limits
 
 LIMITS = Limits(stride=(4, 4, 4), min_tokens=1, max_tokens=24, max_frames=17, max_text_tokens=10, max_bad_share=0.5)

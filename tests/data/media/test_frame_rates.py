@@ -15,8 +15,8 @@ from sora_jax.data.media.frame_rates import at_rate
 from sora_jax.data.media.guarded import GuardedReader
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import encode_gif
-from sora_jax.data.sources import FolderSource
-from sora_jax.data.webdataset import TarSource
+from sora_jax.data.sources.base import FolderSource
+from sora_jax.data.sources.webdataset import TarSource
 
 GAPS = st.lists(st.integers(0, 40), max_size=60)
 RATES = st.sampled_from([1.0, 7.5, 10.0, 24.0, 24000 / 1001, 29.97, 60.0])

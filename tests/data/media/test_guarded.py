@@ -24,7 +24,7 @@ from sora_jax.data.media import decoder, guarded, video_io
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES
 from sora_jax.data.media.guarded import GuardedReader, ReaderPool
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.sources import FolderSource, fingerprint, read_ahead
+from sora_jax.data.sources.base import FolderSource, fingerprint, read_ahead
 
 
 def drawn(frames: int = 5) -> np.ndarray:

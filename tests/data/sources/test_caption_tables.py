@@ -9,10 +9,10 @@ import pytest
 from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.caption_tables import TABLE_SUFFIXES, read_table
-from sora_jax.data.folder_captions import read_captions
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.sources import FolderSource, fingerprint
+from sora_jax.data.sources.base import FolderSource, fingerprint
+from sora_jax.data.sources.caption_tables import TABLE_SUFFIXES, read_table
+from sora_jax.data.sources.folder_captions import read_captions
 
 
 def write(path: Path, **columns: list) -> Path:

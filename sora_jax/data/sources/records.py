@@ -17,14 +17,14 @@ from typing import Any, NamedTuple, Unpack
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from sora_jax.core.errors import StorageError, UserError
-from sora_jax.data.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.decoded import DecodedSource, SourceLimits
 from sora_jax.data.media import video_io
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
-from sora_jax.data.remote import AnyPath, is_folder, is_there, list_folder, passed_over, place, reaching
-from sora_jax.data.sources import digest
+from sora_jax.data.sources.base import digest
+from sora_jax.data.sources.caption_tables import Written, parse_json, texts_of, weighted
+from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
+from sora_jax.data.sources.remote import AnyPath, is_folder, is_there, list_folder, passed_over, place, reaching
 
 SUFFIX = ".arrayrecord"
 _READ_AT_ONCE = 1000
@@ -132,7 +132,8 @@ class RecordSource(DecodedSource):
             first = next(iter(self.damaged + self.uncaptioned), "they are empty")
             raise UserError(
                 f"the {len(self._paths)} {SUFFIX} files of {os.fspath(path)} hold no captioned clip (the first "
-                f"problem: {first}): write them with sora_jax.data.records.write_records, or as docs/data.md says"
+                f"problem: {first}): write them with sora_jax.data.sources.records.write_records, or as docs/data.md "
+                "says"
             )
 
     def __len__(self) -> int:

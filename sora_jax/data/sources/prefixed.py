@@ -4,8 +4,8 @@ import dataclasses
 
 from sora_jax.data.captions import clean_caption, count_tokens
 from sora_jax.data.clips import Clip
-from sora_jax.data.decoded import DecodedSource
-from sora_jax.data.sources import digest
+from sora_jax.data.sources.base import digest
+from sora_jax.data.sources.decoded import DecodedSource
 
 
 class PrefixedSource:

@@ -8,7 +8,7 @@ Unlike `tarfile`, which takes a damaged header for the end, damage is told.
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from sora_jax.data.remote import AnyPath, open_file, read_at
+from sora_jax.data.sources.remote import AnyPath, open_file, read_at
 
 BLOCK = 512
 _END = bytes(BLOCK)

@@ -12,8 +12,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.records import RecordSource, Sample, write_records
-from sora_jax.data.sources import FolderSource, Source, fingerprint
+from sora_jax.data.sources.base import FolderSource, Source, fingerprint
+from sora_jax.data.sources.records import RecordSource, Sample, write_records
 
 
 def drawn(frames: int, value: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.sources import FolderSource, Source, fingerprint
+from sora_jax.data.sources.base import FolderSource, Source, fingerprint
 
 
 def drawn(frames: int, value: int) -> np.ndarray:

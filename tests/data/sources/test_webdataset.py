@@ -14,9 +14,9 @@ import pytest
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.sources import FolderSource, Source, fingerprint
-from sora_jax.data.tar_paths import find_tars
-from sora_jax.data.webdataset import TarSource
+from sora_jax.data.sources.base import FolderSource, Source, fingerprint
+from sora_jax.data.sources.tar_paths import find_tars
+from sora_jax.data.sources.webdataset import TarSource
 
 
 def drawn(frames: int, value: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.folder_captions import read_captions
+from sora_jax.data.sources.folder_captions import read_captions
 
 
 def folder(root: Path, *names: str, **texts: str) -> Path:

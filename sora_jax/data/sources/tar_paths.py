@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.remote import (
+from sora_jax.data.sources.remote import (
     AnyPath,
     find_matches,
     is_folder,

@@ -13,16 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, Unpack
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.account import account
-from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.decoded import DecodedSource, SourceLimits
 from sora_jax.data.media import file_kinds, video_io
-from sora_jax.data.pairing import by_key, pair
-from sora_jax.data.remote import AnyPath, open_file, reaching, read_at
-from sora_jax.data.sources import digest
-from sora_jax.data.tar_index import Member, TarDamage, read_section, walk_tar
-from sora_jax.data.tar_paths import THREADS, find_tars, labels_of
+from sora_jax.data.sources.account import account
+from sora_jax.data.sources.base import digest
+from sora_jax.data.sources.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
+from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
+from sora_jax.data.sources.pairing import by_key, pair
+from sora_jax.data.sources.remote import AnyPath, open_file, reaching, read_at
+from sora_jax.data.sources.tar_index import Member, TarDamage, read_section, walk_tar
+from sora_jax.data.sources.tar_paths import THREADS, find_tars, labels_of
 
 _AHEAD = 2**18  # bytes; the headers and the captions of a sample mostly lie in one piece
 

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
-from sora_jax.data import shapes_world as sw
-from sora_jax.data.sources import fingerprint
+from sora_jax.data.sources import shapes_world as sw
+from sora_jax.data.sources.base import fingerprint
 
 SIDES = ((24, 24), (24, 40), (40, 24), (32, 32), (64, 64))
 

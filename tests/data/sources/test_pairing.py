@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.data.caption_tables import Written
-from sora_jax.data.pairing import Files, Paired, by_key, pair
+from sora_jax.data.sources.caption_tables import Written
+from sora_jax.data.sources.pairing import Files, Paired, by_key, pair
 
 
 def paired(*names: str, **texts: str) -> list[Paired]:

@@ -3,9 +3,9 @@
 import collections
 from collections.abc import Mapping, Sequence
 
-from sora_jax.data.caption_tables import TABLE_SUFFIXES
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES
-from sora_jax.data.pairing import TEXT_SUFFIXES
+from sora_jax.data.sources.caption_tables import TABLE_SUFFIXES
+from sora_jax.data.sources.pairing import TEXT_SUFFIXES
 
 _MOST_ENDINGS = 6  # that are listed
 

@@ -10,12 +10,12 @@ import pytest
 
 from sora_jax.data.captions import MOST_CHARACTERS
 from sora_jax.data.clips import BadClip
-from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.records import RecordSource, Sample, write_records
-from sora_jax.data.sources import FolderSource
-from sora_jax.data.webdataset import TarSource
+from sora_jax.data.sources.base import FolderSource
+from sora_jax.data.sources.decoded import DecodedSource
+from sora_jax.data.sources.records import RecordSource, Sample, write_records
+from sora_jax.data.sources.webdataset import TarSource
 
 NAMES = ("a.mp4", "b.gif", "c.png", "d.webp")
 

@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from absl import logging
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.account import account
-from sora_jax.data.caption_tables import (
+from sora_jax.data.captions import Captions, clean_captions
+from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.sources.account import account
+from sora_jax.data.sources.caption_tables import (
     MOST_CAPTION_BYTES,
     NAMES_FILE,
     TABLE_NAMES,
@@ -27,10 +29,8 @@ from sora_jax.data.caption_tables import (
     read_lines,
     read_table,
 )
-from sora_jax.data.captions import Captions, clean_captions
-from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
-from sora_jax.data.pairing import TEXT_SUFFIXES, Files, Paired, by_key, pair
-from sora_jax.data.remote import (
+from sora_jax.data.sources.pairing import TEXT_SUFFIXES, Files, Paired, by_key, pair
+from sora_jax.data.sources.remote import (
     AnyPath,
     Listing,
     is_folder,

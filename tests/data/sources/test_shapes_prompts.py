@@ -3,8 +3,8 @@
 import pytest
 
 from sora_jax.core.errors import UserError
-from sora_jax.data import shapes_world as sw
-from sora_jax.data.shapes_prompts import case_of, heldout_pair_prompts, heldout_prompts
+from sora_jax.data.sources import shapes_world as sw
+from sora_jax.data.sources.shapes_prompts import case_of, heldout_pair_prompts, heldout_prompts
 
 
 def world(split, **overrides):

@@ -4,7 +4,7 @@ import dataclasses
 
 from sora_jax.core import rng as rng_lib
 from sora_jax.core.errors import UserError
-from sora_jax.data.shapes_world import (
+from sora_jax.data.sources.shapes_world import (
     BACKGROUNDS,
     DIRECTIONS,
     PALETTE,

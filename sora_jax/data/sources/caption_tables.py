@@ -24,7 +24,7 @@ from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
-from sora_jax.data.remote import AnyPath, read_file
+from sora_jax.data.sources.remote import AnyPath, read_file
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 # In the order in which they are looked for.

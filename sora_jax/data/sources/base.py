@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar, Unpack
 import grain
 
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.decoded import DecodedSource, SourceLimits
-from sora_jax.data.folder_captions import read_captions
 from sora_jax.data.media.video_io import check_bytes
-from sora_jax.data.remote import is_remote, place, reaching, read_file
+from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
+from sora_jax.data.sources.folder_captions import read_captions
+from sora_jax.data.sources.remote import is_remote, place, reaching, read_file
 
 T = TypeVar("T")
 

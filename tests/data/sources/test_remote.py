@@ -20,13 +20,13 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.decoded import DecodedSource
 from sora_jax.data.media.writer import encode_png, write_clip
-from sora_jax.data.records import RecordSource, Sample, write_records
-from sora_jax.data.remote import list_files, place
-from sora_jax.data.sources import FolderSource, fingerprint
-from sora_jax.data.tfds_source import TfdsSource
-from sora_jax.data.webdataset import TarSource
+from sora_jax.data.sources.base import FolderSource, fingerprint
+from sora_jax.data.sources.decoded import DecodedSource
+from sora_jax.data.sources.records import RecordSource, Sample, write_records
+from sora_jax.data.sources.remote import list_files, place
+from sora_jax.data.sources.tfds import TfdsSource
+from sora_jax.data.sources.webdataset import TarSource
 
 
 class Refused(Exception):

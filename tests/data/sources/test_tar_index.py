@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.data.tar_index import BLOCK, Member, TarDamage, read_section, walk_tar
+from sora_jax.data.sources.tar_index import BLOCK, Member, TarDamage, read_section, walk_tar
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=60)
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)

@@ -16,8 +16,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import encode_png, write_clip
-from sora_jax.data.sources import Source, fingerprint
-from sora_jax.data.tfds_source import TfdsSource
+from sora_jax.data.sources.base import Source, fingerprint
+from sora_jax.data.sources.tfds import TfdsSource
 from sora_jax.experiment import datasets
 from sora_jax.experiment.settings import read_settings
 from sora_jax.preparation.curated import Heap
