@@ -16,7 +16,7 @@ from etils import epath
 from sora_jax.checkpoints.retention import read_record
 from sora_jax.core.errors import StorageError, run_command
 from sora_jax.core.paths import define_path
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.audit import checkpoint_faults, record_faults
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.progress import Progress

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.loading import load_codec
 from sora_jax.experiment.settings import read_settings
 from sora_jax.models.interop.wan_autoencoder import load_wan_autoencoder

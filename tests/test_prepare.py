@@ -12,7 +12,7 @@ import pytest
 from configs import base
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment import run as runs
 from sora_jax.experiment.settings import read_settings
 

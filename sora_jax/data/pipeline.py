@@ -17,7 +17,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.packing import Budget
 from sora_jax.data.packs import Pack, PackLayout
 from sora_jax.data.rows import Lengths, Pool, RowPlan, choose_tokens
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
 

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from sora_jax.core.errors import CommandError
-from sora_jax.data.shard_files import index_paths, read_index, read_words
+from sora_jax.data.shards.files import index_paths, read_index, read_words
 from sora_jax.data.words import unseen
 from sora_jax.experiment.settings import Settings, read_settings
 from sora_jax.train.metrics import read_metrics

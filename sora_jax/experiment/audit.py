@@ -16,7 +16,7 @@ from sora_jax.checkpoints.checkpoint import read_step, saved_leaves
 from sora_jax.checkpoints.disk_space import state_bytes
 from sora_jax.core.errors import CommandError, DataError
 from sora_jax.core.mesh import MeshConfig, make_mesh
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.recipes import state_maker
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage

@@ -24,8 +24,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import batch_part
 from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.catalogue import read_catalogue
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.catalogue import read_catalogue
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import fingerprint
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.datasets import PackedBatches, PixelBatches

@@ -25,7 +25,7 @@ from absl import logging
 from sora_jax.core.errors import CommandError, DataError, UserError
 from sora_jax.core.printable import printable
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.shard_files import SKIPPED_FILE, end_last_line, storage
+from sora_jax.data.shards.files import SKIPPED_FILE, end_last_line, storage
 from sora_jax.data.sources.base import Source, digest, read_ahead
 from sora_jax.preparation.curate import SMALL_SIDE, CurationConfig, Scores, crop_bars, measure, refuse
 from sora_jax.preparation.likeness import find_duplicates

@@ -13,9 +13,9 @@ import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.captions import TOKENIZER, count_tokens, cut_caption
-from sora_jax.data.catalogue import write_catalogue
 from sora_jax.data.clips import LITTLE_CUT, BadClip, Fitted
-from sora_jax.data.shards import Prepared, ShardWriter
+from sora_jax.data.shards.catalogue import write_catalogue
+from sora_jax.data.shards.prepared import Prepared, ShardWriter
 from sora_jax.data.sources.base import read_ahead
 from sora_jax.models.codec import Codec
 from sora_jax.preparation.fitted import Collection, Limits

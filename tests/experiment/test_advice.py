@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sora_jax.core.config import to_json
-from sora_jax.data.shard_files import Prepared, read_words
-from sora_jax.data.shards import PreparedSet, ShardWriter
+from sora_jax.data.shards.files import Prepared, read_words
+from sora_jax.data.shards.prepared import PreparedSet, ShardWriter
 from sora_jax.experiment.advice import _fall, advice, words_never_seen
 from sora_jax.experiment.settings import read_settings
 from sora_jax.reports.run_page import write_report

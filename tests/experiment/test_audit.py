@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from sora_jax.checkpoints import manifest
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.audit import checkpoint_faults, record_faults
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.workdir import Workdir

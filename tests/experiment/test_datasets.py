@@ -14,7 +14,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.crops import CropStream
 from sora_jax.data.media.writer import encode_gif
 from sora_jax.data.pipeline import RowDataset
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.records import Sample, write_records
 from sora_jax.experiment.datasets import PackedBatches, PixelBatches, open_collections
 from sora_jax.experiment.settings import read_settings

@@ -10,7 +10,7 @@ import pytest
 
 from sora_jax.core.config import to_json
 from sora_jax.data.media.video_io import read_clip
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment import run
 from sora_jax.train.metrics import read_metrics
 

@@ -13,7 +13,7 @@ import pytest
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.captions import count_tokens
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource
 from sora_jax.preparation.fitted import Collection, Limits
 from sora_jax.preparation.run import Share, finish, header, prepare

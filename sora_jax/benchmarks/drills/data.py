@@ -13,7 +13,7 @@ from sora_jax.benchmarks.decoding import draw_videos
 from sora_jax.benchmarks.drills.bench import Bench, Running
 from sora_jax.benchmarks.drills.registry import Result, Tally, drill
 from sora_jax.data.media import decoder
-from sora_jax.data.shards import PreparedSet
+from sora_jax.data.shards.prepared import PreparedSet
 
 # Of ten clips one is damaged.
 _ONE_IN = 10

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import DataError, StorageError, UserError
-from sora_jax.data import shard_files
-from sora_jax.data.shard_files import Prepared, decode_record, encode_record
+from sora_jax.data.shards import files
+from sora_jax.data.shards.files import Prepared, decode_record, encode_record
 
 HEADER = {
     "autoencoder": "a1",
@@ -52,36 +52,36 @@ def test_any_flipped_bit_of_a_record_is_noticed(data):
 
 
 def test_the_header_is_read_back_and_a_second_writer_must_agree(tmp_path):
-    shard_files.write_header(tmp_path, HEADER)
-    assert shard_files.read_header(tmp_path)["strides"] == [4, 8]
-    shard_files.write_header(tmp_path, HEADER)
+    files.write_header(tmp_path, HEADER)
+    assert files.read_header(tmp_path)["strides"] == [4, 8]
+    files.write_header(tmp_path, HEADER)
     with pytest.raises(UserError, match="autoencoder's latent scale"):
-        shard_files.write_header(tmp_path, {**HEADER, "latent_scale": [1.0, 3.0]})
+        files.write_header(tmp_path, {**HEADER, "latent_scale": [1.0, 3.0]})
 
 
 def test_a_header_of_another_format_or_damaged_is_refused(tmp_path):
     with pytest.raises(UserError, match="run prepare first"):
-        shard_files.read_header(tmp_path)
-    path = tmp_path / shard_files.HEADER_FILE
+        files.read_header(tmp_path)
+    path = tmp_path / files.HEADER_FILE
     path.write_text('{"format": 0}')
     with pytest.raises(UserError, match="format 2"):
-        shard_files.read_header(tmp_path)
+        files.read_header(tmp_path)
     path.write_text('{"format": ')
     with pytest.raises(DataError, match=r"header\.json is damaged"):
-        shard_files.read_header(tmp_path)
+        files.read_header(tmp_path)
 
 
 def test_a_damaged_index_is_named(tmp_path):
     path = tmp_path / "data-000000.index.npz"
-    shard_files.write_index(path, [shard_files.Entry.of(make_sample(), crc=1)])
-    assert shard_files.read_index(path)["text_tokens_M"].tolist() == [4, 4]
+    files.write_index(path, [files.Entry.of(make_sample(), crc=1)])
+    assert files.read_index(path)["text_tokens_M"].tolist() == [4, 4]
     contents = path.read_bytes()
     for damaged in (contents[:-30], b"", contents.replace(b"\x02\x00\x00\x00\x03\x00\x00\x00", b"\x09" * 8)):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match=r"data-000000\.index\.npz is damaged"):
-            shard_files.read_index(path)
+            files.read_index(path)
 
 
 def test_what_the_disk_refuses_becomes_a_storage_error_with_the_path(tmp_path):
-    with pytest.raises(StorageError, match=r"cannot write .*here"), shard_files.storage(tmp_path / "here"):
+    with pytest.raises(StorageError, match=r"cannot write .*here"), files.storage(tmp_path / "here"):
         (tmp_path / "missing" / "file").write_bytes(b"")

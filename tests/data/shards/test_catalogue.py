@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import DataError
-from sora_jax.data.catalogue import read_catalogue, write_catalogue
-from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
+from sora_jax.data.shards.catalogue import read_catalogue, write_catalogue
+from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.base import fingerprint
 
 HEADER = {

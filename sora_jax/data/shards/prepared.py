@@ -1,6 +1,6 @@
 """Prepared shards: latents and captions of clips, written once and read by every stage.
 
-Letters: N samples, M captions, T H W C latents. The files are described in `data/shard_files.py`.
+Letters: N samples, M captions, T H W C latents. The files are described in `data/shards/files.py`.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data import shard_files
-from sora_jax.data.catalogue import read_catalogue
-from sora_jax.data.shard_files import HEADER_KEYS, SKIPPED_FILE, ClipKey, Prepared, storage
+from sora_jax.data.shards import files
+from sora_jax.data.shards.catalogue import read_catalogue
+from sora_jax.data.shards.files import HEADER_KEYS, SKIPPED_FILE, ClipKey, Prepared, storage
 
 _DIGITS = "[0-9]" * 6
 
@@ -50,18 +50,18 @@ class ShardWriter:
         self._name = name
         self._records_per_shard = records_per_shard
         self._channels = header["channels"]
-        self._entries: list[shard_files.Entry] = []
+        self._entries: list[files.Entry] = []
         self._writer: ArrayRecordWriter | None = None
         with storage(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
-            shard_files.write_header(self._directory, header)
+            files.write_header(self._directory, header)
             for leftover in self._directory.glob(f"{name}-{_DIGITS}.*.tmp"):
                 leftover.unlink()
-            shard_files.end_last_line(self._skipped())
+            files.end_last_line(self._skipped())
         indices = self._directory.glob(f"{name}-{_DIGITS}.index.npz")
         numbers = [int(path.name.removeprefix(f"{name}-").split(".")[0]) for path in indices]
         self._number = 1 + max(numbers, default=-1)
-        self.done = frozenset({*shard_files.read_written(self._directory), *shard_files.read_skipped(self._directory)})
+        self.done = frozenset({*files.read_written(self._directory), *files.read_skipped(self._directory)})
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -79,10 +79,10 @@ class ShardWriter:
         assert sample.weights is None or len(sample.weights) == len(sample.captions), sample.weights
         if not sample.captions:
             sample = dataclasses.replace(sample, captions=("",), weights=None)
-        record = shard_files.encode_record(sample)
+        record = files.encode_record(sample)
         with storage(self._path("arrayrecord")):
             self._open_writer().write(record)
-        self._entries.append(shard_files.Entry.of(sample, crc=shard_files.checksum(record)))
+        self._entries.append(files.Entry.of(sample, crc=files.checksum(record)))
         if len(self._entries) == self._records_per_shard:
             self.close()
 
@@ -90,7 +90,7 @@ class ShardWriter:
         """Records at once that a source's clip is left out, and why."""
         path = self._skipped()
         with storage(path), path.open("ab") as file:
-            file.write(shard_files.skip_line(clip, reason))
+            file.write(files.skip_line(clip, reason))
 
     def close(self) -> None:
         """Commits the shard being written, if any; the writer may go on with the next one."""
@@ -101,9 +101,9 @@ class ShardWriter:
             self._writer.close()
             self._writer = None
             # The index comes last: without it the shard does not exist.
-            shard_files.commit(self._path("arrayrecord.tmp"), records)
-            shard_files.write_index(self._path("index.npz.tmp"), self._entries)
-            shard_files.commit(self._path("index.npz.tmp"), index)
+            files.commit(self._path("arrayrecord.tmp"), records)
+            files.write_index(self._path("index.npz.tmp"), self._entries)
+            files.commit(self._path("index.npz.tmp"), index)
         self._entries = []
         self._number += 1
 
@@ -135,7 +135,7 @@ class PreparedSet:
     """
 
     def __init__(self, *directories: str | os.PathLike):
-        self.header = shard_files.read_header(Path(directories[0]))
+        self.header = files.read_header(Path(directories[0]))
         self._shards: list[Path] = []
         parts = [self._list_samples(Path(directory)) for directory in directories]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -170,7 +170,7 @@ class PreparedSet:
         Fingerprints that `expect` leaves out are not compared. Raises `UserError` that names what changed.
         """
         prepared = cls(*directories)
-        shard_files.check_same(Path(directories[0]), prepared.header, expect)
+        files.check_same(Path(directories[0]), prepared.header, expect)
         return prepared
 
     def __len__(self) -> int:
@@ -184,9 +184,9 @@ class PreparedSet:
         path, record_number = self._shards[self._shard_N[index]], int(self._record_N[index])
         try:
             record = self._reader(path).read([record_number])[0]
-            if shard_files.checksum(record) != self._crc_N[index]:
+            if files.checksum(record) != self._crc_N[index]:
                 raise ValueError("it is not the record that the index was written for")
-            sample = shard_files.decode_record(record)
+            sample = files.decode_record(record)
         except (LookupError, RuntimeError, TypeError, ValueError, OSError, struct.error) as error:
             raise DataError(
                 f"record {record_number} of shard {path} is damaged ({error}): "
@@ -197,16 +197,16 @@ class PreparedSet:
 
     def _list_samples(self, directory: Path) -> dict[str, np.ndarray]:
         """Returns what the indices know of a directory's samples, and where in `_shards` their records lie."""
-        shard_files.check_same(directory, shard_files.read_header(directory), self.header)
+        files.check_same(directory, files.read_header(directory), self.header)
         catalogue = read_catalogue(directory)
-        paths = [directory / name for name in catalogue.indices] if catalogue else shard_files.index_paths(directory)
+        paths = [directory / name for name in catalogue.indices] if catalogue else files.index_paths(directory)
         if not paths:
-            skipped = len(shard_files.read_skipped(directory))
+            skipped = len(files.read_skipped(directory))
             raise UserError(
                 f"{directory} holds no prepared samples and {skipped} skipped clips (see {SKIPPED_FILE}): "
                 "prepare in a new --workdir"
             )
-        indices = [shard_files.read_index(path) for path in paths]
+        indices = [files.read_index(path) for path in paths]
         counts = [len(index["crc_N"]) for index in indices]
         names = indices[0].keys() - {"made_from", "words"}
         records = {name: np.concatenate([index[name] for index in indices]) for name in names}

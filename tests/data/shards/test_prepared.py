@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data import shard_files
 from sora_jax.data.captions import count_tokens
-from sora_jax.data.shard_files import read_skipped
-from sora_jax.data.shards import Prepared, PreparedSet, ShardWriter
+from sora_jax.data.shards import files
+from sora_jax.data.shards.files import read_skipped
+from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 
 HEADER = {
     "autoencoder": "a1",
@@ -127,7 +127,7 @@ def test_a_killed_writer_leaves_only_whole_shards(tmp_path):
     program = f"""
 import os, signal
 import numpy as np
-from sora_jax.data.shards import Prepared, ShardWriter
+from sora_jax.data.shards.prepared import Prepared, ShardWriter
 {inspect.getsource(make_sample)}
 writer = ShardWriter({str(tmp_path)!r}, header={HEADER!r}, records_per_shard=2)
 for number in range(5):
@@ -204,7 +204,7 @@ def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path):
 )
 def test_a_record_that_somebody_else_wrote_is_damaged_though_its_checksum_is_right(tmp_path, monkeypatch, header):
     body = struct.pack("<I", len(header)) + header + bytes(8)
-    monkeypatch.setattr(shard_files, "encode_record", lambda _: struct.pack("<I", zlib.crc32(body)) + body)
+    monkeypatch.setattr(files, "encode_record", lambda _: struct.pack("<I", zlib.crc32(body)) + body)
     write(tmp_path, range(1))
     with pytest.raises(DataError, match=r"record 0 of shard .* is damaged"):
         PreparedSet(tmp_path)[0]

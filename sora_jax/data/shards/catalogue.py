@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from sora_jax.core.errors import DataError
-from sora_jax.data import shard_files
-from sora_jax.data.shard_files import SKIPPED_FILE, storage
+from sora_jax.data.shards import files
+from sora_jax.data.shards.files import SKIPPED_FILE, storage
 from sora_jax.data.sources.base import Source, fingerprint
 
 CATALOGUE_FILE = "catalogue.npz"
@@ -42,14 +42,14 @@ def write_catalogue(directory: Path, source: Source) -> dict[str, str]:
 
     Raises `DataError` when a clip of the source is neither written nor skipped yet.
     """
-    written, skipped = shard_files.read_written(directory), shard_files.read_skipped(directory)
+    written, skipped = files.read_written(directory), files.read_skipped(directory)
     places, lines, missing, reasons = [], [], [], {}
     for index in range(len(source)):
         clip = (source.source_id(index), source.origin(index))
         if clip in written:
             places.append(written[clip])
         elif clip in skipped:
-            lines.append(shard_files.skip_line(clip, skipped[clip]))
+            lines.append(files.skip_line(clip, skipped[clip]))
             reasons[clip[0]] = skipped[clip]
         else:
             missing.append(clip[0])
@@ -101,5 +101,5 @@ def _write(directory: Path, catalogue: Catalogue, skipped: list[bytes]) -> None:
             )
         listed_temporary.write_bytes(b"".join(skipped))
         # The catalogue comes last: what it leaves out is then told already.
-        shard_files.commit(listed_temporary, listed)
-        shard_files.commit(temporary, path)
+        files.commit(listed_temporary, listed)
+        files.commit(temporary, path)

@@ -1,0 +1,1 @@
+"""Prepared clips: shards of latents and text, and their index."""
