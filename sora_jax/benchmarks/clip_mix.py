@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sora_jax.core import rng
-from sora_jax.data.packing import Budget, plan_window
+from sora_jax.data.packing.plan import Budget, plan_window
 from sora_jax.models.flops import NO_WORK, Work, work_of
 from sora_jax.video import shapes
 

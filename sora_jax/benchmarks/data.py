@@ -20,9 +20,9 @@ from sora_jax.benchmarks.figures import JSON, Figure, publish
 from sora_jax.benchmarks.made_up_data import prepare_noise, time_step
 from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import run_command
-from sora_jax.data.packing import Budget, balance_order, plan_window
-from sora_jax.data.pipeline import RowDataset
-from sora_jax.data.rows import Lengths, Pool, RowPlan
+from sora_jax.data.packing.pipeline import RowDataset
+from sora_jax.data.packing.plan import Budget, balance_order, plan_window
+from sora_jax.data.packing.rows import Lengths, Pool, RowPlan
 from sora_jax.experiment.settings import Settings, read_settings
 
 _CONFIG = define_config("step_config", "configs/base.py", "Whose step loading is compared with.")

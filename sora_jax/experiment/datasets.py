@@ -11,7 +11,7 @@ from absl import logging
 
 from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
-from sora_jax.data.pipeline import Batches, RowDataset
+from sora_jax.data.packing.pipeline import Batches, RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, Source
 from sora_jax.data.sources.decoded import DecodedSource

@@ -16,7 +16,7 @@ from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.captions import BYTES_PER_TOKEN
-from sora_jax.data.packs import PackLayout
+from sora_jax.data.packing.packs import PackLayout
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.generate.canvas import Canvas

@@ -1,6 +1,6 @@
 """The programs of a run with shapes in place of arrays, ready to be compiled for a machine that is not there.
 
-They are the very functions that training, sampling, encoding and decoding run. Letters as in `data/packs.py`.
+They are the very functions that training, sampling, encoding and decoding run. Letters as in `data/packing/packs.py`.
 """
 
 import dataclasses

@@ -13,7 +13,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
 from sora_jax.core.paths import expanded
 from sora_jax.core.precision import Precision
-from sora_jax.data.pipeline import PackingConfig
+from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.prefixed import prefix_faults
 from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
 from sora_jax.data.sources.shapes_world import WorldConfig

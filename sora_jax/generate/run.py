@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from sora_jax.core.distributed import to_host, together
 from sora_jax.core.sharding import ways
 from sora_jax.core.tree import Params, merge_model
-from sora_jax.data.packs import PackLayout
+from sora_jax.data.packing.packs import PackLayout
 from sora_jax.diffusion import known, solvers
 from sora_jax.generate.canvas import Batch, Canvas, lay_out, longer_rows
 from sora_jax.generate.predictor import Predictor, SolverConfig

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from sora_jax.data.captions import count_tokens
 from sora_jax.data.clips import BadClip, Clip, Fitted
-from sora_jax.data.pipeline import PackingConfig
-from sora_jax.data.rows import Lengths, Pool, RowPlan
+from sora_jax.data.packing.pipeline import PackingConfig
+from sora_jax.data.packing.rows import Lengths, Pool, RowPlan
 from sora_jax.data.sources.base import Source, read_ahead
 from sora_jax.preparation.fitted import Limits
 

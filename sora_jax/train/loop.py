@@ -23,7 +23,7 @@ from sora_jax.core.errors import NumericsError
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.pipeline import check_resume
+from sora_jax.data.packing.pipeline import check_resume
 from sora_jax.train import dump
 from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter

@@ -13,7 +13,7 @@ import pytest
 from sora_jax.core.errors import UserError
 from sora_jax.data.crops import CropStream
 from sora_jax.data.media.writer import encode_gif
-from sora_jax.data.pipeline import RowDataset
+from sora_jax.data.packing.pipeline import RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.records import Sample, write_records
 from sora_jax.experiment.datasets import PackedBatches, PixelBatches, open_collections

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.packing import Budget
-from sora_jax.data.packs import PackLayout
+from sora_jax.data.packing.packs import PackLayout
+from sora_jax.data.packing.plan import Budget
 from sora_jax.generate.canvas import Canvas, Turn, lay_out
 from sora_jax.video.patches import patchify
 

@@ -14,8 +14,8 @@ from flax import nnx
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.sharding import param_shardings
 from sora_jax.core.tree import abstract_model, merge_model
-from sora_jax.data.packing import Budget
-from sora_jax.data.packs import PackLayout
+from sora_jax.data.packing.packs import PackLayout
+from sora_jax.data.packing.plan import Budget
 from sora_jax.diffusion import guidance, known, noise_levels, path
 from sora_jax.generate.canvas import Canvas, Turn, lay_out, longer_rows
 from sora_jax.generate.predictor import SolverConfig, taken_over

@@ -10,8 +10,8 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model, merge_model
-from sora_jax.data.packing import Budget
-from sora_jax.data.packs import PackLayout, stack_rows
+from sora_jax.data.packing.packs import PackLayout, stack_rows
+from sora_jax.data.packing.plan import Budget
 from sora_jax.diffusion import known, noise_levels, path
 from sora_jax.models.text_to_video import extents, without_caption
 from sora_jax.models.transformer import Prediction

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.pipeline import PackingConfig
+from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.preparation.fitted import Limits
 from sora_jax.preparation.survey import Survey, draw_cut, measures, packing_of, reasons, survey
 from sora_jax.reports.data_page import write_page

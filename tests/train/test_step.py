@@ -14,8 +14,8 @@ from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.packing import Budget
-from sora_jax.data.packs import PackLayout, stack_rows
+from sora_jax.data.packing.packs import PackLayout, stack_rows
+from sora_jax.data.packing.plan import Budget
 from sora_jax.diffusion import known, noise_levels, path
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.nn.linear import Linear

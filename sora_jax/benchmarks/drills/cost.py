@@ -17,7 +17,7 @@ from sora_jax.checkpoints import manifest
 from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.core import rng
 from sora_jax.core.mesh import make_mesh
-from sora_jax.data.pipeline import RowDataset
+from sora_jax.data.packing.pipeline import RowDataset
 from sora_jax.experiment.recipes import diffusion_recipe
 from sora_jax.experiment.settings import Settings, read_settings
 

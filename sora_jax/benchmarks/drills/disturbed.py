@@ -19,8 +19,8 @@ import numpy as np
 
 from sora_jax.benchmarks.drills.bench import SMALL, STAGE
 from sora_jax.checkpoints import manifest
-from sora_jax.data.packs import Pack
-from sora_jax.data.pipeline import RowDataset
+from sora_jax.data.packing.packs import Pack
+from sora_jax.data.packing.pipeline import RowDataset
 from sora_jax.train import loop
 
 

@@ -22,7 +22,7 @@ import math
 import numpy as np
 
 from sora_jax.data.captions import BYTES_PER_TOKEN, tokenize
-from sora_jax.data.packing import Budget
+from sora_jax.data.packing.plan import Budget
 from sora_jax.video import shapes
 
 Pack = dict[str, np.ndarray]

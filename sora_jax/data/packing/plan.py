@@ -3,7 +3,7 @@
 Letters: N samples, R rows of a window, B rows of a global batch, L tokens of a row.
 
 `plan_window` assigns a window's samples to rows in three capacities; `balance_order` orders the rows of a
-batch so that attention costs every device the same. Both are pure functions on the host; `data/rows.py` makes
+batch so that attention costs every device the same. Both are pure functions on the host; `data/packing/rows.py` makes
 of them an endless numbered sequence of rows.
 """
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.data.shuffle import shuffle
+from sora_jax.data.packing.shuffle import shuffle
 
 
 def whole(count, *, seed=0, name="x", turn=0):

@@ -1,6 +1,6 @@
 """Packs from prepared samples: rows by number, batches from any row on, the fingerprint of their order.
 
-The arrays are those of `data/packs.py`. Letters: B rows, L tokens of a row, S segments of a row, N samples,
+The arrays are those of `data/packing/packs.py`. Letters: B rows, L tokens of a row, S segments of a row, N samples,
 G collections.
 """
 
@@ -14,9 +14,9 @@ import grain
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.packing import Budget
-from sora_jax.data.packs import Pack, PackLayout
-from sora_jax.data.rows import Lengths, Pool, RowPlan, choose_tokens
+from sora_jax.data.packing.packs import Pack, PackLayout
+from sora_jax.data.packing.plan import Budget
+from sora_jax.data.packing.rows import Lengths, Pool, RowPlan, choose_tokens
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
-from sora_jax.data import packing
-from sora_jax.data.packing import Budget, balance_order, fewest_conceivable_rows, plan_window
+from sora_jax.data.packing import plan
+from sora_jax.data.packing.plan import Budget, balance_order, fewest_conceivable_rows, plan_window
 
 BASE_MIX = np.array([9, 12, 15, 16, 18, 20, 27, 32, 36, 40, 45, 48, 75, 80])
 IMAGES = np.array([9, 12, 15, 16, 18, 20])
@@ -133,13 +133,13 @@ def test_planning_makes_rows_cost_more_alike_than_best_fit_alone(monkeypatch):
         return np.std(costs) / np.mean(costs)
 
     planned = spread_of_cost()
-    monkeypatch.setattr(packing, "_SPREADS", (0.0,))
+    monkeypatch.setattr(plan, "_SPREADS", (0.0,))
     assert planned < 0.5 * spread_of_cost()
 
 
 def test_unfillable_tables_equal_a_search_over_all_sums():
     sizes, tokens = (5, 7, 12), 40
-    for table, used in zip(packing._unfillable(sizes, tokens), [(5,), (5, 7), (5, 7, 12)], strict=True):
+    for table, used in zip(plan._unfillable(sizes, tokens), [(5,), (5, 7), (5, 7, 12)], strict=True):
         sums = {0}
         for _ in range(tokens):
             sums |= {total + size for total in sums for size in used if total + size <= tokens}

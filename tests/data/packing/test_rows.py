@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.packing import Budget, plan_window
-from sora_jax.data.rows import Draws, Lengths, Pool, RowPlan, choose_tokens
+from sora_jax.data.packing.plan import Budget, plan_window
+from sora_jax.data.packing.rows import Draws, Lengths, Pool, RowPlan, choose_tokens
 
 BUDGET = Budget(tokens=128, text_tokens=64, segments=16)
 

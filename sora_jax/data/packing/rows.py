@@ -26,8 +26,8 @@ import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
-from sora_jax.data.packing import Budget, Rejected, WindowPlan, balance_order, find_rejected, plan_window
-from sora_jax.data.shuffle import shuffle
+from sora_jax.data.packing.plan import Budget, Rejected, WindowPlan, balance_order, find_rejected, plan_window
+from sora_jax.data.packing.shuffle import shuffle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
