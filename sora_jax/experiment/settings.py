@@ -13,6 +13,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig
 from sora_jax.core.paths import expanded
 from sora_jax.core.precision import Precision
+from sora_jax.data.curation.measures import CurationConfig
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.prefixed import prefix_faults
 from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
@@ -28,7 +29,6 @@ from sora_jax.models.text.bytes import TextConfig
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
-from sora_jax.preparation.curate import CurationConfig
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import OptimizerConfig
 from sora_jax.train.reporter import LogConfig

@@ -6,8 +6,8 @@ from absl import logging
 
 from sora_jax.core.printable import printable
 from sora_jax.data.clips import BadClip
+from sora_jax.data.curation.source import CuratedSource
 from sora_jax.data.media.writer import write_clip
-from sora_jax.preparation.curated import CuratedSource
 
 
 def export_windows(source: CuratedSource, directory: Path) -> int:

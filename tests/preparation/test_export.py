@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
+from tests.preparation.test_curated import ON, scene
 
+from sora_jax.data.curation.source import CuratedSource
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource
 from sora_jax.data.sources.folder_captions import read_captions
-from sora_jax.preparation.curated import CuratedSource
 from sora_jax.preparation.export import export_windows
-from tests.preparation.test_curated import ON, scene
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
+from sora_jax.data.curation.source import Heap
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource, Source, fingerprint
 from sora_jax.data.sources.prefixed import PrefixedSource, prefix_faults
-from sora_jax.preparation.curated import Heap
 
 
 @pytest.fixture

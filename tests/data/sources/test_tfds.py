@@ -14,13 +14,13 @@ import tensorflow_datasets as tfds
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
+from sora_jax.data.curation.source import Heap
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import encode_png, write_clip
 from sora_jax.data.sources.base import Source, fingerprint
 from sora_jax.data.sources.tfds import TfdsSource
 from sora_jax.experiment import datasets
 from sora_jax.experiment.settings import read_settings
-from sora_jax.preparation.curated import Heap
 
 TEXT = tfds.features.Text()
 PIXELS = tfds.features.Tensor(shape=(None, None, None, 3), dtype=np.uint8, encoding="bytes")

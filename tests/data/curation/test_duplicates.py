@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sora_jax.data.curation.duplicates import find_duplicates, hash_distance, perceptual_hash, pixel_digest
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
-from sora_jax.preparation.likeness import find_duplicates, hash_distance, perceptual_hash, pixel_digest
 
 
 def scene(seed: int, *, frames: int = 8, size: tuple[int, int] = (96, 160)) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
-from sora_jax.preparation.likeness import perceptual_hash, pixel_digest
+from sora_jax.data.curation.duplicates import perceptual_hash, pixel_digest
 
 # Raise when a measure changes: what was measured before is then measured again.
 MEASURES = 1

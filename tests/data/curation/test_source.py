@@ -13,6 +13,8 @@ from PIL import Image
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.clips import BadClip
+from sora_jax.data.curation.measures import CurationConfig
+from sora_jax.data.curation.source import KEPT_FILE, TABLE_FILE, CuratedSource, Heap
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource, Source, fingerprint
@@ -20,8 +22,6 @@ from sora_jax.data.sources.records import RecordSource, Sample, write_records
 from sora_jax.data.sources.webdataset import TarSource
 from sora_jax.experiment import datasets
 from sora_jax.experiment.settings import read_settings
-from sora_jax.preparation.curate import CurationConfig
-from sora_jax.preparation.curated import KEPT_FILE, TABLE_FILE, CuratedSource, Heap
 
 ON = CurationConfig(
     shots=True,

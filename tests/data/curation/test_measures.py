@@ -11,8 +11,8 @@ from PIL import Image, ImageFilter
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
-from sora_jax.preparation import curate
-from sora_jax.preparation.curate import LIMITS, CurationConfig, Scores, judge, measure, refuse
+from sora_jax.data.curation import measures
+from sora_jax.data.curation.measures import LIMITS, CurationConfig, Scores, judge, measure, refuse
 
 OFF = CurationConfig(
     shots=False,
@@ -53,32 +53,32 @@ def clip_of(pixels_THWC: np.ndarray, *, fps: float = 16.0) -> Clip:
 @settings(max_examples=12)
 def test_motion_is_the_speed_of_a_picture_that_moves(step, fps):
     speed = 100 * np.hypot(*step) * fps / HEIGHT
-    assert curate.motion(moving(13, step=step), fps=fps) == pytest.approx(speed, rel=0.3, abs=0.5)
+    assert measures.motion(moving(13, step=step), fps=fps) == pytest.approx(speed, rel=0.3, abs=0.5)
 
 
 def test_motion_counts_what_moves_by_its_share_and_noise_not_at_all():
     still = moving(9, step=(0, 0))
     noise = np.random.default_rng(1).integers(-6, 7, still.shape)
-    assert curate.motion(still, fps=16.0) == 0
-    assert curate.motion((still + noise).clip(0, 255).astype(np.uint8), fps=16.0) == 0
+    assert measures.motion(still, fps=16.0) == 0
+    assert measures.motion((still + noise).clip(0, 255).astype(np.uint8), fps=16.0) == 0
     brighter = still * np.linspace(0.85, 1.0, 9)[:, None, None, None]
-    assert curate.motion(brighter.astype(np.uint8), fps=16.0) < 1, "a camera that adapts to the light"
+    assert measures.motion(brighter.astype(np.uint8), fps=16.0) < 1, "a camera that adapts to the light"
     whole = moving(9, step=(0, 2))
     half = np.concatenate([whole[:, : HEIGHT // 2], still[:, HEIGHT // 2 :]], axis=1)
-    assert curate.motion(half, fps=16.0) == pytest.approx(curate.motion(whole, fps=16.0) / 2, rel=0.2)
+    assert measures.motion(half, fps=16.0) == pytest.approx(measures.motion(whole, fps=16.0) / 2, rel=0.2)
 
 
 @pytest.mark.parametrize("still", [0, 3, 8])
 def test_static_share_counts_the_pairs_that_do_not_change(still):
     pixels = np.concatenate([moving(9 - still, step=(2, 1)), *[moving(9 - still, step=(2, 1))[-1:]] * still])
-    assert curate.static_share(pixels) == pytest.approx(still / 8)
+    assert measures.static_share(pixels) == pytest.approx(still / 8)
 
 
 def test_a_small_thing_that_moves_is_not_static():
     pixels = moving(8, step=(0, 0)).copy()
     for t in range(8):
         pixels[t, 40:56, 10 + 16 * t : 26 + 16 * t] = 255
-    assert curate.static_share(pixels) == 0
+    assert measures.static_share(pixels) == 0
 
 
 def test_sharpness_falls_with_blur_and_does_not_depend_on_size():
@@ -86,12 +86,12 @@ def test_sharpness_falls_with_blur_and_does_not_depend_on_size():
     found = []
     for sigma in (0.0, 1.0, 2.0, 4.0):
         blurred = np.asarray(sharp.filter(ImageFilter.GaussianBlur(sigma)))[None]
-        found.append(curate.sharpness(curate.grey(blurred, short_side=144)))
+        found.append(measures.sharpness(measures.grey(blurred, short_side=144)))
     assert all(more > 2 * less for more, less in itertools.pairwise(found)), found
     assert found[-1] < 5
     larger = np.asarray(sharp.resize((2 * WIDTH, 2 * HEIGHT), Image.Resampling.NEAREST))[None]
-    assert curate.sharpness(curate.grey(larger, short_side=144)) == pytest.approx(found[0], rel=0.05)
-    assert curate.sharpness(np.zeros((1, 2, 2), np.uint8)) == 0
+    assert measures.sharpness(measures.grey(larger, short_side=144)) == pytest.approx(found[0], rel=0.05)
+    assert measures.sharpness(np.zeros((1, 2, 2), np.uint8)) == 0
 
 
 @given(black=st.integers(0, HEIGHT))
@@ -116,23 +116,23 @@ def barred(rows: int, columns: int, *, noise: int = 8) -> np.ndarray:
 @settings(max_examples=20)
 def test_bars_are_found_to_the_pixel(rows, columns):
     pixels = barred(rows, columns)
-    assert curate.letterbox(pixels) == (rows, rows, columns, columns)
-    cropped = curate.crop_bars(pixels, curate.letterbox(pixels))
+    assert measures.letterbox(pixels) == (rows, rows, columns, columns)
+    cropped = measures.crop_bars(pixels, measures.letterbox(pixels))
     assert cropped.shape[1:3] == (HEIGHT - 2 * rows, WIDTH - 2 * columns)
-    assert curate.letterbox(cropped) == (0, 0, 0, 0)
+    assert measures.letterbox(cropped) == (0, 0, 0, 0)
 
 
 def test_dark_scenes_are_no_bars():
     night = moving(5, step=(0, 1)).copy()
     night[:, :50] = 3
-    assert curate.letterbox(night) == (0, 0, 0, 0), "a sky has no counterpart below"
+    assert measures.letterbox(night) == (0, 0, 0, 0), "a sky has no counterpart below"
     room = np.full_like(night, 4)
     room[:, 50:90, 60:150] = 220
-    assert curate.letterbox(room) == (0, 0, 0, 0), "most of the edge of what is lit is dark"
-    assert curate.letterbox(np.zeros_like(night)) == (0, 0, 0, 0)
+    assert measures.letterbox(room) == (0, 0, 0, 0), "most of the edge of what is lit is dark"
+    assert measures.letterbox(np.zeros_like(night)) == (0, 0, 0, 0)
     captioned = barred(20, 0)
     captioned[:, -10:-6, 80:120] = 255
-    assert curate.letterbox(captioned) == (0, 0, 0, 0), "text in a bar is part of the picture"
+    assert measures.letterbox(captioned) == (0, 0, 0, 0), "text in a bar is part of the picture"
 
 
 def test_bars_are_kept_cropped_or_a_reason_to_drop():

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.curation.shots import cut_windows, find_shots
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig
-from sora_jax.preparation.shots import cut_windows, find_shots
 
 SHARED = Path(os.environ.get("SORA_JAX_CLIPS", "/nonexistent"))
 

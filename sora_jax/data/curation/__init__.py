@@ -1,0 +1,1 @@
+"""What a collection is judged by, and what is left of it."""
