@@ -16,11 +16,11 @@ from sora_jax.core.config_files import define_config
 from sora_jax.core.errors import UserError, run_command
 from sora_jax.core.paths import check_writable, define_path
 from sora_jax.data.curation.source import CuratedSource
+from sora_jax.data.fitting import Collection
+from sora_jax.data.survey import Survey, measures, packing_of, reasons, survey
 from sora_jax.experiment.datasets import curate, open_collections
 from sora_jax.experiment.settings import Settings, read_settings
 from sora_jax.preparation.export import export_windows
-from sora_jax.preparation.fitted import Collection
-from sora_jax.preparation.survey import Survey, measures, packing_of, reasons, survey
 from sora_jax.reports.data_page import write_page
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import MAIN

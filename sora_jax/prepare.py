@@ -34,7 +34,7 @@ def main(_: Sequence[str]) -> None:
     use_huge_pages()
     # Here, because they bring jax: a second start should cost nothing.
     from sora_jax.experiment.run import prepare_share, run
-    from sora_jax.preparation.run import WHOLE, Share
+    from sora_jax.preparation.encode import WHOLE, Share
 
     share = Share(index=_INDEX.value, count=_COUNT.value)
     if share == WHOLE:

@@ -40,11 +40,11 @@ from sora_jax.experiment.loading import (
 )
 from sora_jax.experiment.machine import free_memory
 from sora_jax.experiment.settings import read_settings
+from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import Limits, read_job
-from sora_jax.generate.jobs import run_jobs
 from sora_jax.generate.outputs import Book, Files, check_places
-from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import TASKS, Request, read_requests
+from sora_jax.generate.scheduler import run_jobs
 from sora_jax.generate.write import file_stem, free_path, is_safe_name
 from sora_jax.train.workdir import Workdir
 

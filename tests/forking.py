@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 # Not the commands themselves: those come anew in every fork.
 LIBRARIES = (
-    "sora_jax.generate.jobs",
-    "sora_jax.preparation.survey",
+    "sora_jax.generate.scheduler",
+    "sora_jax.data.survey",
     "sora_jax.planning.plans",
     "sora_jax.experiment.run",
 )

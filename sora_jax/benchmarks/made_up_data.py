@@ -11,9 +11,9 @@ from sora_jax.core import rng
 from sora_jax.core.mesh import make_mesh
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.captions import TOKENIZER
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.shapes_world import ShapesWorld, describe
+from sora_jax.data.tokens import TOKENIZER
 from sora_jax.experiment.loading import build_generator
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import DiffusionStage

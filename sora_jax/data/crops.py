@@ -1,6 +1,6 @@
 """Batches of pixels for the autoencoder: random windows of clips, a few fixed shapes in turn.
 
-A window is cut, never resized; a share of them is altered (`data/alter.py`). Batch i is a pure function of (seed, i),
+A window is cut, never resized; a share of them is altered (`data/augment.py`). Batch i is a pure function of (seed, i),
 so its number is all the state there is.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.alter import alter
+from sora_jax.data.augment import alter
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.sources.base import Source, fingerprint
 

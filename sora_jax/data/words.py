@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-from sora_jax.data.captions import clean_caption
+from sora_jax.data.tokens import clean_caption
 
 
 def words_of(text: str) -> set[str]:

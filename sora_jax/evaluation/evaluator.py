@@ -11,7 +11,7 @@ from sora_jax.data.sources.shapes_prompts import PromptCase
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.shapes_oracle import Verdict
 from sora_jax.generate.canvas import Canvas
-from sora_jax.generate.run import Sampler
+from sora_jax.generate.sampler import Sampler
 from sora_jax.video.shapes import Size
 
 _KINDS: dict[str, Callable[[PromptCase, np.ndarray], str]] = {

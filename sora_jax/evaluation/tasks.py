@@ -16,9 +16,9 @@ from sora_jax.data.sources.shapes_world import DIRECTIONS, PALETTE, STILL, Scene
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.evaluator import Judged, judge_clips
 from sora_jax.generate.job import Job, Limits
-from sora_jax.generate.jobs import Made, make_all
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
-from sora_jax.generate.run import Sampler
+from sora_jax.generate.sampler import Sampler
+from sora_jax.generate.scheduler import Made, make_all
 
 _LARGEST_JUMP = 2.0  # px from the last given frame to the first new one, of a seam that cannot be seen
 _LEAST_CORRELATION = 0.8  # of positions before and after an edit

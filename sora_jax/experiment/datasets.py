@@ -12,6 +12,7 @@ from absl import logging
 from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
 from sora_jax.data.curation.source import CuratedSource, Heap
+from sora_jax.data.fitting import Collection, Limits
 from sora_jax.data.packing.pipeline import Batches, RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, Source
@@ -24,7 +25,6 @@ from sora_jax.data.sources.webdataset import TarSource
 from sora_jax.experiment.settings import DataConfig, Settings
 from sora_jax.experiment.stage_settings import DiffusionStage
 from sora_jax.models.flops import step_flops, work_of
-from sora_jax.preparation.fitted import Collection, Limits
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import Workdir
 

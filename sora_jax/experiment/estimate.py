@@ -22,7 +22,7 @@ from sora_jax.experiment.programs import Program, codec_programs, solver_evaluat
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import STAGE_KINDS, AutoencoderStage, PrepareStage, StageConfig
 from sora_jax.models import flops
-from sora_jax.preparation.run import Share
+from sora_jax.preparation.encode import Share
 from sora_jax.train.progress import Part
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes

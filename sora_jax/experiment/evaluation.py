@@ -12,6 +12,7 @@ from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource, read_ahead
 from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
@@ -35,7 +36,6 @@ from sora_jax.experiment.loading import (
 from sora_jax.experiment.settings import Settings
 from sora_jax.generate.job import Limits
 from sora_jax.models.codec import Codec
-from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
 

@@ -15,15 +15,15 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
-from sora_jax.data.captions import BYTES_PER_TOKEN
 from sora_jax.data.packing.packs import PackLayout
+from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
 from sora_jax.generate.canvas import Canvas
+from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import Limits, read_job
-from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import Request
-from sora_jax.generate.run import Sampler
+from sora_jax.generate.sampler import Sampler
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
 from sora_jax.models.discriminator import AdversarialAutoencoder

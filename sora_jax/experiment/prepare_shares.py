@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from sora_jax.core.distributed import gather
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.stop import StopSignal
+from sora_jax.data.fitting import Collection
 from sora_jax.experiment.loading import load_codec
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import PrepareStage
-from sora_jax.preparation.fitted import Collection
-from sora_jax.preparation.run import Share, prepare
+from sora_jax.preparation.encode import Share, prepare
 from sora_jax.train.workdir import Workdir
 
 

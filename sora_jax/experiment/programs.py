@@ -24,10 +24,10 @@ from sora_jax.experiment.recipes import Recipe, autoencoder_recipe, diffusion_re
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage, PrepareStage
 from sora_jax.generate.canvas import TEXT_ARRAYS, Batch, longer_rows
+from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import read_job
-from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import Request, read_size
-from sora_jax.generate.run import make_solver
+from sora_jax.generate.sampler import make_solver
 from sora_jax.models import flops
 from sora_jax.models.codec import programs_of
 from sora_jax.train.step import make_step

@@ -13,6 +13,7 @@ from sora_jax.core.compiling import holds_programs, use_compilation_cache
 from sora_jax.core.distributed import from_first, is_first, losses_named
 from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.stop import StopSignal
+from sora_jax.data.fitting import Collection
 from sora_jax.data.sources.base import fingerprint
 from sora_jax.experiment.advice import advice
 from sora_jax.experiment.datasets import curate_all, open_collections
@@ -23,8 +24,7 @@ from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.prepare_shares import clips_of_share, encode_share
 from sora_jax.experiment.settings import Settings, read_settings
 from sora_jax.experiment.stages import Run, run_stages
-from sora_jax.preparation.fitted import Collection
-from sora_jax.preparation.run import Share
+from sora_jax.preparation.encode import Share
 from sora_jax.reports.run_page import write_report
 from sora_jax.train.clock import peak_memory_gb
 from sora_jax.train.metrics import MetricsWriter, SilentWriter

@@ -10,11 +10,11 @@ import numpy as np
 from sora_jax.core.distributed import is_first
 from sora_jax.core.files import write_atomically
 from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.fitting import FittedSource
 from sora_jax.data.media.writer import ClipFormat, open_clip, write_clip
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.write import contact_sheet
 from sora_jax.models.codec import Codec
-from sora_jax.preparation.fitted import FittedSource
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.workdir import Workdir
 

@@ -24,6 +24,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import batch_part
 from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
+from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.data.shards.catalogue import read_catalogue
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import fingerprint
@@ -43,8 +44,7 @@ from sora_jax.experiment.recipes import autoencoder_recipe, diffusion_recipe, st
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage
 from sora_jax.models.codec import Codec, measure_latents
-from sora_jax.preparation.fitted import Collection, FittedSource
-from sora_jax.preparation.run import Share, finish, header
+from sora_jax.preparation.encode import Share, finish, header
 from sora_jax.train.loop import Surroundings, Task, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress

@@ -14,9 +14,9 @@ import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
-from sora_jax.data.captions import count_tokens
 from sora_jax.data.packing.packs import PackLayout, Row, stack_rows
 from sora_jax.data.packing.plan import plan_window
+from sora_jax.data.tokens import count_tokens
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
 

@@ -15,10 +15,10 @@ from typing import Any, Unpack
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.captions import check_prompt, clean_caption, count_tokens
 from sora_jax.data.clips import BadClip, covering
 from sora_jax.data.media.guarded import GuardedReader
 from sora_jax.data.media.pictures import ReadOptions
+from sora_jax.data.tokens import check_prompt, clean_caption, count_tokens
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request
 from sora_jax.video import shapes
 

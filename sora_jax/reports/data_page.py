@@ -10,7 +10,7 @@ import numpy as np
 from sora_jax.core.files import write_atomically
 from sora_jax.core.printable import printable
 from sora_jax.data.media.writer import encode_png
-from sora_jax.preparation.survey import Look, Survey, measures, reasons
+from sora_jax.data.survey import Look, Survey, measures, reasons
 from sora_jax.reports.charts import compact, histogram
 from sora_jax.reports.style import PAGE
 

@@ -8,7 +8,7 @@ import pytest
 from sora_jax.data.sources.shapes_prompts import heldout_prompts
 from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig, render
 from sora_jax.evaluation import tasks
-from sora_jax.generate.jobs import Made
+from sora_jax.generate.scheduler import Made
 from tests.generate.test_tasks import LIMITS as SMALL
 
 LIMITS = dataclasses.replace(SMALL, stride=(4, 8, 8), size=(32, 32), frames=9)

@@ -12,13 +12,13 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.crops import CropStream
+from sora_jax.data.fitting import FittedSource
 from sora_jax.data.media.writer import encode_gif
 from sora_jax.data.packing.pipeline import RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.records import Sample, write_records
 from sora_jax.experiment.datasets import PackedBatches, PixelBatches, open_collections
 from sora_jax.experiment.settings import read_settings
-from sora_jax.preparation.fitted import FittedSource
 
 PIXELS_THWC = np.arange(5 * 16 * 16 * 3, dtype=np.uint8).reshape(5, 16, 16, 3) // 64 * 64
 GIF = encode_gif(PIXELS_THWC + np.arange(5, dtype=np.uint8)[:, None, None, None], fps=10.0)

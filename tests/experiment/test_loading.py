@@ -15,13 +15,13 @@ import pytest
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
-from sora_jax.data.captions import BYTES_PER_TOKEN
+from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource
+from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.experiment import datasets, evaluation, loading, sample_log
 from sora_jax.experiment.settings import read_settings
-from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.train.workdir import Workdir
 
 

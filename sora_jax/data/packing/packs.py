@@ -6,7 +6,7 @@ A pack is a dict of numpy arrays, batch first:
   tokens_BLP        float32  patches of normalised latents, zero where padding
   position_BL3      float32  (time, row, column) of each token; time in seconds x `time_rate`, the rest in patches
   segment_BL        int32    1...S, 0 where padding
-  text_BKQ          int32    byte tokens of the captions (see `data/captions.py`)
+  text_BKQ          int32    byte tokens of the captions (see `data/tokens.py`)
   text_segment_BK   int32    1...S, 0 where padding
   text_position_BK  int32    position within its caption
   grid_BS3          int32    (t, h, w) token grid of each segment, zero where absent
@@ -21,8 +21,8 @@ import math
 
 import numpy as np
 
-from sora_jax.data.captions import BYTES_PER_TOKEN, tokenize
 from sora_jax.data.packing.plan import Budget
+from sora_jax.data.tokens import BYTES_PER_TOKEN, tokenize
 from sora_jax.video import shapes
 
 Pack = dict[str, np.ndarray]

@@ -27,7 +27,7 @@ import ml_dtypes
 import numpy as np
 
 from sora_jax.core.errors import DataError, StorageError, UserError
-from sora_jax.data.captions import count_tokens
+from sora_jax.data.tokens import count_tokens
 from sora_jax.data.words import words_of
 
 FORMAT = 2

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from absl import logging
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.account import account
 from sora_jax.data.sources.caption_tables import (
@@ -41,6 +40,7 @@ from sora_jax.data.sources.remote import (
     reaching,
     read_file,
 )
+from sora_jax.data.tokens import Captions, clean_captions
 
 # As curation names a window of a file, frames from 0 and both included.
 _WINDOW = re.compile(r"(.+)#(\d{1,9})-(\d{1,9})", re.DOTALL)

@@ -15,9 +15,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
-from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.media.file_kinds import DEMUXERS, MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.caption_tables import Written
+from sora_jax.data.tokens import Captions, clean_captions
 
 # Of the files that may say what a clip shows; of several kinds the first in which something is written counts.
 TEXT_SUFFIXES = (".txt", ".caption", ".json")

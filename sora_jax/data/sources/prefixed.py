@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from sora_jax.data.captions import clean_caption, count_tokens
 from sora_jax.data.clips import Clip
 from sora_jax.data.sources.base import digest
 from sora_jax.data.sources.decoded import DecodedSource
+from sora_jax.data.tokens import clean_caption, count_tokens
 
 
 class PrefixedSource:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Unpack
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from sora_jax.core.errors import StorageError, UserError
-from sora_jax.data.captions import clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media import video_io
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
@@ -25,6 +24,7 @@ from sora_jax.data.sources.base import digest
 from sora_jax.data.sources.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
 from sora_jax.data.sources.remote import AnyPath, is_folder, is_there, list_folder, passed_over, place, reaching
+from sora_jax.data.tokens import clean_captions
 
 SUFFIX = ".arrayrecord"
 _READ_AT_ONCE = 1000

@@ -19,7 +19,6 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media import video_io
 from sora_jax.data.media.frame_rates import at_rate
@@ -29,6 +28,7 @@ from sora_jax.data.sources.base import digest
 from sora_jax.data.sources.caption_tables import parse_json, weighted
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
 from sora_jax.data.sources.remote import AnyPath, is_folder, list_files, place, reaching, read_file
+from sora_jax.data.tokens import Captions, clean_captions
 
 DEFAULT_SPLIT = "train"
 MEDIA_FEATURES = ("video", "image")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sora_jax.data.captions import tokenize
 from sora_jax.data.packing.packs import PackLayout, stack_rows
 from sora_jax.data.packing.plan import Budget
+from sora_jax.data.tokens import tokenize
 from sora_jax.video import shapes
 
 LAYOUT = PackLayout(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.captions import BYTES_PER_TOKEN, tokenize
 from sora_jax.data.packing.pipeline import PackingConfig, RowDataset, check_resume, make_pools
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
+from sora_jax.data.tokens import BYTES_PER_TOKEN, tokenize
 
 HEADER = {
     "autoencoder": "a1",

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.captions import count_tokens
 from sora_jax.data.shards import files
 from sora_jax.data.shards.files import read_skipped
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
+from sora_jax.data.tokens import count_tokens
 
 HEADER = {
     "autoencoder": "a1",

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sora_jax.data.captions import MOST_CHARACTERS
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
@@ -16,6 +15,7 @@ from sora_jax.data.sources.base import FolderSource
 from sora_jax.data.sources.decoded import DecodedSource
 from sora_jax.data.sources.records import RecordSource, Sample, write_records
 from sora_jax.data.sources.webdataset import TarSource
+from sora_jax.data.tokens import MOST_CHARACTERS
 
 NAMES = ("a.mp4", "b.gif", "c.png", "d.webp")
 

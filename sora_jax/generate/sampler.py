@@ -21,7 +21,7 @@ from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.diffusion import known, solvers
 from sora_jax.generate.canvas import Batch, Canvas, lay_out, longer_rows
-from sora_jax.generate.predictor import Predictor, SolverConfig
+from sora_jax.generate.denoiser import Predictor, SolverConfig
 from sora_jax.models.codec import Codec
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.video.patches import unpatchify

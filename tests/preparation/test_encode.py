@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.captions import count_tokens
 from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.fitting import Collection, Limits
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource
-from sora_jax.preparation.fitted import Collection, Limits
-from sora_jax.preparation.run import Share, finish, header, prepare
+from sora_jax.data.tokens import count_tokens
+from sora_jax.preparation.encode import Share, finish, header, prepare
 
 SIZES = [(1, 8, 8), (5, 8, 12), (1, 8, 8), (6, 16, 8), (1, 24, 24)]
 

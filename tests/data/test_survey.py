@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.fitting import Limits
 from sora_jax.data.packing.pipeline import PackingConfig
-from sora_jax.preparation.fitted import Limits
-from sora_jax.preparation.survey import Survey, draw_cut, measures, packing_of, reasons, survey
+from sora_jax.data.survey import Survey, draw_cut, measures, packing_of, reasons, survey
 from sora_jax.reports.data_page import write_page
 
 LIMITS = Limits(stride=(4, 8, 8), min_tokens=4, max_tokens=40, max_frames=9, max_text_tokens=10, max_bad_share=0.5)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.captions import TOKENIZER, count_tokens, cut_caption
 from sora_jax.data.clips import LITTLE_CUT, BadClip, Fitted
+from sora_jax.data.fitting import Collection, Limits
 from sora_jax.data.shards.catalogue import write_catalogue
 from sora_jax.data.shards.prepared import Prepared, ShardWriter
 from sora_jax.data.sources.base import read_ahead
+from sora_jax.data.tokens import TOKENIZER, count_tokens, cut_caption
 from sora_jax.models.codec import Codec
-from sora_jax.preparation.fitted import Collection, Limits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

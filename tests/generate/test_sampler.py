@@ -18,8 +18,8 @@ from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.packing.plan import Budget
 from sora_jax.diffusion import guidance, known, noise_levels, path
 from sora_jax.generate.canvas import Canvas, Turn, lay_out, longer_rows
-from sora_jax.generate.predictor import SolverConfig, taken_over
-from sora_jax.generate.run import Sampler, fresh_noise, make_solver
+from sora_jax.generate.denoiser import SolverConfig, taken_over
+from sora_jax.generate.sampler import Sampler, fresh_noise, make_solver
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
 from sora_jax.models.text_to_video import without_caption
@@ -264,7 +264,7 @@ def test_training_and_sampling_give_the_network_the_same(monkeypatch):
     (batch,), _ = lay_out([given_canvas(strength=0.5), OTHERS[0]], LAYOUT, rows=1)
     starts = {"start": jnp.asarray(batch.strength_BS)}
     sigma_BS = noise_levels.schedule(1, batch.pack["grid_BS3"].prod(-1), SOLVER.noise, **starts)[0]
-    monkeypatch.setattr("sora_jax.generate.run.merge_model", lambda structure, params: Spy())
+    monkeypatch.setattr("sora_jax.generate.sampler.merge_model", lambda structure, params: Spy())
     with jax.disable_jit():
         make_solver(None, PLAIN, dtype=jnp.dtype(jnp.float32))({}, jax.tree.map(jnp.asarray, batch))
         monkeypatch.setattr(known, "draw_known", lambda *_, **__: jnp.asarray(batch.known_BL))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.captions import (
+from sora_jax.data.sources.caption_tables import Written
+from sora_jax.data.tokens import (
     BYTES_PER_TOKEN,
     MOST_CHARACTERS,
     check_prompt,
@@ -18,7 +19,6 @@ from sora_jax.data.captions import (
     cut_caption,
     tokenize,
 )
-from sora_jax.data.sources.caption_tables import Written
 
 JOINERS = "\u200c\u200d"
 SHORT_WORDS = st.lists(st.text("abcäxyz,.", min_size=1, max_size=BYTES_PER_TOKEN // 2), max_size=12)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sora_jax.data.captions import count_tokens
 from sora_jax.data.clips import BadClip, Clip, Fitted
+from sora_jax.data.fitting import Limits
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan
 from sora_jax.data.sources.base import Source, read_ahead
-from sora_jax.preparation.fitted import Limits
+from sora_jax.data.tokens import count_tokens
 
 _SHOWN_SIDE = 192  # px, of the pictures
 _KEPT_COLOUR = (255, 70, 40)

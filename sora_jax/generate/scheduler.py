@@ -11,7 +11,7 @@ import numpy as np
 from sora_jax.core.tree import Params
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.job import Job, Limits
-from sora_jax.generate.run import Sampler
+from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.tasks import TASKS, Making, Scene
 
 
