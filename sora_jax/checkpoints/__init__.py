@@ -1,1 +1,1 @@
-"""Checkpoints: written whole, proven by digests, kept as long as they are wanted."""
+"""Floor 2: checkpoints: written whole, proven by digests, kept as long as they are wanted."""

@@ -1,1 +1,1 @@
-"""Floor 0: config, mesh, sharding, randomness, precision, means, errors."""
+"""Floor 0: config, mesh, sharding, randomness, precision, means, errors, files."""

@@ -1,1 +1,1 @@
-"""A run from its config to its report."""
+"""Floor 6: a run from its config to its report."""

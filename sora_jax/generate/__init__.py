@@ -1,1 +1,1 @@
-"""Floor 5: canvases to clips."""
+"""Floor 4: canvases to clips."""

@@ -1,1 +1,1 @@
-"""Floor 5: clips to shards."""
+"""Floor 4: clips to shards."""

@@ -1,1 +1,1 @@
-"""Pages of a run and of its data."""
+"""Floor 5: pages of a run and of its data."""

@@ -1,1 +1,1 @@
-"""Floor 5: the training system."""
+"""Floor 4: the train step and the loop around it."""
