@@ -9,6 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sora_jax.data.sources.shapes_world import WorldConfig
+from sora_jax.diffusion.guidance import GuidanceConfig
+from sora_jax.diffusion.known import KnownConfig
+from sora_jax.diffusion.noise_levels import NoiseConfig
+from sora_jax.diffusion.path import PathConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.text.bytes import TextConfig
 from sora_jax.models.text_to_video import TextToVideo
@@ -47,6 +52,36 @@ TRANSFORMER = TransformerConfig(
     pooled_text=True,
     place_features=True,
 )
+
+
+_GUIDANCE = GuidanceConfig(scale=4.0, interval=(0.0, 1.0), rescale=0.0)
+_KNOWN = KnownConfig(none=0.6, first=0.15, last=0.05, ends=0.05, random_frames=0.05, region=0.1, max_level=0.05)
+_NOISE = NoiseConfig(
+    mean=0.0, std=1.0, shift_base_tokens=None, shift_power=0.5, shift_limits=(0.25, 16.0), uniform_share=0.1
+)
+_PATH = PathConfig(prediction="clean", loss_space="velocity", weighting="flat", min_sigma=0.05)
+
+
+def guidance_config(**changes: Any) -> GuidanceConfig:
+    """Returns a guidance with `changes`; so the next ones."""
+    return dataclasses.replace(_GUIDANCE, **changes)
+
+
+def known_config(**changes: Any) -> KnownConfig:
+    return dataclasses.replace(_KNOWN, **changes)
+
+
+def noise_config(**changes: Any) -> NoiseConfig:
+    return dataclasses.replace(_NOISE, **changes)
+
+
+def path_config(**changes: Any) -> PathConfig:
+    return dataclasses.replace(_PATH, **changes)
+
+
+def world_config(**values: Any) -> WorldConfig:
+    """Returns a world of one object in the training split, where `values` do not say otherwise."""
+    return WorldConfig(**{"max_objects": 1, "occluder": False, "split": "train"} | values)
 
 
 def generator(patch_width: int, **changes: Any) -> Callable[[Any], TextToVideo]:

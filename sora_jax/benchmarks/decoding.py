@@ -73,7 +73,15 @@ def decode_bare(path: Path) -> np.ndarray:
 def draw_videos(folder: Path, *, side: int, frames: int, count: int) -> Path:
     """Returns the folder after writing clips of the drawn world to it as mp4."""
     config = WorldConfig(
-        seed=0, num_clips=count, sides=((side, side),), frames=(frames,), image_share=0.0, fps=(24.0,), split="train"
+        seed=0,
+        num_clips=count,
+        sides=((side, side),),
+        frames=(frames,),
+        image_share=0.0,
+        fps=(24.0,),
+        max_objects=1,
+        occluder=False,
+        split="train",
     )
     for index, clip in enumerate(map(ShapesWorld(config).__getitem__, range(count))):
         write_clip(folder / f"{index}.mp4", clip.pixels_THWC, fps=clip.fps)

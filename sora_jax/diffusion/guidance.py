@@ -23,9 +23,9 @@ class GuidanceConfig:
         segment where the paper takes an image.
     """
 
-    scale: float = 4.0
-    interval: tuple[float, float] = (0.0, 1.0)
-    rescale: float = 0.0
+    scale: float
+    interval: tuple[float, float]
+    rescale: float
 
     def __post_init__(self):
         low, high = self.interval

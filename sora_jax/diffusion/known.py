@@ -35,13 +35,13 @@ class KnownConfig:
     trusting given frames so much that nothing moves.
     """
 
-    none: float = 0.6
-    first: float = 0.15
-    last: float = 0.05
-    ends: float = 0.05
-    random_frames: float = 0.05
-    region: float = 0.1
-    max_level: float = 0.05
+    none: float
+    first: float
+    last: float
+    ends: float
+    random_frames: float
+    region: float
+    max_level: float
 
     def __post_init__(self):
         shares = {family: getattr(self, family) for family in _FAMILIES}

@@ -26,12 +26,12 @@ class NoiseConfig:
     uniform_share: share of the segments that draw a plain, unshifted uniform level, so that no level is rare.
     """
 
-    mean: float = 0.0
-    std: float = 1.0
-    shift_base_tokens: float | None = None
-    shift_power: float = 0.5
-    shift_limits: tuple[float, float] = (0.25, 16.0)
-    uniform_share: float = 0.1
+    mean: float
+    std: float
+    shift_base_tokens: float | None
+    shift_power: float
+    shift_limits: tuple[float, float]
+    uniform_share: float
 
     def __post_init__(self):
         if self.std <= 0:

@@ -36,10 +36,10 @@ class PathConfig:
                 for 1 - sigma under a noise prediction.
     """
 
-    prediction: Prediction = "clean"
-    loss_space: LossSpace = "velocity"
-    weighting: Weighting = "flat"
-    min_sigma: float = 0.05
+    prediction: Prediction
+    loss_space: LossSpace
+    weighting: Weighting
+    min_sigma: float
 
     def __post_init__(self):
         for name, kind in (("prediction", Prediction), ("loss_space", LossSpace), ("weighting", Weighting)):

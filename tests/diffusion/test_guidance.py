@@ -6,6 +6,7 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.diffusion import guidance
+from tests import small
 
 SEGMENT_BL = np.array([[1, 1, 1, 2, 2, 0], [2, 2, 2, 2, 0, 0]])
 SIGMA_BL = np.array([[0.8, 0.8, 0.8, 0.3, 0.3, 0.5], [0.5, 0.5, 0.5, 0.5, 0.1, 0.1]], np.float32)
@@ -37,14 +38,14 @@ def test_scale_runs_from_unconditional_through_conditional():
         (1.0, conditional),
         (3.0, unconditional + 3 * (conditional - unconditional)),
     ):
-        config = guidance.GuidanceConfig(scale=scale)
+        config = small.guidance_config(scale=scale)
         np.testing.assert_allclose(guide(config, conditional, unconditional), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_outside_the_interval_the_prediction_is_the_conditional_one():
     conditional, unconditional = predictions()
-    found = guide(guidance.GuidanceConfig(scale=3.0, interval=(0.3, 0.5)), conditional, unconditional)
-    full = guide(guidance.GuidanceConfig(scale=3.0), conditional, unconditional)
+    found = guide(small.guidance_config(scale=3.0, interval=(0.3, 0.5)), conditional, unconditional)
+    full = guide(small.guidance_config(scale=3.0), conditional, unconditional)
     inside_BL = SIGMA_BL == 0.5  # the high end counts, the low one does not
     np.testing.assert_array_equal(found[~inside_BL], conditional[~inside_BL])
     np.testing.assert_array_equal(found[inside_BL], full[inside_BL])
@@ -54,7 +55,7 @@ def test_outside_the_interval_the_prediction_is_the_conditional_one():
 @pytest.mark.parametrize("rescale", [0.3, 1.0])
 def test_rescale_matches_each_segment_alone(rescale):
     conditional, unconditional = predictions()
-    found = guide(guidance.GuidanceConfig(scale=5.0, rescale=rescale), conditional, unconditional)
+    found = guide(small.guidance_config(scale=5.0, rescale=rescale), conditional, unconditional)
     plain = unconditional + 5 * (conditional - unconditional)
     for row, segment in ((0, 1), (0, 2), (1, 2)):
         here = SEGMENT_BL[row] == segment
@@ -68,7 +69,7 @@ def test_rescale_matches_each_segment_alone(rescale):
 
 def test_tokens_marked_zero_do_not_enter_the_statistics():
     conditional, unconditional = predictions()
-    config = guidance.GuidanceConfig(scale=5.0, rescale=1.0)
+    config = small.guidance_config(scale=5.0, rescale=1.0)
     left_out = SEGMENT_BL.copy()
     left_out[0, 0] = 0
     wild = conditional.copy()
@@ -80,4 +81,4 @@ def test_tokens_marked_zero_do_not_enter_the_statistics():
 @pytest.mark.parametrize("change", [{"scale": -1.0}, {"interval": (0.8, 0.2)}, {"rescale": 2.0}])
 def test_bad_settings_are_named(change):
     with pytest.raises(UserError, match=next(iter(change))):
-        guidance.GuidanceConfig(**change)
+        small.guidance_config(**change)

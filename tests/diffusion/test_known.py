@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sora_jax.core.errors import UserError
 from sora_jax.diffusion import known
 from sora_jax.video import shapes
+from tests import small
 
 B, L, S = 2, 96, 4
 FAMILIES = ("none", "first", "last", "ends", "random_frames", "region")
@@ -17,7 +18,7 @@ draw_known = jax.jit(known.draw_known, static_argnames="config")
 
 
 def only(family):
-    return known.KnownConfig(**({name: 0.0 for name in FAMILIES} | {family: 1.0}))
+    return small.known_config(**({name: 0.0 for name in FAMILIES} | {family: 1.0}))
 
 
 def pack(grids):
@@ -147,7 +148,7 @@ def test_region_is_a_rectangle_or_its_complement_in_every_frame():
 
 
 def test_families_come_in_their_shares_and_one_given_frame_is_commonest():
-    config = known.KnownConfig(none=0.5, first=0.5, last=0, ends=0, random_frames=0, region=0)
+    config = small.known_config(none=0.5, first=0.5, last=0, ends=0, random_frames=0, region=0)
     grid_BS3 = jnp.full((50, 80, 3), 8)
     head = np.asarray(known.draw_pattern(jax.random.key(0), grid_BS3, config).head_BS)
     counts = np.bincount(head.reshape(-1), minlength=8) / head.size
@@ -191,7 +192,7 @@ def test_levels_reach_the_tokens_they_belong_to():
 
 
 def test_known_levels_are_slight():
-    level_BS = known.draw_known_level(jax.random.key(0), (30, 30), known.KnownConfig(max_level=0.1))
+    level_BS = known.draw_known_level(jax.random.key(0), (30, 30), small.known_config(max_level=0.1))
     assert level_BS.shape == (30, 30)
     assert float(level_BS.min()) >= 0
     assert 0.09 < float(level_BS.max()) < 0.1
@@ -206,9 +207,9 @@ def test_per_token_keeps_trailing_axes():
 
 def test_bad_shares_are_named():
     with pytest.raises(UserError, match=r"sum to 1\.5, not 1.*first 0\.5"):
-        known.KnownConfig(none=1.0, first=0.5, last=0, ends=0, random_frames=0, region=0)
+        small.known_config(none=1.0, first=0.5, last=0, ends=0, random_frames=0, region=0)
     with pytest.raises(UserError, match="max_level"):
-        known.KnownConfig(max_level=1.0)
+        small.known_config(max_level=1.0)
 
 
 def test_the_draw_is_a_function_of_its_key():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
 from sora_jax.diffusion import noise_levels
+from tests import small
 
 B, S = 4, 6
 draw = jax.jit(noise_levels.draw, static_argnums=2)
@@ -23,7 +24,7 @@ def logit(sigma):
 def test_each_stratum_holds_one_present_segment(seed, absent):
     tokens = np.full(B * S, 100)
     tokens[absent] = 0
-    config = noise_levels.NoiseConfig(mean=0.5, std=0.8, uniform_share=0.0)
+    config = small.noise_config(mean=0.5, std=0.8, uniform_share=0.0)
     sigma_BS = np.asarray(draw(jax.random.key(seed), jnp.asarray(tokens.reshape(B, S)), config), np.float64)
     present = tokens > 0
     z = (logit(sigma_BS.reshape(-1)[present]) - 0.5) / 0.8
@@ -36,7 +37,7 @@ def test_each_stratum_holds_one_present_segment(seed, absent):
 
 def test_strata_are_shared_out_at_random():
     """Over many keys a given slot sees the whole distribution: its rank is uniform."""
-    config = noise_levels.NoiseConfig(uniform_share=0.0)
+    config = small.noise_config(uniform_share=0.0)
     tokens_BS = jnp.full((B, S), 100)
     keys = jax.random.split(jax.random.key(0), 2000)
     sigma_NBS = jax.vmap(lambda key: noise_levels.draw(key, tokens_BS, config))(keys)
@@ -45,11 +46,11 @@ def test_strata_are_shared_out_at_random():
 
 
 def test_the_tail_is_uniform_and_unshifted_and_of_its_share():
-    config = noise_levels.NoiseConfig(mean=30.0, std=0.1, uniform_share=0.25, shift_base_tokens=1.0)
+    config = small.noise_config(mean=30.0, std=0.1, uniform_share=0.25, shift_base_tokens=1.0)
     sigma_BS = np.asarray(draw(jax.random.key(3), jnp.full((B, S), 100), config))
     tail = sigma_BS[sigma_BS < 0.999]
     assert len(tail) in (5, 6)  # 24 / 4, less a tail level that happens to be near 1
-    config = noise_levels.NoiseConfig(mean=30.0, std=0.1, uniform_share=1.0, shift_base_tokens=1.0)
+    config = small.noise_config(mean=30.0, std=0.1, uniform_share=1.0, shift_base_tokens=1.0)
     sigma = np.sort(np.asarray(draw(jax.random.key(3), jnp.full((B, S), 100), config)).reshape(-1))
     strata = np.ceil(sigma * B * S - 1e-3)
     np.testing.assert_array_equal(strata, np.arange(1, B * S + 1))
@@ -57,7 +58,7 @@ def test_the_tail_is_uniform_and_unshifted_and_of_its_share():
 
 def test_levels_stay_in_range_at_extremes():
     for mean in (-60.0, 60.0):
-        config = noise_levels.NoiseConfig(mean=mean, std=5.0, uniform_share=0.5)
+        config = small.noise_config(mean=mean, std=5.0, uniform_share=0.5)
         sigma_BS = np.asarray(draw(jax.random.key(1), jnp.full((B, S), 7), config))
         assert np.all(sigma_BS > 0)
         assert np.all(sigma_BS <= 1)
@@ -73,21 +74,21 @@ def test_shift_multiplies_the_odds_and_is_the_published_formula(sigma, factor):
 
 
 def test_alpha_grows_as_the_root_of_tokens_within_limits():
-    config = noise_levels.NoiseConfig(shift_base_tokens=100.0, shift_limits=(0.5, 3.0))
+    config = small.noise_config(shift_base_tokens=100.0, shift_limits=(0.5, 3.0))
     found = noise_levels.alpha(jnp.array([1, 25, 100, 400, 10_000]), config)
     np.testing.assert_allclose(found, [0.5, 0.5, 1, 2, 3], rtol=1e-6)
-    np.testing.assert_array_equal(noise_levels.alpha(jnp.array([1, 400]), noise_levels.NoiseConfig()), 1.0)
+    np.testing.assert_array_equal(noise_levels.alpha(jnp.array([1, 400]), small.noise_config()), 1.0)
 
 
 def test_more_tokens_draw_more_noise():
     """The same key at four times the tokens doubles the odds of every level."""
-    config = noise_levels.NoiseConfig(shift_base_tokens=100.0, uniform_share=0.0)
+    config = small.noise_config(shift_base_tokens=100.0, uniform_share=0.0)
     few, many = (np.asarray(draw(jax.random.key(0), jnp.full((B, S), n), config), np.float64) for n in (100, 400))
     np.testing.assert_allclose(logit(many) - logit(few), np.log(2), atol=1e-3)
 
 
 def test_schedule_falls_from_one_to_zero_with_the_same_shift():
-    config = noise_levels.NoiseConfig(shift_base_tokens=100.0)
+    config = small.noise_config(shift_base_tokens=100.0)
     tokens_BS = jnp.array([[100, 400], [0, 10_000]])
     sigma = np.asarray(noise_levels.schedule(8, tokens_BS, config))
     assert sigma.shape == (9, 2, 2)
@@ -103,7 +104,7 @@ def test_schedule_falls_from_one_to_zero_with_the_same_shift():
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 50])
 def test_a_schedule_meets_the_levels_it_is_told(steps):
-    config = noise_levels.NoiseConfig(shift_base_tokens=100.0)
+    config = small.noise_config(shift_base_tokens=100.0)
     tokens_BS, start_BS = jnp.array([[100, 400, 3000]]), jnp.array([[1.0, 1.0, 0.5]])
     plain = np.asarray(noise_levels.schedule(steps, tokens_BS, config, start=start_BS))
     found = np.asarray(noise_levels.schedule(steps, tokens_BS, config, start=start_BS, through=(0.3, 0.9)))
@@ -121,4 +122,4 @@ def test_a_schedule_meets_the_levels_it_is_told(steps):
 )
 def test_bad_settings_are_named(change):
     with pytest.raises(UserError, match=next(iter(change))):
-        noise_levels.NoiseConfig(**change)
+        small.noise_config(**change)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
 from sora_jax.diffusion import path
+from tests import small
 
 PREDICTIONS = ("clean", "velocity", "noise")
 B, L, P = 2, 3, 4
@@ -47,7 +48,7 @@ def test_velocity_is_the_derivative_of_the_path():
 @given(prediction=st.sampled_from(PREDICTIONS), sigma=st.floats(0.125, 0.875, width=32), seed=st.integers(0, 9))
 def test_a_perfect_prediction_gives_clean_tokens_and_velocity(prediction, sigma, seed):
     clean_BLP, noise_BLP, _ = draw(seed)
-    config = path.PathConfig(prediction=prediction)
+    config = small.path_config(prediction=prediction)
     x_sigma = path.add_noise(clean_BLP, noise=noise_BLP, sigma=sigma)
     output_BLP = truth(prediction, clean_BLP, noise_BLP)
     found_BLP = path.to_clean(output_BLP, x_sigma=x_sigma, sigma=sigma, config=config)
@@ -61,7 +62,7 @@ def test_a_perfect_prediction_gives_clean_tokens_and_velocity(prediction, sigma,
 def test_any_prediction_lies_on_one_path(prediction, sigma, seed):
     """The clean tokens and the velocity implied by one output satisfy x_sigma = clean + sigma velocity."""
     clean_BLP, noise_BLP, output_BLP = draw(seed)
-    config = path.PathConfig(prediction=prediction)
+    config = small.path_config(prediction=prediction)
     x_sigma = path.add_noise(clean_BLP, noise=noise_BLP, sigma=sigma)
     found_clean = path.to_clean(output_BLP, x_sigma=x_sigma, sigma=sigma, config=config)
     found_velocity = path.to_velocity(output_BLP, x_sigma=x_sigma, sigma=sigma, config=config)
@@ -73,7 +74,7 @@ def test_any_prediction_lies_on_one_path(prediction, sigma, seed):
 def test_loss_is_the_squared_difference_of_converted_predictions(prediction, loss_space, sigma):
     """Convert the output and the truth, both with the clipped divisor, subtract, square: the slow way."""
     clean_BLP, noise_BLP, error_BLP = draw()
-    config = path.PathConfig(prediction=prediction, loss_space=loss_space)
+    config = small.path_config(prediction=prediction, loss_space=loss_space)
     sigma_BL = jnp.full((B, L), sigma)
     x_sigma = path.add_noise(clean_BLP, noise=noise_BLP, sigma=sigma_BL)
     convert = {"velocity": path.to_velocity, "clean": path.to_clean}[loss_space]
@@ -92,7 +93,7 @@ def test_loss_is_the_squared_difference_of_converted_predictions(prediction, los
 def test_clean_prediction_divides_by_the_clipped_level_per_token():
     clean_BLP, noise_BLP, error_BLP = draw()
     sigma_BL = jnp.array([[0.0, 0.05, 0.1], [0.2, 0.5, 1.0]])
-    config = path.PathConfig(prediction="clean", loss_space="velocity", min_sigma=0.1)
+    config = small.path_config(prediction="clean", loss_space="velocity", min_sigma=0.1)
     loss_BL = path.token_loss(
         clean_BLP + error_BLP, clean_BLP=clean_BLP, noise_BLP=noise_BLP, sigma_BL=sigma_BL, config=config
     )
@@ -107,7 +108,7 @@ def test_bfloat16_predictions_are_judged_in_float32():
         clean_BLP=clean_BLP,
         noise_BLP=noise_BLP,
         sigma_BL=jnp.ones((B, L)),
-        config=path.PathConfig(),
+        config=small.path_config(),
     )
     assert loss_BL.dtype == jnp.float32
     rounding_BLP = clean_BLP.astype(jnp.bfloat16).astype(jnp.float32) - clean_BLP
@@ -124,7 +125,7 @@ def test_min_snr_weighs_the_clean_error(prediction):
             clean_BLP=clean_BLP,
             noise_BLP=noise_BLP,
             sigma_BL=sigma_BL,
-            config=path.PathConfig(prediction=prediction, loss_space="clean", weighting=weighting),
+            config=small.path_config(prediction=prediction, loss_space="clean", weighting=weighting),
         )
         for weighting in ("flat", "min_snr")
     ]
@@ -146,5 +147,5 @@ def test_min_snr_weighs_the_clean_error(prediction):
 )
 def test_bad_settings_are_named(change, words):
     with pytest.raises(UserError, match="path ") as caught:
-        path.PathConfig(**change)
+        small.path_config(**change)
     assert words in str(caught.value)

@@ -7,6 +7,7 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.diffusion import known, noise_levels, path, solvers
+from tests import small
 
 METHODS = ("euler", "heun", "dpm", "unipc", "stochastic")
 
@@ -32,7 +33,7 @@ def test_a_straight_field_is_solved_exactly(method, steps):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_perfect_clean_prediction_is_reached(method):
     clean_BLP, noise_BLP = jax.random.normal(jax.random.key(0), (2, 1, 3, 2))
-    config = path.PathConfig(prediction="clean")
+    config = small.path_config(prediction="clean")
 
     def velocity(x, sigma):
         return path.to_velocity(clean_BLP, x_sigma=x, sigma=sigma, config=config)
@@ -102,7 +103,7 @@ def test_evaluations_never_happen_at_sigma_zero():
 def test_levels_per_token_and_per_group_agree_and_known_tokens_stand_still(method):
     segment_BL = jnp.array([[1, 1, 2, 2, 2, 0]])
     known_BL = jnp.array([[True, False, False, True, False, False]])
-    schedule = noise_levels.schedule(5, jnp.array([[2, 300]]), noise_levels.NoiseConfig(shift_base_tokens=10.0))
+    schedule = noise_levels.schedule(5, jnp.array([[2, 300]]), small.noise_config(shift_base_tokens=10.0))
     levels = known.level_table(schedule, jnp.array([[0.0, 0.05]]))
     level_BL = known.level_index(segment_BL, known_BL, num_segments=2)
     x_BLP = jax.random.normal(jax.random.key(1), (1, 6, 3))

@@ -1,10 +1,11 @@
 """The evaluator asks for held-out prompts and judges what it gets."""
 
 from sora_jax.data.sources.shapes_prompts import PromptCase, case_of, heldout_prompts
-from sora_jax.data.sources.shapes_world import Attributes, ShapesWorld, WorldConfig
+from sora_jax.data.sources.shapes_world import Attributes, ShapesWorld
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.evaluator import judge_clips, judge_prompts
 from sora_jax.evaluation.shapes_oracle import Verdict
+from tests import small
 from tests.evaluation.test_form import moving
 
 RED = {"colour": "red", "motion": "right"}
@@ -18,7 +19,7 @@ class Draws:
 
     def __call__(self, params, canvases):
         self.canvases, drawn = canvases, {}
-        config = WorldConfig(
+        config = small.world_config(
             seed=0, num_clips=4000, sides=((32, 32),), frames=(9,), image_share=0.0, fps=(8.0,), split="heldout"
         )
         world = ShapesWorld(config)

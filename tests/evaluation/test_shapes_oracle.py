@@ -8,6 +8,7 @@ import pytest
 from sora_jax.data.sources import shapes_world as sw
 from sora_jax.data.sources.shapes_prompts import PromptCase, case_of
 from sora_jax.evaluation import shapes_oracle as oracle
+from tests import small
 
 SIDES = ((24, 24), (24, 40), (40, 24), (32, 32), (48, 64))
 
@@ -16,7 +17,7 @@ def drawn(num_clips, **overrides):
     values: dict[str, Any] = (
         dict(seed=11, num_clips=num_clips, sides=SIDES, frames=(5, 9, 13), image_share=0.25, fps=(8.0,)) | overrides
     )
-    world = sw.ShapesWorld(sw.WorldConfig(**values))
+    world = sw.ShapesWorld(small.world_config(**values))
     cases = [case_of(world.scene(i)) for i in range(num_clips)]
     return cases, [world[i].pixels_THWC for i in range(num_clips)]
 

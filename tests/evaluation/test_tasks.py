@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from sora_jax.data.sources.shapes_prompts import heldout_prompts
-from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig, render
+from sora_jax.data.sources.shapes_world import ShapesWorld, render
 from sora_jax.evaluation import tasks
 from sora_jax.generate.scheduler import Made
+from tests import small
 from tests.generate.test_tasks import LIMITS as SMALL
 
 LIMITS = dataclasses.replace(SMALL, stride=(4, 8, 8), size=(32, 32), frames=9)
 WORLD = ShapesWorld(
-    WorldConfig(seed=0, num_clips=8, sides=((32, 32),), frames=(9,), image_share=0.0, fps=(8.0,), split="heldout")
+    small.world_config(
+        seed=0, num_clips=8, sides=((32, 32),), frames=(9,), image_share=0.0, fps=(8.0,), split="heldout"
+    )
 )
 SCENES = [WORLD.scene(index) for index in range(8)]
 

@@ -1,11 +1,14 @@
 """A config is checked as a whole, before anything compiles."""
 
+import dataclasses
+import typing
+
 import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.experiment.loading import limits_of
 from sora_jax.experiment.preflight import check_start, example_canvases
-from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.settings import Settings, read_settings
 
 ELSEWHERE = {"stages.videos.start_from": "runs/other/checkpoints/videos"}
 
@@ -194,3 +197,22 @@ def test_sampling_out_of_range_is_refused(toy_config, changes, said):
     config = toy_config()
     config.update_from_flattened_dict(changes)
     assert said in refused(config, read_settings)
+
+
+def dataclasses_in(hint, found):
+    """Adds every dataclass that a type names, and those of its fields, to `found`."""
+    if dataclasses.is_dataclass(hint) and hint not in found:
+        found.add(hint)
+        for field in typing.get_type_hints(hint).values():
+            dataclasses_in(field, found)
+    for part in typing.get_args(hint):
+        dataclasses_in(part, found)
+    return found
+
+
+def test_no_part_of_the_settings_has_numbers_beside_those_of_the_config():
+    parts = dataclasses_in(Settings, set())
+    fields = [(part.__name__, field) for part in parts for field in dataclasses.fields(part)]
+    assert len(parts) > 25
+    assert [(part, field.name) for part, field in fields if field.default is not dataclasses.MISSING] == []
+    assert [(part, field.name) for part, field in fields if field.default_factory is not dataclasses.MISSING] == []

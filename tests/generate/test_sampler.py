@@ -16,7 +16,7 @@ from sora_jax.core.sharding import param_shardings
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.packing.plan import Budget
-from sora_jax.diffusion import guidance, known, noise_levels, path
+from sora_jax.diffusion import known, noise_levels
 from sora_jax.generate.canvas import Canvas, Turn, lay_out, longer_rows
 from sora_jax.generate.denoiser import SolverConfig, taken_over
 from sora_jax.generate.sampler import Sampler, fresh_noise, make_solver
@@ -37,9 +37,9 @@ LAYOUT = PackLayout(
 SOLVER = SolverConfig(
     steps=3,
     method="heun",
-    path=path.PathConfig(min_sigma=0.1),
-    noise=noise_levels.NoiseConfig(shift_base_tokens=2.0),
-    guidance=guidance.GuidanceConfig(scale=2.0),
+    path=small.path_config(min_sigma=0.1),
+    noise=small.noise_config(shift_base_tokens=2.0),
+    guidance=small.guidance_config(scale=2.0),
 )
 FIRST = Canvas(prompt="a red circle", grid=(2, 2, 2), fps=8.0, seed=0)
 OTHERS = [
@@ -139,7 +139,7 @@ def solved(canvases, config):
 
 
 ONE_STEP = dataclasses.replace(SOLVER, steps=1, method="euler")
-PLAIN = dataclasses.replace(ONE_STEP, guidance=guidance.GuidanceConfig(scale=1.0))
+PLAIN = dataclasses.replace(ONE_STEP, guidance=small.guidance_config(scale=1.0))
 
 
 def test_one_step_from_pure_noise_is_the_guided_clean_prediction():
@@ -272,7 +272,7 @@ def test_training_and_sampling_give_the_network_the_same(monkeypatch):
         monkeypatch.setattr(noise_levels, "draw", lambda *_: sigma_BS)
         monkeypatch.setattr(jax.random, "normal", lambda *_: jnp.asarray(batch.noise_BLP))
         config = DiffusionConfig(path=SOLVER.path, noise=SOLVER.noise, caption_dropout=0.0)
-        objective = make_objective(config, known.KnownConfig(), dtype=jnp.dtype(jnp.float32))
+        objective = make_objective(config, small.known_config(), dtype=jnp.dtype(jnp.float32))
         model: Any = Spy()
         objective(model, jax.tree.map(jnp.asarray, batch.pack), jax.random.key(0))
     sampled, trained = seen[0], seen[-1]

@@ -12,7 +12,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.packing.packs import PackLayout, stack_rows
 from sora_jax.data.packing.plan import Budget
-from sora_jax.diffusion import known, noise_levels, path
+from sora_jax.diffusion import known
 from sora_jax.models.text_to_video import extents, without_caption
 from sora_jax.models.transformer import Prediction
 from sora_jax.objectives.diffusion import DiffusionConfig, make_objective
@@ -49,13 +49,13 @@ THIN = make_pack(kept=slice(None, None, 2))  # token drop took every second toke
 
 def shares(known_share):
     families = {"none": 1 - known_share, "first": known_share, "last": 0, "ends": 0, "random_frames": 0, "region": 0}
-    return known.KnownConfig(**families, max_level=0.05)
+    return small.known_config(**families, max_level=0.05)
 
 
 def config(*, prediction="clean", dropout=0.0):
     return DiffusionConfig(
-        path=path.PathConfig(prediction=prediction, loss_space="velocity", weighting="flat", min_sigma=0.05),
-        noise=noise_levels.NoiseConfig(),
+        path=small.path_config(prediction=prediction, loss_space="velocity", weighting="flat", min_sigma=0.05),
+        noise=small.noise_config(),
         caption_dropout=dropout,
     )
 
@@ -235,7 +235,7 @@ def test_what_token_drop_leaves_is_predicted_as_if_the_rest_were_padding():
 @pytest.mark.parametrize("family", ["first", "last", "ends", "random_frames", "region"])
 def test_what_is_known_of_a_clip_does_not_depend_on_token_drop(family):
     others = dict.fromkeys(("none", "first", "last", "ends", "random_frames", "region"), 0.0)
-    pattern = known.draw_pattern(KEY, PACK["grid_BS3"], known.KnownConfig(**others | {family: 1.0}))
+    pattern = known.draw_pattern(KEY, PACK["grid_BS3"], small.known_config(**others | {family: 1.0}))
 
     def known_BL(pack):
         names = ("position_BL3", "segment_BL", "grid_BS3", "time_step_BS")
@@ -247,7 +247,7 @@ def test_what_is_known_of_a_clip_does_not_depend_on_token_drop(family):
 
 @pytest.mark.parametrize("pack", [PACK, THIN])
 def test_the_noise_of_a_segment_goes_by_the_tokens_that_are_there(pack):
-    noise = noise_levels.NoiseConfig(std=1e-6, shift_base_tokens=4.0, uniform_share=0.0)
+    noise = small.noise_config(std=1e-6, shift_base_tokens=4.0, uniform_share=0.0)
     stub = Stub(perfect("clean"))
     objective = make_objective(dataclasses.replace(config(), noise=noise), shares(0.0), dtype=jnp.float32)
     loss, metrics = objective(stub, pack, KEY)

@@ -16,7 +16,6 @@ from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.packing.packs import PackLayout, stack_rows
 from sora_jax.data.packing.plan import Budget
-from sora_jax.diffusion import known, noise_levels, path
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.nn.linear import Linear
 from sora_jax.objectives import autoencoder as autoencoder_objective
@@ -82,9 +81,9 @@ def objectives(kind):
     """Returns (build, objective, batch of a step, optimizer)."""
     if kind == "diffusion":
         config = diffusion_objective.DiffusionConfig(
-            path=path.PathConfig(), noise=noise_levels.NoiseConfig(), caption_dropout=0.2
+            path=small.path_config(), noise=small.noise_config(), caption_dropout=0.2
         )
-        objective = diffusion_objective.make_objective(config, known.KnownConfig(), dtype=jnp.dtype(jnp.float32))
+        objective = diffusion_objective.make_objective(config, small.known_config(), dtype=jnp.dtype(jnp.float32))
         return generator(4, depth=1), objective, packs, "adamw"
     if kind == "diffusion in a ring":
         return generator(4, depth=1, exchange="ring"), *objectives("diffusion")[1:]

@@ -74,6 +74,7 @@ def heldout_pair_prompts(num_prompts: int, *, seed: int = 0) -> list[PromptCase]
         image_share=0.0,
         fps=(8.0,),
         max_objects=2,
+        occluder=False,
         split="heldout",
     )
     world, cases = ShapesWorld(config), {}

@@ -54,9 +54,9 @@ class WorldConfig:
     frames: tuple[int, ...]  # lengths of moving clips, each >= 2
     image_share: float  # share of clips with one frame, in [0, 1]
     fps: tuple[float, ...]  # frames per second; a property of the clip that does not alter its travel
-    max_objects: int = 1  # 1, or 2: half of the clips then show two
-    occluder: bool = False  # half of the moving one-object clips then pass behind a bar
-    split: Split = "train"
+    max_objects: int  # 1, or 2: half of the clips then show two
+    occluder: bool  # half of the moving one-object clips then pass behind a bar
+    split: Split
 
     def __post_init__(self):
         _check(self.seed >= 0, f"world seed must be 0 or more, got {self.seed}")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sora_jax.core.errors import UserError
 from sora_jax.data.curation.shots import cut_windows, find_shots
 from sora_jax.data.media.video_io import read_clip
-from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig
+from sora_jax.data.sources.shapes_world import ShapesWorld
+from tests import small
 
 SHARED = Path(os.environ.get("SORA_JAX_CLIPS", "/nonexistent"))
 
@@ -24,7 +25,7 @@ def shots_of(pixels_THWC: np.ndarray) -> list[tuple[int, int]]:
 
 def drawn() -> list[np.ndarray]:
     """Returns moving clips of the drawn world, each on another background than the one before."""
-    config = WorldConfig(seed=3, num_clips=40, sides=((48, 64),), frames=(12,), image_share=0.0, fps=(8.0,))
+    config = small.world_config(seed=3, num_clips=40, sides=((48, 64),), frames=(12,), image_share=0.0, fps=(8.0,))
     clips = [ShapesWorld(config)[index].pixels_THWC for index in range(40)]
     chosen = clips[:1]
     for clip in clips[1:]:

@@ -5,10 +5,11 @@ import pytest
 from sora_jax.core.errors import UserError
 from sora_jax.data.sources import shapes_world as sw
 from sora_jax.data.sources.shapes_prompts import case_of, heldout_pair_prompts, heldout_prompts
+from tests import small
 
 
 def world(split, **overrides):
-    config = sw.WorldConfig(
+    config = small.world_config(
         seed=1, num_clips=1500, sides=((32, 32),), frames=(5,), image_share=0.2, fps=(8.0,), split=split, **overrides
     )
     return sw.ShapesWorld(config)

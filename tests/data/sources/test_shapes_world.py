@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sora_jax.core.errors import UserError
 from sora_jax.data.sources import shapes_world as sw
 from sora_jax.data.sources.base import fingerprint
+from tests import small
 
 SIDES = ((24, 24), (24, 40), (40, 24), (32, 32), (64, 64))
 
@@ -20,7 +21,7 @@ def world(**overrides):
     values: dict[str, Any] = (
         dict(seed=1, num_clips=300, sides=SIDES, frames=(5, 9, 17), image_share=0.2, fps=(8.0, 12.0)) | overrides
     )
-    return sw.ShapesWorld(sw.WorldConfig(**values))
+    return sw.ShapesWorld(small.world_config(**values))
 
 
 def test_clip_depends_on_nothing_but_seed_split_and_index():
