@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
-from tests.preparation.test_curated import ON, scene
+from tests.data.curation.test_source import ON, scene
 
 from sora_jax.data.curation.source import CuratedSource
 from sora_jax.data.media.video_io import read_clip

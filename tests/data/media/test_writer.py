@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.test_video_io import distance, drawn
+from tests.data.media.test_video_io import distance, drawn
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
