@@ -95,7 +95,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
-def lay_out(x: jax.Array, *axes: str | None) -> jax.Array:
+def constrain_row_major(x: jax.Array, *axes: str | None) -> jax.Array:
     """Returns `x` as `constrain` does, on each device with its last axis along the registers.
 
     Left alone, XLA lays tokens along the registers of a TPU, and moves every tensor of a block there and back.
@@ -110,7 +110,7 @@ def lay_out(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.shard_map(row_major, in_specs=spec(axes), out_specs=spec(axes), check_vma=False)(x)
 
 
-def spread(x_BTHWC: jax.Array) -> jax.Array:
+def shard_space(x_BTHWC: jax.Array) -> jax.Array:
     """Returns clips laid out over the mesh if one is set, in space too where each device gets two rows or more.
 
     With one row on each of two devices XLA's partitioner gives wrong convolutions (jax 0.10.2); such frames stay whole.

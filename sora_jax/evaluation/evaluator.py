@@ -9,7 +9,7 @@ import numpy as np
 from sora_jax.core.tree import Params
 from sora_jax.data.sources.shapes_prompts import PromptCase
 from sora_jax.evaluation import shapes_oracle
-from sora_jax.evaluation.shapes_oracle import Verdict
+from sora_jax.evaluation.shapes_oracle import ClipScore
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.sampler import Sampler
 from sora_jax.video.shapes import Size
@@ -33,7 +33,7 @@ class Judged:
     groups: list[dict[str, Any]]
     prompts: list[str]
     clips: list[np.ndarray]
-    verdicts: list[Verdict]
+    verdicts: list[ClipScore]
 
     def facts(self) -> dict[str, Any]:
         """Returns the scores and groups, fit for JSON."""
@@ -45,7 +45,7 @@ def judge_clips(cases: Sequence[PromptCase], clips: Sequence[np.ndarray]) -> Jud
     verdicts = [shapes_oracle.judge(case, clip) for case, clip in zip(cases, clips, strict=True)]
     groups = []
     for kind, name in _KINDS.items():
-        members: dict[str, list[Verdict]] = {}
+        members: dict[str, list[ClipScore]] = {}
         for case, clip, verdict in zip(cases, clips, verdicts, strict=True):
             members.setdefault(name(case, clip), []).append(verdict)
         if len(members) > 1:

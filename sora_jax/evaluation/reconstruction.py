@@ -76,7 +76,7 @@ class Damaged:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+class ReconstructionScores:
     """Scores of all clips, those of each group of them, and the clips with the lowest PSNR, worst first.
 
     `psnr` is in dB, and `psnr_resampled` that of scaling the clips down to as many numbers as the latent has, and up
@@ -108,7 +108,7 @@ class _Measured:
     codes: set[bytes]
 
 
-def judge_autoencoder(codec: Codec, clips: Iterable[Clip], networks: Networks | None = None) -> Verdict:
+def judge_autoencoder(codec: Codec, clips: Iterable[Clip], networks: Networks | None = None) -> ReconstructionScores:
     """Returns how clips of legal sizes come through `codec`; they are taken one by one and not kept.
 
     Raises UserError where there are none.
@@ -131,7 +131,7 @@ def judge_autoencoder(codec: Codec, clips: Iterable[Clip], networks: Networks | 
     groups: dict[tuple[int, ...], list[_Measured]] = {}
     for one in measured:
         groups.setdefault(one.shape if exact else _class_of(one.shape), []).append(one)
-    return Verdict(
+    return ReconstructionScores(
         total=total,
         groups=[{**_label(key), **_summary(codec, groups[key], networks.rfvd)} for key in sorted(groups)],
         worst=worst,

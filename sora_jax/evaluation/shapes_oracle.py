@@ -88,17 +88,17 @@ def read_objects(pixels_THWC: np.ndarray, *, max_objects: int) -> tuple[Reading,
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict:
+class ClipScore:
     """What a clip has right of its prompt, by the names of `score` but `prompts`, and what was read from it."""
 
     right: dict[str, bool]
     readings: tuple[Reading, ...]
 
 
-def judge(case: PromptCase, pixels_THWC: np.ndarray) -> Verdict:
+def judge(case: PromptCase, pixels_THWC: np.ndarray) -> ClipScore:
     """Returns the verdict on a clip, uint8 (T, H, W, 3), that answers a prompt."""
     readings = read_objects(pixels_THWC, max_objects=len(case.objects))
-    return Verdict(right=_compare(case.objects, readings), readings=readings)
+    return ClipScore(right=_compare(case.objects, readings), readings=readings)
 
 
 def score(cases: Sequence[PromptCase], clips: Sequence[np.ndarray]) -> dict[str, float]:
@@ -112,7 +112,7 @@ def score(cases: Sequence[PromptCase], clips: Sequence[np.ndarray]) -> dict[str,
     return shares([judge(case, pixels_THWC) for case, pixels_THWC in zip(cases, clips, strict=True)])
 
 
-def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
+def shares(verdicts: Sequence[ClipScore]) -> dict[str, float]:
     """Returns the scores of `score` that verdicts add up to."""
     names = dict.fromkeys(name for verdict in verdicts for name in verdict.right)
     return {"prompts": len(verdicts)} | {

@@ -11,7 +11,7 @@ from absl import logging
 
 from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
-from sora_jax.data.curation.source import CuratedSource, Heap
+from sora_jax.data.curation.source import CuratedSource, VideoFiles
 from sora_jax.data.fitting import Collection, Limits
 from sora_jax.data.packing.pipeline import Batches, RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
@@ -104,7 +104,7 @@ def curate(collection: Collection, data: DataConfig, directory: Path, *, writes:
     config, source = data.curation, collection.source
     if config.off:
         return collection
-    assert isinstance(source, Heap), data.source
+    assert isinstance(source, VideoFiles), data.source
     with contextlib.closing(Progress("curation", total=len(source), unit="files")) as progress:
         curated = CuratedSource(
             source,

@@ -19,7 +19,7 @@ from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompt
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
 from sora_jax.evaluation.evaluator import Judged, judge_prompts
-from sora_jax.evaluation.reconstruction import Networks, Verdict, judge_autoencoder
+from sora_jax.evaluation.reconstruction import Networks, ReconstructionScores, judge_autoencoder
 from sora_jax.evaluation.tasks import judge_sizes, judge_tasks
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
@@ -157,7 +157,7 @@ def evaluate_data(
     return result
 
 
-def _show_verdict(workdir: Workdir, verdict: Verdict, name: str) -> None:
+def _show_verdict(workdir: Workdir, verdict: ReconstructionScores, name: str) -> None:
     """Prints the table and writes the picture of the worst clips."""
     print(show.table([*verdict.groups, {"frames": "all", "size": "all", **verdict.total}]), flush=True)
     if not is_first():

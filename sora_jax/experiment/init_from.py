@@ -36,7 +36,7 @@ _NOT_SHAPE = ("weights", "start_from", "remat")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
+class InitialWeights:
     """Where the weights of a stage come from.
 
     Attributes:
@@ -52,7 +52,7 @@ class Source:
     names: dict[str, str | None]
 
 
-def find_source(name: str, stage: AutoencoderStage | DiffusionStage, params: Params) -> Source:
+def find_source(name: str, stage: AutoencoderStage | DiffusionStage, params: Params) -> InitialWeights:
     """Returns where the weights of the stage `name` come from; `params` are its parameters, or their shapes.
 
     Raises UserError saying all that does not fit: parameters that are not there, or of another shape or dtype, and
@@ -82,7 +82,7 @@ def find_source(name: str, stage: AutoencoderStage | DiffusionStage, params: Par
             f"stages.{name} cannot start from {directory}: {leaves.in_words(problems)}; say in "
             f"stages.{name}.start_rules where to find a parameter, 'REGEX -> NAME', or to leave it, 'REGEX -> {_FRESH}'"
         )
-    return Source(folder=folder, step=step, track=track, names=names)
+    return InitialWeights(folder=folder, step=step, track=track, names=names)
 
 
 def inherit(name: str, stage: AutoencoderStage | DiffusionStage, maker: StateMaker, key: jax.Array) -> TrainState:

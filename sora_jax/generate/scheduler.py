@@ -12,7 +12,7 @@ from sora_jax.core.tree import Params
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.job import Job, Limits
 from sora_jax.generate.sampler import Sampler
-from sora_jax.generate.tasks import TASKS, Making, Scene
+from sora_jax.generate.tasks import TASKS, Making, VideoBuilder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Made:
 @dataclasses.dataclass(kw_only=True)
 class _Running:
     number: int
-    scene: Scene
+    scene: VideoBuilder
     making: Making
     canvas: Canvas
 
@@ -58,7 +58,7 @@ def run_jobs(
     while True:
         while len(running) < most and (following := next(waiting, None)) is not None:
             number, job = following
-            scene = Scene(job, limits, sampler.codec, sink(number, job))
+            scene = VideoBuilder(job, limits, sampler.codec, sink(number, job))
             making = TASKS[job.request.task](scene)
             begun = _advance(number, scene, making, None)
             if begun is None:
@@ -78,7 +78,7 @@ def run_jobs(
         running = under_way
 
 
-def _advance(number: int, scene: Scene, making: Making, latent_THWC: np.ndarray | None) -> _Running | None:
+def _advance(number: int, scene: VideoBuilder, making: Making, latent_THWC: np.ndarray | None) -> _Running | None:
     """Returns the job with the canvas that it needs next; None where it is done."""
     try:
         canvas = next(making) if latent_THWC is None else making.send(latent_THWC)

@@ -26,7 +26,7 @@ _AGAIN = 0.7
 Making = Generator[Canvas, np.ndarray, None]
 
 
-class Scene:
+class VideoBuilder:
     """A job while it is made.
 
     Args:
@@ -151,12 +151,12 @@ class Scene:
         return first + (min(self.overlap, frames) - first) // step * step
 
 
-def text(scene: Scene) -> Making:
+def text(scene: VideoBuilder) -> Making:
     """A video, or an image, of a prompt alone."""
     yield from _forward(scene, None, scene.job.frames)
 
 
-def animate(scene: Scene) -> Making:
+def animate(scene: VideoBuilder) -> Making:
     """A video in which an image is shown at the moment `at`; before it, the video leads there."""
     image = scene.job.image_THWC
     assert image is not None
@@ -167,7 +167,7 @@ def animate(scene: Scene) -> Making:
     yield from _forward(scene, np.concatenate([made, image]), scene.job.frames - before - 1)
 
 
-def extend(scene: Scene) -> Making:
+def extend(scene: VideoBuilder) -> Making:
     """What comes before a video, and what after it."""
     (clip,) = scene.job.clips
     made = yield from _backward(scene, clip, scene.job.before)
@@ -176,7 +176,7 @@ def extend(scene: Scene) -> Making:
     yield from _forward(scene, clip, scene.job.frames)
 
 
-def loop(scene: Scene) -> Making:
+def loop(scene: VideoBuilder) -> Making:
     """A video and a way back from its end to its start; notes the jump at the seam over the mean change of a frame.
 
     It starts from the video played backward under noise: a way back on which nothing jumps.
@@ -193,7 +193,7 @@ def loop(scene: Scene) -> Making:
     scene.notes["seam"] = float(np.abs(whole[0] - whole[-1]).mean() / max(changes.mean(), 1e-6))
 
 
-def connect(scene: Scene) -> Making:
+def connect(scene: VideoBuilder) -> Making:
     """One video, a transition, another video; the prompts are blended along the transition.
 
     It starts from a cross-fade under noise: what training never showed, one subject becoming another, stays gradual.
@@ -208,13 +208,13 @@ def connect(scene: Scene) -> Making:
     scene.emit(scene.given(second, before=made))
 
 
-def edit(scene: Scene) -> Making:
+def edit(scene: VideoBuilder) -> Making:
     """A video made anew from its noisy self (SDEdit, arXiv 2108.01073)."""
     (clip,) = scene.job.clips
     yield from _rework(scene, clip, strength=scene.job.strength)
 
 
-def fill(scene: Scene) -> Making:
+def fill(scene: VideoBuilder) -> Making:
     """A video with something new where the mask is white."""
     (clip,), mask_THW = scene.job.clips, scene.job.mask_THW
     assert mask_THW is not None
@@ -223,14 +223,14 @@ def fill(scene: Scene) -> Making:
     yield from _rework(scene, plain.astype(np.uint8), strength=1.0, mask_THW=mask_THW, original=clip)
 
 
-def upscale(scene: Scene) -> Making:
+def upscale(scene: VideoBuilder) -> Making:
     """A small video made anew at a larger size and rate, from its enlarged and interpolated self under some noise."""
     job, (clip,) = scene.job, scene.job.clips
     between = _at(clip, np.linspace(0, len(clip) - 1, job.frames))
     yield from _rework(scene, covering(between, job.size), strength=job.strength)
 
 
-TASKS: dict[str, Callable[[Scene], Making]] = {
+TASKS: dict[str, Callable[[VideoBuilder], Making]] = {
     "text": text,
     "animate": animate,
     "extend": extend,
@@ -250,7 +250,7 @@ def _at(clip: np.ndarray, position_T: np.ndarray) -> np.ndarray:
     return np.round(between).astype(np.uint8)
 
 
-def _opening(scene: Scene, past: np.ndarray | None) -> tuple[int, np.ndarray | None]:
+def _opening(scene: VideoBuilder, past: np.ndarray | None) -> tuple[int, np.ndarray | None]:
     """Returns how many frames of `past` a window begins with, and their latent; (0, None) where there is no past."""
     if past is None:
         return 0, None
@@ -258,7 +258,7 @@ def _opening(scene: Scene, past: np.ndarray | None) -> tuple[int, np.ndarray | N
     return kept, scene.encode(past[-kept:])
 
 
-def _forward(scene: Scene, past: np.ndarray | None, frames: int) -> Making:
+def _forward(scene: VideoBuilder, past: np.ndarray | None, frames: int) -> Making:
     """Emits `frames` frames that follow `past`."""
     step, patch = scene.limits.step, scene.limits.patch[0]
     made = 0
@@ -273,7 +273,7 @@ def _forward(scene: Scene, past: np.ndarray | None, frames: int) -> Making:
         past = fresh if past is None else np.concatenate([past, fresh])[-scene.overlap :]
 
 
-def _backward(scene: Scene, future: np.ndarray, frames: int) -> Generator[Canvas, np.ndarray, np.ndarray]:
+def _backward(scene: VideoBuilder, future: np.ndarray, frames: int) -> Generator[Canvas, np.ndarray, np.ndarray]:
     """Returns `frames` frames that lead to `future`."""
     step, first = scene.limits.step, scene.limits.first
     pieces: list[np.ndarray] = []
@@ -295,7 +295,7 @@ def _backward(scene: Scene, future: np.ndarray, frames: int) -> Generator[Canvas
 
 
 def _bridge(
-    scene: Scene,
+    scene: VideoBuilder,
     past: np.ndarray,
     future: np.ndarray,
     frames: int,
@@ -344,7 +344,7 @@ def _bridge(
 
 
 def _rework(
-    scene: Scene,
+    scene: VideoBuilder,
     source: np.ndarray,
     *,
     strength: float,
@@ -378,7 +378,7 @@ def _rework(
         done = fresh if done is None else np.concatenate([done, fresh])[-scene.overlap :]
 
 
-def _token_mask(mask_THW: np.ndarray, start: int, length: int, scene: Scene) -> np.ndarray:
+def _token_mask(mask_THW: np.ndarray, start: int, length: int, scene: VideoBuilder) -> np.ndarray:
     """Returns mask_thw: the tokens of a window in which some pixel is masked."""
     limits = scene.limits
     number_T = np.minimum(np.arange(start, start + length), len(mask_THW) - 1)
@@ -389,12 +389,12 @@ def _token_mask(mask_THW: np.ndarray, start: int, length: int, scene: Scene) -> 
     return np.asarray(padded_THW.reshape(t, limits.step, h, rows, w, columns).any(axis=(1, 3, 5)))
 
 
-def _tokens(scene: Scene, frames: int) -> int:
+def _tokens(scene: VideoBuilder, frames: int) -> int:
     """Returns the token frames that hold `frames` frames from the start of a canvas."""
     return 1 + (scene.longer(frames) - scene.limits.first) // scene.limits.step
 
 
-def _kept_later(scene: Scene, future: np.ndarray) -> int:
+def _kept_later(scene: VideoBuilder, future: np.ndarray) -> int:
     """Returns how many frames of `future` a window ends with, a multiple of `step`."""
     step = scene.limits.step
     return max(step, min(len(future), scene.overlap - scene.limits.first) // step * step)

@@ -17,7 +17,7 @@ from einops import rearrange
 from flax import nnx
 
 from sora_jax.core.errors import UserError
-from sora_jax.core.sharding import spread
+from sora_jax.core.sharding import shard_space
 from sora_jax.models.bottleneck import BottleneckName, make_bottleneck
 from sora_jax.nn import conv
 from sora_jax.nn.attention import attend
@@ -156,7 +156,7 @@ class Middle(nnx.Module):
         self.after = ResidualBlock(dim, dim, remat=config.remat, rngs=rngs)
 
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
-        x = self.before(spread(x_BTHWC), past)
+        x = self.before(shard_space(x_BTHWC), past)
         if self.attention is not None:
             x = self.attention(x)
         return self.after(x, past)
@@ -194,7 +194,7 @@ class Level(nnx.Module):
 
     def residual(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
         """Returns the result of the residual blocks; frames may be spread over the mesh."""
-        x = spread(x_BTHWC)
+        x = shard_space(x_BTHWC)
         for block in self.blocks:
             x = block(x, past)
         return x

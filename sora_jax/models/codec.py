@@ -28,7 +28,7 @@ from sora_jax.video import latents, shapes
 from sora_jax.video.pixels import to_float, to_pixels
 
 # (parameters, what the last chunk left or None, chunk) -> (result, what this one leaves)
-Program = Callable[[Params, Kept | None, Any], tuple[Any, Kept]]
+CodecProgram = Callable[[Params, Kept | None, Any], tuple[Any, Kept]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,7 @@ class Codec:
         return tile is None or max(x_BTHWC.shape[2:4]) // scale <= tile // self.config.space_stride
 
     def _tiled(
-        self, program: Program, kept: Any, x_BTHWC: np.ndarray, halo: int, scale_in: int, scale_out: int
+        self, program: CodecProgram, kept: Any, x_BTHWC: np.ndarray, halo: int, scale_in: int, scale_out: int
     ) -> tuple[np.ndarray, Any]:
         assert self._work.tile is not None
         return run_tiled(
@@ -189,7 +189,7 @@ class Codec:
             scale_out=scale_out,
         )
 
-    def _run(self, program: Program, kept: Any, x_BTHWC: Any) -> tuple[Any, Any]:
+    def _run(self, program: CodecProgram, kept: Any, x_BTHWC: Any) -> tuple[Any, Any]:
         if self._mesh is None:
             return program(self.params, kept, x_BTHWC)
         with jax.set_mesh(self._mesh):
@@ -203,12 +203,12 @@ class Programs:
     What encodes returns latents and the variances of the bottleneck's noise in them.
     """
 
-    encode: Program
-    down: Program
-    finish: Program
-    decode: Program
-    begin: Program
-    up: Program
+    encode: CodecProgram
+    down: CodecProgram
+    finish: CodecProgram
+    decode: CodecProgram
+    begin: CodecProgram
+    up: CodecProgram
 
     def together(self) -> "Programs":
         """Returns the same for all processes: each is run once all have come to it."""
@@ -220,7 +220,7 @@ def programs_of(config: AutoencoderConfig) -> Programs:
     """Returns the programs of one shape, for all weights."""
     structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))
 
-    def program(apply: Callable[[Autoencoder, jax.Array, Past], Any]) -> Program:
+    def program(apply: Callable[[Autoencoder, jax.Array, Past], Any]) -> CodecProgram:
         def run(params: Params, kept: Kept | None, x: jax.Array) -> tuple[Any, Kept]:
             past = Past(kept)
             return apply(merge_model(structure, params), x, past), past.after

@@ -22,7 +22,7 @@ Corner = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class Tile:
     """Along one side of a frame: positions [start, stop) are computed, [first, last) of the frame are kept."""
 
     start: int
@@ -31,7 +31,7 @@ class Window:
     last: int
 
 
-def windows(length: int, *, tile: int, halo: int) -> list[Window]:
+def windows(length: int, *, tile: int, halo: int) -> list[Tile]:
     """Returns windows of one size that keep each of `length` positions once, up to `tile` of them each.
 
     At the edge of the frame a window has no halo: there the convolutions see zeros, as they do in the whole.
@@ -41,7 +41,7 @@ def windows(length: int, *, tile: int, halo: int) -> list[Window]:
     while first < length:
         start = max(0, min(first - halo, length - size))
         last = length if start + size == length else start + size - halo
-        result.append(Window(start=start, stop=start + size, first=first, last=last))
+        result.append(Tile(start=start, stop=start + size, first=first, last=last))
         first = last
     return result
 

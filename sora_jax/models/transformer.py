@@ -15,7 +15,7 @@ from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import current_platform
-from sora_jax.core.sharding import constrain, lay_out
+from sora_jax.core.sharding import constrain, constrain_row_major
 from sora_jax.nn import rope
 from sora_jax.nn.activation import gelu
 from sora_jax.nn.attention import attend, check_backend
@@ -171,7 +171,7 @@ class Block(nnx.Module):
         self.modulation = nnx.Param(jnp.zeros((6, width), jnp.float32), axes=("modulation", "embed"))
 
     def __call__(self, x_BLD: jax.Array, context: Context) -> jax.Array:
-        x_BLD = lay_out(x_BLD, "batch", "length", "features")
+        x_BLD = constrain_row_major(x_BLD, "batch", "length", "features")
         # Per level first, then one gather for each of the six: a (B, L, 6 D) array would dominate the memory.
         table_BG6D = context.modulation_BG6D + self.modulation[...]
         shift1, scale1, gate1, shift3, scale3, gate3 = (

@@ -4,7 +4,7 @@ from sora_jax.data.sources.shapes_prompts import PromptCase, case_of, heldout_pr
 from sora_jax.data.sources.shapes_world import Attributes, ShapesWorld
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.evaluator import judge_clips, judge_prompts
-from sora_jax.evaluation.shapes_oracle import Verdict
+from sora_jax.evaluation.shapes_oracle import ClipScore
 from tests import small
 from tests.evaluation.test_form import moving
 
@@ -60,7 +60,7 @@ def test_every_prompt_has_its_own_noise_and_the_wanted_size():
 def test_the_oracle_is_the_judge(monkeypatch):
     colours = iter([True, False, False, False] * 3)
     monkeypatch.setattr(
-        shapes_oracle, "judge", lambda case, clip: Verdict(right={"colour": next(colours)}, readings=())
+        shapes_oracle, "judge", lambda case, clip: ClipScore(right={"colour": next(colours)}, readings=())
     )
     assert judged(Draws()).scores == {"prompts": 12, "colour": 0.25}
 

@@ -9,7 +9,7 @@ import pytest
 
 from sora_jax.generate.job import Job, Limits
 from sora_jax.generate.request import Request
-from sora_jax.generate.tasks import TASKS, Scene
+from sora_jax.generate.tasks import TASKS, VideoBuilder
 
 STRIDE = 4
 LIMITS = Limits(
@@ -71,7 +71,7 @@ def make(one, *, limits=LIMITS, value=NEW):
     pieces: list[np.ndarray] = []
     canvases: list[Any] = []
     codec: Any = Averages()
-    scene = Scene(one, limits, codec, pieces.append)
+    scene = VideoBuilder(one, limits, codec, pieces.append)
     making = TASKS[one.request.task](scene)
     latent = None
     while True:
@@ -252,7 +252,7 @@ def test_only_what_is_white_in_the_mask_is_made(keep_pixels):
     pieces: list[np.ndarray] = []
     canvases: list[Any] = []
     codec: Any = Averages()
-    making = TASKS["fill"](Scene(one, LIMITS, codec, pieces.append))
+    making = TASKS["fill"](VideoBuilder(one, LIMITS, codec, pieces.append))
     canvases.append(next(making))
     unknown = ~canvases[0].known_thw
     assert unknown.sum() == 1, "one token holds all that is white"

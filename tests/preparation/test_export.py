@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.curation.test_source import ON, scene
 
 from sora_jax.data.curation.source import CuratedSource
 from sora_jax.data.media.video_io import read_clip
@@ -13,6 +12,7 @@ from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource
 from sora_jax.data.sources.folder_captions import read_captions
 from sora_jax.preparation.export import export_windows
+from tests.data.curation.test_source import ON, scene
 
 
 @pytest.fixture

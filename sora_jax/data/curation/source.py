@@ -37,7 +37,7 @@ _NO_CAPTION = "has no caption, and neither has its file"
 
 
 @runtime_checkable
-class Heap(Source, Protocol):
+class VideoFiles(Source, Protocol):
     """Files, and windows of them; every `data.decoded.DecodedSource` is one."""
 
     def window(self, index: int, first: int, last: int) -> Clip:
@@ -136,7 +136,7 @@ def _entry_of(row: dict[str, Any]) -> FileEntry:
     return FileEntry(windows=windows, longest=row["longest"], bad=row["bad"])
 
 
-def scan_file(heap: Heap, index: int, config: CurationConfig, *, max_frames: int) -> FileEntry:
+def scan_file(heap: VideoFiles, index: int, config: CurationConfig, *, max_frames: int) -> FileEntry:
     """Returns the windows of a file with their scores."""
     try:
         if config.windowed:
@@ -187,7 +187,7 @@ class CuratedSource:
 
     def __init__(
         self,
-        heap: Heap,
+        heap: VideoFiles,
         config: CurationConfig,
         *,
         max_frames: int,

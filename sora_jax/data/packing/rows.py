@@ -63,7 +63,7 @@ class Pool:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Row:
+class PlannedRow:
     """One row: int64 `samples_S`, the caption chosen for each (its number within the sample), `tokens_S` that it holds.
 
     A sample of which it holds fewer tokens than there are loses the others to token drop: `choose_tokens` says which,
@@ -187,25 +187,25 @@ class RowPlan:
         vars(self).update(state)
         self._remember()
 
-    def row(self, number: int) -> Row:
+    def row(self, number: int) -> PlannedRow:
         """Returns row `number` >= 0 of the sequence."""
         batch, slot = divmod(number, self._rows_per_batch)
         with self._lock:
             return self._batch(batch)[slot]
 
-    def _plan_batch(self, batch: int) -> list[Row]:
+    def _plan_batch(self, batch: int) -> list[PlannedRow]:
         start = batch * self._rows_per_batch
         rows = [self._locate(number) for number in range(start, start + self._rows_per_batch)]
         cost_B = np.array([np.sum(row.tokens_S.astype(float) ** 2) for row in rows])
         return [rows[slot] for slot in balance_order(cost_B)]
 
-    def _locate(self, number: int) -> Row:
+    def _locate(self, number: int) -> PlannedRow:
         while self._first_rows[-1] <= number:
             self._first_rows.append(self._first_rows[-1] + len(self._window(len(self._first_rows) - 1).plan))
         window = bisect.bisect_right(self._first_rows, number) - 1
         drawn, start = self._window(window), window * self._window_draws
         members_S = drawn.plan.row(number - self._first_rows[window])
-        return Row(
+        return PlannedRow(
             samples_S=drawn.samples_W[members_S],
             captions_S=drawn.captions_W[members_S],
             tokens_S=drawn.tokens_W[members_S],

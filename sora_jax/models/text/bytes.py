@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.mesh import current_platform
-from sora_jax.core.sharding import constrain, lay_out
+from sora_jax.core.sharding import constrain, constrain_row_major
 from sora_jax.nn.activation import gelu
 from sora_jax.nn.attention import attend
 from sora_jax.nn.embed import sinusoid
@@ -45,7 +45,7 @@ class TextBlock(nnx.Module):
         self.heads = config.heads
 
     def __call__(self, x_BKD: jax.Array, segment_BK: jax.Array) -> jax.Array:
-        x_BKD = lay_out(x_BKD, "batch", "text", "features")
+        x_BKD = constrain_row_major(x_BKD, "batch", "text", "features")
         qkv = self.to_qkv.to_heads(self.norm1(x_BKD), 3 * self.heads)
         query, key, value = jnp.split(qkv, 3, axis=2)
         mixed = attend(query, key, value, segment_BK, segment_BK, along=("text", "text"))

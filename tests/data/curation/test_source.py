@@ -14,7 +14,7 @@ from PIL import Image
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.curation.measures import CurationConfig
-from sora_jax.data.curation.source import KEPT_FILE, TABLE_FILE, CuratedSource, Heap
+from sora_jax.data.curation.source import KEPT_FILE, TABLE_FILE, CuratedSource, VideoFiles
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource, Source, fingerprint
@@ -220,7 +220,7 @@ def test_without_shots_and_windows_a_clip_is_what_it_was(folder):
         np.testing.assert_array_equal(source[kept[name]].pixels_THWC, plain[index].pixels_THWC)
 
 
-def in_a_tar(files: list[Path], path: Path) -> Heap:
+def in_a_tar(files: list[Path], path: Path) -> VideoFiles:
     with tarfile.open(path, "w") as tar:
         for file in files:
             tar.add(file, file.name)
@@ -230,14 +230,14 @@ def in_a_tar(files: list[Path], path: Path) -> Heap:
     return TarSource(path)
 
 
-def in_records(files: list[Path], path: Path) -> Heap:
+def in_records(files: list[Path], path: Path) -> VideoFiles:
     write_records(path, [Sample(file.name, file.read_bytes(), [file.stem]) for file in files])
     return RecordSource(path)
 
 
 @pytest.mark.parametrize(("pack", "name"), [(in_a_tar, "heap.tar"), (in_records, "heap.arrayrecord")])
 def test_packed_files_give_the_windows_drops_and_reasons_of_the_same_files_in_a_folder(
-    folder: Path, pack: Callable[[list[Path], Path], Heap], name: str
+    folder: Path, pack: Callable[[list[Path], Path], VideoFiles], name: str
 ):
     plain, _ = curated(folder)
     heap = pack(sorted(folder.iterdir()), folder.parent / name)

@@ -7,11 +7,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.media.test_video_io import distance, drawn
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import ClipFormat, check_written_suffix, first_file, open_clip, write_clip
+from tests.data.media.test_video_io import distance, drawn
 
 FACTS = {"prompt": ["a red circle", "ein Kreis über allem"], "seed": 3}
 

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from sora_jax.data.curation.source import Heap
+from sora_jax.data.curation.source import VideoFiles
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource, Source, fingerprint
 from sora_jax.data.sources.prefixed import PrefixedSource, prefix_faults
@@ -22,7 +22,7 @@ def plain(tmp_path) -> FolderSource:
 
 def test_every_caption_begins_with_the_phrase_and_nothing_else_changes(plain):
     source: Source = PrefixedSource(plain, " in  sks style,")
-    assert isinstance(source, Heap)
+    assert isinstance(source, VideoFiles)
     assert len(source) == 2
     begun = ("in sks style, un chien", "in sks style, a dog")
     for clip in (source[0], source.window(0, 0, 0), source.thumbnails(0, short_side=16)):

@@ -14,7 +14,6 @@ import tensorflow_datasets as tfds
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
-from sora_jax.data.curation.source import Heap
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import encode_png, write_clip
 from sora_jax.data.sources.base import Source, fingerprint
@@ -140,7 +139,7 @@ def test_pixels_are_taken_as_they_are(tmp_path):
 
 def test_windows_and_thumbnails_of_media_files_are_decoded(files, tmp_path):
     write_clip(tmp_path / "same.gif", drawn(4, 200), fps=10.0)
-    source: Heap = TfdsSource(f"{files}#test", max_frames=2)
+    source: VideoFiles = TfdsSource(f"{files}#test", max_frames=2)
     np.testing.assert_array_equal(source.window(0, 1, 3).pixels_THWC, drawn(4, 200)[1:])
     small = source.thumbnails(0, short_side=8)
     np.testing.assert_array_equal(small.pixels_THWC, read_clip(tmp_path / "same.gif", short_side=8)[0])
