@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
+from sora_jax.data.curation.source import VideoFiles
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import encode_png, write_clip
 from sora_jax.data.sources.base import Source, fingerprint
