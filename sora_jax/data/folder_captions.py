@@ -28,8 +28,8 @@ from sora_jax.data.caption_tables import (
     read_table,
 )
 from sora_jax.data.captions import Captions, clean_captions
-from sora_jax.data.file_kinds import MEDIA_SUFFIXES, suffix_of
-from sora_jax.data.pairing import TEXT_SUFFIXES, Files, Paired, by_key, pair
+from sora_jax.data.file_kinds import HEIC_REMEDY, MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.pairing import TEXT_SUFFIXES, Files, Paired, by_key, heic_of, pair
 from sora_jax.data.remote import (
     AnyPath,
     Listing,
@@ -58,7 +58,8 @@ class FolderCaptions:
 
     The others are sorted names of what is left out: `uncaptioned` media files about which nothing is written,
     `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `unread` files
-    with captions whose ending is not read, `missing` names with captions but no file, `linked` folders behind links.
+    with captions whose ending is not read, `heic` pictures of that kind, captioned or not, `missing` names with
+    captions but no file, `linked` folders behind links.
     `account` is a line about all files that are there.
 
     `windows` has the captions of windows of files, by file, first and last frame, where a table names
@@ -73,6 +74,7 @@ class FolderCaptions:
     previews: tuple[str, ...]
     sharing: tuple[str, ...]
     unread: tuple[str, ...]
+    heic: tuple[str, ...]
     missing: tuple[str, ...]
     linked: tuple[str, ...]
     account: str
@@ -107,8 +109,10 @@ def read_captions(
         raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
     listing = list_folder(root)
     media = [name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES]
+    heic = sorted(name for files in by_key(listing.sizes) for name in heic_of(files))
     if not media:
         endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
+        endings += f"; {len(heic)} are HEIC pictures such as {heic[0]}: {HEIC_REMEDY}" if heic else ""
         raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}")
     table = _read_table(root, captions, listing)
     found = _read_beside(root, listing) if table is None else _look_up(table, listing.sizes)
@@ -124,7 +128,8 @@ def read_captions(
         uncaptioned=uncaptioned,
         previews=tuple(sorted(found.previews)),
         sharing=tuple(sorted(found.sharing)),
-        unread=tuple(sorted(found.unread)),
+        unread=tuple(sorted(set(found.unread).difference(heic))),
+        heic=tuple(heic),
         missing=tuple(sorted(found.missing)),
         linked=tuple(listing.linked),
         account=account(

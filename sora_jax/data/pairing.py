@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sora_jax.data.caption_tables import Written
 from sora_jax.data.captions import Captions, clean_captions
-from sora_jax.data.file_kinds import DEMUXERS, MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.file_kinds import DEMUXERS, HEIC_SUFFIXES, MEDIA_SUFFIXES, suffix_of
 
 # Of the files that may say what a clip shows; of several kinds the first in which something is written counts.
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
@@ -115,6 +115,12 @@ def pair(files: Files, read: ReadText) -> Paired:
         unread=tuple(dict.fromkeys(other for others in unread.values() for other in others)),
         unused=tuple(text for text in left if not unread[text] and suffix_of(text) != ".json"),
     )
+
+
+def heic_of(files: Files) -> list[str]:
+    """Returns the HEIC pictures of a key that no media file of the same name stands for."""
+    stems = {_stem(name) for name in files.media}
+    return [name for name in files.others if suffix_of(name) in HEIC_SUFFIXES and _stem(name) not in stems]
 
 
 def _captions(texts: Sequence[str], read: ReadText) -> Captions:

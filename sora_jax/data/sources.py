@@ -96,6 +96,7 @@ class FolderSource(DecodedSource):
         self.previews = list(found.previews)
         self.sharing = list(found.sharing)
         self.unread = list(found.unread)
+        self.heic = list(found.heic)
         self.linked = list(found.linked)
         self.account = found.account
 

@@ -21,7 +21,17 @@ from av.error import FFmpegError
 from PIL import Image, UnidentifiedImageError
 
 from sora_jax.data.clips import BadClip
-from sora_jax.data.file_kinds import DEMUXERS, HEAD_BYTES, MEDIA_SUFFIXES, PICTURE, kind_of, strange_kind, suffix_of
+from sora_jax.data.file_kinds import (
+    DEMUXERS,
+    HEAD_BYTES,
+    HEIC_REMEDY,
+    HEIC_SUFFIXES,
+    MEDIA_SUFFIXES,
+    PICTURE,
+    kind_of,
+    strange_kind,
+    suffix_of,
+)
 from sora_jax.data.pictures import (
     PICTURE_FORMATS,
     Allocator,
@@ -106,8 +116,7 @@ def read_stream(
     if window is not None:
         assert 0 <= window[0] <= window[1], window
         limits = dataclasses.replace(limits, first_frame=window[0], max_frames=window[1] - window[0] + 1)
-    if suffix_of(name) not in MEDIA_SUFFIXES:
-        raise BadClip(name, f"the ending {suffix_of(name)!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
+    _check_ending(name)
     try:
         with stream as file:
             kind = _kind(file, name)
@@ -127,6 +136,14 @@ def check_bytes(size: int, name: str) -> None:
         raise BadClip(name, f"has {size} bytes, over the {MAX_BYTES} of a file in an archive or a bucket: split it")
 
 
+def _check_ending(name: str) -> None:
+    """Raises `BadClip` for a file of an ending that is not read."""
+    if suffix_of(name) in HEIC_SUFFIXES:
+        raise BadClip(name, f"is a HEIC picture by its ending, which is not read: {HEIC_REMEDY}")
+    if suffix_of(name) not in MEDIA_SUFFIXES:
+        raise BadClip(name, f"the ending {suffix_of(name)!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
+
+
 def _kind(file: BinaryIO, name: str) -> str:
     """Returns the demuxer of a file, or `PICTURE`; raises `BadClip` for what is known to be neither."""
     head = file.read(HEAD_BYTES)
@@ -135,7 +152,7 @@ def _kind(file: BinaryIO, name: str) -> str:
         raise BadClip(name, "is a git LFS pointer, not the file itself: run git lfs pull")
     strange = strange_kind(head)
     if strange is not None:
-        raise BadClip(name, f"is a {strange} by its first bytes, which is not read: convert it")
+        raise BadClip(name, f"is a {strange}")
     return kind_of(head) or DEMUXERS.get(suffix_of(name), PICTURE)
 
 

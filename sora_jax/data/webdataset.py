@@ -18,7 +18,7 @@ from sora_jax.data.account import account
 from sora_jax.data.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
-from sora_jax.data.pairing import by_key, pair
+from sora_jax.data.pairing import by_key, heic_of, pair
 from sora_jax.data.remote import AnyPath, open_file, reaching, read_at
 from sora_jax.data.sources import digest
 from sora_jax.data.tar_index import Member, TarDamage, read_section, walk_tar
@@ -50,6 +50,7 @@ class _Contents:
     previews: list[str] = dataclasses.field(default_factory=list)
     sharing: list[str] = dataclasses.field(default_factory=list)
     unread: list[str] = dataclasses.field(default_factory=list)
+    heic: list[str] = dataclasses.field(default_factory=list)
     damaged: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -61,9 +62,9 @@ class TarSource(DecodedSource):
 
     What is left out is listed: `uncaptioned` media files without captions, `missing` keys without a media file (links
     and sparse files count as none) and texts without one, `previews` pictures of videos that are there, `sharing` media
-    files whose caption another clip has, `unread` captioned files whose ending is not read, `linked` folders behind
-    links. `damaged` says in sentences what could not be read, with tar and offset: of a tar that is cut off or damaged,
-    every whole sample before that place is used.
+    files whose caption another clip has, `unread` captioned files whose ending is not read, `heic` pictures of that
+    kind, captioned or not, `linked` folders behind links. `damaged` says in sentences what could not be read, with tar
+    and offset: of a tar that is cut off or damaged, every whole sample before that place is used.
 
     `path` may lie in a bucket (`remote`): then headers and clips are read from there in pieces.
 
@@ -86,6 +87,7 @@ class TarSource(DecodedSource):
         self.previews = [name for tar in contents for name in tar.previews]
         self.sharing = [name for tar in contents for name in tar.sharing]
         self.unread = [name for tar in contents for name in tar.unread]
+        self.heic = [name for tar in contents for name in tar.heic]
         self.damaged = [sentence for tar in contents for sentence in tar.damaged]
         self.account = account(
             sum((tar.endings for tar in contents), collections.Counter[str]()),
@@ -160,6 +162,7 @@ def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
         contents = _Contents(length=length, endings=endings, damaged=damaged)
         for files in by_key(members):
             media, texts = (tuple(n for n in names if members[n].plain) for names in (files.media, files.texts))
+            heic = heic_of(files)
             paired = pair(dataclasses.replace(files, media=media, texts=texts), read)
             for name, (captions, weights) in paired.captions.items():
                 contents.samples.append(
@@ -167,8 +170,9 @@ def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
                 )
             for names, found in (
                 (contents.uncaptioned, paired.uncaptioned),
-                (contents.missing, paired.unused if media or paired.unread else [files.key]),
-                (contents.unread, paired.unread),
+                (contents.missing, paired.unused if media or paired.unread or heic else [files.key]),
+                (contents.unread, [name for name in paired.unread if name not in heic]),
+                (contents.heic, heic),
                 (contents.previews, paired.thumbnails),
                 (contents.sharing, paired.sharing),
             ):

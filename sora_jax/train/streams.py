@@ -12,6 +12,7 @@ from absl import logging
 from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
 from sora_jax.data.decoded import DecodedSource
+from sora_jax.data.file_kinds import HEIC_REMEDY
 from sora_jax.data.pipeline import Batches, RowDataset
 from sora_jax.data.prefixed import PrefixedSource
 from sora_jax.data.records import RecordSource
@@ -37,6 +38,7 @@ _NOTICES = {
     "uncaptioned": "files without a caption are left out",
     "missing": "captions name no file",
     "unread": "captioned files have an ending that is not read; convert them",
+    "heic": f"HEIC pictures are not read; {HEIC_REMEDY}",
     "previews": "pictures are left out, being thumbnails of videos",
     "sharing": "files are left out, since another file has their caption; give each one of its own",
     "linked": "folders behind links are passed over; make them copies, or hard links (cp -rlL)",

@@ -194,7 +194,16 @@ def test_one_line_accounts_for_every_file(tmp_path):
         "3 texts and tables, 5 of endings that are not read (.heic 2, none 1, .bin 1, .me 1); "
         "1 folders behind links are passed over"
     )
-    assert found.unread == ("b.HEIC",)
+    assert (found.unread, found.heic) == ((), ("b.HEIC", "c.heic"))
+
+
+def test_heic_pictures_are_named_with_the_remedy_unless_they_were_converted(tmp_path):
+    folder(tmp_path, "a.heic", "b.HEIF", "b.jpg", b__txt="a picture")
+    found = read_captions(tmp_path)
+    assert (list(found.by_file), found.heic) == (["b.jpg"], ("a.heic",))
+    (tmp_path / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"no video or image .*; 2 are HEIC pictures such as a\.heic: make JPEG of it"):
+        read_captions(tmp_path)
 
 
 @pytest.mark.parametrize(
