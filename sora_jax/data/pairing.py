@@ -13,10 +13,11 @@ Names are compared in Unicode NFC: systems differ in how they write the same let
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
+from sora_jax.data.caption_lookup import Names, Window, window_named
 from sora_jax.data.caption_tables import Written
-from sora_jax.data.captions import Captions, clean_captions
+from sora_jax.data.captions import NO_CAPTIONS, Captions, clean_captions
 from sora_jax.data.file_kinds import DEMUXERS, HEIC_SUFFIXES, MEDIA_SUFFIXES, suffix_of
 
 # Of the files that may say what a clip shows; of several kinds the first in which something is written counts.
@@ -55,6 +56,32 @@ class Paired:
     sharing: tuple[str, ...]
     unread: tuple[str, ...]
     unused: tuple[str, ...]
+
+
+WindowCaptions = dict[str, dict[Window, Captions]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowTexts:
+    """The texts of each window, by media file, and those of windows of files that are not there."""
+
+    texts: dict[str, dict[Window, list[str]]]
+    lost: list[str]
+
+    def names(self) -> set[str]:
+        """Returns all of them."""
+        return {*self.lost, *(name for of in self.texts.values() for texts in of.values() for name in texts)}
+
+    def read(self, read: ReadText, *, each: Callable[..., Iterable[Captions]] = map) -> WindowCaptions:
+        """Returns the captions of windows by media file, where there are some; `each` does what `map` does."""
+        places = [(file, window, texts) for file, of in self.texts.items() for window, texts in of.items()]
+        told: WindowCaptions = {}
+        for (file, window, _), captions in zip(
+            places, each(lambda place: _captions(place[2], read), places), strict=True
+        ):
+            if captions[0]:
+                told.setdefault(file, {})[window] = captions
+        return told
 
 
 def by_key(names: Iterable[str]) -> list[Files]:
@@ -117,6 +144,26 @@ def pair(files: Files, read: ReadText) -> Paired:
     )
 
 
+def windows_beside(names: Iterable[str], media: Collection[str]) -> WindowTexts:
+    """Returns the texts among `names` that are of windows of media files.
+
+    One is called `FILE#FIRST-LAST.txt` after the file that it lies beside, unless a clip is called `FILE#FIRST-LAST`
+    itself.
+    """
+    known, stems = Names(media), {_stem(name) for name in media}
+    texts: dict[str, dict[Window, list[str]]] = {}
+    lost = []
+    for name in names:
+        named = window_named(name.rpartition(".")[0]) if suffix_of(name) in TEXT_SUFFIXES else None
+        if named is None or suffix_of(named[0]) not in MEDIA_SUFFIXES or _stem(name) in stems or _key(name) is None:
+            continue
+        if (file := known.find(named[0])) is None:
+            lost.append(name)
+        else:
+            texts.setdefault(file, {}).setdefault(named[1], []).append(name)
+    return WindowTexts(texts=texts, lost=lost)
+
+
 def heic_of(files: Files) -> list[str]:
     """Returns the HEIC pictures of a key that no media file of the same name stands for."""
     stems = {_stem(name) for name in files.media}
@@ -130,7 +177,7 @@ def _captions(texts: Sequence[str], read: ReadText) -> Captions:
         captions, weights = clean_captions(written)
         if captions:
             return captions, weights
-    return (), None
+    return NO_CAPTIONS
 
 
 def _is_thumbnail(name: str, files: Files) -> bool:

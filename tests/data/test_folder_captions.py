@@ -252,6 +252,36 @@ def test_one_of_several_tables_is_read_and_the_others_are_named(tmp_path, caplog
     assert "captions.csv is read and metadata.csv passed over" in caplog.text
 
 
+def test_a_table_in_a_subfolder_counts_for_what_lies_there(tmp_path, caplog):
+    for name in ("dogs/a.mp4", "dogs/more/b.mp4", "cats/c.mp4", "cats/c.txt", "birds/d.mp4", "lone.mp4", "lone.txt"):
+        folder(tmp_path, name)
+        (tmp_path / name).write_text(name)
+    rows = ("a.mp4", "more/b.mp4", "../cats/c.mp4", "more/b.mp4#0-8", "gone.mp4", "../notes.md")
+    (tmp_path / "notes.md").write_text("no media")
+    (tmp_path / "dogs" / "metadata.jsonl").write_text(lines(*({"file_name": name, "text": name} for name in rows)))
+    (tmp_path / "dogs" / "more" / "METADATA.csv").write_text("file_name,text\nb.mp4,from further inside\n")
+    (tmp_path / "birds" / "videos.txt").write_text("d.mp4\n")
+    (tmp_path / "birds" / "prompt.txt").write_text("a bird\n")
+    found = read_captions(tmp_path)
+    assert found.by_file == {
+        "birds/d.mp4": ("a bird",),
+        "cats/c.mp4": ("cats/c.txt",),
+        "dogs/a.mp4": ("a.mp4",),
+        "dogs/more/b.mp4": ("more/b.mp4",),
+        "lone.mp4": ("lone.txt",),
+    }
+    assert found.windows == {"dogs/more/b.mp4": {(0, 8): (("more/b.mp4#0-8",), None)}}
+    assert (found.missing, found.unread) == (("dogs/gone.mp4",), ("notes.md",))
+    for place, name in (("dogs", "cats/c.mp4"), ("dogs/more", "dogs/more/b.mp4")):
+        assert f"1 files in the table in {place} are passed over, since they have others: {name}" in caplog.text
+    given = tmp_path / "given.jsonl"
+    given.write_text(lines({"file": "dogs/a.mp4", "caption": "given"}))
+    assert read_captions(tmp_path, given).by_file == {"dogs/a.mp4": ("given",)}
+    (tmp_path / "dogs" / "metadata.jsonl").write_text("{")
+    with pytest.raises(UserError, match=r"line 1 of .*dogs/metadata\.jsonl is not JSON"):
+        read_captions(tmp_path)
+
+
 def test_a_table_may_name_windows_of_files(tmp_path):
     rows = [("a.mp4#0-16", "one"), ("a.mp4#17-33", " "), ("b.mp4", "whole"), ("b.mp4#3-4", "part"), ("c.mp4#0-1", "x")]
     table = lines(*({"file": name, "caption": text} for name, text in rows))
