@@ -37,7 +37,10 @@ def window_named(name: str) -> tuple[str, Window] | None:
 
 
 class Names:
-    """Names that are there, and how others write them: in another Unicode form, or with the slashes of Windows."""
+    """Names that are there, and how others write them.
+
+    In another Unicode form, with the slashes of Windows, with white space around them.
+    """
 
     def __init__(self, names: Iterable[str]):
         self._exact = frozenset(names)
@@ -48,7 +51,9 @@ class Names:
         if name in self._exact:
             return name
         composed = unicodedata.normalize("NFC", name)
-        return self._composed.get(composed) or self._composed.get(composed.replace("\\", "/"))
+        slashes = composed.replace("\\", "/")
+        ways = (composed, slashes, composed.strip(), slashes.strip())
+        return next((found for way in ways if (found := self._composed.get(way)) is not None), None)
 
 
 def look_up(table: Mapping[str, list[Written]], names: Names) -> Told:

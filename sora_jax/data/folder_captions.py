@@ -208,7 +208,7 @@ def _read_beside(root: AnyPath, listing: Listing) -> _Found:
     def pair_up(files: Files) -> Paired:
         return pair(dataclasses.replace(files, texts=tuple(text for text in files.texts if text in there)), read)
 
-    media = [name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES]
+    media = {name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES}
     with ThreadPoolExecutor(_THREADS) as pool:
         beside = windows_beside(sorted(there), media)
         of_windows = beside.names()

@@ -7,13 +7,14 @@ name, without its ending, is the longest beginning of the text's: `take 1.2.txt`
 picture beside a video of its name is a thumbnail. A caption is of one clip: of files that would share it the first
 counts, videos before moving pictures before stills, then by name.
 
-Names are compared in Unicode NFC: systems differ in how they write the same letter.
+Names are compared in Unicode NFC: systems differ in how they write the same letter. Two that are the same in it belong
+to what has their own form.
 """
 
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from sora_jax.data.caption_lookup import Names, Window, window_named
 from sora_jax.data.caption_tables import Written
@@ -112,12 +113,17 @@ def pair(files: Files, read: ReadText) -> Paired:
     clips: dict[str, str] = {}
     for name in media:
         if name not in thumbnails:
-            clips.setdefault(_stem(name), name)
+            clips.setdefault(_as_written(name), name)
     own: dict[str, list[str]] = {name: [] for name in clips.values()}
     loose: list[str] = []
     for text in files.texts:
-        stems = [stem for stem in clips if _continues(_stem(text), stem)]
-        (own[clips[max(stems, key=len)]] if stems else loose).append(text)
+        stems = [stem for stem in clips if _continues(_stem(text), _composed(stem))]
+        if not stems:
+            loose.append(text)
+            continue
+        # Of two names that differ in their Unicode forms alone it belongs to the one of its own.
+        nearest = max(stems, key=lambda stem: (len(_composed(stem)), _continues(_as_written(text), stem)))
+        own[clips[nearest]].append(text)
     captions = {name: _captions(texts, read) for name, texts in own.items()}
     taken, sharing = set[str](), set[str]()
     for name in (name for name in own if not captions[name][0]):
@@ -128,7 +134,7 @@ def pair(files: Files, read: ReadText) -> Paired:
         captions[name] = _captions(texts, read)
         taken.update(texts if captions[name][0] else ())
     for name in media:
-        clip = clips.get(_stem(name), name)
+        clip = clips.get(_as_written(name), name)
         if name not in (clip, *thumbnails) and (captions[clip][0] or clip in sharing):
             sharing.add(name)
     left = [text for text in loose if text not in taken]
@@ -144,18 +150,20 @@ def pair(files: Files, read: ReadText) -> Paired:
     )
 
 
-def windows_beside(names: Iterable[str], media: Collection[str]) -> WindowTexts:
+def windows_beside(names: Iterable[str], media: Set[str]) -> WindowTexts:
     """Returns the texts among `names` that are of windows of media files.
 
     One is called `FILE#FIRST-LAST.txt` after the file that it lies beside, unless a clip is called `FILE#FIRST-LAST`
     itself.
     """
-    known, stems = Names(media), {_stem(name) for name in media}
+    known, written, composed = Names(media), set(map(_as_written, media)), set(map(_stem, media))
     texts: dict[str, dict[Window, list[str]]] = {}
     lost = []
     for name in names:
-        named = window_named(name.rpartition(".")[0]) if suffix_of(name) in TEXT_SUFFIXES else None
-        if named is None or suffix_of(named[0]) not in MEDIA_SUFFIXES or _stem(name) in stems or _key(name) is None:
+        named = window_named(_as_written(name)) if suffix_of(name) in TEXT_SUFFIXES else None
+        if named is None or suffix_of(named[0]) not in MEDIA_SUFFIXES or _key(name) is None:
+            continue
+        if _as_written(name) in written or (_stem(name) in composed and named[0] not in media):
             continue
         if (file := known.find(named[0])) is None:
             lost.append(name)
@@ -207,11 +215,20 @@ def _rank(name: str) -> tuple[int, str]:
 
 def _key(name: str) -> str | None:
     """Returns the name up to the first dot of its last part; None for a hidden file or one without an ending."""
-    folder, slash, last = unicodedata.normalize("NFC", name).rpartition("/")
+    folder, slash, last = _composed(name).rpartition("/")
     stem, dot, _ = last.partition(".")
     return f"{folder}{slash}{stem}" if stem and dot else None
 
 
 def _stem(name: str) -> str:
-    """Returns the name without its ending."""
-    return unicodedata.normalize("NFC", name).rpartition(".")[0]
+    """Returns the name without its ending, in NFC."""
+    return _composed(_as_written(name))
+
+
+def _as_written(name: str) -> str:
+    """Returns the name without its ending, in the Unicode form that it has."""
+    return name.rpartition(".")[0]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

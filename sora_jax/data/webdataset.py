@@ -183,7 +183,7 @@ def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
         endings = collections.Counter(map(file_kinds.suffix_of, members))
         contents = _Contents(length=length, endings=endings, damaged=damaged)
         plain = [name for name, member in members.items() if member.plain]
-        clips = [name for name in plain if file_kinds.suffix_of(name) in file_kinds.MEDIA_SUFFIXES]
+        clips = {name for name in plain if file_kinds.suffix_of(name) in file_kinds.MEDIA_SUFFIXES}
         beside = windows_beside(plain, clips)
         contents.windows.update({f"{label}/{name}": found for name, found in beside.read(read).items()})
         contents.missing.extend(f"{label}/{name}" for name in beside.lost)

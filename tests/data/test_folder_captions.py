@@ -226,6 +226,21 @@ def test_the_tables_of_other_tools_are_read(tmp_path, name, text):
     assert found.missing == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.csv", "file,caption\n a.mp4,one\na.mp4,two\nb.mp4 ,three\n"),
+        ("captions.csv", 'caption, file\n"one", " a.mp4"\n"two", a.mp4\n"three", b.mp4\n'),
+        ("prompt.txt", "one\r\ntwo\r\nthree\r\n"),
+    ],
+)
+def test_spaces_may_be_parts_of_names(tmp_path, name, text):
+    folder(tmp_path, " a.mp4", "a.mp4", "b.mp4")
+    (tmp_path / "videos.txt").write_text(" a.mp4\r\na.mp4\r\nb.mp4 \r\n \r\n")
+    (tmp_path / name).write_text(text)
+    assert read_captions(tmp_path).by_file == {" a.mp4": ("one",), "a.mp4": ("two",), "b.mp4": ("three",)}
+
+
 def test_a_json_or_a_caption_file_may_lie_beside_a_clip(tmp_path):
     folder(tmp_path, "a.mp4", "b.mp4", "c.mp4", a__caption="a dog", b__json='{"prompt": "a cat"}', c__json="{}")
     folder(tmp_path, d__json="no json, and of no clip")
