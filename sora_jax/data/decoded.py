@@ -40,7 +40,7 @@ class DecodedSource(abc.ABC):
 
     @abc.abstractmethod
     def _read(self, index: int, **options: Any) -> Clip:
-        """Returns a clip, read with these options of `video_io.read_stream`; raises `BadClip`."""
+        """Returns a clip, read with these options of `video_io.read_stream` and `tell`; raises `BadClip`."""
 
     @abc.abstractmethod
     def _captioned(self, index: int) -> bool:
@@ -66,7 +66,11 @@ class DecodedSource(abc.ABC):
         if self.captions_required and self.captioned_windows(index) and not self._captioned(index):
             reason = "has captions of windows only: set data.curation as it was when they were cut"
             raise BadClip(self.source_id(index), reason)
-        return self._read(index, **self._limits, max_frames=self._max_frames)
+        there: list[int] = []
+        clip = self._read(index, **self._limits, max_frames=self._max_frames, tell=there.append)
+        frames = len(clip.pixels_THWC)
+        # Where reading has come to the end, headers that say otherwise are wrong.
+        return dataclasses.replace(clip, file_frames=max([frames, *there]) if frames == self._max_frames else frames)
 
     def window(self, index: int, first: int, last: int) -> Clip:
         """Returns frames `first` to `last`, both included, of a clip, whatever `max_frames` is; raises `BadClip`.

@@ -27,6 +27,15 @@ ROUNDED = 0.005  # seconds, by which a GIF's times are off at most: it counts in
 Allocator = Callable[[tuple[int, ...]], np.ndarray]
 
 
+# Is told how many frames a file has at the rate at which it is read, as far as its headers say.
+Tell = Callable[[int], None]
+
+
+def tell_nobody(frames: int) -> None:
+    """Takes the number of frames of a file, for those who need it not."""
+    del frames
+
+
 def allocate_bytes(shape: tuple[int, ...]) -> np.ndarray:
     """Returns uint8 of a shape, not yet written to."""
     return np.empty(shape, np.uint8)
@@ -55,6 +64,7 @@ class ReadLimits:
     fps: float | None = None
     opaque: bool = False
     allocate: Allocator = allocate_bytes
+    tell: Tell = tell_nobody
 
     @property
     def stop(self) -> int | None:
@@ -126,8 +136,9 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
     if limits.fps and rate >= limits.fps:
         starts = list(itertools.accumulate(seconds, initial=0.0))
         starts[-1] -= seconds[-1] / holds[-1]  # what is repeated last
-        rate, frames = limits.fps, int(1 + starts[-1] * limits.fps)
+        rate, frames = limits.fps, int(1 + starts[-1] * limits.fps)  # all of them are decoded then
         shown = at_rate(zip([*range(wanted), wanted - 1], starts, strict=True), fps=rate, slack=ROUNDED)
+    limits.tell(round(frames * frames_there / wanted))
     limits.check(limits.wanted(frames), *pixels_THWC.shape[1:3])
     numbers = list(itertools.islice(shown, limits.first_frame, limits.stop))
     if not numbers:

@@ -7,7 +7,6 @@ and `weights`, `fps` and `file` where they exist: `video` is either a media file
 bytes) or uint8 pixels (T, H, W, C) with an `fps`. `features.Video` cannot even be opened without TensorFlow.
 """
 
-import itertools
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -26,7 +25,7 @@ from sora_jax.data.captions import Captions, clean_captions
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.decoded import DecodedSource, SourceLimits
 from sora_jax.data.frame_rates import at_rate
-from sora_jax.data.pictures import ReadLimits, shrunk
+from sora_jax.data.pictures import ReadLimits, Tell, shrunk, tell_nobody
 from sora_jax.data.remote import AnyPath, is_folder, list_files, place, reaching, read_file
 from sora_jax.data.sources import digest
 from sora_jax.data.videos import LATEST_SHARE
@@ -152,6 +151,7 @@ class TfdsSource(DecodedSource):
         max_frames: int | None = None,
         window: tuple[int, int] | None = None,
         short_side: int | None = None,
+        tell: Tell = tell_nobody,
     ) -> tuple[np.ndarray, float]:
         """Returns pixels that are stored as such, grey ones in three equal colours, and their rate."""
         rate = float(row["fps"]) if self._media == "video" else 1.0
@@ -161,9 +161,11 @@ class TfdsSource(DecodedSource):
         first, last = window or (0, (max_frames or sys.maxsize) - 1)
         if fps and rate >= fps:
             timed = ((number, number / rate) for number in range(len(pixels_THWC)))
-            numbers = at_rate(timed, fps=fps, slack=LATEST_SHARE / rate)
-            pixels_THWC, rate = pixels_THWC[list(itertools.islice(numbers, first, last + 1))], fps
+            numbers = list(at_rate(timed, fps=fps, slack=LATEST_SHARE / rate))
+            tell(len(numbers))
+            pixels_THWC, rate = pixels_THWC[numbers[first : last + 1]], fps
         else:
+            tell(len(pixels_THWC))
             pixels_THWC = pixels_THWC[first : last + 1]
         if pixels_THWC.size == 0:
             raise BadClip(name, f"has no frames after the first {first}: {media.shape}")
