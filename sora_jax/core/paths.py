@@ -14,7 +14,7 @@ from sora_jax.core.errors import StorageError, UserError
 # The flags that are defined here belong to the command that asks for them, in its --help too.
 flags.disclaim_key_flags()
 # Bytes of a name in a folder, of every usual file system.
-_LONGEST_NAME = 255
+LONGEST_NAME = 255
 
 
 def expanded(path: str) -> str:
@@ -39,7 +39,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         for name in path.parts[1:]:
-            if len(os.fsencode(name)) > _LONGEST_NAME:
+            if len(os.fsencode(name)) > LONGEST_NAME:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -50,7 +50,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def beside(path: Path, ending: str) -> Path:
     """Returns where a file lies until it is whole: beside `path`, with `ending`, its name replaced where it is long."""
     name = path.name
-    if len(os.fsencode(name)) + len(ending) > _LONGEST_NAME:
+    if len(os.fsencode(name)) + len(ending) > LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return path.with_name(name + ending)
 

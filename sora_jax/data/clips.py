@@ -28,7 +28,8 @@ class Clip:
 
     `pixels_THWC` is uint8 with C = 3 (an image has T = 1), `fps` is in frames per second (of no meaning when
     T = 1), `captions` are alternatives for the whole clip, `source_id` names the clip within its source.
-    A caption is drawn as often as its weight among `weights` (> 0) says; None: all alike.
+    A caption is drawn as often as its weight among `weights` (> 0) says; None: all alike. `file_frames` is how many
+    frames the file has from which these were read, at this rate, by its headers; None: not known.
     """
 
     pixels_THWC: np.ndarray
@@ -36,6 +37,7 @@ class Clip:
     captions: tuple[str, ...]
     source_id: str
     weights: tuple[float, ...] | None = None
+    file_frames: int | None = None
 
     def __post_init__(self):
         assert self.weights is None or len(self.weights) == len(self.captions), self.weights

@@ -38,6 +38,7 @@ class Look:
       trimmed_frames: Cut from the end.
       cropped: Rows and columns cut from the scaled frames.
       cut: Share of the picture that they are, in [0, 1).
+      used: Share of the frames of its file that will be encoded, in (0, 1]; None where that is not known.
       pictures: uint8 (H, W, 3) of the middle frame, small, with what is kept drawn in, and as the model will see it;
         None for clips that are not shown.
     """
@@ -53,6 +54,7 @@ class Look:
     trimmed_frames: int
     cropped: tuple[int, int]
     cut: float
+    used: float | None
     pictures: tuple[np.ndarray, np.ndarray] | None
 
 
@@ -120,6 +122,7 @@ def look(clip: Clip, fitted: Fitted, *, picture: bool) -> Look:
         trimmed_frames=fitted.trimmed_frames,
         cropped=(fitted.cropped_rows, fitted.cropped_columns),
         cut=fitted.cut,
+        used=len(fitted.clip.pixels_THWC) / clip.file_frames if clip.file_frames else None,
         pictures=pictures,
     )
 
@@ -143,6 +146,7 @@ def measures(looks: Sequence[Look]) -> dict[str, list[float]]:
         "tokens": [float(one.tokens) for one in looks],
         "frames, as encoded": [float(one.fitted[0]) for one in looks],
         "duration, s, as encoded": [one.fitted[0] / one.fps for one in videos],
+        "used, % of the frames of the file": [100 * one.used for one in videos if one.used is not None],
         "frames per second": [one.fps for one in videos],
         "aspect ratio, width over height": [one.size[2] / one.size[1] for one in looks],
         "short side, px, native": [float(min(one.size[1:])) for one in looks],

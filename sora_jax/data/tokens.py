@@ -27,6 +27,7 @@ _JOINERS = "\u200c\u200d"
 _REPLACED = {"Cc": " ", "Cs": " ", "Cf": ""}
 # Cleaned captions of a clip, and how often each is drawn next to the others; None: all alike.
 Captions = tuple[tuple[str, ...], tuple[float, ...] | None]
+NO_CAPTIONS: Captions = ((), None)
 
 
 def clean_caption(caption: str) -> str:

@@ -1,7 +1,7 @@
 """What to change first in a run, in sentences, from what it has left in its workdir."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,14 +70,28 @@ def _of_frames(workdir: Workdir, settings: Settings) -> Iterator[str]:
         whole = 1 + (longest - 1) // time
         videos_N = latent_N > 1
         ends_N = videos_N & (latent_N == whole)
+        share = _used_share(indices, stride=time)
         if whole > 1 and ends_N.sum() >= _LONG * max(videos_N.sum(), 1):
             key = "data" if name not in settings.more_data else f"more_data.{name}"
             seconds = longest / float(np.median(fps_N[ends_N]))
             yield (
                 f"{ends_N.sum()} of {videos_N.sum()} videos are read up to {key}.max_frames {data.max_frames}, their "
-                f"first {seconds:.2g} s, and what follows in their files is not used: take windows over the whole of "
-                f"them, --config.{key}.curation.windows_per_file=8"
+                f"first {seconds:.2g} s, and what follows in their files is not used{share}: take windows over the "
+                f"whole of them, --config.{key}.curation.windows_per_file=8"
             )
+
+
+def _used_share(indices: Sequence[Mapping[str, np.ndarray]], *, stride: int) -> str:
+    """Returns words on the share of the frames in the files of videos that was encoded; none where it is not known."""
+    if not all("file_frames_N" in index for index in indices):
+        return ""
+    there_N = np.concatenate([index["file_frames_N"] for index in indices])
+    used_N = 1 + (np.concatenate([index["grid_N3"][:, 0] for index in indices]) - 1) * stride
+    known_N = (there_N > 0) & (used_N > 1)
+    used, there = int(used_N[known_N].sum()), int(there_N[known_N].sum())
+    return (
+        f" ({used} of {there} frames in the files of videos, {100 * used / there:.2g} %, are)" if used < there else ""
+    )
 
 
 def _of_autoencoder(settings: Settings, evaluation: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
 from sora_jax.data.curation.source import CuratedSource, VideoFiles
 from sora_jax.data.fitting import Collection, Limits
+from sora_jax.data.media.file_kinds import HEIC_REMEDY
 from sora_jax.data.packing.pipeline import Batches, RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, Source
@@ -37,6 +38,7 @@ _NOTICES = {
     "uncaptioned": "files without a caption are left out",
     "missing": "captions name no file",
     "unread": "captioned files have an ending that is not read; convert them",
+    "heic": f"HEIC pictures are not read; {HEIC_REMEDY}",
     "previews": "pictures are left out, being thumbnails of videos",
     "sharing": "files are left out, since another file has their caption; give each one of its own",
     "linked": "folders behind links are passed over; make them copies, or hard links (cp -rlL)",
@@ -47,8 +49,8 @@ _NOTICES = {
 def open_collections(settings: Settings, *, look: bool = False) -> list[Collection]:
     """Returns the clips that training draws from, nothing curated yet; warns of what a source leaves out.
 
-    Captions are needed where clips are prepared; a run that trains an autoencoder alone takes all files of a folder.
-    With `look`, only to see what is there, a folder in which nothing has a caption yet is taken as it is, too.
+    Captions are needed where clips are prepared; a run that trains an autoencoder alone takes all clips.
+    With `look`, only to see what is there, clips of which none has a caption yet are taken as they are, too.
     """
     return [
         Collection(
@@ -65,16 +67,13 @@ def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     if data.source == "shapes":
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
     needed = any(settings.stages[name].kind in ("prepare", "diffusion") for name in settings.run)
-    source = _open_path(data, captions_needed=needed and not look)
-    if needed and look and isinstance(source, FolderSource):
-        if len(source.uncaptioned) == len(source):
-            logging.warning("%s: no file has a caption yet: they are needed when clips are prepared", data.path)
-        else:
-            source = _open_path(data, captions_needed=True)
+    source = _open_path(data, captions_required=(None if look else True) if needed else False)
+    if needed and not source.captions_required:
+        logging.warning("%s: no clip has a caption yet: they are needed when clips are prepared", data.path)
     if isinstance(source, FolderSource | TarSource):
         logging.info("%s: %s", data.path, source.account)
     for name, what in _NOTICES.items():
-        if name == "uncaptioned" and isinstance(source, FolderSource) and not source.captions_required:
+        if name == "uncaptioned" and not source.captions_required:
             continue
         found = getattr(source, name, [])
         if found:
@@ -83,17 +82,17 @@ def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     return source if data.prefix is None else PrefixedSource(source, data.prefix)
 
 
-def _open_path(data: DataConfig, *, captions_needed: bool) -> DecodedSource:
+def _open_path(data: DataConfig, *, captions_required: bool | None) -> DecodedSource:
     """Returns the clips under `data.path`, which `read_settings` has made sure of."""
     assert data.path is not None, data.source
-    if data.source == "webdataset":
-        return TarSource(data.path, max_frames=data.max_frames, fps=data.fps)
-    if data.source == "arrayrecord":
-        return RecordSource(data.path, max_frames=data.max_frames, fps=data.fps)
-    if data.source == "tfds":
-        return TfdsSource(data.path, max_frames=data.max_frames, fps=data.fps)
-    captions = {"captions": data.captions, "captions_required": captions_needed}
-    return FolderSource(data.path, **captions, max_frames=data.max_frames, fps=data.fps)
+    kinds = {"folder": FolderSource, "webdataset": TarSource, "arrayrecord": RecordSource, "tfds": TfdsSource}
+    return kinds[data.source](
+        data.path,
+        captions=data.captions,
+        captions_required=captions_required,
+        max_frames=data.max_frames,
+        fps=data.fps,
+    )
 
 
 def curate(collection: Collection, data: DataConfig, directory: Path, *, writes: bool = True) -> Collection:

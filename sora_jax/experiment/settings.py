@@ -362,8 +362,8 @@ def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[
         problems.append(f"{key}.max_tokens {data.max_tokens} exceeds a row's packing.tokens {packing.tokens}")
     if data.source in _PATHS and not data.path:
         problems.append(f"{key}.source {data.source!r} needs {_PATHS[data.source].format(key=key)}")
-    if data.captions is not None and data.source != "folder":
-        problems.append(f"{key}.captions is for source 'folder': {data.source!r} has its own, set None")
+    if data.captions is not None and data.source == "shapes":
+        problems.append(f"{key}.captions is for clips in files: the source 'shapes' writes its own, set None")
     if data.fps is not None and data.source == "shapes":
         problems.append(f"{key}.fps {data.fps:g} is for clips that are decoded: set shapes.fps instead")
     if data.source == "shapes" and not data.curation.off:

@@ -47,11 +47,16 @@ WHOLE = Share()
 
 @dataclasses.dataclass(kw_only=True)
 class Summary:
-    """What a preparation did, this time: counts of clips, and of what was cut from them."""
+    """What a preparation did, this time: counts of clips, and of what was cut from them.
+
+    Frames that are left in files are known of clips that are no windows of curation.
+    """
 
     written: int = 0
     already_done: int = 0
     skipped: int = 0
+    frames_encoded: int = 0
+    frames_left_in_files: int = 0
     trimmed_frames: int = 0
     scaled_down: int = 0
     cropped_over_2_percent: int = 0
@@ -175,6 +180,8 @@ def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: Limits
     summary.cropped_over_2_percent += fitted.cut > LITTLE_CUT
     summary.cut_captions += any(count_tokens(c) > limits.max_text_tokens for c in clip.captions)
     frames, height, width = clip.pixels_THWC.shape[:3]
+    summary.frames_encoded += frames
+    summary.frames_left_in_files += (clip.file_frames or frames) - frames
     return Prepared(
         latent_THWC=latent_THWC,
         fps=clip.fps,
@@ -184,4 +191,5 @@ def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: Limits
         pixel_shape=(frames, height, width),
         trimmed_frames=fitted.trimmed_frames,
         origin=origin,
+        file_frames=clip.file_frames,
     )

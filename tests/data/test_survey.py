@@ -27,7 +27,9 @@ class Heap:
             raise BadClip("4", "frame 3 is damaged")
         captions = ("a grey clip", "grey")[: 1 + index % 2]
         pixels_THWC = np.full((*SIZES[index], 3), 90, np.uint8)
-        return Clip(pixels_THWC=pixels_THWC, fps=8.0, captions=captions, source_id=str(index))
+        # How much more there is in the file is known of the second alone.
+        there = 50 if index == 1 else None
+        return Clip(pixels_THWC=pixels_THWC, fps=8.0, captions=captions, source_id=str(index), file_frames=there)
 
     def source_id(self, index):
         return str(index)
@@ -98,6 +100,7 @@ def test_measures_are_of_clips_and_of_captions(found):
     values = measures(found.kept)
     assert values["cropped, % of the picture"] == [100 * look.cut for look in found.kept]
     assert values["tokens"] == [look.tokens for look in found.kept]
+    assert values["used, % of the frames of the file"] == [100 * 5 / 50]
     assert values["frames, as encoded"] == [look.fitted[0] for look in found.kept]
     assert values["duration, s, as encoded"] == [look.fitted[0] / 8 for look in found.kept[1:]], "videos only"
     assert len(values["text tokens of a caption"]) == 1 + 2 + 1

@@ -24,12 +24,18 @@ HEADER = {
 PROMPT = "a red circle moves right"
 
 
-def prepared(index, frames, caption):
-    """One sample of so many latent frames."""
+def prepared(index, frames, caption, file_frames=None):
+    """One sample of so many latent frames, of a file of so many frames."""
     latent = np.zeros((frames, 2, 2, 4), np.float32)
     shape = (1 + 4 * (frames - 1), 8, 8)
     return Prepared(
-        latent_THWC=latent, fps=10.0, captions=(caption,), source_id=str(index), pixel_shape=shape, trimmed_frames=0
+        latent_THWC=latent,
+        fps=10.0,
+        captions=(caption,),
+        source_id=str(index),
+        pixel_shape=shape,
+        trimmed_frames=0,
+        file_frames=file_frames,
     )
 
 
@@ -53,8 +59,8 @@ def workdir(toy_config, tmp_path):
 
 def write_clips(run, clips):
     with ShardWriter(run.prepared(), header=HEADER, records_per_shard=3) as writer:
-        for index, (frames, caption) in enumerate(clips):
-            writer.add(prepared(index, frames, caption))
+        for index, clip in enumerate(clips):
+            writer.add(prepared(index, *clip))
 
 
 def write_losses(run, losses):
@@ -66,6 +72,14 @@ def write_losses(run, losses):
 def test_a_run_in_which_nothing_is_wrong_is_left_alone(workdir):
     assert advice(workdir) == []
     assert "What to change first" not in write_report(workdir.path, advice(workdir)).read_text()
+
+
+def test_the_share_of_the_frames_that_is_used_is_told_where_it_is_known(workdir):
+    for place in workdir.prepared().iterdir():
+        place.unlink()
+    write_clips(workdir, [(1, PROMPT, 1), (3, "a dog", 100), (3, "a cat", None), (2, "a cat", 5), (3, "a dog", 395)])
+    (frames,) = advice(workdir)
+    assert "is not used (23 of 500 frames in the files of videos, 4.6 %, are): take windows over" in frames
 
 
 def test_everything_is_told_in_a_sentence_and_what_matters_most_first(workdir, toy_config):

@@ -13,6 +13,7 @@ import pytest
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.fitting import Collection, Limits
+from sora_jax.data.shards.files import index_paths, read_index
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource
 from sora_jax.data.tokens import count_tokens
@@ -127,6 +128,19 @@ def test_weights_of_captions_come_with_them(tmp_path):
 
     run(tmp_path, Weighted(3))
     assert PreparedSet(tmp_path).weights_M.tolist() == [1.0, 0.5, 2.0, 0.5, 3.0, 0.5]
+
+
+def test_frames_that_are_left_in_files_are_counted_and_noted(tmp_path):
+    class Long(Source):
+        def __getitem__(self, index):
+            return dataclasses.replace(super().__getitem__(index), file_frames=None if index == 1 else 100)
+
+    summary = run(tmp_path, Long(3))
+    (index,) = map(read_index, index_paths(tmp_path))
+    assert index["file_frames_N"].tolist() == [100, 0, 100]
+    frames = [Source(3)[number].pixels_THWC.shape[0] for number in range(3)]
+    kept = [1 + (count - 1) // 4 * 4 for count in frames]
+    assert (summary.frames_encoded, summary.frames_left_in_files) == (sum(kept), 200 - kept[0] - kept[2])
 
 
 def test_what_was_done_is_counted(whole):

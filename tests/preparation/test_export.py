@@ -43,8 +43,33 @@ def test_windows_are_files_whose_captions_come_back(source, tmp_path, caplog):
     assert read_captions(tmp_path / "heap").windows == {"sub/a.webp": {(7, 13): (("the second half",), None)}}
 
 
-def test_a_name_that_leads_out_of_the_folder_is_not_written(source, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(source, "source_id", lambda index: f"../../{index}.mp4#0-6")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("../../a.mp4#0-6", "leads out of the folder: ../../a.mp4#0-6"),
+        ("a" * 250 + "#0-6", "would have 258 bytes, over the 255 that it may have"),
+        ("a\0.mp4#0-6", "has a zero byte in it"),
+    ],
+)
+def test_a_name_that_no_file_of_the_folder_can_have_is_not_written(source, tmp_path, caplog, monkeypatch, name, words):
+    monkeypatch.setattr(source, "source_id", lambda index: name)
     assert export_windows(source, tmp_path / "out") == 0
-    assert "leads out of the folder: ../../0.mp4#0-6" in caplog.text
+    assert words in caplog.text
     assert not (tmp_path / "out").exists()
+
+
+def test_two_windows_of_one_name_do_not_pass_for_one(source, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(source, "source_id", lambda index: "sub//a.mp4#0-6" if index else "sub/a.mp4#0-6")
+    assert export_windows(source, tmp_path / "out") == 1
+    assert caplog.text.count("is that of another window, too") == len(source) - 1
+
+
+def test_a_percent_sign_in_a_name_is_no_number_of_a_frame(tmp_path):
+    write_clip(tmp_path / "heap" / "a.png", scene(5, 1), fps=1.0)
+    (tmp_path / "heap" / "a.png").rename(tmp_path / "heap" / "a%02d.png")
+    config = dataclasses.replace(ON, shots=False, letterbox=None, duplicate_bits=None)
+    opened = FolderSource(tmp_path / "heap", captions_required=False)
+    source = CuratedSource(opened, config, max_frames=7, directory=tmp_path / "curation")
+    assert export_windows(source, tmp_path / "out") == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a%02d.png#0-0.png"]
+    assert export_windows(source, tmp_path / "out") == 0, "it is found again"

@@ -6,7 +6,8 @@ pixels, and how many bytes of addresses may be used. Messages are JSON:
     {"path", and the limits of `read_clip`}   a file to be decoded; the path is absolute
     {"name", and these limits}                the same, of the bytes that are sent next
     {"declared": T * H * W}                so much is to come; none or several of these
-    {"shape": [T, H, W, 3], "fps"}         it is decoded, the pixels are in the memory, from its beginning
+    {"shape": [T, H, W, 3], "fps", "there"}   it is decoded, the pixels are in the memory, from its beginning; its
+                                           file has so many frames, or null
     {"reason"}                             it is not, as `BadClip` says
 """
 
@@ -115,15 +116,18 @@ def _answer(request: dict[str, Any], pipe: Connection, shared: _SharedPixels, ma
     """Returns the reply to a request; the pixels, if any, are then in the shared memory."""
     no_memory = {"reason": f"needs more than {max_memory / 2**30:.3g} GiB of memory to be decoded"}
 
+    there: list[int | None] = [None]
+
     def allocate(shape: tuple[int, ...]) -> np.ndarray:
         _send(pipe, {"declared": math.prod(shape[:-1])})
         return shared.allocate(shape)
 
     try:
         if "path" in request:
-            pixels_THWC, fps = read_clip(**request, allocate=allocate)
+            pixels_THWC, fps = read_clip(**request, allocate=allocate, tell=there.append)
         else:
-            pixels_THWC, fps = read_stream(io.BytesIO(pipe.recv_bytes()), **request, allocate=allocate)
+            stream = io.BytesIO(pipe.recv_bytes())
+            pixels_THWC, fps = read_stream(stream, **request, allocate=allocate, tell=there.append)
         shared.fill(pixels_THWC)
     except MemoryError:
         return no_memory
@@ -132,7 +136,7 @@ def _answer(request: dict[str, Any], pipe: Connection, shared: _SharedPixels, ma
     except Exception as error:
         # The bare reader would raise it. Here as there, it is this file that cannot be decoded.
         return {"reason": f"cannot be decoded: {type(error).__name__}: {error}"[:_LONGEST_REASON]}
-    return {"shape": pixels_THWC.shape, "fps": fps}
+    return {"shape": pixels_THWC.shape, "fps": fps, "there": there[-1]}
 
 
 def _send(pipe: Connection, message: dict[str, Any]) -> None:

@@ -42,6 +42,8 @@ PICTURE_SUFFIXES = (
     ".avif",
 )
 MEDIA_SUFFIXES = frozenset((*DEMUXERS, *PICTURE_SUFFIXES))
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+HEIC_REMEDY = "make JPEG of it, for example with: magick mogrify -format jpg *.heic"
 HEAD_BYTES = 600  # that are looked at
 
 PICTURE = "picture"
@@ -104,11 +106,12 @@ def kind_of(head: bytes) -> str | None:
 
 
 def strange_kind(head: bytes) -> str | None:
-    """Returns in words what a file is that is not read, by its first bytes; None where they do not say."""
+    """Returns in words what a file is that is not read, by its first bytes, and the remedy; None without a word."""
     brands = _brands(head)
     if brands.intersection(_HEIC) and not brands.intersection(_AVIF):
-        return "HEIC picture"
-    return next((words for offset, mark, words in _STRANGE if head[offset:].startswith(mark)), None)
+        return f"HEIC picture by its first bytes, which is not read: {HEIC_REMEDY}"
+    found = next((words for offset, mark, words in _STRANGE if head[offset:].startswith(mark)), None)
+    return found and f"{found} by its first bytes, which is not read: convert it"
 
 
 def _brands(head: bytes) -> set[bytes]:

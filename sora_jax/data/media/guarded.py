@@ -30,7 +30,7 @@ import numpy as np
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media import decoder
-from sora_jax.data.media.pictures import ReadOptions
+from sora_jax.data.media.pictures import ReadOptions, Tell, tell_nobody
 from sora_jax.data.media.video_io import MAX_PIXELS
 
 SECONDS = 25.0
@@ -65,27 +65,31 @@ class GuardedReader:
         self._finalizer: weakref.finalize | None = None
         _READERS.add(self)
 
-    def read_clip(self, path: str | os.PathLike, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+    def read_clip(
+        self, path: str | os.PathLike, *, tell: Tell = tell_nobody, **options: Unpack[ReadOptions]
+    ) -> tuple[np.ndarray, float]:
         """Returns what `video_io.read_clip` does: uint8 (T, H, W, 3) and frames per second.
 
         Raises `BadClip` as that does, with the same reasons, and where the decoder hung, crashed or ran out of memory;
         `RuntimeError` where no child can be started, which is no fault of the file.
         """
         name = os.fspath(path)
-        return self._read(name, {"path": os.path.join(os.getcwd(), name)}, options, media=None)
+        return self._read(name, {"path": os.path.join(os.getcwd(), name)}, options, media=None, tell=tell)
 
-    def read_bytes(self, media: bytes, name: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+    def read_bytes(
+        self, media: bytes, name: str, *, tell: Tell = tell_nobody, **options: Unpack[ReadOptions]
+    ) -> tuple[np.ndarray, float]:
         """Returns what `read_clip` does, of a media file in memory; the ending of `name` chooses the decoder."""
-        return self._read(name, {"name": name}, options, media=media)
+        return self._read(name, {"name": name}, options, media=media, tell=tell)
 
     def _read(
-        self, name: str, clip: dict[str, str], options: ReadOptions, *, media: bytes | None
+        self, name: str, clip: dict[str, str], options: ReadOptions, *, media: bytes | None, tell: Tell
     ) -> tuple[np.ndarray, float]:
         request: dict[str, Any] = {**clip, "max_frames": None, "max_pixels": MAX_PIXELS, **options}
         assert request["max_frames"] is None or request["max_frames"] > 0, request
         with self._lock:
             try:
-                return self._decode(request, media)
+                return self._decode(request, media, tell)
             except _Refused as refused:
                 raise BadClip(name, str(refused)) from refused
             except _Lost as lost:
@@ -96,13 +100,13 @@ class GuardedReader:
                 self._end_child()
                 raise
 
-    def _decode(self, request: dict[str, Any], media: bytes | None) -> tuple[np.ndarray, float]:
+    def _decode(self, request: dict[str, Any], media: bytes | None, tell: Tell) -> tuple[np.ndarray, float]:
         try:
-            return self._living_child().decode(request, media, seconds=self._seconds)
+            return self._living_child().decode(request, media, seconds=self._seconds, tell=tell)
         except _Crashed:
             # A machine short of memory kills whom it likes; a file that is to blame does it again.
             self._end_child()
-            return self._living_child().decode(request, media, seconds=self._seconds)
+            return self._living_child().decode(request, media, seconds=self._seconds, tell=tell)
 
     def close(self) -> None:
         """Ends the child. A further file would start another one."""
@@ -150,15 +154,19 @@ class ReaderPool:
     def __init__(self) -> None:
         self._idle: list[GuardedReader] = []
 
-    def read_clip(self, path: str | os.PathLike, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+    def read_clip(
+        self, path: str | os.PathLike, *, tell: Tell = tell_nobody, **options: Unpack[ReadOptions]
+    ) -> tuple[np.ndarray, float]:
         """Returns what `GuardedReader.read_clip` does."""
         with self._borrowed() as reader:
-            return reader.read_clip(path, **options)
+            return reader.read_clip(path, tell=tell, **options)
 
-    def read_bytes(self, media: bytes, name: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+    def read_bytes(
+        self, media: bytes, name: str, *, tell: Tell = tell_nobody, **options: Unpack[ReadOptions]
+    ) -> tuple[np.ndarray, float]:
         """Returns what `GuardedReader.read_bytes` does."""
         with self._borrowed() as reader:
-            return reader.read_bytes(media, name, **options)
+            return reader.read_bytes(media, name, tell=tell, **options)
 
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[GuardedReader]:
@@ -223,7 +231,9 @@ class _Child:
         """Returns whether the process runs."""
         return self._process.poll() is None
 
-    def decode(self, request: dict[str, Any], media: bytes | None, *, seconds: float) -> tuple[np.ndarray, float]:
+    def decode(
+        self, request: dict[str, Any], media: bytes | None, *, seconds: float, tell: Tell = tell_nobody
+    ) -> tuple[np.ndarray, float]:
         """Returns pixels and rate; raises `_Refused`, or `_Lost` when the child is of no further use."""
         self.files += 1
         started = time.monotonic()
@@ -237,6 +247,8 @@ class _Child:
                 reply = self._receive(allowed, since=started)
             if "reason" in reply:
                 raise _Refused(reply["reason"])
+            if reply["there"] is not None:
+                tell(int(reply["there"]))
             return self._copy_out(reply["shape"]), reply["fps"]
         except OSError as error:
             raise self._loss() from error

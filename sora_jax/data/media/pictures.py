@@ -10,6 +10,7 @@ from typing import BinaryIO, TypedDict
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.frame_rates import at_rate
@@ -17,11 +18,22 @@ from sora_jax.data.media.profiles import in_srgb
 
 PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP", "TIFF", "AVIF")
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+# Tags of a page of a TIFF (6.0, pages 36 and 40), and their values for one that is of another page.
+_NEW_SUBFILE, _COPY_OR_MASK, _SUBFILE, _REDUCED = 254, 0b101, 255, 2
 ROUNDED = 0.005  # seconds, by which a GIF's times are off at most: it counts in hundredths
 
 
 # Makes room for uint8 of a shape.
 Allocator = Callable[[tuple[int, ...]], np.ndarray]
+
+
+# Is told how many frames a file has at the rate at which it is read, as far as its headers say.
+Tell = Callable[[int], None]
+
+
+def tell_nobody(frames: int) -> None:
+    """Takes the number of frames of a file, for those who need it not."""
+    del frames
 
 
 def allocate_bytes(shape: tuple[int, ...]) -> np.ndarray:
@@ -52,6 +64,7 @@ class ReadLimits:
     fps: float | None = None
     opaque: bool = False
     allocate: Allocator = allocate_bytes
+    tell: Tell = tell_nobody
 
     @property
     def stop(self) -> int | None:
@@ -92,7 +105,7 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
     """
     with Image.open(file, formats=PICTURE_FORMATS) as image:
         # The first picture of an animated PNG may be there for those who cannot play it: then it is not of the film.
-        still = int(getattr(image, "default_image", False))
+        still = _page(image, limits) if image.format == "TIFF" else int(getattr(image, "default_image", False))
         # A JPEG with several pictures (MPO) is one photo, taken more than once.
         frames_there = getattr(image, "n_frames", 1) - still if image.format in ANIMATED else 1
         wanted = frames_there if whole or limits.fps else limits.wanted(frames_there)
@@ -123,13 +136,33 @@ def read_pictures(file: BinaryIO, *, limits: ReadLimits, whole: bool) -> tuple[n
     if limits.fps and rate >= limits.fps:
         starts = list(itertools.accumulate(seconds, initial=0.0))
         starts[-1] -= seconds[-1] / holds[-1]  # what is repeated last
-        rate, frames = limits.fps, int(1 + starts[-1] * limits.fps)
+        rate, frames = limits.fps, int(1 + starts[-1] * limits.fps)  # all of them are decoded then
         shown = at_rate(zip([*range(wanted), wanted - 1], starts, strict=True), fps=rate, slack=ROUNDED)
+    limits.tell(round(frames * frames_there / wanted))
     limits.check(limits.wanted(frames), *pixels_THWC.shape[1:3])
     numbers = list(itertools.islice(shown, limits.first_frame, limits.stop))
     if not numbers:
         raise BadClip(limits.source_id, f"has no frames after the first {limits.first_frame}")
     return pixels_THWC if np.array_equal(numbers, np.arange(wanted)) else pixels_THWC[numbers], rate
+
+
+def _page(image: Image.Image, limits: ReadLimits) -> int:
+    """Returns the number of the one picture in a TIFF, among smaller copies and masks of it, and shows it.
+
+    Raises `BadClip` for several: which of them is meant, or whether they are a film, the file does not say.
+    """
+    pages = []
+    for index in range(getattr(image, "n_frames", 1)):
+        image.seek(index)
+        tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+        if not (tags.get(_NEW_SUBFILE, 0) & _COPY_OR_MASK or tags.get(_SUBFILE) == _REDUCED):
+            pages.append(index)
+    if len(pages) > 1:
+        reason = f"has {len(pages)} pages: save each as a picture of its own, or all of them as a video"
+        raise BadClip(limits.source_id, reason)
+    page = pages[0] if pages else 0
+    image.seek(page)
+    return page
 
 
 def shrunk(image: Image.Image, limits: ReadLimits) -> Image.Image:

@@ -24,6 +24,8 @@ from sora_jax.data.clips import BadClip
 from sora_jax.data.media.file_kinds import (
     DEMUXERS,
     HEAD_BYTES,
+    HEIC_REMEDY,
+    HEIC_SUFFIXES,
     MEDIA_SUFFIXES,
     PICTURE,
     kind_of,
@@ -35,8 +37,10 @@ from sora_jax.data.media.pictures import (
     Allocator,
     ReadLimits,
     ReadOptions,
+    Tell,
     allocate_bytes,
     read_pictures,
+    tell_nobody,
 )
 from sora_jax.data.media.videos import read_video
 
@@ -61,10 +65,14 @@ DECODING_ERRORS = (
 
 
 def read_clip(
-    path: str | os.PathLike, *, allocate: Allocator = allocate_bytes, **options: Unpack[ReadOptions]
+    path: str | os.PathLike,
+    *,
+    allocate: Allocator = allocate_bytes,
+    tell: Tell = tell_nobody,
+    **options: Unpack[ReadOptions],
 ) -> tuple[np.ndarray, float]:
     """Returns what `read_stream` does, of a file; `BadClip` also when it is not a regular one."""
-    return read_stream(_regular_file(path), os.fspath(path), allocate=allocate, **options)
+    return read_stream(_regular_file(path), os.fspath(path), allocate=allocate, tell=tell, **options)
 
 
 def read_stream(
@@ -78,13 +86,13 @@ def read_stream(
     fps: float | None = None,
     opaque: bool = False,
     allocate: Allocator = allocate_bytes,
+    tell: Tell = tell_nobody,
 ) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) as a viewer would see it, and frames per second; an image has T = 1.
 
     Upright (display matrix and EXIF orientation applied), with square pixels, transparency on white. At most the first
     `max_frames` frames are decoded; with `window` = (first, last) instead, frames of these numbers, counted from 0 and
-    both included, are kept (those before them are decoded, to count them, and let go). With `short_side` each larger
-    frame is scaled down to it as it is decoded, so that only small ones are held.
+    both included, are kept (those before are decoded, too). With `short_side` larger frames are scaled down to it.
 
     The rate of a video is (T - 1) / (last time - first time), so that variable rates are averaged; a frame of an
     animated picture that is held several times as long as the shortest is repeated. With `fps` a clip of at least this
@@ -94,14 +102,14 @@ def read_stream(
 
     The first bytes choose the decoder, or else the ending of `name`; `stream` can be seeked in and is closed in the
     end. `allocate` is asked for the (T, H, W, 3) that the headers promise, and for more where there is more; what is
-    returned need not be that array. With `opaque` a picture that one can see through is refused.
+    returned need not be that array. With `opaque` a picture that one can see through is refused. `tell` is told how
+    many frames the file has at that rate, where its headers say so.
 
     Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
     `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) a
     file that is cut off, as `promises` tells it.
     """
-    assert max_frames is None or max_frames > 0, max_frames
-    assert fps is None or fps > 0, fps
+    assert all(limit is None or limit > 0 for limit in (max_frames, fps)), (max_frames, fps)
     limits = ReadLimits(
         source_id=name,
         max_frames=max_frames,
@@ -110,12 +118,12 @@ def read_stream(
         fps=fps,
         opaque=opaque,
         allocate=allocate,
+        tell=tell,
     )
     if window is not None:
         assert 0 <= window[0] <= window[1], window
         limits = dataclasses.replace(limits, first_frame=window[0], max_frames=window[1] - window[0] + 1)
-    if suffix_of(name) not in MEDIA_SUFFIXES:
-        raise BadClip(name, f"the ending {suffix_of(name)!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
+    _check_ending(name)
     try:
         with stream as file:
             kind = _kind(file, name)
@@ -135,6 +143,14 @@ def check_bytes(size: int, name: str) -> None:
         raise BadClip(name, f"has {size} bytes, over the {MAX_BYTES} of a file in an archive or a bucket: split it")
 
 
+def _check_ending(name: str) -> None:
+    """Raises `BadClip` for a file of an ending that is not read."""
+    if suffix_of(name) in HEIC_SUFFIXES:
+        raise BadClip(name, f"is a HEIC picture by its ending, which is not read: {HEIC_REMEDY}")
+    if suffix_of(name) not in MEDIA_SUFFIXES:
+        raise BadClip(name, f"the ending {suffix_of(name)!r} is none of {', '.join(sorted(MEDIA_SUFFIXES))}")
+
+
 def _kind(file: BinaryIO, name: str) -> str:
     """Returns the demuxer of a file, or `PICTURE`; raises `BadClip` for what is known to be neither."""
     head = file.read(HEAD_BYTES)
@@ -143,7 +159,7 @@ def _kind(file: BinaryIO, name: str) -> str:
         raise BadClip(name, "is a git LFS pointer, not the file itself: run git lfs pull")
     strange = strange_kind(head)
     if strange is not None:
-        raise BadClip(name, f"is a {strange} by its first bytes, which is not read: convert it")
+        raise BadClip(name, f"is a {strange}")
     return kind_of(head) or DEMUXERS.get(suffix_of(name), PICTURE)
 
 

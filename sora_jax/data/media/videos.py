@@ -69,6 +69,8 @@ def _read_stream(
         slack = float(min(stream.time_base or 0, LATEST_SHARE / max(native, fps)))
         frames = at_rate(timed, fps=fps, slack=slack)
         promised = int(1 + (promised - 1) * fps / native)
+    if sound.declared is not None:
+        limits.tell(promised)
     if not sound.counted:
         # Times may vary, so that what all frames take is known when they are there.
         promised = min(promised, limits.most(*_coded_size(stream, limits)))

@@ -68,6 +68,12 @@ def write_clip(path: str | os.PathLike, pixels_THWC: np.ndarray, *, fps: float) 
         write(pixels_THWC)
 
 
+def write_picture(path: Path, pixels_HWC: np.ndarray) -> None:
+    """Writes uint8 (H, W, 3) to a .png of this very name, in which a `%02d` stands for no number."""
+    with _replacing(path) as partial:
+        partial.write_bytes(encode_png(pixels_HWC))
+
+
 @contextlib.contextmanager
 def open_clip(path: str | os.PathLike, form: ClipFormat) -> Iterator[Write]:
     """Yields what takes uint8 frames (n, H, W, 3) piece by piece; the ending of `path` chooses the format.

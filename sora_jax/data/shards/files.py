@@ -55,7 +55,8 @@ class Prepared:
     `latent_THWC` is raw when it is given to a writer and normalised when it comes from a `PreparedSet`.
     `pixel_shape` is the encoded clip's (frames, height, width), `trimmed_frames` how many were cut before
     that. `weights` says how often each caption is drawn; None: all alike. `origin` is the source's word for what
-    the clip was made from (`data.sources.Source.origin`).
+    the clip was made from (`data.sources.Source.origin`). `file_frames` are those of its file (`data.clips.Clip`),
+    which only the index keeps.
     """
 
     latent_THWC: np.ndarray
@@ -66,11 +67,13 @@ class Prepared:
     trimmed_frames: int
     weights: tuple[float, ...] | None = None
     origin: str = ""
+    file_frames: int | None = None
 
 
 def encode_record(sample: Prepared) -> bytes:
     """Returns the record of a sample; the latent is rounded to bfloat16."""
-    known = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample) if f.name != "latent_THWC"}
+    kept = (f.name for f in dataclasses.fields(sample) if f.name not in ("latent_THWC", "file_frames"))
+    known = {name: getattr(sample, name) for name in kept}
     if known["weights"] is None:
         del known["weights"]
     header = json.dumps({**known, "latent_shape": sample.latent_THWC.shape}).encode()
@@ -116,6 +119,7 @@ class Entry:
     source_id: str
     origin: str
     words: frozenset[str]
+    file_frames: int | None
 
     @classmethod
     def of(cls, sample: Prepared, *, crc: int) -> "Entry":
@@ -130,6 +134,7 @@ class Entry:
             source_id=sample.source_id,
             origin=sample.origin,
             words=frozenset().union(*map(words_of, sample.captions)),
+            file_frames=sample.file_frames,
         )
 
 
@@ -146,6 +151,7 @@ def write_index(path: Path, entries: Sequence[Entry]) -> None:
             text_tokens_M=np.array([n for entry in entries for n in entry.text_tokens], np.int32),
             weights_M=np.array([weight for entry in entries for weight in entry.weights], np.float64),
             trimmed_frames_N=np.array([entry.trimmed_frames for entry in entries], np.int32),
+            file_frames_N=np.array([entry.file_frames or 0 for entry in entries], np.int64),
             crc_N=np.array([entry.crc for entry in entries], np.uint32),
             made_from=np.frombuffer(made_from, np.uint8),
             words=np.frombuffer(words, np.uint8),

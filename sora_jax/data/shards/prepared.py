@@ -208,7 +208,7 @@ class PreparedSet:
             )
         indices = [files.read_index(path) for path in paths]
         counts = [len(index["crc_N"]) for index in indices]
-        names = indices[0].keys() - {"made_from", "words"}
+        names = indices[0].keys() - {"made_from", "words", "file_frames_N"}  # of which older ones lack some
         records = {name: np.concatenate([index[name] for index in indices]) for name in names}
         records["shard_N"] = np.repeat(np.arange(len(paths), dtype=np.int32) + len(self._shards), counts)
         records["record_N"] = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])

@@ -1,7 +1,6 @@
 """Where clips come from: anything with a length, an index, a name and an origin for each clip."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -67,9 +66,8 @@ class FolderSource(DecodedSource):
     """Captioned videos and images of a folder and its subfolders, decoded as `DecodedSource` says.
 
     How captions are written and which mistakes raise `UserError` says `folder_captions.read_captions`; what is left out
-    is listed under the names of `FolderCaptions`. Files without captions are left out, unless `captions_required` is
-    False: then they have no captions. The folder may lie in a bucket (`remote`): then its media files are read whole,
-    and decoded from memory.
+    is listed under the names of `FolderCaptions`. The folder may lie in a bucket (`remote`): then its media files are
+    read whole, and decoded from memory.
     """
 
     def __init__(
@@ -77,14 +75,14 @@ class FolderSource(DecodedSource):
         path: str | os.PathLike,
         *,
         captions: str | os.PathLike | None = None,
-        captions_required: bool = True,
         **limits: Unpack[SourceLimits],
     ):
         super().__init__(**limits)
         with reaching(path):
-            found = read_captions(path, captions, required=captions_required)
-        self.captions_required = captions_required
-        extra = {*found.windows, *(() if captions_required else found.uncaptioned)} - found.by_file.keys()
+            found = read_captions(path, captions, required=self.captions_required is True)
+        if self.captions_required is None:
+            self.captions_required = bool(found.by_file or found.windows)
+        extra = {*found.windows, *(() if self.captions_required else found.uncaptioned)} - found.by_file.keys()
         self._root = place(path)
         self._captions = found.by_file | {name: () for name in extra}
         self._weights = found.weights
@@ -96,6 +94,7 @@ class FolderSource(DecodedSource):
         self.previews = list(found.previews)
         self.sharing = list(found.sharing)
         self.unread = list(found.unread)
+        self.heic = list(found.heic)
         self.linked = list(found.linked)
         self.account = found.account
 
@@ -116,26 +115,8 @@ class FolderSource(DecodedSource):
         captions, weights = self._captions[name], self._weights.get(name)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name)
 
-    def __getitem__(self, index: int) -> Clip:
-        if self.captions_required and not self._captions[self._names[index]]:
-            reason = "has captions of windows only: set data.curation as it was when they were cut"
-            raise BadClip(self._names[index], reason)
-        return super().__getitem__(index)
-
-    def window(self, index: int, first: int, last: int) -> Clip:
-        """Returns what `DecodedSource.window` does, with the captions of the window where it has some of its own."""
-        clip = super().window(index, first, last)
-        captions, weights = self._windows.get(clip.source_id, {}).get((first, last), (clip.captions, clip.weights))
-        return dataclasses.replace(clip, captions=captions, weights=weights)
-
-    def lacks_caption(self, index: int, first: int, last: int) -> bool:
-        """Returns whether a window would have no caption though captions are required."""
-        name = self._names[index]
-        return self.captions_required and not self._captions[name] and (first, last) not in self._windows.get(name, {})
-
-    def captioned_windows(self, index: int) -> frozenset[tuple[int, int]]:
-        """Returns the first and last frames of the windows of a file that have captions of their own."""
-        return frozenset(self._windows.get(self._names[index], ()))
+    def _captioned(self, index: int) -> bool:
+        return bool(self._captions[self._names[index]])
 
     def _fetch(self, name: str) -> bytes:
         check_bytes(self._sizes[name] or 0, name)
@@ -155,5 +136,5 @@ class FolderSource(DecodedSource):
     def origin(self, index: int) -> str:
         """Returns a digest of the file's size, captions and weights; when it was touched does not matter."""
         name = self._names[index]
-        windows = [sorted(self._windows[name].items())] if name in self._windows else []
-        return digest(self._sizes[name], self._captions[name], self._weights.get(name), *windows)
+        facts = (self._sizes[name], self._captions[name], self._weights.get(name))
+        return digest(*facts, *self._facts_of_windows(index))

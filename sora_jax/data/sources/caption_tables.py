@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ NAMES_FILE, TEXTS_FILES = "videos.txt", ("prompt.txt", "prompts.txt", "captions.
 FILE_KEYS = ("file", "file_name", "video", "path")
 CAPTION_KEYS = ("caption", "captions", "text", "prompt")
 _UNCLOSED = "unexpected end of data"  # in the words of the csv module
+_SPACED_QUOTE = re.compile('(^|,) +"', re.MULTILINE)
 MOST_CAPTION_BYTES = 2**20  # of a file that holds the captions of one clip
 
 
@@ -63,7 +65,7 @@ def read_lines(names: AnyPath, texts: AnyPath) -> dict[str, list[Written]]:
 
     Raises `UserError` where the files have not as many lines, or a caption has no name beside it.
     """
-    columns = [read_text(path).rstrip().split("\n") for path in (names, texts)]
+    columns = [_lines_of(path) for path in (names, texts)]
     if len(columns[0]) != len(columns[1]):
         raise UserError(
             f"{names} has {len(columns[0])} lines and {texts} {len(columns[1])}: write a line for a line, each "
@@ -72,10 +74,16 @@ def read_lines(names: AnyPath, texts: AnyPath) -> dict[str, list[Written]]:
     table: dict[str, list[Written]] = {}
     for number, (name, text) in enumerate(zip(*columns, strict=True), start=1):
         if name.strip():
-            table.setdefault(PurePosixPath(name.strip()).as_posix(), []).append(Written(text))
+            table.setdefault(PurePosixPath(name).as_posix(), []).append(Written(text))
         elif text.strip():
             raise UserError(f"line {number} of {names} is empty, and that of {texts} is not: give each caption a file")
     return table
+
+
+def _lines_of(path: AnyPath) -> list[str]:
+    """Returns the lines of a file without the empty ones at its end; spaces may be parts of names."""
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    return lines[: max((number for number, line in enumerate(lines, start=1) if line.strip()), default=0)]
 
 
 def read_beside(name: str, data: bytes) -> list[Written]:
@@ -166,10 +174,13 @@ def _jsonl_rows(path: AnyPath) -> Iterator[_Row]:
 
 def _csv_rows(path: AnyPath) -> Iterator[_Row]:
     """Yields every row; raises `UserError` with the number of the line in which a broken one begins."""
-    # A space after a comma would make a quote part of the text.
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
+    # A space after a comma would make a quote part of the text; elsewhere it may be one of a name.
+    text = read_text(path)
+    spaced = _SPACED_QUOTE.search(text) is not None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=spaced)
     rows = _csv_lines(reader, path)
     columns, _ = next(rows, ([], 1))
+    columns = [column.strip() for column in columns]
     file, caption, *_ = _columns_of(columns, path)
     for fields, line in rows:
         if len(fields) != len(columns):

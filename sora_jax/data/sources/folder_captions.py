@@ -7,43 +7,39 @@ import collections
 import dataclasses
 import functools
 import os
-import re
-import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+import posixpath
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from absl import logging
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
+from sora_jax.core.printable import printable
+from sora_jax.data.media.file_kinds import HEIC_REMEDY, MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.account import account
+from sora_jax.data.sources.caption_lookup import Names, Window, look_up, read_named, window_named
 from sora_jax.data.sources.caption_tables import (
     MOST_CAPTION_BYTES,
     NAMES_FILE,
     TABLE_NAMES,
-    TABLE_SUFFIXES,
     TEXTS_FILES,
     Written,
     read_beside,
     read_lines,
     read_table,
 )
-from sora_jax.data.sources.pairing import TEXT_SUFFIXES, Files, Paired, by_key, pair
+from sora_jax.data.sources.pairing import TEXT_SUFFIXES, Files, Paired, by_key, heic_of, pair, windows_beside
 from sora_jax.data.sources.remote import (
     AnyPath,
     Listing,
     is_folder,
-    is_there,
     list_folder,
     passed_over,
     place,
-    reaching,
     read_file,
 )
-from sora_jax.data.tokens import Captions, clean_captions
+from sora_jax.data.tokens import Captions
 
-# As curation names a window of a file, frames from 0 and both included.
-_WINDOW = re.compile(r"(.+)#(\d{1,9})-(\d{1,9})", re.DOTALL)
 # Files in buckets and on network disks take a round trip each.
 _THREADS = 8
 
@@ -58,7 +54,8 @@ class FolderCaptions:
 
     The others are sorted names of what is left out: `uncaptioned` media files about which nothing is written,
     `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `unread` files
-    with captions whose ending is not read, `missing` names with captions but no file, `linked` folders behind links.
+    with captions whose ending is not read, `heic` pictures of that kind, captioned or not, `missing` names with
+    captions but no file, `linked` folders behind links.
     `account` is a line about all files that are there.
 
     `windows` has the captions of windows of files, by file, first and last frame, where a table names
@@ -67,12 +64,13 @@ class FolderCaptions:
 
     by_file: dict[str, tuple[str, ...]]
     weights: dict[str, tuple[float, ...]]
-    windows: dict[str, dict[tuple[int, int], Captions]]
+    windows: dict[str, dict[Window, Captions]]
     sizes: dict[str, int | None]
     uncaptioned: tuple[str, ...]
     previews: tuple[str, ...]
     sharing: tuple[str, ...]
     unread: tuple[str, ...]
+    heic: tuple[str, ...]
     missing: tuple[str, ...]
     linked: tuple[str, ...]
     account: str
@@ -83,7 +81,7 @@ class _Found:
     """Captions by media file, and what is left out as `FolderCaptions` has it."""
 
     captions: dict[str, Captions]
-    windows: dict[str, dict[tuple[int, int], Captions]] = dataclasses.field(default_factory=dict)
+    windows: dict[str, dict[Window, Captions]] = dataclasses.field(default_factory=dict)
     previews: list[str] = dataclasses.field(default_factory=list)
     sharing: list[str] = dataclasses.field(default_factory=list)
     unread: list[str] = dataclasses.field(default_factory=list)
@@ -97,7 +95,8 @@ def read_captions(
 
     Read from the first that exists: the file `captions`, one of `caption_tables.TABLE_NAMES` in the folder, a list of
     files and one of captions beside it (`caption_tables.read_lines`), or the texts beside the media files (`pairing`).
-    A file on several lines of a table has several captions. Hidden files and folders are left out.
+    A table in a subfolder counts for what lies in that. A file on several lines of a table has several captions. Hidden
+    files and folders are left out.
 
     Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
     (with its line number) or, where captions are `required`, no media file has one.
@@ -107,11 +106,13 @@ def read_captions(
         raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
     listing = list_folder(root)
     media = [name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES]
+    heic = sorted(name for files in by_key(listing.sizes) for name in heic_of(files))
     if not media:
         endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
+        endings += f"; {len(heic)} are HEIC pictures such as {heic[0]}: {HEIC_REMEDY}" if heic else ""
         raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}")
-    table = _read_table(root, captions, listing)
-    found = _read_beside(root, listing) if table is None else _look_up(table, listing.sizes)
+    tables = _tables(root, listing) if captions is None else {"": read_named(captions, root)}
+    found = _read_tables(root, tables, listing)
     if required and not found.captions and not found.windows:
         raise UserError(_nothing_found(root, captions, media=media, found=found))
     placed = {*found.captions, *found.windows, *found.previews, *found.sharing}
@@ -124,7 +125,8 @@ def read_captions(
         uncaptioned=uncaptioned,
         previews=tuple(sorted(found.previews)),
         sharing=tuple(sorted(found.sharing)),
-        unread=tuple(sorted(found.unread)),
+        unread=tuple(sorted(set(found.unread).difference(heic))),
+        heic=tuple(heic),
         missing=tuple(sorted(found.missing)),
         linked=tuple(listing.linked),
         account=account(
@@ -138,53 +140,63 @@ def read_captions(
     )
 
 
-def _read_table(root: AnyPath, captions: str | os.PathLike | None, listing: Listing) -> dict[str, list[Written]] | None:
-    """Returns what the table that is named or, of those that are looked for, comes first says; None without one."""
-    if captions is not None:
-        with reaching(captions):
-            path = place(captions) if is_there(place(captions)) else root / os.fspath(captions)
-            if not path.is_file():
-                raise UserError(f"the caption file {captions} does not exist, neither here nor in {root}")
-            if path.suffix.lower() not in TABLE_SUFFIXES:
-                raise UserError(f"the caption file {path} must end in {' or '.join(TABLE_SUFFIXES)}")
-            return read_table(path)
-    there = {name.lower(): name for name in listing.sizes if "/" not in name}
-    tables = [there[name] for name in TABLE_NAMES if name in there]
-    lines = [there[name] for name in TEXTS_FILES if name in there and NAMES_FILE in there]
-    for name in (*tables, *lines, *(there[NAMES_FILE] for _ in lines)):
-        if listing.sizes[name] is None:
-            raise UserError(f"{root / name} is a link that leads nowhere, or out of the folder: put a copy there")
-    if len(tables) + len(lines) > 1:
-        first, *others = (*tables, *lines)
-        logging.warning("%s: %s is read and %s passed over: keep one", root, first, ", ".join(others))
-    if tables:
-        return read_table(root / tables[0])
-    return read_lines(root / there[NAMES_FILE], root / lines[0]) if lines else None
+def _tables(root: AnyPath, listing: Listing) -> dict[str, dict[str, list[Written]]]:
+    """Returns what the table of each folder that has one says, the folders in sorted order, "" being `root`.
+
+    Of several in a folder the one that is looked for first is read, and the others are named.
+    """
+    there: dict[str, dict[str, str]] = {}
+    for name in listing.sizes:
+        folder, _, last = name.rpartition("/")
+        if last.lower() in (*TABLE_NAMES, *TEXTS_FILES, NAMES_FILE):
+            there.setdefault(folder, {})[last.lower()] = name
+    tables = {}
+    for folder, names in sorted(there.items()):
+        lists = [names[name] for name in TEXTS_FILES if name in names and NAMES_FILE in names]
+        found = [*(names[name] for name in TABLE_NAMES if name in names), *lists]
+        for name in (*found, *(names[NAMES_FILE] for _ in lists)):
+            if listing.sizes[name] is None:
+                raise UserError(f"{root / name} is a link that leads nowhere, or out of the folder: put a copy there")
+        if len(found) > 1:
+            logging.warning("%s: %s is read and %s passed over: keep one", root, found[0], ", ".join(found[1:]))
+        if found:
+            one = root / found[0]
+            tables[folder] = read_lines(root / names[NAMES_FILE], one) if found[0] in lists else read_table(one)
+    return tables
 
 
-def _look_up(table: Mapping[str, list[Written]], names: Iterable[str]) -> _Found:
-    """Returns the captions of a table by the names of the files that it means."""
-    known = {unicodedata.normalize("NFC", name): name for name in names} | {name: name for name in names}
-    written: dict[str, list[Written]] = {}
-    found = _Found(captions={})
-    for name, texts in table.items():
-        file = known.get(name) or known.get(unicodedata.normalize("NFC", name))
-        window = _WINDOW.fullmatch(name) if file is None else None
-        if window is not None:
-            file = known.get(window[1]) or known.get(unicodedata.normalize("NFC", window[1]))
-        if file is None:
-            found.missing.append(name)
-        elif suffix_of(file) not in MEDIA_SUFFIXES:
-            found.unread.append(file)
-        elif window is not None:
-            captions = clean_captions(texts)
-            if captions[0]:
-                found.windows.setdefault(file, {})[int(window[2]), int(window[3])] = captions
-        else:
-            written.setdefault(file, []).extend(texts)
-    cleaned = {name: clean_captions(texts) for name, texts in written.items()}
-    found.captions.update({name: captions for name, captions in cleaned.items() if captions[0]})
+def _read_tables(root: AnyPath, tables: Mapping[str, Mapping[str, list[Written]]], listing: Listing) -> _Found:
+    """Returns the captions of the files in folders that have tables, and of those beside media files elsewhere.
+
+    Names in a table are relative to its folder. Of several tables that name a file that of the outermost folder counts.
+    """
+    elsewhere = {name: size for name, size in listing.sizes.items() if tables.keys().isdisjoint(_folders_of(name))}
+    found = _read_beside(root, Listing(elsewhere, listing.linked))
+    media = Names(name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES)
+    every = Names(listing.sizes)
+    for folder, table in tables.items():
+        whole: dict[str, list[Written]] = {}
+        for name, texts in table.items():
+            whole.setdefault(posixpath.normpath(posixpath.join(folder, name)), []).extend(texts)
+        told = look_up(whole, media)
+        twice = [name for name in told.captions if name in found.captions]
+        twice += [name for name, own in told.windows.items() if own.keys() & found.windows.get(name, {}).keys()]
+        if twice:
+            said = "%s: the captions of %d files in the table in %s are passed over, since they have others: %s"
+            logging.warning(said, root, len(twice), printable(folder), printable(twice[0]))
+        found.captions.update({name: one for name, one in told.captions.items() if name not in found.captions})
+        for name, own in told.windows.items():
+            found.windows[name] = own | found.windows.get(name, {})
+        for name in told.missing:
+            file = every.find(name) or every.find((window_named(name) or (name,))[0])
+            (found.missing if file is None else found.unread).append(file or name)
     return found
+
+
+def _folders_of(name: str) -> list[str]:
+    """Returns the folders in which a file lies, the outermost first, which is ""."""
+    parts = name.split("/")
+    return ["/".join(parts[:depth]) for depth in range(len(parts))]
 
 
 def _read_beside(root: AnyPath, listing: Listing) -> _Found:
@@ -196,27 +208,18 @@ def _read_beside(root: AnyPath, listing: Listing) -> _Found:
     def pair_up(files: Files) -> Paired:
         return pair(dataclasses.replace(files, texts=tuple(text for text in files.texts if text in there)), read)
 
-    stems = {name.rpartition(".")[0] for name in there if suffix_of(name) in MEDIA_SUFFIXES}
-    windows = {name: stem for name in there if (stem := _window_of(name, there)) is not None and stem not in stems}
+    media = {name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES}
     with ThreadPoolExecutor(_THREADS) as pool:
-        texts: dict[str, list[Written]] = {}
-        for stem, written in zip(windows.values(), pool.map(read, windows), strict=True):
-            texts.setdefault(stem, []).extend(written)
-        found = _Found(captions={}, windows=_look_up(texts, there).windows)
-        for paired in pool.map(pair_up, by_key(name for name in listing.sizes if name not in windows)):
+        beside = windows_beside(sorted(there), media)
+        of_windows = beside.names()
+        found = _Found(captions={}, windows=beside.read(read, each=pool.map), missing=beside.lost)
+        for paired in pool.map(pair_up, by_key(name for name in listing.sizes if name not in of_windows)):
             found.captions.update(paired.captions)
             found.previews.extend(paired.thumbnails)
             found.sharing.extend(paired.sharing)
             found.unread.extend(paired.unread)
             found.missing.extend(paired.unused)
     return found
-
-
-def _window_of(text: str, there: Collection[str]) -> str | None:
-    """Returns the window of a file that is there whose captions a text holds by its name, `FILE#FIRST-LAST.txt`."""
-    stem = text.rpartition(".")[0]
-    window = _WINDOW.fullmatch(stem) if suffix_of(text) in TEXT_SUFFIXES else None
-    return stem if window is not None and window[1] in there else None
 
 
 def _read_text(root: AnyPath, sizes: Mapping[str, int | None], name: str) -> list[Written]:

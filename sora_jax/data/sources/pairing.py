@@ -7,17 +7,19 @@ name, without its ending, is the longest beginning of the text's: `take 1.2.txt`
 picture beside a video of its name is a thumbnail. A caption is of one clip: of files that would share it the first
 counts, videos before moving pictures before stills, then by name.
 
-Names are compared in Unicode NFC: systems differ in how they write the same letter.
+Names are compared in Unicode NFC: systems differ in how they write the same letter. Two that are the same in it belong
+to what has their own form.
 """
 
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
-from sora_jax.data.media.file_kinds import DEMUXERS, MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.media.file_kinds import DEMUXERS, HEIC_SUFFIXES, MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.sources.caption_lookup import Names, Window, window_named
 from sora_jax.data.sources.caption_tables import Written
-from sora_jax.data.tokens import Captions, clean_captions
+from sora_jax.data.tokens import NO_CAPTIONS, Captions, clean_captions
 
 # Of the files that may say what a clip shows; of several kinds the first in which something is written counts.
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
@@ -57,6 +59,32 @@ class Paired:
     unused: tuple[str, ...]
 
 
+WindowCaptions = dict[str, dict[Window, Captions]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowTexts:
+    """The texts of each window, by media file, and those of windows of files that are not there."""
+
+    texts: dict[str, dict[Window, list[str]]]
+    lost: list[str]
+
+    def names(self) -> set[str]:
+        """Returns all of them."""
+        return {*self.lost, *(name for of in self.texts.values() for texts in of.values() for name in texts)}
+
+    def read(self, read: ReadText, *, each: Callable[..., Iterable[Captions]] = map) -> WindowCaptions:
+        """Returns the captions of windows by media file, where there are some; `each` does what `map` does."""
+        places = [(file, window, texts) for file, of in self.texts.items() for window, texts in of.items()]
+        told: WindowCaptions = {}
+        for (file, window, _), captions in zip(
+            places, each(lambda place: _captions(place[2], read), places), strict=True
+        ):
+            if captions[0]:
+                told.setdefault(file, {})[window] = captions
+        return told
+
+
 def by_key(names: Iterable[str]) -> list[Files]:
     """Returns the names by their keys, in the order of the first of each.
 
@@ -85,12 +113,17 @@ def pair(files: Files, read: ReadText) -> Paired:
     clips: dict[str, str] = {}
     for name in media:
         if name not in thumbnails:
-            clips.setdefault(_stem(name), name)
+            clips.setdefault(_as_written(name), name)
     own: dict[str, list[str]] = {name: [] for name in clips.values()}
     loose: list[str] = []
     for text in files.texts:
-        stems = [stem for stem in clips if _continues(_stem(text), stem)]
-        (own[clips[max(stems, key=len)]] if stems else loose).append(text)
+        stems = [stem for stem in clips if _continues(_stem(text), _composed(stem))]
+        if not stems:
+            loose.append(text)
+            continue
+        # Of two names that differ in their Unicode forms alone it belongs to the one of its own.
+        nearest = max(stems, key=lambda stem: (len(_composed(stem)), _continues(_as_written(text), stem)))
+        own[clips[nearest]].append(text)
     captions = {name: _captions(texts, read) for name, texts in own.items()}
     taken, sharing = set[str](), set[str]()
     for name in (name for name in own if not captions[name][0]):
@@ -101,7 +134,7 @@ def pair(files: Files, read: ReadText) -> Paired:
         captions[name] = _captions(texts, read)
         taken.update(texts if captions[name][0] else ())
     for name in media:
-        clip = clips.get(_stem(name), name)
+        clip = clips.get(_as_written(name), name)
         if name not in (clip, *thumbnails) and (captions[clip][0] or clip in sharing):
             sharing.add(name)
     left = [text for text in loose if text not in taken]
@@ -117,6 +150,34 @@ def pair(files: Files, read: ReadText) -> Paired:
     )
 
 
+def windows_beside(names: Iterable[str], media: Set[str]) -> WindowTexts:
+    """Returns the texts among `names` that are of windows of media files.
+
+    One is called `FILE#FIRST-LAST.txt` after the file that it lies beside, unless a clip is called `FILE#FIRST-LAST`
+    itself.
+    """
+    known, written, composed = Names(media), set(map(_as_written, media)), set(map(_stem, media))
+    texts: dict[str, dict[Window, list[str]]] = {}
+    lost = []
+    for name in names:
+        named = window_named(_as_written(name)) if suffix_of(name) in TEXT_SUFFIXES else None
+        if named is None or suffix_of(named[0]) not in MEDIA_SUFFIXES or _key(name) is None:
+            continue
+        if _as_written(name) in written or (_stem(name) in composed and named[0] not in media):
+            continue
+        if (file := known.find(named[0])) is None:
+            lost.append(name)
+        else:
+            texts.setdefault(file, {}).setdefault(named[1], []).append(name)
+    return WindowTexts(texts=texts, lost=lost)
+
+
+def heic_of(files: Files) -> list[str]:
+    """Returns the HEIC pictures of a key that no media file of the same name stands for."""
+    stems = {_stem(name) for name in files.media}
+    return [name for name in files.others if suffix_of(name) in HEIC_SUFFIXES and _stem(name) not in stems]
+
+
 def _captions(texts: Sequence[str], read: ReadText) -> Captions:
     """Returns the cleaned captions of the first kind of text in which there are some, and their weights."""
     for suffix in TEXT_SUFFIXES:
@@ -124,7 +185,7 @@ def _captions(texts: Sequence[str], read: ReadText) -> Captions:
         captions, weights = clean_captions(written)
         if captions:
             return captions, weights
-    return (), None
+    return NO_CAPTIONS
 
 
 def _is_thumbnail(name: str, files: Files) -> bool:
@@ -154,11 +215,20 @@ def _rank(name: str) -> tuple[int, str]:
 
 def _key(name: str) -> str | None:
     """Returns the name up to the first dot of its last part; None for a hidden file or one without an ending."""
-    folder, slash, last = unicodedata.normalize("NFC", name).rpartition("/")
+    folder, slash, last = _composed(name).rpartition("/")
     stem, dot, _ = last.partition(".")
     return f"{folder}{slash}{stem}" if stem and dot else None
 
 
 def _stem(name: str) -> str:
-    """Returns the name without its ending."""
-    return unicodedata.normalize("NFC", name).rpartition(".")[0]
+    """Returns the name without its ending, in NFC."""
+    return _composed(_as_written(name))
+
+
+def _as_written(name: str) -> str:
+    """Returns the name without its ending, in the Unicode form that it has."""
+    return name.rpartition(".")[0]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

@@ -21,6 +21,7 @@ from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media import video_io
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.base import digest
+from sora_jax.data.sources.caption_lookup import settle
 from sora_jax.data.sources.caption_tables import Written, parse_json, texts_of, weighted
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
 from sora_jax.data.sources.remote import AnyPath, is_folder, is_there, list_folder, passed_over, place, reaching
@@ -109,25 +110,40 @@ def _header(number: int, sample: Sample) -> bytes:
 class RecordSource(DecodedSource):
     """Captioned videos and images in one `.arrayrecord` file, or in all of a folder and its subfolders.
 
-    Clips come in the order of files and records. `uncaptioned` lists those without captions, which are left out,
-    `linked` folders behind links, which are passed over. `damaged` says in sentences what else could not be used: a
+    Clips come in the order of files and records. The table `captions`, if there is one, has others for the clips that
+    it names, as `source_id` does, and for windows of them. `uncaptioned` lists those without captions, `missing` what
+    the table names and is not there, `linked` folders behind links, which are passed over. `damaged` says in
+    sentences what else could not be used: a
     damaged file, a pair whose first record is damaged or not as the top of this module says. A damaged media record is
     a bad clip when it is asked for. `path` may begin with gs://: array_record itself reads from there.
 
     Raises `UserError` when `path` does not exist, holds no such file, or no captioned clip is left.
     """
 
-    def __init__(self, path: str | os.PathLike, **limits: Unpack[SourceLimits]):
+    def __init__(
+        self, path: str | os.PathLike, *, captions: str | os.PathLike | None = None, **limits: Unpack[SourceLimits]
+    ):
         super().__init__(**limits)
         with reaching(path):
             root = place(path, schemes=("gs",))
             self._paths, self.linked = _find(root)
             self._root = root if is_folder(root) else root.parent
         self._entries: list[_Entry] = []
-        self.uncaptioned: list[str] = []
         self.damaged: list[str] = []
         for number in range(len(self._paths)):
             self._list_clips(number)
+        settled = settle(
+            list(map(self.source_id, range(len(self._entries)))),
+            [(entry.captions, entry.weights) for entry in self._entries],
+            {},
+            table=captions,
+            required=self.captions_required,
+        )
+        for number, (texts, weights) in enumerate(settled.captions):
+            self._entries[number] = self._entries[number]._replace(captions=texts, weights=weights)
+        self._entries = [self._entries[number] for number in settled.kept]
+        self._windows, self.captions_required = settled.windows, settled.required
+        self.uncaptioned, self.missing = settled.uncaptioned, settled.missing
         if not self._entries:
             first = next(iter(self.damaged + self.uncaptioned), "they are empty")
             raise UserError(
@@ -151,6 +167,9 @@ class RecordSource(DecodedSource):
         pixels_THWC, fps = self._reader.read_bytes(data, name, **options)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=entry.captions, weights=entry.weights, source_id=name)
 
+    def _captioned(self, index: int) -> bool:
+        return bool(self._entries[index].captions)
+
     def size(self, index: int) -> int:
         """Returns the bytes of a clip's media file, as they are announced."""
         return self._entries[index].size
@@ -163,13 +182,13 @@ class RecordSource(DecodedSource):
     def origin(self, index: int) -> str:
         """Returns a digest of the clip's announced size and its captions and weights."""
         entry = self._entries[index]
-        return digest(entry.size, entry.captions, entry.weights)
+        return digest(entry.size, entry.captions, entry.weights, *self._facts_of_windows(index))
 
     def _label(self, number: int) -> str:
         return self._paths[number].relative_to(self._root).as_posix()
 
     def _list_clips(self, number: int) -> None:
-        """Adds the clips of one file to the entries, what is wrong with them to the other lists."""
+        """Adds the clips of one file to the entries, captioned or not, and what is wrong with others to `damaged`."""
         label = self._label(number)
         try:
             count = _reader(self._paths[number]).num_records()
@@ -193,10 +212,7 @@ class RecordSource(DecodedSource):
                     name = f"{record}:{name}"
                 names.add(name)
                 captions, weights = clean_captions(header.captions)
-                if captions:
-                    self._entries.append(_Entry(number, record + 1, name, header.size, captions, weights))
-                else:
-                    self.uncaptioned.append(f"{label}/{name}")
+                self._entries.append(_Entry(number, record + 1, name, header.size, captions, weights))
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,7 +7,6 @@ and `weights`, `fps` and `file` where they exist: `video` is either a media file
 bytes) or uint8 pixels (T, H, W, C) with an `fps`. `features.Video` cannot even be opened without TensorFlow.
 """
 
-import itertools
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -22,9 +21,10 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media import video_io
 from sora_jax.data.media.frame_rates import at_rate
-from sora_jax.data.media.pictures import ReadLimits, shrunk
+from sora_jax.data.media.pictures import ReadLimits, Tell, shrunk, tell_nobody
 from sora_jax.data.media.videos import LATEST_SHARE
 from sora_jax.data.sources.base import digest
+from sora_jax.data.sources.caption_lookup import Names, Told, look_up, read_named
 from sora_jax.data.sources.caption_tables import parse_json, weighted
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
 from sora_jax.data.sources.remote import AnyPath, is_folder, list_files, place, reaching, read_file
@@ -43,23 +43,39 @@ _DIMENSIONS = {"video": 4, "image": 3}
 class TfdsSource(DecodedSource):
     """The captioned clips of one split; `path` is the folder of a version, then `#` and the split if it is not train.
 
-    A split may be cut: `DIR#train[:90%]`. A clip without a caption is a bad clip.
+    A split may be cut: `DIR#train[:90%]`. A clip without a caption is a bad clip. The table `captions`, if there is
+    one, has others for the clips that it names, as `source_id` does, and for windows of them; `missing` are those that
+    are not there.
 
     Raises `UserError` when the folder holds no data set that can be read without TensorFlow, the split is unknown or
     empty, or the features are not those described at the top of this module.
     """
 
-    def __init__(self, path: str | os.PathLike, **limits: Unpack[SourceLimits]):
+    def __init__(
+        self, path: str | os.PathLike, *, captions: str | os.PathLike | None = None, **limits: Unpack[SourceLimits]
+    ):
         super().__init__(**limits)
         with reaching(path):
             folder, split = _parse_path(os.fspath(path))
             self._sizes = list_files(folder)
             builder = _open_builder(folder, self._sizes)
             self._media = _check_features(builder.info.features, folder)
+            written = "caption" in builder.info.features
+            if self.captions_required is None:
+                self.captions_required = written or captions is not None
+            if self.captions_required and not written and captions is None:
+                raise UserError(
+                    f"the data set {folder} has no feature 'caption', only {', '.join(sorted(builder.info.features))}: "
+                    "rename one, or write data.captions"
+                )
             self._clips = _open_split(builder, split, folder)
             self._name = f"{builder.info.full_name}#{split}"
             told = [(folder / name).read_text() for name in self._sizes if name.endswith(".json")]
         self._state = digest(self._name, len(self), list(self._sizes.items()), told)
+        table = Told()
+        if captions is not None:
+            table = look_up(read_named(captions), Names(map(self.source_id, range(len(self)))))
+        self._told, self._windows, self.missing = table.captions, table.windows, table.missing
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -70,11 +86,8 @@ class TfdsSource(DecodedSource):
             row = self._clips[index]
         except (*video_io.DECODING_ERRORS, RuntimeError) as error:
             raise BadClip(name, f"cannot be read: {str(error)[:120]}") from error
-        try:
-            captions, weights = _captions(row)
-        except ValueError as error:
-            raise BadClip(name, str(error)) from error
-        if not captions:
+        captions, weights = self._captions(row, name)
+        if not captions and self.captions_required and name not in self._windows:
             raise BadClip(name, "has no caption")
         media = row[self._media]
         if isinstance(media, bytes):
@@ -82,6 +95,22 @@ class TfdsSource(DecodedSource):
         else:
             pixels_THWC, fps = self._pixels(media, row, name, **options)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name)
+
+    def _captions(self, row: Mapping[str, Any], name: str) -> Captions:
+        """Returns the captions of a row; raises `BadClip` where they are broken."""
+        try:
+            return self._told.get(name) or _captions(row)
+        except ValueError as error:
+            raise BadClip(name, str(error)) from error
+
+    def _captioned(self, index: int) -> bool:
+        name = self.source_id(index)
+        if name in self._told or name not in self._windows:
+            return True  # or it is bad, which reading tells
+        try:
+            return bool(self._captions(self._clips[index], name)[0])
+        except (BadClip, *video_io.DECODING_ERRORS, RuntimeError):
+            return False
 
     def size(self, index: int) -> int:
         """Returns the bytes of the whole data set: those of a clip are known only when it is read."""
@@ -97,7 +126,10 @@ class TfdsSource(DecodedSource):
         Captions are not read one by one, as they lie with the videos: data that change need a new version, as is the
         rule of TensorFlow Datasets.
         """
-        return self._state
+        name = self.source_id(index)
+        told = [self._told[name]] if name in self._told else []
+        windows = self._facts_of_windows(index)
+        return digest(self._state, told, *windows) if told or windows else self._state
 
     def _decode(self, media: bytes, row: Mapping[str, Any], name: str, **options: Any) -> tuple[np.ndarray, float]:
         """Returns the pixels and the rate of a media file."""
@@ -119,6 +151,7 @@ class TfdsSource(DecodedSource):
         max_frames: int | None = None,
         window: tuple[int, int] | None = None,
         short_side: int | None = None,
+        tell: Tell = tell_nobody,
     ) -> tuple[np.ndarray, float]:
         """Returns pixels that are stored as such, grey ones in three equal colours, and their rate."""
         rate = float(row["fps"]) if self._media == "video" else 1.0
@@ -128,9 +161,11 @@ class TfdsSource(DecodedSource):
         first, last = window or (0, (max_frames or sys.maxsize) - 1)
         if fps and rate >= fps:
             timed = ((number, number / rate) for number in range(len(pixels_THWC)))
-            numbers = at_rate(timed, fps=fps, slack=LATEST_SHARE / rate)
-            pixels_THWC, rate = pixels_THWC[list(itertools.islice(numbers, first, last + 1))], fps
+            numbers = list(at_rate(timed, fps=fps, slack=LATEST_SHARE / rate))
+            tell(len(numbers))
+            pixels_THWC, rate = pixels_THWC[numbers[first : last + 1]], fps
         else:
+            tell(len(pixels_THWC))
             pixels_THWC = pixels_THWC[first : last + 1]
         if pixels_THWC.size == 0:
             raise BadClip(name, f"has no frames after the first {first}: {media.shape}")
@@ -206,8 +241,6 @@ def _check_features(features: Any, folder: AnyPath) -> str:
     media = next((name for name in MEDIA_FEATURES if name in features), None)
     if media is None:
         raise UserError(f"the data set {folder} has no feature 'video' or 'image', only {names}: rename one")
-    if "caption" not in features:
-        raise UserError(f"the data set {folder} has no feature 'caption', only {names}: rename one")
     feature = features[media]
     is_array = isinstance(feature.shape, tuple)
     is_file = is_array and feature.shape == () and np.dtype(feature.np_dtype).kind == "O"
@@ -243,7 +276,7 @@ def _open_split(builder: Any, split: str, folder: AnyPath) -> Any:
 
 def _captions(row: Mapping[str, Any]) -> Captions:
     """Returns the cleaned captions of a row and their weights; raises `ValueError` where either is broken."""
-    written = row["caption"]
+    written = row.get("caption", [])
     texts = [written] if isinstance(written, bytes | str) else list(written)
     decoded = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
     weights = {"weights": np.asarray(row["weights"]).tolist()} if "weights" in row else {}

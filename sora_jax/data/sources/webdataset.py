@@ -17,12 +17,14 @@ from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media import file_kinds, video_io
 from sora_jax.data.sources.account import account
 from sora_jax.data.sources.base import digest
+from sora_jax.data.sources.caption_lookup import Window, settle
 from sora_jax.data.sources.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
-from sora_jax.data.sources.pairing import by_key, pair
+from sora_jax.data.sources.pairing import by_key, heic_of, pair, windows_beside
 from sora_jax.data.sources.remote import AnyPath, open_file, reaching, read_at
 from sora_jax.data.sources.tar_index import Member, TarDamage, read_section, walk_tar
 from sora_jax.data.sources.tar_paths import THREADS, find_tars, labels_of
+from sora_jax.data.tokens import NO_CAPTIONS, Captions
 
 _AHEAD = 2**18  # bytes; the headers and the captions of a sample mostly lie in one piece
 
@@ -40,30 +42,35 @@ class _Sample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Contents:
-    """What one tar of `length` bytes holds; the lists are of names, those in `damaged` are sentences."""
+    """What one tar of `length` bytes holds; the lists are of names, those in `damaged` are sentences.
+
+    `samples` are all media files that are clips, captioned or not, `windows` captions of windows by their names.
+    """
 
     length: int
     endings: collections.Counter[str]
     samples: list[_Sample] = dataclasses.field(default_factory=list)
-    uncaptioned: list[str] = dataclasses.field(default_factory=list)
+    windows: dict[str, dict[Window, Captions]] = dataclasses.field(default_factory=dict)
     missing: list[str] = dataclasses.field(default_factory=list)
     previews: list[str] = dataclasses.field(default_factory=list)
     sharing: list[str] = dataclasses.field(default_factory=list)
     unread: list[str] = dataclasses.field(default_factory=list)
+    heic: list[str] = dataclasses.field(default_factory=list)
     damaged: list[str] = dataclasses.field(default_factory=list)
 
 
 class TarSource(DecodedSource):
     """Captioned videos and images in the tar files that `path` stands for: one tar, a folder or a pattern.
 
-    Samples come in the order of the tars and of their members. Which captions belong to which media file `pairing`
-    says, what is read of them `caption_tables.read_beside`.
+    Samples come in the order of the tars and of their members. Which captions belong to which media file, or window of
+    it, `pairing` says, what is read of them `caption_tables.read_beside`. The table `captions`, if there is one, has
+    others for the clips that it names, as `source_id` does, and for windows of them.
 
     What is left out is listed: `uncaptioned` media files without captions, `missing` keys without a media file (links
     and sparse files count as none) and texts without one, `previews` pictures of videos that are there, `sharing` media
-    files whose caption another clip has, `unread` captioned files whose ending is not read, `linked` folders behind
-    links. `damaged` says in sentences what could not be read, with tar and offset: of a tar that is cut off or damaged,
-    every whole sample before that place is used.
+    files whose caption another clip has, `unread` captioned files whose ending is not read, `heic` pictures of that
+    kind, captioned or not, `linked` folders behind links. `damaged` says in sentences what could not be read, with tar
+    and offset: of a tar that is cut off or damaged, every whole sample before that place is used.
 
     `path` may lie in a bucket (`remote`): then headers and clips are read from there in pieces.
 
@@ -71,7 +78,9 @@ class TarSource(DecodedSource):
     or no sample is left.
     """
 
-    def __init__(self, path: str | os.PathLike, **limits: Unpack[SourceLimits]):
+    def __init__(
+        self, path: str | os.PathLike, *, captions: str | os.PathLike | None = None, **limits: Unpack[SourceLimits]
+    ):
         super().__init__(**limits)
         with reaching(path):
             self._paths, self.linked = find_tars(path)
@@ -81,15 +90,27 @@ class TarSource(DecodedSource):
         self._lengths = [tar.length for tar in contents]
         self._labels = labels
         self._samples = [sample for tar in contents for sample in tar.samples]
-        self.uncaptioned = [name for tar in contents for name in tar.uncaptioned]
-        self.missing = [name for tar in contents for name in tar.missing]
+        settled = settle(
+            list(map(self.source_id, range(len(self._samples)))),
+            [(sample.captions, sample.weights) for sample in self._samples],
+            {name: found for tar in contents for name, found in tar.windows.items()},
+            table=captions,
+            required=self.captions_required,
+        )
+        for number, (texts, weights) in enumerate(settled.captions):
+            self._samples[number] = self._samples[number]._replace(captions=texts, weights=weights)
+        self._samples = [self._samples[number] for number in settled.kept]
+        self._windows, self.captions_required = settled.windows, settled.required
+        self.uncaptioned = settled.uncaptioned
+        self.missing = [*(name for tar in contents for name in tar.missing), *settled.missing]
         self.previews = [name for tar in contents for name in tar.previews]
         self.sharing = [name for tar in contents for name in tar.sharing]
         self.unread = [name for tar in contents for name in tar.unread]
+        self.heic = [name for tar in contents for name in tar.heic]
         self.damaged = [sentence for tar in contents for sentence in tar.damaged]
         self.account = account(
             sum((tar.endings for tar in contents), collections.Counter[str]()),
-            captioned=len(self._samples),
+            captioned=len(settled.captions) - len(self.uncaptioned),
             uncaptioned=len(self.uncaptioned),
             previews=len(self.previews),
             sharing=len(self.sharing),
@@ -112,6 +133,9 @@ class TarSource(DecodedSource):
         pixels_THWC, fps = self._reader.read_bytes(media, name, **options)
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=sample.captions, weights=sample.weights, source_id=name)
 
+    def _captioned(self, index: int) -> bool:
+        return bool(self._samples[index].captions)
+
     def size(self, index: int) -> int:
         """Returns the bytes of a clip's media file."""
         return self._samples[index].size
@@ -124,7 +148,7 @@ class TarSource(DecodedSource):
     def origin(self, index: int) -> str:
         """Returns a digest of the clip's bytes in number, captions and weights; its place in a tar does not matter."""
         sample = self._samples[index]
-        return digest(sample.size, sample.captions, sample.weights)
+        return digest(sample.size, sample.captions, sample.weights, *self._facts_of_windows(index))
 
     def _nothing_found(self, path: str | os.PathLike) -> str:
         """Returns the sentence for tars without a single sample."""
@@ -158,17 +182,24 @@ def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
 
         endings = collections.Counter(map(file_kinds.suffix_of, members))
         contents = _Contents(length=length, endings=endings, damaged=damaged)
-        for files in by_key(members):
+        plain = [name for name, member in members.items() if member.plain]
+        clips = {name for name in plain if file_kinds.suffix_of(name) in file_kinds.MEDIA_SUFFIXES}
+        beside = windows_beside(plain, clips)
+        contents.windows.update({f"{label}/{name}": found for name, found in beside.read(read).items()})
+        contents.missing.extend(f"{label}/{name}" for name in beside.lost)
+        of_windows = beside.names()
+        for files in by_key(name for name in members if name not in of_windows):
             media, texts = (tuple(n for n in names if members[n].plain) for names in (files.media, files.texts))
+            heic = heic_of(files)
             paired = pair(dataclasses.replace(files, media=media, texts=texts), read)
-            for name, (captions, weights) in paired.captions.items():
+            for name, (captions, weights) in (paired.captions | dict.fromkeys(paired.uncaptioned, NO_CAPTIONS)).items():
                 contents.samples.append(
                     _Sample(number, members[name].offset, members[name].size, name, captions, weights)
                 )
             for names, found in (
-                (contents.uncaptioned, paired.uncaptioned),
-                (contents.missing, paired.unused if media or paired.unread else [files.key]),
-                (contents.unread, paired.unread),
+                (contents.missing, paired.unused if media or paired.unread or heic else [files.key]),
+                (contents.unread, [name for name in paired.unread if name not in heic]),
+                (contents.heic, heic),
                 (contents.previews, paired.thumbnails),
                 (contents.sharing, paired.sharing),
             ):

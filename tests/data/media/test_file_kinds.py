@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.file_kinds import HEAD_BYTES, MEDIA_SUFFIXES, PICTURE, kind_of, strange_kind
@@ -71,18 +71,51 @@ def test_pictures_are_read_under_their_own_ending_and_others(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("head", "words"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC picture"),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC picture"),
-        (b"<!DOCTYPE html><html>404</html>", "web page"),
-        (b"%PDF-1.7", "PDF document"),
-        (b"PK\3\4and so on", "ZIP archive"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC picture by its first bytes, which is not read: make JPEG"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC picture by its first bytes, which is not read: make JPEG"),
+        (b"<!DOCTYPE html><html>404</html>", "web page by its first bytes, which is not read: convert it"),
+        (b"%PDF-1.7", "PDF document by its first bytes, which is not read: convert it"),
+        (b"PK\3\4and so on", "ZIP archive by its first bytes, which is not read: convert it"),
     ],
 )
 def test_what_is_not_read_is_named_by_its_kind(tmp_path, head, words):
     for name in ("a.mp4", "a.jpg"):
         (tmp_path / name).write_bytes(head)
-        with pytest.raises(BadClip, match=f"is a {words} by its first bytes, which is not read: convert it"):
+        with pytest.raises(BadClip, match=f"is a {words}"):
             read_clip(tmp_path / name)
+
+
+def test_a_heic_picture_is_refused_under_its_own_ending_too(tmp_path):
+    (tmp_path / "a.HEIC").write_bytes(b"anything")
+    with pytest.raises(BadClip, match=r"is a HEIC picture by its ending, .* with: magick mogrify -format jpg \*\.heic"):
+        read_clip(tmp_path / "a.HEIC")
+
+
+@pytest.mark.parametrize(
+    ("tags", "shown"),
+    [
+        ([{}], 0),
+        ([{}, {254: 1}, {254: 4}], 0),
+        ([{254: 1}, {}], 1),
+        ([{255: 2}, {255: 1}], 1),
+        ([{254: 1}, {254: 1}], 0),
+        ([{}, {254: 1}, {254: 2}], None),
+        ([{}, {}, {}], None),
+    ],
+)
+def test_a_tiff_is_its_one_picture_among_copies_and_masks_of_it_and_several_are_refused(tmp_path, tags, shown):
+    path = tmp_path / "a.tif"
+    with TiffImagePlugin.AppendingTiffWriter(path, True) as file:
+        for number, written in enumerate(tags):
+            Image.new("RGB", (24, 16 + number), (50 * number, 90, 40)).save(file, "TIFF", tiffinfo=written)
+            file.newFrame()
+    if shown is None:
+        with pytest.raises(BadClip, match=r"has [23] pages: save each as a picture of its own, or all .* as a video"):
+            read_clip(path)
+    else:
+        pixels_THWC, _ = read_clip(path)
+        assert pixels_THWC.shape == (1, 16 + shown, 24, 3)
+        assert (pixels_THWC == (50 * shown, 90, 40)).all()
 
 
 def test_an_avif_is_told_from_its_relatives():

@@ -259,7 +259,7 @@ def test_a_file_whose_decoder_is_killed_once_is_not_lost(good):
 def test_a_file_that_ends_each_decoder_is_named_in_seconds_and_the_next_decodes(good, monkeypatch, end):
     decode, crashed = guarded._Child.decode, []
 
-    def crash(child, request, media, *, seconds):
+    def crash(child, request, media, **options):
         crashed.append(child._process.pid)
         if isinstance(end, signal.Signals):
             os.kill(child._process.pid, end)
@@ -268,7 +268,7 @@ def test_a_file_that_ends_each_decoder_is_named_in_seconds_and_the_next_decodes(
             child._process.kill()
             child._process.wait()
             child._process.returncode = end
-        return decode(child, request, media, seconds=seconds)
+        return decode(child, request, media, **options)
 
     with GuardedReader() as reader:
         with monkeypatch.context() as patched:
@@ -288,12 +288,12 @@ def test_a_pool_whose_children_are_killed_loses_and_repeats_no_clip(tmp_path, mo
     source = FolderSource(tmp_path, captions_required=False)
     decode, killed, shared = guarded._Child.decode, [], len(os.listdir("/dev/shm"))
 
-    def kill(child, request, media, *, seconds):
+    def kill(child, request, media, **options):
         number = int(Path(request["path"]).stem)
         if number == 7 or (number % 4 == 0 and number not in killed):
             killed.append(number)
             os.kill(child._process.pid, signal.SIGKILL)
-        return decode(child, request, media, seconds=seconds)
+        return decode(child, request, media, **options)
 
     def read(index: int) -> tuple[int, int | str]:
         try:

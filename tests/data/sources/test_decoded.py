@@ -4,6 +4,7 @@ import re
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def drawn(frames: int, value: int) -> np.ndarray:
     return pixels_THWC
 
 
-def open_heap(kind: str, folder: Path, **limits: int) -> DecodedSource:
+def open_heap(kind: str, folder: Path, **limits: Any) -> DecodedSource:
     """Returns the files of a folder, and after them one that cannot be decoded, as a source of one kind."""
     if kind == "folder":
         return FolderSource(folder, **limits)
@@ -73,6 +74,16 @@ def test_windows_are_slices_of_the_whole_clip_and_thumbnails_all_of_it_small(fol
         assert (small.pixels_THWC.shape, small.fps) == ((len(whole_THWC), 8, 12, 3), fps)
         assert source.size(index) == (folder / name).stat().st_size
         assert len(source[index].pixels_THWC) == min(2, len(whole_THWC))
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "arrayrecord"])
+def test_clips_tell_how_many_frames_their_files_have(folder, kind):
+    for limits, expected in (({}, 8), ({"max_frames": 2}, 8), ({"max_frames": 2, "fps": 5.0}, 4)):
+        source = open_heap(kind, folder, **limits)
+        numbers = by_name(source)
+        found = {name: source[numbers[name]].file_frames for name in NAMES}
+        assert found == {name: 1 if name == "c.png" else expected for name in NAMES}
+        assert source.window(numbers["a.mp4"], 0, 1).file_frames is None
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "arrayrecord"])

@@ -194,7 +194,16 @@ def test_one_line_accounts_for_every_file(tmp_path):
         "3 texts and tables, 5 of endings that are not read (.heic 2, none 1, .bin 1, .me 1); "
         "1 folders behind links are passed over"
     )
-    assert found.unread == ("b.HEIC",)
+    assert (found.unread, found.heic) == ((), ("b.HEIC", "c.heic"))
+
+
+def test_heic_pictures_are_named_with_the_remedy_unless_they_were_converted(tmp_path):
+    folder(tmp_path, "a.heic", "b.HEIF", "b.jpg", b__txt="a picture")
+    found = read_captions(tmp_path)
+    assert (list(found.by_file), found.heic) == (["b.jpg"], ("a.heic",))
+    (tmp_path / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"no video or image .*; 2 are HEIC pictures such as a\.heic: make JPEG of it"):
+        read_captions(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +224,21 @@ def test_the_tables_of_other_tools_are_read(tmp_path, name, text):
     found = read_captions(tmp_path)
     assert found.by_file == {"a.mp4": ("a dog",), "b.mp4": ("a cat",)}
     assert found.missing == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.csv", "file,caption\n a.mp4,one\na.mp4,two\nb.mp4 ,three\n"),
+        ("captions.csv", 'caption, file\n"one", " a.mp4"\n"two", a.mp4\n"three", b.mp4\n'),
+        ("prompt.txt", "one\r\ntwo\r\nthree\r\n"),
+    ],
+)
+def test_spaces_may_be_parts_of_names(tmp_path, name, text):
+    folder(tmp_path, " a.mp4", "a.mp4", "b.mp4")
+    (tmp_path / "videos.txt").write_text(" a.mp4\r\na.mp4\r\nb.mp4 \r\n \r\n")
+    (tmp_path / name).write_text(text)
+    assert read_captions(tmp_path).by_file == {" a.mp4": ("one",), "a.mp4": ("two",), "b.mp4": ("three",)}
 
 
 def test_a_json_or_a_caption_file_may_lie_beside_a_clip(tmp_path):
@@ -241,6 +265,36 @@ def test_one_of_several_tables_is_read_and_the_others_are_named(tmp_path, caplog
     folder(tmp_path, "a.mp4", metadata__csv="file_name,text\na.mp4,one\n", captions__csv="file,caption\na.mp4,two\n")
     assert read_captions(tmp_path).by_file == {"a.mp4": ("two",)}
     assert "captions.csv is read and metadata.csv passed over" in caplog.text
+
+
+def test_a_table_in_a_subfolder_counts_for_what_lies_there(tmp_path, caplog):
+    for name in ("dogs/a.mp4", "dogs/more/b.mp4", "cats/c.mp4", "cats/c.txt", "birds/d.mp4", "lone.mp4", "lone.txt"):
+        folder(tmp_path, name)
+        (tmp_path / name).write_text(name)
+    rows = ("a.mp4", "more/b.mp4", "../cats/c.mp4", "more/b.mp4#0-8", "gone.mp4", "../notes.md")
+    (tmp_path / "notes.md").write_text("no media")
+    (tmp_path / "dogs" / "metadata.jsonl").write_text(lines(*({"file_name": name, "text": name} for name in rows)))
+    (tmp_path / "dogs" / "more" / "METADATA.csv").write_text("file_name,text\nb.mp4,from further inside\n")
+    (tmp_path / "birds" / "videos.txt").write_text("d.mp4\n")
+    (tmp_path / "birds" / "prompt.txt").write_text("a bird\n")
+    found = read_captions(tmp_path)
+    assert found.by_file == {
+        "birds/d.mp4": ("a bird",),
+        "cats/c.mp4": ("cats/c.txt",),
+        "dogs/a.mp4": ("a.mp4",),
+        "dogs/more/b.mp4": ("more/b.mp4",),
+        "lone.mp4": ("lone.txt",),
+    }
+    assert found.windows == {"dogs/more/b.mp4": {(0, 8): (("more/b.mp4#0-8",), None)}}
+    assert (found.missing, found.unread) == (("dogs/gone.mp4",), ("notes.md",))
+    for place, name in (("dogs", "cats/c.mp4"), ("dogs/more", "dogs/more/b.mp4")):
+        assert f"1 files in the table in {place} are passed over, since they have others: {name}" in caplog.text
+    given = tmp_path / "given.jsonl"
+    given.write_text(lines({"file": "dogs/a.mp4", "caption": "given"}))
+    assert read_captions(tmp_path, given).by_file == {"dogs/a.mp4": ("given",)}
+    (tmp_path / "dogs" / "metadata.jsonl").write_text("{")
+    with pytest.raises(UserError, match=r"line 1 of .*dogs/metadata\.jsonl is not JSON"):
+        read_captions(tmp_path)
 
 
 def test_a_table_may_name_windows_of_files(tmp_path):

@@ -36,6 +36,7 @@ def paired(*names: str, **texts: str) -> list[Paired]:
         ("a.1.mp4 a.2.jpg a.1.txt a.2.txt", {"a.1.mp4": "a.1.txt", "a.2.jpg": "a.2.txt"}),
         ("a.1.mp4 a.2.txt", {}),
         ("caf\u00e9.mp4 cafe\u0301.txt", {"caf\u00e9.mp4": "cafe\u0301.txt"}),
+        ("caf\u00e9.mp4 cafe\u0301.mp4 cafe\u0301.txt", {"cafe\u0301.mp4": "cafe\u0301.txt"}),
         ("x/a.mp4 y/a.txt", {}),
     ],
 )

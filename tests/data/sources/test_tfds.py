@@ -1,5 +1,6 @@
 """A TensorFlow Datasets directory as a source of clips, written and read without TensorFlow."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -309,4 +310,39 @@ def test_features_of_tensorflow_are_refused_with_the_remedy(files, tmp_path):
     written["featuresDict"]["features"]["video"] = {"pythonClassName": name, "video": {}}
     (path / "features.json").write_text(json.dumps(written))
     with pytest.raises(UserError, match=r"need TensorFlow .*write it with media files as features\.Text"):
+        TfdsSource(path)
+
+
+def test_a_table_has_captions_of_clips_and_windows(files, tmp_path):
+    plain, table = TfdsSource(files), tmp_path / "table.jsonl"
+    free = TfdsSource(files, captions_required=False)
+    captions = dict[int, tuple[str, ...]]()
+    for index in range(len(free)):
+        with contextlib.suppress(BadClip):
+            captions[index] = free[index].captions
+    bare, same, other, *_ = sorted(captions, key=captions.__getitem__)
+    assert captions[bare] == ()
+    names = {index: plain.source_id(index) for index in captions}
+    rows = {names[other]: "another", f"{names[bare]}#0-1": "begins", "tiny_clips/7": "nobody"}
+    table.write_text("\n".join(json.dumps({"file": name, "caption": text}) for name, text in rows.items()))
+    source = TfdsSource(files, captions=table)
+    assert (source[same].captions, source[other].captions) == (captions[same], ("another",))
+    assert source.window(bare, 0, 1).captions == ("begins",)
+    windows = ((same, 0, 1), (bare, 0, 1), (bare, 2, 3))
+    assert [source.lacks_caption(*window) for window in windows] == [False, False, True]
+    with pytest.raises(BadClip, match="has captions of windows only"):
+        source[bare]
+    with pytest.raises(BadClip, match="has no caption"):
+        plain[bare]
+    assert source.missing == ["tiny_clips/7"]
+    assert [source.origin(i) == plain.origin(i) for i in (same, other, bare)] == [True, False, False]
+
+
+def test_captions_may_be_absent_where_they_are_not_needed(tmp_path):
+    write_clip(tmp_path / "a.gif", drawn(2, 1), fps=10.0)
+    path = write(tmp_path / "written", {"video": TEXT}, train=[{"video": (tmp_path / "a.gif").read_bytes()}])
+    for need in (None, False):
+        source = TfdsSource(path, captions_required=need)
+        assert (source.captions_required, source[0].captions) == (False, ())
+    with pytest.raises(UserError, match=r"has no feature 'caption', only video: rename one, or write data\.captions"):
         TfdsSource(path)

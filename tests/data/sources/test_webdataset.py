@@ -103,6 +103,15 @@ def test_clips_are_those_of_the_same_files_in_a_folder(tmp_path):
         assert (other.fps, other.captions) == (clip.fps, clip.captions)
 
 
+def test_heic_pictures_are_named(tmp_path):
+    png = media(tmp_path, ".png", frames=1)
+    files = [("a.heic", b"x"), ("a.txt", "one"), ("b.heic", b"x"), ("c.heic", b"x"), ("c.png", png), ("c.txt", "three")]
+    source = TarSource(write_tar(tmp_path / "a.tar", files))
+    assert [source[0].captions, len(source)] == [("three",), 1]
+    assert source.heic == ["a.tar/a.heic", "a.tar/b.heic"]
+    assert (source.unread, source.missing) == ([], [])
+
+
 def test_any_order_of_access_gives_the_same_clips_also_after_pickling(tars):
     source = TarSource(tars)
     first = [source[i].pixels_THWC for i in range(3)]
