@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.data.test_webdataset import media, write_tar
+from tests.data.sources.test_webdataset import media, write_tar
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
