@@ -19,12 +19,14 @@ from jax.sharding import Mesh
 from sora_jax.core import failure, rng
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import UserError
+from sora_jax.core.printable import printable
 from sora_jax.core.sharding import batch_part
 from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.catalogue import read_catalogue
 from sora_jax.data.shards import PreparedSet
 from sora_jax.data.sources import fingerprint
+from sora_jax.generate.jobs import make_all
 from sora_jax.models.codec import Codec, measure_latents
 from sora_jax.preparation.fitted import Collection, FittedSource
 from sora_jax.preparation.run import Share, finish, header
@@ -39,13 +41,14 @@ from sora_jax.train.retention import find_steps
 from sora_jax.train.settings import Settings
 from sora_jax.train.shares import encode_share
 from sora_jax.train.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage
-from sora_jax.train.start import example_canvases
+from sora_jax.train.start import example_jobs
 from sora_jax.train.state import StateMaker, TrainState, begin_stage, carry_over, track_name
 from sora_jax.train.streams import PackedBatches, PixelBatches
 from sora_jax.train.trained import (
     build_autoencoder,
     given_codec,
     given_statistics,
+    limits_of,
     load_codec,
     make_sampler,
 )
@@ -254,15 +257,15 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     recipe = diffusion_recipe(settings, name, run.mesh)
     structure, _, _ = abstract_model(recipe.maker.build)
     sampler = make_sampler(settings, codec, structure)
-    canvases = example_canvases(settings, frames=settings.sampling.frames if stage.mix.videos else 1)
+    jobs = example_jobs(settings, frames=settings.sampling.frames if stage.mix.videos else 1)
 
     def show(state: TrainState, step: int) -> None:
-        clips = sampler(state.ema[track_name(settings.ema.widths[0])], canvases)
-        exhibits.show_samples(run.workdir, run.metrics, name, step, canvases, clips)
+        made = make_all(sampler, state.ema[track_name(settings.ema.widths[0])], jobs, limits_of(settings))
+        exhibits.show_samples(run.workdir, run.metrics, name, step, jobs, [one.clip for one in made])
 
     stream = packed_batches(run, stage, codec)
-    for rejected in stream.rows.plan.rejected:
-        logging.warning("%s: sample %d is left out: %s", name, rejected.sample, rejected.reason)
+    for sample, reason in stream.rows.left_out().items():
+        logging.warning("%s: %s is left out: %s", name, printable(sample), reason)
     task = Task(
         objective=recipe.objective,
         maker=recipe.maker,
