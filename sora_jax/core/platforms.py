@@ -14,8 +14,8 @@ _DEVICES = ("dev/accel*", "dev/vfio/*", "dev/nvidia*", "dev/dxg", "dev/kfd")
 _MAKERS, _GOOGLE = "sys/bus/pci/devices/*/vendor", "0x1ae0"
 # With these a user, or a cluster, says that there is a TPU, or that jax should look for one.
 _TOLD = ("TPU_", "MEGASCALE_", "JAX_FORCE_TPU_INIT", "JAX_PLATFORMS", "JAX_PLATFORM_NAME")
-# jax itself sets it where it sees no TPU.
-_NOT_TOLD = "TPU_SKIP_MDS_QUERY"
+# jax sets the one where it sees no TPU, libtpu the other wherever it is.
+_NOT_TOLD = ("TPU_SKIP_MDS_QUERY", "TPU_LIBRARY_PATH")
 
 
 def leave_out_tpu(root: Path = _ROOT) -> None:
@@ -33,7 +33,7 @@ def leave_out_tpu(root: Path = _ROOT) -> None:
 
 
 def _told(variables: Iterable[str]) -> bool:
-    return any(name.startswith(_TOLD) and name != _NOT_TOLD for name in variables)
+    return any(name.startswith(_TOLD) and name not in _NOT_TOLD for name in variables)
 
 
 def _seen(root: Path) -> bool:
