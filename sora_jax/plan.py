@@ -81,9 +81,20 @@ def main(_: Sequence[str]) -> None:
         found += programs.codec_programs(settings, mesh, size=_SIZE.value)
     plans = []
     limit = None if _HBM_GB.value is None else 1e9 * _HBM_GB.value
-    for program in found:
-        print(f"compiling for {machine.name}: {program.name}", flush=True)
-        plan = planning.make_plan(program, settings, machine, mesh, limit=limit, keep_in=_HLO.value)
+    print(f"{len(found)} programs for {machine.name}: {'; '.join(program.name for program in found)}", flush=True)
+    pace = planning.Pace()
+    for number, program in enumerate(found, start=1):
+        print(f"{number} of {len(found)}: tracing {program.name}", flush=True)
+        plan = planning.make_plan(
+            program,
+            settings,
+            machine,
+            mesh,
+            limit=limit,
+            keep_in=_HLO.value,
+            pace=pace,
+            say=lambda text: print(f"  {text}", flush=True),
+        )
         print("\n".join(planning.lines(plan)), flush=True)
         plans.append(plan)
     if _JSON.value:

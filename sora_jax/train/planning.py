@@ -6,6 +6,7 @@ Bytes, FLOPs and seconds are those of one run of the program, such as a step; by
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sora_jax.core.mesh import MESH_AXES
 from sora_jax.core.topology import Machine, links
 from sora_jax.core.tree import count_parameters
 from sora_jax.train.programs import Program, bytes_on_a_device
+from sora_jax.train.progress import about
 from sora_jax.train.settings import Settings
 
 KINDS = ("parameters", "moments", "ema", "batch", "activations", "temporaries")
@@ -28,6 +30,8 @@ _TOO_MUCH = (
     re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
     re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
 )
+# What two cores took for an operation of train steps, for CPUs and TPUs: the quickest and the slowest, seconds.
+_SECONDS_OF_OPERATION = (1.2e-3, 4.5e-3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,23 @@ class Plan:
         return self.compiled and (self.limit is None or self.needed <= self.limit)
 
 
+class Pace:
+    """How long compilers take for a program, by its operations: between the quickest and the slowest so far."""
+
+    def __init__(self) -> None:
+        self._quickest, self._slowest = _SECONDS_OF_OPERATION
+
+    def in_words(self, operations: int) -> str:
+        """Returns how long so many operations are likely to take."""
+        quick, slow = about(operations * self._quickest), about(operations * self._slowest)
+        return f"about {quick}" if quick == slow else f"{quick} to {slow}"
+
+    def took(self, operations: int, seconds: float) -> None:
+        """Takes in how long so many took."""
+        self._quickest = min(self._quickest, seconds / operations)
+        self._slowest = max(self._slowest, seconds / operations)
+
+
 def make_plan(
     program: Program,
     settings: Settings,
@@ -96,15 +117,18 @@ def make_plan(
     *,
     limit: float | None,
     keep_in: str | None = None,
+    pace: Pace | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Returns the plan of a program.
 
     `limit` in bytes takes the place of what the chip has; the compiled program is written to the folder `keep_in`.
+    `say` is told what is compiled and how long that is likely to take, by `pace`.
     """
     held = {kind: bytes_on_a_device(tree) for kind, tree in program.held.items()}
     with jax.set_mesh(mesh):
         kept = 0.0 if program.kept is None else program.kept()
-        compiled, needed, available, seconds = _compile(program)
+        compiled, needed, available, seconds = _compile(program, pace or Pace(), say)
     if limit is None:
         limit = available or (None if machine.chip is None else machine.chip.hbm)
     memory = {kind: held.get(kind, 0.0) for kind in KINDS} | {"activations": kept}
@@ -150,14 +174,20 @@ def make_plan(
     return plan if plan.fits else dataclasses.replace(plan, advice=advise(plan, settings))
 
 
-def _compile(program: Program) -> tuple[Any, float, float | None, float]:
+def _compile(program: Program, pace: Pace, say: Callable[[str], None]) -> tuple[Any, float, float | None, float]:
     """Returns (compiled or None, bytes needed, bytes available if the compiler says them, seconds)."""
     began = time.perf_counter()
+    lowered = program.lower()
+    operations = lowered.as_text().count("\n")  # a line each
+    say(f"compiling {operations:,} operations, {pace.in_words(operations)}")
+    traced = time.perf_counter()
     try:
-        compiled = program.lower().compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed, available = too_much(str(error))
         return None, needed, available, time.perf_counter() - began
+    finally:
+        pace.took(operations, time.perf_counter() - traced)
     seconds = time.perf_counter() - began
     return compiled, float(compiled.memory_analysis().peak_memory_in_bytes), None, seconds
 
