@@ -35,6 +35,8 @@ from sora_jax.generate.predictor import SolverConfig
 from sora_jax.generate.request import TASKS, Request, read_requests
 from sora_jax.generate.write import file_stem, free_path, is_safe_name
 from sora_jax.train.advice import words_never_seen
+from sora_jax.train.compile_times import compiling_told
+from sora_jax.train.estimate import EVALUATION
 from sora_jax.train.machine import free_memory
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import (
@@ -108,7 +110,7 @@ def main(_: Sequence[str]) -> None:
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
     solver = solver_of_flags(solver_config(settings))
-    use_compilation_cache()
+    cache = use_compilation_cache()
     mesh = None
     if jax.device_count() > 1:
         mesh = make_mesh(MeshConfig(data=1, fsdp=None, sequence=1, tensor=1))
@@ -134,6 +136,8 @@ def main(_: Sequence[str]) -> None:
         print(f"{len(requests) - len(todo)} of {len(requests)} requests are done already", flush=True)
     jobs = (_job(requests[number], limits) for number in todo)
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
+        if todo:
+            stack.enter_context(compiling_told("sampling", EVALUATION, settings, cache))
         asked = [requests[n] for n in todo]
         files = Files(stack, asked, [paths[n] for n in todo], codec=_CODEC.value, facts=facts)
         for number, notes in run_jobs(sampler, params, jobs, limits, files.open):

@@ -8,12 +8,14 @@ machine, so the result is rough; `RunProgress` corrects it as the run proceeds.
 import dataclasses
 import math
 import timeit
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
+from sora_jax.core.compiling import holds_programs
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.precision import compute_dtype
 from sora_jax.models import flops
@@ -87,9 +89,18 @@ def measure_speed(settings: Settings, mesh: Mesh, *, compiled: bool) -> Speed:
     return Speed(
         platform=platform,
         product=devices * 2 * side**3 / fastest,
-        host=_PLAIN_SECONDS / min(timeit.repeat(_plain_work, number=1, repeat=5)),
+        host=_host_speed(),
         compiled=compiled,
     )
+
+
+def compile_seconds(kind: str, cache: Path | None) -> float:
+    """Returns how long this machine takes to compile what a kind of stage, or the evaluation, needs."""
+    return _ONCE[kind][holds_programs(cache)] / _host_speed()
+
+
+def _host_speed() -> float:
+    return _PLAIN_SECONDS / min(timeit.repeat(_plain_work, number=1, repeat=5))
 
 
 def _plain_work() -> None:

@@ -136,16 +136,13 @@ def make_plan(
     memory["temporaries"] = max(0.0, needed - sum(memory.values()))
     text = None if compiled is None else compiled.as_text()
     if text is not None and keep_in is not None:
-        path = Path(keep_in) / (re.sub(r"\W+", "_", program.name) + ".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        _keep(text, Path(keep_in), program.name)
     module = None if text is None else Module(text)
     within: dict[str, int] = dict(zip(MESH_AXES, mesh.devices.shape, strict=True))
     within["data"] //= machine.slices
     sent = [] if module is None else traffic(module, within, slices=machine.slices)
-    products = None if module is None else matmul_flops(module)
+    products, moved = (None, None) if module is None else (matmul_flops(module), hbm_bytes(module))
     flops = products * mesh.size if program.flops is None and products is not None else program.flops
-    moved = None if module is None else hbm_bytes(module)
     floor = _floor(program, machine, mesh, flops=flops, moved=moved, sent=sent)
     peak = 0.0 if machine.chip is None else machine.chip.flops * mesh.size
     plan = Plan(
@@ -172,6 +169,12 @@ def make_plan(
         advice=[],
     )
     return plan if plan.fits else dataclasses.replace(plan, advice=advise(plan, settings))
+
+
+def _keep(text: str, folder: Path, name: str) -> None:
+    """Writes a compiled program."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / (re.sub(r"\W+", "_", name) + ".txt")).write_text(text)
 
 
 def _compile(program: Program, pace: Pace, say: Callable[[str], None]) -> tuple[Any, float, float | None, float]:

@@ -18,6 +18,7 @@ from sora_jax.preparation.fitted import Collection
 from sora_jax.preparation.run import Share
 from sora_jax.train.advice import advice
 from sora_jax.train.clock import peak_memory_gb
+from sora_jax.train.compile_times import compiling_told
 from sora_jax.train.estimate import EVALUATION, expected_parts, measure_speed
 from sora_jax.train.judge import evaluate
 from sora_jax.train.machine import fit_to_machine
@@ -131,14 +132,17 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
     """
     settings = read_settings(config)
     collections = open_collections(settings)
-    use_compilation_cache()
+    cache = use_compilation_cache()
     with Workdir(path, part=share.name) as workdir:
         workdir.claim(config, clips=lambda: _fingerprints(collections))
         with failure.recorded(workdir.path, process=share.index, processes=share.count), StopSignal() as stop:
             failure.at(stage="prepare")
             curated = curate_all(collections, settings, workdir, writes=share.index == 0)
             total = sum(clips_of_share(settings, curated, share))
-            with contextlib.closing(Progress("prepare", total=total, unit="clips")) as progress:
+            with (
+                compiling_told("prepare", "prepare", settings, cache),
+                contextlib.closing(Progress("prepare", total=total, unit="clips")) as progress,
+            ):
                 encode_share(settings, workdir, curated, share, stop, progress.update)
     print(f"share {share.index} of {share.count} is encoded: run prepare without a share when all are", flush=True)
 
