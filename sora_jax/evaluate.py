@@ -24,8 +24,6 @@ from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
 from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
-from sora_jax.train.compile_times import compiling_told
-from sora_jax.train.estimate import EVALUATION
 from sora_jax.train.judge import DRAWN, PARTS, evaluate, evaluate_data
 from sora_jax.train.settings import read_settings
 from sora_jax.train.trained import WEIGHTS
@@ -87,20 +85,19 @@ def main(_: Sequence[str]) -> None:
         perceptual=jax.device_put(load_perceptual(_LPIPS.value)) if _LPIPS.value else None,
         video=jax.device_put(load_i3d(_VIDEO_FEATURES.value)) if _VIDEO_FEATURES.value else None,
     )
-    cache = use_compilation_cache()
-    with compiling_told(f"evaluation of {_EVALUATE.value}", EVALUATION, settings, cache):
-        if data is not None:
-            evaluate_data(workdir, settings, data, count=_CLIPS.value, networks=networks)
-            return
-        evaluate(
-            workdir,
-            settings,
-            part=_EVALUATE.value,
-            step=None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value),
-            count=_CLIPS.value,
-            weights=WEIGHTS[WEIGHTS.index(_WEIGHTS.value)],
-            networks=networks,
-        )
+    use_compilation_cache()
+    if data is not None:
+        evaluate_data(workdir, settings, data, count=_CLIPS.value, networks=networks)
+        return
+    evaluate(
+        workdir,
+        settings,
+        part=_EVALUATE.value,
+        step=None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value),
+        count=_CLIPS.value,
+        weights=WEIGHTS[WEIGHTS.index(_WEIGHTS.value)],
+        networks=networks,
+    )
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     codec = load_codec(run.workdir, settings, mesh=run.mesh)  # it decodes beside weights that lie there
     recipe = diffusion_recipe(settings, name, run.mesh)
     structure, _, _ = abstract_model(recipe.maker.build)
-    sampler = make_sampler(settings, codec, structure)
+    sampler = make_sampler(settings, codec, structure, mesh=run.mesh)
     jobs = example_jobs(settings, frames=settings.sampling.frames if stage.mix.videos else 1)
 
     def show(state: TrainState, step: int) -> None:
