@@ -89,12 +89,11 @@ def main(_: Sequence[str]) -> None:
     if data is not None:
         evaluate_data(workdir, settings, data, count=_CLIPS.value, networks=networks)
         return
-    step = None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value)
     evaluate(
         workdir,
         settings,
         part=_EVALUATE.value,
-        step=step,
+        step=None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value),
         count=_CLIPS.value,
         weights=WEIGHTS[WEIGHTS.index(_WEIGHTS.value)],
         networks=networks,

@@ -82,9 +82,20 @@ def main(_: Sequence[str]) -> None:
         found += programs.codec_programs(settings, mesh, size=_SIZE.value)
     made = []
     limit = None if _HBM_GB.value is None else 1e9 * _HBM_GB.value
-    for program in found:
-        print(f"compiling for {machine.name}: {program.name}", flush=True)
-        plan = plans.make_plan(program, settings, machine, mesh, limit=limit, keep_in=_HLO.value)
+    print(f"{len(found)} programs for {machine.name}: {'; '.join(program.name for program in found)}", flush=True)
+    pace = plans.Pace()
+    for number, program in enumerate(found, start=1):
+        print(f"{number} of {len(found)}: tracing {program.name}", flush=True)
+        plan = plans.make_plan(
+            program,
+            settings,
+            machine,
+            mesh,
+            limit=limit,
+            keep_in=_HLO.value,
+            pace=pace,
+            say=lambda text: print(f"  {text}", flush=True),
+        )
         print("\n".join(plans.lines(plan)), flush=True)
         made.append(plan)
     if _JSON.value:

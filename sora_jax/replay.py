@@ -17,6 +17,7 @@ from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import NumericsError, run_command
 from sora_jax.core.paths import define_path
 from sora_jax.core.stop import StopSignal
+from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.datasets import curate_all, open_collections
 from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.replay import diagnose, recipe_of, replay
@@ -39,7 +40,7 @@ def main(_: Sequence[str]) -> None:
     """Runs, prints, compares."""
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
-    use_compilation_cache()
+    cache = use_compilation_cache()
     run = Run(
         settings=settings,
         workdir=workdir,
@@ -50,11 +51,11 @@ def main(_: Sequence[str]) -> None:
         progress=RunProgress([]),
     )
     recipe_of(run, _STAGE.value)
-    if _FAILED.value:
-        _diagnose(run, _STAGE.value)
-    else:
+    if not _FAILED.value:
         collections = curate_all(open_collections(settings), settings, workdir, writes=False)
-        _compare(dataclasses.replace(run, collections=collections), _STAGE.value)
+        run = dataclasses.replace(run, collections=collections)
+    with compiling_told(f"replay of {_STAGE.value}", settings.stages[_STAGE.value].kind, settings, cache):
+        (_diagnose if _FAILED.value else _compare)(run, _STAGE.value)
 
 
 def _compare(run: Run, stage: str) -> None:

@@ -13,7 +13,7 @@ batch. Requests of a file that are done are not done again.
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,8 @@ from sora_jax.core.tree import abstract_model
 from sora_jax.data.media.writer import CODECS, check_written_suffix, first_file
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.advice import words_never_seen
+from sora_jax.experiment.compile_times import compiling_told
+from sora_jax.experiment.estimate import EVALUATION
 from sora_jax.experiment.loading import (
     WEIGHTS,
     build_generator,
@@ -41,8 +43,8 @@ from sora_jax.experiment.loading import (
 from sora_jax.experiment.machine import free_memory
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.job import Limits, read_job
-from sora_jax.generate.outputs import Book, Files, check_places
+from sora_jax.generate.job import Job, Limits, read_job
+from sora_jax.generate.outputs import Book, Files, check_place
 from sora_jax.generate.request import TASKS, Request, read_requests
 from sora_jax.generate.scheduler import run_jobs
 from sora_jax.generate.write import file_stem, free_path, is_safe_name
@@ -102,12 +104,13 @@ def main(_: Sequence[str]) -> None:
     name = "prompted" if _REQUESTS.value is None else Path(_REQUESTS.value).stem
     folder = workdir.path / "samples" / (name if is_safe_name(name) else file_stem(name))
     paths = output_paths(folder, requests, [check(request, limits) for request in requests])
-    for path in paths:
-        check_writable(first_file(path))
+    for request, path in zip(requests, paths, strict=True):
+        with naming(request):
+            check_writable(first_file(path))
     if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
         raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
     solver = solver_of_flags(solver_config(settings))
-    use_compilation_cache()
+    cache = use_compilation_cache()
     mesh = None
     if jax.device_count() > 1:
         mesh = make_mesh(MeshConfig(data=1, fsdp=None, sequence=1, tensor=1))
@@ -126,12 +129,15 @@ def main(_: Sequence[str]) -> None:
         book = Book(folder / "done.jsonl", Path(_REQUESTS.value), {**facts, "solver": repr(solver)})
         for request, path in zip(requests, paths, strict=True):
             if request.output is not None:
-                book.check(path)
+                with naming(request):
+                    book.check(path)
     todo = [n for n, request in enumerate(requests) if book is None or book.find(request) is None]
     if len(todo) < len(requests):
         print(f"{len(requests) - len(todo)} of {len(requests)} requests are done already", flush=True)
-    jobs = (read_job(requests[number], limits) for number in todo)
+    jobs = (_job(requests[number], limits) for number in todo)
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
+        if todo:
+            stack.enter_context(compiling_told("sampling", EVALUATION, settings, cache))
         asked = [requests[n] for n in todo]
         files = Files(stack, asked, [paths[n] for n in todo], codec=_CODEC.value, facts=facts)
         for number, notes in run_jobs(sampler, params, jobs, limits, files.open):
@@ -185,15 +191,26 @@ def solver_of_flags(solver: SolverConfig) -> SolverConfig:
     return dataclasses.replace(solver, **{k: v for k, v in given.items() if v is not None})
 
 
+@contextlib.contextmanager
+def naming(request: Request) -> Iterator[None]:
+    """Has what is refused of a file of requests begin with the line, counted from 1 as an editor does."""
+    try:
+        yield
+    except UserError as error:
+        if request.line is None:
+            raise
+        raise UserError(f"{_REQUESTS.value}, line {request.line}: {error}") from error
+
+
 def check(request: Request, limits: Limits) -> bool:
     """Returns whether the result is an image; raises UserError for what cannot be made, before any work is done."""
-    try:
-        job = read_job(request, limits)
-    except UserError as error:
-        if _REQUESTS.value is not None:
-            raise UserError(f"{_REQUESTS.value}, line {request.line}: {error}") from error
-        raise
+    job = _job(request, limits)
     return job.request.task not in ("extend", "loop", "connect") and job.frames == 1
+
+
+def _job(request: Request, limits: Limits) -> Job:
+    with naming(request):
+        return read_job(request, limits)
 
 
 def output_paths(folder: Path, requests: Sequence[Request], images: Sequence[bool]) -> list[Path]:
@@ -203,22 +220,30 @@ def output_paths(folder: Path, requests: Sequence[Request], images: Sequence[boo
     """
     paths: list[Path] = []
     for request, image in zip(requests, images, strict=True):
-        if request.output is not None:
-            path = Path(request.output)
-            if _REQUESTS.value is not None and not is_safe_name(request.output):
-                raise UserError(
-                    f"{_REQUESTS.value}, line {request.line}: output {request.output[:120]!r} must be the name of a "
-                    "file, printable, of 120 bytes at most, without / and not beginning with a dot or a dash"
-                )
-            path = path if _REQUESTS.value is None else folder / path
-        else:
-            task = "" if request.task == "text" else f"{request.task}_"
-            stem = f"{task}{file_stem(' '.join(request.prompt[:1]))}_seed{request.seed}"
-            path = free_path(folder, stem, ".png" if image else ".mp4", set(paths))
-        check_written_suffix(path, frames=1 if image else 2, codec=_CODEC.value)
+        with naming(request):
+            path = _output_path(folder, request, ".png" if image else ".mp4", paths)
+            check_written_suffix(path, frames=1 if image else 2, codec=_CODEC.value)
         paths.append(path)
-    check_places(requests, paths)
+    places: dict[str, Request] = {}
+    for request, path in zip(requests, paths, strict=True):
+        with naming(request):
+            check_place(request, path, places)
     return paths
+
+
+def _output_path(folder: Path, request: Request, suffix: str, taken: Sequence[Path]) -> Path:
+    if request.output is None:
+        task = "" if request.task == "text" else f"{request.task}_"
+        stem = f"{task}{file_stem(' '.join(request.prompt[:1]))}_seed{request.seed}"
+        return free_path(folder, stem, suffix, set(taken))
+    if request.line is None:
+        return Path(request.output)
+    if not is_safe_name(request.output):
+        raise UserError(
+            f"output {request.output[:120]!r} must be the name of a file, printable, of 120 bytes at most, without / "
+            "and not beginning with a dot or a dash"
+        )
+    return folder / request.output
 
 
 def _for_each(name: str, values: list[T], count: int) -> list[T]:

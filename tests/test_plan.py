@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import re
 
 import jax
 import numpy as np
@@ -53,10 +54,25 @@ def test_every_program_of_a_run_is_planned(planned):
         "decoding a clip, 8 frames of 16x16",
     ]
     assert all(one["name"] in printed for one in written)
+    begun = [printed.index(f"{number} of 5: tracing {one['name']}") for number, one in enumerate(written, start=1)]
+    done = [printed.index(f"\n{one['name']}\n  machine: cpu:8") for one in written]
+    assert printed.startswith(f"5 programs for cpu:8: {'; '.join(one['name'] for one in written)}\n")
+    in_turn = [place for pair in zip(begun, done, strict=True) for place in pair]
+    assert in_turn == sorted(in_turn), "each is printed as it is done"
+    assert len(re.findall(r"^  compiling [\d,]+ operations, (about \d+ s|\d+ s to \d+ (s|min))$", printed, re.M)) == 5
     assert printed.count("fits as far as is known: of this device no limit is") == len(written)
     assert all(one["mesh"] == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2} for one in written)
     assert all(one["needed"] >= one["memory"]["parameters"] > 0 for one in written)
     assert all(one["products"] > 0 and one["hbm"] > one["memory"]["parameters"] for one in written)
+
+
+def test_how_long_a_program_may_take_is_between_what_others_took():
+    pace = plans.Pace()
+    assert (pace.in_words(35_000), pace.in_words(1_000)) == ("40 s to 3 min", "about 10 s")
+    pace.took(1_000, 60.0)
+    assert pace.in_words(35_000) == "40 s to 35 min"
+    pace.took(1_000, 0.1)
+    assert pace.in_words(10_000) == "10 s to 10 min"
 
 
 def test_the_train_step_is_that_of_the_run(planned, settings):
@@ -169,12 +185,17 @@ def test_a_program_that_the_compiler_refuses_for_its_size_does_not_fit(settings)
     (program,) = programs.train_programs(settings, mesh, ["videos"], segment_tokens=12)
 
     class Refused:
+        def as_text(self) -> str:
+            return "an operation\n" * 35_000
+
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: temporaries (3.00G) exceeds available HBM (2.00G).")
 
     machine = plans.Machine(name="small", chip=None, devices=jax.devices(), slices=1)
     refused = dataclasses.replace(program, lower=Refused)
-    plan = plans.make_plan(refused, settings, machine, mesh, limit=None)
+    told = []
+    plan = plans.make_plan(refused, settings, machine, mesh, limit=None, say=told.append)
+    assert told == ["compiling 35,000 operations, 40 s to 3 min"]
     assert (plan.fits, plan.compiled, plan.needed, plan.limit) == (False, False, 3 * 2**30, 2 * 2**30)
     assert "  does not fit: needs 3.22 GB of 2.15 GB; what would help, most first:" in plans.lines(plan)
 

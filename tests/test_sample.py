@@ -1,6 +1,7 @@
 """What `sora_jax.sample` makes of its flags; `test_commands.py` runs it as a user does."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.experiment.loading import limits_of
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.job import read_job
+from sora_jax.generate.request import read_requests
 from sora_jax.generate.write import is_safe_name
 
 
@@ -107,3 +109,24 @@ def test_what_cannot_be_made_is_told(settings, given, said):
     with pytest.raises(UserError) as caught:
         asked(settings, **{"prompt": ["a red circle"]} | given)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"prompt": "a", "frames": 4}, "frames 4 is not 1 plus a multiple of 4"),
+        ({"prompt": "a", "output": "../a.mp4"}, "output '../a.mp4' must be the name of a file"),
+        ({"prompt": "a", "output": "a.doc"}, "a.doc: the ending must be one of .mp4"),
+        ({"prompt": "a", "output": "first.mp4"}, "first.mp4 is that of line 1, too"),
+    ],
+)
+def test_what_a_file_of_requests_cannot_have_is_told_with_its_line(settings, tmp_path, line, said):
+    path = tmp_path / "all.jsonl"
+    # What is empty counts, and so does nothing but the file: not which of the requests it is.
+    path.write_text(f'{{"prompt": "a", "output": "first.mp4"}}\n\n{{"prompt": "b"}}\n{json.dumps(line)}\n')
+    with flagsaver.flagsaver(requests=str(path)):
+        requests, limits = read_requests(path), limits_of(settings)
+        with pytest.raises(UserError, match=r"all\.jsonl, line 4: ") as caught:
+            sample.output_paths(tmp_path, requests, [sample.check(request, limits) for request in requests])
+    assert said in str(caught.value)
+    assert str(caught.value).count("line 4") == 1

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from sora_jax.core.platforms import leave_out_tpu
 from sora_jax.core.printable import printable
 
 _PACKAGE = str(Path(__file__).parents[1])
@@ -102,6 +103,7 @@ def run_command(main: Callable[[Sequence[str]], None], *, takes_words: bool = Fa
         try:
             if len(argv) > 1 and not takes_words:
                 raise UserError(f"unknown argument {argv[1]!r}: flags start with --, see --help")
+            leave_out_tpu()
             main(argv)
         except Exception as error:
             return report(error)

@@ -8,6 +8,7 @@ over the limit is scaled down, isotropically, and only what the strides demand i
 """
 
 import dataclasses
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -19,7 +20,7 @@ from sora_jax.core.printable import printable
 # A minute of video shrunk to a few pixels teaches less than its first seconds at a size that shows something.
 SHORT_SIDE_TOKENS = 4
 # Of a picture may be cut to gain size, and of the size may be given up to keep the picture whole.
-LITTLE_CUT, LEAST_SIZE = 0.02, 0.75
+LITTLE_CUT, LEAST_SIZE = 0.02, 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,9 +98,9 @@ def fit_clip(
     The first frames are kept, 1 + k * st of them and at most `max_frames`. Over `max_tokens` the clip is
     scaled down, to a scale at which one side is an exact multiple of its stride: of those that fit and are at least
     `LEAST_SIZE` of the largest that does, to the largest that cuts at most `LITTLE_CUT` of the picture, else to the one
-    that cuts least. Once its short side has `SHORT_SIDE_TOKENS` tokens, time is cut instead; only a single frame that
-    is still too large is scaled further. With `square_crop` only the central square is kept, and all of this is done to
-    it.
+    that cuts least, by whole percents. Once the short side of the largest has `SHORT_SIDE_TOKENS` tokens, time is cut
+    instead; only a single frame that is still too large is scaled further. With `square_crop` only the central square
+    is kept, and all of this is done to it.
 
     Raises `BadClip` when the clip is smaller than one stride, has fewer than `min_tokens` tokens, or is so
     elongated that no scale brings one frame under `max_tokens`.
@@ -148,15 +149,18 @@ def _fit_grid(
     scales = _exact_scales(sides, stride=stride)
     short_side = min(SHORT_SIDE_TOKENS, *_grid(Fraction(1), sides, stride=stride))
     smallest = next(s for s in scales if min(_grid(s, sides, stride=stride)) >= short_side)
-    steps = min(steps, max(1, max_tokens // _area(smallest, sides, stride=stride)))
-    fitting = [s for s in scales if steps * _area(s, sides, stride=stride) <= max_tokens]
+    kept = min(steps, max(1, max_tokens // _area(smallest, sides, stride=stride)))
+    fitting = [s for s in scales if kept * _area(s, sides, stride=stride) <= max_tokens]
     if not fitting:
         return None
-    least = max(min(smallest, fitting[-1]), fitting[-1] * Fraction(LEAST_SIZE))
-    scale = max(
-        (s for s in fitting if s >= least), key=lambda s: (-max(_cut(s, sides, stride=stride), Fraction(LITTLE_CUT)), s)
-    )
-    return steps, scale, _grid(scale, sides, stride=stride)
+    large = [s for s in fitting if s >= fitting[-1] * Fraction(LEAST_SIZE)]
+    scale = max(large, key=lambda s: (-_percents(_cut(s, sides, stride=stride)), s))
+    return min(steps, max_tokens // _area(scale, sides, stride=stride)), scale, _grid(scale, sides, stride=stride)
+
+
+def _percents(cut: Fraction) -> int:
+    """Returns the percents of a picture that a cut takes, as they are compared: what is little is alike."""
+    return max(math.ceil(100 * cut), round(100 * LITTLE_CUT))
 
 
 def _exact_scales(sides: tuple[int, int], *, stride: tuple[int, int]) -> list[Fraction]:

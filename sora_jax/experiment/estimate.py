@@ -8,6 +8,7 @@ machine, so the result is rough; `RunProgress` corrects it as the run proceeds.
 import dataclasses
 import math
 import timeit
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from sora_jax.checkpoints.retention import find_steps
+from sora_jax.core.compiling import holds_programs
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.precision import compute_dtype
 from sora_jax.experiment.loading import solver_config
@@ -87,9 +89,18 @@ def measure_speed(settings: Settings, mesh: Mesh, *, compiled: bool) -> Speed:
     return Speed(
         platform=platform,
         product=devices * 2 * side**3 / fastest,
-        host=_PLAIN_SECONDS / min(timeit.repeat(_plain_work, number=1, repeat=5)),
+        host=_host_speed(),
         compiled=compiled,
     )
+
+
+def compile_seconds(kind: str, cache: Path | None) -> float:
+    """Returns how long this machine takes to compile what a kind of stage, or the evaluation, needs."""
+    return _ONCE[kind][holds_programs(cache)] / _host_speed()
+
+
+def _host_speed() -> float:
+    return _PLAIN_SECONDS / min(timeit.repeat(_plain_work, number=1, repeat=5))
 
 
 def _plain_work() -> None:
@@ -136,21 +147,22 @@ class _Work:
 
     def part(self, name: str, stage: StageConfig, speed: Speed, *, clips: int) -> Part:
         """Returns what is expected of a stage."""
-        settings, once = self._settings, speed.once(stage.kind)
+        settings, compiling = self._settings, speed.once(stage.kind)
+        once = compiling
         if isinstance(stage, AutoencoderStage):
             both = 3 * (self._encode + self._decode)  # the backward pass multiplies twice where the forward pass does
             steps = [speed.seconds(stage.kind, both * math.prod(one)) for one in stage.crops.buckets]
             each = sum(steps) / len(steps)
-            return Part(name=name, total=stage.steps, unit="steps", each=each, once=once)
+            return Part(name=name, total=stage.steps, unit="steps", each=each, once=once, compiling=compiling)
         if isinstance(stage, PrepareStage):
             mine = Share(index=jax.process_index(), count=jax.process_count())
             total = len(mine.of(clips, chunk=stage.clips_per_shard))
             each = speed.seconds(stage.kind, stage.batch * self._pixels() * self._encode) / stage.batch
-            return Part(name=name, total=total, unit="clips", each=each, once=once)
+            return Part(name=name, total=total, unit="clips", each=each, once=once, compiling=compiling)
         images = stage.mix.images / (stage.mix.images + stage.mix.videos)
         each = sum(share * speed.seconds(stage.kind, self._step(size)) for share, size in _sizes(settings, images))
         once += settings.log.samples_per_stage * self._sampling(len(settings.sampling.prompts), speed)
-        return Part(name=name, total=stage.steps, unit="steps", each=each, once=once)
+        return Part(name=name, total=stage.steps, unit="steps", each=each, once=once, compiling=compiling)
 
     def evaluation(self, speed: Speed) -> Part:
         """Returns what is expected of the evaluation."""
@@ -159,7 +171,8 @@ class _Work:
         if settings.data.source == "shapes":
             seconds += self._sampling(config.prompts, speed) + _TASKS * self._sampling(config.tasks, speed)
         each = seconds / JUDGEMENTS
-        return Part(name=EVALUATION, total=JUDGEMENTS, unit="judgements", each=each, once=speed.once(EVALUATION))
+        once = speed.once(EVALUATION)
+        return Part(name=EVALUATION, total=JUDGEMENTS, unit="judgements", each=each, once=once, compiling=once)
 
     def _pixels(self) -> float:
         """Returns the pixels of a clip, on average."""

@@ -19,10 +19,8 @@ from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
-from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.job import Limits, read_job
-from sora_jax.generate.request import Request
+from sora_jax.generate.job import Limits
 from sora_jax.generate.sampler import Sampler
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
@@ -31,7 +29,6 @@ from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
-from sora_jax.video import shapes
 
 # Which weights of a checkpoint are used: the first average, or what the last step left.
 Weights = Literal["ema", "params"]
@@ -190,20 +187,6 @@ def limits_of(settings: Settings) -> Limits:
 def _diffusion_stages(settings: Settings) -> list[DiffusionStage]:
     stages = (settings.stages[name] for name in settings.run)
     return [stage for stage in stages if isinstance(stage, DiffusionStage)]
-
-
-def example(settings: Settings, prompt: str, *, frames: int) -> Canvas:
-    """Returns the canvas of one of the prompts that are sampled as training proceeds; raises as `read_job`."""
-    sampling = settings.sampling
-    size = f"{sampling.size[0]}x{sampling.size[1]}"
-    job = read_job(Request(prompt=(prompt,), frames=frames, size=size), limits_of(settings))
-    grid = limits_of(settings).grid(frames, job.size)
-    if shapes.count(grid) > settings.packing.tokens:
-        raise UserError(
-            f"sampling.frames: {frames} frames of {size} are {shapes.count(grid)} tokens and a row of this run holds "
-            f"{settings.packing.tokens}: fewer frames or a smaller size"
-        )
-    return Canvas(prompt=job.prompts[0], grid=grid, fps=job.fps, seed=job.request.seed)
 
 
 def pack_layout(settings: Settings) -> PackLayout:

@@ -8,11 +8,12 @@ from jax.sharding import Mesh
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import make_mesh
 from sora_jax.core.sharding import batch_part, ways
-from sora_jax.experiment.loading import example
+from sora_jax.experiment.loading import limits_of
 from sora_jax.experiment.recipes import perceptual_distance
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
-from sora_jax.generate.canvas import Canvas
+from sora_jax.generate.job import Job, read_job
+from sora_jax.generate.request import Request
 
 
 def check_start(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh:
@@ -39,7 +40,7 @@ def check_start(settings: Settings, devices: Sequence[Any] | None = None) -> Mes
         )
     if any(isinstance(settings.stages[name], DiffusionStage) for name in settings.run):
         _check_split(settings, mesh)
-    example_canvases(settings, frames=settings.sampling.frames)
+    example_jobs(settings, frames=settings.sampling.frames)
     return mesh
 
 
@@ -58,6 +59,10 @@ def _check_split(settings: Settings, mesh: Mesh) -> None:
         )
 
 
-def example_canvases(settings: Settings, *, frames: int) -> list[Canvas]:
-    """Returns the configured prompts as canvases of `frames` frames, at seed 0."""
-    return [example(settings, prompt, frames=frames) for prompt in settings.sampling.prompts]
+def example_jobs(settings: Settings, *, frames: int) -> list[Job]:
+    """Returns the configured prompts as videos of `frames` frames, at seed 0, to be made as `sample` makes them.
+
+    Raises UserError as `read_job`.
+    """
+    limits = limits_of(settings)
+    return [read_job(Request(prompt=(prompt,), frames=frames), limits) for prompt in settings.sampling.prompts]

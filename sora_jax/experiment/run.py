@@ -16,6 +16,7 @@ from sora_jax.core.stop import StopSignal
 from sora_jax.data.fitting import Collection
 from sora_jax.data.sources.base import fingerprint
 from sora_jax.experiment.advice import advice
+from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.datasets import curate_all, open_collections
 from sora_jax.experiment.estimate import EVALUATION, expected_parts, measure_speed
 from sora_jax.experiment.evaluation import evaluate
@@ -132,14 +133,17 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
     """
     settings = read_settings(config)
     collections = open_collections(settings)
-    use_compilation_cache()
+    cache = use_compilation_cache()
     with Workdir(path, part=share.name) as workdir:
         workdir.claim(config, clips=lambda: _fingerprints(collections))
         with failure.recorded(workdir.path, process=share.index, processes=share.count), StopSignal() as stop:
             failure.at(stage="prepare")
             curated = curate_all(collections, settings, workdir, writes=share.index == 0)
             total = sum(clips_of_share(settings, curated, share))
-            with contextlib.closing(Progress("prepare", total=total, unit="clips")) as progress:
+            with (
+                compiling_told("prepare", "prepare", settings, cache),
+                contextlib.closing(Progress("prepare", total=total, unit="clips")) as progress,
+            ):
                 encode_share(settings, workdir, curated, share, stop, progress.update)
     print(f"share {share.index} of {share.count} is encoded: run prepare without a share when all are", flush=True)
 

@@ -12,7 +12,7 @@ from sora_jax.core.files import write_atomically
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.fitting import FittedSource
 from sora_jax.data.media.writer import ClipFormat, open_clip, write_clip
-from sora_jax.generate.canvas import Canvas
+from sora_jax.generate.job import Job
 from sora_jax.generate.write import contact_sheet
 from sora_jax.models.codec import Codec
 from sora_jax.train.metrics import MetricsWriter
@@ -58,15 +58,15 @@ def show_samples(
     metrics: MetricsWriter,
     stage: str,
     step: int,
-    canvases: list[Canvas],
+    jobs: list[Job],
     clips: list[np.ndarray],
 ) -> None:
-    """Writes the clip made from each canvas."""
+    """Writes the clip that each job made."""
     names = {}
-    for number, (canvas, pixels_THWC) in enumerate(zip(canvases, clips, strict=True)):
+    for number, (job, pixels_THWC) in enumerate(zip(jobs, clips, strict=True)):
         name = f"prompt_{number:02d}"
-        names[name] = canvas.prompt
-        _show(workdir, metrics, stage, step, name, pixels_THWC, canvas.fps)
+        (names[name],) = job.prompts
+        _show(workdir, metrics, stage, step, name, pixels_THWC, job.fps)
     _name(workdir, stage, names)
 
 

@@ -21,6 +21,7 @@ from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core import failure, rng
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import UserError
+from sora_jax.core.printable import printable
 from sora_jax.core.sharding import batch_part
 from sora_jax.core.stop import StopSignal
 from sora_jax.core.tree import abstract_model
@@ -35,14 +36,16 @@ from sora_jax.experiment.loading import (
     build_autoencoder,
     given_codec,
     given_statistics,
+    limits_of,
     load_codec,
     make_sampler,
 )
-from sora_jax.experiment.preflight import example_canvases
+from sora_jax.experiment.preflight import example_jobs
 from sora_jax.experiment.prepare_shares import encode_share
 from sora_jax.experiment.recipes import autoencoder_recipe, diffusion_recipe, state_maker
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage
+from sora_jax.generate.scheduler import make_all
 from sora_jax.models.codec import Codec, measure_latents
 from sora_jax.preparation.encode import Share, finish, header
 from sora_jax.train.loop import Surroundings, Task, train
@@ -253,16 +256,16 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     codec = load_codec(run.workdir, settings, mesh=run.mesh)  # it decodes beside weights that lie there
     recipe = diffusion_recipe(settings, name, run.mesh)
     structure, _, _ = abstract_model(recipe.maker.build)
-    sampler = make_sampler(settings, codec, structure)
-    canvases = example_canvases(settings, frames=settings.sampling.frames if stage.mix.videos else 1)
+    sampler = make_sampler(settings, codec, structure, mesh=run.mesh)
+    jobs = example_jobs(settings, frames=settings.sampling.frames if stage.mix.videos else 1)
 
     def show(state: TrainState, step: int) -> None:
-        clips = sampler(state.ema[track_name(settings.ema.widths[0])], canvases)
-        sample_log.show_samples(run.workdir, run.metrics, name, step, canvases, clips)
+        made = make_all(sampler, state.ema[track_name(settings.ema.widths[0])], jobs, limits_of(settings))
+        sample_log.show_samples(run.workdir, run.metrics, name, step, jobs, [one.clip for one in made])
 
     stream = packed_batches(run, stage, codec)
-    for rejected in stream.rows.plan.rejected:
-        logging.warning("%s: sample %d is left out: %s", name, rejected.sample, rejected.reason)
+    for sample, reason in stream.rows.left_out().items():
+        logging.warning("%s: %s is left out: %s", name, printable(sample), reason)
     task = Task(
         objective=recipe.objective,
         maker=recipe.maker,

@@ -113,14 +113,17 @@ def _content(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_places(requests: Sequence[Request], paths: Sequence[Path]) -> None:
-    """Raises UserError where two outputs are one file, or one is a file that is given."""
-    places: set[str] = set()
-    for request, path in zip(requests, paths, strict=True):
-        place = os.path.realpath(first_file(path))
-        if place in places:
-            raise UserError(f"two --output are {path}: give each request a file of its own")
-        places.add(place)
-        for given in filter(None, (request.image, request.mask, *request.video)):
-            if os.path.realpath(given) == place:
-                raise UserError(f"the output {path} is the file {given} that is given: choose another name for it")
+def check_place(request: Request, path: Path, places: dict[str, Request]) -> None:
+    """Adds where the output of a request lies to those of others.
+
+    Raises UserError where it is the file of another of these, or one that is given.
+    """
+    place = os.path.realpath(first_file(path))
+    if (other := places.setdefault(place, request)) is not request:
+        said = f"two --output are {path}"
+        if other.line is not None:
+            said = f"the output {path} is that of line {other.line}, too"
+        raise UserError(f"{said}: give each request a file of its own")
+    for given in filter(None, (request.image, request.mask, *request.video)):
+        if os.path.realpath(given) == place:
+            raise UserError(f"the output {path} is the file {given} that is given: choose another name for it")

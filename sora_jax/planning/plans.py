@@ -6,6 +6,7 @@ Bytes, FLOPs and seconds are those of one run of the program, such as a step; by
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sora_jax.planning.collectives import NETWORK, Traffic, bytes_by_axes, traff
 from sora_jax.planning.hbm import hbm_bytes, matmul_flops
 from sora_jax.planning.hlo import Module, estimated_cycles
 from sora_jax.planning.topology import Machine, links
+from sora_jax.train.progress import about
 
 KINDS = ("parameters", "moments", "ema", "batch", "activations", "temporaries")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -28,6 +30,8 @@ _TOO_MUCH = (
     re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
     re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
 )
+# What two cores took for an operation of train steps, for CPUs and TPUs: the quickest and the slowest, seconds.
+_SECONDS_OF_OPERATION = (1.2e-3, 4.5e-3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,23 @@ class Plan:
         return self.compiled and (self.limit is None or self.needed <= self.limit)
 
 
+class Pace:
+    """How long compilers take for a program, by its operations: between the quickest and the slowest so far."""
+
+    def __init__(self) -> None:
+        self._quickest, self._slowest = _SECONDS_OF_OPERATION
+
+    def in_words(self, operations: int) -> str:
+        """Returns how long so many operations are likely to take."""
+        quick, slow = about(operations * self._quickest), about(operations * self._slowest)
+        return f"about {quick}" if quick == slow else f"{quick} to {slow}"
+
+    def took(self, operations: int, seconds: float) -> None:
+        """Takes in how long so many took."""
+        self._quickest = min(self._quickest, seconds / operations)
+        self._slowest = max(self._slowest, seconds / operations)
+
+
 def make_plan(
     program: Program,
     settings: Settings,
@@ -96,15 +117,18 @@ def make_plan(
     *,
     limit: float | None,
     keep_in: str | None = None,
+    pace: Pace | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Returns the plan of a program.
 
     `limit` in bytes takes the place of what the chip has; the compiled program is written to the folder `keep_in`.
+    `say` is told what is compiled and how long that is likely to take, by `pace`.
     """
     held = {kind: bytes_on_a_device(tree) for kind, tree in program.held.items()}
     with jax.set_mesh(mesh):
         kept = 0.0 if program.kept is None else program.kept()
-        compiled, needed, available, seconds = _compile(program)
+        compiled, needed, available, seconds = _compile(program, pace or Pace(), say)
     if limit is None:
         limit = available or (None if machine.chip is None else machine.chip.hbm)
     memory = {kind: held.get(kind, 0.0) for kind in KINDS} | {"activations": kept}
@@ -112,16 +136,13 @@ def make_plan(
     memory["temporaries"] = max(0.0, needed - sum(memory.values()))
     text = None if compiled is None else compiled.as_text()
     if text is not None and keep_in is not None:
-        path = Path(keep_in) / (re.sub(r"\W+", "_", program.name) + ".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        _keep(text, Path(keep_in), program.name)
     module = None if text is None else Module(text)
     within: dict[str, int] = dict(zip(MESH_AXES, mesh.devices.shape, strict=True))
     within["data"] //= machine.slices
     sent = [] if module is None else traffic(module, within, slices=machine.slices)
-    products = None if module is None else matmul_flops(module)
+    products, moved = (None, None) if module is None else (matmul_flops(module), hbm_bytes(module))
     flops = products * mesh.size if program.flops is None and products is not None else program.flops
-    moved = None if module is None else hbm_bytes(module)
     floor = _floor(program, machine, mesh, flops=flops, moved=moved, sent=sent)
     peak = 0.0 if machine.chip is None else machine.chip.flops * mesh.size
     plan = Plan(
@@ -150,14 +171,26 @@ def make_plan(
     return plan if plan.fits else dataclasses.replace(plan, advice=advise(plan, settings))
 
 
-def _compile(program: Program) -> tuple[Any, float, float | None, float]:
+def _keep(text: str, folder: Path, name: str) -> None:
+    """Writes a compiled program."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / (re.sub(r"\W+", "_", name) + ".txt")).write_text(text)
+
+
+def _compile(program: Program, pace: Pace, say: Callable[[str], None]) -> tuple[Any, float, float | None, float]:
     """Returns (compiled or None, bytes needed, bytes available if the compiler says them, seconds)."""
     began = time.perf_counter()
+    lowered = program.lower()
+    operations = lowered.as_text().count("\n")  # a line each
+    say(f"compiling {operations:,} operations, {pace.in_words(operations)}")
+    traced = time.perf_counter()
     try:
-        compiled = program.lower().compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed, available = too_much(str(error))
         return None, needed, available, time.perf_counter() - began
+    finally:
+        pace.took(operations, time.perf_counter() - traced)
     seconds = time.perf_counter() - began
     return compiled, float(compiled.memory_analysis().peak_memory_in_bytes), None, seconds
 

@@ -42,6 +42,7 @@ class Part:
       unit: Their name, in the plural.
       each: Seconds that a unit takes.
       once: Seconds for what is not done unit by unit: to compile programs, to show samples.
+      compiling: Seconds of these until the first unit: its programs are compiled, or read from the cache.
       done: Units that were done when the run was started.
       took: Seconds that it took, where it is finished; None where it is not.
     """
@@ -51,6 +52,7 @@ class Part:
     unit: str
     each: float
     once: float
+    compiling: float = 0.0
     done: int = 0
     took: float | None = None
 
@@ -149,7 +151,8 @@ class RunProgress:
     """How far a run is: which part of how many, which share of the whole, how much time is left of the whole.
 
     What is left is first what `parts` expect. Then it is judged by what was measured: of the part in progress by the
-    pace of its last units, of later ones by how much longer than expected all took so far.
+    pace of its last units, of later ones by how much longer than expected all took so far. It is not shown before the
+    first units of a part were measured.
 
     Args:
       parts: All parts of the run, finished ones included, in order.
@@ -171,7 +174,9 @@ class RunProgress:
         """Begins a part."""
         self._parts[name] = dataclasses.replace(self._parts[name], took=None)
         self._current = _Current(self._parts[name], self._now())
-        self._say(f"{self._where()}, {self._whole()}")
+        seconds = self._measured.once * self._parts[name].compiling
+        first = f"; first its programs are compiled, about {about(seconds)}" if seconds else ""
+        self._say(f"{self._where()}, {self._whole()}{first}")
 
     def go_on_from(self, done: int) -> None:
         """Says that `done` units of the part were done before it began, or are again all that are done."""
@@ -236,7 +241,8 @@ class RunProgress:
         share, left = self.share(), self.left()
         if not left:
             return "100% of the run is done"
-        return f"{min(int(100 * share), 99)}% of the run, about {about(left)} left"
+        known = self._current is None or self._current.measured
+        return f"{min(int(100 * share), 99)}% of the run" + (f", about {about(left)} left" if known else "")
 
     def _say(self, text: str) -> None:
         if self._display is not None:
@@ -281,6 +287,11 @@ class _Current:
     def go_on_from(self, done: int, now: float) -> None:
         self._first = self._done = done
         self._last = now
+
+    @property
+    def measured(self) -> bool:
+        """Whether as many updates were measured as what was expected counts for."""
+        return len(self._updates) >= _EXPECTED
 
     def update(self, done: int, now: float) -> None:
         if done > self._done and not self._is_first:

@@ -82,7 +82,33 @@ def test_an_image_is_scaled_no_further_than_needed_to_keep_it_whole(sides, strid
     assert fitted.cut == pytest.approx(float(found[scale]))
     larger = [cut for other, cut in found.items() if other > scale]
     assert all(cut > 0.02 and cut >= found[scale] for cut in larger), "size is given up for the picture alone"
-    assert fitted.scale >= 0.75 * float(largest) - 1e-9
+    whole = any(cut <= 0.02 for other, cut in found.items() if 2 * other >= largest)
+    if Fraction(1) in found:
+        assert fitted.scale == 1, "within the limit the size stays"
+    else:
+        assert (fitted.cut <= 0.02) == whole, "it is whole where that leaves half of the size"
+    assert fitted.scale >= 0.5 * float(largest) - 1e-9
+    alike = [other for other, cut in found.items() if 2 * other >= largest and cut <= found[scale] - Fraction(1, 100)]
+    assert fitted.scale == 1 or fitted.cut <= 0.02 or not alike, "nothing cuts a percent less"
+
+
+COMMON = [(360, 640), (1080, 1920), (1920, 1080), (480, 854), (576, 720), (1000, 1000), (1080, 1440), (1080, 2560)]
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("sides", COMMON)
+def test_common_sizes_keep_their_picture_within_two_percent_wherever_a_grid_does(stride, sides):
+    for max_tokens in (16, 24, 48, 76, 96, 256):
+        fitted = fit(blank(1, *sides), stride=(4, stride, stride), max_tokens=max_tokens)
+        allowed = [cut for tokens, cut in cuts(sides, stride).values() if tokens <= max_tokens and cut <= 0.02]
+        assert (fitted.cut <= 0.02) == bool(allowed), (max_tokens, fitted.cut, fitted.clip.pixels_THWC.shape)
+        assert fitted.cut < 0.0633, "of 3 x 5 tokens of a wide picture that has no better ones"
+
+
+def test_a_long_clip_that_is_made_smaller_to_stay_whole_has_more_time_for_it():
+    fitted = fit(blank(401, 480, 640), max_tokens=96)
+    assert fitted.clip.pixels_THWC.shape == (29, 48, 64, 3), "8 x 12 tokens, not 4 x 20 of which a sixteenth is cut"
+    assert (fitted.tokens, fitted.cut) == (96, 0)
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 28, 32])

@@ -1,14 +1,17 @@
 """A config is checked as a whole, before anything compiles."""
 
 import dataclasses
+import math
 import typing
 
 import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.experiment.loading import limits_of
-from sora_jax.experiment.preflight import check_start, example_canvases
+from sora_jax.experiment.preflight import check_start, example_jobs
 from sora_jax.experiment.settings import Settings, read_settings
+from sora_jax.generate.job import read_job
+from sora_jax.generate.request import Request
 
 ELSEWHERE = {"stages.videos.start_from": "runs/other/checkpoints/videos"}
 
@@ -143,7 +146,7 @@ def test_strides_follow_from_the_models(toy_config):
         ({"mesh.data": 3}, "does not fit 8 devices"),
         ({"sampling.size": (16, 20)}, "width 20 is not divisible by 8 = 4 (autoencoder) x 2 (patch)"),
         ({"sampling.frames": 4}, "frames 4 is not 1 plus a multiple of 4 (autoencoder); nearest: 1, 5"),
-        ({"sampling.frames": 41}, "41 frames of 16x16 are 44 tokens and a row of this run holds 36"),
+        ({"sampling.frames": 4001}, "longer than the 60 s of sampling.max_seconds: a shorter video"),
         ({"sampling.prompts": ("",)}, "the prompt '' is empty"),
         ({"sampling.prompts": ("word " * 30,)}, "the prompt has 31 tokens and this model takes 24"),
     ],
@@ -157,9 +160,23 @@ def test_what_the_devices_or_the_examples_cannot_do_is_told_at_the_start(toy_con
 def test_the_toy_run_may_start(toy_config):
     settings = read_settings(toy_config())
     assert dict(check_start(settings).shape) == {"data": 8, "fsdp": 1, "sequence": 1, "tensor": 1}
-    canvases = example_canvases(settings, frames=5)
-    assert [canvas.prompt for canvas in canvases] == list(settings.sampling.prompts)
-    assert {(canvas.grid, canvas.seed, canvas.fps) for canvas in canvases} == {((2, 2, 2), 0, 8.0)}
+    jobs = example_jobs(settings, frames=5)
+    assert [job.prompts for job in jobs] == [(prompt,) for prompt in settings.sampling.prompts]
+    assert {(job.frames, job.size, job.request.seed, job.fps) for job in jobs} == {(5, (16, 16), 0, 8.0)}
+
+
+@pytest.mark.parametrize(("size", "frames"), [((64, 64), 5), ((16, 16), 41), ((64, 80), 41)])
+def test_examples_may_be_larger_than_a_row_as_by_flags(toy_config, size, frames):
+    config = toy_config()
+    config.sampling.size, config.sampling.frames = size, frames
+    settings = read_settings(config)
+    check_start(settings)
+    limits, (prompt, *_) = limits_of(settings), settings.sampling.prompts
+    asked = Request(prompt=(prompt,), frames=frames, size=f"{size[0]}x{size[1]}")
+    example, flagged = example_jobs(settings, frames=frames)[0], read_job(asked, limits_of(read_settings(toy_config())))
+    assert (example.size, example.frames, example.fps) == (flagged.size, flagged.frames, flagged.fps) != ((16, 16), 5)
+    assert math.prod(limits.grid(frames, size)) > limits.row_tokens
+    assert (len(limits.windows(frames, size)) > 1) == (frames == 41)
 
 
 def test_what_a_model_can_make_is_what_it_was_trained_on(toy_config):

@@ -13,7 +13,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import first_file
 from sora_jax.generate.job import Job
-from sora_jax.generate.outputs import Book, Files, check_places
+from sora_jax.generate.outputs import Book, Files, check_place
 from sora_jax.generate.request import Request, read_requests
 from sora_jax.generate.write import file_stem, is_safe_name
 
@@ -62,11 +62,12 @@ def test_an_output_is_no_file_that_is_given_nor_another_output(tmp_path):
     for name in ("a.gif", "./a.gif", "link.gif"):
         request = Request(task="loop", video=(str(given),), output=name)
         with pytest.raises(UserError, match=r"is the file .*a\.gif that is given: choose another name"):
-            check_places([request], [tmp_path / name])
-    pair = [Request(prompt=("a",), output="x"), Request(prompt=("b",), output="y")]
-    check_places(pair, [tmp_path / "a.mp4", tmp_path / "b.mp4"])
-    with pytest.raises(UserError, match="give each request a file of its own"):
-        check_places(pair, [tmp_path / "b" / ".." / "a.mp4", tmp_path / "a.mp4"])
+            check_place(request, tmp_path / name, {})
+    first, second, places = Request(prompt=("a",), output="x"), Request(prompt=("a",), output="x"), {}
+    check_place(first, tmp_path / "b" / ".." / "a.mp4", places)
+    check_place(second, tmp_path / "b.mp4", places)
+    with pytest.raises(UserError, match=r"two --output are .*a\.mp4: give each request a file of its own"):
+        check_place(second, tmp_path / "a.mp4", places)
 
 
 def write_requests(path, *lines):
@@ -138,7 +139,7 @@ def test_whatever_prompts_and_outputs_are_called_nothing_is_lost_or_replaced(ask
         output = f"{output}.png" if output is not None and is_safe_name(f"{output}.png") else None
         request = Request(prompt=(prompt,), output=output)
         wanted = folder / (output or f"{file_stem(prompt)}_seed0.png")
-        check_places([request], [wanted])
+        check_place(request, wanted, {})
         with contextlib.ExitStack() as stack:
             files = Files(stack, [request], [wanted], codec=None, facts=FACTS)
             files.open(0, job(request))(np.full((1, 8, 8, 3), shade, np.uint8))

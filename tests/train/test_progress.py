@@ -1,6 +1,7 @@
 """One line for the whole of a run: where it is, what is left, and that this is judged by what is measured."""
 
 import io
+import re
 
 import pytest
 
@@ -121,9 +122,9 @@ def test_in_a_log_the_line_comes_with_each_stage_and_every_half_minute(time, cap
             progress.end()
     assert stream.getvalue() == ""
     assert capsys.readouterr().out.splitlines() == [
-        "stage 1 of 2: images, 0% of the run, about 2 min left",
+        "stage 1 of 2: images, 0% of the run",
         "stage 1 of 2: images took 2 min, 71% of the run, about 40 s left",
-        "stage 2 of 2: videos, 71% of the run, about 40 s left",
+        "stage 2 of 2: videos, 71% of the run",
         "stage 2 of 2: videos took 40 s, 100% of the run is done",
     ]
     assert caplog.messages == [
@@ -132,6 +133,32 @@ def test_in_a_log_the_line_comes_with_each_stage_and_every_half_minute(time, cap
         "stage 1 of 2: images 90/100 steps, 64% of the run, about 50 s left, loss 0.5",
         "stage 2 of 2: videos 30/40 steps, 92% of the run, about 10 s left, loss 0.5",
     ]
+
+
+def test_what_is_left_is_not_told_before_units_were_measured(time, caplog):
+    caplog.set_level("INFO", logger="absl")
+    progress = run_progress(time, part("images", each=130.0), part("videos"), stream=io.StringIO())
+    progress.begin("images")
+    work(progress, time, range(1, 7), 31.0)
+    told = ["left" in message for message in caplog.messages]
+    assert told == [False] * 3 + [True] * 3, "the first compiles, three say how long it takes"
+
+
+def test_a_stage_says_that_it_compiles_first_and_how_long_judged_by_those_before(time, capsys):
+    parts = [part(name, once=50.0, compiling=40.0) for name in ("images", "videos")]
+    progress = run_progress(time, *parts, part("evaluation", once=0.0))
+    progress.begin("images")
+    time.passes(150.0)  # three times as long as expected
+    work(progress, time, range(1, 101), 1.0)
+    progress.end()
+    for name in ("videos", "evaluation"):
+        progress.begin(name)
+        work(progress, time, range(1, 101), 1.0)
+        progress.end()
+    first, _, second, _, third, _ = capsys.readouterr().out.splitlines()
+    assert first == "stage 1 of 3: images, 0% of the run; first its programs are compiled, about 40 s"
+    assert re.fullmatch(r"stage 2 of 3: videos, \d+% of the run; first its programs are compiled, about 2 min", second)
+    assert re.fullmatch(r"stage 3 of 3: evaluation, \d+% of the run", third)
 
 
 def test_on_a_terminal_a_bar_lives_for_the_whole_run(time, caplog):

@@ -178,6 +178,10 @@ class RowDataset:
         """Returns what the samples of row `number` are called."""
         return [self._prepared[index].source_id for index in self.plan.row(number).samples_S.tolist()]
 
+    def left_out(self) -> dict[str, str]:
+        """Returns source id -> reason of the samples that fit no row."""
+        return {self._prepared[one.sample].source_id: one.reason for one in self.plan.rejected}
+
     def fingerprint(self) -> dict[str, Any]:
         """Returns what the order of rows depends on, fit for JSON; with a row number it is all state."""
         return {

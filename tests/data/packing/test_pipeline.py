@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import pickle
 import threading
@@ -286,6 +287,16 @@ def test_rows_are_drawn_from_several_directories_by_weight(tmp_path):
     samples = np.concatenate([by_size.plan.row(number).samples_S for number in range(200)])
     assert (samples < 4).mean() == pytest.approx(0.1, abs=0.04)
     assert even.fingerprint() != by_size.fingerprint()
+
+
+def test_what_fits_no_row_is_named(prepared):
+    narrow = make_rows(prepared, packing=dataclasses.replace(PACKING, tokens=32))
+    tokens_N = np.prod(prepared.grid_N3 // PATCH, axis=1)
+    assert 0 < np.count_nonzero(tokens_N > 32) < SAMPLES
+    left_out = narrow.left_out()
+    assert list(left_out) == [f"clip {number}" for number in np.flatnonzero(tokens_N > 32)]
+    assert all("32" in reason for reason in left_out.values())
+    assert make_rows(prepared).left_out() == {}
 
 
 def test_a_mix_that_cannot_be_drawn_is_refused(prepared):

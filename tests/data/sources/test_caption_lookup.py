@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.data.sources.test_webdataset import media, write_tar
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
@@ -14,6 +13,7 @@ from sora_jax.data.sources.caption_tables import Written
 from sora_jax.data.sources.decoded import DecodedSource
 from sora_jax.data.sources.records import RecordSource, Sample, write_records
 from sora_jax.data.sources.webdataset import TarSource
+from tests.data.sources.test_webdataset import media, write_tar
 
 PREFIXES = {"folder": "", "webdataset": "heap.tar/", "arrayrecord": "heap.arrayrecord/"}
 
