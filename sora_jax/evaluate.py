@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from absl import flags
 
+from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.compiling import use_compilation_cache
-from sora_jax.core.errors import UserError, run_command
-from sora_jax.core.paths import check_writable, define_path
+from sora_jax.core.errors import UserError
+from sora_jax.core.paths import check_writable
 from sora_jax.data.sources.remote import is_remote
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.evaluation.reconstruction import Networks
@@ -29,29 +29,28 @@ from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
-)
-_WEIGHTS = flags.DEFINE_enum(
+_FLAGS = Flags()
+_WORKDIR = _FLAGS.workdir()
+_CHECKPOINT = _FLAGS.string("checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest.")
+_WEIGHTS = _FLAGS.choice(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
-_EVALUATE = flags.DEFINE_enum("evaluate", "all", PARTS, "Which model to judge.")
-_DATA = define_path(
+_EVALUATE = _FLAGS.choice("evaluate", "all", PARTS, "Which model to judge.")
+_DATA = _FLAGS.path(
     "data",
     None,
     "A folder of videos and images to judge the autoencoder on, instead of the run's own clips; shapes: drawn ones.",
 )
-_CLIPS = flags.DEFINE_integer(
-    "clips", None, "How many clips to judge the autoencoder, or tasks, on; default: as in the config.", lower_bound=1
+_CLIPS = _FLAGS.integer(
+    "clips", None, "How many clips to judge the autoencoder, or tasks, on; default: as in the config.", least=1
 )
-_SOLVER = flags.DEFINE_enum("solver", None, list(METHODS), "Of the samples; default: as in the config.")
-_STEPS = flags.DEFINE_integer("steps", None, "Of that solver; default: as in the config.", lower_bound=1)
-_GUIDANCE = flags.DEFINE_float("guidance", None, "Of that solver; default: as in the config.", lower_bound=0.0)
-_DRAWS = flags.DEFINE_integer("draws", None, "Samples of each prompt; default: as in the config.", lower_bound=1)
-_CACHE = flags.DEFINE_float("cache", None, "Of that solver; default: as in the config.", lower_bound=0.0)
-_LPIPS = define_path("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
-_VIDEO_FEATURES = define_path(
+_SOLVER = _FLAGS.choice("solver", None, list(METHODS), "Of the samples; default: as in the config.")
+_STEPS = _FLAGS.integer("steps", None, "Of that solver; default: as in the config.", least=1)
+_GUIDANCE = _FLAGS.number("guidance", None, "Of that solver; default: as in the config.", least=0.0)
+_DRAWS = _FLAGS.integer("draws", None, "Samples of each prompt; default: as in the config.", least=1)
+_CACHE = _FLAGS.number("cache", None, "Of that solver; default: as in the config.", least=0.0)
+_LPIPS = _FLAGS.path("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
+_VIDEO_FEATURES = _FLAGS.path(
     "video_features", None, "Weights of I3D, .safetensors; without them rFVD compares features of a random network."
 )
 
@@ -102,4 +101,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 
-from sora_jax.core.config_files import define_config
-from sora_jax.core.errors import UserError, run_command
-from sora_jax.core.paths import check_writable, define_path
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import UserError
+from sora_jax.core.paths import check_writable
 from sora_jax.data.curation.source import CuratedSource
 from sora_jax.data.fitting import Collection
 from sora_jax.data.survey import Survey, measures, packing_of, reasons, survey
@@ -25,10 +24,11 @@ from sora_jax.reports.data_page import write_page
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import MAIN
 
-_CONFIG = define_config("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
-_CLIPS = flags.DEFINE_integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", lower_bound=0)
-_EXPORT = define_path("export", None, "Folder for the windows that curation keeps, a video or picture each.")
-_OUTPUT = define_path("output", "inspection.html", "The page.")
+_FLAGS = Flags()
+_CONFIG = _FLAGS.config("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
+_CLIPS = _FLAGS.integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", least=0)
+_EXPORT = _FLAGS.path("export", None, "Folder for the windows that curation keeps, a video or picture each.")
+_OUTPUT = _FLAGS.path("output", "inspection.html", "The page.")
 _PERCENTILES = (0, 5, 50, 95, 100)
 
 
@@ -86,4 +86,4 @@ def print_measures(values: dict[str, list[float]]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

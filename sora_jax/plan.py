@@ -15,36 +15,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from sora_jax.core.config_files import define_config
-from sora_jax.core.errors import DoesNotFit, UserError, run_command
-from sora_jax.core.paths import check_writable, define_path
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import DoesNotFit, UserError
+from sora_jax.core.paths import check_writable
 from sora_jax.planning.topology import describe, prepare_environment
 
-_CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
-_TOPOLOGY = flags.DEFINE_string(
+_FLAGS = Flags()
+_CONFIG = _FLAGS.config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
+_TOPOLOGY = _FLAGS.string(
     "topology", "cpu:8", "The machine: v5e:AxB, v5p:AxBxC or v6e:AxB chips, or cpu:N simulated devices."
 )
-_SLICES = flags.DEFINE_integer("slices", 1, "Such slices, joined by the network of the data centre.")
-_WHAT = flags.DEFINE_enum(
+_SLICES = _FLAGS.integer("slices", 1, "Such slices, joined by the network of the data centre.")
+_WHAT = _FLAGS.choice(
     "what",
     "train",
     ["train", "sample", "autoencoder", "all"],
     "train: the step of each kind of stage of the run; sample: the solver's loop; autoencoder: its steps, encoding and "
     "decoding.",
 )
-_STAGE = flags.DEFINE_multi_string("stage", [], "Stages whose step to plan, instead of the largest of each kind.")
-_SEGMENT_TOKENS = flags.DEFINE_integer(
+_STAGE = _FLAGS.strings("stage", "Stages whose step to plan, instead of the largest of each kind.")
+_SEGMENT_TOKENS = _FLAGS.integer(
     "segment_tokens", None, "Tokens of the segments that rows are counted full of; default: data.max_tokens."
 )
-_SIZE = flags.DEFINE_string(
+_SIZE = _FLAGS.string(
     "size", None, "HEIGHTxWIDTH, in px, of what is sampled, encoded and decoded; default: sampling.size."
 )
-_SECONDS = flags.DEFINE_float("seconds", None, "Duration of what is sampled; default: that of sampling.frames.")
-_HBM_GB = flags.DEFINE_float("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
-_JSON = define_path("json", None, "File to write everything to as well.")
-_HLO = define_path("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
+_SECONDS = _FLAGS.number("seconds", None, "Duration of what is sampled; default: that of sampling.frames.")
+_HBM_GB = _FLAGS.number("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
+_JSON = _FLAGS.path("json", None, "File to write everything to as well.")
+_HLO = _FLAGS.path("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
 
 
 def main(_: Sequence[str]) -> None:
@@ -102,4 +101,4 @@ def _forget_paths(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -11,11 +11,9 @@ says where numbers are not finite.
 import dataclasses
 from collections.abc import Sequence
 
-from absl import flags
-
+from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.compiling import use_compilation_cache
-from sora_jax.core.errors import NumericsError, run_command
-from sora_jax.core.paths import define_path
+from sora_jax.core.errors import NumericsError
 from sora_jax.core.stop import StopSignal
 from sora_jax.experiment.datasets import curate_all, open_collections
 from sora_jax.experiment.preflight import check_start
@@ -26,11 +24,12 @@ from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
-_STAGE = flags.DEFINE_string("stage", None, "The stage whose steps are run again.", required=True)
-_STEP = flags.DEFINE_integer("step", None, "Of the checkpoint to begin at; default: the newest.", lower_bound=0)
-_STEPS = flags.DEFINE_integer("steps", 100, "How many steps.", lower_bound=1)
-_FAILED = flags.DEFINE_bool("failed", False, "Run the step at which the stage gave up.")
+_FLAGS = Flags()
+_WORKDIR = _FLAGS.workdir()
+_STAGE = _FLAGS.string("stage", "", "The stage whose steps are run again.")
+_STEP = _FLAGS.integer("step", None, "Of the checkpoint to begin at; default: the newest.", least=0)
+_STEPS = _FLAGS.integer("steps", 100, "How many steps.", least=1)
+_FAILED = _FLAGS.switch("failed", False, "Run the step at which the stage gave up.")
 
 _MOST_LISTED = 12
 
@@ -85,4 +84,4 @@ def _diagnose(run: Run, stage: str) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import jax
-from absl import flags, logging
+from absl import logging
 from tqdm import tqdm
 
+from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.compiling import use_compilation_cache
-from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
-from sora_jax.core.paths import check_writable, define_path, define_paths
+from sora_jax.core.paths import check_writable
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.media.writer import CODECS, check_written_suffix, first_file
 from sora_jax.diffusion.solvers import METHODS
@@ -48,43 +49,45 @@ from sora_jax.generate.scheduler import run_jobs
 from sora_jax.generate.write import file_stem, free_path, is_safe_name
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
-)
-_WEIGHTS = flags.DEFINE_enum(
+_FLAGS = Flags()
+_WORKDIR = _FLAGS.workdir()
+_CHECKPOINT = _FLAGS.string("checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest.")
+_WEIGHTS = _FLAGS.choice(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
-_TASK = flags.DEFINE_enum("task", "text", TASKS, "How the video is made.")
-_REQUESTS = define_path("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
-_PROMPT = flags.DEFINE_multi_string("prompt", [], "What to show; may be given several times.")
-_NEGATIVE = flags.DEFINE_string("negative", "", "What guidance should lead away from.")
-_SIZE = flags.DEFINE_multi_string("size", [], "HEIGHTxWIDTH in px; default: of what is given, or as in the config.")
-_FRAMES = flags.DEFINE_multi_integer(
+_TASK = _FLAGS.choice("task", "text", TASKS, "How the video is made.")
+_REQUESTS = _FLAGS.path("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
+_PROMPT = _FLAGS.strings("prompt", "What to show; may be given several times.")
+_NEGATIVE = _FLAGS.string("negative", "", "What guidance should lead away from.")
+_SIZE = _FLAGS.strings("size", "HEIGHTxWIDTH in px; default: of what is given, or as in the config.")
+_FRAMES = _FLAGS.integers(
     "frames", [], "Frames, 1 for an image; extend, loop, connect: frames to add. Default: as in the config."
 )
-_SECONDS = flags.DEFINE_multi_string("seconds", [], "Instead of frames; extend: +4 forward, -4 backward, -4,+4 both.")
-_SEED = flags.DEFINE_multi_integer("seed", [0], "Seed of the noise.")
-_FPS = flags.DEFINE_float("fps", None, "Frames per second; default: of what is given, or as in the config.")
-_IMAGE = define_path("image", None, "The image to animate.")
-_AT = flags.DEFINE_float("at", 0.0, "When the image is shown: 0 at the start, 1 at the end.")
-_VIDEO = define_paths("video", "The video; two to connect.")
-_MASK = define_path("mask", None, "White where fill makes something new: an image, or a video.")
-_STRENGTH = flags.DEFINE_float(
+_SECONDS = _FLAGS.strings("seconds", "Instead of frames; extend: +4 forward, -4 backward, -4,+4 both.")
+_SEED = _FLAGS.integers("seed", [0], "Seed of the noise.")
+_FPS = _FLAGS.number("fps", None, "Frames per second; default: of what is given, or as in the config.")
+_IMAGE = _FLAGS.path("image", None, "The image to animate.")
+_AT = _FLAGS.number("at", 0.0, "When the image is shown: 0 at the start, 1 at the end.")
+_VIDEO = _FLAGS.paths("video", "The video; two to connect.")
+_MASK = _FLAGS.path("mask", None, "White where fill makes something new: an image, or a video.")
+_STRENGTH = _FLAGS.number(
     "strength", None, "How much is made anew, 0 to 1; default: edit 0.6, loop 0.3, connect 0.1, upscale 0.4."
 )
-_SCALE = flags.DEFINE_float("scale", 2.0, "By which upscale multiplies height and width.")
-_KEEP_PIXELS = flags.DEFINE_bool("keep_pixels", False, "Give given frames back as they are, not as the autoencoder.")
-_STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default: as in the config.", lower_bound=1)
-_SOLVER = flags.DEFINE_enum("solver", None, list(METHODS), "The solver; default: as in the config.")
-_CACHE = flags.DEFINE_float(
-    "cache", None, "Change of the modulation up to which steps reuse earlier work; default: as in the config.", 0.0
+_SCALE = _FLAGS.number("scale", 2.0, "By which upscale multiplies height and width.")
+_KEEP_PIXELS = _FLAGS.switch("keep_pixels", False, "Give given frames back as they are, not as the autoencoder.")
+_STEPS = _FLAGS.integer("steps", None, "Solver steps; default: as in the config.", least=1)
+_SOLVER = _FLAGS.choice("solver", None, list(METHODS), "The solver; default: as in the config.")
+_CACHE = _FLAGS.number(
+    "cache",
+    None,
+    "Change of the modulation up to which steps reuse earlier work; default: as in the config.",
+    least=0.0,
 )
-_GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale, 1 for none; default: as in the config.")
-_CODEC = flags.DEFINE_enum(
+_GUIDANCE = _FLAGS.number("guidance", None, "Guidance scale, 1 for none; default: as in the config.")
+_CODEC = _FLAGS.choice(
     "codec", None, sorted({codec for codecs in CODECS.values() for codec in codecs}), "Of .mp4 and .webm files."
 )
-_OUTPUT = define_paths(
+_OUTPUT = _FLAGS.paths(
     "output",
     "Files to write, .mp4 .webm .gif .webp .png or frames_%04d.png; what is there is replaced. Default: named by "
     "prompt, under WORKDIR/samples/prompted, with a number where that is another video.",
@@ -230,4 +233,4 @@ def _for_each(name: str, values: list[T], count: int) -> list[T]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

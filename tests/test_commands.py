@@ -1,5 +1,6 @@
 """The commands as a user types them: what they make, and how they end a mistake."""
 
+import importlib
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -55,6 +57,18 @@ def sampled(python, toy_workdir, tmp_path_factory):
         *(f"--output={path}" for path in outputs),
     )
     return done, outputs
+
+
+def test_commands_can_be_imported_side_by_side():
+    """None defines a flag, or changes the arguments of whoever imports it."""
+    flags, arguments = set(FLAGS), list(sys.argv)
+    modules = [path.with_suffix("").relative_to(ROOT) for path in (ROOT / "sora_jax").glob("*.py")]
+    modules += [path.with_suffix("").relative_to(ROOT) for path in (ROOT / "sora_jax" / "benchmarks").glob("*.py")]
+    commands = [one for path in modules if hasattr(one := importlib.import_module(".".join(path.parts)), "main")]
+    assert len(commands) >= 16
+    own = set(FLAGS) - flags
+    assert not own & {"workdir", "config", "checkpoint", "prompt", "clips", "json"}
+    assert sys.argv == arguments
 
 
 @pytest.mark.parametrize("command", COMMANDS)
