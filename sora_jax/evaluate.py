@@ -3,8 +3,8 @@
   python -m sora_jax.evaluate --workdir=runs/base
   python -m sora_jax.evaluate --workdir=runs/base --checkpoint=2000
   python -m sora_jax.evaluate --workdir=runs/base --solver=dpm --steps=12
-  python -m sora_jax.evaluate --workdir=runs/base --evaluate=tasks --clips=32
-  python -m sora_jax.evaluate --workdir=runs/base --evaluate=autoencoder --data=DIR
+  python -m sora_jax.evaluate --workdir=runs/base --part=tasks --clips=32
+  python -m sora_jax.evaluate --workdir=runs/base --part=autoencoder --data=DIR
 
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
 """
@@ -65,7 +65,7 @@ def main(_: Sequence[str]) -> None:
         )
     data = _DATA.value
     if data is not None and _EVALUATE.value != "autoencoder":
-        raise UserError(f"--data is for the autoencoder alone: pass --evaluate=autoencoder, not {_EVALUATE.value}")
+        raise UserError(f"--data is for the autoencoder alone: pass --part=autoencoder, not {_EVALUATE.value}")
     if data not in (None, DRAWN) and not is_remote(data) and not Path(data).is_dir():
         raise UserError(f"--data={data} is not a folder: give one with videos or images")
     workdir = Workdir(_WORKDIR.value)

@@ -30,7 +30,8 @@ _COORDINATOR = _FLAGS.string(
 _COUNT = _FLAGS.integer(
     "process_count", None, "Processes of the run. Else JAX_NUM_PROCESSES; one if neither is given.", least=1
 )
-_ID = _FLAGS.integer("process_id", None, "Number of this process, from 0. Else JAX_PROCESS_ID.", least=0)
+_INDEX = _FLAGS.integer("process_index", None, "Number of this process, from 0. Else JAX_PROCESS_ID.", least=0)
+_FLAGS.rename("process_id", "process_index")
 _DISTRIBUTED = _FLAGS.switch(
     "distributed", False, "Ask the TPU pod, Slurm or MPI job around this process for what of these three is not given."
 )
@@ -48,7 +49,7 @@ def main(_: Sequence[str]) -> None:
 
     wanted = {"until": _UNTIL.value, "fresh_data": _FRESH_DATA.value}
     cluster = find_cluster(
-        _COORDINATOR.value, _COUNT.value, _ID.value, detect=_DISTRIBUTED.value, timeout_s=_JOIN_TIMEOUT.value
+        _COORDINATOR.value, _COUNT.value, _INDEX.value, detect=_DISTRIBUTED.value, timeout_s=_JOIN_TIMEOUT.value
     )
     purpose = {"config": to_json(_CONFIG.value), "workdir": _WORKDIR.value, **wanted}
     with joined(cluster, purpose=purpose, timeout_s=_JOIN_TIMEOUT.value, heartbeat_s=_HEARTBEAT.value):

@@ -256,13 +256,13 @@ def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
     done = run("evaluate", f"--workdir={workdir}", *asked)
     found = json.loads((workdir / "evaluation.json").read_text())["shapes"]
     assert (found["step"], found["weights"], found["solver"], found["prompts"]) == (6, "params", "dpm 3", 16)
-    done = run("evaluate", f"--workdir={workdir}", "--evaluate=autoencoder", "--weights=params")
+    done = run("evaluate", f"--workdir={workdir}", "--part=autoencoder", "--weights=params")
     ends_in_a_sentence(done, "--weights=params are of the transformer: the autoencoder is an average")
 
 
 def test_every_task_is_judged_and_shown(run, toy_workdir, tmp_path):
     workdir = Path(shutil.copytree(toy_workdir, tmp_path / "toy"))
-    done = run("evaluate", f"--workdir={workdir}", "--evaluate=tasks", "--clips=2", "--steps=1")
+    done = run("evaluate", f"--workdir={workdir}", "--part=tasks", "--clips=2", "--steps=1")
     assert done.returncode == 0, done.stderr
     found = json.loads((workdir / "evaluation.json").read_text())
     assert found["shapes"] == json.loads((toy_workdir / "evaluation.json").read_text())["shapes"], "the rest is kept"
@@ -289,7 +289,7 @@ def test_the_autoencoder_alone_is_judged_on_a_folder_without_captions(run, toy_w
     (folder / "torn.mp4").write_bytes(b"not a video")
     shapes = perceptual.shapes("vgg16")
     save_file({name: (0.1 * rng.random(shape)).astype(np.float32) for name, shape in shapes.items()}, weights)
-    arguments = (f"--workdir={workdir}", "--evaluate=autoencoder")
+    arguments = (f"--workdir={workdir}", "--part=autoencoder")
     done = run("evaluate", *arguments, f"--data={folder}", f"--lpips={weights}")
     assert done.returncode == 0, done.stderr
     assert "left out: torn.mp4: " in done.stderr
@@ -471,10 +471,10 @@ def test_a_checkpoint_that_is_not_there_is_told_by_evaluate(run, toy_workdir):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--evaluate=decoder"], "value should be one of <autoencoder|generator|tasks|all>"),
-        (["--data=tests"], "pass --evaluate=autoencoder, not all"),
+        (["--part=decoder"], "value should be one of <autoencoder|generator|tasks|all>"),
+        (["--data=tests"], "pass --part=autoencoder, not all"),
         (
-            ["--evaluate=autoencoder", "--data=no/such"],
+            ["--part=autoencoder", "--data=no/such"],
             "--data=no/such is not a folder: give one with videos or images",
         ),
         (["--clips=0"], "--clips=0"),

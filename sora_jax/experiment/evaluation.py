@@ -76,7 +76,7 @@ def evaluate(
     codec = load_codec(workdir, settings, mesh=mesh)
     sets = _prompt_sets(settings)
     if part in ("generator", "tasks") and not sets:
-        raise UserError("only of a drawn world can be told how prompts are followed: pass --evaluate=autoencoder")
+        raise UserError("only of a drawn world can be told how prompts are followed: pass --part=autoencoder")
     of_tasks = _clips_of_tasks(settings, part, count) if sets else 0
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():

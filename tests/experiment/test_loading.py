@@ -172,7 +172,7 @@ def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_c
 
 def test_only_a_drawn_world_tells_how_prompts_are_followed(workdir, settings):
     folder = dataclasses.replace(settings, data=dataclasses.replace(settings.data, source="folder", path="clips"))
-    with pytest.raises(UserError, match=r"only of a drawn world .* pass --evaluate=autoencoder"):
+    with pytest.raises(UserError, match=r"only of a drawn world .* pass --part=autoencoder"):
         evaluation.evaluate(workdir, folder, part="generator")
 
 
