@@ -9,15 +9,16 @@ says where numbers are not finite.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.errors import NumericsError
 from sora_jax.core.stop import StopSignal
 from sora_jax.experiment.datasets import curate_all, open_collections
+from sora_jax.experiment.models import step_of
 from sora_jax.experiment.preflight import check_start
-from sora_jax.experiment.replay import diagnose, recipe_of, replay
+from sora_jax.experiment.replay import Replayed, diagnose, recipe_of, replay
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stages import Run
 from sora_jax.train.metrics import SilentWriter
@@ -27,7 +28,8 @@ from sora_jax.train.workdir import Workdir
 _FLAGS = Flags()
 _WORKDIR = _FLAGS.workdir()
 _STAGE = _FLAGS.string("stage", "", "The stage whose steps are run again.")
-_STEP = _FLAGS.integer("step", None, "Of the checkpoint to begin at; default: the newest.", least=0)
+_CHECKPOINT = _FLAGS.checkpoint("Step of the checkpoint to begin at, or latest.")
+_FLAGS.rename("step", "checkpoint")
 _STEPS = _FLAGS.integer("steps", 100, "How many steps.", least=1)
 _FAILED = _FLAGS.switch("failed", False, "Run the step at which the stage gave up.")
 
@@ -36,6 +38,7 @@ _MOST_LISTED = 12
 
 def main(_: Sequence[str]) -> None:
     """Runs, prints, compares."""
+    step = step_of(_CHECKPOINT.value)
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
     use_compilation_cache()
@@ -53,13 +56,14 @@ def main(_: Sequence[str]) -> None:
         _diagnose(run, _STAGE.value)
     else:
         collections = curate_all(open_collections(settings), settings, workdir, writes=False)
-        _compare(dataclasses.replace(run, collections=collections), _STAGE.value)
+        run = dataclasses.replace(run, collections=collections)
+        _compare(replay(run, _STAGE.value, step=step, steps=_STEPS.value), _STAGE.value)
 
 
-def _compare(run: Run, stage: str) -> None:
+def _compare(replayed: Iterable[Replayed], stage: str) -> None:
     same = steps = 0
     since = "the checkpoint"
-    for step in replay(run, stage, step=_STEP.value, steps=_STEPS.value):
+    for step in replayed:
         steps += 1
         said = "" if step.digest_then is None else ", as then" if not step.differs else f", then {step.digest_then}"
         facts = f"loss {step.loss:.6g}, gradient norm {step.gradient_norm:.6g}, digest {step.digest}{said}"

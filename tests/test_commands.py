@@ -457,6 +457,19 @@ def test_a_request_that_cannot_be_ends_in_a_sentence(run, toy_workdir, arguments
     ends_in_a_sentence(run("sample", f"--workdir={toy_workdir}", *arguments), said)
 
 
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        ("main", "--process_id=0", "--process_index"),
+        ("evaluate", "--evaluate=tasks", "--part"),
+        ("plan", "--what=sample", "--part"),
+        ("replay", "--step=3", "--checkpoint"),
+    ],
+)
+def test_a_flag_that_was_called_otherwise_is_told(run, command, old, new):
+    ends_in_a_sentence(run(command, old), f"{old.partition('=')[0]} is now {new}: pass that")
+
+
 @pytest.mark.parametrize(("command", "arguments"), [("sample", ["--prompt=red"]), ("evaluate", [])])
 def test_a_workdir_without_a_run_says_so(run, tmp_path, command, arguments):
     done = run(command, f"--workdir={tmp_path / 'typo'}", *arguments)
