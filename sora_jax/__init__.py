@@ -32,7 +32,7 @@ def open_run(
       devices: Of jax, that hold the weights and share the work; None: all.
 
     Raises:
-      UserError: The folder holds no run, or `checkpoint` is neither a step nor "latest".
+      UserError: The folder holds no run, or `checkpoint` or `weights` is none of these.
     """
     # Here, because it brings jax: a command that only starts another program should cost nothing.
     from sora_jax.experiment.session import open_session

@@ -60,6 +60,8 @@ def changed(settings: Settings, *, draws: int | None = None, guidance: float | N
 
 def check_asked(part: Part, data: str | None, weights: Weights) -> None:
     """Raises UserError where a part cannot be judged on the data, or with the weights, that are asked for."""
+    if part not in PARTS:
+        raise UserError(f"part {part!r} is not one of: {', '.join(PARTS)}")
     if part == "autoencoder" and weights != "ema":
         raise UserError(
             f"--weights={weights} are of the transformer: the autoencoder is an average, judge another part"

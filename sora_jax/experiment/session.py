@@ -18,10 +18,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sora_jax.core.compiling import use_compilation_cache
+from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.paths import check_writable
+from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment import evaluation
-from sora_jax.experiment.loading import Weights, limits_of, solver_config
+from sora_jax.experiment.loading import WEIGHTS, Weights, limits_of, solver_config
 from sora_jax.experiment.machine import free_memory
 from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.settings import read_settings
@@ -48,6 +50,8 @@ def open_session(
 ) -> "Session":
     """Returns a run that was trained; see `sora_jax.open_run`."""
     step = step_of(checkpoint)
+    if weights not in WEIGHTS:
+        raise UserError(f"weights {weights!r} is not one of: {', '.join(WEIGHTS)}")
     opened = Workdir(workdir)
     settings = read_settings(opened.config())
     use_compilation_cache()
@@ -83,6 +87,8 @@ class Session:
         """Returns the configured solver but for what is given; raises UserError for what no solver can be."""
         given = {"method": solver, "steps": steps, "cache": cache}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if solver not in (None, *METHODS):
+            raise UserError(f"solver {solver!r} is not one of: {', '.join(METHODS)}")
         return dataclasses.replace(solver_config(self.settings), **changes)
 
     def sample(
@@ -177,6 +183,7 @@ class Session:
         Raises UserError for what this run has not, and for files that cannot be read.
         """
         evaluation.check_asked(part, data, self.models.weights)
+        self.solver(**solver)  # says what is wrong with it
         check_writable(self.models.workdir.path / "evaluation.json")
         settings = evaluation.changed(self.settings, draws=draws, guidance=guidance, **solver)
         networks = evaluation.load_networks(lpips, video_features)

@@ -115,6 +115,7 @@ def test_two_videos_are_connected(run):
         ({"task": "edit", "video": CLIP[..., 0]}, r"video 1 is uint8 \(5, 16, 16\): give uint8"),
         ({"task": "edit", "video": "no.mp4"}, "no.mp4 does not exist"),
         ({"steps": 0}, "steps"),
+        ({"solver": "magic"}, "solver 'magic' is not one of: euler"),
     ],
 )
 def test_what_cannot_be_made_is_told(run, asked, said):
@@ -126,6 +127,15 @@ def test_what_cannot_be_made_is_told(run, asked, said):
 def test_a_checkpoint_is_a_step_or_the_latest(workdir, checkpoint):
     with pytest.raises(UserError, match=r"is neither a step nor latest"):
         sora_jax.open_run(workdir, checkpoint=checkpoint)
+
+
+def test_names_that_mean_nothing_are_told(workdir, run):
+    with pytest.raises(UserError, match="weights 'best' is not one of: ema, params"):
+        sora_jax.open_run(workdir, weights="best")
+    with pytest.raises(UserError, match="part 'decoder' is not one of: autoencoder"):
+        run.evaluate("decoder")
+    with pytest.raises(UserError, match="solver 'magic' is not one of"):
+        run.evaluate(solver="magic")
 
 
 def test_another_checkpoint_and_its_last_weights_can_be_opened(workdir):
