@@ -25,10 +25,11 @@ from sora_jax.experiment.settings import Settings, read_settings
 
 _FLAGS = Flags()
 _JSON = _FLAGS.string("json", None, "Where to write the figures.")
-_CONFIG = _FLAGS.config("step_config", "configs/base.py", "Whose step loading is compared with.")
+_CONFIG = _FLAGS.config("config", "configs/base.py", "Whose step loading is compared with.")
 _CLIPS = _FLAGS.string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
 _OPENS = _FLAGS.integer("opens", 10_000, "Clips that are opened while memory is watched.", least=100)
 _SAMPLES = _FLAGS.integer("samples", 100_000_000, "Samples of the largest plan.", least=1_000)
+_FLAGS.rename("step_config", "config")
 
 # Rows that are planned together, and rows of a global batch on each of the devices.
 _WINDOW, _DEVICES, _ROWS_PER_DEVICE = 16_384, 64, 8

@@ -1,7 +1,7 @@
 """Where a train step of the transformer goes: its parts alone, and its arithmetic against its own largest product.
 
   python -m sora_jax.benchmarks.step_parts --json=step_parts.json
-  python -m sora_jax.benchmarks.step_parts --parts_config=configs/shapes.py --parts_stage=videos
+  python -m sora_jax.benchmarks.step_parts --config=configs/shapes.py --stage=videos
 
 The step is that of a config's stage, on one pack of clips with the sizes and captions of the drawn world and noise for
 latents, on one device. Parts that are compiled alone may take longer than inside the step, where XLA runs some side by
@@ -40,10 +40,14 @@ _JSON = _FLAGS.string("json", None, "Where to write the figures.")
 _CLOCK = _FLAGS.choice(
     "clock", "wall", CLOCKS, "`process` counts this process's seconds on a CPU that others use, too."
 )
-_CONFIG = _FLAGS.config("parts_config", "configs/base.py", "Whose step is taken apart.")
-_STAGE = _FLAGS.string("parts_stage", None, "Which stage of it; by default the last diffusion stage.")
-_CLIPS = _FLAGS.integer("parts_clips", 512, "Clips that the pack is drawn from.", least=16)
-_ROUNDS = _FLAGS.integer("parts_rounds", 15, "Turns of each part; the fastest counts.", least=1)
+_CONFIG = _FLAGS.config("config", "configs/base.py", "Whose step is taken apart.")
+_STAGE = _FLAGS.string("stage", None, "Which stage of it; by default the last diffusion stage.")
+_CLIPS = _FLAGS.integer("clips", 512, "Clips that the pack is drawn from.", least=16)
+_ROUNDS = _FLAGS.integer("rounds", 15, "Turns of each part; the fastest counts.", least=1)
+_FLAGS.rename("parts_config", "config")
+_FLAGS.rename("parts_stage", "stage")
+_FLAGS.rename("parts_clips", "clips")
+_FLAGS.rename("parts_rounds", "rounds")
 
 # Products in a row, so that starting the program does not count.
 _PRODUCTS = 20
@@ -69,7 +73,7 @@ def stage_of(settings: Settings, name: str | None) -> str:
     """Returns the name of a diffusion stage, by default the last one of the run; UserError where there is none such."""
     found = [one for one in settings.run if isinstance(settings.stages[one], DiffusionStage)]
     if not found or (name is not None and name not in found):
-        raise UserError(f"--parts_stage={name} is none of the diffusion stages of the config: {', '.join(found)}")
+        raise UserError(f"--stage={name} is none of the diffusion stages of the config: {', '.join(found)}")
     return name or found[-1]
 
 

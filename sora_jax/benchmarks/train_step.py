@@ -62,10 +62,12 @@ _SCALE = _FLAGS.integer(
 )
 _ROW_TOKENS = _FLAGS.integer("row_tokens", None, "Of a packed row; by default 1,024 x side_scale squared.")
 _ROWS = _FLAGS.integer("rows", 1, "Packed rows of a batch; other batches have at most as many tokens.")
-_CLIPS = _FLAGS.integer("stream_clips", 96, "Of the stream, one pass over which is timed.", least=1)
-_ROUNDS = _FLAGS.integer("passes", 3, "Passes of each contestant; the fastest counts.", least=1)
+_CLIPS = _FLAGS.integer("clips", 96, "Of the stream, one pass over which is timed.", least=1)
+_ROUNDS = _FLAGS.integer("rounds", 3, "Passes of each contestant; the fastest counts.", least=1)
 _REMAT = _FLAGS.choice("remat", "none", list(REMAT_POLICIES), "What our backward pass keeps.")
 _COMPILE = _FLAGS.switch("compile", None, "Whether torch compiles; by default on a GPU only.")
+_FLAGS.rename("stream_clips", "clips")
+_FLAGS.rename("passes", "rounds")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ several commands can be imported side by side, and each calls its own what the o
 """
 
 import logging as standard_logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -165,7 +166,7 @@ def _quiet_libraries() -> None:
 def _parse_flags(argv: Sequence[str], renamed: dict[str, str]) -> list[str]:
     """Like absl's own parser, but a mistake, also one inside a config file, is a sentence and exit code 2."""
     try:
-        for name in (argument.lstrip("-").partition("=")[0] for argument in argv[1:] if argument.startswith("-")):
+        for name in (re.split("[=.]", one.lstrip("-"))[0] for one in argv[1:] if one.startswith("-")):
             if name in renamed:
                 raise UserError(f"--{name} is now --{renamed[name]}: pass that")
         rest = flags.FLAGS(list(argv))

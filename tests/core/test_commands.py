@@ -65,6 +65,7 @@ def test_what_has_none_is_ours_and_shows_where():
         ("--count=three", "flag --count=three"),
         ("word", "unknown argument 'word'"),
         ("--number=3", "--number is now --count: pass that"),
+        ("--number.of=3", "--number is now --count: pass that"),
     ],
 )
 def test_a_bad_flag_is_the_users(argument, said):
