@@ -59,7 +59,7 @@ def open_session(
 
 
 def _mesh(devices: Sequence[Any] | None) -> Mesh | None:
-    """Returns the devices as one shard of all weights; None for the only one there is."""
+    """Returns the mesh over which weights and work are split; None where there is one device, and none is chosen."""
     if devices is None and jax.device_count() == 1:
         return None
     return make_mesh(MeshConfig(data=1, fsdp=None, sequence=1, tensor=1), devices)
