@@ -36,7 +36,7 @@ export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICE
 pids=()
 for ((id = 0; id < count; id++)); do
   command=("$python" -m sora_jax.main "--config=$config" "$@"
-    "--coordinator=127.0.0.1:$port" "--process_count=$count" "--process_id=$id")
+    "--coordinator=127.0.0.1:$port" "--process_count=$count" "--process_index=$id")
   if ((id == 0)); then
     "${command[@]}" &
   else

@@ -3,102 +3,62 @@
   python -m sora_jax.evaluate --workdir=runs/base
   python -m sora_jax.evaluate --workdir=runs/base --checkpoint=2000
   python -m sora_jax.evaluate --workdir=runs/base --solver=dpm --steps=12
-  python -m sora_jax.evaluate --workdir=runs/base --evaluate=tasks --clips=32
-  python -m sora_jax.evaluate --workdir=runs/base --evaluate=autoencoder --data=DIR
+  python -m sora_jax.evaluate --workdir=runs/base --part=tasks --clips=32
+  python -m sora_jax.evaluate --workdir=runs/base --part=autoencoder --data=DIR
 
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
-import jax
-from absl import flags
-
-from sora_jax.core.compiling import use_compilation_cache
-from sora_jax.core.errors import UserError, run_command
-from sora_jax.core.paths import check_writable, define_path
-from sora_jax.data.sources.remote import is_remote
+from sora_jax import open_run
+from sora_jax.core.commands import Flags, run_command
 from sora_jax.diffusion.solvers import METHODS
-from sora_jax.evaluation.reconstruction import Networks
-from sora_jax.experiment.evaluation import DRAWN, PARTS, evaluate, evaluate_data
+from sora_jax.experiment.evaluation import PARTS
 from sora_jax.experiment.loading import WEIGHTS
-from sora_jax.experiment.settings import read_settings
-from sora_jax.models.i3d import load_i3d
-from sora_jax.models.perceptual import load_perceptual
-from sora_jax.train.workdir import Workdir
 
-_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "latest", "Step of the newest diffusion stage with checkpoints, or latest."
-)
-_WEIGHTS = flags.DEFINE_enum(
+_FLAGS = Flags()
+_WORKDIR = _FLAGS.workdir()
+_CHECKPOINT = _FLAGS.checkpoint("Step of the newest diffusion stage with checkpoints, or latest.")
+_WEIGHTS = _FLAGS.choice(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
-_EVALUATE = flags.DEFINE_enum("evaluate", "all", PARTS, "Which model to judge.")
-_DATA = define_path(
+_PART = _FLAGS.choice("part", "all", PARTS, "What of the run to judge.")
+_FLAGS.rename("evaluate", "part")
+_DATA = _FLAGS.path(
     "data",
     None,
     "A folder of videos and images to judge the autoencoder on, instead of the run's own clips; shapes: drawn ones.",
 )
-_CLIPS = flags.DEFINE_integer(
-    "clips", None, "How many clips to judge the autoencoder, or tasks, on; default: as in the config.", lower_bound=1
+_CLIPS = _FLAGS.integer(
+    "clips", None, "How many clips to judge the autoencoder, or tasks, on; default: as in the config.", least=1
 )
-_SOLVER = flags.DEFINE_enum("solver", None, list(METHODS), "Of the samples; default: as in the config.")
-_STEPS = flags.DEFINE_integer("steps", None, "Of that solver; default: as in the config.", lower_bound=1)
-_GUIDANCE = flags.DEFINE_float("guidance", None, "Of that solver; default: as in the config.", lower_bound=0.0)
-_DRAWS = flags.DEFINE_integer("draws", None, "Samples of each prompt; default: as in the config.", lower_bound=1)
-_CACHE = flags.DEFINE_float("cache", None, "Of that solver; default: as in the config.", lower_bound=0.0)
-_LPIPS = define_path("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
-_VIDEO_FEATURES = define_path(
+_SOLVER = _FLAGS.choice("solver", None, list(METHODS), "Of the samples; default: as in the config.")
+_STEPS = _FLAGS.integer("steps", None, "Of that solver; default: as in the config.", least=1)
+_GUIDANCE = _FLAGS.number("guidance", None, "Of that solver; default: as in the config.", least=0.0)
+_DRAWS = _FLAGS.integer("draws", None, "Samples of each prompt; default: as in the config.", least=1)
+_CACHE = _FLAGS.number("cache", None, "Of that solver; default: as in the config.", least=0.0)
+_LPIPS = _FLAGS.path("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
+_VIDEO_FEATURES = _FLAGS.path(
     "video_features", None, "Weights of I3D, .safetensors; without them rFVD compares features of a random network."
 )
 
 
 def main(_: Sequence[str]) -> None:
     """Evaluates the averaged weights, or those asked for."""
-    if _CHECKPOINT.value != "latest" and not _CHECKPOINT.value.isdecimal():
-        raise UserError(f"--checkpoint={_CHECKPOINT.value!r} is neither a step nor latest")
-    if _EVALUATE.value == "autoencoder" and _WEIGHTS.value != "ema":
-        raise UserError(
-            f"--weights={_WEIGHTS.value} are of the transformer: the autoencoder is an average, judge another part"
-        )
-    data = _DATA.value
-    if data is not None and _EVALUATE.value != "autoencoder":
-        raise UserError(f"--data is for the autoencoder alone: pass --evaluate=autoencoder, not {_EVALUATE.value}")
-    if data not in (None, DRAWN) and not is_remote(data) and not Path(data).is_dir():
-        raise UserError(f"--data={data} is not a folder: give one with videos or images")
-    workdir = Workdir(_WORKDIR.value)
-    settings = read_settings(workdir.config())
-    check_writable(workdir.path / "evaluation.json")
-    given = {"solver": _SOLVER.value, "steps": _STEPS.value, "cache": _CACHE.value}
-    sampling = dataclasses.replace(settings.sampling, **{k: v for k, v in given.items() if v is not None})
-    if _GUIDANCE.value is not None:
-        guidance = dataclasses.replace(sampling.guidance, scale=_GUIDANCE.value)
-        sampling = dataclasses.replace(sampling, guidance=guidance)
-    evaluation = settings.evaluation
-    if _DRAWS.value is not None:
-        evaluation = dataclasses.replace(evaluation, draws=_DRAWS.value)
-    settings = dataclasses.replace(settings, sampling=sampling, evaluation=evaluation)
-    networks = Networks(
-        perceptual=jax.device_put(load_perceptual(_LPIPS.value)) if _LPIPS.value else None,
-        video=jax.device_put(load_i3d(_VIDEO_FEATURES.value)) if _VIDEO_FEATURES.value else None,
-    )
-    use_compilation_cache()
-    if data is not None:
-        evaluate_data(workdir, settings, data, count=_CLIPS.value, networks=networks)
-        return
-    evaluate(
-        workdir,
-        settings,
-        part=_EVALUATE.value,
-        step=None if _CHECKPOINT.value == "latest" else int(_CHECKPOINT.value),
-        count=_CLIPS.value,
-        weights=WEIGHTS[WEIGHTS.index(_WEIGHTS.value)],
-        networks=networks,
+    open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value).evaluate(
+        _PART.value,
+        data=_DATA.value,
+        clips=_CLIPS.value,
+        draws=_DRAWS.value,
+        guidance=_GUIDANCE.value,
+        lpips=_LPIPS.value,
+        video_features=_VIDEO_FEATURES.value,
+        solver=_SOLVER.value,
+        steps=_STEPS.value,
+        cache=_CACHE.value,
     )
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -8,18 +8,18 @@ The first is read by diffusers' `AutoencoderKLWan.from_pretrained("vae")`; the s
 
 from collections.abc import Sequence
 
-from absl import flags
-
-from sora_jax.core.errors import UserError, run_command
-from sora_jax.core.paths import check_writable, define_path
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import UserError
+from sora_jax.core.paths import check_writable
 from sora_jax.experiment.loading import load_codec
 from sora_jax.experiment.settings import read_settings
 from sora_jax.models.interop.wan_autoencoder import LAYOUTS, save_wan_autoencoder
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
-_OUTPUT = define_path("output", None, "The folder to write, which must hold no model yet.")
-_LAYOUT = flags.DEFINE_enum("layout", "diffusers", LAYOUTS, "Whose names the weights get: diffusers' or Wan's own.")
+_FLAGS = Flags()
+_WORKDIR = _FLAGS.workdir()
+_OUTPUT = _FLAGS.path("output", None, "The folder to write, which must hold no model yet.")
+_LAYOUT = _FLAGS.choice("layout", "diffusers", LAYOUTS, "Whose names the weights get: diffusers' or Wan's own.")
 
 
 def main(_: Sequence[str]) -> None:
@@ -35,4 +35,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

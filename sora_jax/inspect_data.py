@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 
-from sora_jax.core.config_files import define_config
-from sora_jax.core.errors import UserError, run_command
-from sora_jax.core.paths import check_writable, define_path
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import UserError
+from sora_jax.core.paths import check_writable
 from sora_jax.data.curation.source import CuratedSource
 from sora_jax.data.fitting import Collection
 from sora_jax.data.survey import Survey, measures, packing_of, reasons, survey
@@ -25,10 +24,11 @@ from sora_jax.reports.data_page import write_page
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import MAIN
 
-_CONFIG = define_config("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
-_CLIPS = flags.DEFINE_integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", lower_bound=0)
-_EXPORT = define_path("export", None, "Folder for the windows that curation keeps, a video or picture each.")
-_OUTPUT = define_path("output", "inspection.html", "The page.")
+_FLAGS = Flags()
+_CONFIG = _FLAGS.config("config", "configs/folder.py", "The experiment, as for sora_jax.main.")
+_CLIPS = _FLAGS.integer("clips", 500, "Clips to look at, spread evenly over the source; 0: all.", least=0)
+_EXPORT = _FLAGS.path("export", None, "Folder for the windows that curation keeps, a video or picture each.")
+_OUTPUT = _FLAGS.path("output", "inspection.html", "The page.")
 _PERCENTILES = (0, 5, 50, 95, 100)
 
 
@@ -43,7 +43,9 @@ def main(_: Sequence[str]) -> None:
     settings = read_settings(_CONFIG.value)
     found = Survey(kept=[], dropped=[])
     for collection in open_collections(settings, look=True):
-        part = look_through(collection, settings, output.with_suffix(".curation"))
+        part = look_through(
+            collection, settings, output.with_suffix(".curation"), count=_CLIPS.value, windows=_EXPORT.value
+        )
         found.kept.extend(part.kept)
         found.dropped.extend(part.dropped)
     packing = {}
@@ -55,21 +57,27 @@ def main(_: Sequence[str]) -> None:
     print(f"page: {output}")
 
 
-def look_through(collection: Collection, settings: Settings, curation: Path) -> Survey:
-    """Returns what will happen to a collection's clips, after printing it; `curation` is the folder of its measures."""
+def look_through(
+    collection: Collection, settings: Settings, curation: Path, *, count: int, windows: str | None
+) -> Survey:
+    """Returns what will happen to a collection's clips, after printing it.
+
+    `curation` is the folder of its measures, `count` how many clips to look at (0: all), `windows` the folder that the
+    windows which curation keeps are written to, if any.
+    """
     data = settings.collections[collection.name]
     folder = curation / ("" if collection.name == MAIN else collection.name)
     source = curate(collection, data, folder).source
-    if _EXPORT.value is not None and not isinstance(source, CuratedSource):
+    if windows is not None and not isinstance(source, CuratedSource):
         raise UserError("--export writes what curation cuts, and data.curation is off: set its keys, see docs/data.md")
-    count = min(_CLIPS.value or len(source), len(source))
+    count = min(count or len(source), len(source))
     with contextlib.closing(Progress("inspect", total=count, unit="clips")) as progress:
         found = survey(source, collection.limits, count=count, readers=collection.readers, progress=progress.update)
     if isinstance(source, CuratedSource):
         found.dropped.extend(source.dropped.items())
-        if _EXPORT.value is not None:
-            written = export_windows(source, Path(_EXPORT.value) / ("" if collection.name == MAIN else collection.name))
-            print(f"  {written} windows written to {_EXPORT.value}")
+        if windows is not None:
+            written = export_windows(source, Path(windows) / ("" if collection.name == MAIN else collection.name))
+            print(f"  {written} windows written to {windows}")
     named = "" if collection.name == MAIN else f"{collection.name}: "
     print(f"{named}{len(source)} clips, {count} looked at: {len(found.kept)} kept, {len(found.dropped)} left out")
     for reason, number in reasons(found.dropped):
@@ -86,4 +94,4 @@ def print_measures(values: dict[str, list[float]]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -9,40 +9,34 @@ pod or in a Slurm job, to find out by itself (--distributed); docs/launching.md 
 
 from collections.abc import Sequence
 
-from absl import flags
-
-from sora_jax.core.config_files import define_config
-from sora_jax.core.errors import run_command
+from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.host_memory import use_huge_pages
-from sora_jax.core.paths import define_path
 
-_CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
-_WORKDIR = define_path("workdir", "runs/base", "The folder that everything is written to.")
-_UNTIL = flags.DEFINE_enum(
+_FLAGS = Flags()
+_CONFIG = _FLAGS.config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
+_WORKDIR = _FLAGS.workdir("The folder that everything is written to.")
+_UNTIL = _FLAGS.choice(
     "until",
     None,
     ["autoencoder", "prepare", "diffusion"],
     "The last kind of stage to run; the rest waits.",
 )
-_FRESH_DATA = flags.DEFINE_bool(
+_FRESH_DATA = _FLAGS.switch(
     "fresh_data", False, "Keep the weights and go on although the data of a stage in progress changed."
 )
-_COORDINATOR = flags.DEFINE_string(
+_COORDINATOR = _FLAGS.string(
     "coordinator", None, "HOST:PORT at which process 0 listens for the others. Else JAX_COORDINATOR_ADDRESS."
 )
-_COUNT = flags.DEFINE_integer(
-    "process_count", None, "Processes of the run. Else JAX_NUM_PROCESSES; one if neither is given.", lower_bound=1
+_COUNT = _FLAGS.integer(
+    "process_count", None, "Processes of the run. Else JAX_NUM_PROCESSES; one if neither is given.", least=1
 )
-_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0. Else JAX_PROCESS_ID.", lower_bound=0)
-_DISTRIBUTED = flags.DEFINE_bool(
+_INDEX = _FLAGS.integer("process_index", None, "Number of this process, from 0. Else JAX_PROCESS_ID.", least=0)
+_FLAGS.rename("process_id", "process_index")
+_DISTRIBUTED = _FLAGS.switch(
     "distributed", False, "Ask the TPU pod, Slurm or MPI job around this process for what of these three is not given."
 )
-_JOIN_TIMEOUT = flags.DEFINE_float(
-    "join_timeout", 600.0, "Seconds to wait for all processes to start.", lower_bound=1.0
-)
-_HEARTBEAT = flags.DEFINE_float(
-    "heartbeat", 100.0, "Seconds of silence after which a process counts as lost.", lower_bound=1.0
-)
+_JOIN_TIMEOUT = _FLAGS.number("join_timeout", 600.0, "Seconds to wait for all processes to start.", least=1.0)
+_HEARTBEAT = _FLAGS.number("heartbeat", 100.0, "Seconds of silence after which a process counts as lost.", least=1.0)
 
 
 def main(_: Sequence[str]) -> None:
@@ -55,7 +49,7 @@ def main(_: Sequence[str]) -> None:
 
     wanted = {"until": _UNTIL.value, "fresh_data": _FRESH_DATA.value}
     cluster = find_cluster(
-        _COORDINATOR.value, _COUNT.value, _ID.value, detect=_DISTRIBUTED.value, timeout_s=_JOIN_TIMEOUT.value
+        _COORDINATOR.value, _COUNT.value, _INDEX.value, detect=_DISTRIBUTED.value, timeout_s=_JOIN_TIMEOUT.value
     )
     purpose = {"config": to_json(_CONFIG.value), "workdir": _WORKDIR.value, **wanted}
     with joined(cluster, purpose=purpose, timeout_s=_JOIN_TIMEOUT.value, heartbeat_s=_HEARTBEAT.value):
@@ -63,4 +57,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -2,8 +2,8 @@
 
   python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5p:4x4x4
   python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5e:16x16 --slices=2 --json=plan.json
-  python -m sora_jax.plan --config=configs/base.py --topology=cpu:8 --what=all
-  python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5p:4x4x4 --what=sample --size=1088x1920 --seconds=60
+  python -m sora_jax.plan --config=configs/base.py --topology=cpu:8 --part=all
+  python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5p:4x4x4 --part=sample --size=1088x1920 --seconds=60
 
 Compiles the very programs of the run, sharded as the config says; nothing is computed, no data is read. TPUs need
 libtpu (`pip install "sora_jax[tpu]"`), and no TPU. docs/sharding.md says how to read what is printed. The exit code is
@@ -15,36 +15,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from sora_jax.core.config_files import define_config
-from sora_jax.core.errors import DoesNotFit, UserError, run_command
-from sora_jax.core.paths import check_writable, define_path
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import DoesNotFit, UserError
+from sora_jax.core.paths import check_writable
 from sora_jax.planning.topology import describe, prepare_environment
 
-_CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
-_TOPOLOGY = flags.DEFINE_string(
+_FLAGS = Flags()
+_CONFIG = _FLAGS.config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
+_TOPOLOGY = _FLAGS.string(
     "topology", "cpu:8", "The machine: v5e:AxB, v5p:AxBxC or v6e:AxB chips, or cpu:N simulated devices."
 )
-_SLICES = flags.DEFINE_integer("slices", 1, "Such slices, joined by the network of the data centre.")
-_WHAT = flags.DEFINE_enum(
-    "what",
+_SLICES = _FLAGS.integer("slices", 1, "Such slices, joined by the network of the data centre.")
+_PART = _FLAGS.choice(
+    "part",
     "train",
     ["train", "sample", "autoencoder", "all"],
     "train: the step of each kind of stage of the run; sample: the solver's loop; autoencoder: its steps, encoding and "
     "decoding.",
 )
-_STAGE = flags.DEFINE_multi_string("stage", [], "Stages whose step to plan, instead of the largest of each kind.")
-_SEGMENT_TOKENS = flags.DEFINE_integer(
+_FLAGS.rename("what", "part")
+_STAGE = _FLAGS.strings("stage", "Stages whose step to plan, instead of the largest of each kind.")
+_SEGMENT_TOKENS = _FLAGS.integer(
     "segment_tokens", None, "Tokens of the segments that rows are counted full of; default: data.max_tokens."
 )
-_SIZE = flags.DEFINE_string(
+_SIZE = _FLAGS.string(
     "size", None, "HEIGHTxWIDTH, in px, of what is sampled, encoded and decoded; default: sampling.size."
 )
-_SECONDS = flags.DEFINE_float("seconds", None, "Duration of what is sampled; default: that of sampling.frames.")
-_HBM_GB = flags.DEFINE_float("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
-_JSON = define_path("json", None, "File to write everything to as well.")
-_HLO = define_path("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
+_SECONDS = _FLAGS.number("seconds", None, "Duration of what is sampled; default: that of sampling.frames.")
+_HBM_GB = _FLAGS.number("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
+_JSON = _FLAGS.path("json", None, "File to write everything to as well.")
+_HLO = _FLAGS.path("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
 
 
 def main(_: Sequence[str]) -> None:
@@ -68,17 +68,17 @@ def main(_: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"--stage={unknown[0]} is no stage of the run: it has {', '.join(settings.run)}")
     mesh = check_start(settings, machine.devices)
-    what = _WHAT.value
+    part = _PART.value
     names = _STAGE.value or programs.largest_stages(settings)
-    if what == "autoencoder":
+    if part == "autoencoder":
         names = [name for name in names if settings.stages[name].kind == "autoencoder"]
     tokens = settings.data.max_tokens if _SEGMENT_TOKENS.value is None else _SEGMENT_TOKENS.value
     found = []
-    if what != "sample":
+    if part != "sample":
         found += programs.train_programs(settings, mesh, names, segment_tokens=tokens)
-    if what in ("sample", "all"):
+    if part in ("sample", "all"):
         found.append(programs.sampling_program(settings, mesh, size=_SIZE.value, seconds=_SECONDS.value))
-    if what in ("autoencoder", "all"):
+    if part in ("autoencoder", "all"):
         found += programs.codec_programs(settings, mesh, size=_SIZE.value)
     made = []
     limit = None if _HBM_GB.value is None else 1e9 * _HBM_GB.value
@@ -113,4 +113,4 @@ def _forget_paths(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

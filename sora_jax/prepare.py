@@ -13,18 +13,15 @@ python -m sora_jax.prepare --config=... --workdir=runs/mine --process_index=0 --
 
 from collections.abc import Sequence
 
-from absl import flags
-
-from sora_jax.core.config_files import define_config
-from sora_jax.core.errors import run_command
+from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.host_memory import use_huge_pages
-from sora_jax.core.paths import define_path
 
-_CONFIG = define_config("config", "configs/base.py", "The experiment, as for sora_jax.main.")
-_WORKDIR = define_path("workdir", "runs/base", "The folder that everything is written to.")
-_INDEX = flags.DEFINE_integer("process_index", 0, "Number of this process, from 0, of those that share the clips.")
-_COUNT = flags.DEFINE_integer("process_count", 1, "Processes that share the clips.")
-_FRESH_DATA = flags.DEFINE_bool(
+_FLAGS = Flags()
+_CONFIG = _FLAGS.config("config", "configs/base.py", "The experiment, as for sora_jax.main.")
+_WORKDIR = _FLAGS.workdir("The folder that everything is written to.")
+_INDEX = _FLAGS.integer("process_index", 0, "Number of this process, from 0, of those that share the clips.")
+_COUNT = _FLAGS.integer("process_count", 1, "Processes that share the clips.")
+_FRESH_DATA = _FLAGS.switch(
     "fresh_data", False, "Keep the weights and go on although the data of a stage in progress changed."
 )
 
@@ -44,4 +41,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

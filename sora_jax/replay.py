@@ -1,6 +1,6 @@
 """Runs steps of a run again, writing nothing: whether they come out as they did, or why a run gave up.
 
-  python -m sora_jax.replay --workdir=runs/base --stage=videos --step=500 --steps=100
+  python -m sora_jax.replay --workdir=runs/base --stage=videos --checkpoint=500 --steps=100
   python -m sora_jax.replay --workdir=runs/base --stage=videos --failed
 
 Each line of metrics.jsonl has a digest of the weights. The first compares with those, and ends with code 65 at the
@@ -9,35 +9,37 @@ says where numbers are not finite.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from absl import flags
-
+from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.compiling import use_compilation_cache
-from sora_jax.core.errors import NumericsError, run_command
-from sora_jax.core.paths import define_path
+from sora_jax.core.errors import NumericsError
 from sora_jax.core.stop import StopSignal
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.datasets import curate_all, open_collections
+from sora_jax.experiment.models import step_of
 from sora_jax.experiment.preflight import check_start
-from sora_jax.experiment.replay import diagnose, recipe_of, replay
+from sora_jax.experiment.replay import Replayed, diagnose, recipe_of, replay
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stages import Run
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
-_STAGE = flags.DEFINE_string("stage", None, "The stage whose steps are run again.", required=True)
-_STEP = flags.DEFINE_integer("step", None, "Of the checkpoint to begin at; default: the newest.", lower_bound=0)
-_STEPS = flags.DEFINE_integer("steps", 100, "How many steps.", lower_bound=1)
-_FAILED = flags.DEFINE_bool("failed", False, "Run the step at which the stage gave up.")
+_FLAGS = Flags()
+_WORKDIR = _FLAGS.workdir()
+_STAGE = _FLAGS.string("stage", "", "The stage whose steps are run again.")
+_CHECKPOINT = _FLAGS.checkpoint("Step of the checkpoint to begin at, or latest.")
+_FLAGS.rename("step", "checkpoint")
+_STEPS = _FLAGS.integer("steps", 100, "How many steps.", least=1)
+_FAILED = _FLAGS.switch("failed", False, "Run the step at which the stage gave up.")
 
 _MOST_LISTED = 12
 
 
 def main(_: Sequence[str]) -> None:
     """Runs, prints, compares."""
+    step = step_of(_CHECKPOINT.value)
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
     cache = use_compilation_cache()
@@ -55,13 +57,16 @@ def main(_: Sequence[str]) -> None:
         collections = curate_all(open_collections(settings), settings, workdir, writes=False)
         run = dataclasses.replace(run, collections=collections)
     with compiling_told(f"replay of {_STAGE.value}", settings.stages[_STAGE.value].kind, settings, cache):
-        (_diagnose if _FAILED.value else _compare)(run, _STAGE.value)
+        if _FAILED.value:
+            _diagnose(run, _STAGE.value)
+        else:
+            _compare(replay(run, _STAGE.value, step=step, steps=_STEPS.value), _STAGE.value)
 
 
-def _compare(run: Run, stage: str) -> None:
+def _compare(replayed: Iterable[Replayed], stage: str) -> None:
     same = steps = 0
     since = "the checkpoint"
-    for step in replay(run, stage, step=_STEP.value, steps=_STEPS.value):
+    for step in replayed:
         steps += 1
         said = "" if step.digest_then is None else ", as then" if not step.differs else f", then {step.digest_then}"
         facts = f"loss {step.loss:.6g}, gradient norm {step.gradient_norm:.6g}, digest {step.digest}{said}"
@@ -86,4 +91,4 @@ def _diagnose(run: Run, stage: str) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from absl import flags
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import PeerLost, Preempted, UserError
 
-from sora_jax.core.errors import PeerLost, Preempted, UserError, run_command
-
-_RESTARTS = flags.DEFINE_integer("restarts", None, "Most restarts in all; default: as many as needed.", lower_bound=0)
-_PATIENCE = flags.DEFINE_integer(
-    "patience", 5, "Restarts in a row without a newer checkpoint, shard or stage; then it gives up.", lower_bound=0
+_FLAGS = Flags()
+_RESTARTS = _FLAGS.integer("restarts", None, "Most restarts in all; default: as many as needed.", least=0)
+_PATIENCE = _FLAGS.integer(
+    "patience", 5, "Restarts in a row without a newer checkpoint, shard or stage; then it gives up.", least=0
 )
 
 # Between an end and the next start, while nothing gets on: seconds, doubled each time.
@@ -143,4 +143,4 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, takes_words=True)
+    run_command(main, _FLAGS, takes_words=True)

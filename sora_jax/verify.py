@@ -14,15 +14,16 @@ import jax
 from etils import epath
 
 from sora_jax.checkpoints.retention import read_record
-from sora_jax.core.errors import StorageError, run_command
-from sora_jax.core.paths import define_path
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import StorageError
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.audit import checkpoint_faults, record_faults
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import Workdir
 
-_WORKDIR = define_path("workdir", "runs/base", "The folder of the run.")
+_FLAGS = Flags()
+_WORKDIR = _FLAGS.workdir()
 
 
 def main(_: Sequence[str]) -> None:
@@ -53,4 +54,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -35,7 +35,7 @@ def start(*arguments: object, count: int = 2, only: Sequence[int] | None = None)
             *arguments,
             f"--coordinator=127.0.0.1:{port}",
             f"--process_count={count}",
-            f"--process_id={number}",
+            f"--process_index={number}",
         )
         for number in (range(count) if only is None else only)
     ]

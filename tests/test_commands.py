@@ -1,5 +1,6 @@
 """The commands as a user types them: what they make, and how they end a mistake."""
 
+import importlib
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -55,6 +57,18 @@ def sampled(python, toy_workdir, tmp_path_factory):
         *(f"--output={path}" for path in outputs),
     )
     return done, outputs
+
+
+def test_commands_can_be_imported_side_by_side():
+    """None defines a flag, or changes the arguments of whoever imports it."""
+    flags, arguments = set(FLAGS), list(sys.argv)
+    modules = [path.with_suffix("").relative_to(ROOT) for path in (ROOT / "sora_jax").glob("*.py")]
+    modules += [path.with_suffix("").relative_to(ROOT) for path in (ROOT / "sora_jax" / "benchmarks").glob("*.py")]
+    commands = [one for path in modules if hasattr(one := importlib.import_module(".".join(path.parts)), "main")]
+    assert len(commands) >= 16
+    own = set(FLAGS) - flags
+    assert not own & {"workdir", "config", "checkpoint", "prompt", "clips", "json"}
+    assert sys.argv == arguments
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -242,13 +256,13 @@ def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
     done = run("evaluate", f"--workdir={workdir}", *asked)
     found = json.loads((workdir / "evaluation.json").read_text())["shapes"]
     assert (found["step"], found["weights"], found["solver"], found["prompts"]) == (6, "params", "dpm 3", 16)
-    done = run("evaluate", f"--workdir={workdir}", "--evaluate=autoencoder", "--weights=params")
+    done = run("evaluate", f"--workdir={workdir}", "--part=autoencoder", "--weights=params")
     ends_in_a_sentence(done, "--weights=params are of the transformer: the autoencoder is an average")
 
 
 def test_every_task_is_judged_and_shown(run, toy_workdir, tmp_path):
     workdir = Path(shutil.copytree(toy_workdir, tmp_path / "toy"))
-    done = run("evaluate", f"--workdir={workdir}", "--evaluate=tasks", "--clips=2", "--steps=1")
+    done = run("evaluate", f"--workdir={workdir}", "--part=tasks", "--clips=2", "--steps=1")
     assert done.returncode == 0, done.stderr
     found = json.loads((workdir / "evaluation.json").read_text())
     assert found["shapes"] == json.loads((toy_workdir / "evaluation.json").read_text())["shapes"], "the rest is kept"
@@ -275,7 +289,7 @@ def test_the_autoencoder_alone_is_judged_on_a_folder_without_captions(run, toy_w
     (folder / "torn.mp4").write_bytes(b"not a video")
     shapes = perceptual.shapes("vgg16")
     save_file({name: (0.1 * rng.random(shape)).astype(np.float32) for name, shape in shapes.items()}, weights)
-    arguments = (f"--workdir={workdir}", "--evaluate=autoencoder")
+    arguments = (f"--workdir={workdir}", "--part=autoencoder")
     done = run("evaluate", *arguments, f"--data={folder}", f"--lpips={weights}")
     assert done.returncode == 0, done.stderr
     assert "left out: torn.mp4: " in done.stderr
@@ -443,6 +457,19 @@ def test_a_request_that_cannot_be_ends_in_a_sentence(run, toy_workdir, arguments
     ends_in_a_sentence(run("sample", f"--workdir={toy_workdir}", *arguments), said)
 
 
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        ("main", "--process_id=0", "--process_index"),
+        ("evaluate", "--evaluate=tasks", "--part"),
+        ("plan", "--what=sample", "--part"),
+        ("replay", "--step=3", "--checkpoint"),
+    ],
+)
+def test_a_flag_that_was_called_otherwise_is_told(run, command, old, new):
+    ends_in_a_sentence(run(command, old), f"{old.partition('=')[0]} is now {new}: pass that")
+
+
 @pytest.mark.parametrize(("command", "arguments"), [("sample", ["--prompt=red"]), ("evaluate", [])])
 def test_a_workdir_without_a_run_says_so(run, tmp_path, command, arguments):
     done = run(command, f"--workdir={tmp_path / 'typo'}", *arguments)
@@ -457,10 +484,10 @@ def test_a_checkpoint_that_is_not_there_is_told_by_evaluate(run, toy_workdir):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--evaluate=decoder"], "value should be one of <autoencoder|generator|tasks|all>"),
-        (["--data=tests"], "pass --evaluate=autoencoder, not all"),
+        (["--part=decoder"], "value should be one of <autoencoder|generator|tasks|all>"),
+        (["--data=tests"], "pass --part=autoencoder, not all"),
         (
-            ["--evaluate=autoencoder", "--data=no/such"],
+            ["--part=autoencoder", "--data=no/such"],
             "--data=no/such is not a folder: give one with videos or images",
         ),
         (["--clips=0"], "--clips=0"),

@@ -128,12 +128,12 @@ def await_lines(path, running, *, count):
         ),
         (["--distributed"], 2, "UserError: --distributed found no TPU pod, Slurm or MPI job around this process"),
         (
-            ["--coordinator=127.0.0.1:{port}", "--process_count=3", "--process_id=0", "--join_timeout=1"],
+            ["--coordinator=127.0.0.1:{port}", "--process_count=3", "--process_index=0", "--join_timeout=1"],
             75,
             "PeerLost: 2 of 3 processes did not come to port {port} within 1 s: process 1, 2; start them",
         ),
         (
-            ["--coordinator=127.0.0.1:{port}", "--process_count=2", "--process_id=1", "--join_timeout=1"],
+            ["--coordinator=127.0.0.1:{port}", "--process_count=2", "--process_index=1", "--join_timeout=1"],
             75,
             "PeerLost: process 0 did not answer process 1 at 127.0.0.1:{port} within 1 s",
         ),

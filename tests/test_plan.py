@@ -39,7 +39,7 @@ def planned(plan, tmp_path_factory):
     path = tmp_path_factory.mktemp("plans") / "plan.json"
     mesh = "--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2"
     bucket = "--config.stages.autoencoder.crops.buckets=((5,16,16,8),)"
-    done = plan(TOY, "--topology=cpu:8", "--what=all", f"--json={path}", "--segment_tokens=12", bucket, *mesh)
+    done = plan(TOY, "--topology=cpu:8", "--part=all", f"--json={path}", "--segment_tokens=12", bucket, *mesh)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(path.read_text())
 
@@ -131,9 +131,9 @@ def test_what_does_not_fit_says_what_would_help_and_ends_with_3(plan, tmp_path):
         (("--topology=cpu:8", "--config.packing.rows=12"), "packing.rows is 12, not a multiple of 8"),
         (("--topology=cpu:8", "--stage=films"), "--stage=films is no stage of the run: it has autoencoder, prepare"),
         (("--topology=cpu:8", "--segment_tokens=99"), "segments of 99 tokens: a row holds 36"),
-        (("--what=sample", "--size=17x16"), "height 17 is not divisible by"),
-        (("--what=autoencoder", "--size=17x16"), "height 17 is not divisible by"),
-        (("--what=sample", "--seconds=61"), "longer than the 60 s of sampling.max_seconds"),
+        (("--part=sample", "--size=17x16"), "height 17 is not divisible by"),
+        (("--part=autoencoder", "--size=17x16"), "height 17 is not divisible by"),
+        (("--part=sample", "--seconds=61"), "longer than the 60 s of sampling.max_seconds"),
     ],
 )
 def test_a_mistake_ends_in_a_sentence(plan, arguments, said):

@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-from absl.testing import flagsaver
 
-from sora_jax import sample
 from sora_jax.core.errors import UserError
 from sora_jax.experiment.loading import limits_of
+from sora_jax.experiment.sample_files import paths_of
 from sora_jax.experiment.settings import read_settings
-from sora_jax.generate.job import read_job
-from sora_jax.generate.request import read_requests
+from sora_jax.generate.job import check_request, read_job
+from sora_jax.generate.outputs import output_paths
+from sora_jax.generate.request import make_requests, read_requests
 from sora_jax.generate.write import is_safe_name
 
 
@@ -24,12 +24,11 @@ def settings(toy_config):
 
 def asked(settings, folder="run", **given):
     """Returns the jobs and the paths of a call with these flags."""
-    with flagsaver.flagsaver(**given):
-        requests = sample.requests_of_flags()
-        limits = dataclasses.replace(limits_of(settings), room=64e9)
-        images = [sample.check(request, limits) for request in requests]
-        jobs = [read_job(request, limits) for request in requests]
-        return jobs, sample.output_paths(Path(folder), requests, images)
+    requests = make_requests(given.pop("prompt"), **given)
+    limits = dataclasses.replace(limits_of(settings), room=64e9)
+    images = [check_request(request, limits) for request in requests]
+    jobs = [read_job(request, limits) for request in requests]
+    return jobs, output_paths(Path(folder), requests, images, source=None, codec=None)
 
 
 def test_one_value_serves_all_prompts_and_several_go_in_pairs(settings):
@@ -124,9 +123,7 @@ def test_what_a_file_of_requests_cannot_have_is_told_with_its_line(settings, tmp
     path = tmp_path / "all.jsonl"
     # What is empty counts, and so does nothing but the file: not which of the requests it is.
     path.write_text(f'{{"prompt": "a", "output": "first.mp4"}}\n\n{{"prompt": "b"}}\n{json.dumps(line)}\n')
-    with flagsaver.flagsaver(requests=str(path)):
-        requests, limits = read_requests(path), limits_of(settings)
-        with pytest.raises(UserError, match=r"all\.jsonl, line 4: ") as caught:
-            sample.output_paths(tmp_path, requests, [sample.check(request, limits) for request in requests])
+    with pytest.raises(UserError, match=r"all\.jsonl, line 4: ") as caught:
+        paths_of(tmp_path, read_requests(path), limits_of(settings), file=path, codec=None)
     assert said in str(caught.value)
     assert str(caught.value).count("line 4") == 1

@@ -21,27 +21,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
-from sora_jax.benchmarks.figures import JSON, Figure, publish
+from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.peers import peer
-from sora_jax.benchmarks.turns import fewest_seconds
+from sora_jax.benchmarks.turns import CLOCKS, fewest_seconds
 from sora_jax.benchmarks.visits import visit_figures
 from sora_jax.core import rng
-from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import UserError
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.precision import compute_dtype
 from sora_jax.nn.attention import attend
 from sora_jax.nn.kernels import cudnn, pallas_gpu
 
-_VISITS = flags.DEFINE_bool(
+_FLAGS = Flags()
+_JSON = _FLAGS.string("json", None, "Where to write the figures.")
+_CLOCK = _FLAGS.choice(
+    "clock", "wall", CLOCKS, "`process` counts this process's seconds on a CPU that others use, too."
+)
+_VISITS = _FLAGS.switch(
     "visits", False, "Count instead the blocks that the TPU kernel visits in 8 segments of 2,048; takes two minutes."
 )
-_TOKENS = flags.DEFINE_integer("tokens", None, "L; by default 2,048 on a CPU, else 32,768.", lower_bound=1)
-_SEGMENTS = flags.DEFINE_multi_integer("segments", [1, 4, 16, 64], "Of the row; may be repeated.", lower_bound=1)
-_HEADS = flags.DEFINE_integer("heads", None, "N; by default 4 on a CPU, else 16.", lower_bound=1)
-_HEAD_WIDTH = flags.DEFINE_integer("head_width", None, "H; by default 64 on a CPU, else 128.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contestant; the fastest counts.", lower_bound=1)
+_TOKENS = _FLAGS.integer("tokens", None, "L; by default 2,048 on a CPU, else 32,768.", least=1)
+_SEGMENTS = _FLAGS.integers("segments", [1, 4, 16, 64], "Of the row; may be repeated.", least=1)
+_HEADS = _FLAGS.integer("heads", None, "N; by default 4 on a CPU, else 16.", least=1)
+_HEAD_WIDTH = _FLAGS.integer("head_width", None, "H; by default 64 on a CPU, else 128.", least=1)
+_ROUNDS = _FLAGS.integer("rounds", 5, "Turns of each contestant; the fastest counts.", least=1)
 
 # Backends that each platform can run; "dense", as `plain`, where all scores take no more than this many bytes.
 _BACKENDS = {
@@ -58,7 +63,7 @@ Attention = Callable[[Any, Any, Any], Any]
 def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
     if _VISITS.value:
-        publish(visit_figures([2048] * 8, block=512), JSON.value)
+        publish(visit_figures([2048] * 8, block=512), _JSON.value)
         return
     on_cpu = jax.default_backend() == "cpu"
     tokens = _TOKENS.value or (2_048 if on_cpu else 32_768)
@@ -70,8 +75,8 @@ def main(_: Sequence[str]) -> None:
     figures = []
     for segments in _SEGMENTS.value:
         lengths = cut(tokens, segments)
-        figures += attention_figures(shape, lengths, rounds=_ROUNDS.value, with_torch=with_torch)
-    publish(figures, JSON.value)
+        figures += attention_figures(shape, lengths, rounds=_ROUNDS.value, with_torch=with_torch, clock=_CLOCK.value)
+    publish(figures, _JSON.value)
 
 
 def cut(tokens: int, segments: int) -> list[int]:
@@ -84,7 +89,7 @@ def cut(tokens: int, segments: int) -> list[int]:
 
 
 def attention_figures(
-    shape: tuple[int, int, int, int], lengths: Sequence[int], *, rounds: int, with_torch: bool
+    shape: tuple[int, int, int, int], lengths: Sequence[int], *, rounds: int, with_torch: bool, clock: str = "wall"
 ) -> list[Figure]:
     """Returns seconds and FLOP/s of every way, forward and forward with backward, over segments of these lengths."""
     row_BLNH = [rng.generator(0, name).standard_normal(shape, np.float32) for name in ("query", "key", "value")]
@@ -95,7 +100,7 @@ def attention_figures(
         calls |= torch_calls(row_BLNH, lengths)
     for call in calls.values():
         call()  # compiles
-    seconds = fewest_seconds(calls, rounds=rounds)
+    seconds = fewest_seconds(calls, rounds=rounds, clock=clock)
     pairs = sum(length**2 for length in lengths)
     forward = 4 * shape[2] * shape[3] * pairs
     figures = []
@@ -190,4 +195,4 @@ def torch_calls(row_BLNH: Sequence[np.ndarray], lengths: Sequence[int]) -> dict[
 
 if __name__ == "__main__":
     use_huge_pages()
-    run_command(main)
+    run_command(main, _FLAGS)

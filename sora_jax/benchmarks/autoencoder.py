@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from absl import flags
 from flax import nnx
 
-from sora_jax.benchmarks.figures import JSON, Figure, publish
+from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.peers import WanPeer
 from sora_jax.core import rng
-from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import UserError
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.tree import init_params
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -32,13 +32,15 @@ from sora_jax.train.clock import peak_memory_gb
 
 PARTS = ("all", "speed", "memory")
 _PUBLIC_WIDTH = 96
-_ONLY = flags.DEFINE_enum("only", "all", PARTS, "What to measure.")
-_WIDTHS = flags.DEFINE_multi_integer(
+_FLAGS = Flags()
+_JSON = _FLAGS.string("json", None, "Where to write the figures.")
+_ONLY = _FLAGS.choice("only", "all", PARTS, "What to measure.")
+_WIDTHS = _FLAGS.integers(
     "peer_width", [_PUBLIC_WIDTH, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one."
 )
-_FRAMES = flags.DEFINE_integer("clip_frames", 9, "Frames of the clip whose speed is compared, 1 plus a multiple of 4.")
-_SIDE = flags.DEFINE_integer("clip_side", 128, "Px, its height and width.", lower_bound=16)
-_CHILD = flags.DEFINE_integer("memory_of", None, "Frames; used by this program to measure itself.")
+_FRAMES = _FLAGS.integer("clip_frames", 9, "Frames of the clip whose speed is compared, 1 plus a multiple of 4.")
+_SIDE = _FLAGS.integer("clip_side", 128, "Px, its height and width.", least=16)
+_CHILD = _FLAGS.integer("memory_of", None, "Frames; used by this program to measure itself.")
 
 # Clips of these lengths are streamed, at this width and side; the first is what the others are compared with.
 _LENGTHS, _MEMORY_WIDTH, _MEMORY_SIDE = (17, 65, 257, 1025), 16, 256
@@ -56,7 +58,7 @@ def main(_: Sequence[str]) -> None:
             figures += speed_figures(width, frames=_FRAMES.value, side=_SIDE.value)
     if _ONLY.value in ("all", "memory"):
         figures += memory_figures(_LENGTHS)
-    publish(figures, JSON.value)
+    publish(figures, _JSON.value)
 
 
 def public_shape(width: int) -> AutoencoderConfig:
@@ -190,4 +192,4 @@ def build_codec_model(config: AutoencoderConfig, key: jax.Array) -> Autoencoder:
 
 if __name__ == "__main__":
     use_huge_pages()
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -13,22 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 
 from sora_jax.benchmarks.decoding import decoding_figures
-from sora_jax.benchmarks.figures import JSON, Figure, publish
+from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.made_up_data import prepare_noise, time_step
-from sora_jax.core.config_files import define_config
-from sora_jax.core.errors import run_command
+from sora_jax.core.commands import Flags, run_command
 from sora_jax.data.packing.pipeline import RowDataset
 from sora_jax.data.packing.plan import Budget, balance_order, plan_window
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan
 from sora_jax.experiment.settings import Settings, read_settings
 
-_CONFIG = define_config("step_config", "configs/base.py", "Whose step loading is compared with.")
-_CLIPS = flags.DEFINE_string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
-_OPENS = flags.DEFINE_integer("opens", 10_000, "Clips that are opened while memory is watched.", lower_bound=100)
-_SAMPLES = flags.DEFINE_integer("samples", 100_000_000, "Samples of the largest plan.", lower_bound=1_000)
+_FLAGS = Flags()
+_JSON = _FLAGS.string("json", None, "Where to write the figures.")
+_CONFIG = _FLAGS.config("config", "configs/base.py", "Whose step loading is compared with.")
+_CLIPS = _FLAGS.string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
+_OPENS = _FLAGS.integer("opens", 10_000, "Clips that are opened while memory is watched.", least=100)
+_SAMPLES = _FLAGS.integer("samples", 100_000_000, "Samples of the largest plan.", least=1_000)
+_FLAGS.rename("step_config", "config")
 
 # Rows that are planned together, and rows of a global batch on each of the devices.
 _WINDOW, _DEVICES, _ROWS_PER_DEVICE = 16_384, 64, 8
@@ -41,7 +42,7 @@ def main(_: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures += loading_figures(settings, Path(folder) / "shards")
         figures += decoding_figures(_CLIPS.value, Path(folder), opens=_OPENS.value)
-    publish(figures, JSON.value)
+    publish(figures, _JSON.value)
 
 
 def lengths_of_a_mix(count: int, longest: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,4 +169,4 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

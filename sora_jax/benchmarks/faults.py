@@ -15,26 +15,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from absl import flags
 
 from sora_jax.benchmarks.drills.bench import Bench
 from sora_jax.benchmarks.drills.table import PAGE, chosen, counts_of, line_of, renewed, row_of, write_table
-from sora_jax.benchmarks.figures import JSON
+from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.config_files import find_config
-from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.errors import UserError
 from sora_jax.core.files import write_atomically
 
-_QUICK = flags.DEFINE_bool("quick", False, "A few trials of each drill; the table in the documentation stays.")
-_ONLY = flags.DEFINE_list("only", [], "Names of drills; all by default.")
-_COUNTS = flags.DEFINE_list("counts", [], "NAME=TRIALS of drills that are to be tried more or less often.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the moments, bits and files that drills choose.", lower_bound=0)
-_CONFIG = flags.DEFINE_string(
-    "config", find_config("configs/base.py"), "The base config, which is run at a small size."
-)
-_CLIPS = flags.DEFINE_string(
-    "clips", os.environ.get("SORA_JAX_CLIPS"), "Folder with real/ and damaged/ clips; by default some are drawn."
-)
-_RENEW = flags.DEFINE_bool("renew", None, "Renew the table in the documentation. By default unless --quick.")
+_FLAGS = Flags()
+_JSON = _FLAGS.string("json", None, "Where to write the figures.")
+_QUICK = _FLAGS.switch("quick", False, "A few trials of each drill; the table in the documentation stays.")
+_ONLY = _FLAGS.words("only", "Names of drills; all by default.")
+_COUNTS = _FLAGS.words("counts", "NAME=TRIALS of drills that are to be tried more or less often.")
+_SEED = _FLAGS.integer("seed", 0, "Of the moments, bits and files that drills choose.", least=0)
+_CONFIG = _FLAGS.string("config", find_config("configs/base.py"), "The base config, which is run at a small size.")
+_CLIPS = _FLAGS.string("clips", None, "Folder with real/ and damaged/ clips; by default some are drawn.")
+_RENEW = _FLAGS.switch("renew", None, "Renew the table in the documentation. By default unless --quick.")
 
 
 def main(_: Sequence[str]) -> None:
@@ -46,13 +43,13 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--config={_CONFIG.value} is not here: start from a checkout, or name its configs/base.py")
     rows = []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the end of `Bench`, which ends what it started
-    settings = {"config": _CONFIG.value, "seed": _SEED.value, "clips": _CLIPS.value}
+    settings = {"config": _CONFIG.value, "seed": _SEED.value, "clips": _CLIPS.value or os.environ.get("SORA_JAX_CLIPS")}
     with tempfile.TemporaryDirectory(prefix="faults") as folder, Bench(Path(folder), **settings) as bench:
         for one in drills:
             rows.append(row_of(one, bench, counts[one.name]))
             print(line_of(rows[-1]), flush=True)
-            if JSON.value is not None:
-                write_table(Path(JSON.value), rows, seed=_SEED.value)
+            if _JSON.value is not None:
+                write_table(Path(_JSON.value), rows, seed=_SEED.value)
     if PAGE.exists() and (_RENEW.value if _RENEW.value is not None else not _QUICK.value):
         write_atomically(PAGE, renewed(PAGE.read_text(), rows))
         print(f"renewed {PAGE}", flush=True)
@@ -63,4 +60,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -5,11 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
 from sora_jax.core.files import write_atomically
-
-JSON = flags.DEFINE_string("json", None, "Where to write the figures.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

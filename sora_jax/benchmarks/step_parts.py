@@ -1,7 +1,7 @@
 """Where a train step of the transformer goes: its parts alone, and its arithmetic against its own largest product.
 
   python -m sora_jax.benchmarks.step_parts --json=step_parts.json
-  python -m sora_jax.benchmarks.step_parts --parts_config=configs/shapes.py --parts_stage=videos
+  python -m sora_jax.benchmarks.step_parts --config=configs/shapes.py --stage=videos
 
 The step is that of a config's stage, on one pack of clips with the sizes and captions of the drawn world and noise for
 latents, on one device. Parts that are compiled alone may take longer than inside the step, where XLA runs some side by
@@ -17,14 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
-from sora_jax.benchmarks.figures import JSON, Figure, publish
+from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.made_up_data import prepare_noise
-from sora_jax.benchmarks.turns import fewest_seconds
+from sora_jax.benchmarks.turns import CLOCKS, fewest_seconds
 from sora_jax.core import rng
-from sora_jax.core.config_files import define_config
-from sora_jax.core.errors import UserError, run_command
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import UserError
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
@@ -36,10 +35,19 @@ from sora_jax.train.loop import to_device
 from sora_jax.train.state import TrainState, update_ema
 from sora_jax.train.step import make_step, mean_gradient, weights_digest
 
-_CONFIG = define_config("parts_config", "configs/base.py", "Whose step is taken apart.")
-_STAGE = flags.DEFINE_string("parts_stage", None, "Which stage of it; by default the last diffusion stage.")
-_CLIPS = flags.DEFINE_integer("parts_clips", 512, "Clips that the pack is drawn from.", lower_bound=16)
-_ROUNDS = flags.DEFINE_integer("parts_rounds", 15, "Turns of each part; the fastest counts.", lower_bound=1)
+_FLAGS = Flags()
+_JSON = _FLAGS.string("json", None, "Where to write the figures.")
+_CLOCK = _FLAGS.choice(
+    "clock", "wall", CLOCKS, "`process` counts this process's seconds on a CPU that others use, too."
+)
+_CONFIG = _FLAGS.config("config", "configs/base.py", "Whose step is taken apart.")
+_STAGE = _FLAGS.string("stage", None, "Which stage of it; by default the last diffusion stage.")
+_CLIPS = _FLAGS.integer("clips", 512, "Clips that the pack is drawn from.", least=16)
+_ROUNDS = _FLAGS.integer("rounds", 15, "Turns of each part; the fastest counts.", least=1)
+_FLAGS.rename("parts_config", "config")
+_FLAGS.rename("parts_stage", "stage")
+_FLAGS.rename("parts_clips", "clips")
+_FLAGS.rename("parts_rounds", "rounds")
 
 # Products in a row, so that starting the program does not count.
 _PRODUCTS = 20
@@ -56,20 +64,20 @@ _MEANINGS = {
 def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
     settings = read_settings(_CONFIG.value)
-    publish(
-        figures_of(settings, stage_of(settings, _STAGE.value), clips=_CLIPS.value, rounds=_ROUNDS.value), JSON.value
-    )
+    stage = stage_of(settings, _STAGE.value)
+    figures = figures_of(settings, stage, clips=_CLIPS.value, rounds=_ROUNDS.value, clock=_CLOCK.value)
+    publish(figures, _JSON.value)
 
 
 def stage_of(settings: Settings, name: str | None) -> str:
     """Returns the name of a diffusion stage, by default the last one of the run; UserError where there is none such."""
     found = [one for one in settings.run if isinstance(settings.stages[one], DiffusionStage)]
     if not found or (name is not None and name not in found):
-        raise UserError(f"--parts_stage={name} is none of the diffusion stages of the config: {', '.join(found)}")
+        raise UserError(f"--stage={name} is none of the diffusion stages of the config: {', '.join(found)}")
     return name or found[-1]
 
 
-def figures_of(settings: Settings, stage: str, *, clips: int, rounds: int) -> list[Figure]:
+def figures_of(settings: Settings, stage: str, *, clips: int, rounds: int, clock: str) -> list[Figure]:
     """Returns the milliseconds of each part of the stage's step, its GFLOP/s and those of its largest product."""
     with tempfile.TemporaryDirectory() as folder:
         mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.local_devices()[:1])
@@ -83,7 +91,7 @@ def figures_of(settings: Settings, stage: str, *, clips: int, rounds: int) -> li
         product, flops_of_product = _largest_product(settings)
         for call in (product, *calls.values()):
             call()
-        seconds = fewest_seconds({"product": product, **calls}, rounds=rounds)
+        seconds = fewest_seconds({"product": product, **calls}, rounds=rounds, clock=clock)
     figures = [
         Figure(name=f"{name}_ms", value=1e3 * seconds[name], target=None, meaning=f"{meaning}, milliseconds")
         for name, meaning in _MEANINGS.items()
@@ -158,4 +166,4 @@ def _largest_product(settings: Settings) -> tuple[Callable[[], None], float]:
 
 if __name__ == "__main__":
     use_huge_pages()
-    run_command(main)
+    run_command(main, _FLAGS)

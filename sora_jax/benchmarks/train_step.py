@@ -18,14 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from sora_jax.benchmarks.clip_mix import EQUAL_GRID, Arrangement, Clip, ClipLayout, bucketed, draw_clips, packed, padded
-from sora_jax.benchmarks.figures import JSON, Figure, publish
+from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.our_step import OurStep, predict_once, random_params
 from sora_jax.benchmarks.torch_step import Masking, TorchStep, TorchWan
-from sora_jax.benchmarks.turns import fewest_seconds
-from sora_jax.core.errors import UserError, run_command
+from sora_jax.benchmarks.turns import CLOCKS, fewest_seconds
+from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import UserError
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import Params, count_parameters
@@ -50,17 +50,24 @@ _MASKING: dict[str, Masking] = {"packed": "segments", "padded": "keys", "buckete
 # Dense bfloat16 peak of one device, FLOP/s, by a part of its name (vendors' data sheets).
 _PEAKS = {"H100": 989e12, "H200": 989e12}
 
-_ONLY = flags.DEFINE_list("contestants", [], f"Which contestants run: {', '.join(CONTESTANTS)}; by default all.")
-_SIZE = flags.DEFINE_enum("model", None, list(SIZES), "Of the transformer; by default small on a CPU, else xl.")
-_SCALE = flags.DEFINE_integer(
-    "side_scale", None, "Times rows and columns of every token grid; by default 1 on a CPU, else 4.", lower_bound=1
+_FLAGS = Flags()
+_JSON = _FLAGS.string("json", None, "Where to write the figures.")
+_CLOCK = _FLAGS.choice(
+    "clock", "wall", CLOCKS, "`process` counts this process's seconds on a CPU that others use, too."
 )
-_ROW_TOKENS = flags.DEFINE_integer("row_tokens", None, "Of a packed row; by default 1,024 x side_scale squared.")
-_ROWS = flags.DEFINE_integer("rows", 1, "Packed rows of a batch; other batches have at most as many tokens.")
-_CLIPS = flags.DEFINE_integer("stream_clips", 96, "Of the stream, one pass over which is timed.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("passes", 3, "Passes of each contestant; the fastest counts.", lower_bound=1)
-_REMAT = flags.DEFINE_enum("remat", "none", list(REMAT_POLICIES), "What our backward pass keeps.")
-_COMPILE = flags.DEFINE_bool("compile", None, "Whether torch compiles; by default on a GPU only.")
+_ONLY = _FLAGS.words("contestants", f"Which contestants run: {', '.join(CONTESTANTS)}; by default all.")
+_SIZE = _FLAGS.choice("model", None, list(SIZES), "Of the transformer; by default small on a CPU, else xl.")
+_SCALE = _FLAGS.integer(
+    "side_scale", None, "Times rows and columns of every token grid; by default 1 on a CPU, else 4.", least=1
+)
+_ROW_TOKENS = _FLAGS.integer("row_tokens", None, "Of a packed row; by default 1,024 x side_scale squared.")
+_ROWS = _FLAGS.integer("rows", 1, "Packed rows of a batch; other batches have at most as many tokens.")
+_CLIPS = _FLAGS.integer("clips", 96, "Of the stream, one pass over which is timed.", least=1)
+_ROUNDS = _FLAGS.integer("rounds", 3, "Passes of each contestant; the fastest counts.", least=1)
+_REMAT = _FLAGS.choice("remat", "none", list(REMAT_POLICIES), "What our backward pass keeps.")
+_COMPILE = _FLAGS.switch("compile", None, "Whether torch compiles; by default on a GPU only.")
+_FLAGS.rename("stream_clips", "clips")
+_FLAGS.rename("passes", "rounds")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +82,7 @@ class Comparison:
       clips: Of the stream.
       rounds: Passes over the stream.
       compiled: Whether torch compiles.
+      clock: Of `turns.CLOCKS`.
     """
 
     config: TransformerConfig
@@ -84,6 +92,7 @@ class Comparison:
     clips: int
     rounds: int
     compiled: bool
+    clock: str = "wall"
 
 
 def main(_: Sequence[str]) -> None:
@@ -95,7 +104,7 @@ def main(_: Sequence[str]) -> None:
     if importlib.util.find_spec("torch") is None and any(name.startswith("torch") for name in names):
         print('no torch here, so ours alone is measured: pip install -e ".[parity]"')
         names = [name for name in names if name.startswith("ours")]
-    publish(compare(comparison_of_flags(), names), JSON.value)
+    publish(compare(comparison_of_flags(), names), _JSON.value)
 
 
 def comparison_of_flags() -> Comparison:
@@ -113,6 +122,7 @@ def comparison_of_flags() -> Comparison:
         clips=_CLIPS.value,
         rounds=_ROUNDS.value,
         compiled=not on_cpu if _COMPILE.value is None else _COMPILE.value,
+        clock=_CLOCK.value,
     )
 
 
@@ -168,7 +178,7 @@ def compare(comparison: Comparison, names: Sequence[str]) -> list[Figure]:
         name: arrange(comparison, name.split("_")[1], short_tail=name.startswith("torch")) for name in names
     }
     calls = contestants(comparison, params, arrangements)
-    seconds = fewest_seconds(calls, rounds=comparison.rounds)
+    seconds = fewest_seconds(calls, rounds=comparison.rounds, clock=comparison.clock)
     rates = {name: arrangements[name].work().tokens / seconds[name] for name in names}
     figures += ratio_figures(rates)
     if {"ours_packed", "ours_bucketed"} <= set(names):
@@ -277,4 +287,4 @@ if __name__ == "__main__":
     use_huge_pages()
     # On a GPU jax would else take most of the memory before torch gets any.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    run_command(main)
+    run_command(main, _FLAGS)

@@ -3,28 +3,26 @@
 import time
 from collections.abc import Callable, Mapping
 
-from absl import flags
 from tqdm import tqdm
 
-CLOCK = flags.DEFINE_enum(
-    "clock", "wall", ["wall", "process"], "`process` counts this process's seconds on a CPU that others use, too."
-)
+# What each clock counts: time, or this process's seconds on a CPU that others use, too.
+CLOCKS = ("wall", "process")
 
 
-def fewest_seconds(calls: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
+def fewest_seconds(calls: Mapping[str, Callable[[], object]], *, rounds: int, clock: str = "wall") -> dict[str, float]:
     """Returns the fewest seconds that each call took over some rounds, in each of which every call has one turn.
 
-    A call returns when its work is done. What must be compiled is compiled beforehand. The seconds are those of the
-    flag `clock`: of several threads those of the process add up, so compare them on one core alone.
+    A call returns when its work is done. What must be compiled is compiled beforehand. The seconds are those of
+    `clock`, one of `CLOCKS`: of several threads those of the process add up, so compare them on one core alone.
     """
-    clock = time.perf_counter if CLOCK.value == "wall" else time.process_time
+    now = time.perf_counter if clock == "wall" else time.process_time
     seconds = {name: float("inf") for name in calls}
     with tqdm(total=rounds * len(calls), desc="rounds", unit="turn", leave=False) as bar:
         for number in range(rounds):
             # There and back, so that no one always follows the same other.
             for name in list(calls)[:: 1 if number % 2 == 0 else -1]:
-                began = clock()
+                began = now()
                 calls[name]()
-                seconds[name] = min(seconds[name], clock() - began)
+                seconds[name] = min(seconds[name], now() - began)
                 bar.update()
     return seconds

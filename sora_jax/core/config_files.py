@@ -17,7 +17,7 @@ _PLACES = (Path(__file__).parents[1] / "shipped", Path(__file__).parents[2])
 
 
 def define_config(name: str, default: str, help_: str) -> Any:
-    """Returns the flag `--name` of a config file, whose keys are flags as well; call it where a module is loaded.
+    """Returns the flag `--name` of a config file, whose keys are flags as well, for `core.commands`.
 
     A relative name such as configs/base.py that is not in the working folder is that of the package, on the command
     line too; `from configs import base` works within any config.

@@ -42,7 +42,7 @@ _LOST = re.compile(
 _PLACES = (
     "--coordinator (JAX_COORDINATOR_ADDRESS)",
     "--process_count (JAX_NUM_PROCESSES)",
-    "--process_id (JAX_PROCESS_ID)",
+    "--process_index (JAX_PROCESS_ID)",
 )
 _meetings = itertools.count()
 
@@ -68,7 +68,7 @@ class Cluster:
             raise UserError(f"--coordinator={self.coordinator} has no port: give HOST:PORT of process 0")
         if not 0 <= self.index < self.count:
             raise UserError(
-                f"--process_id={self.index} is not below --process_count={self.count}: processes are numbered from 0"
+                f"--process_index={self.index} is not below --process_count={self.count}: processes are numbered from 0"
             )
 
     @property

@@ -4,20 +4,11 @@ The codes are a contract with launchers: 0 done, 2 configuration, 3 does not fit
 70 internal, 74 storage, 75 peer lost, 85 preempted and saved.
 """
 
-import logging as standard_logging
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NoReturn
 
-from absl import app, flags, logging
-
-from sora_jax.core.platforms import leave_out_tpu
 from sora_jax.core.printable import printable
-
-_PACKAGE = str(Path(__file__).parents[1])
 
 
 class CommandError(Exception):
@@ -91,29 +82,6 @@ def what_to_do(code: int) -> str:
     return next((kind.what_to_do for kind in _KINDS if kind.exit_code == code), Preempted.what_to_do)
 
 
-def run_command(main: Callable[[Sequence[str]], None], *, takes_words: bool = False) -> NoReturn:
-    """Runs an absl command; a `CommandError` or a bad flag becomes one line on stderr and an exit code.
-
-    What else goes wrong is a fault of ours: a traceback and code 70. Words after the flags are a mistake, unless `main`
-    `takes_words`; then the first of them ends the flags.
-    """
-
-    def guarded(argv: Sequence[str]) -> int:
-        _quiet_libraries()
-        try:
-            if len(argv) > 1 and not takes_words:
-                raise UserError(f"unknown argument {argv[1]!r}: flags start with --, see --help")
-            leave_out_tpu()
-            main(argv)
-        except Exception as error:
-            return report(error)
-        return 0
-
-    flags.FLAGS.set_gnu_getopt(not takes_words)
-    app.run(guarded, flags_parser=_parse_flags)
-    raise AssertionError("app.run always exits")
-
-
 def report(error: Exception) -> int:
     """Returns the exit code of an error after telling it: in one line where it is for the user, else in full."""
     if isinstance(error, CommandError):
@@ -121,41 +89,3 @@ def report(error: Exception) -> int:
     else:
         traceback.print_exception(error)
     return exit_code(error)
-
-
-def _quiet_libraries() -> None:
-    """Keeps what libraries tell about their work out of the log, unless they warn; our own lines stay."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.INFO)
-
-    def wanted(record: standard_logging.LogRecord) -> bool:
-        return record.levelno >= standard_logging.WARNING or record.pathname.startswith(_PACKAGE)
-
-    logging.get_absl_handler().addFilter(wanted)
-
-
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Like absl's own parser, but a mistake, also one inside a config file, is a sentence and exit code 2."""
-    try:
-        rest = flags.FLAGS(list(argv))
-        if "config" in flags.FLAGS:
-            # A file that cannot be read says so only when it is looked into.
-            _ = "run" in (flags.FLAGS["config"].value or ())
-        return rest
-    except SystemExit:  # after --help, which absl ends as if it had failed
-        sys.exit(0)
-    except Exception as error:
-        print(f"{UserError.__name__}: {_sentence(error)}; see --help", file=sys.stderr)
-        sys.exit(UserError.exit_code)
-
-
-def _sentence(error: Exception) -> str:
-    """Returns the first sentence and the last line of a message, which holds the suggestion if there is one."""
-    text = str(error)
-    while isinstance(error, AttributeError | KeyError) and text[:1] in ("'", '"') and text[:1] == text[-1]:
-        # ml_collections quotes the messages of the errors that it passes on.
-        text = text[1:-1].replace("\\n", "\n").replace("\\'", "'")
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
-    first = lines[0].split(". ")[0]
-    name = first.strip("'\"")
-    return "; ".join([f"the config has no key {name}" if name.isidentifier() else first, *lines[1:][-1:]])

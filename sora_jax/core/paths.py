@@ -5,14 +5,9 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from absl import flags
 
 from sora_jax.core.errors import StorageError, UserError
 
-# The flags that are defined here belong to the command that asks for them, in its --help too.
-flags.disclaim_key_flags()
 # Bytes of a name in a folder, of every usual file system.
 LONGEST_NAME = 255
 
@@ -53,25 +48,3 @@ def beside(path: Path, ending: str) -> Path:
     if len(os.fsencode(name)) + len(ending) > LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return path.with_name(name + ending)
-
-
-class _PathParser(flags.ArgumentParser[str]):
-    """Paths on the command line."""
-
-    def parse(self, argument: str) -> str:
-        """Returns the path, raises UserError as `expanded`."""
-        return expanded(argument)
-
-    def flag_type(self) -> str:
-        """Returns what the flag takes, as in helps of absl."""
-        return "path"
-
-
-def define_path(name: str, default: str | None, help_: str) -> Any:
-    """Returns the flag `--name` of a path, or None."""
-    return flags.DEFINE(_PathParser(), name, default, help_, serializer=flags.ArgumentSerializer())
-
-
-def define_paths(name: str, help_: str) -> Any:
-    """Returns the flag `--name` of a path, which may be given several times: a list."""
-    return flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help_)

@@ -96,7 +96,7 @@ def _check(said: dict[str, Any], mine: dict[str, Any], come: dict[int, socket.so
         if said["purpose"].get(name) != value:
             raise UserError(f"process {index} was started with another {name} than process 0: give all the same")
     if index == 0 or (index in come and not _is_gone(come[index])):
-        raise UserError(f"two processes were started with --process_id={index}: give each its own, from 0 on")
+        raise UserError(f"two processes were started with --process_index={index}: give each its own, from 0 on")
 
 
 def _is_gone(caller: socket.socket) -> bool:

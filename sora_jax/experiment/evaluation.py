@@ -2,19 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import UserError
-from sora_jax.core.tree import abstract_model
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource, read_ahead
+from sora_jax.data.sources.remote import is_remote
 from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
@@ -24,18 +25,13 @@ from sora_jax.evaluation.tasks import judge_sizes, judge_tasks
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
 from sora_jax.experiment.estimate import JUDGEMENTS
-from sora_jax.experiment.loading import (
-    Weights,
-    build_generator,
-    limits_of,
-    load_codec,
-    load_generator,
-    make_sampler,
-    solver_config,
-)
+from sora_jax.experiment.loading import Weights, limits_of, solver_config
+from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.settings import Settings
 from sora_jax.generate.job import Limits
 from sora_jax.models.codec import Codec
+from sora_jax.models.i3d import load_i3d
+from sora_jax.models.perceptual import load_perceptual
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
 
@@ -45,21 +41,52 @@ _EVALUATION_SEED = 1_000
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-PARTS = ("autoencoder", "generator", "tasks", "all")
+Part = Literal["autoencoder", "generator", "tasks", "all"]
+PARTS: tuple[Part, ...] = get_args(Part)
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
 
 
+def changed(settings: Settings, *, draws: int | None = None, guidance: float | None = None, **solver: Any) -> Settings:
+    """Returns the settings with other samples: draws of each prompt, scale of the guidance; solver, steps and cache."""
+    given = {name: value for name, value in solver.items() if value is not None}
+    sampling, evaluation = dataclasses.replace(settings.sampling, **given), settings.evaluation
+    if guidance is not None:
+        sampling = dataclasses.replace(sampling, guidance=dataclasses.replace(sampling.guidance, scale=guidance))
+    if draws is not None:
+        evaluation = dataclasses.replace(evaluation, draws=draws)
+    return dataclasses.replace(settings, sampling=sampling, evaluation=evaluation)
+
+
+def check_asked(part: Part, data: str | None, weights: Weights) -> None:
+    """Raises UserError where a part cannot be judged on the data, or with the weights, that are asked for."""
+    if part not in PARTS:
+        raise UserError(f"part {part!r} is not one of: {', '.join(PARTS)}")
+    if part == "autoencoder" and weights != "ema":
+        raise UserError(
+            f"--weights={weights} are of the transformer: the autoencoder is an average, judge another part"
+        )
+    if data is not None and part != "autoencoder":
+        raise UserError(f"--data is for the autoencoder alone: pass --part=autoencoder, not {part}")
+    if data not in (None, DRAWN) and not is_remote(data) and not Path(data).is_dir():
+        raise UserError(f"--data={data} is not a folder: give one with videos or images")
+
+
+def load_networks(lpips: str | None, video_features: str | None) -> Networks:
+    """Returns the networks of files with the weights of LPIPS and of I3D, each None where there is none."""
+    return Networks(
+        perceptual=jax.device_put(load_perceptual(lpips)) if lpips else None,
+        video=jax.device_put(load_i3d(video_features)) if video_features else None,
+    )
+
+
 def evaluate(
-    workdir: Workdir,
+    models: RunModels,
     settings: Settings,
     *,
-    part: str = "all",
-    step: int | None = None,
+    part: Part = "all",
     count: int | None = None,
-    weights: Weights = "ema",
     networks: Networks | None = None,
-    mesh: Mesh | None = None,
     judged: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Returns the metrics of a run's models, after writing them to evaluation.json and printing them.
@@ -68,15 +95,14 @@ def evaluate(
     are any (`held_out`); a picture of the worst is written. For the drawn world `shapes`: on held-out prompts, and
     where it shows two objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as
     `evaluation.tasks` says, on `count` clips (by default as configured); sheets of these samples are written beside.
-    `step` and `weights` are those of the generator, as in `load_generator`; the autoencoder is always an average, as
-    what was prepared is made with it. With one of `PARTS` alone the file keeps what it says of the other. `mesh` are
-    the devices, also of several processes, that share the work; None: the first one. `judged` is called with how many
-    of the `JUDGEMENTS` are done.
+    `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
+    with it. With one of `PARTS` alone the file keeps what it says of the other. `judged` is called with how many of the
+    `JUDGEMENTS` are done.
     """
-    codec = load_codec(workdir, settings, mesh=mesh)
+    workdir, codec = models.workdir, models.codec
     sets = _prompt_sets(settings)
     if part in ("generator", "tasks") and not sets:
-        raise UserError("only of a drawn world can be told how prompts are followed: pass --evaluate=autoencoder")
+        raise UserError("only of a drawn world can be told how prompts are followed: pass --part=autoencoder")
     of_tasks = _clips_of_tasks(settings, part, count) if sets else 0
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():
@@ -85,7 +111,7 @@ def evaluate(
         result |= _autoencoder(workdir, settings, codec, networks, count=count, needed=part == "autoencoder")
         judged(1)
     if part != "autoencoder" and sets:
-        maker = _Maker(workdir, settings, codec, step=step, weights=weights, mesh=mesh)
+        maker = _Maker(models, settings)
         if part in ("generator", "all"):
             result |= maker.follow(sets)
             judged(2)
@@ -114,7 +140,7 @@ def _autoencoder(
 
 
 def evaluate_data(
-    workdir: Workdir, settings: Settings, path: str, *, count: int | None = None, networks: Networks | None = None
+    models: RunModels, settings: Settings, path: str, *, count: int | None = None, networks: Networks | None = None
 ) -> dict[str, Any]:
     """Returns how a run's autoencoder does on the videos and images of a folder, captioned or not, fitted as its own.
 
@@ -123,7 +149,7 @@ def evaluate_data(
     Up to `count` of them, by default as configured, spread evenly; those that cannot be used are named and counted.
     Written to evaluation_autoencoder.json and printed.
     """
-    codec = load_codec(workdir, settings)
+    workdir, codec = models.workdir, models.codec
     data = settings.data
     count = count or settings.evaluation.clips
     if path == DRAWN:
@@ -194,25 +220,13 @@ def _clips_of_tasks(settings: Settings, part: str, count: int | None) -> int:
 class _Maker:
     """The generator of a run, and what it is judged on."""
 
-    def __init__(
-        self,
-        workdir: Workdir,
-        settings: Settings,
-        codec: Codec,
-        *,
-        step: int | None,
-        weights: Weights,
-        mesh: Mesh | None,
-    ):
-        self._settings = settings
-        self._params, stage, at = load_generator(workdir, settings, step=step, weights=weights, mesh=mesh)
-        structure, _, _ = abstract_model(lambda key: build_generator(settings, key))
-        self._sampler = make_sampler(settings, codec, structure, mesh=mesh)
-        sampling = settings.sampling
-        exact = dataclasses.replace(solver_config(settings), cache=0.0)
-        self._exact = make_sampler(settings, codec, structure, solver=exact, mesh=mesh)
-        self._facts = {"stage": stage, "step": at, "weights": weights, "solver": f"{sampling.solver} {sampling.steps}"}
-        self._folder = workdir.path / "samples" / "evaluation"
+    def __init__(self, models: RunModels, settings: Settings):
+        self._settings, self._params = settings, models.params
+        solver, sampling = solver_config(settings), settings.sampling
+        self._sampler = models.sampler(solver)
+        self._exact = models.sampler(dataclasses.replace(solver, cache=0.0))
+        self._facts = {**models.facts(), "solver": f"{sampling.solver} {sampling.steps}"}
+        self._folder = models.workdir.path / "samples" / "evaluation"
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def follow(self, sets: dict[str, list[PromptCase]]) -> dict[str, Any]:

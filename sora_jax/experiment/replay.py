@@ -65,7 +65,7 @@ def replay(run: Run, name: str, *, step: int | None, steps: int) -> Iterator[Rep
         state, position = restored.state, position_of(restored.data)
         last = min(position.step + steps, recipe.step.steps)
         if last == position.step:
-            raise UserError(f"step {last} is the last of {name}: pass --step of an earlier checkpoint")
+            raise UserError(f"step {last} is the last of {name}: pass --checkpoint of an earlier one")
         with contextlib.closing(_stream(run, name).batches(position.step + position.left_out)) as batches:
             for done in range(position.step + 1, last + 1):
                 state, metrics = step_function(state, to_device(next(batches), mesh), recipe.step.course)

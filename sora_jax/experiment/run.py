@@ -21,6 +21,7 @@ from sora_jax.experiment.datasets import curate_all, open_collections
 from sora_jax.experiment.estimate import EVALUATION, expected_parts, measure_speed
 from sora_jax.experiment.evaluation import evaluate
 from sora_jax.experiment.machine import fit_to_machine
+from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.prepare_shares import clips_of_share, encode_share
 from sora_jax.experiment.settings import Settings, read_settings
@@ -121,7 +122,8 @@ def _train_and_evaluate(run: Run, *, until: str | None, evaluated: bool, began: 
         failure.at(stage=EVALUATION)
         run.progress.begin(EVALUATION)
         # On the devices that trained, whose programs are compiled.
-        evaluate(workdir, run.settings, mesh=run.mesh, judged=run.progress.update)
+        models = RunModels(workdir, run.settings, mesh=run.mesh)
+        evaluate(models, run.settings, judged=run.progress.update)
         run.progress.end()
     record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated or until is None)
 

@@ -6,20 +6,16 @@ Letters: T H W C frames, rows, columns, colours of pixels.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Unpack
 
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.clips import BadClip, covering
-from sora_jax.data.media.guarded import GuardedReader
-from sora_jax.data.media.pictures import ReadOptions
+from sora_jax.data.clips import covering
 from sora_jax.data.tokens import check_prompt, clean_caption, count_tokens
-from sora_jax.generate.request import DEFAULT_STRENGTH, Request
+from sora_jax.generate.given import Read, read_file
+from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
 from sora_jax.video import shapes
 
 _GB = 1e9
@@ -27,6 +23,8 @@ _GB = 1e9
 _LEAST_WINDOW = 3
 # A mask is white where its mean over colours is over this.
 _WHITE = 127
+# Read of a video before it is made: one more than an image has.
+_FRAMES_CHECKED = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,26 +143,38 @@ class Job:
     mask_THW: np.ndarray | None = None
 
 
-def read_job(request: Request, limits: Limits) -> Job:
-    """Returns the job of a request; raises UserError for all that the model cannot do."""
-    prompts = tuple(check_prompt(prompt, limits.text_tokens) for prompt in request.prompt) or ("",)
-    negative = clean_caption(request.negative)
-    if count_tokens(negative) > limits.text_tokens:
-        raise UserError(
-            f"the negative prompt has {count_tokens(negative)} tokens and this model takes {limits.text_tokens}"
-        )
-    image, rates, clips, mask = None, [], [], None
-    if request.image:
-        image, _ = _read(request.image, opaque=True)
-        if len(image) > 1:
-            raise UserError(f"{request.image} has {len(image)} frames and animate takes one image: use extend")
-    for name in request.video:
-        clip, found = _read(name)
-        clips.append(clip)
-        rates.append(found)
+def check_request(request: Request, limits: Limits, read: Read = read_file) -> bool:
+    """Returns whether the result is one image; raises UserError for what is known to be impossible.
+
+    Of given videos only the first frames are read, so that many requests can be checked before any is made; what they
+    do not tell, as how long a video is, `read_job` finds out.
+    """
+    if not request.video:
+        return read_job(request, limits, read).frames == 1
+    _texts(request, limits)
+    clips = [read(name, max_frames=_FRAMES_CHECKED)[0] for name in request.video]
     _check_alike(request, clips)
     if request.mask:
-        mask = _read_mask(request.mask, clips[0])
+        _check_mask_size(request.mask, read(request.mask, opaque=True, max_frames=_FRAMES_CHECKED)[0], clips[0])
+    _settle_size(request, limits, clips)
+    _check_knows(request.task, limits, slides=False)
+    adds = request.task in ("extend", "loop", "connect")
+    return not adds and (len(clips[0]) == 1 or (request.task == "upscale" and request.frames == 1))
+
+
+def read_job(request: Request, limits: Limits, read: Read = read_file) -> Job:
+    """Returns the job of a request; raises UserError for all that the model cannot do."""
+    prompts, negative = _texts(request, limits)
+    image, mask = None, None
+    if request.image:
+        image, _ = read(request.image, opaque=True)
+        if len(image) > 1:
+            raise UserError(f"{request.image} has {len(image)} frames and animate takes one image: use extend")
+    videos = [read(name) for name in request.video]
+    clips, rates = [clip for clip, _ in videos], [rate for _, rate in videos]
+    _check_alike(request, clips)
+    if request.mask:
+        mask = _as_long(request.mask, read(request.mask, opaque=True)[0], clips[0])
     size = _settle_size(request, limits, [*clips, *([] if image is None else [image])])
     if request.task != "upscale":
         clips = [covering(clip, size) for clip in clips]
@@ -195,20 +205,15 @@ def read_job(request: Request, limits: Limits) -> Job:
     return job
 
 
-@functools.cache
-def _reader() -> GuardedReader:
-    """Returns the one process that decodes what requests name: it starts with the first file."""
-    return GuardedReader()
-
-
-def _read(path: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
-    """Returns uint8 (T, H, W, 3) and frames per second of a file; raises UserError where it cannot be read."""
-    if not Path(path).exists():
-        raise UserError(f"{path} does not exist")
-    try:
-        return _reader().read_clip(path, **options)
-    except BadClip as error:
-        raise UserError(str(error)) from error
+def _texts(request: Request, limits: Limits) -> tuple[tuple[str, ...], str]:
+    """Returns the prompts and the negative prompt, cleaned."""
+    prompts = tuple(check_prompt(prompt, limits.text_tokens) for prompt in request.prompt) or ("",)
+    negative = clean_caption(request.negative)
+    if count_tokens(negative) > limits.text_tokens:
+        raise UserError(
+            f"the negative prompt has {count_tokens(negative)} tokens and this model takes {limits.text_tokens}"
+        )
+    return prompts, negative
 
 
 def _check_alike(request: Request, clips: Sequence[np.ndarray]) -> None:
@@ -220,13 +225,19 @@ def _check_alike(request: Request, clips: Sequence[np.ndarray]) -> None:
         )
 
 
-def _read_mask(path: str, clip: np.ndarray) -> np.ndarray:
-    """Returns the mask, uint8 (T, H, W, 3), as long as the clip."""
-    # Its alpha may be the mask, or its colours: only who made it knows.
-    pixels_THWC, _ = _read(path, opaque=True)
-    frames, height, width = pixels_THWC.shape[:3]
+def _check_mask_size(name: str, pixels_THWC: np.ndarray, clip: np.ndarray) -> None:
+    height, width = pixels_THWC.shape[1:3]
     if (height, width) != clip.shape[1:3]:
-        raise UserError(f"the mask {path} is {height}x{width} px, the video {clip.shape[1]}x{clip.shape[2]}: scale it")
+        raise UserError(f"the mask {name} is {height}x{width} px, the video {clip.shape[1]}x{clip.shape[2]}: scale it")
+
+
+def _as_long(path: str, pixels_THWC: np.ndarray, clip: np.ndarray) -> np.ndarray:
+    """Returns the mask, uint8 (T, H, W, 3), as long as the clip.
+
+    It was read as opaque: its alpha may be the mask, or its colours, and only who made it knows.
+    """
+    _check_mask_size(path, pixels_THWC, clip)
+    frames = len(pixels_THWC)
     if frames not in (1, len(clip)):
         raise UserError(f"the mask {path} has {frames} frames, the video {len(clip)}: give one frame, or as many")
     if not _whiter(pixels_THWC).any():
@@ -334,20 +345,13 @@ def _check_limits(job: Job, limits: Limits) -> None:
     for name, clip in zip(job.request.video, job.clips, strict=True):
         if len(clip) < shortest and task in ("extend", "loop", "connect"):
             raise UserError(f"{name} has {len(clip)} frames and {task} needs {shortest} or more: animate its first one")
-    slides = whole > limits.window_tokens(size)
+    _check_knows(task, limits, slides=whole > limits.window_tokens(size))
+
+
+def _check_knows(task: Task, limits: Limits, *, slides: bool) -> None:
+    """Raises UserError where a task, or a video that slides, needs known tokens and the model knows none."""
     if not limits.knows and (slides or task not in ("text", "edit", "upscale")):
         raise UserError(
             f"this run was trained without known tokens (known.none is 1 in its stages), which {task} needs: "
             "train with a share of them, or take another workdir"
         )
-
-
-def facts_of(job: Job) -> dict[str, Any]:
-    """Returns what a file should say of how it was made; of other files their names alone."""
-    asked = {name: value for name, value in job.request.facts().items() if name != "output"}
-    for name in ("image", "mask"):
-        if name in asked:
-            asked[name] = Path(asked[name]).name
-    if "video" in asked:
-        asked["video"] = [Path(name).name for name in asked["video"]]
-    return {**asked, "prompt": list(job.prompts), "size": list(job.size), "fps": job.fps}

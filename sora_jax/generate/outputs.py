@@ -4,15 +4,15 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.media.writer import ClipFormat, Write, first_file, open_clip
-from sora_jax.generate.job import Job, facts_of
+from sora_jax.data.media.writer import ClipFormat, Write, check_written_suffix, first_file, open_clip
+from sora_jax.generate.job import Job
 from sora_jax.generate.request import Request
-from sora_jax.generate.write import settle
+from sora_jax.generate.write import file_stem, free_path, is_safe_name, settle
 
 
 class Files:
@@ -113,6 +113,17 @@ def _content(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def line_named(request: Request, source: Path | None) -> Iterator[None]:
+    """Has what is refused of a file of requests begin with the line, counted from 1 as an editor does."""
+    try:
+        yield
+    except UserError as error:
+        if source is None or request.line is None:
+            raise
+        raise UserError(f"{source}, line {request.line}: {error}") from error
+
+
 def check_place(request: Request, path: Path, places: dict[str, Request]) -> None:
     """Adds where the output of a request lies to those of others.
 
@@ -127,3 +138,54 @@ def check_place(request: Request, path: Path, places: dict[str, Request]) -> Non
     for given in filter(None, (request.image, request.mask, *request.video)):
         if os.path.realpath(given) == place:
             raise UserError(f"the output {path} is the file {given} that is given: choose another name for it")
+
+
+def output_paths(
+    folder: Path, requests: Sequence[Request], images: Sequence[bool], *, source: Path | None, codec: str | None
+) -> list[Path]:
+    """Returns the file of each request; raises UserError where its ending cannot hold it.
+
+    Args:
+      folder: Of files that have no name of their own, and of all that a file of requests asks for.
+      requests: What is asked for.
+      images: Whether the result is one image, of each.
+      source: The file of requests; None where there is none.
+      codec: As of `ClipFormat`.
+    """
+    paths: list[Path] = []
+    for request, image in zip(requests, images, strict=True):
+        with line_named(request, source):
+            path = _output_path(folder, request, ".png" if image else ".mp4", paths, source=source)
+            check_written_suffix(path, frames=1 if image else 2, codec=codec)
+        paths.append(path)
+    places: dict[str, Request] = {}
+    for request, path in zip(requests, paths, strict=True):
+        with line_named(request, source):
+            check_place(request, path, places)
+    return paths
+
+
+def _output_path(folder: Path, request: Request, suffix: str, taken: Sequence[Path], *, source: Path | None) -> Path:
+    if request.output is None:
+        task = "" if request.task == "text" else f"{request.task}_"
+        stem = f"{task}{file_stem(' '.join(request.prompt[:1]))}_seed{request.seed}"
+        return free_path(folder, stem, suffix, set(taken))
+    if source is None:
+        return Path(request.output)
+    if not is_safe_name(request.output):
+        raise UserError(
+            f"output {request.output[:120]!r} must be the name of a file, printable, of 120 bytes at most, without / "
+            "and not beginning with a dot or a dash"
+        )
+    return folder / request.output
+
+
+def facts_of(job: Job) -> dict[str, Any]:
+    """Returns what a file should say of how it was made; of other files their names alone."""
+    asked = {name: value for name, value in job.request.facts().items() if name != "output"}
+    for name in ("image", "mask"):
+        if name in asked:
+            asked[name] = Path(asked[name]).name
+    if "video" in asked:
+        asked["video"] = [Path(name).name for name in asked["video"]]
+    return {**asked, "prompt": list(job.prompts), "size": list(job.size), "fps": job.fps}

@@ -136,6 +136,43 @@ class Request:
         return {name: asked[name] for name in default if asked[name] != default[name] or name in ("task", "seed")}
 
 
+def make_requests(
+    prompts: Sequence[str],
+    *,
+    task: Task = "text",
+    size: Sequence[str] = (),
+    frames: Sequence[int] = (),
+    seconds: Sequence[str] = (),
+    seed: Sequence[int] = (0,),
+    output: Sequence[str] = (),
+    **common: Any,
+) -> list[Request]:
+    """Returns a request for each prompt; a task with a picture or a video makes one of all prompts.
+
+    Of the sequences one serves all requests and as many as requests go in pairs; none leaves it open. `common` are
+    attributes that all share. Raises UserError for any other number, and as `Request`.
+    """
+    if not prompts and task == "text":
+        raise UserError('nothing to sample: pass --prompt="..."')
+    grouped = [(prompt,) for prompt in prompts] if task == "text" else [tuple(prompts)]
+    if output and len(output) != len(grouped):
+        raise UserError(f"{len(output)} --output for {len(grouped)} prompts: give one for each, or none")
+    of_each = {"size": size, "frames": frames, "seconds": seconds, "seed": seed, "output": output}
+    columns = [_for_each(name, list(values) or [None], len(grouped)) for name, values in of_each.items()]
+    return [
+        Request(task=task, prompt=prompt, **dict(zip(of_each, row, strict=True)), **common)
+        for prompt, row in zip(grouped, zip(*columns, strict=True), strict=True)
+    ]
+
+
+def _for_each(name: str, values: list[Any], count: int) -> list[Any]:
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise UserError(f"{len(values)} --{name} for {count} prompts: give one for all, or one for each")
+    return values
+
+
 def read_size(text: str) -> tuple[int, int]:
     """Returns (height, width) of "HEIGHTxWIDTH"; raises UserError otherwise."""
     parts = text.lower().split("x")

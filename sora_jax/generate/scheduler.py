@@ -4,6 +4,8 @@ A job is a conversation (`generate/tasks.py`): it says which canvas it needs nex
 """
 
 import dataclasses
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -14,6 +16,9 @@ from sora_jax.generate.job import Job, Limits
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.tasks import TASKS, Making, VideoBuilder
 
+# Takes frames, uint8 (T, H, W, 3), in their order.
+Sink = Callable[[np.ndarray], None]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
@@ -23,12 +28,96 @@ class Made:
     notes: dict[str, float]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A job that is done: its id, as `Rounds.add` gave it, and figures about its video, by name."""
+
+    id: int
+    notes: dict[str, float]
+
+
 @dataclasses.dataclass(kw_only=True)
 class _Running:
-    number: int
     scene: VideoBuilder
     making: Making
     canvas: Canvas
+
+
+class Rounds:
+    """Jobs that are made together, a canvas of each in every round; they join and leave between rounds.
+
+    What a job becomes does not depend on which others share its rounds. For one thread.
+
+    Args:
+      sampler: What solves and decodes.
+      params: Weights of the generator.
+      limits: Of the model.
+      most: Jobs that are under way at once; the others wait, in the order in which they were added.
+    """
+
+    def __init__(self, sampler: Sampler, params: Params, limits: Limits, *, most: int = 64):
+        self._sampler, self._params, self._limits, self._most = sampler, params, limits, most
+        self._ids = itertools.count()
+        self._waiting: deque[tuple[int, Job, Sink]] = deque()
+        self._running: dict[int, _Running] = {}
+
+    def __len__(self) -> int:
+        """Returns how many jobs wait or are under way."""
+        return len(self._waiting) + len(self._running)
+
+    @property
+    def full(self) -> bool:
+        """Whether another job would have to wait for one to be done."""
+        return len(self) >= self._most
+
+    def add(self, job: Job, sink: Sink) -> int:
+        """Returns the id of a job that begins with the next round, or once there is room; its frames go to `sink`.
+
+        Ids count from 0.
+        """
+        number = next(self._ids)
+        self._waiting.append((number, job, sink))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Ends a job; nothing of it goes to its sink any more. Raises KeyError where none of this id is left."""
+        if number in self._running:
+            self._running.pop(number).making.close()
+            return
+        left = deque(one for one in self._waiting if one[0] != number)
+        if len(left) == len(self._waiting):
+            raise KeyError(f"no job {number} waits or is under way")
+        self._waiting = left
+
+    def step(self) -> list[Finished]:
+        """Begins what there is room for, gives every job that is under way its next canvas, and returns what is done.
+
+        A job that needs no canvas is done at once. Without jobs nothing happens.
+        """
+        done = []
+        while self._waiting and len(self._running) < self._most:
+            number, job, sink = self._waiting.popleft()
+            scene = VideoBuilder(job, self._limits, self._sampler.codec, sink)
+            done += self._advance(number, scene, TASKS[job.request.task](scene), None)
+        if not self._running:
+            return done
+        asked = list(self._running.items())
+        solved = self._sampler.latents(self._params, [one.canvas for _, one in asked])
+        for (number, one), latent_THWC in zip(asked, solved, strict=True):
+            done += self._advance(number, one.scene, one.making, latent_THWC)
+        return done
+
+    def _advance(
+        self, number: int, scene: VideoBuilder, making: Making, latent_THWC: np.ndarray | None
+    ) -> list[Finished]:
+        """Notes the canvas that a job needs next; returns the job where it needs none, and drops one that fails."""
+        self._running.pop(number, None)
+        try:
+            canvas = next(making) if latent_THWC is None else making.send(latent_THWC)
+        except StopIteration:
+            return [Finished(id=number, notes=scene.notes)]
+        self._running[number] = _Running(scene=scene, making=making, canvas=canvas)
+        return []
 
 
 def make_all(sampler: Sampler, params: Params, jobs: Sequence[Job], limits: Limits) -> list[Made]:
@@ -45,43 +134,22 @@ def run_jobs(
     params: Params,
     jobs: Iterable[Job],
     limits: Limits,
-    sink: Callable[[int, Job], Callable[[np.ndarray], None]],
+    sink: Callable[[int, Job], Sink],
     *,
     most: int = 64,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Yields (number of a job, figures about its video) as jobs are done.
 
-    sink(number, job) is called when a job begins and takes its frames, in their order; up to `most` are under way.
+    sink(number, job) is called before a job begins and takes its frames, in their order; up to `most` are under way,
+    and no more than these are asked for.
     """
+    rounds = Rounds(sampler, params, limits, most=most)
     waiting = iter(enumerate(jobs))
-    running: list[_Running] = []
     while True:
-        while len(running) < most and (following := next(waiting, None)) is not None:
+        while not rounds.full and (following := next(waiting, None)) is not None:
             number, job = following
-            scene = VideoBuilder(job, limits, sampler.codec, sink(number, job))
-            making = TASKS[job.request.task](scene)
-            begun = _advance(number, scene, making, None)
-            if begun is None:
-                yield number, scene.notes
-            else:
-                running.append(begun)
-        if not running:
+            rounds.add(job, sink(number, job))
+        if not rounds:
             return
-        solved = sampler.latents(params, [one.canvas for one in running])
-        under_way = []
-        for one, latent_THWC in zip(running, solved, strict=True):
-            later = _advance(one.number, one.scene, one.making, latent_THWC)
-            if later is None:
-                yield one.number, one.scene.notes
-            else:
-                under_way.append(later)
-        running = under_way
-
-
-def _advance(number: int, scene: VideoBuilder, making: Making, latent_THWC: np.ndarray | None) -> _Running | None:
-    """Returns the job with the canvas that it needs next; None where it is done."""
-    try:
-        canvas = next(making) if latent_THWC is None else making.send(latent_THWC)
-    except StopIteration:
-        return None
-    return _Running(number=number, scene=scene, making=making, canvas=canvas)
+        for done in rounds.step():
+            yield done.id, done.notes

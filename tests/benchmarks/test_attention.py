@@ -33,8 +33,8 @@ def test_every_way_gives_the_same():
 
 
 def test_flops_are_those_of_pairs_within_segments(monkeypatch):
-    def two_seconds(calls, rounds):
-        assert rounds == 1
+    def two_seconds(calls, rounds, clock):
+        assert (rounds, clock) == (1, "wall")
         return dict.fromkeys(calls, 2.0)
 
     monkeypatch.setattr(attention, "fewest_seconds", two_seconds)

@@ -19,7 +19,7 @@ def test_it_runs_as_a_user_runs_it(python, tmp_path):
     done = python(
         "-m",
         "sora_jax.benchmarks.data",
-        "--step_config=tests/toy.py",
+        "--config=tests/toy.py",
         "--samples=2000",
         "--opens=200",
         f"--json={path}",

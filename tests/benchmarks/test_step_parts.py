@@ -15,9 +15,9 @@ def test_it_runs_as_a_user_runs_it(python, tmp_path):
     done = python(
         "-m",
         "sora_jax.benchmarks.step_parts",
-        "--parts_config=tests/toy.py",
-        "--parts_clips=32",
-        "--parts_rounds=1",
+        "--config=tests/toy.py",
+        "--clips=32",
+        "--rounds=1",
         f"--json={path}",
     )
     assert done.returncode == 0, done.stderr
@@ -30,5 +30,5 @@ def test_it_runs_as_a_user_runs_it(python, tmp_path):
 def test_the_last_diffusion_stage_is_taken_and_no_other_kind():
     settings = read_settings(toy.get_config())
     assert step_parts.stage_of(settings, None) == settings.run[-1]
-    with pytest.raises(UserError, match="--parts_stage=autoencoder is none of the diffusion stages of the config: "):
+    with pytest.raises(UserError, match="--stage=autoencoder is none of the diffusion stages of the config: "):
         step_parts.stage_of(settings, "autoencoder")

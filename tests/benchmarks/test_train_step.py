@@ -178,8 +178,8 @@ def test_it_runs_as_a_user_runs_it(python, tmp_path):
         "-m",
         "sora_jax.benchmarks.train_step",
         "--contestants=ours_packed,torch_padded",
-        "--stream_clips=4",
-        "--passes=1",
+        "--clips=4",
+        "--rounds=1",
         "--row_tokens=512",
         f"--json={path}",
     )

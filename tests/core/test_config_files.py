@@ -48,9 +48,9 @@ def test_commands_find_their_configs_from_another_folder(tmp_path):
     )
     script = (
         "import sys; sys.argv = ['x', *sys.argv[1:]]\n"
-        "from absl import app\nfrom sora_jax.core.config_files import define_config\n"
-        "config = define_config('config', 'configs/folder.py', '')\n"
-        "app.run(lambda _: print(config.value.seed, config.value.data.source, config.value.data.path))"
+        "from sora_jax.core.commands import Flags, run_command\nflags = Flags()\n"
+        "config = flags.config('config', 'configs/folder.py', '')\n"
+        "run_command(lambda _: print(config.value.seed, config.value.data.source, config.value.data.path), flags)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for arguments, said in (

@@ -111,10 +111,10 @@ def test_flags_come_before_variables(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((ADDRESS, None, None), r"missing --process_count \(JAX_NUM_PROCESSES\), --process_id \(JAX_PROCESS_ID\)$"),
+        ((ADDRESS, None, None), r"missing --process_count \(JAX_NUM_PROCESSES\), --process_index \(JAX_PROCESS_ID\)$"),
         ((None, 2, 0), r"missing --coordinator \(JAX_COORDINATOR_ADDRESS\)$"),
         (("10.0.0.7", 2, 0), r"--coordinator=10\.0\.0\.7 has no port: give HOST:PORT"),
-        ((ADDRESS, 2, 2), r"--process_id=2 is not below --process_count=2"),
+        ((ADDRESS, 2, 2), r"--process_index=2 is not below --process_count=2"),
     ],
 )
 def test_what_does_not_fit_together_is_told(given, said):

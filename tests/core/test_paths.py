@@ -1,7 +1,6 @@
 """A ~ is a home, wherever a path is written."""
 
 import pytest
-from absl import flags
 
 from sora_jax.core import paths
 from sora_jax.core.errors import StorageError, UserError
@@ -74,20 +73,3 @@ def test_what_is_not_whole_lies_beside_under_a_name_that_fits(tmp_path, name):
     assert path.parent == tmp_path
     assert path.name.startswith(name) == (len(name.encode()) <= 251)
     assert path != paths.beside(tmp_path / f"c{name[1:]}", ".tmp")
-
-
-def test_flags_of_paths_are_expanded(monkeypatch):
-    values = flags.FlagValues()
-    monkeypatch.setattr(flags, "FLAGS", values)
-    define, define_multi = flags.DEFINE, flags.DEFINE_multi
-    monkeypatch.setattr(flags, "DEFINE", lambda *a, **k: define(*a, **k, flag_values=values))
-    monkeypatch.setattr(flags, "DEFINE_multi", lambda *a, **k: define_multi(*a, **k, flag_values=values))
-    one, none, several = (
-        paths.define_path("one", "runs/base", ""),
-        paths.define_path("none", None, ""),
-        paths.define_paths("several", ""),
-    )
-    values(["x", "--one=~/a", "--several=~/b", "--several=c"])
-    assert (one.value, none.value, several.value) == ("/homes/me/a", None, ["/homes/me/b", "c"])
-    with pytest.raises(flags.IllegalFlagValueError, match="names no home"):
-        values(["x", "--one=~nobody-here/a"])

@@ -85,7 +85,7 @@ def test_processes_of_different_runs_part_at_once(changes, said):
 def test_two_of_one_number_are_told():
     found = outcomes((0, {}), (1, {}), (1, {}))
     assert [str(error) for error in found] == [
-        "two processes were started with --process_id=1: give each its own, from 0 on"
+        "two processes were started with --process_index=1: give each its own, from 0 on"
     ] * 3
 
 

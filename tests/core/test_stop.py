@@ -18,7 +18,7 @@ from tests.processes import free_port, start_python, wait
 SCRIPT = """
 import hashlib, sys
 from pathlib import Path
-from sora_jax.core import errors, failure, stop
+from sora_jax.core import commands, failure, stop
 
 folder, at_stake, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 stop.PATIENCE = 0.5
@@ -37,7 +37,7 @@ def main(_):
         asked.check("step 3 is saved")
 
 sys.argv = sys.argv[:1]
-errors.run_command(main)
+commands.run_command(main, commands.Flags())
 """
 LONG = 2_000_000_000
 # Two of one run, of which one waits for the other, which is busy.

@@ -21,6 +21,7 @@ from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.experiment import datasets, evaluation, loading, sample_log
+from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
@@ -172,8 +173,8 @@ def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_c
 
 def test_only_a_drawn_world_tells_how_prompts_are_followed(workdir, settings):
     folder = dataclasses.replace(settings, data=dataclasses.replace(settings.data, source="folder", path="clips"))
-    with pytest.raises(UserError, match=r"only of a drawn world .* pass --evaluate=autoencoder"):
-        evaluation.evaluate(workdir, folder, part="generator")
+    with pytest.raises(UserError, match=r"only of a drawn world .* pass --part=autoencoder"):
+        evaluation.evaluate(RunModels(workdir, folder), folder, part="generator")
 
 
 def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
@@ -192,7 +193,8 @@ def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
 def test_a_world_of_two_objects_is_asked_for_pairs_as_well(workdir, settings, tmp_path):
     copy = Workdir(shutil.copytree(workdir.path, tmp_path / "toy"))
     two = dataclasses.replace(settings, shapes=dataclasses.replace(settings.shapes, max_objects=2))
-    alone, both = evaluation.evaluate(copy, settings), evaluation.evaluate(copy, two)
+    models = RunModels(copy, settings)
+    alone, both = evaluation.evaluate(models, settings), evaluation.evaluate(models, two)
     assert alone.keys() == {"autoencoder", "shapes"}
     assert both.keys() == {"autoencoder", "shapes", "shapes_pairs"}
     assert both["shapes"] == alone["shapes"]

@@ -16,7 +16,7 @@ def replay(python, workdir, *flags):
 
 @pytest.mark.parametrize("stage", ["autoencoder", "images"])
 def test_a_step_that_is_run_again_gives_the_same_bits(python, toy_workdir, stage):
-    done = replay(python, toy_workdir, f"--stage={stage}", "--step=3" if stage == "images" else "--step=6")
+    done = replay(python, toy_workdir, f"--stage={stage}", "--checkpoint=3" if stage == "images" else "--checkpoint=6")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     compared = 2 if stage == "images" else 1
@@ -31,7 +31,7 @@ def test_the_first_wrong_step_is_named(python, toy_workdir, tmp_path):
     for line in lines:
         line["digest"] += (line["stage"], line["step"]) == ("images", 6)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = replay(python, tmp_path / "run", "--stage=images", "--step=3")
+    done = replay(python, tmp_path / "run", "--stage=images", "--checkpoint=3")
     assert done.returncode == 65
     assert "the weights after step 6 of images are not those that the run had; they were last the same at step 4" in (
         done.stderr

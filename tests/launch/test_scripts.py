@@ -19,7 +19,7 @@ printf '%s\\n' "gcloud $*" >>"$CALLS"
 # Each process of a run ends well, but the second of the first start.
 PYTHON = """#!/usr/bin/env bash
 [[ $* == *sora_jax.main* ]] || exec {python} "$@"
-[[ $* == *process_id=1* && ! -f $FOLDER/killed ]] || exit 0
+[[ $* == *process_index=1* && ! -f $FOLDER/killed ]] || exit 0
 touch "$FOLDER/killed" && kill -KILL $$
 """
 # Slurm of one node whose task ends with the next of the codes in a file; "+" makes a shard before.

@@ -81,7 +81,7 @@ def wrong_element(bench: Bench, count: int) -> Result:
         start = saved_steps(workdir)[-1]
         step = int(random.integers(start + 1, start + EVERY + 1))
         ended = bench.run(*bench.flags(workdir, **config), disturbance=f"wrong_element:{step}:{trial}")
-        flags = (f"--workdir={workdir}", f"--stage={STAGE}", f"--step={start}", f"--steps={EVERY}")
+        flags = (f"--workdir={workdir}", f"--stage={STAGE}", f"--checkpoint={start}", f"--steps={EVERY}")
         replay = bench.run(*flags, module="sora_jax.replay")
         fault = "" if ended.code == 0 else f"code {ended.code}: {ended.last_line}"
         if not fault and (replay.code != NumericsError.exit_code or f"after step {step} of" not in replay.err):

@@ -20,7 +20,7 @@ def start_both(bench: Bench, workdir: Path, *, only: tuple[int, ...] = (0, 1), t
             *bench.flags(workdir, **LONG),
             f"--coordinator=127.0.0.1:{port}",
             "--process_count=2",
-            f"--process_id={number}",
+            f"--process_index={number}",
             f"--heartbeat={_HEARTBEAT}",
             f"--join_timeout={timeout}",
         )

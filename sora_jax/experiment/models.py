@@ -1,0 +1,93 @@
+"""The models of a run, loaded when they are first asked for, once."""
+
+import functools
+from typing import Any
+
+from jax.sharding import Mesh
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import Params, abstract_model
+from sora_jax.experiment.loading import (
+    Weights,
+    build_generator,
+    load_codec,
+    load_generator,
+    make_sampler,
+    solver_config,
+)
+from sora_jax.experiment.settings import Settings
+from sora_jax.generate.denoiser import SolverConfig
+from sora_jax.generate.sampler import Sampler
+from sora_jax.models.codec import Codec
+from sora_jax.train.workdir import Workdir
+
+
+class RunModels:
+    """The autoencoder and the generator of a run.
+
+    Attributes:
+      workdir: Of the run.
+      settings: Of the run.
+      weights: Of the generator: their average, or what its last step left. The autoencoder's are always an average.
+
+    Args:
+      step: Of the generator's checkpoint, as in `load_generator`.
+      mesh: Devices, also of several processes, that share the work; None: the first one.
+    """
+
+    def __init__(
+        self,
+        workdir: Workdir,
+        settings: Settings,
+        *,
+        step: int | None = None,
+        weights: Weights = "ema",
+        mesh: Mesh | None = None,
+    ):
+        self.workdir, self.settings = workdir, settings
+        self.weights: Weights = weights
+        self._step, self._mesh = step, mesh
+        self._samplers: dict[tuple[SolverConfig, int], Sampler] = {}
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """The autoencoder; raises UserError while it is not trained."""
+        return load_codec(self.workdir, self.settings, mesh=self._mesh)
+
+    @functools.cached_property
+    def _generator(self) -> tuple[Params, str, int]:
+        return load_generator(self.workdir, self.settings, step=self._step, weights=self.weights, mesh=self._mesh)
+
+    @property
+    def params(self) -> Params:
+        """The parameters of the generator; raises UserError while there is no checkpoint of it."""
+        return self._generator[0]
+
+    def facts(self) -> dict[str, Any]:
+        """Returns which weights the generator has: stage, step, and whether they are an average."""
+        _, stage, step = self._generator
+        return {"stage": stage, "step": step, "weights": self.weights}
+
+    def sampler(self, solver: SolverConfig | None = None, *, videos: int | None = None) -> Sampler:
+        """Returns a sampler, the same one for the same solver (None: the configured one), as `make_sampler` makes it.
+
+        It is for up to `videos` at once, rounded up so that few programs serve all; None: for as many as a batch holds.
+        """
+        solver = solver_config(self.settings) if solver is None else solver
+        rows = self.settings.packing.rows
+        rows = rows if videos is None else min(rows, 1 << (videos - 1).bit_length())
+        if (solver, rows) not in self._samplers:
+            structure, _, _ = abstract_model(lambda key: build_generator(self.settings, key))
+            self._samplers[solver, rows] = make_sampler(
+                self.settings, self.codec, structure, solver=solver, mesh=self._mesh, videos=rows
+            )
+        return self._samplers[solver, rows]
+
+
+def step_of(checkpoint: str | int) -> int | None:
+    """Returns the step of a checkpoint that a user names, None for "latest"; UserError for what is neither."""
+    if checkpoint == "latest":
+        return None
+    if not str(checkpoint).isdecimal():
+        raise UserError(f"--checkpoint={checkpoint!r} is neither a step nor latest")
+    return int(checkpoint)

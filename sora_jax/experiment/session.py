@@ -1,0 +1,233 @@
+"""A trained run from Python: clips from prompts, scores, latents and back.
+
+    import sora_jax
+
+    run = sora_jax.open_run("runs/base")
+    clips = run.sample(["a red circle moves right"], size=(24, 40), frames=9)
+
+Commands, notebooks and servers stand on it. Models are loaded when they are first needed, once.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from sora_jax.core.compiling import use_compilation_cache
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.paths import check_writable
+from sora_jax.diffusion.solvers import METHODS
+from sora_jax.experiment import evaluation
+from sora_jax.experiment.loading import WEIGHTS, Weights, limits_of, solver_config
+from sora_jax.experiment.machine import free_memory
+from sora_jax.experiment.models import RunModels, step_of
+from sora_jax.experiment.settings import read_settings
+from sora_jax.generate.denoiser import SolverConfig
+from sora_jax.generate.given import GivenArrays, as_clip
+from sora_jax.generate.job import Job, Limits, read_job
+from sora_jax.generate.request import Task, make_requests
+from sora_jax.generate.scheduler import Rounds, make_all
+from sora_jax.train.workdir import Workdir
+from sora_jax.video import latents
+
+# A size in px as (height, width) or "HEIGHTxWIDTH".
+Size = tuple[int, int] | str
+# A file, or an array of pixels.
+Media = str | os.PathLike[str] | np.ndarray
+
+
+def open_session(
+    workdir: str | os.PathLike[str],
+    *,
+    checkpoint: str | int = "latest",
+    weights: Weights = "ema",
+    devices: Sequence[Any] | None = None,
+) -> "Session":
+    """Returns a run that was trained; see `sora_jax.open_run`."""
+    step = step_of(checkpoint)
+    if weights not in WEIGHTS:
+        raise UserError(f"weights {weights!r} is not one of: {', '.join(WEIGHTS)}")
+    opened = Workdir(workdir)
+    settings = read_settings(opened.config())
+    cache = use_compilation_cache()
+    models = RunModels(opened, settings, step=step, weights=weights, mesh=_mesh(devices))
+    return Session(models, cache=cache)
+
+
+def _mesh(devices: Sequence[Any] | None) -> Mesh | None:
+    """Returns the mesh over which weights and work are split; None where there is one device, and none is chosen."""
+    if devices is None and jax.device_count() == 1:
+        return None
+    return make_mesh(MeshConfig(data=1, fsdp=None, sequence=1, tensor=1), devices)
+
+
+class Session:
+    """A run that was trained, opened with `sora_jax.open_run`; for one thread.
+
+    Attributes:
+      models: Its models, which load when they are first needed.
+      settings: Of the run.
+      cache: Folder of compiled programs; None where there is none.
+    """
+
+    def __init__(self, models: RunModels, *, cache: Path | None = None):
+        self.models, self.settings, self.cache = models, models.settings, cache
+
+    @property
+    def limits(self) -> Limits:
+        """What the run's model can make, what it makes where nothing is asked for, and the memory there is for it."""
+        return dataclasses.replace(limits_of(self.settings), room=free_memory())
+
+    def solver(
+        self, *, solver: str | None = None, steps: int | None = None, cache: float | None = None
+    ) -> SolverConfig:
+        """Returns the configured solver but for what is given; raises UserError for what no solver can be."""
+        given = {"method": solver, "steps": steps, "cache": cache}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if solver not in (None, *METHODS):
+            raise UserError(f"solver {solver!r} is not one of: {', '.join(METHODS)}")
+        return dataclasses.replace(solver_config(self.settings), **changes)
+
+    def sample(
+        self,
+        prompt: str | Sequence[str] = (),
+        *,
+        task: Task = "text",
+        size: Size | list[Size] | None = None,
+        frames: int | Sequence[int] | None = None,
+        seconds: float | str | Sequence[float | str] | None = None,
+        seed: int | Sequence[int] = 0,
+        image: Media | None = None,
+        video: Media | Sequence[Media] | None = None,
+        mask: Media | None = None,
+        solver: str | None = None,
+        steps: int | None = None,
+        cache: float | None = None,
+        **options: Any,
+    ) -> list[np.ndarray]:
+        """Returns clips, uint8 (T, H, W, 3): one for each prompt of task "text", else one of all prompts.
+
+        Size, frames, seconds and seed are one for all prompts, or a list of one for each. What is left open is as in
+        the config of the run, or as what is given has it.
+
+        Args:
+          prompt: What to show.
+          task: How a clip is made; docs/sampling.md has them all.
+          size: Height and width, px.
+          frames: Of a clip, 1 for an image; of extend, loop and connect: to add.
+          seconds: Instead of frames; of extend "+4" forward, "-4" backward, "-4,+4" both.
+          seed: Of the noise.
+          image: To animate: a file, or uint8 (H, W, 3).
+          video: Files, or uint8 (T, H, W, 3) at `fps` frames per second; two to connect.
+          mask: White where fill makes something new: a file, uint8 as of `video`, or bool (T, H, W) or (H, W).
+          solver: A name of `diffusion.solvers.METHODS`; `steps` are its steps.
+          cache: Change of the modulation up to which steps reuse earlier work.
+          **options: negative, fps, at, strength, scale, guidance, keep_pixels: as of `generate.request.Request`.
+
+        Raises UserError for what the model cannot make, and for files that cannot be read.
+        """
+        asked = {"size": _sizes(size), "frames": frames, "seconds": seconds, "seed": seed}
+        given = {"image": image, "video": video, "mask": mask}
+        config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
+        jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
+        sampler = self.models.sampler(config, videos=len(jobs))
+        return [made.clip for made in make_all(sampler, self.models.params, jobs, limits)]
+
+    def rounds(self, *, most: int = 64, **solver: Any) -> Rounds:
+        """Returns what makes jobs that join and leave at any time, up to `most` at once; `solver` as of `solver`.
+
+        `generate.job.read_job` makes a job of a request.
+        """
+        return Rounds(self.models.sampler(self.solver(**solver)), self.models.params, self.limits, most=most)
+
+    def encode(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns the latent, float32 (t, h, w, C) of about unit variance, of a uint8 clip (T, H, W, 3).
+
+        Raises UserError for a size or a number of frames that the strides do not divide.
+        """
+        codec = self.models.codec
+        raw_BTHWC = codec.encode(as_clip("the clip", clip_THWC)[None])
+        return latents.normalise(raw_BTHWC, codec.mean_C, codec.scale_C)[0]
+
+    def decode(self, latent_THWC: np.ndarray) -> np.ndarray:
+        """Returns the uint8 clip (T, H, W, 3) of a latent as of `encode`."""
+        return self.models.codec.decode(np.asarray(latent_THWC)[None])[0]
+
+    def evaluate(
+        self,
+        part: evaluation.Part = "all",
+        *,
+        data: str | None = None,
+        clips: int | None = None,
+        draws: int | None = None,
+        guidance: float | None = None,
+        lpips: str | None = None,
+        video_features: str | None = None,
+        **solver: Any,
+    ) -> dict[str, Any]:
+        """Returns scores by part, as docs/evaluation.md explains them, after printing and writing them to the workdir.
+
+        Args:
+          part: Of the run to judge.
+          data: A folder to judge the autoencoder on, or "shapes"; None: the run's own clips.
+          clips: How many of them, or how many for each task; None: as in the config.
+          draws: Samples of each prompt; None: as in the config.
+          guidance: Scale of the guidance by text; None: as in the config.
+          lpips: File of weights of LPIPS; None: it is not measured.
+          video_features: File of weights of I3D; None: a random network takes its place.
+          **solver: solver, steps and cache, as of `sample`.
+
+        Raises UserError for what this run has not, and for files that cannot be read.
+        """
+        evaluation.check_asked(part, data, self.models.weights)
+        self.solver(**solver)  # says what is wrong with it
+        check_writable(self.models.workdir.path / "evaluation.json")
+        settings = evaluation.changed(self.settings, draws=draws, guidance=guidance, **solver)
+        networks = evaluation.load_networks(lpips, video_features)
+        if data is not None:
+            return evaluation.evaluate_data(self.models, settings, data, count=clips, networks=networks)
+        return evaluation.evaluate(self.models, settings, part=part, count=clips, networks=networks)
+
+
+def _read_jobs(limits: Limits, prompts: list[str], given: Mapping[str, Any], **asked: Any) -> list[Job]:
+    """Returns the jobs of prompts; `given` are media by name, `asked` what `make_requests` takes or lists of it."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def named(kind: str) -> list[str]:
+        names = []
+        for number, one in enumerate(_several(given[kind]), start=1):
+            name = f"<{kind} {number}>"
+            if isinstance(one, str | os.PathLike):
+                name = os.fspath(one)
+            else:
+                arrays[name] = as_clip(f"{kind} {number}", one)
+            names.append(name)
+        return names
+
+    image, video, mask = (named(kind) for kind in ("image", "video", "mask"))
+    for name in ("frames", "seconds", "seed"):
+        asked[name] = _several(asked[name])
+    asked["seconds"] = [str(one) for one in asked["seconds"]]
+    requests = make_requests(
+        prompts, image=next(iter(image), None), video=tuple(video), mask=next(iter(mask), None), **asked
+    )
+    read = GivenArrays(arrays, fps=asked.get("fps") or limits.fps)
+    return [read_job(request, limits, read) for request in requests]
+
+
+def _several(value: Any) -> list[Any]:
+    """Returns a list of what is one, none or several."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _sizes(size: Size | list[Size] | None) -> list[str]:
+    sizes = size if isinstance(size, list) else _several(size and [size])
+    return [one if isinstance(one, str) else f"{one[0]}x{one[1]}" for one in sizes]

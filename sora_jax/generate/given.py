@@ -1,0 +1,73 @@
+"""Images and videos that a request names: files, or arrays under a name of their own."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, Unpack
+
+import numpy as np
+
+from sora_jax.core.errors import UserError
+from sora_jax.data.clips import BadClip
+from sora_jax.data.media.guarded import GuardedReader
+from sora_jax.data.media.pictures import ReadOptions
+
+
+class Read(Protocol):
+    """Returns uint8 (T, H, W, 3) and frames per second of what a request names, as `data.media.video_io.read_clip`.
+
+    Raises UserError where it cannot be read.
+    """
+
+    def __call__(self, name: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]: ...
+
+
+def read_file(name: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+    """Returns uint8 (T, H, W, 3) and frames per second of a file; raises UserError where it cannot be read."""
+    if not Path(name).exists():
+        raise UserError(f"{name} does not exist")
+    try:
+        return _reader().read_clip(name, **options)
+    except BadClip as error:
+        raise UserError(str(error)) from error
+
+
+@functools.cache
+def _reader() -> GuardedReader:
+    """Returns the one process that decodes what requests name: it starts with the first file."""
+    return GuardedReader()
+
+
+class GivenArrays:
+    """A `Read` of arrays by name, and of files where a name is that of none.
+
+    Args:
+      arrays: uint8 (T, H, W, 3) each.
+      fps: Frames per second of all of them.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, fps: float):
+        self._arrays, self._fps = dict(arrays), fps
+
+    def __call__(self, name: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
+        """Returns pixels and rate; raises UserError for a file that cannot be read."""
+        if name not in self._arrays:
+            return read_file(name, **options)
+        return self._arrays[name][: options.get("max_frames")], self._fps
+
+
+def as_clip(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns an array of pixels as uint8 (T, H, W, 3); raises UserError for what is none.
+
+    Takes an image (H, W, 3) and a video (T, H, W, 3) of uint8, and a mask (H, W) or (T, H, W) of bool, white where it
+    is true.
+    """
+    array = np.asarray(array)
+    if array.dtype == np.bool_ and array.ndim in (2, 3):
+        array = np.repeat(np.where(array, np.uint8(255), np.uint8(0))[..., None], 3, axis=-1)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or not array.size:
+        raise UserError(
+            f"{name} is {array.dtype} {array.shape}: give uint8 (T, H, W, 3) or (H, W, 3), or of a mask bool without "
+            "the colours"
+        )
+    return array if array.ndim == 4 else array[None]
