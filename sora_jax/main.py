@@ -18,11 +18,8 @@ from sora_jax.core.paths import define_path
 
 _CONFIG = define_config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
 _WORKDIR = define_path("workdir", "runs/base", "The folder that everything is written to.")
-_UNTIL = flags.DEFINE_enum(
-    "until",
-    None,
-    ["autoencoder", "prepare", "diffusion"],
-    "The last kind of stage to run; the rest waits.",
+_UNTIL = flags.DEFINE_string(
+    "until", None, "The last kind of stage to run, such as autoencoder or prepare; the rest waits."
 )
 _FRESH_DATA = flags.DEFINE_bool(
     "fresh_data", False, "Keep the weights and go on although the data of a stage in progress changed."

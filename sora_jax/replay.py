@@ -18,10 +18,11 @@ from sora_jax.core.errors import NumericsError, run_command
 from sora_jax.core.paths import define_path
 from sora_jax.core.stop import StopSignal
 from sora_jax.experiment.datasets import curate_all, open_collections
+from sora_jax.experiment.kinds.base import Run
 from sora_jax.experiment.preflight import check_start
-from sora_jax.experiment.replay import diagnose, recipe_of, replay
+from sora_jax.experiment.recipes import train_kind
+from sora_jax.experiment.replay import diagnose, replay
 from sora_jax.experiment.settings import read_settings
-from sora_jax.experiment.stages import Run
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.workdir import Workdir
@@ -49,7 +50,7 @@ def main(_: Sequence[str]) -> None:
         stop=StopSignal(),
         progress=RunProgress([]),
     )
-    recipe_of(run, _STAGE.value)
+    train_kind(settings, _STAGE.value)  # or it is refused, before clips are looked for
     if _FAILED.value:
         _diagnose(run, _STAGE.value)
     else:

@@ -4,14 +4,16 @@ import ast
 import io
 import runpy
 import tokenize
+import typing
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from sora_jax.core.errors import UserError
-from sora_jax.experiment.settings import Settings, read_settings
-from sora_jax.experiment.stage_settings import STAGE_KINDS
+from sora_jax.experiment.kinds import KINDS
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
@@ -63,9 +65,9 @@ def unread(classes: list[str], sources: list[str]) -> list[str]:
 
 
 def config_classes(cls: type) -> set[type]:
-    """Returns `cls` and all dataclasses among the types of its fields, at any depth."""
-    found = {cls}
-    for hint in cls.__annotations__.values():
+    """Returns `cls`, all dataclasses among the types of its fields, at any depth, and those that it derives from."""
+    found = {base for base in cls.__mro__ if hasattr(base, "__dataclass_fields__")}
+    for hint in typing.get_type_hints(cls).values():
         if hasattr(hint, "__dataclass_fields__"):
             found |= config_classes(hint)
     return found
@@ -77,7 +79,9 @@ def test_every_key_is_there_on_purpose():
 
 
 def test_every_key_is_read_by_something_else_than_its_own_class():
-    classes = {cls.__name__ for root in (Settings, *STAGE_KINDS.values()) for cls in config_classes(root)}
+    classes = {
+        cls.__name__ for root in (Settings, *(kind.stage for kind in KINDS.values())) for cls in config_classes(root)
+    }
     assert {"Settings", "NoiseConfig", "CropConfig", "ScheduleConfig", "GuidanceConfig"} <= classes
     sources = [path.read_text() for path in (ROOT / "sora_jax").rglob("*.py")]
     assert unread(sorted(classes), sources) == []

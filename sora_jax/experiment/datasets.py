@@ -1,4 +1,4 @@
-"""The data of each kind of stage, as numbered batches."""
+"""The clips of a run, and what stages train on: numbered batches of windows, or of packs."""
 
 import contextlib
 import dataclasses
@@ -22,8 +22,8 @@ from sora_jax.data.sources.records import RecordSource
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.data.sources.tfds import TfdsSource
 from sora_jax.data.sources.webdataset import TarSource
-from sora_jax.experiment.settings import DataConfig, Settings
-from sora_jax.experiment.stage_settings import DiffusionStage
+from sora_jax.experiment.schema import DataConfig, Settings
+from sora_jax.experiment.stage_settings import MixConfig
 from sora_jax.models.flops import step_flops, work_of
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import Workdir
@@ -64,7 +64,7 @@ def open_collections(settings: Settings, *, look: bool = False) -> list[Collecti
 def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     if data.source == "shapes":
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
-    needed = any(settings.stages[name].kind in ("prepare", "diffusion") for name in settings.run)
+    needed = any(settings.stages[name].reads_captions for name in settings.run)
     source = _open_path(data, captions_needed=needed and not look)
     if needed and look and isinstance(source, FolderSource):
         if len(source.uncaptioned) == len(source):
@@ -176,9 +176,15 @@ class PackedBatches:
     """Packs of prepared clips for the transformer. `part` is (index, count): what is read of a batch."""
 
     def __init__(
-        self, prepared: PreparedSet, stage: DiffusionStage, settings: Settings, *, part: tuple[int, int] = (0, 1)
+        self,
+        prepared: PreparedSet,
+        settings: Settings,
+        *,
+        mix: MixConfig,
+        token_drop: tuple[float, float] = (0.0, 0.0),
+        part: tuple[int, int] = (0, 1),
     ):
-        weights = stage.mix.collections
+        weights = mix.collections
         self._settings = settings
         self._part = part
         self._per_batch = settings.packing.rows
@@ -188,9 +194,9 @@ class PackedBatches:
             patch=settings.transformer.patch,
             time_rate=settings.transformer.time_rate,
             seed=settings.seed,
-            mix=stage.mix.kinds,
+            mix=mix.kinds,
             weights_G=[weights.get(name, 0.0) for name in settings.collections] if weights else None,
-            token_drop=stage.token_drop,
+            token_drop=token_drop,
         )
 
     def batches(self, start: int) -> Batches:

@@ -3,8 +3,8 @@
 import pytest
 
 from sora_jax.core.errors import UserError
-from sora_jax.experiment.loading import limits_of
-from sora_jax.experiment.preflight import check_start, example_canvases
+from sora_jax.experiment.loading import example_canvases, limits_of
+from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.settings import read_settings
 
 ELSEWHERE = {"stages.videos.start_from": "runs/other/checkpoints/videos"}
