@@ -16,6 +16,15 @@ from configs import base
 def get_config() -> ConfigDict:
     """Returns the config of a run on a folder."""
     c = base.get_config()
+    # A folder need not have images, so the first stage is of videos as well.
+    warmup = base.diffusion_stage(
+        steps=400, schedule=base.schedule(5e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=0.0
+    )
+    warmup.optimizer = base.as_in(c.optimizer)
+    with c.unlocked():
+        del c.stages.images
+        c.stages.warmup = warmup  # trains the transformer at one rate, before `videos` lets it fall
+    c.run = ("autoencoder", "prepare", "warmup", "videos")
     c.update_from_flattened_dict(
         {
             "data.source": "folder",
@@ -28,11 +37,7 @@ def get_config() -> ConfigDict:
             "packing.rows": 4,
             "stages.autoencoder.crops.buckets": ((1, 32, 32, 16), (9, 32, 32, 4), (17, 32, 32, 2)),
             "stages.prepare.batch": 4,
-            "stages.images.mix.images": 0.0,
-            "stages.images.mix.videos": 1.0,
             "stages.autoencoder.steps": 2600,
-            "stages.images.steps": 400,
-            "stages.images.schedule.learning_rate": 5e-3,
             "stages.videos.mix.images": 0.0,
             "stages.videos.mix.videos": 1.0,
             "stages.videos.steps": 800,

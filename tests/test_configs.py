@@ -153,10 +153,28 @@ def test_a_config_is_read(name):
             read_settings(config)
         config.data.path = "clips"
     settings = read_settings(config)
-    whole = ("autoencoder", "prepare", "images", "videos")
+    whole = ("autoencoder", "prepare", "warmup" if name == "folder.py" else "images", "videos")
     kinds = [settings.stages[stage].kind for stage in settings.run]
     assert settings.run == whole if not name.startswith("autoencoder") else set(kinds) == {"autoencoder"}
     assert read_settings(config.to_dict()) == settings, "as in config.json"
+
+
+def test_a_stage_has_the_shared_optimizer_but_for_what_it_sets_itself():
+    config = load("base.py")
+    config.stages.images.optimizer.weight_decay = 0.5
+    config.optimizer.name = "adamw"
+    optimizers = {name: stage.optimizer for name, stage in read_settings(config).stages.items() if name != "prepare"}
+    assert [optimizers[name].name for name in ("autoencoder", "images", "videos")] == ["muon", "adamw", "adamw"]
+    assert [optimizers[name].weight_decay for name in ("autoencoder", "images", "videos")] == [0.0, 0.5, 0.0]
+    assert read_settings(config).optimizer == optimizers["videos"]
+
+
+def test_a_config_of_before_stages_had_optimizers_is_read():
+    config = load("base.py").to_dict()
+    expected = read_settings(config)
+    for name in ("images", "videos"):
+        del config["stages"][name]["optimizer"]
+    assert read_settings(config) == expected
 
 
 def test_a_config_is_made_anew_each_time():
