@@ -203,6 +203,20 @@ def test_stages_of_a_run_begin_with_what_their_config_names(toy_config, tmp_path
         np.testing.assert_array_equal(begun.params[name], leaf)
 
 
+def test_a_stage_with_another_optimizer_keeps_weights_and_averages_and_begins_with_new_moments(toy_config, tmp_path):
+    config = toy_config()
+    config.stages.videos.optimizer.name = "adamw"
+    this_run = a_run(config, tmp_path / "run")
+    end = save_stage(config, "images", this_run.workdir.checkpoints("images"))
+    before = functools.partial(stages.end_before, this_run, "videos")
+    begun = train_kind(this_run.settings, "videos").begin(this_run, "videos", before)
+    jax.tree.map(np.testing.assert_array_equal, (begun.params, begun.ema), (end.params, end.ema))
+    here = state_maker(this_run.settings, "videos", this_run.mesh)
+    assert jax.tree.structure(begun) == jax.tree.structure(here.abstract()) != jax.tree.structure(end)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(begun.opt_state))
+    assert stages.end_before(this_run, "images") is None
+
+
 def test_a_run_does_not_begin_with_a_source_that_does_not_fit(toy_config, tmp_path):
     save_stage(toy_config(), "autoencoder", tmp_path / "autoencoder")
     config = toy_config()
