@@ -123,7 +123,7 @@ def curate(collection: Collection, data: DataConfig, directory: Path, *, writes:
 def curate_all(
     collections: list[Collection], settings: Settings, workdir: Workdir, *, writes: bool
 ) -> list[Collection]:
-    """Returns what curation keeps of each collection; `writes` as in `streams.curate`."""
+    """Returns what curation keeps of each collection; `writes` as in `curate`."""
     return [
         curate(one, settings.collections[one.name], workdir.curation(one.name), writes=writes) for one in collections
     ]

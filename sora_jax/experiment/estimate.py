@@ -35,7 +35,7 @@ def expected_parts(
         if name in finished:
             part = dataclasses.replace(part, took=float(finished[name]["seconds"]), done=0)
         parts.append(part)
-    return [*parts, _evaluation(settings, costs)] if until is None else parts
+    return [*parts, _evaluation(settings, costs)] if until is None and settings.has_autoencoder else parts
 
 
 def _evaluation(settings: Settings, costs: Costs) -> Part:

@@ -123,7 +123,7 @@ def _train_and_evaluate(run: Run, *, until: str | None, evaluated: bool, began: 
     except Preempted:
         record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated)
         raise
-    if until is None:
+    if until is None and run.settings.has_autoencoder:  # or there is nothing that could be judged
         failure.at(stage=EVALUATION)
         run.progress.begin(EVALUATION)
         # On the devices that trained, whose programs are compiled.

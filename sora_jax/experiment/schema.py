@@ -13,7 +13,7 @@ from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
 from sora_jax.data.sources.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
-from sora_jax.experiment.stage_settings import Stage
+from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
@@ -183,6 +183,12 @@ class Settings:
     def stages_of(self, model: str) -> list[str]:
         """Returns the names of the stages of the run that train a model (`Stage.trains`), in order."""
         return [name for name in self.run if self.stages[name].trains == model]
+
+    @property
+    def has_autoencoder(self) -> bool:
+        """Whether the run trains an autoencoder, or is given one."""
+        given = self.autoencoder_weights is not None or self.autoencoder_start_from is not None
+        return given or bool(self.stages_of(AUTOENCODER))
 
     @property
     def longest(self) -> int:

@@ -161,7 +161,7 @@ def settings(config):
 
 @pytest.fixture(scope="module")
 def workdirs(toy_workdir, config, tmp_path_factory):
-    """Returns the toy run with the new stage at its end: once run to the end at once, and once stopped in between."""
+    """Returns the toy run with the new stage at its end, and a run of that stage alone that was stopped in between."""
     update, stopped = RunProgress.update, []
 
     def update_and_stop(shown: RunProgress, done: int, facts: str = "") -> None:
@@ -171,19 +171,19 @@ def workdirs(toy_workdir, config, tmp_path_factory):
             os.kill(os.getpid(), signal.SIGTERM)
 
     at_once, in_two = (tmp_path_factory.mktemp("kinds") / name for name in ("at_once", "in_two"))
-    for path in (at_once, in_two):
-        shutil.copytree(toy_workdir, path)
-        for stage in ("autoencoder", "images"):
-            shutil.rmtree(path / "checkpoints" / stage)
-        shutil.rmtree(path / "samples")
+    shutil.copytree(toy_workdir, at_once)
+    for stage in ("autoencoder", "images"):
+        shutil.rmtree(at_once / "checkpoints" / stage)
     run.run(config, at_once, until="brightness")
+    alone = config.copy_and_resolve_references()
+    alone.run = ("brightness",)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress.RunProgress, "update", update_and_stop)
         patch.setattr(stop, "PATIENCE", 900.0)
         with pytest.raises(Preempted, match=f"step {STOPPED + 1} of brightness is saved"):
-            run.run(config, in_two, until="brightness")
+            run.run(alone, in_two)
     assert "brightness" not in json.loads((in_two / "run.json").read_text())["stages"]
-    run.run(config, in_two, until="brightness")
+    run.run(alone, in_two)
     return at_once, in_two
 
 
@@ -266,6 +266,13 @@ def test_a_run_of_it_alone_needs_no_other(toy_config):
     assert settings.run == ("brightness",)
     assert names_until(settings, "brightness") == ["brightness"]
     assert names_until(settings, "prepare") == []
+    assert not settings.has_autoencoder
+
+
+def test_a_kind_that_is_none_is_refused(config, tmp_path):
+    with pytest.raises(UserError, match=r"--until=films is no kind of stage: give one of autoencoder, .*, brightness$"):
+        run.run(config, tmp_path / "run", until="films")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_of_a_stage_is_that_of_its_kind(settings):
@@ -278,6 +285,14 @@ def test_a_model_of_a_stage_is_that_of_its_kind(settings):
     tree = {**settings.stages, "brightness": dataclasses.replace(settings.stages["brightness"], kind="videos")}
     with pytest.raises(KeyError):
         state_maker(dataclasses.replace(settings, stages=tree), "brightness", mesh)
+
+
+def test_the_page_on_kinds_lists_what_one_must_say():
+    page = (ROOT / "docs" / "extending.md").read_text().split("## Add a kind of stage")[1].split("\n## ")[0]
+    assert set(re.findall(r"^ *\| `(\w+)\(", page, re.MULTILINE)) == TrainKind.__abstractmethods__
+    for name in re.findall(r"\(`(\w+)`(?:, `(\w+)`)?\)", page):
+        assert all(hasattr(TrainKind, one) for one in name if one), name
+    assert page.count("\n") <= 34
 
 
 def told_apart(source: str) -> list[str]:
