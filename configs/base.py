@@ -136,7 +136,7 @@ def get_config() -> ConfigDict:
     c.ema = ema = ConfigDict()
     ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
 
-    c.optimizer = optimizer()  # of diffusion stages
+    c.optimizer = optimizer()  # of diffusion stages, each of which may set keys of its own otherwise
 
     c.stages = stages = ConfigDict()
     stages.autoencoder = autoencoder_stage(
@@ -153,9 +153,11 @@ def get_config() -> ConfigDict:
     stages.images = diffusion_stage(
         steps=1100, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
+    stages.images.optimizer = as_in(c.optimizer)
     stages.videos = diffusion_stage(
         steps=1500, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
+    stages.videos.optimizer = as_in(c.optimizer)
 
     c.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_steps = 500  # steps between saves; the end of a stage is always saved
@@ -265,6 +267,11 @@ def optimizer() -> ConfigDict:
     o.weight_decay = 0.0  # of matrices, times the learning rate
     o.clip_norm = 1.0  # global norm to which gradients are scaled down
     return o
+
+
+def as_in(shared: ConfigDict) -> ConfigDict:
+    """Returns a group with the values of `shared`, also where these are changed later, but for what it sets itself."""
+    return ConfigDict({key: shared.get_oneway_ref(key) for key in shared})
 
 
 def autoencoder_stage(

@@ -8,6 +8,8 @@ config, so this runs on two CPU cores in some twenty minutes and shows the way, 
 `transformer` and `data.max_tokens`, and lengthen the stages, for a model worth having.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import base
@@ -16,6 +18,11 @@ from configs import base
 def get_config() -> ConfigDict:
     """Returns the config of a run on a folder."""
     c = base.get_config()
+    stages: Any = c.stages
+    with c.unlocked():
+        stages.warmup = stages.images  # of videos as well: a folder need not have images
+        del stages.images
+    c.run = ("autoencoder", "prepare", "warmup", "videos")
     c.update_from_flattened_dict(
         {
             "data.source": "folder",
@@ -28,11 +35,11 @@ def get_config() -> ConfigDict:
             "packing.rows": 4,
             "stages.autoencoder.crops.buckets": ((1, 32, 32, 16), (9, 32, 32, 4), (17, 32, 32, 2)),
             "stages.prepare.batch": 4,
-            "stages.images.mix.images": 0.0,
-            "stages.images.mix.videos": 1.0,
+            "stages.warmup.mix.images": 0.0,
+            "stages.warmup.mix.videos": 1.0,
+            "stages.warmup.steps": 400,
+            "stages.warmup.schedule.learning_rate": 5e-3,
             "stages.autoencoder.steps": 2600,
-            "stages.images.steps": 400,
-            "stages.images.schedule.learning_rate": 5e-3,
             "stages.videos.mix.images": 0.0,
             "stages.videos.mix.videos": 1.0,
             "stages.videos.steps": 800,

@@ -15,12 +15,7 @@ from sora_jax.core.host_memory import use_huge_pages
 _FLAGS = Flags()
 _CONFIG = _FLAGS.config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
 _WORKDIR = _FLAGS.workdir("The folder that everything is written to.")
-_UNTIL = _FLAGS.choice(
-    "until",
-    None,
-    ["autoencoder", "prepare", "diffusion"],
-    "The last kind of stage to run; the rest waits.",
-)
+_UNTIL = _FLAGS.string("until", None, "The last kind of stage to run, such as autoencoder or prepare; the rest waits.")
 _FRESH_DATA = _FLAGS.switch(
     "fresh_data", False, "Keep the weights and go on although the data of a stage in progress changed."
 )

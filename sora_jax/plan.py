@@ -58,9 +58,11 @@ def main(_: Sequence[str]) -> None:
     _forget_paths(config)
     # Here, because they bring jax, which reads the environment once.
     from sora_jax.experiment import programs
+    from sora_jax.experiment.kinds.prepare import prepare_stages
     from sora_jax.experiment.preflight import check_start
     from sora_jax.experiment.settings import for_machine, read_settings
-    from sora_jax.planning import plans
+    from sora_jax.experiment.stage_settings import AUTOENCODER
+    from sora_jax.planning import plans, steps
 
     machine = describe(_TOPOLOGY.value, slices=_SLICES.value)
     settings = for_machine(read_settings(config), accelerator=machine.chip is not None)
@@ -69,17 +71,18 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--stage={unknown[0]} is no stage of the run: it has {', '.join(settings.run)}")
     mesh = check_start(settings, machine.devices)
     part = _PART.value
-    names = _STAGE.value or programs.largest_stages(settings)
+    names = _STAGE.value or steps.largest_stages(settings)
     if part == "autoencoder":
-        names = [name for name in names if settings.stages[name].kind == "autoencoder"]
+        names = [name for name in names if name in settings.stages_of(AUTOENCODER)]
     tokens = settings.data.max_tokens if _SEGMENT_TOKENS.value is None else _SEGMENT_TOKENS.value
     found = []
     if part != "sample":
-        found += programs.train_programs(settings, mesh, names, segment_tokens=tokens)
+        found += steps.train_programs(settings, mesh, names, segment_tokens=tokens)
     if part in ("sample", "all"):
         found.append(programs.sampling_program(settings, mesh, size=_SIZE.value, seconds=_SECONDS.value))
     if part in ("autoencoder", "all"):
-        found += programs.codec_programs(settings, mesh, size=_SIZE.value)
+        clips = max((stage.batch for stage in prepare_stages(settings)), default=1)
+        found += programs.codec_programs(settings, mesh, size=_SIZE.value, clips=clips)
     made = []
     limit = None if _HBM_GB.value is None else 1e9 * _HBM_GB.value
     print(f"{len(found)} programs for {machine.name}: {'; '.join(program.name for program in found)}", flush=True)

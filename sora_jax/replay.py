@@ -17,11 +17,12 @@ from sora_jax.core.errors import NumericsError
 from sora_jax.core.stop import StopSignal
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.datasets import curate_all, open_collections
+from sora_jax.experiment.kinds.base import Run
 from sora_jax.experiment.models import step_of
 from sora_jax.experiment.preflight import check_start
-from sora_jax.experiment.replay import Replayed, diagnose, recipe_of, replay
+from sora_jax.experiment.recipes import train_kind
+from sora_jax.experiment.replay import Replayed, diagnose, replay
 from sora_jax.experiment.settings import read_settings
-from sora_jax.experiment.stages import Run
 from sora_jax.train.metrics import SilentWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.workdir import Workdir
@@ -52,11 +53,11 @@ def main(_: Sequence[str]) -> None:
         stop=StopSignal(),
         progress=RunProgress([]),
     )
-    recipe_of(run, _STAGE.value)
+    kind = train_kind(settings, _STAGE.value)  # or it is refused, before clips are looked for
     if not _FAILED.value:
         collections = curate_all(open_collections(settings), settings, workdir, writes=False)
         run = dataclasses.replace(run, collections=collections)
-    with compiling_told(f"replay of {_STAGE.value}", settings.stages[_STAGE.value].kind, settings, cache):
+    with compiling_told(f"replay of {_STAGE.value}", kind.compiling, settings, cache):
         if _FAILED.value:
             _diagnose(run, _STAGE.value)
         else:

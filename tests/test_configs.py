@@ -4,14 +4,16 @@ import ast
 import io
 import runpy
 import tokenize
+import typing
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from sora_jax.core.errors import UserError
-from sora_jax.experiment.settings import Settings, read_settings
-from sora_jax.experiment.stage_settings import STAGE_KINDS
+from sora_jax.experiment.kinds import KINDS
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
@@ -63,9 +65,9 @@ def unread(classes: list[str], sources: list[str]) -> list[str]:
 
 
 def config_classes(cls: type) -> set[type]:
-    """Returns `cls` and all dataclasses among the types of its fields, at any depth."""
-    found = {cls}
-    for hint in cls.__annotations__.values():
+    """Returns `cls`, all dataclasses among the types of its fields, at any depth, and those that it derives from."""
+    found = {base for base in cls.__mro__ if hasattr(base, "__dataclass_fields__")}
+    for hint in typing.get_type_hints(cls).values():
         if hasattr(hint, "__dataclass_fields__"):
             found |= config_classes(hint)
     return found
@@ -77,7 +79,9 @@ def test_every_key_is_there_on_purpose():
 
 
 def test_every_key_is_read_by_something_else_than_its_own_class():
-    classes = {cls.__name__ for root in (Settings, *STAGE_KINDS.values()) for cls in config_classes(root)}
+    classes = {
+        cls.__name__ for root in (Settings, *(kind.stage for kind in KINDS.values())) for cls in config_classes(root)
+    }
     assert {"Settings", "NoiseConfig", "CropConfig", "ScheduleConfig", "GuidanceConfig"} <= classes
     sources = [path.read_text() for path in (ROOT / "sora_jax").rglob("*.py")]
     assert unread(sorted(classes), sources) == []
@@ -149,10 +153,28 @@ def test_a_config_is_read(name):
             read_settings(config)
         config.data.path = "clips"
     settings = read_settings(config)
-    whole = ("autoencoder", "prepare", "images", "videos")
+    whole = ("autoencoder", "prepare", "warmup" if name == "folder.py" else "images", "videos")
     kinds = [settings.stages[stage].kind for stage in settings.run]
     assert settings.run == whole if not name.startswith("autoencoder") else set(kinds) == {"autoencoder"}
     assert read_settings(config.to_dict()) == settings, "as in config.json"
+
+
+def test_a_stage_has_the_shared_optimizer_but_for_what_it_sets_itself():
+    config = load("base.py")
+    config.stages.images.optimizer.weight_decay = 0.5
+    config.optimizer.name = "adamw"
+    optimizers = {name: stage.optimizer for name, stage in read_settings(config).stages.items() if name != "prepare"}
+    assert [optimizers[name].name for name in ("autoencoder", "images", "videos")] == ["muon", "adamw", "adamw"]
+    assert [optimizers[name].weight_decay for name in ("autoencoder", "images", "videos")] == [0.0, 0.5, 0.0]
+    assert read_settings(config).optimizer == optimizers["videos"]
+
+
+def test_a_config_of_before_stages_had_optimizers_is_read():
+    config = load("base.py").to_dict()
+    expected = read_settings(config)
+    for name in ("images", "videos"):
+        del config["stages"][name]["optimizer"]
+    assert read_settings(config) == expected
 
 
 def test_a_config_is_made_anew_each_time():

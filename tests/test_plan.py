@@ -16,7 +16,7 @@ from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.experiment import activations, programs
 from sora_jax.experiment.settings import read_settings
 from sora_jax.models import flops
-from sora_jax.planning import plans
+from sora_jax.planning import plans, steps
 from sora_jax.planning.topology import links
 
 TOY = "--config=tests/toy.py"
@@ -182,7 +182,7 @@ def test_the_compilers_complaints_are_read():
 
 def test_a_program_that_the_compiler_refuses_for_its_size_does_not_fit(settings):
     mesh = make_mesh(settings.mesh)
-    (program,) = programs.train_programs(settings, mesh, ["videos"], segment_tokens=12)
+    (program,) = steps.train_programs(settings, mesh, ["videos"], segment_tokens=12)
 
     class Refused:
         def as_text(self) -> str:
@@ -203,7 +203,7 @@ def test_a_program_that_the_compiler_refuses_for_its_size_does_not_fit(settings)
 def test_nothing_is_computed_for_a_plan(settings):
     """On described devices nothing can be, and what is computed under their mesh goes there."""
     mesh = make_mesh(settings.mesh)
-    found = programs.train_programs(settings, mesh, programs.largest_stages(settings), segment_tokens=12)
+    found = steps.train_programs(settings, mesh, steps.largest_stages(settings), segment_tokens=12)
     found += [programs.sampling_program(settings, mesh), *programs.codec_programs(settings, mesh)]
     computed = []
 
@@ -234,7 +234,7 @@ def test_a_stack_of_blocks_keeps_its_inputs_alone_under_full_rematerialisation(s
         for remat in ("none", "full"):
             transformer = dataclasses.replace(settings.transformer, depth=depth, remat=remat)
             changed = dataclasses.replace(settings, transformer=transformer)
-            (program,) = programs.train_programs(changed, mesh, ["videos"], segment_tokens=12)
+            (program,) = steps.train_programs(changed, mesh, ["videos"], segment_tokens=12)
             assert program.kept is not None
             kept[depth, remat] = program.kept()
     row = settings.packing.tokens * settings.transformer.width * 4

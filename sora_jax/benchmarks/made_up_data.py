@@ -1,6 +1,6 @@
 """Prepared clips of noise, and how long a config's step takes on rows of them."""
 
-import functools
+import dataclasses
 import time
 from pathlib import Path
 
@@ -9,19 +9,14 @@ import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.mesh import make_mesh
-from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.shapes_world import ShapesWorld, describe
 from sora_jax.data.tokens import TOKENIZER
-from sora_jax.experiment.loading import build_generator
-from sora_jax.experiment.settings import Settings
-from sora_jax.experiment.stage_settings import DiffusionStage
-from sora_jax.objectives.diffusion import make_objective
+from sora_jax.experiment.recipes import recipe_of
+from sora_jax.experiment.schema import Settings
 from sora_jax.train.loop import to_device
-from sora_jax.train.optimizer import make_optimizer
-from sora_jax.train.state import StateMaker
-from sora_jax.train.step import StepConfig, make_step
+from sora_jax.train.step import make_step
 from sora_jax.video import shapes
 
 
@@ -58,30 +53,16 @@ def prepare_noise(settings: Settings, folder: Path, *, count: int) -> PreparedSe
 
 def time_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
     """Returns the seconds of one step of the last stage, the median over the packs but the first few."""
-    stage = settings.stages[settings.run[-1]]
-    assert isinstance(stage, DiffusionStage), stage
-    mesh = make_mesh(settings.mesh)
-    build = functools.partial(build_generator, settings)
-    make = functools.partial(make_optimizer, settings.optimizer)
-    maker = StateMaker(build=build, make_optimizer=make, ema=settings.ema, mesh=mesh)
-    structure, _, axes = abstract_model(build)
-    config = StepConfig(
-        name="benchmark",
-        seed=0,
-        steps=len(packs),
-        accumulate=1,
-        schedule=stage.schedule,
-        ema=settings.ema,
-        guard=settings.guard,
-    )
-    objective = make_objective(settings.diffusion, stage.known, dtype=compute_dtype(settings.precision))
-    step = make_step(objective, structure, make(axes), config)
+    recipe = recipe_of(settings, settings.run[-1], make_mesh(settings.mesh))
+    maker, config = recipe.maker, dataclasses.replace(recipe.step, steps=len(packs), accumulate=1)
+    structure, _, axes = abstract_model(maker.build)
+    step = make_step(recipe.objective, structure, maker.make_optimizer(axes), config)
     seconds = []
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(maker.mesh):
         state = maker.fresh(rng.key(0, "benchmark"))
         for pack in packs:
             began = time.perf_counter()
-            state, metrics = step(state, to_device(pack, mesh), config.course)
+            state, metrics = step(state, to_device(pack, maker.mesh), config.course)
             jax.block_until_ready(metrics)
             seconds.append(time.perf_counter() - began)
     return float(np.median(seconds[3:]))

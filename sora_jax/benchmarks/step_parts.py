@@ -28,9 +28,12 @@ from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
 from sora_jax.experiment.datasets import PackedBatches
-from sora_jax.experiment.recipes import Recipe, diffusion_recipe
-from sora_jax.experiment.settings import Settings, read_settings
-from sora_jax.experiment.stage_settings import DiffusionStage
+from sora_jax.experiment.kinds.base import Recipe
+from sora_jax.experiment.kinds.diffusion import DiffusionKind
+from sora_jax.experiment.recipes import recipe_of
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.train.loop import to_device
 from sora_jax.train.state import TrainState, update_ema
 from sora_jax.train.step import make_step, mean_gradient, weights_digest
@@ -71,7 +74,7 @@ def main(_: Sequence[str]) -> None:
 
 def stage_of(settings: Settings, name: str | None) -> str:
     """Returns the name of a diffusion stage, by default the last one of the run; UserError where there is none such."""
-    found = [one for one in settings.run if isinstance(settings.stages[one], DiffusionStage)]
+    found = settings.stages_of(TEXT_TO_VIDEO)
     if not found or (name is not None and name not in found):
         raise UserError(f"--stage={name} is none of the diffusion stages of the config: {', '.join(found)}")
     return name or found[-1]
@@ -81,10 +84,10 @@ def figures_of(settings: Settings, stage: str, *, clips: int, rounds: int, clock
     """Returns the milliseconds of each part of the stage's step, its GFLOP/s and those of its largest product."""
     with tempfile.TemporaryDirectory() as folder:
         mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.local_devices()[:1])
-        recipe = diffusion_recipe(settings, stage, mesh)
-        config = settings.stages[stage]
-        assert isinstance(config, DiffusionStage), stage
-        stream = PackedBatches(prepare_noise(settings, Path(folder) / "noise", count=clips), config, settings)
+        recipe = recipe_of(settings, stage, mesh)
+        config = DiffusionKind().of(settings, stage)
+        noise = prepare_noise(settings, Path(folder) / "noise", count=clips)
+        stream = PackedBatches(noise, settings, mix=config.mix, token_drop=config.token_drop)
         pack = next(stream.batches(0))
     with jax.set_mesh(mesh):
         calls = _parts(recipe, to_device(pack, mesh))

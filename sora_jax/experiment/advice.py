@@ -10,7 +10,9 @@ from absl import logging
 from sora_jax.core.errors import CommandError
 from sora_jax.data.shards.files import index_paths, read_index, read_words
 from sora_jax.data.words import unseen
-from sora_jax.experiment.settings import Settings, read_settings
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.stage_settings import AUTOENCODER, TEXT_TO_VIDEO
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.workdir import Workdir
 
@@ -99,7 +101,7 @@ def _of_autoencoder(settings: Settings, evaluation: dict[str, Any]) -> Iterator[
     psnr, plain = scores.get("psnr"), scores.get("psnr_resampled")
     if psnr is None or plain is None or psnr >= plain:
         return
-    stages = [name for name in settings.run if settings.stages[name].kind == "autoencoder"]
+    stages = settings.stages_of(AUTOENCODER)
     remedy = f"train it longer, stages.{stages[-1]}.steps" if stages else "take a better one, or train one here"
     yield (
         f"the autoencoder gives clips back at {psnr:.1f} dB, and scaling them down to as few numbers and up again at "
@@ -110,8 +112,7 @@ def _of_autoencoder(settings: Settings, evaluation: dict[str, Any]) -> Iterator[
 def _of_loss(workdir: Workdir, settings: Settings) -> Iterator[str]:
     done = workdir.facts()["stages"]
     lines = read_metrics(workdir.path)
-    diffusion = [name for name in settings.run if settings.stages[name].kind == "diffusion"]
-    for name in diffusion[-1:]:
+    for name in settings.stages_of(TEXT_TO_VIDEO)[-1:]:
         losses = [line["loss"] for line in lines if line["stage"] == name and isinstance(line.get("loss"), float)]
         if name in done and (fall := _fall(losses)) is not None:
             yield (

@@ -17,9 +17,8 @@ from sora_jax.checkpoints.disk_space import state_bytes
 from sora_jax.core.errors import CommandError, DataError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.experiment.recipes import state_maker
-from sora_jax.experiment.settings import Settings
-from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
+from sora_jax.experiment.kinds import training
+from sora_jax.experiment.schema import Settings
 from sora_jax.train.workdir import Workdir
 
 # Leaves read at once.
@@ -45,10 +44,11 @@ def checkpoint_faults(workdir: Workdir, settings: Settings) -> Iterator[tuple[st
 
 def _wanted_leaves(settings: Settings, stage: str) -> dict[str, Any] | None:
     """Returns what stands for the leaves of a stage's state, by name; None where the config has no such stage."""
-    if not isinstance(settings.stages.get(stage), AutoencoderStage | DiffusionStage):
+    kind = training(settings, settings.stages).get(stage)
+    if kind is None:
         return None
     mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
-    return leaves.by_name(state_maker(settings, stage, mesh).abstract())
+    return leaves.by_name(kind.maker(settings, stage, mesh).abstract())
 
 
 def _leaf_faults(directory: epath.Path, wanted: Mapping[str, Any] | None) -> list[str]:

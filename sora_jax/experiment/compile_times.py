@@ -12,8 +12,8 @@ import jax
 import jax.monitoring
 from absl import logging
 
-from sora_jax.experiment.estimate import compile_seconds
-from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.speed import compile_seconds
 from sora_jax.train.progress import about
 
 # In the cache of programs: seconds that compiling took the last time, by what for.
@@ -23,15 +23,15 @@ _EVENTS = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile
 
 
 @contextlib.contextmanager
-def compiling_told(work: str, kind: str, settings: Settings, cache: Path | None) -> Iterator[None]:
+def compiling_told(work: str, compiling: tuple[float, float], settings: Settings, cache: Path | None) -> Iterator[None]:
     """Says that the programs of some `work` are compiled first, and about how long that takes.
 
-    It is what it took the last time with models of these shapes, as `cache` remembers, else what is expected of a
-    `kind` of stage or of the evaluation. What it takes this time is noted when the work is done.
+    It is what it took the last time with models of these shapes, as `cache` remembers, else what `compiling`, seconds
+    to compile and to load, makes on this machine. What it takes this time is noted when the work is done.
     """
     name = f"{work} {jax.default_backend()} {zlib.crc32(repr((settings.autoencoder, settings.transformer)).encode()):x}"
     known = {} if cache is None else _read(cache)
-    seconds = known[name] if name in known else compile_seconds(kind, cache)
+    seconds = known[name] if name in known else compile_seconds(compiling, cache)
     logging.info("%s: first the programs are compiled, about %s", work, about(seconds))
     took: list[float] = []
 

@@ -1,4 +1,4 @@
-"""The data of each kind of stage, as numbered batches."""
+"""The clips of a run, and what stages train on: numbered batches of windows, or of packs."""
 
 import contextlib
 import dataclasses
@@ -23,8 +23,8 @@ from sora_jax.data.sources.records import RecordSource
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.data.sources.tfds import TfdsSource
 from sora_jax.data.sources.webdataset import TarSource
-from sora_jax.experiment.settings import DataConfig, Settings
-from sora_jax.experiment.stage_settings import DiffusionStage
+from sora_jax.experiment.schema import DataConfig, Settings
+from sora_jax.experiment.stage_settings import MixConfig
 from sora_jax.models.flops import step_flops, work_of
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import Workdir
@@ -66,7 +66,7 @@ def open_collections(settings: Settings, *, look: bool = False) -> list[Collecti
 def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     if data.source == "shapes":
         return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
-    needed = any(settings.stages[name].kind in ("prepare", "diffusion") for name in settings.run)
+    needed = any(settings.stages[name].reads_captions for name in settings.run)
     source = _open_path(data, captions_required=(None if look else True) if needed else False)
     if needed and not source.captions_required:
         logging.warning("%s: no clip has a caption yet: they are needed when clips are prepared", data.path)
@@ -122,7 +122,7 @@ def curate(collection: Collection, data: DataConfig, directory: Path, *, writes:
 def curate_all(
     collections: list[Collection], settings: Settings, workdir: Workdir, *, writes: bool
 ) -> list[Collection]:
-    """Returns what curation keeps of each collection; `writes` as in `streams.curate`."""
+    """Returns what curation keeps of each collection; `writes` as in `curate`."""
     return [
         curate(one, settings.collections[one.name], workdir.curation(one.name), writes=writes) for one in collections
     ]
@@ -175,9 +175,15 @@ class PackedBatches:
     """Packs of prepared clips for the transformer. `part` is (index, count): what is read of a batch."""
 
     def __init__(
-        self, prepared: PreparedSet, stage: DiffusionStage, settings: Settings, *, part: tuple[int, int] = (0, 1)
+        self,
+        prepared: PreparedSet,
+        settings: Settings,
+        *,
+        mix: MixConfig,
+        token_drop: tuple[float, float] = (0.0, 0.0),
+        part: tuple[int, int] = (0, 1),
     ):
-        weights = stage.mix.collections
+        weights = mix.collections
         self._settings = settings
         self._part = part
         self._per_batch = settings.packing.rows
@@ -187,9 +193,9 @@ class PackedBatches:
             patch=settings.transformer.patch,
             time_rate=settings.transformer.time_rate,
             seed=settings.seed,
-            mix=stage.mix.kinds,
+            mix=mix.kinds,
             weights_G=[weights.get(name, 0.0) for name in settings.collections] if weights else None,
-            token_drop=stage.token_drop,
+            token_drop=token_drop,
         )
 
     def batches(self, start: int) -> Batches:

@@ -27,7 +27,8 @@ from sora_jax.experiment.datasets import clip_limits, curate_all, open_collectio
 from sora_jax.experiment.estimate import JUDGEMENTS
 from sora_jax.experiment.loading import Weights, limits_of, solver_config
 from sora_jax.experiment.models import RunModels
-from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.job import Limits
 from sora_jax.models.codec import Codec
 from sora_jax.models.i3d import load_i3d
@@ -195,7 +196,7 @@ def _show_verdict(workdir: Workdir, verdict: ReconstructionScores, name: str) ->
 
 def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     """Returns the held-out prompts of a drawn world by the name of their set; none where nothing answers them."""
-    has_generator = any(settings.stages[name].kind == "diffusion" for name in settings.run)
+    has_generator = bool(settings.stages_of(TEXT_TO_VIDEO))
     count = settings.evaluation.prompts
     if not (has_generator and settings.data.source == "shapes" and count):
         return {}

@@ -23,7 +23,7 @@ from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core.config import differences
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.tree import Params
-from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage, read_rules
+from sora_jax.experiment.stage_settings import TrainStage, read_rules
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.train.state import StateMaker, TrainState, track_name
 from sora_jax.train.workdir import Workdir
@@ -52,7 +52,7 @@ class InitialWeights:
     names: dict[str, str | None]
 
 
-def find_source(name: str, stage: AutoencoderStage | DiffusionStage, params: Params) -> InitialWeights:
+def find_source(name: str, stage: TrainStage, params: Params) -> InitialWeights:
     """Returns where the weights of the stage `name` come from; `params` are its parameters, or their shapes.
 
     Raises UserError saying all that does not fit: parameters that are not there, or of another shape or dtype, and
@@ -85,7 +85,7 @@ def find_source(name: str, stage: AutoencoderStage | DiffusionStage, params: Par
     return InitialWeights(folder=folder, step=step, track=track, names=names)
 
 
-def inherit(name: str, stage: AutoencoderStage | DiffusionStage, maker: StateMaker, key: jax.Array) -> TrainState:
+def inherit(name: str, stage: TrainStage, maker: StateMaker, key: jax.Array) -> TrainState:
     """Returns the state that the stage `name` begins with; `key` initialises what it does not take from its source.
 
     Raises UserError as `find_source`, before anything is compiled, and as `load_tree`.

@@ -1,6 +1,7 @@
 """Trained models as later stages and other commands load them from a workdir."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -17,14 +18,14 @@ from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.tokens import BYTES_PER_TOKEN
-from sora_jax.experiment.settings import Settings
-from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.job import Limits
+from sora_jax.generate.job import Job, Limits, read_job
+from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
-from sora_jax.models.discriminator import AdversarialAutoencoder
 from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.train.state import track_name
@@ -35,11 +36,9 @@ Weights = Literal["ema", "params"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
 
-def build_autoencoder(settings: Settings, stage: AutoencoderStage | None, key: jax.Array) -> Autoencoder:
-    """Returns a fresh autoencoder, with the discriminator that `stage` needs; None: without."""
-    if stage is None or not stage.adversarial:
-        return Autoencoder(settings.autoencoder, rngs=nnx.Rngs(key))
-    return AdversarialAutoencoder(settings.autoencoder, settings.discriminator, rngs=nnx.Rngs(key))
+def build_autoencoder(settings: Settings, key: jax.Array) -> Autoencoder:
+    """Returns a fresh autoencoder."""
+    return Autoencoder(settings.autoencoder, rngs=nnx.Rngs(key))
 
 
 def build_generator(settings: Settings, key: jax.Array) -> TextToVideo:
@@ -62,7 +61,7 @@ def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None
     if settings.autoencoder_weights is not None:
         return given_codec(settings, mean_C, scale_C, mesh=mesh)
     measured = workdir.read_json("latents.json")
-    _, shapes, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
+    _, shapes, _ = abstract_model(functools.partial(build_autoencoder, settings))
     places = None if mesh is None else dict.fromkeys(shapes, replicated(mesh))
     track = measured.get("track", track_name(settings.ema.widths[0]))  # that of another run may be another
     params, _ = load_weights(workdir, measured["stage"], shapes, track=track, places=places)
@@ -123,10 +122,9 @@ def load_generator(
     places = None if mesh is None else param_shardings(axes, params, mesh)
 
     def newest() -> str | None:
-        for stage in reversed(settings.run):
+        for stage in reversed(settings.stages_of(TEXT_TO_VIDEO)):
             saved = workdir.checkpoints(stage)
-            begun = saved.exists() and any(path.name.isdecimal() for path in saved.iterdir())
-            if settings.stages[stage].kind == "diffusion" and begun:
+            if saved.exists() and any(path.name.isdecimal() for path in saved.iterdir()):
                 return stage
         return None
 
@@ -173,7 +171,7 @@ def limits_of(settings: Settings) -> Limits:
         window=window,
         overlap=sampling.overlap,
         max_seconds=sampling.max_seconds,
-        knows=any(stage.known.none < 1 for stage in _diffusion_stages(settings)),
+        knows=any(settings.stages[name].gives_known_tokens for name in settings.stages_of(TEXT_TO_VIDEO)),
         size=sampling.size,
         frames=sampling.frames,
         fps=sampling.fps,
@@ -184,9 +182,13 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def _diffusion_stages(settings: Settings) -> list[DiffusionStage]:
-    stages = (settings.stages[name] for name in settings.run)
-    return [stage for stage in stages if isinstance(stage, DiffusionStage)]
+def example_jobs(settings: Settings, *, frames: int) -> list[Job]:
+    """Returns the configured prompts as videos of `frames` frames, at seed 0, to be made as `sample` makes them.
+
+    Raises UserError as `read_job`.
+    """
+    limits = limits_of(settings)
+    return [read_job(Request(prompt=(prompt,), frames=frames), limits) for prompt in settings.sampling.prompts]
 
 
 def pack_layout(settings: Settings) -> PackLayout:

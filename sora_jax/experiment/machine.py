@@ -10,8 +10,7 @@ import jax
 from absl import logging
 
 from sora_jax.core.host_memory import available_memory
-from sora_jax.experiment.settings import DataConfig, Settings
-from sora_jax.experiment.stage_settings import AutoencoderStage, StageConfig
+from sora_jax.experiment.schema import DataConfig, Settings
 
 # Bytes: of a process with its compiler and programs, without caches; of each reader; the smallest cache.
 _PROCESS, _READER, _LEAST_CACHE_MB = 1.7e9, 0.2e9, 32
@@ -53,8 +52,7 @@ def needed_memory(settings: Settings) -> float:
 
 def largest_cache(settings: Settings) -> int:
     """Returns the megabytes of decoded clips that a stage keeps at most."""
-    stages = [settings.stages[name] for name in settings.run]
-    return max((stage.crops.cache_mb for stage in stages if isinstance(stage, AutoencoderStage)), default=0)
+    return max((settings.stages[name].cache_mb for name in settings.run), default=0)
 
 
 def free_memory() -> float | None:
@@ -77,14 +75,8 @@ def _with_readers(settings: Settings, readers: int) -> Settings:
 
 def _with_caches(settings: Settings, megabytes: int) -> Settings:
     """Returns the settings with caches of at most so many megabytes."""
-
-    def smaller(stage: StageConfig) -> StageConfig:
-        if not isinstance(stage, AutoencoderStage):
-            return stage
-        crops = dataclasses.replace(stage.crops, cache_mb=min(stage.crops.cache_mb, megabytes))
-        return dataclasses.replace(stage, crops=crops)
-
-    return dataclasses.replace(settings, stages={name: smaller(stage) for name, stage in settings.stages.items()})
+    stages = {name: stage.with_cache(min(stage.cache_mb, megabytes)) for name, stage in settings.stages.items()}
+    return dataclasses.replace(settings, stages=stages)
 
 
 def available_cores() -> int:

@@ -17,12 +17,10 @@ from jax.sharding import Mesh, NamedSharding
 from sora_jax.core import sharding
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
-from sora_jax.core.tree import abstract_model
+from sora_jax.core.tree import Params, abstract_model
 from sora_jax.experiment import activations
 from sora_jax.experiment.loading import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
-from sora_jax.experiment.recipes import Recipe, autoencoder_recipe, diffusion_recipe
-from sora_jax.experiment.settings import Settings
-from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage, PrepareStage
+from sora_jax.experiment.schema import Settings
 from sora_jax.generate.canvas import TEXT_ARRAYS, Batch, longer_rows
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import read_job
@@ -30,7 +28,8 @@ from sora_jax.generate.request import Request, read_size
 from sora_jax.generate.sampler import make_solver
 from sora_jax.models import flops
 from sora_jax.models.codec import programs_of
-from sora_jax.train.step import make_step
+from sora_jax.train.state import StateMaker
+from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.video import shapes
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -61,33 +60,6 @@ class Program:
     times: int = 1
 
 
-def train_programs(settings: Settings, mesh: Mesh, names: list[str], *, segment_tokens: int) -> list[Program]:
-    """Returns the train steps of stages: of an autoencoder stage one for each kind of batch."""
-    programs = []
-    for name in names:
-        stage = settings.stages[name]
-        if isinstance(stage, DiffusionStage):
-            programs.append(_diffusion_step(settings, mesh, name, stage, segment_tokens))
-        elif isinstance(stage, AutoencoderStage):
-            buckets = dict.fromkeys(stage.crops.buckets)
-            programs += [_autoencoder_step(settings, mesh, name, stage, bucket) for bucket in buckets]
-    return programs
-
-
-def largest_stages(settings: Settings) -> list[str]:
-    """Returns of each kind of stage that trains the one that needs most: of the largest micro-batch the last."""
-    found: dict[str, str] = {}
-    for name in settings.run:
-        stage = settings.stages[name]
-        if isinstance(stage, PrepareStage):
-            continue
-        best = found.get(stage.kind)
-        known = None if best is None else settings.stages[best]
-        if known is None or isinstance(known, PrepareStage) or stage.accumulate <= known.accumulate:
-            found[stage.kind] = name
-    return list(found.values())
-
-
 def work_of_rows(settings: Settings, *, segment_tokens: int) -> flops.Work:
     """Returns the work of a pack whose rows are full of segments of one size with captions of the longest.
 
@@ -104,76 +76,58 @@ def work_of_rows(settings: Settings, *, segment_tokens: int) -> flops.Work:
     return sum((row for _ in range(packing.rows)), flops.NO_WORK)
 
 
-def _diffusion_step(settings: Settings, mesh: Mesh, name: str, stage: DiffusionStage, segment_tokens: int) -> Program:
-    recipe = diffusion_recipe(settings, name, mesh)
-    transformer, packing = settings.transformer, settings.packing
-    work = work_of_rows(settings, segment_tokens=segment_tokens)
-    asked = flops.step_flops(transformer, settings.text.encoder(), patch_width=settings.patch_width, work=work)
-    batch = pack_shapes(settings, packing.rows, sharding.batch_sharding(mesh))
-    split = frozenset((transformer.mlp_width, transformer.width // transformer.heads))
-    ways = functools.partial(
-        activations.of_rows, mesh, rows=packing.rows // stage.accumulate, tokens=packing.tokens, split=split
-    )
-    again = asked / 3 if transformer.remat in ("full", "offload") else 0.0
-    if transformer.remat == "attention":
-        again = asked / 3 - transformer.depth * 4 * transformer.width * (work.pairs + work.text_pairs)
-    facts = {
-        "rows": packing.rows,
-        "tokens of a row": packing.tokens,
-        "segments of a row": work.segments // packing.rows,
-        "tokens of a segment": segment_tokens,
-        "micro-batches": stage.accumulate,
-    }
-    return _step_program(recipe, f"{name}: train step", batch, ways, flops=asked, recomputed=again, facts=facts)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepBatch:
+    """A batch that a stage trains on, as shapes.
+
+    Attributes:
+      what: In words: which key of the config says how large it is.
+      size: Rows, or clips: what is split over devices and micro-batches.
+      shapes: Of its arrays, by name, without shardings.
+      ways: `(mesh, params)` -> how values of a micro-batch are split over devices; params are shapes with shardings.
+      flops: Model FLOPs of a step on it; None where no formula says.
+      recomputed: FLOPs of it done again because of rematerialisation, at least.
+      title: Added to the name of the program where a stage has several.
+      facts: As in `Program`.
+    """
+
+    what: str
+    size: int
+    shapes: Shapes
+    ways: Callable[[Mesh, Params], activations.Ways]
+    flops: float | None
+    recomputed: float
+    title: str
+    facts: dict[str, Any]
 
 
-def _autoencoder_step(
-    settings: Settings, mesh: Mesh, name: str, stage: AutoencoderStage, bucket: tuple[int, int, int, int]
-) -> Program:
-    frames, height, width, clips = bucket
-    place = sharding.batch_sharding(mesh)
-    batch = {"clip_BTHWC": jax.ShapeDtypeStruct((clips, frames, height, width, 3), jnp.uint8, sharding=place)}
-    recipe = autoencoder_recipe(settings, name, mesh)
-    ways = functools.partial(activations.of_clips, mesh, clips=clips // stage.accumulate)
-    facts = {"clips": clips, "frames": frames, "height": height, "width": width, "micro-batches": stage.accumulate}
-    title = f"{name}: train step on {clips} clips of {frames}x{height}x{width}"
-    return _step_program(recipe, title, batch, ways, flops=None, recomputed=0.0, facts=facts)
-
-
-def _step_program(
-    recipe: Recipe,
-    name: str,
-    batch: Shapes,
-    ways: Callable[..., activations.Ways],
-    *,
-    flops: float | None,
-    recomputed: float,
-    facts: dict[str, Any],
-) -> Program:
-    structure, _, axes = abstract_model(recipe.maker.build)
+def step_program(objective: Objective, maker: StateMaker, step: StepConfig, planned: StepBatch) -> Program:
+    """Returns the train step of a stage on a batch."""
+    structure, _, axes = abstract_model(maker.build)
     # Before the mesh is set, on which nothing can be computed.
-    state, course = recipe.maker.abstract(), recipe.step.course
-    optimizer = recipe.maker.make_optimizer(axes)
-    parts = recipe.step.accumulate
+    state, course = maker.abstract(), step.course
+    optimizer, parts = maker.make_optimizer(axes), step.accumulate
+    place = sharding.batch_sharding(maker.mesh)
+    batch = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in planned.shapes.items()}
     micro = {n: jax.ShapeDtypeStruct((v.shape[0] // parts, *v.shape[1:]), v.dtype) for n, v in batch.items()}
 
     def kept() -> float:
         plain = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in state.params.items()}
-        return activations.kept_bytes(recipe.objective, structure, plain, micro, ways(params=state.params))
+        return activations.kept_bytes(objective, structure, plain, micro, planned.ways(maker.mesh, state.params))
 
     return Program(
-        name=name,
-        lower=lambda: make_step(recipe.objective, structure, optimizer, recipe.step).lower(state, batch, course),
+        name=f"{step.name}: train step{planned.title}",
+        lower=lambda: make_step(objective, structure, optimizer, step).lower(state, batch, course),
         held={"parameters": state.params, "moments": state.opt_state, "ema": state.ema, "batch": batch},
         kept=kept,
-        flops=flops,
-        recomputed=recomputed,
-        facts=facts,
+        flops=planned.flops,
+        recomputed=planned.recomputed,
+        facts={**planned.facts, "micro-batches": parts},
     )
 
 
-def pack_shapes(settings: Settings, rows: int, place: NamedSharding) -> Shapes:
-    """Returns the shapes of a pack of the run."""
+def pack_shapes(settings: Settings, rows: int, place: NamedSharding | None = None) -> Shapes:
+    """Returns the shapes of a pack of the run, which lies at `place`."""
     row = pack_layout(settings).row().arrays
     return {n: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype, sharding=place) for n, v in row.items()}
 
@@ -250,21 +204,20 @@ def solver_evaluations(config: SolverConfig) -> int:
     return evaluations * 2 if config.guidance.scale != 1 else evaluations
 
 
-def codec_programs(settings: Settings, mesh: Mesh, *, size: str | None = None) -> list[Program]:
+def codec_programs(settings: Settings, mesh: Mesh, *, size: str | None = None, clips: int = 1) -> list[Program]:
     """Returns encoding and decoding of one chunk of frames that carries on from those before it.
 
-    Encoding takes as many clips at once as the prepare stage does, decoding one; frames have the `size`, by default
+    Encoding takes so many `clips` at once, decoding one; frames have the `size`, by default
     that of the samples, or that of a tile where frames are cut into tiles. Raises UserError for a size off the strides.
     """
     whole = settings.sampling.size if size is None else read_size(size)
     shapes.clip_token_grid((1, *whole), stride=settings.stride, patch=(1, *settings.transformer.patch[1:]))
     config, work = settings.autoencoder, settings.codec
-    _, params, _ = abstract_model(lambda key: build_autoencoder(settings, None, key))
+    _, params, _ = abstract_model(functools.partial(build_autoencoder, settings))
     place = sharding.replicated(mesh)
     shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in params.items()}
-    stages = [one for one in settings.stages.values() if isinstance(one, PrepareStage)]
     height, width = (side if work.tile is None else min(side, work.tile) for side in whole)
-    stride, clips = settings.stride, stages[0].batch if stages else 1
+    stride = settings.stride
 
     def chunk(count: int, frames: int, dtype: Any, *, latent: bool) -> jax.ShapeDtypeStruct:
         rows, columns = (height // stride[1], width // stride[2]) if latent else (height, width)

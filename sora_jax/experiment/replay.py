@@ -16,12 +16,10 @@ from sora_jax.checkpoints.checkpoint import load_tree
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, abstract_model
-from sora_jax.experiment.loading import load_codec
-from sora_jax.experiment.recipes import Recipe, autoencoder_recipe, diffusion_recipe
-from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage
-from sora_jax.experiment.stages import Run, packed_batches, pixel_batches
+from sora_jax.experiment.kinds.base import Run
+from sora_jax.experiment.recipes import recipe_of, train_kind
 from sora_jax.train import dump
-from sora_jax.train.loop import Stream, position_of, to_device
+from sora_jax.train.loop import position_of, to_device
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.step import Batch, make_step, mean_gradient
 
@@ -53,9 +51,9 @@ class Replayed:
 def replay(run: Run, name: str, *, step: int | None, steps: int) -> Iterator[Replayed]:
     """Yields up to `steps` steps of a stage, run again from its checkpoint of `step`; None: from the newest.
 
-    Nothing is written. Raises UserError where there is no such checkpoint, or no step after it.
+    Nothing is written. Raises UserError where there is no such stage or checkpoint, or no step after it.
     """
-    recipe = recipe_of(run, name)
+    recipe = recipe_of(run.settings, name, run.mesh)
     structure, _, axes = abstract_model(recipe.maker.build)
     step_function = make_step(recipe.objective, structure, recipe.maker.make_optimizer(axes), recipe.step)
     then = {line["step"]: line for line in read_metrics(run.workdir.path) if line["stage"] == name}
@@ -63,10 +61,11 @@ def replay(run: Run, name: str, *, step: int | None, steps: int) -> Iterator[Rep
     with jax.set_mesh(mesh):
         restored = load_tree(run.workdir.checkpoints(name), recipe.maker.abstract(), step=step)
         state, position = restored.state, position_of(restored.data)
+        stream = train_kind(run.settings, name).stream(run, name)
         last = min(position.step + steps, recipe.step.steps)
         if last == position.step:
             raise UserError(f"step {last} is the last of {name}: pass --checkpoint of an earlier one")
-        with contextlib.closing(_stream(run, name).batches(position.step + position.left_out)) as batches:
+        with contextlib.closing(stream.batches(position.step + position.left_out)) as batches:
             for done in range(position.step + 1, last + 1):
                 state, metrics = step_function(state, to_device(next(batches), mesh), recipe.step.course)
                 wrote = then.get(done, {}).get("digest")
@@ -100,7 +99,7 @@ class Diagnosis:
 
 def diagnose(run: Run, name: str) -> Diagnosis:
     """Returns what comes out of the step at which a stage gave up, run again from what it left; UserError without."""
-    recipe, folder = recipe_of(run, name), run.workdir.failed(name)
+    recipe, folder = recipe_of(run.settings, name, run.mesh), run.workdir.failed(name)
     structure, _, _ = abstract_model(recipe.maker.build)
     with jax.set_mesh(recipe.maker.mesh):
         restored = load_tree(folder, recipe.maker.abstract())
@@ -124,22 +123,3 @@ def diagnose(run: Run, name: str) -> Diagnosis:
 def _not_finite(part: str, arrays: dict[str, Any]) -> list[tuple[str, int, int]]:
     counts = {name: int(np.count_nonzero(~np.isfinite(np.asarray(value)))) for name, value in arrays.items()}
     return [(f"{part} {name}", count, int(arrays[name].size)) for name, count in counts.items() if count]
-
-
-def recipe_of(run: Run, name: str) -> Recipe:
-    """Returns the recipe of a stage that trains; UserError if there is no such stage."""
-    stage = run.settings.stages.get(name)
-    if isinstance(stage, AutoencoderStage):
-        return autoencoder_recipe(run.settings, name, run.mesh)
-    if isinstance(stage, DiffusionStage):
-        return diffusion_recipe(run.settings, name, run.mesh)
-    training = [name for name in run.settings.run if run.settings.stages[name].kind != "prepare"]
-    raise UserError(f"{name!r} is no stage that trains: --stage is one of {', '.join(training)}")
-
-
-def _stream(run: Run, name: str) -> Stream:
-    stage = run.settings.stages[name]
-    if isinstance(stage, AutoencoderStage):
-        return pixel_batches(run, stage)
-    assert isinstance(stage, DiffusionStage), stage
-    return packed_batches(run, stage, load_codec(run.workdir, run.settings, mesh=run.mesh))

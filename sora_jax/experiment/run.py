@@ -18,14 +18,18 @@ from sora_jax.data.sources.base import fingerprint
 from sora_jax.experiment.advice import advice
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.datasets import curate_all, open_collections
-from sora_jax.experiment.estimate import EVALUATION, expected_parts, measure_speed
+from sora_jax.experiment.estimate import EVALUATION, expected_parts
 from sora_jax.experiment.evaluation import evaluate
+from sora_jax.experiment.kinds import KINDS
+from sora_jax.experiment.kinds.base import Run
+from sora_jax.experiment.kinds.prepare import PrepareKind, clips_of_share, encode_share
 from sora_jax.experiment.machine import fit_to_machine
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.preflight import check_start
-from sora_jax.experiment.prepare_shares import clips_of_share, encode_share
-from sora_jax.experiment.settings import Settings, read_settings
-from sora_jax.experiment.stages import Run, run_stages
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.speed import measure_speed
+from sora_jax.experiment.stages import run_stages
 from sora_jax.preparation.encode import Share
 from sora_jax.reports.run_page import write_report
 from sora_jax.train.clock import peak_memory_gb
@@ -42,6 +46,8 @@ def run(
     `until` is a kind of stage: later ones are left for another time, and so is evaluation. With `fresh_data` stages in
     progress keep their weights and go on with data that changed, instead of refusing it.
     """
+    if until is not None and until not in KINDS:
+        raise UserError(f"--until={until} is no kind of stage: give one of {', '.join(KINDS)}")
     settings = fit_to_machine(read_settings(config))
     mesh = check_start(settings)
     workdir = Workdir(path)
@@ -74,7 +80,8 @@ def run(
             failure.at(stage="report")
             if is_first():
                 told = advice(workdir)
-                write_report(workdir.path, told)
+                pairs = [name for name in settings.run if KINDS[settings.stages[name].kind].shows_pairs]
+                write_report(workdir.path, told, stages=settings.run, pairs=pairs)
                 for sentence in told:
                     print(f"to change: {sentence}", flush=True)
             print(f"report: {workdir.path / 'report.html'}", flush=True)
@@ -86,8 +93,8 @@ def _open_clips(settings: Settings, workdir: Workdir, *, until: str | None) -> l
         return open_collections(settings)
     except UserError as error:
         done = workdir.facts()["stages"]
-        left = [settings.stages[name].kind for name in settings.run if name not in done]
-        if until == "prepare" or {"autoencoder", "prepare"} & {*left}:
+        asked = until is not None and KINDS[until].takes_in_clips
+        if asked or any(settings.stages[name].reads_clips for name in settings.run if name not in done):
             raise
         logging.warning("%s: the run goes on with what was prepared of them", error)
         return []
@@ -118,7 +125,7 @@ def _train_and_evaluate(run: Run, *, until: str | None, evaluated: bool, began: 
     except Preempted:
         record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated)
         raise
-    if until is None:
+    if until is None and run.settings.has_autoencoder:  # or there is nothing that could be judged
         failure.at(stage=EVALUATION)
         run.progress.begin(EVALUATION)
         # On the devices that trained, whose programs are compiled.
@@ -143,7 +150,7 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
             curated = curate_all(collections, settings, workdir, writes=share.index == 0)
             total = sum(clips_of_share(settings, curated, share))
             with (
-                compiling_told("prepare", "prepare", settings, cache),
+                compiling_told("prepare", PrepareKind.compiling, settings, cache),
                 contextlib.closing(Progress("prepare", total=total, unit="clips")) as progress,
             ):
                 encode_share(settings, workdir, curated, share, stop, progress.update)

@@ -12,7 +12,7 @@ from sora_jax.core.paths import check_writable
 from sora_jax.data.media.writer import first_file
 from sora_jax.experiment.advice import words_never_seen
 from sora_jax.experiment.compile_times import compiling_told
-from sora_jax.experiment.estimate import EVALUATION
+from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.session import Session
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import Job, Limits, check_request, read_job
@@ -59,7 +59,7 @@ def write_samples(
     asked = [requests[number] for number in todo]
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
         if todo:
-            stack.enter_context(compiling_told("sampling", EVALUATION, session.settings, session.cache))
+            stack.enter_context(compiling_told("sampling", COMPILING, session.settings, session.cache))
         files = Files(stack, asked, [paths[number] for number in todo], codec=codec, facts=facts)
         waiting = jobs or (_read(request, limits, file) for request in asked)
         for number, notes in run_jobs(sampler, models.params, waiting, limits, files.open):

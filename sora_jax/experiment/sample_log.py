@@ -49,8 +49,8 @@ def show_reconstructions(
         names[name] = clip.captions[0] if clip.captions else clip.source_id
         pixels_THWC = clip.pixels_THWC
         pair_THWC = np.concatenate([pixels_THWC, codec.reconstruct(pixels_THWC[None])[0]], axis=2)
-        _show(workdir, metrics, stage, step, name, pair_THWC, clip.fps)
-    _name(workdir, stage, names)
+        show_clip(workdir, metrics, stage, step, name, pair_THWC, clip.fps)
+    show_words(workdir, stage, names)
 
 
 def show_samples(
@@ -66,8 +66,8 @@ def show_samples(
     for number, (job, pixels_THWC) in enumerate(zip(jobs, clips, strict=True)):
         name = f"prompt_{number:02d}"
         (names[name],) = job.prompts
-        _show(workdir, metrics, stage, step, name, pixels_THWC, job.fps)
-    _name(workdir, stage, names)
+        show_clip(workdir, metrics, stage, step, name, pixels_THWC, job.fps)
+    show_words(workdir, stage, names)
 
 
 def show_sheet(folder: Path, name: str, clips: list[np.ndarray], prompts: Sequence[str], *, fps: float) -> None:
@@ -77,7 +77,7 @@ def show_sheet(folder: Path, name: str, clips: list[np.ndarray], prompts: Sequen
             write(contact_sheet(clips))
 
 
-def _show(
+def show_clip(
     workdir: Workdir,
     metrics: MetricsWriter,
     stage: str,
@@ -86,6 +86,7 @@ def _show(
     pixels_THWC: np.ndarray,
     fps: float,
 ) -> None:
+    """Writes uint8 (T, H, W, 3) as what a stage shows under `name` at a step: a picture where it has one frame."""
     if not is_first():
         return
     folder = workdir.samples(stage, step)
@@ -98,7 +99,8 @@ def _show(
         metrics.write_video(stage, step, name, pixels_THWC, fps)
 
 
-def _name(workdir: Workdir, stage: str, names: dict[str, str]) -> None:
+def show_words(workdir: Workdir, stage: str, names: dict[str, str]) -> None:
+    """Writes what the clips are that a stage shows, such as their prompts, by name."""
     if is_first():
         path = workdir.path / "samples" / stage / "prompts.json"
         write_atomically(path, json.dumps(names, indent=2, ensure_ascii=False))

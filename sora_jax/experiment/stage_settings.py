@@ -1,13 +1,73 @@
-"""The kinds of stage and what each is told, as frozen dataclasses; see `configs/base.py`."""
+"""What the dataclasses of all kinds of stage have in common; see `configs/base.py`. Those of each are in `kinds/`."""
 
 import dataclasses
 import re
+from typing import ClassVar, Self
 
 from sora_jax.core.config import at_least_one
 from sora_jax.core.errors import UserError
-from sora_jax.data.crops import CropConfig
-from sora_jax.diffusion.known import KnownConfig
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
+
+# Models that stages train, and that others load.
+AUTOENCODER, TEXT_TO_VIDEO = "autoencoder", "text_to_video"
+
+
+class Stage:
+    """What any code may ask of a stage of any kind; the subclass of a kind is a dataclass, its fields are its keys.
+
+    Attributes:
+      kind: Name in the table of kinds.
+      trains: Name of the model that it trains; stages of one model go on from one another. None: it trains none.
+      reads_clips: Whether it reads clips from their source, and not what was prepared of them.
+      reads_captions: Whether these clips need captions.
+    """
+
+    kind: str
+    trains: ClassVar[str | None] = None
+    reads_clips: ClassVar[bool] = False
+    reads_captions: ClassVar[bool] = False
+
+    @property
+    def cache_mb(self) -> int:
+        """Megabytes of decoded clips that it keeps in memory at most."""
+        return 0
+
+    def with_cache(self, megabytes: int) -> Self:
+        """Returns the stage keeping at most so many."""
+        del megabytes
+        return self
+
+    @property
+    def gives_known_tokens(self) -> bool:
+        """Whether the model learns to go on from parts of a clip that are given."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainStage(Stage):
+    """A stage that trains, whatever it trains.
+
+    Attributes:
+      kind: As in `Stage`.
+      steps: Batches trained on.
+      accumulate: Micro-batches per step.
+      schedule: Learning rate over the stage.
+      start_from: Folder of another run's checkpoints, or one of them, whose averages it begins with; None: none.
+      start_rules: Names of parameters there, as `read_rules` reads them.
+      optimizer: How gradients become updates.
+    """
+
+    kind: str
+    steps: int
+    accumulate: int
+    schedule: ScheduleConfig
+    start_from: str | None
+    start_rules: tuple[str, ...]
+    optimizer: OptimizerConfig
+
+    def __post_init__(self):
+        at_least_one(self, "steps", "accumulate")
+        read_rules(self.start_rules, given=self.start_from is not None)
 
 
 def read_rules(rules: tuple[str, ...], *, given: bool) -> list[tuple[re.Pattern[str], str]]:
@@ -31,41 +91,8 @@ def read_rules(rules: tuple[str, ...], *, given: bool) -> list[tuple[re.Pattern[
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AutoencoderStage:
-    """Trains the autoencoder on windows of clips, from where the autoencoder stage before it ended."""
-
-    kind: str
-    steps: int
-    accumulate: int
-    schedule: ScheduleConfig
-    start_from: str | None
-    start_rules: tuple[str, ...]
-    crops: CropConfig
-    adversarial: float
-    optimizer: OptimizerConfig
-
-    def __post_init__(self):
-        at_least_one(self, "steps", "accumulate")
-        read_rules(self.start_rules, given=self.start_from is not None)
-        if self.adversarial < 0:
-            raise UserError(f"adversarial {self.adversarial:g} must be 0 for no discriminator, or more; 0.05 is usual")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrepareStage:
-    """Encodes all clips once, to shards."""
-
-    kind: str
-    batch: int
-    clips_per_shard: int
-
-    def __post_init__(self):
-        at_least_one(self, "batch", "clips_per_shard")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class MixConfig:
-    """Shares of images and of videos among what a diffusion stage draws, and of collections among each of both."""
+    """Shares of images and of videos among what is drawn of prepared clips, and of collections among each of both."""
 
     images: float
     videos: float
@@ -81,32 +108,3 @@ class MixConfig:
     def kinds(self) -> dict[str, float]:
         """The kinds of clips that are drawn, with their shares."""
         return {kind: share for kind, share in (("images", self.images), ("videos", self.videos)) if share > 0}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionStage:
-    """Trains the transformer on prepared clips."""
-
-    kind: str
-    steps: int
-    accumulate: int
-    schedule: ScheduleConfig
-    start_from: str | None
-    start_rules: tuple[str, ...]
-    mix: MixConfig
-    known: KnownConfig
-    token_drop: tuple[float, float]
-
-    def __post_init__(self):
-        at_least_one(self, "steps", "accumulate")
-        read_rules(self.start_rules, given=self.start_from is not None)
-        least, largest = self.token_drop
-        if not 0 <= least <= largest < 1:
-            raise UserError(
-                f"token_drop ({least:g}, {largest:g}) must be two shares from 0 to less than 1, the smaller first; "
-                "(0, 0) drops nothing"
-            )
-
-
-StageConfig = AutoencoderStage | PrepareStage | DiffusionStage
-STAGE_KINDS = {"autoencoder": AutoencoderStage, "prepare": PrepareStage, "diffusion": DiffusionStage}

@@ -7,7 +7,7 @@ escaped. No script, no network: pictures are inside the page, curves are SVG.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -53,20 +53,25 @@ _CLEAN = (
 Facts = dict[str, Any]
 
 
-def write_report(workdir: str | os.PathLike[str], advice: Sequence[str] = ()) -> Path:
+def write_report(
+    workdir: str | os.PathLike[str],
+    advice: Sequence[str] = (),
+    *,
+    stages: Sequence[str] = (),
+    pairs: Collection[str] = (),
+) -> Path:
     """The path of WORKDIR/report.html after writing it. Missing or damaged inputs leave their part out.
 
-    `advice` is what to change in the config, what matters most first.
+    `advice` is what to change in the config, what matters most first. `stages` are those of the run, in order, besides
+    which what else was done has its place; `pairs` those that show originals beside reconstructions.
     """
     path = Path(workdir).absolute()
     config, run, evaluation = (read_object(path / f"{name}.json") for name in ("config", "run", "evaluation"))
     metrics = _by_stage(read_metrics(path))
-    stages = _stages(config, run, metrics)
+    facts = _stages(config, run, metrics, stages)
     skipped = _skipped(path)
-    kinds = {name: str(facts.get("kind", name)) for name, facts in stages.items()}
-    shown = picture_stages(path / "samples", order=list(stages))
-    samples = [name for name in shown if kinds.get(name, name) != "autoencoder"]
-    pairs = [name for name in shown if name not in samples]
+    shown = picture_stages(path / "samples", order=list(facts))
+    samples = [name for name in shown if name not in pairs]
     judged, worst = sheets(path / "samples" / "evaluation")
     sections = [
         _section("Samples", judged, "What the scores below were read from."),
@@ -76,15 +81,15 @@ def write_report(workdir: str | os.PathLike[str], advice: Sequence[str] = ()) ->
             "Same prompts and noise at every step; the last stage first.",
         ),
         _section("What to change first", _ordered(advice)),
-        _tiles(run, stages, skipped=len(skipped)),
+        _tiles(run, facts, skipped=len(skipped)),
         _section("Evaluation", _evaluation(evaluation), _CLEAN if "clean" in json.dumps(evaluation) else ""),
         _section(
             "Reconstructions",
-            "".join(pictures(path, n) for n in pairs) + worst,
+            "".join(pictures(path, n) for n in shown if n in pairs) + worst,
             "Original on the left, autoencoder's reconstruction on the right.",
         ),
         _section("Curves", "".join(_curves(name, lines) for name, lines in metrics.items())),
-        _section("Stages", _stage_table(stages)),
+        _section("Stages", _stage_table(facts)),
         _section("Skipped clips", _skipped_list(skipped)),
         _section("Run", _facts_table({key: value for key, value in run.items() if key != "stages"})),
         _section("Config", _config(config)),
@@ -134,22 +139,17 @@ def _tiles(run: Facts, stages: dict[str, Facts], *, skipped: int) -> str:
     return f'<div class="tiles">{shown}</div>'
 
 
-def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]]) -> dict[str, Facts]:
-    """Facts by stage in the order of the run: from run.json if it is done, else from its last metrics."""
+def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]], order: Sequence[str]) -> dict[str, Facts]:
+    """Facts by stage, those of the run in `order`: from run.json if it is done, else from its last metrics."""
     configured, done = config.get("stages"), run.get("stages")
     configured = configured if isinstance(configured, dict) else {}
     done = done if isinstance(done, dict) else {}
-    order = config.get("run")
-    names = dict.fromkeys([*map(str, order if isinstance(order, list) else []), *done, *metrics])
-    autoencoder = config.get("autoencoder")
-    given = isinstance(autoencoder, dict) and bool({autoencoder.get(key) for key in ("weights", "start_from")} - {None})
+    names = dict.fromkeys([*order, *done, *metrics])
     stages: dict[str, Facts] = {}
     for name in names:
         settings = configured.get(name)
         settings = settings if isinstance(settings, dict) else {}
         facts = {"kind": settings["kind"]} if "kind" in settings else {}
-        if given and facts.get("kind") == "autoencoder":
-            continue  # left out: the weights were not trained here
         if isinstance(done.get(name), dict):
             facts |= done[name]
         elif name in metrics:

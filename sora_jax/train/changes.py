@@ -56,15 +56,34 @@ def refusal(path: Path, lines: Sequence[str], *, saved: Mapping[str, Any], begun
     listed = "; ".join(lines[:_MOST_LISTED])
     more = f" and {len(lines) - _MOST_LISTED} more" if len(lines) > _MOST_LISTED else ""
     said = f"{path} belongs to another config ({listed}{more}): restore the old values, or give another --workdir"
-    kinds = {name: saved["stages"][name].get("kind") for name in begun}
-    diffusion = [name for name in begun if kinds[name] == "diffusion"]
-    if not diffusion or any(line.startswith("autoencoder.") for line in lines):
+    # What trains after the clips were prepared goes on from these clips.
+    trains = [_trains(saved["stages"][name]) for name in begun]
+    prepare = trains.index(False) if False in trains else len(begun)
+    later = [name for name, one in zip(begun[prepare:], trains[prepare:], strict=True) if one]
+    if not later or any(line.startswith("autoencoder.") for line in lines):
         return said
-    last, prepare = diffusion[-1], next(name for name in begun if kinds[name] == "prepare")
-    flags = [f'--config.run=("{prepare}","{last}")', f"--config.stages.{last}.start_from={path}/checkpoints/{last}"]
+    last = later[-1]
+    flags = [
+        f'--config.run=("{begun[prepare]}","{last}")',
+        f"--config.stages.{last}.start_from={path}/checkpoints/{last}",
+    ]
     if saved["autoencoder"].get("weights") is None:
         flags.append(f"--config.autoencoder.start_from={path}")
     return f"{said}, to which {shlex.join(flags)} gives what is trained here"
+
+
+def with_optimizers(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config with `optimizer` in each stage that trains and has none, as in configs of earlier versions."""
+    stages = tree.get("stages")
+    if not isinstance(stages, Mapping) or "optimizer" not in tree:
+        return {**tree}
+    own = {name: {"optimizer": tree["optimizer"], **stages[name]} for name in stages if _trains(stages[name])}
+    return {**tree, "stages": {**stages, **own}}
+
+
+def _trains(stage: Any) -> bool:
+    """Whether a stage trains, whatever its kind: it then has a learning rate."""
+    return isinstance(stage, Mapping) and "schedule" in stage
 
 
 def _key(line: str) -> str:

@@ -84,8 +84,8 @@ class Workdir:
         same, or with `fresh_data`. Raises UserError naming what else differs.
         """
         path = self.path / "config.json"
-        known = self.read_json("config.json") if path.exists() else {}
-        new = json.loads(to_json(config))
+        known = self.config() if path.exists() else {}
+        new = changes.with_optimizers(json.loads(to_json(config)))
         found = clips()
         if known:
             self._check(known, new, found, fresh_data=fresh_data)
@@ -130,7 +130,7 @@ class Workdir:
         """Returns the config of the run here; raises UserError if there is none."""
         if not (self.path / "config.json").exists():
             raise UserError(f"{self.path} holds no run (config.json is missing): train one, or correct --workdir")
-        return self.read_json("config.json")
+        return changes.with_optimizers(self.read_json("config.json"))
 
     def checkpoints(self, stage: str) -> Path:
         """Returns the folder of a stage's checkpoints."""

@@ -16,13 +16,12 @@ from sora_jax.experiment.settings import read_settings
 def told(toy_config, tmp_path, caplog, monkeypatch):
     """Returns what a piece of work says before it compiles a program of its own; it takes a folder for the cache."""
     caplog.set_level(logging.INFO, logger="absl")
-    expected = {"prepare": 40.0, "evaluation": 100.0}
-    monkeypatch.setattr(compile_times, "compile_seconds", lambda kind, cache: expected[kind])
+    monkeypatch.setattr(compile_times, "compile_seconds", lambda compiling, cache: compiling[0])
     settings = read_settings(toy_config())
 
-    def work(name="sampling", kind="evaluation", *, cache=tmp_path, settings=settings, programs=1):
+    def work(name="sampling", compiling=(100.0, 10.0), *, cache=tmp_path, settings=settings, programs=1):
         caplog.clear()
-        with compiling_told(name, kind, settings, cache):
+        with compiling_told(name, compiling, settings, cache):
             (said,) = caplog.messages
             for number in range(programs):
                 jax.jit(lambda x, by=number: jnp.sin(x) * by)(jnp.ones(3))
@@ -47,7 +46,7 @@ def test_the_first_time_it_is_what_is_expected_and_then_what_it_took(told, tmp_p
 
 def test_another_work_and_another_model_have_times_of_their_own(told, toy_config, tmp_path):
     told()
-    assert told("prepare", "prepare") == "prepare: first the programs are compiled, about 40 s"
+    assert told("prepare", (40.0, 4.0)) == "prepare: first the programs are compiled, about 40 s"
     larger = toy_config()
     larger.transformer.depth = 3
     assert told(settings=read_settings(larger)).endswith("about 2 min")
@@ -78,6 +77,6 @@ def test_a_work_that_fails_notes_nothing_and_is_heard_no_longer(told, tmp_path):
         jax.jit(lambda x: jnp.cos(x) * 7)(jnp.ones(2))
         raise ValueError("as it is")
 
-    with pytest.raises(ValueError, match="as it is"), compiling_told("sampling", "evaluation", told.settings, tmp_path):
+    with pytest.raises(ValueError, match="as it is"), compiling_told("sampling", (9.0, 1.0), told.settings, tmp_path):
         fail()
     assert list(tmp_path.iterdir()) == []

@@ -154,7 +154,7 @@ def test_each_process_reads_its_part_of_a_batch_and_no_more(toy_config, toy_work
     monkeypatch.setattr(RowDataset, "__getitem__", lambda self, i: read[id(self)].add(i % 8) or row(self, i))
 
     def batch(part):
-        stream = PackedBatches(prepared, stage, settings, part=part)
+        stream = PackedBatches(prepared, settings, mix=stage.mix, part=part)
         kept.append(stream)  # or another would have its id
         with contextlib.closing(stream.batches(3)) as batches:
             found = next(batches)
@@ -164,7 +164,7 @@ def test_each_process_reads_its_part_of_a_batch_and_no_more(toy_config, toy_work
     assert [slots for _, slots in halves] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     for name, array in whole.items():
         np.testing.assert_array_equal(np.concatenate([half[name] for half, _ in halves]), array, err_msg=name)
-    streams = [PackedBatches(prepared, stage, settings, part=(index, 2)) for index in range(2)]
+    streams = [PackedBatches(prepared, settings, mix=stage.mix, part=(index, 2)) for index in range(2)]
     possible = [stream.tokens(half)[1] for stream, (half, _) in zip(streams, halves, strict=True)]
     assert possible == [whole["segment_BL"].size] * 2, "tokens are those of all processes"
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from sora_jax.experiment import estimate
-from sora_jax.experiment.estimate import EVALUATION, Speed, expected_parts, measure_speed
+from sora_jax.experiment.estimate import EVALUATION, expected_parts
 from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.speed import Speed, clip_sizes, measure_speed
 from sora_jax.train.workdir import Workdir
 
 CPU = Speed(platform="cpu", product=1e9, host=1.0, compiled=False)
@@ -92,8 +92,8 @@ def test_what_the_workdir_says_is_done_is_done(parts, tmp_path):
 
 def test_clips_that_are_not_drawn_are_taken_to_be_as_large_as_samples(settings):
     data = dataclasses.replace(settings.data, source="folder", path="clips")
-    assert estimate._sizes(dataclasses.replace(settings, data=data), 0.25) == [(0.25, (1, 16, 16)), (0.75, (5, 16, 16))]
-    shares, sizes = zip(*estimate._sizes(settings), strict=True)
+    assert clip_sizes(dataclasses.replace(settings, data=data), 0.25) == [(0.25, (1, 16, 16)), (0.75, (5, 16, 16))]
+    shares, sizes = zip(*clip_sizes(settings), strict=True)
     assert sum(shares) == pytest.approx(1)
     assert set(sizes) == {(1, 16, 16), (1, 16, 24), (5, 16, 16), (5, 16, 24)}
 

@@ -21,7 +21,8 @@ from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.experiment import run, stages
 from sora_jax.experiment.init_from import find_source, inherit, take_autoencoder
-from sora_jax.experiment.recipes import state_maker
+from sora_jax.experiment.kinds.base import Run
+from sora_jax.experiment.recipes import state_maker, train_kind
 from sora_jax.experiment.settings import read_settings
 from sora_jax.nn.linear import Linear
 from sora_jax.train.loop import StopSignal
@@ -159,10 +160,10 @@ def test_damaged_weights_are_not_taken(settings, source, tmp_path):
         inherit("videos", stage(settings, copy / "8"), maker(1), jax.random.key(0))
 
 
-def a_run(config: ConfigDict, path) -> stages.Run:
+def a_run(config: ConfigDict, path) -> Run:
     settings = read_settings(config)
     mesh = make_mesh(settings.mesh, jax.devices()[:1])
-    return stages.Run(
+    return Run(
         settings=settings,
         workdir=Workdir(path),
         mesh=mesh,
@@ -194,13 +195,26 @@ def test_stages_of_a_run_begin_with_what_their_config_names(toy_config, tmp_path
     config.stages.autoencoder.adversarial = 0.05
     this_run = a_run(config, tmp_path / "run")
     stages._check_sources(this_run)
-    begun = stages._carried_over(this_run, "images", state_maker(this_run.settings, "images", this_run.mesh))
+    begun = train_kind(this_run.settings, "images").begin(this_run, "images", lambda: None)
     jax.tree.map(np.testing.assert_array_equal, begun.params, generator.params)
-    here = state_maker(this_run.settings, "autoencoder", this_run.mesh)
-    begun = stages._start_autoencoder(this_run, "autoencoder", here)
+    begun = train_kind(this_run.settings, "autoencoder").begin(this_run, "autoencoder", lambda: None)
     assert any(name.startswith("discriminator.") for name in begun.params)
     for name, leaf in autoencoder.params.items():
         np.testing.assert_array_equal(begun.params[name], leaf)
+
+
+def test_a_stage_with_another_optimizer_keeps_weights_and_averages_and_begins_with_new_moments(toy_config, tmp_path):
+    config = toy_config()
+    config.stages.videos.optimizer.name = "adamw"
+    this_run = a_run(config, tmp_path / "run")
+    end = save_stage(config, "images", this_run.workdir.checkpoints("images"))
+    before = functools.partial(stages.end_before, this_run, "videos")
+    begun = train_kind(this_run.settings, "videos").begin(this_run, "videos", before)
+    jax.tree.map(np.testing.assert_array_equal, (begun.params, begun.ema), (end.params, end.ema))
+    here = state_maker(this_run.settings, "videos", this_run.mesh)
+    assert jax.tree.structure(begun) == jax.tree.structure(here.abstract()) != jax.tree.structure(end)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(begun.opt_state))
+    assert stages.end_before(this_run, "images") is None
 
 
 def test_a_run_does_not_begin_with_a_source_that_does_not_fit(toy_config, tmp_path):

@@ -47,7 +47,7 @@ def test_the_codec_is_the_average_with_the_statistics(workdir, settings):
     np.testing.assert_array_equal(codec.scale_C, statistics["scale"])
     header = PreparedSet(workdir.prepared()).header
     assert header["autoencoder"] == codec.fingerprint(), "the shards were made with it"
-    assert codec.params.keys() == abstract_model(lambda key: loading.build_autoencoder(settings, None, key))[1].keys()
+    assert codec.params.keys() == abstract_model(lambda key: loading.build_autoencoder(settings, key))[1].keys()
 
 
 def test_prepared_latents_have_zero_mean_and_unit_variance_over_all_channels(workdir):
@@ -111,7 +111,7 @@ def test_pixels_are_tokens_of_the_autoencoder(settings):
 @pytest.mark.parametrize(("stage", "image_share"), [("images", 1.0), ("videos", None)])
 def test_packs_hold_what_the_mix_says(workdir, settings, stage, image_share):
     prepared = PreparedSet(workdir.prepared())
-    stream = datasets.PackedBatches(prepared, settings.stages[stage], settings)
+    stream = datasets.PackedBatches(prepared, settings, mix=settings.stages[stage].mix)
     with contextlib.closing(stream.batches(0)) as batches:
         packs = list(itertools.islice(batches, 8))
     with contextlib.closing(stream.batches(3)) as batches:
@@ -129,7 +129,9 @@ def test_packs_hold_what_the_mix_says(workdir, settings, stage, image_share):
 
 def test_packs_lose_the_tokens_that_the_stage_says(workdir, settings):
     stage = dataclasses.replace(settings.stages["videos"], token_drop=(0.5, 0.5))
-    stream = datasets.PackedBatches(PreparedSet(workdir.prepared()), stage, settings)
+    stream = datasets.PackedBatches(
+        PreparedSet(workdir.prepared()), settings, mix=stage.mix, token_drop=stage.token_drop
+    )
     with contextlib.closing(stream.batches(0)) as batches:
         packs = list(itertools.islice(batches, 4))
     for pack in packs:

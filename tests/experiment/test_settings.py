@@ -7,8 +7,9 @@ import typing
 import pytest
 
 from sora_jax.core.errors import UserError
-from sora_jax.experiment.loading import limits_of
-from sora_jax.experiment.preflight import check_start, example_jobs
+from sora_jax.experiment.kinds import KINDS
+from sora_jax.experiment.loading import example_jobs, limits_of
+from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.settings import Settings, read_settings
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request
@@ -229,6 +230,8 @@ def dataclasses_in(hint, found):
 
 def test_no_part_of_the_settings_has_numbers_beside_those_of_the_config():
     parts = dataclasses_in(Settings, set())
+    for kind in KINDS.values():
+        dataclasses_in(kind.stage, parts)
     fields = [(part.__name__, field) for part in parts for field in dataclasses.fields(part)]
     assert len(parts) > 25
     assert [(part, field.name) for part, field in fields if field.default is not dataclasses.MISSING] == []

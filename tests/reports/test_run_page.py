@@ -52,6 +52,11 @@ def show(folder, step, name, content):
     (folder / f"{step:06d}" / name).write_bytes(content)
 
 
+def report(workdir):
+    """Writes the report as a run does."""
+    return write_report(workdir, stages=("coder", "videos"), pairs=("coder",))
+
+
 @pytest.fixture
 def workdir(tmp_path):
     path = tmp_path / "run <1>"
@@ -80,7 +85,7 @@ def workdir(tmp_path):
 
 
 def test_every_part_is_there(workdir):
-    text = write_report(workdir).read_text()
+    text = report(workdir).read_text()
     page = Page(text)
     assert page.headings == [
         "Samples in training",
@@ -122,7 +127,7 @@ def test_groups_of_prompts_are_shares_and_pictures_of_verdicts_are_named(workdir
     folder.mkdir()
     for name in ("shapes", "size_wider_verdicts"):
         (folder / f"{name}.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
-    text = write_report(workdir).read_text()
+    text = report(workdir).read_text()
     page = Page(text)
     for words in ("size wider groups", "circle", "66.7%", "25.0%", "samples/evaluation/size_wider_verdicts.png"):
         assert words in page.words, words
@@ -131,7 +136,7 @@ def test_groups_of_prompts_are_shares_and_pictures_of_verdicts_are_named(workdir
 
 
 def test_the_text_of_users_is_escaped_and_the_page_is_self_contained(workdir):
-    text = write_report(workdir).read_text()
+    text = report(workdir).read_text()
     page = Page(text)
     assert "script" not in page.tags
     # In a caption, the facts of the run and the names of skipped clips; as JSON in the config.
@@ -146,13 +151,13 @@ def test_names_that_are_no_text_do_not_cost_the_report(workdir):
     skipped = workdir / "prepared" / "skipped.jsonl"
     skipped.write_text(json.dumps({"source_id": "\udcff\x1b[2J.mp4", "reason": "is bad"}))
     write(workdir / "samples" / "coder" / "prompts.json", {"clip_00": "\udcfe.mp4"})
-    page = Page(write_report(workdir).read_text(encoding="utf-8"))
+    page = Page(report(workdir).read_text(encoding="utf-8"))
     assert r"\udcff\x1b[2J.mp4" in page.words
     assert r"\udcfe.mp4" in page.words
 
 
 def test_pictures_are_inside_unchanged_and_enlarged_by_whole_factors(workdir):
-    page = Page(write_report(workdir).read_text())
+    page = Page(report(workdir).read_text())
     assert len(page.images) == 2 + 3
     first = page.images[0]
     kind, data = first["src"].removeprefix("data:").split(";base64,")
@@ -167,7 +172,7 @@ def test_pictures_are_inside_unchanged_and_enlarged_by_whole_factors(workdir):
 def test_a_huge_picture_becomes_a_small_still(workdir):
     pixels_THWC = np.random.default_rng(0).integers(0, 256, (4, 900, 900, 3), dtype=np.uint8)
     show(workdir / "samples" / "videos", 20, "prompt_02.gif", encode_gif(pixels_THWC, fps=4))
-    page = Page(write_report(workdir).read_text())
+    page = Page(report(workdir).read_text())
     still = page.images[3]
     assert still["src"].startswith("data:image/png")
     assert (still["width"], still["class"]) == ("480", "")
@@ -177,7 +182,7 @@ def test_at_most_six_moments_the_first_and_the_last_among_them(workdir):
     content = (workdir / "samples/videos/000010/prompt_00.png").read_bytes()
     for step in range(10, 210, 10):
         show(workdir / "samples" / "videos", step, "prompt_00.png", content)
-    words = Page(write_report(workdir).read_text()).words
+    words = Page(report(workdir).read_text()).words
     assert len(re.findall(r"step \d+", words.split("Reconstructions")[0])) == 6
     assert "step 200" in words
 
@@ -196,7 +201,7 @@ def test_the_page_opens_with_what_was_judged_and_what_was_sampled_before_any_num
     pictures = {"shapes.gif": encode_gif(pixels_THWC, fps=4), "worst_reconstructions.png": encode_png(pixels_THWC[0])}
     for name, content in pictures.items():
         (sheets / name).write_bytes(content)
-    text = write_report(workdir).read_text()
+    text = report(workdir).read_text()
     assert Page(text).headings[:3] == ["Samples", "Samples in training", "Evaluation"]
     body = text[text.index("<header>") :]
     sheet, worst = (body.index(base64.b64encode(content).decode()) for content in pictures.values())
@@ -213,7 +218,7 @@ def test_every_picture_has_a_title_its_prompts_and_words_for_those_who_cannot_se
     show_sheet(sheets, "task_connect", clips, ["a red circle, then a blue square"] * 4, fps=4.0)
     (sheets / "worst_reconstructions.png").write_bytes(encode_png(clips[0][0]))
     (sheets / "mine.gif").write_bytes(encode_gif(clips[0], fps=4, facts={"prompt": 3}))
-    text = write_report(workdir).read_text()
+    text = report(workdir).read_text()
     page = Page(text)
     assert "script" not in page.tags
     titles = (
@@ -238,7 +243,7 @@ def test_rows_of_samples_name_their_files_and_counters_say_what_they_count(workd
     with MetricsWriter(workdir) as metrics:
         counts = {"skipped": 1, "unbroken": 1, "spikes": 0, "digest": 3735928559}
         metrics.write("videos", 21, {"loss": 0.1, "gradient_norm": 2.0} | counts)
-    text = write_report(workdir).read_text()
+    text = report(workdir).read_text()
     words = Page(text).words
     assert "prompt_00" in words
     assert "prompt_01" in words
@@ -256,7 +261,7 @@ def test_rows_of_samples_name_their_files_and_counters_say_what_they_count(workd
 def test_the_groups_of_an_evaluation_are_a_table(workdir):
     groups = [{"frames": "1", "size": "24x40", "psnr": 31.5}, {"frames": "9", "size": EVIL, "psnr": 28.25, "ssim": 0.5}]
     write(workdir / "evaluation.json", {"autoencoder": {"psnr": 30.0, "groups": groups, "worst": ["not", "records"]}})
-    page = Page(write_report(workdir).read_text())
+    page = Page(report(workdir).read_text())
     for said in ("autoencoder groups", "frames", "24x40", "31.50 dB", "28.25 dB", "30.00 dB", EVIL):
         assert said in page.words, said
     assert "not" not in page.words.split()
@@ -268,7 +273,7 @@ def test_damaged_inputs_leave_their_part_out(workdir):
     (workdir / "config.json").write_text('{"run": 3, "stages": {"videos": 4}}')
     (workdir / "samples/videos/000010/prompt_00.png").write_bytes(b"not a picture")
     (workdir / "samples/videos/prompts.json").write_text("")
-    page = Page(write_report(workdir).read_text())
+    page = Page(report(workdir).read_text())
     assert "Evaluation" not in page.headings
     assert len(page.images) == 4
     assert "prompt_00" in page.words
@@ -281,12 +286,9 @@ def test_durations_in_words(seconds, shown):
     assert duration(seconds) == shown
 
 
-def test_stages_that_given_weights_make_needless_have_no_row():
-    config = {
-        "run": ["first", "then"],
-        "stages": {"first": {"kind": "autoencoder"}, "then": {"kind": "prepare"}},
-        "autoencoder": {"weights": None},
-    }
-    assert list(run_page._stages(config, {}, {})) == ["first", "then"]
-    config["autoencoder"]["weights"] = "vae.safetensors"
-    assert list(run_page._stages(config, {}, {})) == ["then"]
+def test_stages_that_a_run_leaves_out_have_no_row():
+    config = {"run": ["first", "then"], "stages": {"first": {"kind": "autoencoder"}, "then": {"kind": "prepare"}}}
+    assert list(run_page._stages(config, {}, {}, ["first", "then"])) == ["first", "then"]
+    assert list(run_page._stages(config, {}, {}, ["then"])) == ["then"]
+    done = {"stages": {"more": {"kind": "diffusion"}}}
+    assert list(run_page._stages(config, done, {}, ["then"])) == ["then", "more"], "of an earlier config"

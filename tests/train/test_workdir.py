@@ -75,6 +75,19 @@ def test_before_anything_is_made_all_may_change(tmp_path):
             workdir.claim(config(seed=3, data={"path": "/other"}))
 
 
+def test_a_run_of_before_stages_had_optimizers_goes_on_with_the_one_that_they_had(tmp_path):
+    stage, optimizer = {"schedule": {"learning_rate": 1.0}}, {"b1": 0.9}
+    old = config(stages={"videos": stage}, optimizer=optimizer)
+    with Workdir(tmp_path) as workdir:
+        workdir.claim(old)
+        workdir.checkpoints("videos").mkdir(parents=True)
+        assert "optimizer" not in workdir.read_json("config.json")["stages"]["videos"]
+        assert workdir.config()["stages"]["videos"]["optimizer"] == optimizer
+        workdir.claim(config(stages={"videos": stage | {"optimizer": optimizer}}, optimizer=optimizer))
+        with pytest.raises(UserError, match=r"\(stages\.videos\.optimizer\.b1: 0\.9 -> 0\.5\)"):
+            workdir.claim(config(stages={"videos": stage | {"optimizer": {"b1": 0.5}}}, optimizer=optimizer))
+
+
 def test_clips_may_move_but_must_be_the_same(tmp_path):
     def claim(path, clips, **options):
         workdir.claim(config(data={"path": path}), clips=lambda: clips, **options)

@@ -18,7 +18,7 @@ from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.core import rng
 from sora_jax.core.mesh import make_mesh
 from sora_jax.data.packing.pipeline import RowDataset
-from sora_jax.experiment.recipes import diffusion_recipe
+from sora_jax.experiment.recipes import state_maker
 from sora_jax.experiment.settings import Settings, read_settings
 
 _SAVES, _LARGEST = 5, 0.01
@@ -62,7 +62,7 @@ def step_seconds(settings: Settings, bench: Bench) -> float:
 
 def save_seconds(settings: Settings, bench: Bench) -> tuple[float, float, float]:
     """Returns how long a save keeps the caller, how long until it is committed (medians, s), and its size, MB."""
-    maker = diffusion_recipe(settings, settings.run[-1], make_mesh(settings.mesh)).maker
+    maker = state_maker(settings, settings.run[-1], make_mesh(settings.mesh))
     state = maker.fresh(rng.key(0, "drill"))
     blocked, committed = [], []
     with Checkpointer(bench.new("saves"), settings.checkpoint) as saver:

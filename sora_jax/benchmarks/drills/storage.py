@@ -23,7 +23,7 @@ from sora_jax.checkpoints.checkpoint import Checkpointer, Restored, load_tree
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import make_mesh
 from sora_jax.experiment.audit import checkpoint_faults
-from sora_jax.experiment.recipes import diffusion_recipe
+from sora_jax.experiment.recipes import state_maker
 from sora_jax.experiment.settings import Settings, read_settings
 from sora_jax.train.workdir import Workdir
 
@@ -45,7 +45,7 @@ def abstract_state(workdir: Path) -> Any:
     """Returns the state of the run's last stage as shapes, on one device."""
     settings = settings_of(workdir)
     mesh = make_mesh(settings.mesh, jax.devices()[:1])
-    return diffusion_recipe(settings, STAGE, mesh).maker.abstract()
+    return state_maker(settings, STAGE, mesh).abstract()
 
 
 @contextlib.contextmanager

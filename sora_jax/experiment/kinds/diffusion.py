@@ -1,0 +1,177 @@
+"""The kind of stage that trains the transformer on prepared clips."""
+
+import dataclasses
+
+import jax
+from absl import logging
+from flax import nnx
+from jax.sharding import Mesh
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.precision import compute_dtype
+from sora_jax.core.printable import printable
+from sora_jax.core.sharding import batch_part, ways
+from sora_jax.core.tree import Params, abstract_model
+from sora_jax.data.shards.prepared import PreparedSet
+from sora_jax.diffusion.known import KnownConfig
+from sora_jax.experiment import activations, sample_log
+from sora_jax.experiment.datasets import PackedBatches
+from sora_jax.experiment.kinds.base import Run, Show, TrainKind
+from sora_jax.experiment.loading import build_generator, example_jobs, limits_of, make_sampler
+from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.speed import Costs
+from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO, MixConfig, TrainStage
+from sora_jax.generate.scheduler import make_all
+from sora_jax.models import flops
+from sora_jax.objectives import diffusion
+from sora_jax.preparation.encode import header
+from sora_jax.train.state import TrainState, track_name
+from sora_jax.train.step import Objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionStage(TrainStage):
+    """Trains the transformer on prepared clips, from where the stage before it ended that trains it.
+
+    Attributes:
+      mix: What is drawn.
+      known: Which part of a clip is given.
+      token_drop: Least and largest share of its tokens that a clip loses, in [0, 1).
+    """
+
+    trains = TEXT_TO_VIDEO
+
+    mix: MixConfig
+    known: KnownConfig
+    token_drop: tuple[float, float]
+
+    def __post_init__(self):
+        super().__post_init__()
+        least, largest = self.token_drop
+        if not 0 <= least <= largest < 1:
+            raise UserError(
+                f"token_drop ({least:g}, {largest:g}) must be two shares from 0 to less than 1, the smaller first; "
+                "(0, 0) drops nothing"
+            )
+
+    @property
+    def gives_known_tokens(self) -> bool:
+        """Whether some clips have parts that are given."""
+        return self.known.none < 1
+
+
+class DiffusionKind(TrainKind[DiffusionStage]):
+    """Stages of it, each with its mix of clips and its learning rate, train one transformer."""
+
+    stage = DiffusionStage
+    after = ("autoencoder", "prepare")
+    key = "generator parameters"
+
+    def conflicts(self, settings: Settings, name: str) -> list[str]:
+        """Returns which weights are those of no collection."""
+        unknown = self.of(settings, name).mix.collections.keys() - settings.collections
+        if not unknown:
+            return []
+        return [
+            f"stages.{name}.mix.collections names {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(settings.collections)}"
+        ]
+
+    def check(self, settings: Settings, name: str, mesh: Mesh) -> None:
+        """Raises UserError where the mesh splits rows or heads unevenly."""
+        tokens, heads = settings.packing.tokens, settings.transformer.heads
+        if tokens % ways("length", mesh):
+            raise UserError(
+                f"packing.tokens is {tokens}, and the mesh axis sequence splits a row over {ways('length', mesh)} "
+                "devices: make it a multiple of these"
+            )
+        if heads % ways("heads", mesh):
+            raise UserError(
+                f"transformer.heads is {heads}, and the mesh axis tensor splits them over {ways('heads', mesh)} "
+                "devices: make them a multiple of these"
+            )
+
+    def build(self, settings: Settings, name: str, key: jax.Array) -> nnx.Module:
+        """Returns a fresh text encoder and transformer."""
+        del name
+        return build_generator(settings, key)
+
+    def objective(self, settings: Settings, name: str) -> Objective:
+        """Returns the error of predictions over noise levels and known tokens."""
+        known, dtype = self.of(settings, name).known, compute_dtype(settings.precision)
+        return diffusion.make_objective(settings.diffusion, known, dtype=dtype)
+
+    def stream(self, run: Run, name: str) -> PackedBatches:
+        """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
+        stage = self.of(run.settings, name)
+        expected = {key: str(value) for key, value in header(run.codec).items() if isinstance(value, str)}
+        folders = [run.workdir.prepared(collection) for collection in run.settings.collections]
+        stream = PackedBatches(
+            PreparedSet.open(folders, expected),
+            run.settings,
+            mix=stage.mix,
+            token_drop=stage.token_drop,
+            part=batch_part(run.mesh),
+        )
+        for sample, reason in stream.rows.left_out().items():
+            logging.warning("%s: %s is left out: %s", name, printable(sample), reason)
+        return stream
+
+    def batches(self, settings: Settings, name: str, *, segment_tokens: int) -> list[StepBatch]:
+        """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds."""
+        transformer, packing = settings.transformer, settings.packing
+        accumulate = self.of(settings, name).accumulate
+        work = work_of_rows(settings, segment_tokens=segment_tokens)
+        asked = flops.step_flops(transformer, settings.text.encoder(), patch_width=settings.patch_width, work=work)
+        again = asked / 3 if transformer.remat in ("full", "offload") else 0.0
+        if transformer.remat == "attention":
+            again = asked / 3 - transformer.depth * 4 * transformer.width * (work.pairs + work.text_pairs)
+
+        def split(mesh: Mesh, params: Params) -> activations.Ways:
+            widths = frozenset((transformer.mlp_width, transformer.width // transformer.heads))
+            rows = packing.rows // accumulate
+            return activations.of_rows(mesh, params, rows=rows, tokens=packing.tokens, split=widths)
+
+        facts = {
+            "rows": packing.rows,
+            "tokens of a row": packing.tokens,
+            "segments of a row": work.segments // packing.rows,
+            "tokens of a segment": segment_tokens,
+        }
+        return [
+            StepBatch(
+                what=f"packing.rows is {packing.rows}",
+                size=packing.rows,
+                shapes=pack_shapes(settings, packing.rows),
+                ways=split,
+                flops=asked,
+                recomputed=again,
+                title="",
+                facts=facts,
+            )
+        ]
+
+    def step_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
+        """Returns how long a step takes, on average over the clips that are drawn."""
+        mix = self.of(settings, name).mix
+        return costs.step_seconds(mix.images / (mix.images + mix.videos))
+
+    def once_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
+        """Returns how long it takes to compile, and to make the samples."""
+        sampling = costs.sampling_seconds(len(settings.sampling.prompts))
+        return super().once_seconds(settings, name, costs) + settings.log.samples_per_stage * sampling
+
+    def show(self, run: Run, name: str) -> Show:
+        """Shows samples of the configured prompts, the same at every moment."""
+        settings = run.settings
+        structure, _, _ = abstract_model(self.maker(settings, name, run.mesh).build)
+        sampler = make_sampler(settings, run.codec, structure, mesh=run.mesh)
+        frames = settings.sampling.frames if self.of(settings, name).mix.videos else 1
+        jobs, limits = example_jobs(settings, frames=frames), limits_of(settings)
+
+        def show(state: TrainState, step: int) -> None:
+            made = make_all(sampler, state.ema[track_name(settings.ema.widths[0])], jobs, limits)
+            sample_log.show_samples(run.workdir, run.metrics, name, step, jobs, [one.clip for one in made])
+
+        return show

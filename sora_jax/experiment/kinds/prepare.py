@@ -1,0 +1,167 @@
+"""The kind of stage that encodes all clips once, to shards; several processes may each encode a share."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from sora_jax.core.config import at_least_one
+from sora_jax.core.distributed import gather, is_first, wait_for_all
+from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.stop import StopSignal
+from sora_jax.data.fitting import Collection
+from sora_jax.data.shards.catalogue import read_catalogue
+from sora_jax.data.sources.base import fingerprint
+from sora_jax.experiment.kinds.base import Before, Kind, Run
+from sora_jax.experiment.loading import load_codec
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.speed import CONVOLUTIONS, Costs
+from sora_jax.experiment.stage_settings import Stage
+from sora_jax.preparation.encode import Share, finish, prepare
+from sora_jax.train.progress import Part
+from sora_jax.train.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareStage(Stage):
+    """Encodes all clips once, to shards.
+
+    Attributes:
+      kind: As in `Stage`.
+      batch: Clips encoded at once.
+      clips_per_shard: Records of one file.
+    """
+
+    reads_clips = True
+    reads_captions = True
+
+    kind: str
+    batch: int
+    clips_per_shard: int
+
+    def __post_init__(self):
+        at_least_one(self, "batch", "clips_per_shard")
+
+
+class PrepareKind(Kind[PrepareStage]):
+    """What later stages read, they read from the shards alone."""
+
+    stage = PrepareStage
+    after = ("autoencoder",)
+    once = True
+    place = "one of {kind}"
+    takes_in_clips = True
+    compiling = (15.0, 8.0)
+
+    def is_outdated(self, run: Run, name: str, until: str | None) -> bool:
+        """Returns whether the clips are others than those that were prepared, and should now be prepared as well.
+
+        A run of which a later stage has begun to train goes on with what was prepared, unless it is told otherwise.
+        """
+        catalogues = [(read_catalogue(run.workdir.prepared(one.name)), one.source) for one in run.collections]
+        if all(catalogue and catalogue.source == fingerprint(source) for catalogue, source in catalogues):
+            return False
+        later = run.settings.run[run.settings.run.index(name) + 1 :]
+        begun = [other for other in later if run.workdir.checkpoints(other).exists()]
+        if begun and until != self.of(run.settings, name).kind and not run.fresh_data:
+            logging.warning(
+                "the clips changed after they were prepared; %s goes on with what was prepared then: pass "
+                "--fresh_data to take in the new ones",
+                begun[-1],
+            )
+            return False
+        return True
+
+    def expected(self, settings: Settings, name: str, costs: Costs, workdir: Workdir, *, clips: int) -> Part:
+        """Returns how long this process takes for its share of the clips, and how many of it are encoded."""
+        stage = self.of(settings, name)
+        share = Share(index=jax.process_index(), count=jax.process_count())
+        total, compiling = len(share.of(clips, chunk=stage.clips_per_shard)), costs.speed.once(*self.compiling)
+        mine = f"part{jax.process_index():03d}of"
+        done = stage.clips_per_shard * len(list(workdir.prepared().glob(f"{mine}*.index.npz")))
+        return Part(
+            name=name,
+            total=total,
+            unit="clips",
+            each=costs.speed.seconds(stage.batch * costs.pixels * costs.encode, CONVOLUTIONS) / stage.batch,
+            once=compiling,
+            compiling=compiling,
+            done=min(done, total),
+        )
+
+    def run(self, run: Run, name: str, before: Before) -> dict[str, Any]:
+        """Encodes every clip of all collections once, and makes them the sets that later stages read."""
+        del before
+        share = Share(index=jax.process_index(), count=jax.process_count())
+        facts = encode_share(run.settings, run.workdir, run.collections, share, run.stop, run.progress.update)
+        wait_for_all(f"{name}: every share is encoded")
+        if is_first():
+            for collection in run.collections:
+                finish(collection, run.workdir.prepared(collection.name))
+        wait_for_all(f"{name}: the catalogue is written")
+        return facts
+
+
+def encode_share(
+    settings: Settings,
+    workdir: Workdir,
+    collections: Sequence[Collection],
+    share: Share,
+    stop: StopSignal,
+    shown: Callable[[int], None],
+) -> dict[str, Any]:
+    """Returns facts of encoding one process's share of the clips that are not encoded yet.
+
+    Of the processes of one run the facts are those of all, and all go on from chunk to chunk together, so that a signal
+    to one stops them all. `shown` is called with how many clips of the share are done.
+    """
+    stage = prepare_stages(settings)[0]
+    codec = load_codec(workdir, settings, mesh=_own_mesh(settings))
+    counts = clips_of_share(settings, collections, share)
+    facts = {}
+    for number, collection in enumerate(collections):
+        before = sum(counts[:number])
+
+        def after(clips: int, before: int = before) -> None:
+            gather("a chunk", False)
+            shown(before + clips)
+            stop.check(f"{before + clips} of {sum(counts)} clips are prepared")
+
+        summary = prepare(
+            collection,
+            codec,
+            workdir.prepared(collection.name),
+            batch=stage.batch,
+            clips_per_shard=stage.clips_per_shard,
+            share=share,
+            progress=after,
+        )
+        facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}
+    while not all(gather("a chunk", True)):  # others have chunks left
+        stop.check(f"all {sum(counts)} clips of this process are prepared")
+    every = gather("what was prepared", facts)
+    facts = {key: sum(one[key] for one in every) for key in facts}
+    print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
+    return facts
+
+
+def clips_of_share(settings: Settings, collections: Sequence[Collection], share: Share) -> list[int]:
+    """Returns how many clips of each collection a share has."""
+    chunk = prepare_stages(settings)[0].clips_per_shard
+    return [len(share.of(len(collection.source), chunk=chunk)) for collection in collections]
+
+
+def prepare_stages(settings: Settings) -> list[PrepareStage]:
+    """Returns the stages of the run that encode clips: one, or none where it trains an autoencoder alone."""
+    stages = (settings.stages[name] for name in settings.run)
+    return [stage for stage in stages if isinstance(stage, PrepareStage)]
+
+
+def _own_mesh(settings: Settings) -> Mesh:
+    """Returns the mesh on which a process encodes its share: as configured, or all its devices side by side."""
+    if jax.process_count() == 1:
+        return make_mesh(settings.mesh)
+    return make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), jax.local_devices())

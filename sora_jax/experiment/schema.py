@@ -1,0 +1,217 @@
+"""The config of a run as frozen dataclasses, by the names of `configs/base.py`; `settings.py` reads and checks it."""
+
+import dataclasses
+from typing import Literal
+
+from sora_jax.checkpoints.retention import CheckpointConfig
+from sora_jax.core.config import at_least_one
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import MeshConfig
+from sora_jax.core.precision import Precision
+from sora_jax.data.curation.measures import CurationConfig
+from sora_jax.data.packing.pipeline import PackingConfig
+from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
+from sora_jax.data.sources.shapes_world import WorldConfig
+from sora_jax.diffusion.guidance import GuidanceConfig
+from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
+from sora_jax.models.autoencoder import AutoencoderConfig
+from sora_jax.models.codec import CodecConfig
+from sora_jax.models.discriminator import DiscriminatorConfig
+from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.transformer import TransformerConfig
+from sora_jax.objectives.autoencoder import AutoencoderLossConfig
+from sora_jax.objectives.diffusion import DiffusionConfig
+from sora_jax.train.guard import GuardConfig
+from sora_jax.train.optimizer import OptimizerConfig
+from sora_jax.train.reporter import LogConfig
+from sora_jax.train.state import EmaConfig
+from sora_jax.train.workdir import MAIN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where clips come from and how large they may be; see `configs/base.py`."""
+
+    source: Literal["shapes", "folder", "webdataset", "arrayrecord", "tfds"]
+    path: str | None
+    captions: str | None
+    prefix: str | None
+    max_frames: int
+    fps: float | None
+    min_tokens: int
+    max_tokens: int
+    square_crop: bool
+    max_bad_share: float
+    readers: int
+    curation: CurationConfig
+
+    def __post_init__(self):
+        at_least_one(self, "max_frames", "min_tokens", "readers")
+        if self.min_tokens > self.max_tokens:
+            raise UserError(f"min_tokens {self.min_tokens} exceeds max_tokens {self.max_tokens}")
+        if self.fps is not None and self.fps <= 0:
+            raise UserError(f"fps {self.fps:g} must be more than 0, or None for each clip's own rate")
+        if not 0 <= self.max_bad_share <= 1:
+            raise UserError(f"max_bad_share {self.max_bad_share} is outside [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShapesConfig:
+    """The drawn world; see `data.shapes_world.WorldConfig`."""
+
+    num_clips: int
+    sides: tuple[tuple[int, int], ...]
+    frames: tuple[int, ...]
+    image_share: float
+    fps: tuple[float, ...]
+    max_objects: int
+    occluder: bool
+
+    def world(self, *, seed: int, split: str, num_clips: int | None = None) -> WorldConfig:
+        """Returns the world of one split; `num_clips` overrides the number that training draws."""
+        fields = dataclasses.asdict(self)
+        if num_clips is not None:
+            fields["num_clips"] = num_clips
+        return WorldConfig(seed=seed, split="heldout" if split == "heldout" else "train", **fields)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """The byte encoder and the length of captions."""
+
+    width: int
+    depth: int
+    heads: int
+    max_tokens: int
+
+    def encoder(self) -> TextConfig:
+        """Returns the shape of the encoder."""
+        return TextConfig(width=self.width, depth=self.depth, heads=self.heads)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """The solver, and what is sampled as training proceeds."""
+
+    steps: int
+    solver: Literal["euler", "heun", "dpm", "unipc", "stochastic"]
+    shift_base_tokens: float | None
+    fps: float
+    prompts: tuple[str, ...]
+    size: tuple[int, int]
+    frames: int
+    window: int | None
+    overlap: int | None
+    max_seconds: float
+    guidance: GuidanceConfig
+    known_guidance: float
+    cache: float
+
+    def __post_init__(self):
+        at_least_one(self, "steps")
+        for name, frames in (("window", self.window), ("overlap", self.overlap)):
+            if frames is not None and frames < 1:
+                raise UserError(f"{name} {frames} must be at least 1, or None")
+        if self.window is not None and self.overlap is not None and self.overlap >= self.window:
+            raise UserError(f"overlap {self.overlap} leaves nothing of the window {self.window} to be made")
+        if self.cache < 0:
+            raise UserError(f"cache {self.cache:g} is negative; 0 is none")
+        if self.known_guidance < 0:
+            raise UserError(f"known_guidance {self.known_guidance:g} is negative; 1 is no guidance")
+        if self.fps <= 0:
+            raise UserError(f"fps {self.fps:g} must be more than 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How much is held out and judged."""
+
+    prompts: int
+    draws: int
+    clips: int
+    tasks: int
+
+    def __post_init__(self):
+        at_least_one(self, "draws", "clips")
+        if self.tasks and not 2 <= self.tasks <= MOST_PROMPTS:
+            raise UserError(f"evaluation.tasks {self.tasks} must be 0, or 2 to {MOST_PROMPTS}")
+        if self.prompts:
+            heldout_prompts(self.prompts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a run is told, by the names of `configs/base.py`.
+
+    With `autoencoder_weights`, there `autoencoder.weights`, `autoencoder` is the shape of these. With these, or with
+    `autoencoder_start_from`, there `autoencoder.start_from`, `run` has no stages that train one. `optimizer` is that of
+    stages that have none of their own.
+    """
+
+    seed: int
+    precision: Precision | None
+    run: tuple[str, ...]
+    mesh: MeshConfig
+    data: DataConfig
+    more_data: dict[str, DataConfig]
+    shapes: ShapesConfig
+    autoencoder: AutoencoderConfig
+    autoencoder_weights: str | None
+    autoencoder_start_from: str | None
+    autoencoder_loss: AutoencoderLossConfig
+    perceptual_weights: str | None
+    discriminator: DiscriminatorConfig
+    codec: CodecConfig
+    transformer: TransformerConfig
+    text: TextSettings
+    packing: PackingConfig
+    diffusion: DiffusionConfig
+    ema: EmaConfig
+    optimizer: OptimizerConfig
+    stages: dict[str, Stage]
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    guard: GuardConfig
+    sampling: SamplingConfig
+    evaluation: EvaluationConfig
+
+    @property
+    def collections(self) -> dict[str, DataConfig]:
+        """All collections by name, the first one called MAIN."""
+        return {MAIN: self.data, **self.more_data}
+
+    def stages_of(self, model: str) -> list[str]:
+        """Returns the names of the stages of the run that train a model (`Stage.trains`), in order."""
+        return [name for name in self.run if self.stages[name].trains == model]
+
+    @property
+    def has_autoencoder(self) -> bool:
+        """Whether the run trains an autoencoder, or is given one."""
+        given = self.autoencoder_weights is not None or self.autoencoder_start_from is not None
+        return given or bool(self.stages_of(AUTOENCODER))
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest clip that training may see."""
+        seen = (
+            max(self.shapes.frames) if one.source == "shapes" else one.max_frames for one in self.collections.values()
+        )
+        return max(seen)
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels that one latent position stands for."""
+        space = self.autoencoder.space_stride
+        return self.autoencoder.time_stride, space, space
+
+    @property
+    def token_stride(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels that one token stands for."""
+        time, height, width = self.transformer.patch
+        return self.stride[0] * time, self.stride[1] * height, self.stride[2] * width
+
+    @property
+    def patch_width(self) -> int:
+        """P, the numbers in a token."""
+        time, height, width = self.transformer.patch
+        return time * height * width * self.autoencoder.channels
