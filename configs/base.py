@@ -105,7 +105,8 @@ def get_config() -> ConfigDict:
     dit.pooled_text = True  # whether the pooled text also enters the modulation (Wan: False)
     dit.place_features = True  # whether a token is also told its place in the clip (Wan: False)
 
-    c.text = text = ConfigDict()  # the byte encoder, trained with the transformer
+    c.text = text = ConfigDict()
+    text.encoder = "bytes"  # trained with the transformer, needs no files; the one there is
     text.width = 64  # of the encoder
     text.depth = 1  # blocks
     text.heads = 4  # attention heads

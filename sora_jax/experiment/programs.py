@@ -18,12 +18,13 @@ from sora_jax.core import sharding
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import abstract_model
+from sora_jax.data.packing.packs import texts_of
 from sora_jax.experiment import activations
 from sora_jax.experiment.loading import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
 from sora_jax.experiment.recipes import Recipe, autoencoder_recipe, diffusion_recipe
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import AutoencoderStage, DiffusionStage, PrepareStage
-from sora_jax.generate.canvas import TEXT_ARRAYS, Batch, longer_rows
+from sora_jax.generate.canvas import Batch, longer_rows
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request, read_size
@@ -108,7 +109,7 @@ def _diffusion_step(settings: Settings, mesh: Mesh, name: str, stage: DiffusionS
     recipe = diffusion_recipe(settings, name, mesh)
     transformer, packing = settings.transformer, settings.packing
     work = work_of_rows(settings, segment_tokens=segment_tokens)
-    asked = flops.step_flops(transformer, settings.text.encoder(), patch_width=settings.patch_width, work=work)
+    asked = flops.step_flops(transformer, settings.text_encoder, patch_width=settings.patch_width, work=work)
     batch = pack_shapes(settings, packing.rows, sharding.batch_sharding(mesh))
     split = frozenset((transformer.mlp_width, transformer.width // transformer.heads))
     ways = functools.partial(
@@ -192,7 +193,7 @@ def canvas_shapes(settings: Settings, rows: int, place: NamedSharding) -> Batch:
         known_BL=shaped((tokens,), bool),
         strength_BS=shaped((segments,), np.float32),
         guidance_BS=shaped((segments,), np.float32),
-        negative={name: pack[name] for name in TEXT_ARRAYS},
+        negative=texts_of(pack),
         turned=None,
         share_BL=None,
     )
@@ -222,7 +223,7 @@ def sampling_program(
     batch = canvas_shapes(settings, packing.rows, sharding.replicated(mesh))
     work = work_of_rows(settings, segment_tokens=shapes.count(grid))
     once = flops.transformer_flops(
-        transformer, text_dim=settings.text.width, patch_width=settings.patch_width, work=work
+        transformer, text_dim=settings.text_encoder.width, patch_width=settings.patch_width, work=work
     )
     evaluations = solver_evaluations(config)
     return Program(

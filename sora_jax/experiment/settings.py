@@ -1,6 +1,7 @@
 """The config of a run as frozen dataclasses: read once, checked as a whole, before anything compiles."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -25,7 +26,8 @@ from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
 from sora_jax.models.interop.wan_autoencoder import config_of
-from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.text import build_encoder
+from sora_jax.models.text.encoder import TextConfig, TextEncoder
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
@@ -92,20 +94,6 @@ class ShapesConfig:
         if num_clips is not None:
             fields["num_clips"] = num_clips
         return WorldConfig(seed=seed, split="heldout" if split == "heldout" else "train", **fields)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextSettings:
-    """The byte encoder and the length of captions."""
-
-    width: int
-    depth: int
-    heads: int
-    max_tokens: int
-
-    def encoder(self) -> TextConfig:
-        """Returns the shape of the encoder."""
-        return TextConfig(width=self.width, depth=self.depth, heads=self.heads)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +169,7 @@ class Settings:
     discriminator: DiscriminatorConfig
     codec: CodecConfig
     transformer: TransformerConfig
-    text: TextSettings
+    text: TextConfig
     packing: PackingConfig
     diffusion: DiffusionConfig
     ema: EmaConfig
@@ -197,6 +185,11 @@ class Settings:
     def collections(self) -> dict[str, DataConfig]:
         """All collections by name, the first one called MAIN."""
         return {MAIN: self.data, **self.more_data}
+
+    @functools.cached_property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder: it may hold files, so there is one."""
+        return build_encoder(self.text)
 
     @property
     def longest(self) -> int:
@@ -319,11 +312,6 @@ def _conflicts(settings: Settings) -> list[str]:
             f"autoencoder_loss.perceptual {settings.autoencoder_loss.perceptual:g} with perceptual_weights "
             f"{settings.perceptual_weights}: the term needs its network, and the network a weight above 0"
         )
-    if settings.text.max_tokens > settings.packing.text_tokens:
-        problems.append(
-            f"text.max_tokens {settings.text.max_tokens} exceeds a row's packing.text_tokens "
-            f"{settings.packing.text_tokens}"
-        )
     try:
         settings.codec.check(settings.autoencoder)
     except UserError as error:
@@ -338,9 +326,23 @@ def _conflicts(settings: Settings) -> list[str]:
     for name, data in settings.collections.items():
         key = "data" if name == MAIN else f"more_data.{name}"
         problems += _data_conflicts(key, data, settings.packing)
-        faults = prefix_faults(data.prefix, data.source, max_text_tokens=settings.text.max_tokens)
+    return problems + _text_conflicts(settings) + _bucket_conflicts(settings) + _collection_conflicts(settings)
+
+
+def _text_conflicts(settings: Settings) -> list[str]:
+    """Returns what is wrong with texts, in words."""
+    most, problems = settings.text.max_tokens, []
+    if most > settings.packing.text_tokens:
+        problems.append(f"text.max_tokens {most} exceeds a row's packing.text_tokens {settings.packing.text_tokens}")
+    try:
+        tokenizer = settings.text_encoder.tokenizer
+    except UserError as error:
+        return [*problems, str(error)]
+    for name, data in settings.collections.items():
+        key = "data" if name == MAIN else f"more_data.{name}"
+        faults = prefix_faults(data.prefix, data.source, tokenizer, max_text_tokens=most)
         problems += [f"{key}.{fault}" for fault in faults]
-    return problems + _bucket_conflicts(settings) + _collection_conflicts(settings)
+    return problems
 
 
 def _bucket_conflicts(settings: Settings) -> list[str]:

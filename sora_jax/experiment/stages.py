@@ -281,7 +281,8 @@ def pixel_batches(run: Run, stage: AutoencoderStage) -> PixelBatches:
 
 def packed_batches(run: Run, stage: DiffusionStage, codec: Codec) -> PackedBatches:
     """Returns the data of a diffusion stage; UserError where they were not prepared with this codec."""
-    expected = {key: str(value) for key, value in header(codec).items() if isinstance(value, str)}
+    made_with = header(codec, run.settings.text_encoder.tokenizer)
+    expected = {key: str(value) for key, value in made_with.items() if isinstance(value, str)}
     folders = [run.workdir.prepared(name) for name in run.settings.collections]
     return PackedBatches(PreparedSet.open(folders, expected), stage, run.settings, part=batch_part(run.mesh))
 

@@ -18,7 +18,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip, covering
 from sora_jax.data.media.guarded import GuardedReader
 from sora_jax.data.media.pictures import ReadOptions
-from sora_jax.data.tokens import check_prompt, clean_caption, count_tokens
+from sora_jax.data.tokens import Tokenizer, check_prompt, clean_caption
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request
 from sora_jax.video import shapes
 
@@ -38,6 +38,7 @@ class Limits:
       patch: Latent positions of one token.
       row_tokens: Of a row in training. Canvases are no longer, as long as they hold three frames of tokens: longer rows
         are taken for these.
+      tokenizer: What makes text tokens.
       text_tokens: Of a prompt at most.
       window: Frames that are made at once at most; longer videos slide.
       overlap: Frames that a window keeps of the one before it; None: half of it.
@@ -55,6 +56,7 @@ class Limits:
     stride: shapes.Size
     patch: shapes.Size
     row_tokens: int
+    tokenizer: Tokenizer
     text_tokens: int
     window: int
     overlap: int | None
@@ -147,12 +149,10 @@ class Job:
 
 def read_job(request: Request, limits: Limits) -> Job:
     """Returns the job of a request; raises UserError for all that the model cannot do."""
-    prompts = tuple(check_prompt(prompt, limits.text_tokens) for prompt in request.prompt) or ("",)
+    prompts = tuple(check_prompt(prompt, limits.tokenizer, max_tokens=limits.text_tokens) for prompt in request.prompt)
     negative = clean_caption(request.negative)
-    if count_tokens(negative) > limits.text_tokens:
-        raise UserError(
-            f"the negative prompt has {count_tokens(negative)} tokens and this model takes {limits.text_tokens}"
-        )
+    if (tokens := limits.tokenizer.count(negative)) > limits.text_tokens:
+        raise UserError(f"the negative prompt has {tokens} tokens and this model takes {limits.text_tokens}")
     image, rates, clips, mask = None, [], [], None
     if request.image:
         image, _ = _read(request.image, opaque=True)
@@ -180,7 +180,7 @@ def read_job(request: Request, limits: Limits) -> Job:
         fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     job = Job(
         request=request,
-        prompts=prompts,
+        prompts=prompts or ("",),
         negative=negative,
         size=size,
         fps=fps,

@@ -84,7 +84,7 @@ class Workdir:
         same, or with `fresh_data`. Raises UserError naming what else differs.
         """
         path = self.path / "config.json"
-        known = self.read_json("config.json") if path.exists() else {}
+        known = self.config() if path.exists() else {}
         new = json.loads(to_json(config))
         found = clips()
         if known:
@@ -130,7 +130,7 @@ class Workdir:
         """Returns the config of the run here; raises UserError if there is none."""
         if not (self.path / "config.json").exists():
             raise UserError(f"{self.path} holds no run (config.json is missing): train one, or correct --workdir")
-        return self.read_json("config.json")
+        return changes.completed(self.read_json("config.json"))
 
     def checkpoints(self, stage: str) -> Path:
         """Returns the folder of a stage's checkpoints."""

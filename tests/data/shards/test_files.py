@@ -64,7 +64,7 @@ def test_a_header_of_another_format_or_damaged_is_refused(tmp_path):
         files.read_header(tmp_path)
     path = tmp_path / files.HEADER_FILE
     path.write_text('{"format": 0}')
-    with pytest.raises(UserError, match="format 2"):
+    with pytest.raises(UserError, match="is of format 0, and 2 and 3 are read here"):
         files.read_header(tmp_path)
     path.write_text('{"format": ')
     with pytest.raises(DataError, match=r"header\.json is damaged"):
@@ -73,7 +73,7 @@ def test_a_header_of_another_format_or_damaged_is_refused(tmp_path):
 
 def test_a_damaged_index_is_named(tmp_path):
     path = tmp_path / "data-000000.index.npz"
-    files.write_index(path, [files.Entry.of(make_sample(), crc=1)])
+    files.write_index(path, [files.Entry.of(make_sample(), crc=1, text_tokens=[4, 4])])
     assert files.read_index(path)["text_tokens_M"].tolist() == [4, 4]
     contents = path.read_bytes()
     for damaged in (contents[:-30], b"", contents.replace(b"\x02\x00\x00\x00\x03\x00\x00\x00", b"\x09" * 8)):
