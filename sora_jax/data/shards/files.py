@@ -93,8 +93,10 @@ def encode_record(sample: Prepared) -> bytes:
 def decode_record(record: bytes) -> Prepared:
     """Returns the sample of a record, its latent float32; raises `ValueError` when the checksum is wrong."""
     header, start = _opened(record)
-    shape = header["latent_shape"]
-    latent_THWC = np.frombuffer(record, ml_dtypes.bfloat16, offset=start, count=math.prod(shape)).reshape(shape)
+    latent_THWC, start = _array(record, start, np.dtype(ml_dtypes.bfloat16), header["latent_shape"])
+    texts, end = _texts(header["texts"], record, start) if "texts" in header else (None, start)
+    if end != len(record):
+        raise ValueError(f"it has {len(record)} bytes, and {end} by its shapes")
     return Prepared(
         latent_THWC=latent_THWC.astype(np.float32),
         fps=header["fps"],
@@ -104,7 +106,7 @@ def decode_record(record: bytes) -> Prepared:
         trimmed_frames=header["trimmed_frames"],
         weights=tuple(header["weights"]) if "weights" in header else None,
         origin=header["origin"],
-        texts=_texts(header["texts"], record, start + latent_THWC.nbytes) if "texts" in header else None,
+        texts=texts,
     )
 
 
@@ -132,16 +134,21 @@ def _bytes(texts: Sequence[Text]) -> bytes:
     return b"".join(np.ascontiguousarray(array).tobytes() for text in texts for array in text.values())
 
 
-def _texts(shapes: Sequence[Mapping[str, Any]], record: bytes, start: int) -> tuple[Text, ...]:
-    """Returns the arrays, of these dtypes and shapes, whose bytes begin at `start`."""
+def _texts(shapes: Sequence[Mapping[str, Any]], record: bytes, start: int) -> tuple[tuple[Text, ...], int]:
+    """Returns the arrays, of these dtypes and shapes, whose bytes begin at `start`, and where they end."""
     texts = []
     for named in shapes:
         text: Text = {}
         for name, (dtype, shape) in named.items():
-            array = np.frombuffer(record, np.dtype(dtype), offset=start, count=math.prod(shape)).reshape(shape)
-            text[name], start = array, start + array.nbytes
+            text[name], start = _array(record, start, np.dtype(dtype), shape)
         texts.append(text)
-    return tuple(texts)
+    return tuple(texts), start
+
+
+def _array(record: bytes, start: int, dtype: np.dtype, shape: Sequence[int]) -> tuple[np.ndarray, int]:
+    """Returns the array whose bytes begin at `start`, and where they end."""
+    end = start + math.prod(shape) * dtype.itemsize
+    return np.frombuffer(memoryview(record)[start:end], dtype).reshape(shape), end
 
 
 def checksum(record: bytes) -> int:
@@ -299,7 +306,7 @@ def read_empty_text(directory: Path) -> Text | None:
     try:
         record = path.read_bytes()
         header, start = _opened(record)
-        return _texts(header["texts"], record, start)[0]
+        return _texts(header["texts"], record, start)[0][0]
     except (ValueError, TypeError, LookupError, OSError, struct.error) as error:
         raise DataError(
             f"{path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"

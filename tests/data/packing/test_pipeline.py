@@ -279,7 +279,13 @@ def test_rows_are_drawn_from_several_directories_by_weight(tmp_path):
             for number in numbers:
                 writer.add(make_sample(number))
     prepared = PreparedSet(tmp_path / "few", tmp_path / "many")
-    options = {"patch": PATCH, "time_rate": TIME_RATE, "seed": 0, "mix": {"images": 0.5, "videos": 0.5}}
+    options = {
+        "patch": PATCH,
+        "time_rate": TIME_RATE,
+        "tokenizer": BYTE_TOKENIZER,
+        "seed": 0,
+        "mix": {"images": 0.5, "videos": 0.5},
+    }
     even = RowDataset(prepared, PACKING, weights_G=[1.0, 1.0], **options)
     samples = np.concatenate([even.plan.row(number).samples_S for number in range(200)])
     assert (samples < 4).mean() == pytest.approx(0.5, abs=0.05)

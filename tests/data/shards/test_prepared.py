@@ -12,6 +12,7 @@ import zlib
 import ml_dtypes
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.shards import files
@@ -238,6 +239,55 @@ def test_a_mismatch_is_refused_by_name_with_old_and_new(tmp_path, key, words):
         assert f"the {other} changed" not in str(refusal.value)
     with pytest.raises(UserError, match=message):
         ShardWriter(tmp_path, header={**HEADER, key: "other"}, tokenizer=BYTE_TOKENIZER)
+
+
+def write_version_2(directory, numbers):
+    """Writes a shard as format 2 was written, every byte by hand."""
+    samples, crcs = [make_sample(number) for number in numbers], []
+    (directory / "header.json").write_text(json.dumps({"format": 2, **HEADER}, indent=2) + "\n")
+    writer = ArrayRecordWriter(str(directory / "data-000000.arrayrecord"), "group_size:1,uncompressed")
+    for one in samples:
+        known = {"fps": one.fps, "captions": one.captions or ("",), "source_id": one.source_id}
+        known |= {"pixel_shape": one.pixel_shape, "trimmed_frames": one.trimmed_frames, "origin": one.origin}
+        text = json.dumps({**known, "latent_shape": one.latent_THWC.shape}).encode()
+        body = struct.pack("<I", len(text)) + text + one.latent_THWC.astype(ml_dtypes.bfloat16).tobytes()
+        crcs.append(zlib.crc32(body))
+        writer.write(struct.pack("<I", crcs[-1]) + body)
+    writer.close()
+    lengths = [BYTE_TOKENIZER.count(caption) for one in samples for caption in one.captions or ("",)]
+    np.savez(
+        directory / "data-000000.index.npz",
+        grid_N3=np.array([one.latent_THWC.shape[:3] for one in samples], np.int32),
+        fps_N=np.array([one.fps for one in samples], np.float32),
+        captions_N=np.array([max(1, len(one.captions)) for one in samples], np.int32),
+        text_tokens_M=np.array(lengths, np.int32),
+        weights_M=np.ones(len(lengths)),
+        trimmed_frames_N=np.array([one.trimmed_frames for one in samples], np.int32),
+        crc_N=np.array(crcs, np.uint32),
+        made_from=np.frombuffer(json.dumps([[one.source_id, one.origin] for one in samples]).encode(), np.uint8),
+    )
+
+
+def test_format_2_is_read_and_written_on(tmp_path):
+    (tmp_path / "old").mkdir()
+    write_version_2(tmp_path / "old", range(4))
+    write(tmp_path / "new", range(4))
+    old, new = PreparedSet(tmp_path / "old"), PreparedSet(tmp_path / "new")
+    assert json.loads((tmp_path / "new/header.json").read_text())["format"] == 3
+    assert old.fingerprint() == new.fingerprint(), "a run that was begun on the one goes on"
+    assert old.text_lengths == new.text_lengths
+    for number in range(4):
+        np.testing.assert_array_equal(old[number].latent_THWC, new[number].latent_THWC)
+        assert old[number].captions == new[number].captions
+        assert old[number].texts is None
+    write(tmp_path / "old", range(4, 6))
+    assert [PreparedSet(tmp_path / "old")[number].source_id for number in range(6)] == [f"clip {n}" for n in range(6)]
+
+
+def test_a_tokenizer_that_was_not_there_is_a_change(tmp_path):
+    write(tmp_path, range(2))
+    with pytest.raises(UserError, match="the tokenizer changed from none to words-1: prepare into a new directory"):
+        PreparedSet.open([tmp_path], {"text_encoder": "bytes-1", "tokenizer": "words-1"})
 
 
 def test_the_fingerprint_follows_contents_and_not_the_moment_of_writing(tmp_path):
