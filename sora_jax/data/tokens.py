@@ -35,7 +35,8 @@ Text = dict[str, np.ndarray]
 class Tokenizer(Protocol):
     """How texts become the arrays that packs hold of them.
 
-    The empty text has at least one token, and no text has fewer. A method may be called by several threads at once.
+    The empty text has at least one token, and no text has fewer. Several threads may ask at once, and worker processes
+    get a pickled one.
     """
 
     @property
