@@ -3,16 +3,16 @@
 The encoder is that of docs/extending.md, so the page is tried with it.
 """
 
-import re
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import make_mesh
+from sora_jax.core.sharding import batch_sharding
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.packing.packs import texts_of
 from sora_jax.data.shards.prepared import PreparedSet
@@ -36,7 +36,7 @@ def words():
     """Adds the row of the page, for the tests of this file."""
     section = PAGE.read_text().partition("## Add a text encoder\n")[2]
     made: dict = {}
-    exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], made)
+    exec(section.partition("```python\n")[2].partition("```")[0], made)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENCODERS, "words", made["WordEncoder"])
         yield made["WordEncoder"]
@@ -132,7 +132,7 @@ def test_a_dropped_caption_leaves_the_empty_text_and_nothing_of_its_own(words, p
 
 
 def test_plans_and_counts_ask_the_encoder(settings, pack):
-    planned = pack_shapes(settings, 8, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    planned = pack_shapes(settings, 8, batch_sharding(make_mesh(settings.mesh)))
     assert {name: (one.shape, one.dtype) for name, one in planned.items()} == {
         name: (one.shape, one.dtype) for name, one in pack.items()
     }
@@ -149,15 +149,12 @@ def test_another_recipe_is_refused_by_name(workdir, config, monkeypatch, words, 
     monkeypatch.setattr(words.tokenizer, "recipe", {**recipe, key: "version 2"}, raising=False)
     config = config.copy_and_resolve_references()
     config.run = ("prepare", "videos", "images")
-    with pytest.raises(
-        UserError, match=f"the {words_for_it} changed from {recipe[key]} to version 2: prepare into"
-    ) as no:
+    said = f"the {words_for_it} changed from {recipe[key]} to version 2: prepare into"
+    with pytest.raises(UserError, match=said) as refusal:
         run(config, workdir.path, until="diffusion")
-    assert str(no.value).count("changed from") == 1
+    assert str(refusal.value).count("changed from") == 1
 
 
 def test_shards_of_states_are_refused_by_who_makes_tokens_of_bytes(workdir):
-    with pytest.raises(
-        UserError, match="the text encoder changed from random features of words, version 1 to byte pat"
-    ):
+    with pytest.raises(UserError, match="the text encoder changed from random features of words, version 1 to byte"):
         PreparedSet.open([workdir.prepared()], BYTE_TOKENIZER.recipe)
