@@ -3,6 +3,7 @@
 The encoder is that of docs/extending.md, so the page is tried with it.
 """
 
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from sora_jax.core.errors import UserError
+from sora_jax.core.errors import DataError, UserError
 from sora_jax.core.mesh import make_mesh
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.data.media.video_io import read_clip
@@ -153,6 +154,13 @@ def test_another_recipe_is_refused_by_name(workdir, config, monkeypatch, words, 
     with pytest.raises(UserError, match=said) as refusal:
         run(config, workdir.path, until="diffusion")
     assert str(refusal.value).count("changed from") == 1
+
+
+def test_a_set_that_lost_its_empty_text_is_refused(workdir, settings, tmp_path):
+    prepared = shutil.copytree(workdir.prepared(), tmp_path / "prepared")
+    (prepared / "empty_text.bin").unlink()
+    with pytest.raises(DataError, match=r"empty_text\.bin is missing; restore it from a copy, or run prepare"):
+        datasets.PackedBatches(PreparedSet(prepared), settings.stages["videos"], settings)
 
 
 def test_shards_of_states_are_refused_by_who_makes_tokens_of_bytes(workdir):

@@ -13,10 +13,11 @@ from typing import Any
 import grain
 import numpy as np
 
-from sora_jax.core.errors import UserError
+from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.packing.packs import Pack, PackLayout
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan, choose_tokens
+from sora_jax.data.shards.files import EMPTY_TEXT_FILE
 from sora_jax.data.shards.prepared import Prepared, PreparedSet
 from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
@@ -106,7 +107,8 @@ class RowDataset:
     `time_rate` is in time positions per second; `mix` and `weights_G`, of the directories of `prepared`, are those of
     `make_pools`, `token_drop` is that of `RowPlan`; `tokenizer` is the one that `prepared` was made with. Thread safe.
 
-    Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn.
+    Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn, `DataError` when the
+    empty text is not stored with the others.
     """
 
     def __init__(
@@ -122,6 +124,11 @@ class RowDataset:
         weights_G: Sequence[float] | None = None,
         token_drop: tuple[float, float] = (0.0, 0.0),
     ):
+        if tokenizer.stored and prepared.empty_text is None:
+            raise DataError(
+                f"the prepared set holds the captions' states and not those of the empty text: {EMPTY_TEXT_FILE} is "
+                "missing; restore it from a copy, or run prepare, which writes it anew"
+            )
         self._prepared = prepared
         self._packing = packing
         self._layout = PackLayout(
