@@ -32,8 +32,8 @@ class ShardWriter:
     written again. `done` holds (source id, origin) of the clips that earlier writers of the directory (of any
     name) wrote or skipped: leave those out. Each process writes under its own `name`. As a context manager it
     commits the last shard on leaving, also when left by an exception, since every added record is complete.
-    `tokenizer` counts the captions' tokens; where it stores arrays, samples bring them, and the first writer adds those of
-    the empty text.
+    `tokenizer` counts the captions' tokens; where it stores arrays, samples bring them, and the first writer adds those
+    of the empty text.
 
     Raises `UserError` when the directory holds shards made with something else, `StorageError` when the disk
     refuses, `DataError` when a latent is not finite.
