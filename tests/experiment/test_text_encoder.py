@@ -55,7 +55,7 @@ def config(words, toy_config, toy_workdir):
     config.log.samples_per_stage = 1
     config.sampling.prompts = ("a red circle",)
     config.diffusion.caption_dropout = 0.5
-    config.optimizer.name = "adamw"  # it compiles faster
+    config.optimizer.name, config.sampling.solver = "adamw", "euler"  # they compile faster
     return config
 
 
@@ -144,16 +144,17 @@ def test_plans_and_counts_ask_the_encoder(settings, pack):
     assert counted == 3 * forward
 
 
-@pytest.mark.parametrize(("key", "words_for_it"), [("text_encoder", "text encoder"), ("tokenizer", "tokenizer")])
-def test_another_recipe_is_refused_by_name(workdir, config, monkeypatch, words, key, words_for_it):
-    recipe = words.tokenizer.recipe
-    monkeypatch.setattr(words.tokenizer, "recipe", {**recipe, key: "version 2"}, raising=False)
+def test_another_recipe_is_refused_by_name(workdir, config, monkeypatch, words):
+    changed = {"text_encoder": "version 2", "tokenizer": "words, version 2"}
+    monkeypatch.setattr(words.tokenizer, "recipe", changed, raising=False)
     config = config.copy_and_resolve_references()
     config.run = ("prepare", "videos", "images")
-    said = f"the {words_for_it} changed from {recipe[key]} to version 2: prepare into"
-    with pytest.raises(UserError, match=said) as refusal:
+    said = (
+        "the text encoder changed from random features of words, version 1 to version 2; "
+        "the tokenizer changed from words, version 1 to words, version 2: prepare into a new directory"
+    )
+    with pytest.raises(UserError, match=said):
         run(config, workdir.path, until="diffusion")
-    assert str(refusal.value).count("changed from") == 1
 
 
 def test_a_set_that_lost_its_empty_text_is_refused(workdir, settings, tmp_path):
