@@ -105,11 +105,12 @@ def get_config() -> ConfigDict:
     dit.pooled_text = True  # whether the pooled text also enters the modulation (Wan: False)
     dit.place_features = True  # whether a token is also told its place in the clip (Wan: False)
 
-    c.text = text = ConfigDict()  # the byte encoder, trained with the transformer
+    c.text = text = ConfigDict()
+    text.encoder = "bytes"  # the one there is: trained with the transformer, needs no files; see docs/extending.md
     text.width = 64  # of the encoder
     text.depth = 1  # blocks
     text.heads = 4  # attention heads
-    text.max_tokens = 24  # text tokens per caption (a token is at most 8 bytes of a word); longer ones are cut
+    text.max_tokens = 24  # text tokens per caption ("bytes": each at most 8 bytes of a word); longer ones are cut
 
     c.packing = packing = ConfigDict()
     packing.tokens = 126  # L, tokens of a row

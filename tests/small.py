@@ -15,7 +15,8 @@ from sora_jax.diffusion.known import KnownConfig
 from sora_jax.diffusion.noise_levels import NoiseConfig
 from sora_jax.diffusion.path import PathConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
-from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.text.bytes import ByteText
+from sora_jax.models.text.encoder import TextConfig
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import TransformerConfig
 
@@ -89,8 +90,8 @@ def generator(patch_width: int, **changes: Any) -> Callable[[Any], TextToVideo]:
     transformer = dataclasses.replace(TRANSFORMER, **changes)
 
     def build(key: Any) -> TextToVideo:
-        text = TextConfig(width=16, depth=1, heads=2)
-        return TextToVideo(transformer, text, patch_width=patch_width, bytes_per_token=8, rngs=nnx.Rngs(key))
+        text = ByteText(TextConfig(encoder="bytes", width=16, depth=1, heads=2, max_tokens=24))
+        return TextToVideo(transformer, text, patch_width=patch_width, rngs=nnx.Rngs(key))
 
     return build
 

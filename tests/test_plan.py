@@ -79,7 +79,7 @@ def test_the_train_step_is_that_of_the_run(planned, settings):
     (step,) = [one for one in planned[1] if one["name"] == "videos: train step"]
     row = flops.work_of(np.repeat([[1, 2, 3]], 12, axis=1), np.repeat([[1, 2, 3]], 24, axis=1))
     work = sum((row for _ in range(settings.packing.rows)), flops.NO_WORK)
-    text = settings.text.encoder()
+    text = settings.text_encoder
     assert step["flops"] == flops.step_flops(settings.transformer, text, patch_width=settings.patch_width, work=work)
     memory, parameters = step["memory"], 4 * step["parameters"]
     assert parameters / 8 < memory["parameters"] < parameters, "some are split by fsdp and tensor, small ones are not"

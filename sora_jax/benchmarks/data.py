@@ -141,6 +141,7 @@ def loading_figures(settings: Settings, folder: Path) -> list[Figure]:
         settings.packing,
         patch=settings.transformer.patch,
         time_rate=settings.transformer.time_rate,
+        tokenizer=settings.text_encoder.tokenizer,
         seed=0,
     )
     with rows.batches(threads=1) as batches:

@@ -12,7 +12,6 @@ from sora_jax.core.mesh import make_mesh
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.shapes_world import ShapesWorld, describe
-from sora_jax.data.tokens import TOKENIZER
 from sora_jax.experiment.recipes import recipe_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.train.loop import to_device
@@ -23,17 +22,17 @@ from sora_jax.video import shapes
 def prepare_noise(settings: Settings, folder: Path, *, count: int) -> PreparedSet:
     """Returns a prepared set with the sizes and captions of the drawn world, and noise for latents."""
     world = ShapesWorld(settings.shapes.world(seed=0, split="train", num_clips=count))
-    channels = settings.autoencoder.channels
+    channels, tokenizer = settings.autoencoder.channels, settings.text_encoder.tokenizer
     header = {
         "autoencoder": "noise",
-        "text_encoder": TOKENIZER,
+        **tokenizer.recipe,
         "latent_mean": [0.0] * channels,
         "latent_scale": [1.0] * channels,
         "strides": list(settings.stride[:2]),
         "channels": channels,
     }
     generator = np.random.default_rng(0)
-    with ShardWriter(folder, header=header) as writer:
+    with ShardWriter(folder, header=header, tokenizer=tokenizer) as writer:
         for index in range(count):
             scene = world.scene(index)
             size = (scene.frames, scene.height, scene.width)

@@ -1,1 +1,1 @@
-"""Floor 3: clips to packed rows; numpy and grain, no device arrays."""
+"""Floor 2: clips to packed rows; numpy and grain, no device arrays."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sora_jax.data.clips import Clip, Fitted, fit_clip
 from sora_jax.data.sources.base import Source
+from sora_jax.data.tokens import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Limits:
       min_tokens: Of a clip.
       max_tokens: Of a clip.
       max_frames: Of a clip.
+      tokenizer: What makes text tokens.
       max_text_tokens: Of a caption.
       max_bad_share: Share of clips that may be skipped.
       square_crop: Whether clips are cut to their central squares.
@@ -27,6 +29,7 @@ class Limits:
     min_tokens: int
     max_tokens: int
     max_frames: int
+    tokenizer: Tokenizer
     max_text_tokens: int
     max_bad_share: float
     square_crop: bool = False

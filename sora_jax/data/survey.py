@@ -16,7 +16,7 @@ from sora_jax.data.fitting import Limits
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan
 from sora_jax.data.sources.base import Source, read_ahead
-from sora_jax.data.tokens import count_tokens
+from sora_jax.data.tokens import Tokenizer
 
 _SHOWN_SIDE = 192  # px, of the pictures
 _KEPT_COLOUR = (255, 70, 40)
@@ -87,7 +87,7 @@ def survey(
     def glance(place: int) -> Look | BadClip:
         try:
             clip = source[chosen[place]]
-            return look(clip, limits.cut(clip), picture=(place + 1) % every == 0)
+            return look(clip, limits.cut(clip), limits.tokenizer, picture=(place + 1) % every == 0)
         except BadClip as bad:
             return bad
 
@@ -101,7 +101,7 @@ def survey(
     return Survey(kept=kept, dropped=dropped)
 
 
-def look(clip: Clip, fitted: Fitted, *, picture: bool) -> Look:
+def look(clip: Clip, fitted: Fitted, tokenizer: Tokenizer, *, picture: bool) -> Look:
     """Returns what is told of a clip that will be used."""
     frames, height, width = clip.pixels_THWC.shape[:3]
     kept_height, kept_width = fitted.clip.pixels_THWC.shape[1:3]
@@ -117,7 +117,7 @@ def look(clip: Clip, fitted: Fitted, *, picture: bool) -> Look:
         fitted=(len(fitted.clip.pixels_THWC), kept_height, kept_width),
         fps=clip.fps,
         tokens=fitted.tokens,
-        text_tokens=tuple(map(count_tokens, clip.captions)),
+        text_tokens=tuple(map(tokenizer.count, clip.captions)),
         scale=fitted.scale,
         trimmed_frames=fitted.trimmed_frames,
         cropped=(fitted.cropped_rows, fitted.cropped_columns),

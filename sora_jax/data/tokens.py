@@ -1,15 +1,18 @@
-"""Captions: cleaned text, and text to byte tokens.
+"""Texts: captions cleaned, and the arrays that a pack holds of them.
 
-Shapes: `K` text tokens, `Q` bytes of a text token.
+Shapes: `K` text tokens, `k` those of one text, `Q` bytes of a text token.
 
-A text token is a patch of bytes, as a latent token is a patch of pixels: no vocabulary, no file to download,
-and nothing that a caption can contain is unknown. Tokens begin where words begin, so that a word has the same
+What a text token is depends on the text encoder (`models/text`), so shards, packs, canvases and plans ask its
+`Tokenizer`. The embedded one makes patches of bytes, as a latent token is a patch of pixels: no vocabulary, no file to
+download, and nothing that a caption can contain is unknown. Tokens begin where words begin, so that a word has the same
 bytes in the same slots wherever it stands (compare Xue et al., "ByT5", arXiv 2105.13626, section 3: one token
 per byte, several times as many).
 """
 
+import types
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -17,8 +20,6 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.sources.caption_tables import Written
 
 BYTES_PER_TOKEN = 8
-# Name and version of the tokens, as prepared shards record them; raise it when a caption would give others.
-TOKENIZER = "byte patches of 8, version 2"
 MOST_CHARACTERS = 2**16  # of a caption; what lies beyond is not read
 
 # They cannot be seen, but change how letters of some scripts, and emoji, look.
@@ -28,6 +29,98 @@ _REPLACED = {"Cc": " ", "Cs": " ", "Cf": ""}
 # Cleaned captions of a clip, and how often each is drawn next to the others; None: all alike.
 Captions = tuple[tuple[str, ...], tuple[float, ...] | None]
 NO_CAPTIONS: Captions = ((), None)
+
+# The arrays of one text by name, (k, width) each.
+Text = dict[str, np.ndarray]
+
+
+class Tokenizer(Protocol):
+    """How texts become the arrays that packs hold of them.
+
+    The empty text has at least one token, and no text has fewer. Several threads may ask at once, and worker processes
+    get a pickled one.
+    """
+
+    @property
+    def recipe(self) -> Mapping[str, str]:
+        """What prepared shards record and must find again.
+
+        "text_encoder" names the arrays and their version, with the digest of the weights that computed them;
+        "tokenizer" is the digest of a file of tokens, where there is one. A text that would give other arrays has
+        another recipe.
+        """
+        ...
+
+    @property
+    def cost(self) -> str:
+        """What a token stands for, in words for who must shorten a prompt."""
+        ...
+
+    @property
+    def arrays(self) -> Mapping[str, tuple[int, np.dtype]]:
+        """Width and dtype of each array by its name in a pack, which begins with "text_" and ends with "_BK?"."""
+        ...
+
+    @property
+    def stored(self) -> bool:
+        """Whether the arrays are computed by a frozen encoder, once, and kept in the shards at true length.
+
+        Each token then knows the whole text, so a caption that is dropped leaves the arrays of the empty text, which
+        packs hold as well. Otherwise rows are filled from the captions, and each text begins as the empty one.
+        """
+        ...
+
+    def count(self, text: str) -> int:
+        """Returns k, the tokens of the whole text."""
+        ...
+
+    def cut(self, text: str, max_tokens: int) -> str:
+        """Returns the cleaned text, shortened from its end until it has at most `max_tokens` tokens."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[Text]:
+        """Returns the arrays of each text, (`count(text)`, width)."""
+        ...
+
+
+class ByteTokenizer:
+    """Words in patches of at most Q bytes; see `Tokenizer`."""
+
+    # Name and version of the tokens; raise it when a caption would give others.
+    recipe = types.MappingProxyType({"text_encoder": f"byte patches of {BYTES_PER_TOKEN}, version 2"})
+    cost = f"a word costs one token for every {BYTES_PER_TOKEN} bytes"
+    arrays = types.MappingProxyType({"text_BKQ": (BYTES_PER_TOKEN, np.dtype(np.int32))})
+    stored = False
+
+    def count(self, text: str) -> int:
+        """Returns the number of tokens of the whole text, START included."""
+        return 1 + len(_pieces(text))
+
+    def cut(self, text: str, max_tokens: int) -> str:
+        """Returns the cleaned text, whole words off its end until it has at most `max_tokens` tokens.
+
+        Of a first word that is longer, as in scripts without spaces, what fits is kept.
+        """
+        words = clean_caption(text).split()
+        used = 1
+        for number, word in enumerate(words):
+            used += -(-len(word.encode()) // BYTES_PER_TOKEN)
+            if used > max_tokens:
+                fitting = word.encode()[: (max_tokens - 1) * BYTES_PER_TOKEN].decode(errors="ignore")
+                return " ".join(words[:number]) or fitting
+        return " ".join(words)
+
+    def encode(self, texts: Sequence[str]) -> list[Text]:
+        """Returns text_BKQ of each text, int32 (k, Q).
+
+        The first token is START, all zeros; the empty text is START alone, which is also what caption dropout leaves.
+        Then each word gives its UTF-8 bytes, `BYTES_PER_TOKEN` to a token, stored as byte + 1 (values 1...256) with
+        zeros after the last.
+        """
+        return [{"text_BKQ": _spell(text)} for text in texts]
+
+
+BYTE_TOKENIZER = ByteTokenizer()
 
 
 def clean_caption(caption: str) -> str:
@@ -48,53 +141,27 @@ def clean_captions(written: Iterable[Written]) -> Captions:
     return tuple(caption for caption, _ in kept), weights if len(set(weights)) > 1 else None
 
 
-def tokenize(caption: str, *, max_tokens: int) -> np.ndarray:
-    """Returns the cleaned caption's tokens, int32 (k, Q) with 1 <= k <= `max_tokens`, Q = `BYTES_PER_TOKEN`.
-
-    The first token is START, all zeros; the empty caption is START alone, which is also what caption dropout
-    leaves. Then each word gives its UTF-8 bytes, `BYTES_PER_TOKEN` to a token, stored as byte + 1 (values
-    1...256) with zeros after the last. What exceeds `max_tokens` is cut off: `count_tokens` tells beforehand.
-    """
-    assert max_tokens > 0, max_tokens
-    pieces = _pieces(caption)[: max_tokens - 1]
-    tokens_KQ = np.zeros((1 + len(pieces), BYTES_PER_TOKEN), np.int32)
-    for row_Q, piece in zip(tokens_KQ[1:], pieces, strict=True):
-        row_Q[: len(piece)] = np.frombuffer(piece, np.uint8).astype(np.int32) + 1
-    return tokens_KQ
-
-
-def count_tokens(caption: str) -> int:
-    """Returns the number of tokens of the whole caption, START included."""
-    return 1 + len(_pieces(caption))
-
-
-def cut_caption(caption: str, max_tokens: int) -> str:
-    """Returns the cleaned caption, whole words off its end until it has at most `max_tokens` tokens.
-
-    Of a first word that is longer, as in scripts without spaces, what fits is kept.
-    """
-    words = clean_caption(caption).split()
-    used = 1
-    for number, word in enumerate(words):
-        used += -(-len(word.encode()) // BYTES_PER_TOKEN)
-        if used > max_tokens:
-            fitting = word.encode()[: (max_tokens - 1) * BYTES_PER_TOKEN].decode(errors="ignore")
-            return " ".join(words[:number]) or fitting
-    return " ".join(words)
-
-
-def check_prompt(text: str, max_tokens: int) -> str:
+def check_prompt(text: str, tokenizer: Tokenizer, *, max_tokens: int) -> str:
     """Returns the cleaned prompt; raises `UserError` when it is empty or longer than `max_tokens` tokens."""
     prompt = clean_caption(text)
     if not prompt:
         raise UserError(f"the prompt {text!r} is empty: describe the video in a few words")
-    tokens = count_tokens(prompt)
+    tokens = tokenizer.count(prompt)
     if tokens > max_tokens:
         raise UserError(
             f"the prompt has {tokens} tokens and this model takes {max_tokens}: shorten it "
-            f"(a word costs one token for every {BYTES_PER_TOKEN} bytes); it begins {prompt[:40]!r}"
+            f"({tokenizer.cost}); it begins {prompt[:40]!r}"
         )
     return prompt
+
+
+def _spell(caption: str) -> np.ndarray:
+    """Returns the caption's tokens, int32 (k, Q)."""
+    pieces = _pieces(caption)
+    tokens_KQ = np.zeros((1 + len(pieces), BYTES_PER_TOKEN), np.int32)
+    for row_Q, piece in zip(tokens_KQ[1:], pieces, strict=True):
+        row_Q[: len(piece)] = np.frombuffer(piece, np.uint8).astype(np.int32) + 1
+    return tokens_KQ
 
 
 def _pieces(caption: str) -> list[bytes]:

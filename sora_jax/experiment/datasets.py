@@ -135,6 +135,7 @@ def clip_limits(settings: Settings, data: DataConfig) -> Limits:
         min_tokens=data.min_tokens,
         max_tokens=data.max_tokens,
         max_frames=data.max_frames,
+        tokenizer=settings.text_encoder.tokenizer,
         max_text_tokens=settings.text.max_tokens,
         max_bad_share=data.max_bad_share,
         square_crop=data.square_crop,
@@ -192,6 +193,7 @@ class PackedBatches:
             settings.packing,
             patch=settings.transformer.patch,
             time_rate=settings.transformer.time_rate,
+            tokenizer=settings.text_encoder.tokenizer,
             seed=settings.seed,
             mix=mix.kinds,
             weights_G=[weights.get(name, 0.0) for name in settings.collections] if weights else None,
@@ -221,5 +223,5 @@ class PackedBatches:
         """Returns the model FLOPs of a step on a pack, all parts together, taken to be alike."""
         settings = self._settings
         work = work_of(batch["segment_BL"], batch["text_segment_BK"])
-        flops = step_flops(settings.transformer, settings.text.encoder(), patch_width=settings.patch_width, work=work)
+        flops = step_flops(settings.transformer, settings.text_encoder, patch_width=settings.patch_width, work=work)
         return self._part[1] * flops

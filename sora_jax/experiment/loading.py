@@ -17,7 +17,6 @@ from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
-from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.denoiser import SolverConfig
@@ -45,9 +44,8 @@ def build_generator(settings: Settings, key: jax.Array) -> TextToVideo:
     """Returns a fresh text encoder and transformer."""
     return TextToVideo(
         settings.transformer,
-        settings.text.encoder(),
+        settings.text_encoder,
         patch_width=settings.patch_width,
-        bytes_per_token=BYTES_PER_TOKEN,
         rngs=nnx.Rngs(key),
     )
 
@@ -167,6 +165,7 @@ def limits_of(settings: Settings) -> Limits:
         stride=settings.stride,
         patch=transformer.patch,
         row_tokens=settings.packing.tokens,
+        tokenizer=settings.text_encoder.tokenizer,
         text_tokens=settings.text.max_tokens,
         window=window,
         overlap=sampling.overlap,
@@ -199,6 +198,7 @@ def pack_layout(settings: Settings) -> PackLayout:
         channels=settings.autoencoder.channels,
         temporal_stride=settings.stride[0],
         time_rate=settings.transformer.time_rate,
+        tokenizer=settings.text_encoder.tokenizer,
     )
 
 

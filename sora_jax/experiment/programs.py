@@ -18,10 +18,11 @@ from sora_jax.core import sharding
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import Params, abstract_model
+from sora_jax.data.packing.packs import texts_of
 from sora_jax.experiment import activations
 from sora_jax.experiment.loading import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
 from sora_jax.experiment.schema import Settings
-from sora_jax.generate.canvas import TEXT_ARRAYS, Batch, longer_rows
+from sora_jax.generate.canvas import Batch, longer_rows
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request, read_size
@@ -146,7 +147,7 @@ def canvas_shapes(settings: Settings, rows: int, place: NamedSharding) -> Batch:
         known_BL=shaped((tokens,), bool),
         strength_BS=shaped((segments,), np.float32),
         guidance_BS=shaped((segments,), np.float32),
-        negative={name: pack[name] for name in TEXT_ARRAYS},
+        negative=texts_of(pack),
         turned=None,
         share_BL=None,
     )
@@ -176,7 +177,7 @@ def sampling_program(
     batch = canvas_shapes(settings, packing.rows, sharding.replicated(mesh))
     work = work_of_rows(settings, segment_tokens=shapes.count(grid))
     once = flops.transformer_flops(
-        transformer, text_dim=settings.text.width, patch_width=settings.patch_width, work=work
+        transformer, text_dim=settings.text_encoder.width, patch_width=settings.patch_width, work=work
     )
     evaluations = solver_evaluations(config)
     return Program(

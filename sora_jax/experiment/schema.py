@@ -1,6 +1,7 @@
 """The config of a run as frozen dataclasses, by the names of `configs/base.py`; `settings.py` reads and checks it."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 from sora_jax.checkpoints.retention import CheckpointConfig
@@ -17,7 +18,8 @@ from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
-from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.text import build_encoder
+from sora_jax.models.text.encoder import TextConfig, TextEncoder
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
@@ -73,20 +75,6 @@ class ShapesConfig:
         if num_clips is not None:
             fields["num_clips"] = num_clips
         return WorldConfig(seed=seed, split="heldout" if split == "heldout" else "train", **fields)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextSettings:
-    """The byte encoder and the length of captions."""
-
-    width: int
-    depth: int
-    heads: int
-    max_tokens: int
-
-    def encoder(self) -> TextConfig:
-        """Returns the shape of the encoder."""
-        return TextConfig(width=self.width, depth=self.depth, heads=self.heads)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +151,7 @@ class Settings:
     discriminator: DiscriminatorConfig
     codec: CodecConfig
     transformer: TransformerConfig
-    text: TextSettings
+    text: TextConfig
     packing: PackingConfig
     diffusion: DiffusionConfig
     ema: EmaConfig
@@ -189,6 +177,11 @@ class Settings:
         """Whether the run trains an autoencoder, or is given one."""
         given = self.autoencoder_weights is not None or self.autoencoder_start_from is not None
         return given or bool(self.stages_of(AUTOENCODER))
+
+    @functools.cached_property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder: it may hold files, so there is one."""
+        return build_encoder(self.text)
 
     @property
     def longest(self) -> int:

@@ -116,11 +116,6 @@ def _conflicts(settings: Settings) -> list[str]:
             f"autoencoder_loss.perceptual {settings.autoencoder_loss.perceptual:g} with perceptual_weights "
             f"{settings.perceptual_weights}: the term needs its network, and the network a weight above 0"
         )
-    if settings.text.max_tokens > settings.packing.text_tokens:
-        problems.append(
-            f"text.max_tokens {settings.text.max_tokens} exceeds a row's packing.text_tokens "
-            f"{settings.packing.text_tokens}"
-        )
     try:
         settings.codec.check(settings.autoencoder)
     except UserError as error:
@@ -135,10 +130,24 @@ def _conflicts(settings: Settings) -> list[str]:
     for name, data in settings.collections.items():
         key = "data" if name == MAIN else f"more_data.{name}"
         problems += _data_conflicts(key, data, settings.packing)
-        faults = prefix_faults(data.prefix, data.source, max_text_tokens=settings.text.max_tokens)
-        problems += [f"{key}.{fault}" for fault in faults]
     of_kinds = [said for name, stage in settings.stages.items() for said in KINDS[stage.kind].conflicts(settings, name)]
-    return problems + _collection_conflicts(settings) + of_kinds
+    return problems + _text_conflicts(settings) + _collection_conflicts(settings) + of_kinds
+
+
+def _text_conflicts(settings: Settings) -> list[str]:
+    """Returns what is wrong with texts, in words."""
+    most, problems = settings.text.max_tokens, []
+    if most > settings.packing.text_tokens:
+        problems.append(f"text.max_tokens {most} exceeds a row's packing.text_tokens {settings.packing.text_tokens}")
+    try:
+        tokenizer = settings.text_encoder.tokenizer
+    except UserError as error:
+        return [*problems, str(error)]
+    for name, data in settings.collections.items():
+        key = "data" if name == MAIN else f"more_data.{name}"
+        faults = prefix_faults(data.prefix, data.source, tokenizer, max_text_tokens=most)
+        problems += [f"{key}.{fault}" for fault in faults]
+    return problems
 
 
 def _order_conflicts(settings: Settings) -> list[str]:

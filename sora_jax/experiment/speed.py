@@ -120,7 +120,7 @@ class Costs:
         size = (settings.sampling.frames, *settings.sampling.size)
         work = self._rows(size)
         once = flops.transformer_flops(
-            settings.transformer, text_dim=settings.text.width, patch_width=settings.patch_width, work=work
+            settings.transformer, text_dim=settings.text_encoder.width, patch_width=settings.patch_width, work=work
         )
         batches = -(-videos // work.segments)
         solving = speed.seconds(once * solver_evaluations(solver_config(settings)), TRANSFORMER)
@@ -135,7 +135,7 @@ class Costs:
 
     def _step(self, size: shapes.Size) -> float:
         """Returns the FLOPs of a train step on clips of one size."""
-        settings, text = self._settings, self._settings.text.encoder()
+        settings, text = self._settings, self._settings.text_encoder
         return flops.step_flops(settings.transformer, text, patch_width=settings.patch_width, work=self._rows(size))
 
 

@@ -14,15 +14,14 @@ import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
-from sora_jax.data.packing.packs import PackLayout, Row, stack_rows
+from sora_jax.data.packing.packs import PackLayout, Row, stack_rows, texts_of
 from sora_jax.data.packing.plan import plan_window
-from sora_jax.data.tokens import count_tokens
+from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
 
 # Longer rows are multiples of it: blocks of attention, and devices that split a row, come out even.
 _ROW_UNIT = 128
-TEXT_ARRAYS = ("text_BKQ", "text_segment_BK", "text_position_BK")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,10 +73,13 @@ class Canvas:
         key = rng.key(self.seed, "canvas", self.window)
         return np.asarray(jax.random.normal(key, (math.prod(self.grid), patch_width)))
 
-    def text_tokens(self) -> int:
+    def texts(self) -> tuple[str, str, str]:
+        """Returns what it shows, what guidance leads away from, and what it shows in the end."""
+        return self.prompt, self.negative, self.turn.prompt if self.turn else self.prompt
+
+    def text_tokens(self, tokenizer: Tokenizer) -> int:
         """Returns the tokens of its longest text."""
-        texts = [self.prompt, self.negative, *([self.turn.prompt] if self.turn else [])]
-        return max(map(count_tokens, texts))
+        return max(map(tokenizer.count, self.texts()))
 
 
 # Of numpy as they are laid out, of jax within the solver, shapes where a program is planned.
@@ -138,12 +140,13 @@ class _Filling:
         layout, grid = self.row.layout, canvas.grid
         given = None if canvas.latent_THWC is None else patchify(canvas.latent_THWC, layout.patch)
 
-        def put(row: Row, caption: str, tokens_LP: np.ndarray | None = None) -> slice:
-            return row.put(sample=index, grid=grid, fps=canvas.fps, caption=caption, tokens_LP=tokens_LP)
+        def put(row: Row, text: Text, tokens_LP: np.ndarray | None = None) -> slice:
+            return row.put(sample=index, grid=grid, fps=canvas.fps, text=text, tokens_LP=tokens_LP)
 
-        there = put(self.row, canvas.prompt, given)
-        put(self.negative, canvas.negative)
-        put(self.turned, canvas.turn.prompt if canvas.turn else canvas.prompt)
+        prompt, negative, turned = layout.tokenizer.encode(canvas.texts())
+        there = put(self.row, prompt, given)
+        put(self.negative, negative)
+        put(self.turned, turned)
         self.noise_LP[there] = canvas.noise(self.noise_LP.shape[1])
         self.strength_S[self._slot] = canvas.strength
         if canvas.guidance is not None:
@@ -164,7 +167,7 @@ def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[l
     """
     budget = layout.budget
     tokens_N = np.array([math.prod(canvas.grid) for canvas in canvases])
-    text_N = np.array([canvas.text_tokens() for canvas in canvases])
+    text_N = np.array([canvas.text_tokens(layout.tokenizer) for canvas in canvases])
     plan = plan_window(tokens_N, text_N, budget, seed=0, window=0)
     if plan.rejected:
         first = plan.rejected[0]
@@ -183,8 +186,7 @@ def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[l
 
 def _stack(filled: list[_Filling]) -> Batch:
     def texts(rows: list[Row]) -> Texts:
-        pack = stack_rows(rows)
-        return {name: pack[name] for name in TEXT_ARRAYS}
+        return texts_of(stack_rows(rows))
 
     turns = any(filling.turns for filling in filled)
     return Batch(

@@ -13,7 +13,7 @@ import numpy as np
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import covering
-from sora_jax.data.tokens import check_prompt, clean_caption, count_tokens
+from sora_jax.data.tokens import Tokenizer, check_prompt, clean_caption
 from sora_jax.generate.given import Read, read_file
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
 from sora_jax.video import shapes
@@ -36,6 +36,7 @@ class Limits:
       patch: Latent positions of one token.
       row_tokens: Of a row in training. Canvases are no longer, as long as they hold three frames of tokens: longer rows
         are taken for these.
+      tokenizer: What makes text tokens.
       text_tokens: Of a prompt at most.
       window: Frames that are made at once at most; longer videos slide.
       overlap: Frames that a window keeps of the one before it; None: half of it.
@@ -53,6 +54,7 @@ class Limits:
     stride: shapes.Size
     patch: shapes.Size
     row_tokens: int
+    tokenizer: Tokenizer
     text_tokens: int
     window: int
     overlap: int | None
@@ -207,12 +209,11 @@ def read_job(request: Request, limits: Limits, read: Read = read_file) -> Job:
 
 def _texts(request: Request, limits: Limits) -> tuple[tuple[str, ...], str]:
     """Returns the prompts and the negative prompt, cleaned."""
-    prompts = tuple(check_prompt(prompt, limits.text_tokens) for prompt in request.prompt) or ("",)
+    tokenizer, most = limits.tokenizer, limits.text_tokens
+    prompts = tuple(check_prompt(prompt, tokenizer, max_tokens=most) for prompt in request.prompt) or ("",)
     negative = clean_caption(request.negative)
-    if count_tokens(negative) > limits.text_tokens:
-        raise UserError(
-            f"the negative prompt has {count_tokens(negative)} tokens and this model takes {limits.text_tokens}"
-        )
+    if (tokens := tokenizer.count(negative)) > most:
+        raise UserError(f"the negative prompt has {tokens} tokens and this model takes {most}")
     return prompts, negative
 
 

@@ -8,10 +8,10 @@ Letters: B rows, L tokens of a row, K text tokens of a row, S segments, n tokens
 """
 
 import dataclasses
+from typing import Protocol
 
 import numpy as np
 
-from sora_jax.models.text.bytes import TextConfig
 from sora_jax.models.transformer import PLACE_DIM, TransformerConfig
 
 # The backward pass multiplies by the transpose of each factor of the forward pass.
@@ -68,10 +68,23 @@ def _counts(segment_BL: np.ndarray, slots: int) -> np.ndarray:
     return counts.reshape(-1, slots)[:, 1:].astype(np.int64)
 
 
-def step_flops(config: TransformerConfig, text: TextConfig, *, patch_width: int, work: Work) -> float:
+class TextCost(Protocol):
+    """What a text encoder adds to a step."""
+
+    @property
+    def width(self) -> int:
+        """Of the vectors that it gives the transformer, one for each text token."""
+        ...
+
+    def flops(self, work: Work) -> float:
+        """Returns the FLOPs of one forward pass of what is trained of it; 0 where states are stored."""
+        ...
+
+
+def step_flops(config: TransformerConfig, text: TextCost, *, patch_width: int, work: Work) -> float:
     """Returns the model FLOPs of one training step, forward and backward, of the transformer and its text encoder."""
     forward = transformer_flops(config, text_dim=text.width, patch_width=patch_width, work=work)
-    return _FORWARD_AND_BACKWARD * (forward + text_flops(text, work))
+    return _FORWARD_AND_BACKWARD * (forward + text.flops(work))
 
 
 def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: int, work: Work) -> float:
@@ -92,9 +105,3 @@ def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: 
     if config.place_features:
         place = work.tokens * 2 * (2 * PLACE_DIM * width + width**2) + work.segments * 2 * text_dim * width
     return float(blocks + ends + text + levels + place)
-
-
-def text_flops(config: TextConfig, work: Work) -> float:
-    """Returns the FLOPs of one forward pass of the byte encoder."""
-    width = config.width
-    return float(config.depth * (work.text_tokens * 2 * 12 * width**2 + 4 * width * work.text_squares))

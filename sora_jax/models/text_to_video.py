@@ -1,37 +1,38 @@
 """The text-to-video model: a text encoder and the diffusion transformer, over packed rows.
 
-Shapes: B rows, L tokens, S segments, G = 2 S noise levels, K text tokens, Q bytes of a text token, P patch width.
+Shapes: B rows, L tokens, S segments, G = 2 S noise levels, K text tokens, J those of the empty text, E width of
+the text encoder, P patch width.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.data.packing.packs import empty_name, texts_of
 from sora_jax.diffusion import known
-from sora_jax.models.text.bytes import ByteEncoder, TextConfig
+from sora_jax.models.text.encoder import TextEncoder
 from sora_jax.models.transformer import Prediction, Reused, Transformer, TransformerConfig
 
 Pack = dict[str, jax.Array]
 
 
 class TextToVideo(nnx.Module):
-    """The text encoder and the transformer, trained together."""
+    """The text encoder, or what of it is trained, and the transformer."""
 
     def __init__(
         self,
         transformer: TransformerConfig,
-        text: TextConfig,
+        text: TextEncoder,
         *,
         patch_width: int,
-        bytes_per_token: int,
         rngs: nnx.Rngs,
     ):
-        self.text = ByteEncoder(text, bytes_per_token=bytes_per_token, remat=transformer.remat, rngs=rngs)
+        self.text = text.module(remat=transformer.remat, rngs=rngs)
         self.transformer = Transformer(transformer, patch_width=patch_width, text_dim=text.width, rngs=rngs)
 
     def encode_text(self, pack: Pack, dtype: jnp.dtype) -> jax.Array:
         """Returns text_BKE of a pack's captions."""
-        return self.text(pack["text_BKQ"], pack["text_segment_BK"], pack["text_position_BK"], dtype)
+        return self.text(pack, pack["text_segment_BK"], dtype)
 
     def predict(
         self,
@@ -70,7 +71,18 @@ def extents(pack: Pack) -> jax.Array:
     return known.per_token(extent_BS3, pack["segment_BL"])
 
 
-def without_caption(pack: Pack, dropped_BS: jax.Array) -> jax.Array:
-    """Returns text_segment_BK in which dropped segments keep their start token alone, the form of an empty caption."""
-    dropped_BK = known.per_token(dropped_BS, pack["text_segment_BK"]) & (pack["text_position_BK"] > 0)
-    return jnp.where(dropped_BK, 0, pack["text_segment_BK"])
+def without_caption(pack: Pack, dropped_BS: jax.Array) -> Pack:
+    """Returns the pack with the empty text in the place of dropped segments' captions; what is left over is hidden.
+
+    Where shards store nothing of texts, each begins as the empty one, so hiding the rest is enough. Stored arrays know
+    their whole text from the first token on: those that stay are replaced by those of the empty text.
+    """
+    position_BK = pack["text_position_BK"]
+    dropped_BK = known.per_token(dropped_BS, pack["text_segment_BK"])
+    empty = {name: pack[empty_name(name)] for name in texts_of(pack) if empty_name(name) in pack}
+    length = next(iter(empty.values())).shape[1] if empty else 1
+    shown = {**pack, "text_segment_BK": jnp.where(dropped_BK & (position_BK >= length), 0, pack["text_segment_BK"])}
+    for name, empty_BJE in empty.items():
+        place_BK1 = jnp.minimum(position_BK, length - 1)[..., None]
+        shown[name] = jnp.where(dropped_BK[..., None], jnp.take_along_axis(empty_BJE, place_BK1, axis=1), pack[name])
+    return shown

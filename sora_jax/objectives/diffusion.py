@@ -1,6 +1,6 @@
 """The diffusion objective over a pack: noise, known tokens, caption dropout, prediction, loss.
 
-Shapes: B rows, L tokens, S segments, G = 2 S noise levels, K text tokens, Q bytes of a text token, P patch width.
+Shapes: B rows, L tokens, S segments, G = 2 S noise levels, P patch width.
 """
 
 import dataclasses
@@ -68,15 +68,15 @@ def make_objective(
             known_sigma_BS=known.draw_known_level(known_level_key, segments, shares),
         )
         dropped_BS = jax.random.bernoulli(drop_key, config.caption_dropout, segments)
-        visible_BK = without_caption(pack, dropped_BS)
+        shown = without_caption(pack, dropped_BS)
         prediction = model.predict(
             given.tokens_BLP,
             pack,
             levels_BG=given.levels_BG,
             level_BL=given.level_BL,
             # Encoded from what stays visible, so that a dropped caption leaks through nothing.
-            text_BKE=model.encode_text({**pack, "text_segment_BK": visible_BK}, dtype),
-            text_segment_BK=visible_BK,
+            text_BKE=model.encode_text(shown, dtype),
+            text_segment_BK=shown["text_segment_BK"],
         )
         sigma_BL = known.token_level(given.levels_BG, given.level_BL)
         loss_BL = path.token_loss(

@@ -6,6 +6,7 @@ stopped goes on after the last chunk that it finished, and one over a heap that 
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sora_jax.data.fitting import Collection, Limits
 from sora_jax.data.shards.catalogue import write_catalogue
 from sora_jax.data.shards.prepared import Prepared, ShardWriter
 from sora_jax.data.sources.base import read_ahead
-from sora_jax.data.tokens import TOKENIZER, count_tokens, cut_caption
+from sora_jax.data.tokens import Tokenizer
 from sora_jax.models.codec import Codec
 
 
@@ -63,11 +64,11 @@ class Summary:
     cut_captions: int = 0
 
 
-def header(codec: Codec) -> dict[str, object]:
+def header(codec: Codec, tokenizer: Tokenizer) -> dict[str, object]:
     """Returns what the shards say they were made with."""
     return {
         "autoencoder": codec.fingerprint(),
-        "text_encoder": TOKENIZER,
+        **tokenizer.recipe,
         "latent_mean": codec.mean_C.tolist(),
         "latent_scale": codec.scale_C.tolist(),
         "strides": list(codec.stride[:2]),
@@ -96,8 +97,9 @@ def prepare(
       share: Of this process.
       progress: Called after each chunk with the number of clips, of the share, that are done.
     """
-    source, summary = collection.source, Summary()
-    with ShardWriter(directory, header=header(codec), name=share.name, records_per_shard=clips_per_shard) as writer:
+    source, tokenizer, summary = collection.source, collection.limits.tokenizer, Summary()
+    shards = {"header": header(codec, tokenizer), "tokenizer": tokenizer, "records_per_shard": clips_per_shard}
+    with ShardWriter(directory, name=share.name, **shards) as writer:
         own = share.of(len(source), chunk=clips_per_shard)
         todo = [index for index in own if (source.source_id(index), source.origin(index)) not in writer.done]
         summary.already_done = len(own) - len(todo)
@@ -146,7 +148,8 @@ class _Encoder:
         for size, members in self._waiting.items():
             # A rest is filled up with repeats, so that its size is not compiled for another batch.
             self._encode_batch(members, length=self._batch if size in self._common else len(members))
-        return [self._samples[index] for index in indices if index in self._samples]
+        samples = [self._samples[index] for index in indices if index in self._samples]
+        return _with_texts(samples, self._limits.tokenizer) if self._limits.tokenizer.stored else samples
 
     def _fit(self, index: int) -> Fitted | BadClip:
         """Returns a clip as it will be encoded, or why it cannot be."""
@@ -173,12 +176,13 @@ class _Encoder:
 
 def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: Limits, summary: Summary) -> Prepared:
     clip = fitted.clip
-    captions = tuple(cut_caption(caption, limits.max_text_tokens) for caption in clip.captions)
+    tokenizer = limits.tokenizer
+    captions = tuple(tokenizer.cut(caption, limits.max_text_tokens) for caption in clip.captions)
     summary.written += 1
     summary.trimmed_frames += fitted.trimmed_frames
     summary.scaled_down += fitted.scale < 1
     summary.cropped_over_2_percent += fitted.cut > LITTLE_CUT
-    summary.cut_captions += any(count_tokens(c) > limits.max_text_tokens for c in clip.captions)
+    summary.cut_captions += any(tokenizer.count(c) > limits.max_text_tokens for c in clip.captions)
     frames, height, width = clip.pixels_THWC.shape[:3]
     summary.frames_encoded += frames
     summary.frames_left_in_files += (clip.file_frames or frames) - frames
@@ -193,3 +197,11 @@ def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: Limits
         origin=origin,
         file_frames=clip.file_frames,
     )
+
+
+def _with_texts(samples: Sequence[Prepared], tokenizer: Tokenizer) -> list[Prepared]:
+    """Returns the samples with the arrays of their captions, which are encoded all at once."""
+    texts = iter(tokenizer.encode([caption for sample in samples for caption in sample.captions]))
+    return [
+        dataclasses.replace(sample, texts=tuple(itertools.islice(texts, len(sample.captions)))) for sample in samples
+    ]

@@ -33,8 +33,15 @@ _FREE = (
 )
 # Where the clips of a collection are: they may move, but must be the same.
 _PLACE = re.compile(r"(data|more_data\.(?P<name>[^.]+))\.(path|captions)")
+# Keys that came later, at the value that says what was done before: configs of older runs lack them.
+_LATER = {"text": {"encoder": "bytes"}}
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
 _MOST_LISTED = 5
+
+
+def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config, also of an earlier version, with the keys that came later."""
+    return with_optimizers({key: {**_LATER[key], **value} if key in _LATER else value for key, value in tree.items()})
 
 
 def moved(lines: Sequence[str], *, main: str) -> dict[str, str]:

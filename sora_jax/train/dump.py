@@ -40,8 +40,15 @@ def write(workdir: Workdir, stage: str, state: TrainState, bad: Told, *, names: 
     with Checkpointer(folder, _POLICY) as saver:
         data = {"step": before, "batch": bad.number, "names": names}
         saver.save(before, dataclasses.replace(state, step=step, unbroken=unbroken), data, workdir.config())
-    np.savez(_part(folder, before), allow_pickle=False, **bad.batch)
+    write_batch(folder, before, bad.batch)
     logging.warning("%s: what reproduces step %d is in %s: see sora_jax.replay --failed", stage, bad.done, folder)
+
+
+def write_batch(folder: Path, before: int, batch: HostBatch) -> None:
+    """Writes this process's part of the batch of the step after `before`."""
+    # npz knows no bfloat16, of which stored texts may be; float32 holds the same numbers.
+    plain = {name: value.astype(np.float32) if value.dtype.kind == "V" else value for name, value in batch.items()}
+    np.savez(_part(folder, before), allow_pickle=False, **plain)
 
 
 def read_batch(folder: Path, before: int) -> HostBatch:

@@ -85,7 +85,7 @@ class Workdir:
         """
         path = self.path / "config.json"
         known = self.config() if path.exists() else {}
-        new = changes.with_optimizers(json.loads(to_json(config)))
+        new = changes.completed(json.loads(to_json(config)))
         found = clips()
         if known:
             self._check(known, new, found, fresh_data=fresh_data)
@@ -130,7 +130,7 @@ class Workdir:
         """Returns the config of the run here; raises UserError if there is none."""
         if not (self.path / "config.json").exists():
             raise UserError(f"{self.path} holds no run (config.json is missing): train one, or correct --workdir")
-        return changes.with_optimizers(self.read_json("config.json"))
+        return changes.completed(self.read_json("config.json"))
 
     def checkpoints(self, stage: str) -> Path:
         """Returns the folder of a stage's checkpoints."""

@@ -1,1 +1,1 @@
-"""Floor 2: pixels, latents, patches, as pure functions."""
+"""Floor 1: pixels, latents, patches, as pure functions."""

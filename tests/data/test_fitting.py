@@ -6,9 +6,26 @@ import pytest
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.fitting import Collection, FittedSource, Limits
 from sora_jax.data.sources.base import fingerprint
+from sora_jax.data.tokens import BYTE_TOKENIZER
 
-LIMITS = Limits(stride=(4, 4, 4), min_tokens=1, max_tokens=24, max_frames=17, max_text_tokens=10, max_bad_share=0.5)
-SMALL = Limits(stride=(4, 4, 4), min_tokens=1, max_tokens=4, max_frames=1, max_text_tokens=10, max_bad_share=0.5)
+LIMITS = Limits(
+    stride=(4, 4, 4),
+    min_tokens=1,
+    max_tokens=24,
+    max_frames=17,
+    tokenizer=BYTE_TOKENIZER,
+    max_text_tokens=10,
+    max_bad_share=0.5,
+)
+SMALL = Limits(
+    stride=(4, 4, 4),
+    min_tokens=1,
+    max_tokens=4,
+    max_frames=1,
+    tokenizer=BYTE_TOKENIZER,
+    max_text_tokens=10,
+    max_bad_share=0.5,
+)
 
 
 class Clips:

@@ -10,9 +10,18 @@ from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.fitting import Limits
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.survey import Survey, draw_cut, measures, packing_of, reasons, survey
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.reports.data_page import write_page
 
-LIMITS = Limits(stride=(4, 8, 8), min_tokens=4, max_tokens=40, max_frames=9, max_text_tokens=10, max_bad_share=0.5)
+LIMITS = Limits(
+    stride=(4, 8, 8),
+    min_tokens=4,
+    max_tokens=40,
+    max_frames=9,
+    tokenizer=BYTE_TOKENIZER,
+    max_text_tokens=10,
+    max_bad_share=0.5,
+)
 SIZES = [(1, 32, 40), (6, 33, 36), (30, 64, 64), (3, 8, 8), (1, 16, 16)]
 
 

@@ -8,6 +8,7 @@ import pytest
 from sora_jax.core.config import to_json
 from sora_jax.data.shards.files import Prepared, read_words
 from sora_jax.data.shards.prepared import PreparedSet, ShardWriter
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.experiment.advice import _fall, advice, words_never_seen
 from sora_jax.experiment.settings import read_settings
 from sora_jax.reports.run_page import write_report
@@ -58,7 +59,7 @@ def workdir(toy_config, tmp_path):
 
 
 def write_clips(run, clips):
-    with ShardWriter(run.prepared(), header=HEADER, records_per_shard=3) as writer:
+    with ShardWriter(run.prepared(), header=HEADER, tokenizer=BYTE_TOKENIZER, records_per_shard=3) as writer:
         for index, clip in enumerate(clips):
             writer.add(prepared(index, *clip))
 

@@ -10,11 +10,17 @@ from hypothesis import strategies as st
 from sora_jax.core.errors import UserError
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.packing.plan import Budget
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.generate.canvas import Canvas, Turn, lay_out
 from sora_jax.video.patches import patchify
 
 LAYOUT = PackLayout(
-    budget=Budget(tokens=20, text_tokens=12, segments=4), patch=(1, 2, 2), channels=3, temporal_stride=4, time_rate=2.0
+    budget=Budget(tokens=20, text_tokens=12, segments=4),
+    patch=(1, 2, 2),
+    channels=3,
+    temporal_stride=4,
+    time_rate=2.0,
+    tokenizer=BYTE_TOKENIZER,
 )
 
 

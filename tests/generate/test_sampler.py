@@ -16,6 +16,7 @@ from sora_jax.core.sharding import param_shardings
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.packing.plan import Budget
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.diffusion import known, noise_levels
 from sora_jax.generate.canvas import Canvas, Turn, lay_out, longer_rows
 from sora_jax.generate.denoiser import SolverConfig, taken_over
@@ -32,7 +33,12 @@ AUTOENCODER = dataclasses.replace(
     small.AUTOENCODER, multipliers=(1,), space_down=(), time_down=(), channels=3, shortcuts=False
 )
 LAYOUT = PackLayout(
-    budget=Budget(tokens=24, text_tokens=16, segments=4), patch=(1, 1, 1), channels=3, temporal_stride=1, time_rate=2.0
+    budget=Budget(tokens=24, text_tokens=16, segments=4),
+    patch=(1, 1, 1),
+    channels=3,
+    temporal_stride=1,
+    time_rate=2.0,
+    tokenizer=BYTE_TOKENIZER,
 )
 SOLVER = SolverConfig(
     steps=3,
@@ -164,7 +170,7 @@ def test_one_step_from_pure_noise_is_the_guided_clean_prediction():
         ).tokens_BLP
 
     given = predict(pack["text_segment_BK"])
-    hidden = predict(without_caption(pack, jnp.ones((2, 4), bool)))
+    hidden = predict(without_caption(pack, jnp.ones((2, 4), bool))["text_segment_BK"])
     real = np.asarray(pack["segment_BL"]) > 0
     np.testing.assert_allclose(found[real], (hidden + 2 * (given - hidden))[real], atol=1e-4)
     assert np.abs(np.asarray(given - hidden))[real].max() > 1e-2, "the prompt is seen"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.generate.job import Job, Limits
 from sora_jax.generate.request import Request
 from sora_jax.generate.tasks import TASKS, VideoBuilder
@@ -16,6 +17,7 @@ LIMITS = Limits(
     stride=(STRIDE, 2, 2),
     patch=(1, 1, 1),
     row_tokens=64,
+    tokenizer=BYTE_TOKENIZER,
     text_tokens=24,
     window=13,
     overlap=5,

@@ -10,20 +10,31 @@ from hypothesis import strategies as st
 
 from sora_jax.core.tree import abstract_model, init_params, merge_model
 from sora_jax.models.text import bytes as bytes_encoder
-from sora_jax.models.text.bytes import NUM_BYTES, ByteEncoder, TextConfig
+from sora_jax.models.text.bytes import NUM_BYTES, ByteEncoder
+from sora_jax.models.text.encoder import TextConfig
 
 K, Q, WIDTH = 14, 4, 16
 
 
 def build(key):
-    return ByteEncoder(TextConfig(width=WIDTH, depth=2, heads=2), bytes_per_token=Q, remat="none", rngs=nnx.Rngs(key))
+    return ByteEncoder(
+        TextConfig(encoder="bytes", width=WIDTH, depth=2, heads=2, max_tokens=24),
+        bytes_per_token=Q,
+        remat="none",
+        rngs=nnx.Rngs(key),
+    )
+
+
+def encoded(structure, params, text_BKQ, segment_BK, position_BK, dtype):
+    pack = {"text_BKQ": text_BKQ, "text_position_BK": position_BK}
+    return merge_model(structure, params)(pack, segment_BK, jnp.dtype(dtype))
 
 
 def encode_in(dtype):
     @jax.jit
     def encode(params, text_BKQ, segment_BK, position_BK):
         structure, _, _ = abstract_model(build)
-        return merge_model(structure, params)(text_BKQ, segment_BK, position_BK, jnp.dtype(dtype))
+        return encoded(structure, params, text_BKQ, segment_BK, position_BK, dtype)
 
     return encode
 
@@ -129,7 +140,7 @@ def test_accelerators_spell_by_a_product_and_get_the_same(params, monkeypatch):
     structure, _, _ = abstract_model(build)
 
     def loss(params):
-        features = merge_model(structure, params)(*arrays, jnp.dtype(jnp.float32))
+        features = encoded(structure, params, *arrays, jnp.float32)
         return jnp.sum(jnp.sin(features)), features
 
     def both(params):

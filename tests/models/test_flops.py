@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_jax.core.tree import abstract_model, merge_model
-from sora_jax.models.flops import NO_WORK, step_flops, text_flops, transformer_flops, work_of
-from sora_jax.models.text.bytes import TextConfig
+from sora_jax.data.tokens import BYTES_PER_TOKEN
+from sora_jax.models.flops import NO_WORK, step_flops, transformer_flops, work_of
+from sora_jax.models.text.bytes import ByteText
+from sora_jax.models.text.encoder import TextConfig
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import TransformerConfig
 from tests import small
 
-B, L, K, P, Q = 2, 24, 6, 5, 4
-TEXT = TextConfig(width=16, depth=2, heads=2)
+B, L, K, P, Q = 2, 24, 6, 5, BYTES_PER_TOKEN
+TEXT = ByteText(TextConfig(encoder="bytes", width=16, depth=2, heads=2, max_tokens=24))
 
 
 def config(*, extras: bool) -> TransformerConfig:
@@ -45,9 +47,7 @@ def products(jaxpr) -> float:
 @pytest.mark.parametrize("extras", [False, True])
 def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras):
     shape = config(extras=extras)
-    structure, params, _ = abstract_model(
-        lambda key: TextToVideo(shape, TEXT, patch_width=P, bytes_per_token=Q, rngs=nnx.Rngs(key))
-    )
+    structure, params, _ = abstract_model(lambda key: TextToVideo(shape, TEXT, patch_width=P, rngs=nnx.Rngs(key)))
     pack = {
         "position_BL3": np.zeros((B, L, 3), np.float32),
         "segment_BL": np.ones((B, L), np.int32),
@@ -73,14 +73,14 @@ def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras):
 
     work = work_of(pack["segment_BL"], pack["text_segment_BK"])
     encoded = jax.eval_shape(text, params)
-    assert products(jax.make_jaxpr(text)(params).jaxpr) == text_flops(TEXT, work)
+    assert products(jax.make_jaxpr(text)(params).jaxpr) == TEXT.flops(work)
     counted = transformer_flops(shape, text_dim=TEXT.width, patch_width=P, work=work)
     # Queries and keys are turned with the help of a permutation, which asks for no arithmetic.
     turning = shape.depth * 2 * B * L * 2 * shape.width * (shape.width // shape.heads)
     found = products(jax.make_jaxpr(predict)(params, encoded).jaxpr) - turning
     # Sums over members and waves of a place are products in the program only.
     assert found == pytest.approx(counted, rel=0.02 if extras else 0)
-    assert step_flops(shape, TEXT, patch_width=P, work=work) == 3 * (counted + text_flops(TEXT, work))
+    assert step_flops(shape, TEXT, patch_width=P, work=work) == 3 * (counted + TEXT.flops(work))
 
 
 @given(

@@ -14,20 +14,22 @@ from hypothesis import strategies as st
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import spec
 from sora_jax.core.tree import abstract_model, init_params, merge_model
+from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.diffusion import known
 from sora_jax.models import transformer
-from sora_jax.models.text.bytes import TextConfig
+from sora_jax.models.text.bytes import ByteText
+from sora_jax.models.text.encoder import TextConfig
 from sora_jax.models.text_to_video import TextToVideo, without_caption
 from sora_jax.video import shapes
 from tests import small
 
-B, L, K, S, P, Q = 2, 40, 16, 3, 6, 4
+B, L, K, S, P, Q = 2, 40, 16, 3, 6, BYTES_PER_TOKEN
 CONFIG = dataclasses.replace(small.TRANSFORMER, width=32, mlp_width=48, frequency_dim=16, time_rate=1.0, remat="dots")
 
 
 def build(key):
-    text = TextConfig(width=16, depth=1, heads=2)
-    return TextToVideo(CONFIG, text, patch_width=P, bytes_per_token=Q, rngs=nnx.Rngs(key))
+    text = ByteText(TextConfig(encoder="bytes", width=16, depth=1, heads=2, max_tokens=24))
+    return TextToVideo(CONFIG, text, patch_width=P, rngs=nnx.Rngs(key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,14 +111,14 @@ def predict(model, pack, dtype):
     """Returns prediction_BLP, the way from a pack to the transformer as the objective takes it."""
     levels_BG = known.level_table(pack["sigma_BS"], pack["known_sigma_BS"])
     level_BL = known.level_index(pack["segment_BL"], pack["known_BL"], num_segments=pack["sigma_BS"].shape[1])
-    visible_BK = without_caption(pack, pack["dropped_BS"])
+    shown = without_caption(pack, pack["dropped_BS"])
     return model.predict(
         pack["tokens_BLP"],
         pack,
         levels_BG=levels_BG,
         level_BL=level_BL,
-        text_BKE=model.encode_text({**pack, "text_segment_BK": visible_BK}, dtype),
-        text_segment_BK=visible_BK,
+        text_BKE=model.encode_text(shown, dtype),
+        text_segment_BK=shown["text_segment_BK"],
     ).tokens_BLP
 
 

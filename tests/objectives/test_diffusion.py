@@ -12,6 +12,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.packing.packs import PackLayout, stack_rows
 from sora_jax.data.packing.plan import Budget
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.diffusion import known
 from sora_jax.models.text_to_video import extents, without_caption
 from sora_jax.models.transformer import Prediction
@@ -24,6 +25,7 @@ LAYOUT = PackLayout(
     channels=3,
     temporal_stride=4,
     time_rate=2.0,
+    tokenizer=BYTE_TOKENIZER,
 )
 ROWS = (
     (((2, 2, 2), 8.0, "a red circle"), ((1, 2, 3), 8.0, "blue")),
@@ -38,7 +40,9 @@ def make_pack(kept=slice(None)):
         row = LAYOUT.row()
         for number, (grid, fps, caption) in enumerate(clips):
             tokens = rng.normal(size=(np.prod(grid), 3)).astype(np.float32)
-            row.put(sample=number, grid=grid, fps=fps, caption=caption, tokens_LP=tokens, kept=kept)
+            row.put(
+                sample=number, grid=grid, fps=fps, text=BYTE_TOKENIZER.encode([caption])[0], tokens_LP=tokens, kept=kept
+            )
         rows.append(row)
     return {name: jnp.asarray(value) for name, value in stack_rows(rows).items()}
 
@@ -154,7 +158,7 @@ def test_known_tokens_are_nearly_clean():
 
 def test_a_dropped_caption_keeps_its_start_token_alone():
     dropped = jnp.array([[True, False, False, False], [False, True, True, False]])
-    visible = np.asarray(without_caption(PACK, dropped))
+    visible = np.asarray(without_caption(PACK, dropped)["text_segment_BK"])
     segment, position = np.asarray(PACK["text_segment_BK"]), np.asarray(PACK["text_position_BK"])
     hidden = np.zeros_like(segment, bool)
     hidden[0] = (segment[0] == 1) & (position[0] > 0)

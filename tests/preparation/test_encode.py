@@ -16,7 +16,7 @@ from sora_jax.data.fitting import Collection, Limits
 from sora_jax.data.shards.files import index_paths, read_index
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource
-from sora_jax.data.tokens import count_tokens
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.preparation.encode import Share, finish, header, prepare
 
 SIZES = [(1, 8, 8), (5, 8, 12), (1, 8, 8), (6, 16, 8), (1, 24, 24)]
@@ -68,7 +68,15 @@ class Source:
         return self.origins.get(index, "first")
 
 
-LIMITS = Limits(stride=(4, 4, 4), min_tokens=1, max_tokens=24, max_frames=None, max_text_tokens=10, max_bad_share=0.5)
+LIMITS = Limits(
+    stride=(4, 4, 4),
+    min_tokens=1,
+    max_tokens=24,
+    max_frames=None,
+    tokenizer=BYTE_TOKENIZER,
+    max_text_tokens=10,
+    max_bad_share=0.5,
+)
 
 
 def run(directory, source=None, codec=None, limits=LIMITS, **options):
@@ -118,7 +126,7 @@ def test_captions_are_cut_to_whole_words_and_a_missing_one_is_empty(whole):
     assert samples["clip000"].captions == ("a red circle", "short")
     assert samples["clip009"].captions == ("a red circle a red circle a red circle", "short")
     assert samples["clip004"].captions == ("",)
-    assert max(count_tokens(c) for sample in samples.values() for c in sample.captions) == 10
+    assert max(BYTE_TOKENIZER.count(c) for sample in samples.values() for c in sample.captions) == 10
 
 
 def test_weights_of_captions_come_with_them(tmp_path):
@@ -268,7 +276,7 @@ def test_shards_of_another_autoencoder_are_refused(whole):
 
 
 def test_the_header_says_what_the_shards_were_made_with():
-    made = header(Codec())
+    made = header(Codec(), BYTE_TOKENIZER)
     assert made["autoencoder"] == "a"
     assert made["strides"] == [4, 4]
     assert json.loads(json.dumps(made)) == made

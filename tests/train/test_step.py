@@ -16,6 +16,7 @@ from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.packing.packs import PackLayout, stack_rows
 from sora_jax.data.packing.plan import Budget
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.nn.linear import Linear
 from sora_jax.objectives import autoencoder as autoencoder_objective
@@ -52,6 +53,7 @@ LAYOUT = PackLayout(
     channels=4,
     temporal_stride=4,
     time_rate=2.0,
+    tokenizer=BYTE_TOKENIZER,
 )
 
 
@@ -68,7 +70,8 @@ def packs(seed):
         row = LAYOUT.row()
         for grid, kept in (((2, 2, 2), slice(number % 2, None)), ((1, 1 + number % 3, 2), slice(None))):
             tokens = rng.normal(size=(np.prod(grid), 4)).astype(np.float32)
-            row.put(sample=number, grid=grid, fps=8.0, caption="a red circle"[:number], tokens_LP=tokens, kept=kept)
+            (text,) = BYTE_TOKENIZER.encode(["a red circle"[:number]])
+            row.put(sample=number, grid=grid, fps=8.0, text=text, tokens_LP=tokens, kept=kept)
         rows.append(row)
     return stack_rows(rows)
 

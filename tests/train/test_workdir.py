@@ -64,6 +64,16 @@ def test_what_may_change_is_written_and_told(tmp_path, caplog):
         assert workdir.config()["stages"]["more"] == {"steps": 2}, "it has not begun"
 
 
+def test_a_run_whose_config_is_older_than_a_key_goes_on(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        workdir.claim(config(text={"width": 8}))
+        workdir.finish_stage("videos", {})
+        assert workdir.config()["text"] == {"encoder": "bytes", "width": 8}
+        workdir.claim(config(text={"width": 8, "encoder": "bytes"}))
+        with pytest.raises(UserError, match=r'belongs to another config \(text.encoder: "bytes" -> "words"\)'):
+            workdir.claim(config(text={"width": 8, "encoder": "words"}))
+
+
 def test_before_anything_is_made_all_may_change(tmp_path):
     with Workdir(tmp_path) as workdir:
         workdir.claim(config())

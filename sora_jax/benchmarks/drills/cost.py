@@ -54,6 +54,7 @@ def step_seconds(settings: Settings, bench: Bench) -> float:
         settings.packing,
         patch=transformer.patch,
         time_rate=transformer.time_rate,
+        tokenizer=settings.text_encoder.tokenizer,
         seed=0,
     )
     with rows.batches(threads=1) as batches:

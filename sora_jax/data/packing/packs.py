@@ -1,14 +1,16 @@
 """The pack: the one layout of rows that training, sampling and evaluation share.
 
-Letters: B rows, L tokens of a row, S segments of a row, K text tokens of a row, P patch width, Q bytes of a text token.
+Letters: B rows, L tokens of a row, S segments of a row, K text tokens of a row, P patch width, Q bytes of a text token,
+J text tokens of the empty text.
 
 A pack is a dict of numpy arrays, batch first:
   tokens_BLP        float32  patches of normalised latents, zero where padding
   position_BL3      float32  (time, row, column) of each token; time in seconds x `time_rate`, the rest in patches
   segment_BL        int32    1...S, 0 where padding
-  text_BKQ          int32    byte tokens of the captions (see `data/tokens.py`)
+  text_...          what the tokenizer makes of the captions (see `data/tokens.py`): text_BKQ, int32, of bytes
   text_segment_BK   int32    1...S, 0 where padding
   text_position_BK  int32    position within its caption
+  empty_...         the same of the empty text, (B, J, ...), for each text array that shards store
   grid_BS3          int32    (t, h, w) token grid of each segment, zero where absent
   time_step_BS      float32  distance in time position between neighbouring token frames, zero where absent
   sample_BS         int32    index in the prepared set (or of the request), -1 where absent
@@ -18,14 +20,17 @@ With token drop a segment holds some of the tokens of its grid, in their order a
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 
 from sora_jax.data.packing.plan import Budget
-from sora_jax.data.tokens import BYTES_PER_TOKEN, tokenize
+from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
 
 Pack = dict[str, np.ndarray]
+Array = TypeVar("Array")
 
 _ALL = slice(None)
 
@@ -40,6 +45,7 @@ class PackLayout:
       channels: Of the latent.
       temporal_stride: Frames of one latent frame after the first.
       time_rate: Time positions per second.
+      tokenizer: What makes text tokens.
     """
 
     budget: Budget
@@ -47,6 +53,7 @@ class PackLayout:
     channels: int
     temporal_stride: int
     time_rate: float
+    tokenizer: Tokenizer
 
     def row(self) -> "Row":
         """Returns an empty row."""
@@ -57,20 +64,24 @@ class Row:
     """One row being filled, clip after clip; `arrays` are those of a pack without their axis B."""
 
     def __init__(self, layout: PackLayout):
-        budget = layout.budget
+        budget, tokenizer = layout.budget, layout.tokenizer
         width = math.prod(layout.patch) * layout.channels
         self.layout = layout
         self.arrays: Pack = {
             "tokens_BLP": np.zeros((budget.tokens, width), np.float32),
             "position_BL3": np.zeros((budget.tokens, 3), np.float32),
             "segment_BL": np.zeros(budget.tokens, np.int32),
-            "text_BKQ": np.zeros((budget.text_tokens, BYTES_PER_TOKEN), np.int32),
+            **{name: np.zeros((budget.text_tokens, wide), dtype) for name, (wide, dtype) in tokenizer.arrays.items()},
             "text_segment_BK": np.zeros(budget.text_tokens, np.int32),
             "text_position_BK": np.zeros(budget.text_tokens, np.int32),
             "grid_BS3": np.zeros((budget.segments, 3), np.int32),
             "time_step_BS": np.zeros(budget.segments, np.float32),
             "sample_BS": np.full(budget.segments, -1, np.int32),
         }
+        if tokenizer.stored:
+            length = tokenizer.count("")
+            for name, (wide, dtype) in tokenizer.arrays.items():
+                self.arrays[empty_name(name)] = np.zeros((length, wide), dtype)
         self._token = self._text = self._slot = 0
 
     def put(
@@ -79,14 +90,14 @@ class Row:
         sample: int,
         grid: shapes.Size,
         fps: float,
-        caption: str,
+        text: Text,
         tokens_LP: np.ndarray | None,
         kept: np.ndarray | slice = _ALL,
     ) -> slice:
         """Adds a clip and returns where its tokens are; `tokens_LP` None leaves zeros to be filled by sampling.
 
-        Of the tokens on `grid` those numbered by `kept` are added, ascending. What is added must fit: planning has seen
-        to that.
+        `text` are the arrays of its caption. Of the tokens on `grid` those numbered by `kept` are added, ascending.
+        What is added must fit: planning has seen to that.
         """
         step = shapes.time_step(
             fps,
@@ -105,19 +116,35 @@ class Row:
         row["grid_BS3"][self._slot] = grid
         row["time_step_BS"][self._slot] = step
         row["sample_BS"][self._slot] = sample
-        self._put_caption(caption)
+        self._put_text(text)
         self._token = there.stop
         self._slot += 1
         return there
 
-    def _put_caption(self, caption: str) -> None:
-        text_KQ = tokenize(caption, max_tokens=self.layout.budget.text_tokens)
-        there = slice(self._text, self._text + len(text_KQ))
+    def put_empty(self, text: Text) -> None:
+        """Sets the arrays of the empty text."""
+        for name, array in text.items():
+            self.arrays[empty_name(name)][:] = array
+
+    def _put_text(self, text: Text) -> None:
+        length = len(next(iter(text.values())))
+        there = slice(self._text, self._text + length)
         assert there.stop <= self.layout.budget.text_tokens, there
-        self.arrays["text_BKQ"][there] = text_KQ
+        for name in self.layout.tokenizer.arrays:
+            self.arrays[name][there] = text[name]
         self.arrays["text_segment_BK"][there] = self._slot + 1
-        self.arrays["text_position_BK"][there] = np.arange(len(text_KQ))
+        self.arrays["text_position_BK"][there] = np.arange(length)
         self._text = there.stop
+
+
+def empty_name(name: str) -> str:
+    """Returns "empty_BKE" of "text_BKE": how a pack calls an array of the empty text."""
+    return f"empty_{name.removeprefix('text_')}"
+
+
+def texts_of(pack: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns what a pack holds of its texts."""
+    return {name: array for name, array in pack.items() if name.startswith("text_")}
 
 
 def stack_rows(rows: list[Row]) -> Pack:

@@ -13,11 +13,13 @@ from typing import Any
 import grain
 import numpy as np
 
-from sora_jax.core.errors import UserError
+from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.packing.packs import Pack, PackLayout
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan, choose_tokens
-from sora_jax.data.shards.prepared import PreparedSet
+from sora_jax.data.shards.files import EMPTY_TEXT_FILE
+from sora_jax.data.shards.prepared import Prepared, PreparedSet
+from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
 
@@ -103,9 +105,10 @@ class RowDataset:
 
     `plan` says which samples each row holds, `plan.rejected` which samples fit none. `patch` is (pt, ph, pw);
     `time_rate` is in time positions per second; `mix` and `weights_G`, of the directories of `prepared`, are those of
-    `make_pools`, `token_drop` is that of `RowPlan`. Thread safe.
+    `make_pools`, `token_drop` is that of `RowPlan`; `tokenizer` is the one that `prepared` was made with. Thread safe.
 
-    Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn.
+    Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn, `DataError` when the
+    empty text is not stored with the others.
     """
 
     def __init__(
@@ -115,11 +118,17 @@ class RowDataset:
         *,
         patch: shapes.Size,
         time_rate: float,
+        tokenizer: Tokenizer,
         seed: int,
         mix: Mapping[str, float] | None = None,
         weights_G: Sequence[float] | None = None,
         token_drop: tuple[float, float] = (0.0, 0.0),
     ):
+        if tokenizer.stored and prepared.empty_text is None:
+            raise DataError(
+                f"the prepared set holds the captions' states and not those of the empty text: {EMPTY_TEXT_FILE} is "
+                "missing; restore it from a copy, or run prepare, which writes it anew"
+            )
         self._prepared = prepared
         self._packing = packing
         self._layout = PackLayout(
@@ -128,6 +137,7 @@ class RowDataset:
             channels=prepared.header["channels"],
             temporal_stride=prepared.header["strides"][0],
             time_rate=time_rate,
+            tokenizer=tokenizer,
         )
         self._seed = seed
         self._mix = None if mix is None else {**mix, **({"collections": list(weights_G)} if weights_G else {})}
@@ -158,6 +168,8 @@ class RowDataset:
         """Returns row `number` >= 0: the arrays of a pack without their axis B."""
         planned = self.plan.row(number)
         row = self._layout.row()
+        if self._prepared.empty_text is not None:
+            row.put_empty(self._prepared.empty_text)
         patch = self._layout.patch
         columns = (planned.samples_S, planned.captions_S, planned.tokens_S, planned.draws_S)
         for index, caption, kept, draw in zip(*(column_S.tolist() for column_S in columns), strict=True):
@@ -168,11 +180,17 @@ class RowDataset:
                 sample=index,
                 grid=grid,
                 fps=sample.fps,
-                caption=sample.captions[caption],
+                text=self._text(sample, caption),
                 tokens_LP=patchify(sample.latent_THWC, patch),
                 kept=choose_tokens(shapes.count(grid), kept, seed=self._seed, draw=draw),
             )
         return row.arrays
+
+    def _text(self, sample: Prepared, caption: int) -> Text:
+        """Returns the arrays of one of a sample's captions: those that the shard has, or made of its words."""
+        if sample.texts is not None:
+            return sample.texts[caption]
+        return self._layout.tokenizer.encode([sample.captions[caption]])[0]
 
     def names(self, number: int) -> list[str]:
         """Returns what the samples of row `number` are called."""

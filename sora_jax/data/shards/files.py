@@ -1,20 +1,23 @@
 """What is in a directory of prepared shards: the files, their layout and their checks.
 
-Letters: N samples, M captions, T H W C latents.
+Letters: N samples, M captions, T H W C latents, k text tokens of a caption.
 
-  header.json                 what the latents were made with (see `HEADER_KEYS`)
+  header.json                 what the samples were made with (see `HEADER_KEYS`)
+  empty_text.bin              the stored arrays of the empty text, where the text encoder stores any
   NAME-00000.arrayrecord      one record a sample
   NAME-00000.index.npz        lengths, source ids, origins and checksums of a shard, and the words of its captions; one
                               without it does not exist
   NAME.skipped.jsonl          lines {"source_id", "origin", "reason"}
 
-A record is, little endian: uint32 crc32 of all that follows, uint32 length of the json, the json, and the
-bfloat16 bytes of the latent. Nothing is ever unpickled.
+A record is, little endian: uint32 crc32 of all that follows, uint32 length of the json, the json, the bfloat16 bytes of
+the latent, and those of the stored arrays of its captions; the empty text is a record of these alone. Nothing is ever
+unpickled. Format 2 is format 3 without anything stored of a text.
 """
 
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import struct
 import zipfile
@@ -27,23 +30,27 @@ import ml_dtypes
 import numpy as np
 
 from sora_jax.core.errors import DataError, StorageError, UserError
-from sora_jax.data.tokens import count_tokens
+from sora_jax.data.tokens import Text
 from sora_jax.data.words import words_of
 
-FORMAT = 2
+FORMAT = 3
+_READ_FORMATS = (2, FORMAT)
 HEADER_FILE = "header.json"
+EMPTY_TEXT_FILE = "empty_text.bin"
 SKIPPED_FILE = "skipped.jsonl"
-# What a header says, in words: fingerprints (of the autoencoder's weights, of the text tokenizer's name and
-# version), then lists of C floats, [temporal, spatial] strides, and C.
+# What a header says, in words: fingerprints (of the autoencoder's weights, of the text encoder's name and version, of a
+# file of text tokens where there is one), then lists of C floats, [temporal, spatial] strides, and C.
 _WORDS = {
     "autoencoder": "autoencoder",
     "text_encoder": "text encoder",
+    "tokenizer": "tokenizer",
     "latent_mean": "autoencoder's latent mean",
     "latent_scale": "autoencoder's latent scale",
     "strides": "autoencoder's strides",
     "channels": "autoencoder's channels",
 }
 HEADER_KEYS = frozenset(_WORDS)
+OPTIONAL_KEYS = frozenset({"tokenizer"})
 
 ClipKey = tuple[str, str]  # a clip's source id and origin
 
@@ -56,7 +63,8 @@ class Prepared:
     `pixel_shape` is the encoded clip's (frames, height, width), `trimmed_frames` how many were cut before
     that. `weights` says how often each caption is drawn; None: all alike. `origin` is the source's word for what
     the clip was made from (`data.sources.Source.origin`). `file_frames` are those of its file (`data.clips.Clip`),
-    which only the index keeps.
+    which only the index keeps. `texts` are the arrays of each caption, where the text encoder stores them
+    (`Tokenizer.stored`).
     """
 
     latent_THWC: np.ndarray
@@ -68,27 +76,29 @@ class Prepared:
     weights: tuple[float, ...] | None = None
     origin: str = ""
     file_frames: int | None = None
+    texts: tuple[Text, ...] | None = None
 
 
 def encode_record(sample: Prepared) -> bytes:
     """Returns the record of a sample; the latent is rounded to bfloat16."""
-    kept = (f.name for f in dataclasses.fields(sample) if f.name not in ("latent_THWC", "file_frames"))
-    known = {name: getattr(sample, name) for name in kept}
+    apart = ("latent_THWC", "texts", "file_frames")
+    known = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample) if f.name not in apart}
     if known["weights"] is None:
         del known["weights"]
-    header = json.dumps({**known, "latent_shape": sample.latent_THWC.shape}).encode()
+    known["latent_shape"] = sample.latent_THWC.shape
     latent = sample.latent_THWC.astype(ml_dtypes.bfloat16).tobytes()
-    body = struct.pack("<I", len(header)) + header + latent
-    return struct.pack("<I", zlib.crc32(body)) + body
+    if sample.texts is None:
+        return _sealed(known, latent)
+    return _sealed({**known, "texts": _shapes(sample.texts)}, latent + _bytes(sample.texts))
 
 
 def decode_record(record: bytes) -> Prepared:
     """Returns the sample of a record, its latent float32; raises `ValueError` when the checksum is wrong."""
-    if zlib.crc32(record[4:]) != checksum(record):
-        raise ValueError("its checksum does not match its contents")
-    start = 8 + struct.unpack_from("<I", record, 4)[0]
-    header = json.loads(record[8:start])
-    latent_THWC = np.frombuffer(record, ml_dtypes.bfloat16, offset=start).reshape(header.pop("latent_shape"))
+    header, start = _opened(record)
+    latent_THWC, start = _array(record, start, np.dtype(ml_dtypes.bfloat16), header["latent_shape"])
+    texts, end = _texts(header["texts"], record, start) if "texts" in header else (None, start)
+    if end != len(record):
+        raise ValueError(f"it has {len(record)} bytes, and {end} by its shapes")
     return Prepared(
         latent_THWC=latent_THWC.astype(np.float32),
         fps=header["fps"],
@@ -98,7 +108,49 @@ def decode_record(record: bytes) -> Prepared:
         trimmed_frames=header["trimmed_frames"],
         weights=tuple(header["weights"]) if "weights" in header else None,
         origin=header["origin"],
+        texts=texts,
     )
+
+
+def _sealed(header: Mapping[str, Any], arrays: bytes) -> bytes:
+    """Returns a record."""
+    text = json.dumps(header).encode()
+    body = struct.pack("<I", len(text)) + text + arrays
+    return struct.pack("<I", zlib.crc32(body)) + body
+
+
+def _opened(record: bytes) -> tuple[dict[str, Any], int]:
+    """Returns (json, where the arrays begin) of a record; raises `ValueError` when the checksum is wrong."""
+    if zlib.crc32(record[4:]) != checksum(record):
+        raise ValueError("its checksum does not match its contents")
+    start = 8 + struct.unpack_from("<I", record, 4)[0]
+    return json.loads(record[8:start]), start
+
+
+def _shapes(texts: Sequence[Text]) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
+    """Returns the dtype and the shape of every array."""
+    return [{name: (array.dtype.name, array.shape) for name, array in text.items()} for text in texts]
+
+
+def _bytes(texts: Sequence[Text]) -> bytes:
+    return b"".join(np.ascontiguousarray(array).tobytes() for text in texts for array in text.values())
+
+
+def _texts(shapes: Sequence[Mapping[str, Any]], record: bytes, start: int) -> tuple[tuple[Text, ...], int]:
+    """Returns the arrays, of these dtypes and shapes, whose bytes begin at `start`, and where they end."""
+    texts = []
+    for named in shapes:
+        text: Text = {}
+        for name, (dtype, shape) in named.items():
+            text[name], start = _array(record, start, np.dtype(dtype), shape)
+        texts.append(text)
+    return tuple(texts), start
+
+
+def _array(record: bytes, start: int, dtype: np.dtype, shape: Sequence[int]) -> tuple[np.ndarray, int]:
+    """Returns the array whose bytes begin at `start`, and where they end."""
+    end = start + math.prod(shape) * dtype.itemsize
+    return np.frombuffer(memoryview(record)[start:end], dtype).reshape(shape), end
 
 
 def checksum(record: bytes) -> int:
@@ -122,12 +174,12 @@ class Entry:
     file_frames: int | None
 
     @classmethod
-    def of(cls, sample: Prepared, *, crc: int) -> "Entry":
-        """Returns the entry of a sample whose record carries the checksum `crc`."""
+    def of(cls, sample: Prepared, *, crc: int, text_tokens: Sequence[int]) -> "Entry":
+        """Returns the entry of a sample; its record carries the checksum `crc`, its captions have so many tokens."""
         return cls(
             grid=sample.latent_THWC.shape[:3],
             fps=sample.fps,
-            text_tokens=tuple(map(count_tokens, sample.captions)),
+            text_tokens=tuple(text_tokens),
             weights=sample.weights or (1.0,) * len(sample.captions),
             trimmed_frames=sample.trimmed_frames,
             crc=crc,
@@ -234,9 +286,36 @@ def read_header(directory: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"
         ) from error
-    if header.pop("format", None) != FORMAT:
-        raise UserError(f"{path} is not of format {FORMAT}, the only one read here: prepare in a new --workdir")
+    if (found := header.pop("format", None)) not in _READ_FORMATS:
+        raise UserError(
+            f"{path} is of format {found}, and {' and '.join(map(str, _READ_FORMATS))} are read here: prepare in a new "
+            "--workdir"
+        )
     return header
+
+
+def write_empty_text(directory: Path, text: Text) -> None:
+    """Writes the stored arrays of the empty text, where no other process has."""
+    path = directory / EMPTY_TEXT_FILE
+    if not path.exists():
+        temporary = directory / f"{EMPTY_TEXT_FILE}.{os.getpid()}.tmp"
+        temporary.write_bytes(_sealed({"texts": _shapes([text])}, _bytes([text])))
+        commit(temporary, path)
+
+
+def read_empty_text(directory: Path) -> Text | None:
+    """Returns the stored arrays of the empty text; None where nothing of texts is stored; `DataError` on damage."""
+    path = directory / EMPTY_TEXT_FILE
+    if not path.exists():
+        return None
+    try:
+        record = path.read_bytes()
+        header, start = _opened(record)
+        return _texts(header["texts"], record, start)[0][0]
+    except (ValueError, TypeError, LookupError, OSError, struct.error) as error:
+        raise DataError(
+            f"{path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"
+        ) from error
 
 
 def check_same(directory: Path, header: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
@@ -244,9 +323,9 @@ def check_same(directory: Path, header: Mapping[str, Any], expect: Mapping[str, 
     assert expect.keys() <= HEADER_KEYS, expect.keys()
     asked = json.loads(json.dumps(dict(expect)))
     changes = [
-        f"the {words} changed from {header[key]} to {asked[key]}"
+        f"the {words} changed from {header.get(key, 'none')} to {asked[key]}"
         for key, words in _WORDS.items()
-        if key in asked and header[key] != asked[key]
+        if key in asked and header.get(key) != asked[key]
     ]
     if changes:
         raise UserError(

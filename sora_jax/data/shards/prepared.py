@@ -1,4 +1,4 @@
-"""Prepared shards: latents and captions of clips, written once and read by every stage.
+"""Prepared shards: latents and texts of clips, written once and read by every stage.
 
 Letters: N samples, M captions, T H W C latents. The files are described in `data/shards/files.py`.
 """
@@ -19,7 +19,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.shards import files
 from sora_jax.data.shards.catalogue import read_catalogue
-from sora_jax.data.shards.files import HEADER_KEYS, SKIPPED_FILE, ClipKey, Prepared, storage
+from sora_jax.data.shards.files import HEADER_KEYS, OPTIONAL_KEYS, SKIPPED_FILE, ClipKey, Prepared, storage
+from sora_jax.data.tokens import Tokenizer
 
 _DIGITS = "[0-9]" * 6
 
@@ -31,6 +32,8 @@ class ShardWriter:
     written again. `done` holds (source id, origin) of the clips that earlier writers of the directory (of any
     name) wrote or skipped: leave those out. Each process writes under its own `name`. As a context manager it
     commits the last shard on leaving, also when left by an exception, since every added record is complete.
+    `tokenizer` counts the captions' tokens; where it stores arrays, samples bring them, and the first writer adds those
+    of the empty text.
 
     Raises `UserError` when the directory holds shards made with something else, `StorageError` when the disk
     refuses, `DataError` when a latent is not finite.
@@ -41,15 +44,17 @@ class ShardWriter:
         directory: str | os.PathLike,
         *,
         header: Mapping[str, Any],
+        tokenizer: Tokenizer,
         name: str = "data",
         records_per_shard: int = 512,
     ):
-        assert header.keys() == HEADER_KEYS, sorted(header.keys() ^ HEADER_KEYS)
+        assert HEADER_KEYS - OPTIONAL_KEYS <= header.keys() <= HEADER_KEYS, sorted(header.keys() ^ HEADER_KEYS)
         assert records_per_shard > 0, records_per_shard
         self._directory = Path(directory)
         self._name = name
         self._records_per_shard = records_per_shard
         self._channels = header["channels"]
+        self._tokenizer = tokenizer
         self._entries: list[files.Entry] = []
         self._writer: ArrayRecordWriter | None = None
         with storage(self._directory):
@@ -58,6 +63,10 @@ class ShardWriter:
             for leftover in self._directory.glob(f"{name}-{_DIGITS}.*.tmp"):
                 leftover.unlink()
             files.end_last_line(self._skipped())
+        self._empty_text = tokenizer.encode([""])[0] if tokenizer.stored else None
+        if self._empty_text is not None:
+            with storage(self._directory):
+                files.write_empty_text(self._directory, self._empty_text)
         indices = self._directory.glob(f"{name}-{_DIGITS}.index.npz")
         numbers = [int(path.name.removeprefix(f"{name}-").split(".")[0]) for path in indices]
         self._number = 1 + max(numbers, default=-1)
@@ -78,11 +87,16 @@ class ShardWriter:
             raise DataError(f"the latent of {sample.source_id} is not finite: check the autoencoder")
         assert sample.weights is None or len(sample.weights) == len(sample.captions), sample.weights
         if not sample.captions:
-            sample = dataclasses.replace(sample, captions=("",), weights=None)
+            texts = None if self._empty_text is None else (self._empty_text,)
+            sample = dataclasses.replace(sample, captions=("",), weights=None, texts=texts)
+        lengths = list(map(self._tokenizer.count, sample.captions))
+        assert (sample.texts is not None) == self._tokenizer.stored, sample.source_id
+        for length, text in zip(lengths, sample.texts or (), strict=self._tokenizer.stored):
+            assert {len(array) for array in text.values()} == {length}, (sample.source_id, length)
         record = files.encode_record(sample)
         with storage(self._path("arrayrecord")):
             self._open_writer().write(record)
-        self._entries.append(files.Entry.of(sample, crc=files.checksum(record)))
+        self._entries.append(files.Entry.of(sample, crc=files.checksum(record), text_tokens=lengths))
         if len(self._entries) == self._records_per_shard:
             self.close()
 
@@ -125,7 +139,8 @@ class PreparedSet:
     """All samples in one or more directories of shards, by index; thread safe.
 
     The samples of a directory are those that its catalogue names, in that order; without a catalogue all in committed
-    shards, in the order of their names. `header` is what the shards were made with, the same in every directory.
+    shards, in the order of their names. `header` is what the shards were made with, the same in every directory, and
+    `empty_text` the stored arrays of the empty text, None where nothing of texts is stored.
     In the order of samples: `directory_N` int32 the number of the directory, `grid_N3` int32 latent sizes (t, h, w),
     `fps_N` float32, `trimmed_frames_N` int32, and of each caption `text_tokens_M` int32 and `weights_M` float64, those
     of sample i from `caption_start_N1[i]` up to `caption_start_N1[i + 1]`.
@@ -136,6 +151,7 @@ class PreparedSet:
 
     def __init__(self, *directories: str | os.PathLike):
         self.header = files.read_header(Path(directories[0]))
+        self.empty_text = files.read_empty_text(Path(directories[0]))
         self._shards: list[Path] = []
         parts = [self._list_samples(Path(directory)) for directory in directories]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -165,7 +181,7 @@ class PreparedSet:
 
     @classmethod
     def open(cls, directories: Sequence[str | os.PathLike], expect: Mapping[str, str]) -> "PreparedSet":
-        """Returns the set, if it was made with what `expect` says ("autoencoder", "text_encoder").
+        """Returns the set, if it was made with what `expect` says ("autoencoder", "text_encoder", "tokenizer").
 
         Fingerprints that `expect` leaves out are not compared. Raises `UserError` that names what changed.
         """
@@ -228,6 +244,8 @@ class PreparedSet:
         digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
         for array in (self._crc_N, self.grid_N3, self.text_tokens_M, self.caption_start_N1):
             digest.update(np.ascontiguousarray(array).tobytes())
+        for name, array in sorted((self.empty_text or {}).items()):
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def _reader(self, path: Path) -> ArrayRecordReader:

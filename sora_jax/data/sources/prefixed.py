@@ -5,7 +5,7 @@ import dataclasses
 from sora_jax.data.clips import Clip
 from sora_jax.data.sources.base import digest
 from sora_jax.data.sources.decoded import DecodedSource
-from sora_jax.data.tokens import clean_caption, count_tokens
+from sora_jax.data.tokens import Tokenizer, clean_caption
 
 
 class PrefixedSource:
@@ -53,13 +53,13 @@ class PrefixedSource:
         return dataclasses.replace(clip, captions=tuple(f"{self._prefix} {caption}" for caption in clip.captions))
 
 
-def prefix_faults(prefix: str | None, source: str, *, max_text_tokens: int) -> list[str]:
+def prefix_faults(prefix: str | None, source: str, tokenizer: Tokenizer, *, max_text_tokens: int) -> list[str]:
     """Returns what is wrong with a config's prefix for a kind of source and captions of so many tokens, in words."""
     if prefix is None:
         return []
     if source == "shapes":
         return ["prefix is for captions that are read: the source 'shapes' writes its own, set None"]
-    tokens = count_tokens(prefix)
+    tokens = tokenizer.count(prefix)
     if not 1 < tokens < max_text_tokens:
         return [
             f"prefix {prefix[:40]!r} has {tokens} text tokens, and text.max_tokens is {max_text_tokens}: it must have "

@@ -105,7 +105,8 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
         stage = self.of(run.settings, name)
-        expected = {key: str(value) for key, value in header(run.codec).items() if isinstance(value, str)}
+        made_with = header(run.codec, run.settings.text_encoder.tokenizer)
+        expected = {key: str(value) for key, value in made_with.items() if isinstance(value, str)}
         folders = [run.workdir.prepared(collection) for collection in run.settings.collections]
         stream = PackedBatches(
             PreparedSet.open(folders, expected),
@@ -123,7 +124,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         transformer, packing = settings.transformer, settings.packing
         accumulate = self.of(settings, name).accumulate
         work = work_of_rows(settings, segment_tokens=segment_tokens)
-        asked = flops.step_flops(transformer, settings.text.encoder(), patch_width=settings.patch_width, work=work)
+        asked = flops.step_flops(transformer, settings.text_encoder, patch_width=settings.patch_width, work=work)
         again = asked / 3 if transformer.remat in ("full", "offload") else 0.0
         if transformer.remat == "attention":
             again = asked / 3 - transformer.depth * 4 * transformer.width * (work.pairs + work.text_pairs)

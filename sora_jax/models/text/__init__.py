@@ -1,1 +1,18 @@
-"""Text encoders."""
+"""Text encoders: a table by the names that a config gives them. A further one is a module here and a row."""
+
+from collections.abc import Callable
+
+from sora_jax.core.errors import UserError
+from sora_jax.models.text.bytes import ByteText
+from sora_jax.models.text.encoder import TextConfig, TextEncoder
+
+ENCODERS: dict[str, Callable[[TextConfig], TextEncoder]] = {
+    "bytes": ByteText,
+}
+
+
+def build_encoder(config: TextConfig) -> TextEncoder:
+    """Returns the text encoder that a config asks for; raises UserError where there is none of that name."""
+    if config.encoder not in ENCODERS:
+        raise UserError(f"text.encoder {config.encoder!r} is none of {', '.join(ENCODERS)}")
+    return ENCODERS[config.encoder](config)

@@ -3,14 +3,15 @@
 Shapes: B rows, K text tokens, Q bytes of a text token, D width of the encoder.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import constrain, constrain_row_major
+from sora_jax.data.tokens import BYTE_TOKENIZER, BYTES_PER_TOKEN
+from sora_jax.models.flops import Work
+from sora_jax.models.text.encoder import TextConfig
 from sora_jax.nn.activation import gelu
 from sora_jax.nn.attention import attend
 from sora_jax.nn.embed import sinusoid
@@ -22,13 +23,23 @@ from sora_jax.nn.stack import scan_blocks, stack_blocks
 NUM_BYTES = 257
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """Shape of the byte encoder: model width, number of blocks, attention heads."""
+class ByteText:
+    """The byte encoder of a config; see `models.text.encoder.TextEncoder`."""
 
-    width: int
-    depth: int
-    heads: int
+    tokenizer = BYTE_TOKENIZER
+
+    def __init__(self, config: TextConfig):
+        self._config = config
+        self.width = config.width
+
+    def flops(self, work: Work) -> float:
+        """Returns the FLOPs of one forward pass."""
+        width = self.width
+        return float(self._config.depth * (work.text_tokens * 2 * 12 * width**2 + 4 * width * work.text_squares))
+
+    def module(self, *, remat: str, rngs: nnx.Rngs) -> "ByteEncoder":
+        """Returns the encoder with fresh parameters."""
+        return ByteEncoder(self._config, bytes_per_token=BYTES_PER_TOKEN, remat=remat, rngs=rngs)
 
 
 class TextBlock(nnx.Module):
@@ -70,17 +81,16 @@ class ByteEncoder(nnx.Module):
         self.norm = RMSNorm(config.width)
         self.remat = remat
 
-    def __call__(
-        self, text_BKQ: jax.Array, segment_BK: jax.Array, position_BK: jax.Array, dtype: jnp.dtype
-    ) -> jax.Array:
+    def __call__(self, pack: dict[str, jax.Array], segment_BK: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Returns text_BKD in `dtype`.
 
         Args:
-          text_BKQ: int32, byte + 1 by slot, 0 for an empty slot; a piece of only zeros starts a caption.
+          pack: Of it text_BKQ, int32, byte + 1 by slot, 0 for an empty slot (a piece of only zeros starts a caption),
+            and text_position_BK, int32, the position inside the caption.
           segment_BK: int32 segment of each text token, 0 for padding.
-          position_BK: int32 position inside the caption.
           dtype: Of the computation and the result.
         """
+        text_BKQ, position_BK = pack["text_BKQ"], pack["text_position_BK"]
         x = self._spelled(text_BKQ)
         is_start = jnp.all(text_BKQ == 0, axis=-1, keepdims=True)
         x = jnp.where(is_start, self.start[...], x) + sinusoid(position_BK, x.shape[-1], max_period=1_000.0)

@@ -5,14 +5,25 @@ import pytest
 
 from sora_jax.data.packing.packs import PackLayout, stack_rows
 from sora_jax.data.packing.plan import Budget
-from sora_jax.data.tokens import tokenize
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.video import shapes
 
 LAYOUT = PackLayout(
-    budget=Budget(tokens=12, text_tokens=7, segments=3), patch=(1, 2, 1), channels=3, temporal_stride=4, time_rate=2.0
+    budget=Budget(tokens=12, text_tokens=7, segments=3),
+    patch=(1, 2, 1),
+    channels=3,
+    temporal_stride=4,
+    time_rate=2.0,
+    tokenizer=BYTE_TOKENIZER,
 )
-FIRST = {"sample": 7, "grid": (2, 1, 3), "fps": 8.0, "caption": "a red circle"}
-SECOND = {"sample": 2, "grid": (1, 2, 2), "fps": 4.0, "caption": ""}
+
+
+def text(caption):
+    return BYTE_TOKENIZER.encode([caption])[0]
+
+
+FIRST = {"sample": 7, "grid": (2, 1, 3), "fps": 8.0, "text": text("a red circle")}
+SECOND = {"sample": 2, "grid": (1, 2, 2), "fps": 4.0, "text": text("")}
 
 
 def tokens(grid, value):
@@ -54,7 +65,7 @@ def test_captions_lie_one_after_the_other_each_from_its_start_token():
     arrays = filled()[0].arrays
     assert arrays["text_segment_BK"].tolist() == [1, 1, 1, 1, 2, 0, 0]
     assert arrays["text_position_BK"].tolist() == [0, 1, 2, 3, 0, 0, 0]
-    np.testing.assert_array_equal(arrays["text_BKQ"][:4], tokenize("a red circle", max_tokens=9))
+    np.testing.assert_array_equal(arrays["text_BKQ"][:4], text("a red circle")["text_BKQ"])
     np.testing.assert_array_equal(arrays["text_BKQ"][4:], 0)
 
 
@@ -78,7 +89,7 @@ def test_of_a_clip_only_kept_tokens_are_added_with_their_own_positions():
         np.testing.assert_array_equal(thin.arrays[name], whole.arrays[name])
 
 
-@pytest.mark.parametrize("clip", [SECOND | {"grid": (1, 1, 3)}, SECOND | {"grid": (1, 1, 1), "caption": "a b c"}])
+@pytest.mark.parametrize("clip", [SECOND | {"grid": (1, 1, 3)}, SECOND | {"grid": (1, 1, 1), "text": text("a b c")}])
 def test_what_does_not_fit_is_a_fault_of_the_plan(clip):
     row, _ = filled()
     with pytest.raises(AssertionError):

@@ -11,7 +11,7 @@ import pytest
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.packing.pipeline import PackingConfig, RowDataset, check_resume, make_pools
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
-from sora_jax.data.tokens import BYTES_PER_TOKEN, tokenize
+from sora_jax.data.tokens import BYTE_TOKENIZER, BYTES_PER_TOKEN
 
 HEADER = {
     "autoencoder": "a1",
@@ -44,14 +44,15 @@ def make_sample(number):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     directory = tmp_path_factory.mktemp("prepared")
-    with ShardWriter(directory, header=HEADER, records_per_shard=15) as writer:
+    with ShardWriter(directory, header=HEADER, tokenizer=BYTE_TOKENIZER, records_per_shard=15) as writer:
         for number in range(SAMPLES):
             writer.add(make_sample(number))
     return PreparedSet(directory)
 
 
 def make_rows(prepared, *, packing=PACKING, seed=0, mix=None, patch=PATCH, drop=(0.0, 0.0)):
-    return RowDataset(prepared, packing, patch=patch, time_rate=TIME_RATE, seed=seed, mix=mix, token_drop=drop)
+    options = {"patch": patch, "time_rate": TIME_RATE, "tokenizer": BYTE_TOKENIZER, "seed": seed}
+    return RowDataset(prepared, packing, **options, mix=mix, token_drop=drop)
 
 
 def take(rows, count, **kwargs):
@@ -80,7 +81,7 @@ def slow_row(rows, prepared, number):
                     tokens.append(block.reshape(-1))
                     positions.append([t * 4 / sample.fps * TIME_RATE, h, w])
                     segments.append(slot + 1)
-        for place, token_Q in enumerate(tokenize(sample.captions[caption], max_tokens=1000)):
+        for place, token_Q in enumerate(BYTE_TOKENIZER.encode([sample.captions[caption]])[0]["text_BKQ"]):
             text.append((token_Q, slot + 1, place))
     return tokens, positions, segments, text, planned
 
@@ -275,11 +276,17 @@ def test_weights_share_each_kind_out_among_the_collections_that_have_it(prepared
 
 def test_rows_are_drawn_from_several_directories_by_weight(tmp_path):
     for name, numbers in (("few", range(4)), ("many", range(4, 40))):
-        with ShardWriter(tmp_path / name, header=HEADER) as writer:
+        with ShardWriter(tmp_path / name, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer:
             for number in numbers:
                 writer.add(make_sample(number))
     prepared = PreparedSet(tmp_path / "few", tmp_path / "many")
-    options = {"patch": PATCH, "time_rate": TIME_RATE, "seed": 0, "mix": {"images": 0.5, "videos": 0.5}}
+    options = {
+        "patch": PATCH,
+        "time_rate": TIME_RATE,
+        "tokenizer": BYTE_TOKENIZER,
+        "seed": 0,
+        "mix": {"images": 0.5, "videos": 0.5},
+    }
     even = RowDataset(prepared, PACKING, weights_G=[1.0, 1.0], **options)
     samples = np.concatenate([even.plan.row(number).samples_S for number in range(200)])
     assert (samples < 4).mean() == pytest.approx(0.5, abs=0.05)
@@ -327,7 +334,7 @@ def test_a_packing_of_nothing_is_refused():
 
 
 def test_a_damaged_record_ends_the_batches_with_its_name(tmp_path):
-    with ShardWriter(tmp_path, header=HEADER) as writer:
+    with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer:
         for number in range(4):
             writer.add(make_sample(number))
     path = tmp_path / "data-000000.arrayrecord"
@@ -366,7 +373,7 @@ def test_resume_refuses_a_changed_field_with_old_and_new_value(prepared, field, 
 
 
 def test_resume_refuses_another_data_set(prepared, tmp_path):
-    with ShardWriter(tmp_path, header=HEADER) as writer:
+    with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer:
         for number in range(SAMPLES - 1):
             writer.add(make_sample(number))
     saved, changed = make_rows(prepared).fingerprint(), make_rows(PreparedSet(tmp_path)).fingerprint()

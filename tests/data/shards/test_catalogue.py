@@ -11,6 +11,7 @@ from sora_jax.core.errors import DataError
 from sora_jax.data.shards.catalogue import read_catalogue, write_catalogue
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.base import fingerprint
+from sora_jax.data.tokens import BYTE_TOKENIZER
 
 HEADER = {
     "autoencoder": "a1",
@@ -56,7 +57,7 @@ def sample(name, origin):
 
 
 def write(directory, clips, *, name="data", shard=2):
-    with ShardWriter(directory, header=HEADER, name=name, records_per_shard=shard) as writer:
+    with ShardWriter(directory, header=HEADER, tokenizer=BYTE_TOKENIZER, name=name, records_per_shard=shard) as writer:
         for clip in clips:
             writer.add(sample(*clip))
 
@@ -82,7 +83,7 @@ def test_samples_come_in_the_order_of_the_source_whoever_wrote_them(tmp_path):
 
 def test_of_a_heap_that_changed_only_what_is_there_now_counts(tmp_path):
     write(tmp_path, [("a", "x"), ("b", "x"), ("c", "x")])
-    with ShardWriter(tmp_path, header=HEADER) as writer:
+    with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer:
         writer.skip(("d", "x"), "it is torn")
         writer.skip(("e", "x"), "it is too short")
     write(tmp_path, [("b", "y"), ("d", "y")])

@@ -51,6 +51,47 @@ def test_any_flipped_bit_of_a_record_is_noticed(data):
         decode_record(bytes(record))
 
 
+def stored(*lengths):
+    rng = np.random.default_rng(1)
+    return tuple(
+        {"text_BKE": rng.normal(size=(k, 3)).astype(ml_dtypes.bfloat16), "text_BKN": np.full((k, 1), k, np.int32)}
+        for k in lengths
+    )
+
+
+def test_a_record_holds_what_is_stored_of_each_caption_at_its_own_length():
+    sample = dataclasses.replace(make_sample(), texts=stored(5, 2))
+    record = encode_record(sample)
+    read = decode_record(record)
+    np.testing.assert_array_equal(read.latent_THWC, decode_record(encode_record(make_sample())).latent_THWC)
+    assert read.texts is not None
+    for found, expected in zip(read.texts, stored(5, 2), strict=True):
+        assert {name: array.dtype for name, array in found.items()} == {
+            "text_BKE": ml_dtypes.bfloat16,
+            "text_BKN": np.int32,
+        }
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
+    longer = encode_record(dataclasses.replace(sample, texts=stored(6, 2)))
+    assert len(longer) == len(record) + 3 * 2 + 4, "no caption is padded"
+
+
+def test_the_empty_text_is_written_once_and_noticed_when_damaged(tmp_path):
+    assert files.read_empty_text(tmp_path) is None
+    (first,), (second,) = stored(1), stored(2)
+    files.write_empty_text(tmp_path, first)
+    files.write_empty_text(tmp_path, second)
+    found = files.read_empty_text(tmp_path)
+    assert found is not None
+    np.testing.assert_array_equal(found["text_BKE"], first["text_BKE"])
+    path = tmp_path / files.EMPTY_TEXT_FILE
+    contents = path.read_bytes()
+    for damaged in (contents[:-1], b"", contents[:20] + b"x" + contents[21:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"empty_text\.bin is damaged"):
+            files.read_empty_text(tmp_path)
+
+
 def test_the_header_is_read_back_and_a_second_writer_must_agree(tmp_path):
     files.write_header(tmp_path, HEADER)
     assert files.read_header(tmp_path)["strides"] == [4, 8]
@@ -64,7 +105,7 @@ def test_a_header_of_another_format_or_damaged_is_refused(tmp_path):
         files.read_header(tmp_path)
     path = tmp_path / files.HEADER_FILE
     path.write_text('{"format": 0}')
-    with pytest.raises(UserError, match="format 2"):
+    with pytest.raises(UserError, match="is of format 0, and 2 and 3 are read here"):
         files.read_header(tmp_path)
     path.write_text('{"format": ')
     with pytest.raises(DataError, match=r"header\.json is damaged"):
@@ -73,7 +114,7 @@ def test_a_header_of_another_format_or_damaged_is_refused(tmp_path):
 
 def test_a_damaged_index_is_named(tmp_path):
     path = tmp_path / "data-000000.index.npz"
-    files.write_index(path, [files.Entry.of(make_sample(), crc=1)])
+    files.write_index(path, [files.Entry.of(make_sample(), crc=1, text_tokens=[4, 4])])
     assert files.read_index(path)["text_tokens_M"].tolist() == [4, 4]
     contents = path.read_bytes()
     for damaged in (contents[:-30], b"", contents.replace(b"\x02\x00\x00\x00\x03\x00\x00\x00", b"\x09" * 8)):

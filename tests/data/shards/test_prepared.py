@@ -12,12 +12,13 @@ import zlib
 import ml_dtypes
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.shards import files
 from sora_jax.data.shards.files import read_skipped
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
-from sora_jax.data.tokens import count_tokens
+from sora_jax.data.tokens import BYTE_TOKENIZER
 
 HEADER = {
     "autoencoder": "a1",
@@ -44,14 +45,14 @@ def make_sample(number):
 
 
 def write(directory, numbers, **kwargs):
-    with ShardWriter(directory, header=HEADER, **kwargs) as writer:
+    with ShardWriter(directory, header=HEADER, tokenizer=BYTE_TOKENIZER, **kwargs) as writer:
         for number in numbers:
             writer.add(make_sample(number))
 
 
 def test_weights_of_captions_are_kept_and_are_one_without(tmp_path):
     weighted = dataclasses.replace(make_sample(2), weights=(0.5, 3.0))
-    with ShardWriter(tmp_path, header=HEADER, records_per_shard=2) as writer:
+    with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER, records_per_shard=2) as writer:
         for sample in (weighted, make_sample(4), make_sample(3)):
             writer.add(sample)
     prepared = PreparedSet(tmp_path)
@@ -63,7 +64,7 @@ def test_a_fingerprint_is_of_what_the_records_hold_not_of_their_lengths_alone(tm
     sample = make_sample(1)
     samples = {"one": sample, "same": sample, "other": dataclasses.replace(sample, latent_THWC=-sample.latent_THWC)}
     for name, held in samples.items():
-        with ShardWriter(tmp_path / name, header=HEADER) as writer:
+        with ShardWriter(tmp_path / name, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer:
             writer.add(held)
     one, same, other = (PreparedSet(tmp_path / name).fingerprint() for name in samples)
     assert one == same != other
@@ -83,7 +84,7 @@ def test_a_set_returns_normalised_samples_and_their_lengths(tmp_path):
         assert sample.source_id == expected.source_id
         assert sample.captions == (expected.captions or ("",))
         assert tuple(prepared.grid_N3[number]) == expected.latent_THWC.shape[:3]
-        assert prepared.text_lengths[number] == [count_tokens(caption) for caption in sample.captions]
+        assert prepared.text_lengths[number] == [BYTE_TOKENIZER.count(caption) for caption in sample.captions]
         assert prepared.fps_N[number] == expected.fps
         assert prepared.trimmed_frames_N[number] == expected.trimmed_frames
     assert prepared.header == HEADER
@@ -106,13 +107,13 @@ def test_reading_from_many_threads_gives_the_same_samples(tmp_path):
 
 
 def test_an_interrupted_writer_continues(tmp_path):
-    writer = ShardWriter(tmp_path, header=HEADER, records_per_shard=3)
+    writer = ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER, records_per_shard=3)
     writer.skip(("clip 0", "first"), "too dark")
     for number in range(1, 6):
         writer.add(make_sample(number))
     # The writer vanishes: its second shard holds two records and was never committed.
     assert PreparedSet(tmp_path).text_lengths == [[6], [6, 6], [1]]
-    again = ShardWriter(tmp_path, header=HEADER, records_per_shard=3)
+    again = ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER, records_per_shard=3)
     assert again.done == {(f"clip {number}", "first") for number in range(4)}
     assert not list(tmp_path.glob("*.tmp"))
     with again:
@@ -128,8 +129,9 @@ def test_a_killed_writer_leaves_only_whole_shards(tmp_path):
 import os, signal
 import numpy as np
 from sora_jax.data.shards.prepared import Prepared, ShardWriter
+from sora_jax.data.tokens import BYTE_TOKENIZER
 {inspect.getsource(make_sample)}
-writer = ShardWriter({str(tmp_path)!r}, header={HEADER!r}, records_per_shard=2)
+writer = ShardWriter({str(tmp_path)!r}, header={HEADER!r}, tokenizer=BYTE_TOKENIZER, records_per_shard=2)
 for number in range(5):
     writer.add(make_sample(number))
 writer.skip(("clip 9", "first"), "not a video")
@@ -137,7 +139,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     ended = subprocess.run([sys.executable, "-c", program], cwd=os.getcwd(), check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert ShardWriter(tmp_path, header=HEADER).done == {(f"clip {number}", "first") for number in (0, 1, 2, 3, 9)}
+    assert ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER).done == {
+        (f"clip {number}", "first") for number in (0, 1, 2, 3, 9)
+    }
     assert len(PreparedSet(tmp_path)) == 4
 
 
@@ -151,9 +155,9 @@ def test_a_shard_without_its_index_does_not_exist_and_is_written_over(tmp_path):
 
 
 def test_processes_write_side_by_side_and_leave_each_others_files_alone(tmp_path):
-    first = ShardWriter(tmp_path, header=HEADER, name="data")
+    first = ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER, name="data")
     first.add(make_sample(1))
-    with ShardWriter(tmp_path, header=HEADER, name="data-1") as second:
+    with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER, name="data-1") as second:
         second.add(make_sample(2))
     first.close()
     prepared = PreparedSet(tmp_path)
@@ -162,7 +166,7 @@ def test_processes_write_side_by_side_and_leave_each_others_files_alone(tmp_path
 
 def test_records_added_before_an_exception_are_kept(tmp_path):
     def stop_after_one():
-        with ShardWriter(tmp_path, header=HEADER) as writer:
+        with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer:
             writer.add(make_sample(1))
             raise KeyboardInterrupt
 
@@ -172,11 +176,11 @@ def test_records_added_before_an_exception_are_kept(tmp_path):
 
 
 def test_a_line_torn_by_a_kill_swallows_no_other_skipped_clip(tmp_path):
-    ShardWriter(tmp_path, header=HEADER).skip(("a", "first"), "no video stream")
+    ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER).skip(("a", "first"), "no video stream")
     path = tmp_path / "data.skipped.jsonl"
     with path.open("a") as file:
         file.write('{"source_id": "b", "rea')
-    ShardWriter(tmp_path, header=HEADER).skip(("c", "first"), "too short")
+    ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER).skip(("c", "first"), "too short")
     assert read_skipped(tmp_path) == {("a", "first"): "no video stream", ("c", "first"): "too short"}
     line = path.read_text().splitlines()[0]
     assert json.loads(line) == {"source_id": "a", "origin": "first", "reason": "no video stream"}
@@ -234,7 +238,56 @@ def test_a_mismatch_is_refused_by_name_with_old_and_new(tmp_path, key, words):
     for other in {"autoencoder", "text encoder"} - {words}:
         assert f"the {other} changed" not in str(refusal.value)
     with pytest.raises(UserError, match=message):
-        ShardWriter(tmp_path, header={**HEADER, key: "other"})
+        ShardWriter(tmp_path, header={**HEADER, key: "other"}, tokenizer=BYTE_TOKENIZER)
+
+
+def write_version_2(directory, numbers):
+    """Writes a shard as format 2 was written, every byte by hand."""
+    samples, crcs = [make_sample(number) for number in numbers], []
+    (directory / "header.json").write_text(json.dumps({"format": 2, **HEADER}, indent=2) + "\n")
+    writer = ArrayRecordWriter(str(directory / "data-000000.arrayrecord"), "group_size:1,uncompressed")
+    for one in samples:
+        known = {"fps": one.fps, "captions": one.captions or ("",), "source_id": one.source_id}
+        known |= {"pixel_shape": one.pixel_shape, "trimmed_frames": one.trimmed_frames, "origin": one.origin}
+        text = json.dumps({**known, "latent_shape": one.latent_THWC.shape}).encode()
+        body = struct.pack("<I", len(text)) + text + one.latent_THWC.astype(ml_dtypes.bfloat16).tobytes()
+        crcs.append(zlib.crc32(body))
+        writer.write(struct.pack("<I", crcs[-1]) + body)
+    writer.close()
+    lengths = [BYTE_TOKENIZER.count(caption) for one in samples for caption in one.captions or ("",)]
+    np.savez(
+        directory / "data-000000.index.npz",
+        grid_N3=np.array([one.latent_THWC.shape[:3] for one in samples], np.int32),
+        fps_N=np.array([one.fps for one in samples], np.float32),
+        captions_N=np.array([max(1, len(one.captions)) for one in samples], np.int32),
+        text_tokens_M=np.array(lengths, np.int32),
+        weights_M=np.ones(len(lengths)),
+        trimmed_frames_N=np.array([one.trimmed_frames for one in samples], np.int32),
+        crc_N=np.array(crcs, np.uint32),
+        made_from=np.frombuffer(json.dumps([[one.source_id, one.origin] for one in samples]).encode(), np.uint8),
+    )
+
+
+def test_format_2_is_read_and_written_on(tmp_path):
+    (tmp_path / "old").mkdir()
+    write_version_2(tmp_path / "old", range(4))
+    write(tmp_path / "new", range(4))
+    old, new = PreparedSet(tmp_path / "old"), PreparedSet(tmp_path / "new")
+    assert json.loads((tmp_path / "new/header.json").read_text())["format"] == 3
+    assert old.fingerprint() == new.fingerprint(), "a run that was begun on the one goes on"
+    assert old.text_lengths == new.text_lengths
+    for number in range(4):
+        np.testing.assert_array_equal(old[number].latent_THWC, new[number].latent_THWC)
+        assert old[number].captions == new[number].captions
+        assert old[number].texts is None
+    write(tmp_path / "old", range(4, 6))
+    assert [PreparedSet(tmp_path / "old")[number].source_id for number in range(6)] == [f"clip {n}" for n in range(6)]
+
+
+def test_a_tokenizer_that_was_not_there_is_a_change(tmp_path):
+    write(tmp_path, range(2))
+    with pytest.raises(UserError, match="the tokenizer changed from none to words-1: prepare into a new directory"):
+        PreparedSet.open([tmp_path], {"text_encoder": "bytes-1", "tokenizer": "words-1"})
 
 
 def test_the_fingerprint_follows_contents_and_not_the_moment_of_writing(tmp_path):
@@ -250,14 +303,14 @@ def test_a_latent_that_is_not_finite_is_refused(tmp_path):
     sample = make_sample(1)
     sample.latent_THWC[0, 0, 0, 0] = np.nan
     with (
-        ShardWriter(tmp_path, header=HEADER) as writer,
+        ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer,
         pytest.raises(DataError, match="clip 1 is not finite"),
     ):
         writer.add(sample)
 
 
 def test_an_empty_set_is_refused_with_the_number_of_skipped_clips(tmp_path):
-    with ShardWriter(tmp_path, header=HEADER) as writer:
+    with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer:
         writer.skip(("a", "first"), "too short")
     with pytest.raises(UserError, match="no prepared samples and 1 skipped"):
         PreparedSet(tmp_path)
@@ -272,7 +325,7 @@ def test_directories_are_read_as_one_set(tmp_path):
     for name in ("grid_N3", "fps_N", "text_tokens_M"):
         parts = [getattr(PreparedSet(tmp_path / part), name) for part in "ab"]
         np.testing.assert_array_equal(getattr(both, name), np.concatenate(parts))
-    with ShardWriter(tmp_path / "c", header={**HEADER, "autoencoder": "a2"}) as writer:
+    with ShardWriter(tmp_path / "c", header={**HEADER, "autoencoder": "a2"}, tokenizer=BYTE_TOKENIZER) as writer:
         writer.add(make_sample(1))
     with pytest.raises(UserError, match="the autoencoder changed from a2 to a1"):
         PreparedSet(tmp_path / "a", tmp_path / "c")

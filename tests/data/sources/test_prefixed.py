@@ -9,6 +9,7 @@ from sora_jax.data.curation.source import VideoFiles
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource, Source, fingerprint
 from sora_jax.data.sources.prefixed import PrefixedSource, prefix_faults
+from sora_jax.data.tokens import BYTE_TOKENIZER
 
 
 @pytest.fixture
@@ -41,10 +42,14 @@ def test_the_phrase_counts_in_the_fingerprint(plain):
 
 
 def test_a_phrase_must_say_something_and_leave_room():
-    assert prefix_faults(None, "shapes", max_text_tokens=4) == []
-    assert prefix_faults("two words", "folder", max_text_tokens=4) == []
-    assert "writes its own" in prefix_faults("words", "shapes", max_text_tokens=4)[0]
-    assert "has 1 text tokens, and text.max_tokens is 4" in prefix_faults(" \u200b", "folder", max_text_tokens=4)[0]
+    assert prefix_faults(None, "shapes", BYTE_TOKENIZER, max_text_tokens=4) == []
+    assert prefix_faults("two words", "folder", BYTE_TOKENIZER, max_text_tokens=4) == []
+    assert "writes its own" in prefix_faults("words", "shapes", BYTE_TOKENIZER, max_text_tokens=4)[0]
     assert (
-        "has 4 text tokens, and text.max_tokens is 4" in prefix_faults("of three words", "tfds", max_text_tokens=4)[0]
+        "has 1 text tokens, and text.max_tokens is 4"
+        in prefix_faults(" \u200b", "folder", BYTE_TOKENIZER, max_text_tokens=4)[0]
+    )
+    assert (
+        "has 4 text tokens, and text.max_tokens is 4"
+        in prefix_faults("of three words", "tfds", BYTE_TOKENIZER, max_text_tokens=4)[0]
     )
