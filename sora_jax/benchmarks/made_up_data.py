@@ -81,7 +81,7 @@ def time_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
         state = maker.fresh(rng.key(0, "benchmark"))
         for pack in packs:
             began = time.perf_counter()
-            state, metrics = step(state, to_device(pack, mesh), config.course)
+            state, metrics = step(state, to_device(pack, mesh), config.scalars)
             jax.block_until_ready(metrics)
             seconds.append(time.perf_counter() - began)
     return float(np.median(seconds[3:]))

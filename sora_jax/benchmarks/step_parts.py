@@ -128,7 +128,7 @@ class _Steps:
 
     def __init__(self, step: Callable[..., tuple[TrainState, Any]], recipe: Recipe, pack: dict[str, jax.Array]):
         self._state = recipe.maker.fresh(rng.key(0, "steps"))
-        self._step = functools.partial(step, batch=pack, course=recipe.step.course)
+        self._step = functools.partial(step, batch=pack, course=recipe.step.scalars)
 
     def __call__(self) -> TrainState:
         self._state, _ = self._step(self._state)

@@ -152,7 +152,7 @@ def _step_program(
 ) -> Program:
     structure, _, axes = abstract_model(recipe.maker.build)
     # Before the mesh is set, on which nothing can be computed.
-    state, course = recipe.maker.abstract(), recipe.step.course
+    state, scalars = recipe.maker.abstract(), recipe.step.scalars
     optimizer = recipe.maker.make_optimizer(axes)
     parts = recipe.step.accumulate
     micro = {n: jax.ShapeDtypeStruct((v.shape[0] // parts, *v.shape[1:]), v.dtype) for n, v in batch.items()}
@@ -163,7 +163,7 @@ def _step_program(
 
     return Program(
         name=name,
-        lower=lambda: make_step(recipe.objective, structure, optimizer, recipe.step).lower(state, batch, course),
+        lower=lambda: make_step(recipe.objective, structure, optimizer, recipe.step).lower(state, batch, scalars),
         held={"parameters": state.params, "moments": state.opt_state, "ema": state.ema, "batch": batch},
         kept=kept,
         flops=flops,

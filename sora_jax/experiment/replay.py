@@ -68,7 +68,7 @@ def replay(run: Run, name: str, *, step: int | None, steps: int) -> Iterator[Rep
             raise UserError(f"step {last} is the last of {name}: pass --step of an earlier checkpoint")
         with contextlib.closing(_stream(run, name).batches(position.step + position.left_out)) as batches:
             for done in range(position.step + 1, last + 1):
-                state, metrics = step_function(state, to_device(next(batches), mesh), recipe.step.course)
+                state, metrics = step_function(state, to_device(next(batches), mesh), recipe.step.scalars)
                 wrote = then.get(done, {}).get("digest")
                 yield Replayed(
                     done=done,

@@ -35,11 +35,11 @@ def write(workdir: Workdir, stage: str, state: TrainState, bad: Told, *, names: 
     before = bad.done - 1
     # The number of the step is part of its randomness.
     step = jax.device_put(jnp.full((), before, jnp.int32), state.step.sharding)
-    unbroken = jax.device_put(jnp.zeros((), jnp.int32), state.unbroken.sharding)
+    none = jax.device_put(jnp.zeros((), jnp.int32), state.consecutive_skips.sharding)
     folder = workdir.failed(stage)
     with Checkpointer(folder, _POLICY) as saver:
         data = {"step": before, "batch": bad.number, "names": names}
-        saver.save(before, dataclasses.replace(state, step=step, unbroken=unbroken), data, workdir.config())
+        saver.save(before, dataclasses.replace(state, step=step, consecutive_skips=none), data, workdir.config())
     np.savez(_part(folder, before), allow_pickle=False, **bad.batch)
     logging.warning("%s: what reproduces step %d is in %s: see sora_jax.replay --failed", stage, bad.done, folder)
 

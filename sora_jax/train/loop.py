@@ -147,7 +147,7 @@ class _Stretch:
         self._task, self._around, self._saver = task, around, saver
         structure, _, axes = abstract_model(task.maker.build)
         step = make_step(task.objective, structure, task.maker.make_optimizer(axes), task.step)
-        self._step, self._course = together(step, every_time=False), task.step.course
+        self._step, self._scalars = together(step, every_time=False), task.step.scalars
         self._show_at = _moments(task.step.steps, around.log.samples_per_stage)
 
     def __call__(self, state: TrainState, position: Position, clock: StepClock) -> tuple[TrainState, int | None]:
@@ -165,7 +165,7 @@ class _Stretch:
                 failure.at(step=done)
                 with clock.waiting():
                     host_batch = next(batches)
-                state, metrics = self._step(state, to_device(host_batch, task.maker.mesh), self._course)
+                state, metrics = self._step(state, to_device(host_batch, task.maker.mesh), self._scalars)
                 around.stop.worked()
                 number = done - 1 + position.left_out
                 try:

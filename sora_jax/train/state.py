@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -14,10 +14,9 @@ from jax.sharding import Mesh
 from sora_jax.core import sharding, tree
 from sora_jax.core.compiling import run_once
 from sora_jax.core.errors import UserError
-from sora_jax.train.guard import Usual
+from sora_jax.train.guard import LossStats
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
     """The state of one model in training.
@@ -26,9 +25,9 @@ class TrainState:
       step: int32, steps done in the current stage.
       updates: int32, updates done over all stages of this model; the clock of EMA.
       skipped: int32, steps of this stage whose loss or gradient was not finite, left out.
-      unbroken: int32, how many of the latest steps in a row were skipped.
-      spikes: int32, steps of this stage whose loss or gradient was far beyond what is usual.
-      usual: What that is.
+      consecutive_skips: int32, how many of the latest steps in a row were skipped.
+      spikes: int32, steps of this stage whose loss or gradient was far beyond those before.
+      stats: Running statistics of both.
       params: float32 parameters by name.
       ema: For each track, an average of the parameters by name.
       opt_state: The optimizer's moments.
@@ -37,12 +36,29 @@ class TrainState:
     step: jax.Array
     updates: jax.Array
     skipped: jax.Array
-    unbroken: jax.Array
+    consecutive_skips: jax.Array
     spikes: jax.Array
-    usual: Usual
+    stats: LossStats
     params: tree.Params
     ema: dict[str, tree.Params]
     opt_state: Any
+
+
+# Leaves are named by these keys in checkpoints, of which older ones must open.
+_SAVED_AS = {"consecutive_skips": "unbroken", "stats": "usual"}
+
+
+def _flatten(state: TrainState) -> tuple[list[tuple[Any, Any]], None]:
+    names = [field.name for field in dataclasses.fields(TrainState)]
+    return [(jax.tree_util.GetAttrKey(_SAVED_AS.get(name, name)), getattr(state, name)) for name in names], None
+
+
+def _unflatten(_: None, values: Iterable[Any]) -> TrainState:
+    names = [field.name for field in dataclasses.fields(TrainState)]
+    return TrainState(**dict(zip(names, values, strict=True)))
+
+
+jax.tree_util.register_pytree_with_keys(TrainState, _flatten, _unflatten)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,9 +134,9 @@ class StateMaker:
             step=scalar,
             updates=scalar,
             skipped=scalar,
-            unbroken=scalar,
+            consecutive_skips=scalar,
             spikes=scalar,
-            usual=jax.tree.map(lambda _: scalar, shapes.usual),
+            stats=jax.tree.map(lambda _: scalar, shapes.stats),
             params=param_shardings,
             ema={track_name(width): param_shardings for width in self.ema.widths},
             opt_state=sharding.optimizer_shardings(shapes.opt_state, params, param_shardings, self.mesh),
@@ -145,9 +161,9 @@ class StateMaker:
             step=zeros[0],
             updates=zeros[1],
             skipped=zeros[2],
-            unbroken=zeros[3],
+            consecutive_skips=zeros[3],
             spikes=zeros[4],
-            usual=Usual.nothing(),
+            stats=LossStats.nothing(),
             params=params,
             ema=ema,
             opt_state=self.make_optimizer(axes).init(params),
@@ -174,6 +190,6 @@ def carry_over(fresh: TrainState, before: TrainState) -> TrainState:
 
 
 def begin_stage(state: TrainState) -> TrainState:
-    """Returns `state` with the counters of the stage at zero, and nothing usual yet; weights, moments and EMA stay."""
-    counters = {name: jnp.zeros_like(state.step) for name in ("step", "skipped", "unbroken", "spikes")}
-    return dataclasses.replace(state, **counters, usual=jax.tree.map(jnp.zeros_like, state.usual))
+    """Returns `state` with counters and statistics of the stage at zero; weights, moments and EMA stay."""
+    counters = {name: jnp.zeros_like(state.step) for name in ("step", "skipped", "consecutive_skips", "spikes")}
+    return dataclasses.replace(state, **counters, stats=jax.tree.map(jnp.zeros_like, state.stats))

@@ -359,7 +359,7 @@ def test_what_reproduces_the_step_that_ended_a_run_is_written(tmp_path, caplog):
     with jax.set_mesh(MESH):
         good = load_tree(tmp_path / "good" / "checkpoints" / "videos", maker().abstract())
     assert good.step == 4
-    for name in ("params", "ema", "opt_state", "usual"):
+    for name in ("params", "ema", "opt_state", "stats"):
         jax.tree.map(np.testing.assert_array_equal, getattr(found.state, name), getattr(good.state, name))
 
 

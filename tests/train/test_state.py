@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sora_jax.checkpoints import leaves
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.nn.linear import Linear
@@ -82,6 +83,13 @@ def test_a_fresh_state_lies_as_the_abstract_one_says(maker):
     assert all(leaf.dtype == jnp.float32 for leaf in (*state.params.values(), *state.ema["width_0.1"].values()))
 
 
+def test_leaves_have_the_names_that_checkpoints_have(maker):
+    names = set(leaves.by_name(maker.abstract()))
+    counters = {"step", "updates", "skipped", "unbroken", "spikes", "usual/count", "usual/mean_2", "usual/variance_2"}
+    assert counters == {name for name in names if not name.startswith(("params/", "ema/", "opt_state/"))}
+    assert {"params/first.kernel", "ema/width_0.05/second.bias"} <= names
+
+
 def test_moments_and_averages_lie_where_their_parameters_lie(maker):
     state = maker.fresh(jax.random.key(0))
     for name, value in state.params.items():
@@ -104,7 +112,7 @@ def test_a_new_stage_keeps_all_but_its_counters(maker):
     state = maker.fresh(jax.random.key(0))
     ones = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), state)
     begun = begin_stage(ones)
-    assert [int(x) for x in (begun.step, begun.skipped, begun.unbroken, begun.updates)] == [0, 0, 0, 1]
+    assert [int(x) for x in (begun.step, begun.skipped, begun.consecutive_skips, begun.updates)] == [0, 0, 0, 1]
     for kept in ("params", "ema", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(begun, kept), getattr(ones, kept))
 
@@ -120,7 +128,7 @@ def test_what_is_new_in_a_stage_begins_fresh_beside_what_is_carried_over(maker):
     larger = StateMaker(build=Larger, make_optimizer=maker.make_optimizer, ema=maker.ema, mesh=maker.mesh)
     fresh = larger.fresh(jax.random.key(1))
     begun = carry_over(fresh, before)
-    assert [int(x) for x in (begun.step, begun.skipped, begun.unbroken, begun.updates)] == [0, 0, 0, 1]
+    assert [int(x) for x in (begun.step, begun.skipped, begun.consecutive_skips, begun.updates)] == [0, 0, 0, 1]
     for name in fresh.params:
         source = fresh if name.startswith("judge") else before
         np.testing.assert_array_equal(begun.params[name], source.params[name])
