@@ -45,7 +45,7 @@ from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import STAGE_KINDS, AutoencoderStage, DiffusionStage, PrepareStage
 from sora_jax.models.codec import Codec, measure_latents
 from sora_jax.preparation.encode import Share, finish, header
-from sora_jax.train.loop import Surroundings, Task, train
+from sora_jax.train.loop import RunContext, TrainJob, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.state import StateMaker, TrainState, begin_stage, carry_over, track_name
@@ -82,9 +82,9 @@ class Run:
     fresh_data: bool = False
 
     @property
-    def around(self) -> Surroundings:
+    def context(self) -> RunContext:
         """What the loop needs of the run."""
-        return Surroundings(
+        return RunContext(
             workdir=self.workdir,
             metrics=self.metrics,
             checkpoint=self.settings.checkpoint,
@@ -158,7 +158,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
     def show(state: TrainState, step: int) -> None:
         sample_log.show_reconstructions(run.workdir, run.metrics, name, step, codec(state), shown)
 
-    task = Task(
+    job = TrainJob(
         objective=recipe.objective,
         maker=recipe.maker,
         initial=lambda: _start_autoencoder(run, name, recipe.maker),
@@ -166,7 +166,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
         stream=pixel_batches(run, stage),
         show=show,
     )
-    state, facts = train(task, run.around)
+    state, facts = train(job, run.context)
     if not any(settings.stages[later].kind == "autoencoder" for later in settings.run[settings.run.index(name) + 1 :]):
         _measure(run, codec(state), stage=name)
     return facts
@@ -263,7 +263,7 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     stream = packed_batches(run, stage, codec)
     for rejected in stream.rows.plan.rejected:
         logging.warning("%s: sample %d is left out: %s", name, rejected.sample, rejected.reason)
-    task = Task(
+    job = TrainJob(
         objective=recipe.objective,
         maker=recipe.maker,
         initial=lambda: _carried_over(run, name, recipe.maker),
@@ -271,7 +271,7 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
         stream=stream,
         show=show,
     )
-    return train(task, run.around)[1]
+    return train(job, run.context)[1]
 
 
 def pixel_batches(run: Run, stage: AutoencoderStage) -> PixelBatches:

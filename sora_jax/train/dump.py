@@ -16,7 +16,7 @@ from absl import logging
 
 from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.checkpoints.retention import CheckpointConfig
-from sora_jax.train.reporter import HostBatch, Told
+from sora_jax.train.reporter import HostBatch, StepResult
 from sora_jax.train.state import TrainState
 from sora_jax.train.workdir import Workdir
 
@@ -25,7 +25,7 @@ _POLICY = CheckpointConfig(
 )
 
 
-def write(workdir: Workdir, stage: str, state: TrainState, bad: Told, *, names: list[str]) -> None:
+def write(workdir: Workdir, stage: str, state: TrainState, bad: StepResult, *, names: list[str]) -> None:
     """Writes what reproduces `bad`, a step that changed nothing, as no step after it did: `state` may be later.
 
     `names` are those of its samples.

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def make_step(
         def update() -> tuple[TrainState, jax.Array]:
             direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             updates = jax.tree.map(lambda d: -rate * d, direction)
-            params = optax.apply_updates(state.params, updates)
+            params = cast(Params, optax.apply_updates(state.params, updates))
             count = state.updates + 1
             ema = update_ema(state.ema, params, count, config.ema)
             weights = {"params": params, "ema": ema, "opt_state": opt_state}

@@ -25,7 +25,7 @@ from sora_jax.core.stop import StopSignal
 from sora_jax.nn.linear import Linear
 from sora_jax.train import dump
 from sora_jax.train.guard import ONLY_FINITE
-from sora_jax.train.loop import Surroundings, Task, train
+from sora_jax.train.loop import RunContext, TrainJob, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.progress import Part, RunProgress
@@ -117,7 +117,7 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
         step = StepConfig(
             name="videos", seed=0, steps=STEPS, accumulate=1, schedule=schedule, ema=maker().ema, guard=guarded
         )
-        task = Task(
+        job = TrainJob(
             objective=objective,
             maker=maker(),
             initial=lambda: maker().fresh(jax.random.key(0)),
@@ -128,7 +128,7 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
         progress = RunProgress([Part(name="videos", total=STEPS, unit="steps", each=1.0, once=0.0)])
         progress.begin("videos")
         with MetricsWriter(path) as metrics, StopSignal() as asked:
-            around = Surroundings(
+            context = RunContext(
                 workdir=workdir,
                 metrics=metrics,
                 checkpoint=CheckpointConfig(
@@ -144,7 +144,7 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
                 progress=progress,
                 fresh_data=fresh_data,
             )
-            state, facts = train(task, around)
+            state, facts = train(job, context)
     return state, facts, show.steps
 
 

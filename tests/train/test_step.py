@@ -198,7 +198,8 @@ def test_stages_that_differ_in_numbers_share_a_program_and_no_randomness():
         state, batch = maker.fresh(jax.random.key(0)), to_device(batches(0), mesh)
         steps = [make_step(objective, structure, maker.make_optimizer(axes), one) for one in (STEP, other)]
         one, another = (
-            step.lower(state, batch, config.scalars).as_text() for step, config in zip(steps, (STEP, other), strict=True)
+            step.lower(state, batch, config.scalars).as_text()
+            for step, config in zip(steps, (STEP, other), strict=True)
         )
         assert one == another
         _, metrics = steps[0](jax.tree.map(jnp.copy, state), batch, STEP.scalars)
