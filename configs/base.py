@@ -291,6 +291,11 @@ def autoencoder_stage(
     # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
     s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
     # is initialised; the first that matches counts, and where none does the name is the same
+    s.trainable = placeholder(
+        str
+    )  # a regular expression of whole names of parameters, such as r"transformer\..*": these
+    # are trained, all others frozen, without moments and averages (docs/checkpoints.md); None: all are trained
+    s.frozen_dtype = placeholder(str)  # "float32" or "bfloat16": what frozen ones are kept in; None: float32
     s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none
     s.optimizer = optimizer()
     return s
@@ -320,6 +325,11 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
     s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
     # is initialised; the first that matches counts, and where none does the name is the same
+    s.trainable = placeholder(
+        str
+    )  # a regular expression of whole names of parameters, such as r"transformer\..*": these
+    # are trained, all others frozen, without moments and averages (docs/checkpoints.md); None: all are trained
+    s.frozen_dtype = placeholder(str)  # "float32" or "bfloat16": what frozen ones are kept in; None: float32
     s.mix = mix = ConfigDict()  # shares of what is drawn
     mix.images = images  # of one-frame clips
     mix.videos = 1.0 - images  # of longer ones

@@ -1,8 +1,11 @@
 """Prepared clips of noise, and how long a config's step takes on rows of them."""
 
 import functools
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +17,15 @@ from sora_jax.core.tree import abstract_model
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.shapes_world import ShapesWorld, describe
 from sora_jax.data.tokens import TOKENIZER
+from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.loading import build_generator
+from sora_jax.experiment.recipes import Recipe
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import DiffusionStage
 from sora_jax.objectives.diffusion import make_objective
 from sora_jax.train.loop import to_device
 from sora_jax.train.optimizer import make_optimizer
-from sora_jax.train.state import StateMaker
+from sora_jax.train.state import StateMaker, TrainState
 from sora_jax.train.step import StepConfig, make_step
 from sora_jax.video import shapes
 
@@ -54,6 +59,28 @@ def prepare_noise(settings: Settings, folder: Path, *, count: int) -> PreparedSe
                 )
             )
     return PreparedSet(folder)
+
+
+def noise_pack(settings: Settings, stage: str, *, clips: int) -> tuple[dict[str, np.ndarray], float]:
+    """Returns a batch of a diffusion stage, drawn from so many clips of noise, and the model FLOPs of its step."""
+    config = settings.stages[stage]
+    assert isinstance(config, DiffusionStage), stage
+    with tempfile.TemporaryDirectory() as folder:
+        stream = PackedBatches(prepare_noise(settings, Path(folder) / "noise", count=clips), config, settings)
+        pack = next(stream.batches(0))
+    return pack, stream.flops(pack)
+
+
+class Steps:
+    """One step after the other, as each takes the state of the one before."""
+
+    def __init__(self, step: Callable[..., tuple[TrainState, Any]], recipe: Recipe, pack: dict[str, jax.Array]):
+        self._state = recipe.maker.fresh(rng.key(0, "steps"))
+        self._step = functools.partial(step, batch=pack, scalars=recipe.step.scalars)
+
+    def __call__(self) -> TrainState:
+        self._state, _ = self._step(self._state)
+        return self._state
 
 
 def time_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:

@@ -153,18 +153,23 @@ def _step_program(
     structure, _, axes = abstract_model(recipe.maker.build)
     # Before the mesh is set, on which nothing can be computed.
     state, scalars = recipe.maker.abstract(), recipe.step.scalars
-    optimizer = recipe.maker.make_optimizer(axes)
+    optimizer = recipe.maker.optimizer(axes)
     parts = recipe.step.accumulate
     micro = {n: jax.ShapeDtypeStruct((v.shape[0] // parts, *v.shape[1:]), v.dtype) for n, v in batch.items()}
 
     def kept() -> float:
-        plain = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in state.params.items()}
+        plain = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in {**state.frozen, **state.params}.items()}
         return activations.kept_bytes(recipe.objective, structure, plain, micro, ways(params=state.params))
 
     return Program(
         name=name,
         lower=lambda: make_step(recipe.objective, structure, optimizer, recipe.step).lower(state, batch, scalars),
-        held={"parameters": state.params, "moments": state.opt_state, "ema": state.ema, "batch": batch},
+        held={
+            "parameters": {**state.frozen, **state.params},
+            "moments": state.opt_state,
+            "ema": state.ema,
+            "batch": batch,
+        },
         kept=kept,
         flops=flops,
         recomputed=recomputed,

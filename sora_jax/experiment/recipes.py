@@ -61,8 +61,14 @@ def state_maker(settings: Settings, name: str, mesh: Mesh) -> StateMaker:
         build, optimizer = functools.partial(build_autoencoder, settings, stage), stage.optimizer
     else:
         build, optimizer = functools.partial(build_generator, settings), settings.optimizer
+    assert isinstance(stage, AutoencoderStage | DiffusionStage), stage
     return StateMaker(
-        build=build, make_optimizer=functools.partial(make_optimizer, optimizer), ema=settings.ema, mesh=mesh
+        build=build,
+        make_optimizer=functools.partial(make_optimizer, optimizer),
+        ema=settings.ema,
+        mesh=mesh,
+        trainable=stage.trainable,
+        frozen_dtype=stage.frozen_dtype,
     )
 
 

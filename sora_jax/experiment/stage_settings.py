@@ -2,12 +2,15 @@
 
 import dataclasses
 import re
+from typing import Literal
 
 from sora_jax.core.config import at_least_one
 from sora_jax.core.errors import UserError
 from sora_jax.data.crops import CropConfig
 from sora_jax.diffusion.known import KnownConfig
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
+
+FrozenDtype = Literal["float32", "bfloat16"]
 
 
 def read_rules(rules: tuple[str, ...], *, given: bool) -> list[tuple[re.Pattern[str], str]]:
@@ -30,6 +33,16 @@ def read_rules(rules: tuple[str, ...], *, given: bool) -> list[tuple[re.Pattern[
     return found
 
 
+def check_trainable(trainable: str | None, frozen_dtype: FrozenDtype | None) -> None:
+    """Raises UserError where `trainable` is no regular expression, or nothing is frozen that could have a dtype."""
+    if trainable is None and frozen_dtype is not None:
+        raise UserError(f"frozen_dtype {frozen_dtype!r} is of what a stage freezes: say in trainable what it trains")
+    try:
+        re.compile(trainable or "")
+    except re.error as error:
+        raise UserError(f"trainable {trainable!r} is no regular expression: {error}") from error
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderStage:
     """Trains the autoencoder on windows of clips, from where the autoencoder stage before it ended."""
@@ -40,6 +53,8 @@ class AutoencoderStage:
     schedule: ScheduleConfig
     start_from: str | None
     start_rules: tuple[str, ...]
+    trainable: str | None
+    frozen_dtype: FrozenDtype | None
     crops: CropConfig
     adversarial: float
     optimizer: OptimizerConfig
@@ -47,6 +62,7 @@ class AutoencoderStage:
     def __post_init__(self):
         at_least_one(self, "steps", "accumulate")
         read_rules(self.start_rules, given=self.start_from is not None)
+        check_trainable(self.trainable, self.frozen_dtype)
         if self.adversarial < 0:
             raise UserError(f"adversarial {self.adversarial:g} must be 0 for no discriminator, or more; 0.05 is usual")
 
@@ -93,6 +109,8 @@ class DiffusionStage:
     schedule: ScheduleConfig
     start_from: str | None
     start_rules: tuple[str, ...]
+    trainable: str | None
+    frozen_dtype: FrozenDtype | None
     mix: MixConfig
     known: KnownConfig
     token_drop: tuple[float, float]
@@ -100,6 +118,7 @@ class DiffusionStage:
     def __post_init__(self):
         at_least_one(self, "steps", "accumulate")
         read_rules(self.start_rules, given=self.start_from is not None)
+        check_trainable(self.trainable, self.frozen_dtype)
         least, largest = self.token_drop
         if not 0 <= least <= largest < 1:
             raise UserError(

@@ -48,7 +48,7 @@ from sora_jax.preparation.encode import Share, finish, header
 from sora_jax.train.loop import RunContext, TrainJob, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
-from sora_jax.train.state import StateMaker, TrainState, begin_stage, carry_over, track_name
+from sora_jax.train.state import StateMaker, TrainState, next_stage, track_name, with_frozen
 from sora_jax.train.workdir import Workdir
 
 # Clips over which the latent's statistics are measured, and of how many sizes: each is compiled for.
@@ -149,7 +149,7 @@ def run_autoencoder(run: Run, name: str, stage: AutoencoderStage) -> dict[str, A
     names = abstract_model(functools.partial(build_autoencoder, settings, None))[1]
 
     def codec(state: TrainState) -> Codec:
-        average, scale_C = state.ema[track_name(settings.ema.widths[0])], np.ones(settings.autoencoder.channels)
+        average, scale_C = state.averaged(track_name(settings.ema.widths[0])), np.ones(settings.autoencoder.channels)
         params = {parameter: average[parameter] for parameter in names}
         return Codec(
             settings.autoencoder, params, mean_C=0 * scale_C, scale_C=scale_C, work=settings.codec, mesh=run.mesh
@@ -207,12 +207,10 @@ def _start_autoencoder(run: Run, name: str, maker: StateMaker) -> TrainState:
     key, stage = rng.key(run.settings.seed, "autoencoder parameters"), run.settings.stages[name]
     if isinstance(stage, AutoencoderStage) and stage.start_from is not None:
         return inherit(name, stage, maker, key)
-    fresh = maker.fresh(key)
     before = run.settings.run[: run.settings.run.index(name)]
     if not before:
-        return fresh
-    earlier = autoencoder_recipe(run.settings, before[-1], run.mesh).maker
-    return carry_over(fresh, _end_of(run, before[-1], earlier, needed_by=name))
+        return maker.fresh(key)
+    return next_stage(maker, _end_of(run, before[-1], needed_by=name), key)
 
 
 def run_prepare(run: Run, name: str, stage: PrepareStage) -> dict[str, Any]:
@@ -257,7 +255,7 @@ def run_diffusion(run: Run, name: str, stage: DiffusionStage) -> dict[str, Any]:
     canvases = example_canvases(settings, frames=settings.sampling.frames if stage.mix.videos else 1)
 
     def show(state: TrainState, step: int) -> None:
-        clips = sampler(state.ema[track_name(settings.ema.widths[0])], canvases)
+        clips = sampler(state.averaged(track_name(settings.ema.widths[0])), canvases)
         sample_log.show_samples(run.workdir, run.metrics, name, step, canvases, clips)
 
     stream = packed_batches(run, stage, codec)
@@ -308,16 +306,17 @@ def _carried_over(run: Run, name: str, maker: StateMaker) -> TrainState:
     ]
     if not before:
         return maker.fresh(key)
-    return begin_stage(_end_of(run, before[-1], maker, needed_by=name))
+    return next_stage(maker, _end_of(run, before[-1], needed_by=name), key)
 
 
-def _end_of(run: Run, name: str, maker: StateMaker, *, needed_by: str) -> TrainState:
+def _end_of(run: Run, name: str, *, needed_by: str) -> TrainState:
     """Returns the state at the end of a finished stage."""
+    maker = state_maker(run.settings, name, run.mesh)
     with Checkpointer(run.workdir.checkpoints(name), run.settings.checkpoint) as saver:
-        restored = saver.restore(maker.abstract())
+        restored = saver.restore(maker.abstract().saved)
     if restored is None:
         raise UserError(
             f"stage {needed_by} goes on from {name}, whose checkpoint is missing in {run.workdir.path}: "
             "restore it, or start in another --workdir"
         )
-    return restored.state
+    return with_frozen(maker, restored, run.workdir.checkpoints(name))

@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -25,10 +26,12 @@ _POLICY = CheckpointConfig(
 )
 
 
-def write(workdir: Workdir, stage: str, state: TrainState, bad: StepResult, *, names: list[str]) -> None:
+def write(
+    workdir: Workdir, stage: str, state: TrainState, bad: StepResult, *, names: list[str], notes: Mapping[str, str]
+) -> None:
     """Writes what reproduces `bad`, a step that changed nothing, as no step after it did: `state` may be later.
 
-    `names` are those of its samples.
+    `names` are those of its samples, `notes` what checkpoints of the stage note besides.
 
     Raises StorageError where the file system refuses.
     """
@@ -38,8 +41,8 @@ def write(workdir: Workdir, stage: str, state: TrainState, bad: StepResult, *, n
     none = jax.device_put(jnp.zeros((), jnp.int32), state.consecutive_skips.sharding)
     folder = workdir.failed(stage)
     with Checkpointer(folder, _POLICY) as saver:
-        data = {"step": before, "batch": bad.number, "names": names}
-        saver.save(before, dataclasses.replace(state, step=step, consecutive_skips=none), data, workdir.config())
+        data = {"step": before, "batch": bad.number, "names": names, **notes}
+        saver.save(before, dataclasses.replace(state.saved, step=step, consecutive_skips=none), data, workdir.config())
     np.savez(_part(folder, before), allow_pickle=False, **bad.batch)
     logging.warning("%s: what reproduces step %d is in %s: see sora_jax.replay --failed", stage, bad.done, folder)
 

@@ -14,6 +14,7 @@ import jax
 from absl import logging
 from jax.sharding import Mesh, NamedSharding
 
+from sora_jax.checkpoints import frozen
 from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core import failure
@@ -29,7 +30,7 @@ from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.reporter import HostBatch, LogConfig, Reporter, StepResult, Trouble
-from sora_jax.train.state import StateMaker, TrainState
+from sora_jax.train.state import StateMaker, TrainState, with_frozen
 from sora_jax.train.step import Batch, Metrics, Objective, StepConfig, StepScalars, make_step
 from sora_jax.train.workdir import Workdir
 
@@ -143,7 +144,8 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
         contextlib.ExitStack() as reading,
     ):
         step = _compiled(job)
-        state, position = _start(job, saver, fresh_data=context.fresh_data)
+        state, position = _start(job, context, saver)
+        notes = {frozen.NAME: frozen.fingerprint(state.frozen)} if state.frozen else {}
         clock = StepClock(start=position.step, peak_flops=_peak_flops(mesh), show=context.progress.update)
         _show_what_was_missed(job, context, state, position, show_at)
         batches, reporter = _begin(job, context, position, clock, reading)
@@ -164,14 +166,14 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
                 found = reporter.flush()  # no step is saved before its metrics are read
             if found is not None and found.rewind:
                 del state  # before another one takes as much memory
-                state, position = _rewind(job, saver, position, found.step.done)
+                state, position = _rewind(job, context, saver, position, found.step.done)
                 batches, reporter = _begin(job, context, position, clock, reading)
                 continue
             if found is not None:
-                raise _given_up(job, context, state, found)
+                raise _given_up(job, context, state, found, notes)
             if saves:
-                data, loss = position.facts() | job.stream.fingerprint(), reporter.mean_loss(since=saver.newest)
-                saver.save(position.step, state, data, context.workdir.config(), loss=loss, settle=settle)
+                data, loss = position.facts() | job.stream.fingerprint() | notes, reporter.mean_loss(since=saver.newest)
+                saver.save(position.step, state.saved, data, context.workdir.config(), loss=loss, settle=settle)
             if stopped:
                 stop.check(f"step {position.step} of {name} is saved")
             if shows:
@@ -185,7 +187,7 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
 def _compiled(job: TrainJob) -> Callable[[TrainState, Batch, StepScalars], tuple[TrainState, Metrics]]:
     """Returns the step, which all processes compile together."""
     structure, _, axes = abstract_model(job.maker.build)
-    return together(make_step(job.objective, structure, job.maker.make_optimizer(axes), job.step), every_time=False)
+    return together(make_step(job.objective, structure, job.maker.optimizer(axes), job.step), every_time=False)
 
 
 def _begin(
@@ -214,10 +216,12 @@ def _begin(
     return reading.enter_context(contextlib.closing(stream.batches(position.batch))), reporter
 
 
-def _given_up(job: TrainJob, context: RunContext, state: TrainState, found: Trouble) -> NumericsError:
+def _given_up(
+    job: TrainJob, context: RunContext, state: TrainState, found: Trouble, notes: Mapping[str, str]
+) -> NumericsError:
     """Returns what ends the run, after writing what reproduces the step."""
     names = job.stream.names(found.step.number)
-    dump.write(context.workdir, job.step.name, state, found.step, names=names)
+    dump.write(context.workdir, job.step.name, state, found.step, names=names, notes=notes)
     return NumericsError(found.reason)
 
 
@@ -232,21 +236,26 @@ def _show_what_was_missed(
         job.show(state, first)
 
 
-def _start(job: TrainJob, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainState, Position]:
+def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[TrainState, Position]:
     """Returns the state to go on from and where it is."""
     abstract = job.maker.abstract()
-    saver.check_room(abstract)
-    restored = saver.restore(abstract)
-    if restored is None:
-        return job.initial(), Position()
+    saver.check_room(abstract.saved)
+    restored = saver.restore(abstract.saved)
     name = job.step.name
+    folder = context.workdir.checkpoints(name)
+    if restored is None:
+        state = job.initial()
+        if state.frozen:
+            frozen.save_frozen(folder, state.frozen, context.workdir.config())
+        return state, Position()
     position = position_of(restored.data)
-    fingerprint = {key: value for key, value in restored.data.items() if key not in dataclasses.asdict(position)}
-    changes = check_resume(fingerprint, job.stream.fingerprint(), fresh_data=fresh_data)
+    others = {*position.facts(), frozen.NAME}
+    fingerprint = {key: value for key, value in restored.data.items() if key not in others}
+    changes = check_resume(fingerprint, job.stream.fingerprint(), fresh_data=context.fresh_data)
     if changes:
         logging.warning("%s: batches from step %d on are those of other data: %s", name, position.step, changes)
     logging.info("%s: going on from step %d", name, position.step)
-    return restored.state, position
+    return with_frozen(job.maker, restored, folder), position
 
 
 def position_of(data: Mapping[str, Any]) -> Position:
@@ -254,7 +263,9 @@ def position_of(data: Mapping[str, Any]) -> Position:
     return Position(**{field.name: data[field.name] for field in dataclasses.fields(Position)})
 
 
-def _rewind(job: TrainJob, saver: Checkpointer, position: Position, spike: int) -> tuple[TrainState, Position]:
+def _rewind(
+    job: TrainJob, context: RunContext, saver: Checkpointer, position: Position, spike: int
+) -> tuple[TrainState, Position]:
     """Returns an earlier state and a position past the batches that led to a spike; later checkpoints are removed.
 
     Raises NumericsError after too many rewinds.
@@ -265,8 +276,12 @@ def _rewind(job: TrainJob, saver: Checkpointer, position: Position, spike: int) 
             f"{name}: a spike at step {spike} after {position.rewinds} rewinds, as many as guard.max_rewinds allows; "
             "lower the learning rate, or look at the data of the steps that the log names"
         )
-    restored = saver.rewind(job.maker.abstract(), at_most=spike - guard.rewind_steps)
-    state, before = (job.initial(), Position()) if restored is None else (restored.state, position_of(restored.data))
+    restored = saver.rewind(job.maker.abstract().saved, at_most=spike - guard.rewind_steps)
+    if restored is None:
+        state, before = job.initial(), Position()
+    else:
+        folder = context.workdir.checkpoints(name)
+        state, before = with_frozen(job.maker, restored, folder), position_of(restored.data)
     met = spike - 1 + position.left_out  # the number of the batch of the spike
     left_out = met + guard.rewind_batches - before.step
     logging.warning(

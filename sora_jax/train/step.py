@@ -13,7 +13,7 @@ import optax
 from sora_jax.core import rng
 from sora_jax.core.mean import Mean
 from sora_jax.core.tree import Params, merge_model
-from sora_jax.train.guard import GuardConfig, judge
+from sora_jax.train.guard import GuardConfig, GuardVerdict, judge
 from sora_jax.train.optimizer import ScheduleConfig, learning_rate
 from sora_jax.train.state import EmaConfig, TrainState, update_ema
 
@@ -79,6 +79,8 @@ def make_step(
     no weight, moment or average: it is counted in `state.skipped` and `state.consecutive_skips`. After
     `guard.max_skipped_steps` of them in a row no step is applied any more, so that what led there can be looked at.
 
+    Frozen parameters are part of the model, and of nothing else here.
+
     The metrics are float32 scalars: those of the objective, `loss`, `learning_rate`, global norms (`gradient_norm`
     before clipping, `update_norm`, 0 where nothing was applied, and `param_norm` after the step), counters, and
     `digest`, `weights_digest` after the step.
@@ -86,7 +88,9 @@ def make_step(
 
     def step(state: TrainState, batch: Batch, scalars: StepScalars) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(scalars.key)), state.step)
-        gradient, loss, metrics = mean_gradient(objective, structure, state.params, batch, key, config.accumulate)
+        gradient, loss, metrics = mean_gradient(
+            objective, structure, state.params, batch, key, config.accumulate, frozen=state.frozen
+        )
         gradient_norm = optax.tree.norm(gradient)
 
         verdict = judge(config.guard, state.stats, state.consecutive_skips, loss=loss, gradient_norm=gradient_norm)
@@ -100,18 +104,12 @@ def make_step(
             count = state.updates + 1
             ema = update_ema(state.ema, params, count, config.ema)
             weights = {"params": params, "ema": ema, "opt_state": opt_state}
-            return dataclasses.replace(state, updates=count, stats=verdict.stats, **weights), optax.tree.norm(updates)
+            new = dataclasses.replace(state.saved, updates=count, stats=verdict.stats, **weights)
+            return new, optax.tree.norm(updates)
 
         # A branch, not a choice between old and new numbers, for which XLA would copy every moment and weight.
-        state, update_norm = jax.lax.cond(verdict.apply, update, lambda: (state, jnp.zeros(())))
-        skipped = 1 - verdict.apply.astype(jnp.int32)
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            skipped=state.skipped + skipped,
-            consecutive_skips=(state.consecutive_skips + 1) * skipped,
-            spikes=state.spikes + verdict.spiked.astype(jnp.int32),
-        )
+        new, update_norm = jax.lax.cond(verdict.apply, update, lambda: (state.saved, jnp.zeros(())))
+        state = _counted(dataclasses.replace(new, frozen=state.frozen), verdict)
         return state, {
             "loss": loss,
             "gradient_norm": gradient_norm,
@@ -129,8 +127,20 @@ def make_step(
     return jax.jit(step, donate_argnums=0)
 
 
+def _counted(state: TrainState, verdict: GuardVerdict) -> TrainState:
+    """Returns the state with the step counted."""
+    skipped = 1 - verdict.apply.astype(jnp.int32)
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        skipped=state.skipped + skipped,
+        consecutive_skips=(state.consecutive_skips + 1) * skipped,
+        spikes=state.spikes + verdict.spiked.astype(jnp.int32),
+    )
+
+
 def weights_digest(params: Params) -> jax.Array:
-    """Returns the sum of the bits of all float32 weights as unsigned numbers, uint32.
+    """Returns the sum of the bits of all float32 weights that are trained as unsigned numbers, uint32.
 
     Any one element that is otherwise changes it, and, since such sums are exact, no order of devices does: two runs, or
     a run and its replay, are the same as long as these numbers are.
@@ -140,16 +150,23 @@ def weights_digest(params: Params) -> jax.Array:
 
 
 def mean_gradient(
-    objective: Objective, structure: Any, params: Params, batch: Batch, key: jax.Array, accumulate: int
+    objective: Objective,
+    structure: Any,
+    params: Params,
+    batch: Batch,
+    key: jax.Array,
+    accumulate: int,
+    *,
+    frozen: Params | None = None,
 ) -> tuple[Params, jax.Array, dict[str, Mean]]:
-    """Returns (gradient, loss, metrics) of the mean loss over the whole batch.
+    """Returns (gradient by `params`, loss, metrics) of the mean loss over the whole batch; `frozen` are all others.
 
     Sums and weights are added up over the micro-batches and divided once, so the result does not depend on how a batch
     with unequal weights is cut.
     """
 
     def summed(params: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Mean, dict[str, Mean]]]:
-        loss, metrics = objective(merge_model(structure, params), part, key)
+        loss, metrics = objective(merge_model(structure, {**(frozen or {}), **params}), part, key)
         return loss.sum, (loss, metrics)
 
     differentiate = jax.grad(summed, has_aux=True)

@@ -34,7 +34,7 @@ class Workdir:
       clips.json                     fingerprints of the clips, by collection, when the run was last started
       run.json                       facts of finished stages and of the run
       metrics.jsonl, tensorboard/    curves
-      checkpoints/STAGE/STEP/        state of a stage
+      checkpoints/STAGE/STEP/        state of a stage; STAGE/frozen/ has what it does not train
       failed/STAGE/                  what reproduces a step at which the run gave up
       latents.json                   mean and scale of the autoencoder's latents
       curation/                      what was measured of raw videos, and what was dropped

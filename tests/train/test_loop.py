@@ -14,9 +14,10 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sora_jax.checkpoints import manifest
-from sora_jax.checkpoints.checkpoint import load_tree
-from sora_jax.checkpoints.retention import CheckpointConfig, read_record
+from sora_jax.checkpoints import leaves, manifest
+from sora_jax.checkpoints.checkpoint import load_tree, saved_leaves
+from sora_jax.checkpoints.frozen import save_frozen
+from sora_jax.checkpoints.retention import CheckpointConfig, find_steps, read_record
 from sora_jax.core import stop
 from sora_jax.core.errors import NumericsError, Preempted, StorageError, UserError
 from sora_jax.core.mean import Mean
@@ -101,13 +102,15 @@ class Show:
 
 
 @functools.cache
-def maker():
+def maker(trainable=None):
     config = OptimizerConfig(name="muon", b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=1.0)
     make = functools.partial(make_optimizer, config)
-    return StateMaker(build=Model, make_optimizer=make, ema=EmaConfig(widths=(0.1, 0.2)), mesh=MESH)
+    return StateMaker(
+        build=Model, make_optimizer=make, ema=EmaConfig(widths=(0.1, 0.2)), mesh=MESH, trainable=trainable
+    )
 
 
-def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=False, **guard):
+def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=False, trainable=None, **guard):
     """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
     with Workdir(path) as workdir:
         workdir.claim(ConfigDict({"seed": 0}))
@@ -119,8 +122,8 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
         )
         job = TrainJob(
             objective=objective,
-            maker=maker(),
-            initial=lambda: maker().fresh(jax.random.key(0)),
+            maker=maker(trainable),
+            initial=lambda: maker(trainable).fresh(jax.random.key(0)),
             step=step,
             stream=stream,
             show=show,
@@ -149,7 +152,7 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
 
 
 def saved_steps(path):
-    return sorted(int(step.name) for step in (path / "checkpoints" / "videos").iterdir())
+    return sorted(find_steps(epath.Path(path) / "checkpoints" / "videos"))
 
 
 def terminate():
@@ -417,3 +420,32 @@ def test_rewinds_come_to_an_end(tmp_path):
 def test_what_is_shown_comes_as_often_as_configured(tmp_path, samples):
     _, _, shown = run(tmp_path, Stream(), samples=samples)
     assert shown == ([] if samples == 0 else [STEPS] if samples == 1 else list(range(1, STEPS + 1)))
+
+
+def test_frozen_parameters_stay_and_a_stopped_run_ends_with_the_same_bits(tmp_path):
+    whole, _, _ = run(tmp_path / "whole", Stream(), trainable=r".*kernel")
+    fresh = maker().fresh(jax.random.key(0))
+    assert (set(whole.params), set(whole.frozen)) == ({"map.kernel"}, {"map.bias"})
+    np.testing.assert_array_equal(whole.frozen["map.bias"], fresh.params["map.bias"])
+    assert np.all(np.array(whole.params["map.kernel"]) != np.array(fresh.params["map.kernel"]))
+    with pytest.raises(Preempted):
+        run(tmp_path / "stopped", Stream(events={5: terminate}), trainable=r".*kernel")
+    folder = tmp_path / "stopped" / "checkpoints" / "videos"
+    assert not [name for name in leaves.by_name(saved_leaves(epath.Path(folder) / "6")) if "bias" in name]
+    kept = tmp_path / "kept"
+    shutil.copytree(folder / "frozen", kept)
+    save_frozen(folder, {"map.bias": jnp.ones(4)}, {})
+    with pytest.raises(UserError, match="the checkpoints beside them were trained with"):
+        run(tmp_path / "stopped", Stream(), trainable=r".*kernel")
+    shutil.rmtree(folder / "frozen")
+    shutil.copytree(kept, folder / "frozen")
+    again = Stream()
+    state, _, _ = run(tmp_path / "stopped", again, trainable=r".*kernel")
+    assert again.read == [6, 7, 8]
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+
+def test_a_rewind_to_a_checkpoint_finds_what_is_frozen(tmp_path):
+    rewind = {"on_spike": "rewind", "rewind_steps": 2, "rewind_batches": 3, **SPIKES}
+    state, facts, _ = run(tmp_path, Stream(wild=[6]), trainable=r".*kernel", **rewind)
+    assert (int(state.step), facts["rewinds"], set(state.frozen)) == (STEPS, 1, {"map.bias"})

@@ -196,7 +196,7 @@ def test_stages_that_differ_in_numbers_share_a_program_and_no_randomness():
     structure, _, axes = abstract_model(build)
     with jax.set_mesh(mesh):
         state, batch = maker.fresh(jax.random.key(0)), to_device(batches(0), mesh)
-        steps = [make_step(objective, structure, maker.make_optimizer(axes), one) for one in (STEP, other)]
+        steps = [make_step(objective, structure, maker.optimizer(axes), one) for one in (STEP, other)]
         one, another = (
             step.lower(state, batch, config.scalars).as_text()
             for step, config in zip(steps, (STEP, other), strict=True)
