@@ -168,6 +168,8 @@ def get_config() -> ConfigDict:
     c.log = log = ConfigDict()
     log.every_steps = 20  # steps between lines of metrics.jsonl
     log.samples_per_stage = 5  # times per stage that fixed prompts are sampled, or clips reconstructed
+    log.profile_steps = placeholder(tuple)  # first and last step of each stage that a trace is written of, such as
+    # (10, 13), to profile/ in the workdir (docs/debugging.md); None: no trace
 
     c.guard = guard = ConfigDict()
     guard.max_skipped_steps = 10  # steps in a row that may change nothing, then the run ends with code 65

@@ -110,6 +110,7 @@ class GuardVerdict:
     stats: LossStats
 
 
+@jax.named_scope("guard")
 def judge(
     config: GuardConfig, stats: LossStats, consecutive_skips: jax.Array, *, loss: jax.Array, gradient_norm: jax.Array
 ) -> GuardVerdict:

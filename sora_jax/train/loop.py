@@ -32,6 +32,7 @@ from sora_jax.train.progress import RunProgress
 from sora_jax.train.reporter import HostBatch, LogConfig, Reporter, StepResult, Trouble
 from sora_jax.train.state import StateMaker, TrainState, with_frozen
 from sora_jax.train.step import Batch, Metrics, Objective, StepConfig, StepScalars, make_step
+from sora_jax.train.step_runner import StepRunner
 from sora_jax.train.workdir import Workdir
 
 
@@ -143,7 +144,14 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
         Checkpointer(context.workdir.checkpoints(name), context.checkpoint) as saver,
         contextlib.ExitStack() as reading,
     ):
-        step = _compiled(job)
+        step = StepRunner(
+            _compiled(job),
+            job.step.scalars,
+            mesh=mesh,
+            folder=context.workdir.profile(name),
+            profile=context.log.profile_steps,
+        )
+        reading.callback(step.close)
         state, position = _start(job, context, saver)
         notes = {frozen.NAME: frozen.fingerprint(state.frozen)} if state.frozen else {}
         clock = StepClock(start=position.step, peak_flops=_peak_flops(mesh), show=context.progress.update)
@@ -154,7 +162,7 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
             with clock.waiting():
                 batch = next(batches)
             number, position = position.batch, position.after_a_step()
-            state, metrics = step(state, to_device(batch, mesh), job.step.scalars)  # dispatched, not waited for
+            state, metrics = step(position.step, state, to_device(batch, mesh))  # dispatched, not waited for
             stop.worked()
             found = reporter.read(StepResult(done=position.step, number=number, batch=batch, metrics=metrics))
 

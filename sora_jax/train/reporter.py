@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from sora_jax.core.config import at_least_one
+from sora_jax.core.errors import UserError
 from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.metrics import MetricsWriter
@@ -23,13 +24,19 @@ _MOST_NAMED = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """How often a stage reports."""
+    """How often a stage reports, and of which steps, the first and the last, it writes a trace."""
 
     every_steps: int
     samples_per_stage: int
+    profile_steps: tuple[int, int] | None
 
     def __post_init__(self):
         at_least_one(self, "every_steps")
+        if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise UserError(
+                f"profile_steps {self.profile_steps} must be the first and the last step of a trace, counted from 1, "
+                "such as (10, 13); None: no trace"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

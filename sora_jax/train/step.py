@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sora_jax.core import rng
+from sora_jax.core import debugging, rng
 from sora_jax.core.mean import Mean
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.train.guard import GuardConfig, GuardVerdict, judge
@@ -98,11 +98,13 @@ def make_step(
         rate = learning_rate(scalars.schedule, state.step, scalars.steps)
 
         def update() -> tuple[TrainState, jax.Array]:
-            direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            updates = jax.tree.map(lambda d: -rate * d, direction)
-            params = cast(Params, optax.apply_updates(state.params, updates))
+            with jax.named_scope("optimizer"):
+                direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+                updates = jax.tree.map(lambda d: -rate * d, direction)
+                params = cast(Params, optax.apply_updates(state.params, updates))
             count = state.updates + 1
-            ema = update_ema(state.ema, params, count, config.ema)
+            with jax.named_scope("averages"):
+                ema = update_ema(state.ema, params, count, config.ema)
             weights = {"params": params, "ema": ema, "opt_state": opt_state}
             new = dataclasses.replace(state.saved, updates=count, stats=verdict.stats, **weights)
             return new, optax.tree.norm(updates)
@@ -124,7 +126,8 @@ def make_step(
             "digest": weights_digest(state.params),
         }
 
-    return jax.jit(step, donate_argnums=0)
+    # When debugging, jax runs a step again, operation by operation, and needs its arguments for that.
+    return jax.jit(step, donate_argnums=() if debugging.is_on() else 0)
 
 
 def _counted(state: TrainState, verdict: GuardVerdict) -> TrainState:
@@ -139,6 +142,7 @@ def _counted(state: TrainState, verdict: GuardVerdict) -> TrainState:
     )
 
 
+@jax.named_scope("digest")
 def weights_digest(params: Params) -> jax.Array:
     """Returns the sum of the bits of all float32 weights that are trained as unsigned numbers, uint32.
 
@@ -149,6 +153,7 @@ def weights_digest(params: Params) -> jax.Array:
     return functools.reduce(jnp.add, sums)
 
 
+@jax.named_scope("gradient")
 def mean_gradient(
     objective: Objective,
     structure: Any,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import gzip
+import json
 import os
 import shutil
 import signal
@@ -110,7 +112,9 @@ def maker(trainable=None):
     )
 
 
-def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=False, trainable=None, **guard):
+def run(
+    path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=False, trainable=None, profile=None, **guard
+):
     """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
     with Workdir(path) as workdir:
         workdir.claim(ConfigDict({"seed": 0}))
@@ -142,7 +146,7 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
                     keep_every_steps=None,
                     keep_every_hours=None,
                 ),
-                log=LogConfig(every_steps=log_every, samples_per_stage=samples),
+                log=LogConfig(every_steps=log_every, samples_per_stage=samples, profile_steps=profile),
                 stop=asked,
                 progress=progress,
                 fresh_data=fresh_data,
@@ -366,6 +370,27 @@ def test_what_reproduces_the_step_that_ended_a_run_is_written(tmp_path, caplog):
         jax.tree.map(np.testing.assert_array_equal, getattr(found.state, name), getattr(good.state, name))
 
 
+def test_a_trace_of_the_steps_that_are_named_is_written(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        run(tmp_path, Stream(), samples=0, profile=(2, 3))
+    (trace,) = (tmp_path / "profile" / "videos").glob("plugins/profile/*/perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    numbers = {int(one["args"]["step_num"]) for one in events if one.get("name") == "train" and "args" in one}
+    assert numbers == {2, 3}
+    assert f"a trace of steps 2 to 3 is in {tmp_path}/profile/videos" in caplog.text
+
+
+@pytest.mark.parametrize("steps", [(0, 3), (3, 2)])
+def test_steps_that_cannot_be_traced_are_refused(steps):
+    with pytest.raises(UserError, match="must be the first and the last step of a trace, counted from 1"):
+        LogConfig(every_steps=1, samples_per_stage=0, profile_steps=steps)
+
+
+def test_debugging_names_the_operation_that_makes_a_nan_and_donates_nothing(tmp_path):
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match=r"invalid value \(nan\) encountered in"):
+        run(tmp_path, Stream(bad=[1]), samples=0)
+
+
 SPIKES = {"window": 3, "spike_deviations": 6.0}
 
 
@@ -423,13 +448,13 @@ def test_what_is_shown_comes_as_often_as_configured(tmp_path, samples):
 
 
 def test_frozen_parameters_stay_and_a_stopped_run_ends_with_the_same_bits(tmp_path):
-    whole, _, _ = run(tmp_path / "whole", Stream(), trainable=r".*kernel")
+    whole, _, _ = run(tmp_path / "whole", Stream(), samples=0, trainable=r".*kernel")
     fresh = maker().fresh(jax.random.key(0))
     assert (set(whole.params), set(whole.frozen)) == ({"map.kernel"}, {"map.bias"})
     np.testing.assert_array_equal(whole.frozen["map.bias"], fresh.params["map.bias"])
     assert np.all(np.array(whole.params["map.kernel"]) != np.array(fresh.params["map.kernel"]))
     with pytest.raises(Preempted):
-        run(tmp_path / "stopped", Stream(events={5: terminate}), trainable=r".*kernel")
+        run(tmp_path / "stopped", Stream(events={5: terminate}), samples=0, trainable=r".*kernel")
     folder = tmp_path / "stopped" / "checkpoints" / "videos"
     assert not [name for name in leaves.by_name(saved_leaves(epath.Path(folder) / "6")) if "bias" in name]
     kept = tmp_path / "kept"
@@ -440,12 +465,12 @@ def test_frozen_parameters_stay_and_a_stopped_run_ends_with_the_same_bits(tmp_pa
     shutil.rmtree(folder / "frozen")
     shutil.copytree(kept, folder / "frozen")
     again = Stream()
-    state, _, _ = run(tmp_path / "stopped", again, trainable=r".*kernel")
+    state, _, _ = run(tmp_path / "stopped", again, samples=0, trainable=r".*kernel")
     assert again.read == [6, 7, 8]
     jax.tree.map(np.testing.assert_array_equal, state, whole)
 
 
 def test_a_rewind_to_a_checkpoint_finds_what_is_frozen(tmp_path):
     rewind = {"on_spike": "rewind", "rewind_steps": 2, "rewind_batches": 3, **SPIKES}
-    state, facts, _ = run(tmp_path, Stream(wild=[6]), trainable=r".*kernel", **rewind)
+    state, facts, _ = run(tmp_path, Stream(wild=[6]), samples=0, trainable=r".*kernel", **rewind)
     assert (int(state.step), facts["rewinds"], set(state.frozen)) == (STEPS, 1, {"map.bias"})
