@@ -31,7 +31,7 @@ from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.reporter import HostBatch, LogConfig, Reporter, StepResult, Trouble
 from sora_jax.train.state import StateMaker, TrainState, with_frozen
-from sora_jax.train.step import Batch, Metrics, Objective, StepConfig, StepScalars, make_step
+from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.train.step_runner import StepRunner
 from sora_jax.train.workdir import Workdir
 
@@ -142,16 +142,9 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
     with (
         jax.set_mesh(mesh),
         Checkpointer(context.workdir.checkpoints(name), context.checkpoint) as saver,
+        contextlib.closing(_runner(job, context)) as step,
         contextlib.ExitStack() as reading,
     ):
-        step = StepRunner(
-            _compiled(job),
-            job.step.scalars,
-            mesh=mesh,
-            folder=context.workdir.profile(name),
-            profile=context.log.profile_steps,
-        )
-        reading.callback(step.close)
         state, position = _start(job, context, saver)
         notes = {frozen.NAME: frozen.fingerprint(state.frozen)} if state.frozen else {}
         clock = StepClock(start=position.step, peak_flops=_peak_flops(mesh), show=context.progress.update)
@@ -192,10 +185,17 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
     return state, {"steps": steps, **clock.facts(), **({"rewinds": position.rewinds} if position.rewinds else {})}
 
 
-def _compiled(job: TrainJob) -> Callable[[TrainState, Batch, StepScalars], tuple[TrainState, Metrics]]:
-    """Returns the step, which all processes compile together."""
+def _runner(job: TrainJob, context: RunContext) -> StepRunner:
+    """Returns what runs the step, which all processes compile together."""
     structure, _, axes = abstract_model(job.maker.build)
-    return together(make_step(job.objective, structure, job.maker.optimizer(axes), job.step), every_time=False)
+    step = make_step(job.objective, structure, job.maker.optimizer(axes), job.step)
+    return StepRunner(
+        together(step, every_time=False),
+        job.step.scalars,
+        mesh=job.maker.mesh,
+        folder=context.workdir.profile(job.step.name),
+        profile=context.log.profile_steps,
+    )
 
 
 def _begin(
