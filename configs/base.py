@@ -171,6 +171,8 @@ def get_config() -> ConfigDict:
     c.log = log = ConfigDict()
     log.every_steps = 20  # steps between lines of metrics.jsonl
     log.samples_per_stage = 5  # times per stage that fixed prompts are sampled, or clips reconstructed
+    log.profile_steps = placeholder(tuple)  # first and last step of each stage that a trace is written of, such as
+    # (10, 13), to profile/ in the workdir (docs/debugging.md); None: no trace
 
     c.guard = guard = ConfigDict()
     guard.max_skipped_steps = 10  # steps in a row that may change nothing, then the run ends with code 65
@@ -299,6 +301,11 @@ def autoencoder_stage(
     # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
     s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
     # is initialised; the first that matches counts, and where none does the name is the same
+    s.trainable = placeholder(
+        str
+    )  # a regular expression of whole names of parameters, such as r"transformer\..*": these
+    # are trained, all others frozen, without moments and averages (docs/checkpoints.md); None: all are trained
+    s.frozen_dtype = placeholder(str)  # "float32" or "bfloat16": what frozen ones are kept in; None: float32
     s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none
     s.optimizer = optimizer()
     return s
@@ -328,6 +335,11 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
     s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
     # is initialised; the first that matches counts, and where none does the name is the same
+    s.trainable = placeholder(
+        str
+    )  # a regular expression of whole names of parameters, such as r"transformer\..*": these
+    # are trained, all others frozen, without moments and averages (docs/checkpoints.md); None: all are trained
+    s.frozen_dtype = placeholder(str)  # "float32" or "bfloat16": what frozen ones are kept in; None: float32
     s.mix = mix = ConfigDict()  # shares of what is drawn
     mix.images = images  # of one-frame clips
     mix.videos = 1.0 - images  # of longer ones

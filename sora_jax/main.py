@@ -19,6 +19,9 @@ _UNTIL = _FLAGS.string("until", None, "The last kind of stage to run, such as au
 _FRESH_DATA = _FLAGS.switch(
     "fresh_data", False, "Keep the weights and go on although the data of a stage in progress changed."
 )
+_DEBUG = _FLAGS.switch(
+    "debug", False, "Stop at the operation that makes a NaN, refuse implicit transfers, unroll blocks; slow."
+)
 _COORDINATOR = _FLAGS.string(
     "coordinator", None, "HOST:PORT at which process 0 listens for the others. Else JAX_COORDINATOR_ADDRESS."
 )
@@ -38,15 +41,18 @@ def main(_: Sequence[str]) -> None:
     """Runs the stages that are not done yet."""
     use_huge_pages()
     # Here, because they bring jax: a second start should cost nothing.
+    from sora_jax.core import debugging
     from sora_jax.core.config import to_json
     from sora_jax.core.distributed import find_cluster, joined
     from sora_jax.experiment.run import run
 
+    if _DEBUG.value:
+        debugging.switch_on()
     wanted = {"until": _UNTIL.value, "fresh_data": _FRESH_DATA.value}
     cluster = find_cluster(
         _COORDINATOR.value, _COUNT.value, _INDEX.value, detect=_DISTRIBUTED.value, timeout_s=_JOIN_TIMEOUT.value
     )
-    purpose = {"config": to_json(_CONFIG.value), "workdir": _WORKDIR.value, **wanted}
+    purpose = {"config": to_json(_CONFIG.value), "workdir": _WORKDIR.value, "debug": _DEBUG.value, **wanted}
     with joined(cluster, purpose=purpose, timeout_s=_JOIN_TIMEOUT.value, heartbeat_s=_HEARTBEAT.value):
         run(_CONFIG.value, _WORKDIR.value, **wanted)
 

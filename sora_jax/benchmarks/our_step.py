@@ -83,7 +83,7 @@ class OurStep:
         settings = StepConfig(
             name="benchmark", seed=0, steps=1_000_000, accumulate=1, schedule=schedule, ema=_EMA, guard=ONLY_FINITE
         )
-        self._step, self._course = make_step(objective, structure, optimizer(axes), settings), settings.course
+        self._step, self._scalars = make_step(objective, structure, optimizer(axes), settings), settings.scalars
         self.reset()
 
     def reset(self) -> None:
@@ -102,6 +102,6 @@ class OurStep:
         losses = []
         with jax.set_mesh(self._mesh):
             for batch in batches:
-                self._state, metrics = self._step(self._state, batch, self._course)
+                self._state, metrics = self._step(self._state, batch, self._scalars)
                 losses.append(metrics["loss"])
             return [float(loss) for loss in jax.block_until_ready(losses)]

@@ -9,9 +9,7 @@ side.
 """
 
 import functools
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.benchmarks.figures import Figure, publish
-from sora_jax.benchmarks.made_up_data import prepare_noise
+from sora_jax.benchmarks.made_up_data import Steps, noise_pack
 from sora_jax.benchmarks.turns import CLOCKS, fewest_seconds
 from sora_jax.core import rng
 from sora_jax.core.commands import Flags, run_command
@@ -27,15 +25,13 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
-from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.kinds.base import Recipe
-from sora_jax.experiment.kinds.diffusion import DiffusionKind
 from sora_jax.experiment.recipes import recipe_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.train.loop import to_device
-from sora_jax.train.state import TrainState, update_ema
+from sora_jax.train.state import update_ema
 from sora_jax.train.step import make_step, mean_gradient, weights_digest
 
 _FLAGS = Flags()
@@ -82,13 +78,9 @@ def stage_of(settings: Settings, name: str | None) -> str:
 
 def figures_of(settings: Settings, stage: str, *, clips: int, rounds: int, clock: str) -> list[Figure]:
     """Returns the milliseconds of each part of the stage's step, its GFLOP/s and those of its largest product."""
-    with tempfile.TemporaryDirectory() as folder:
-        mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.local_devices()[:1])
-        recipe = recipe_of(settings, stage, mesh)
-        config = DiffusionKind().of(settings, stage)
-        noise = prepare_noise(settings, Path(folder) / "noise", count=clips)
-        stream = PackedBatches(noise, settings, mix=config.mix, token_drop=config.token_drop)
-        pack = next(stream.batches(0))
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.local_devices()[:1])
+    recipe = recipe_of(settings, stage, mesh)
+    pack, flops = noise_pack(settings, stage, clips=clips)
     with jax.set_mesh(mesh):
         calls = _parts(recipe, to_device(pack, mesh))
         product, flops_of_product = _largest_product(settings)
@@ -99,7 +91,7 @@ def figures_of(settings: Settings, stage: str, *, clips: int, rounds: int, clock
         Figure(name=f"{name}_ms", value=1e3 * seconds[name], target=None, meaning=f"{meaning}, milliseconds")
         for name, meaning in _MEANINGS.items()
     ]
-    reached, possible = stream.flops(pack) / seconds["step"], flops_of_product / seconds["product"]
+    reached, possible = flops / seconds["step"], flops_of_product / seconds["product"]
     return [
         *figures,
         Figure(name="step_gflops", value=reached / 1e9, target=None, meaning="model FLOPs of the step, 1e9 a second"),
@@ -113,9 +105,9 @@ def figures_of(settings: Settings, stage: str, *, clips: int, rounds: int, clock
 def _parts(recipe: Recipe, pack: dict[str, jax.Array]) -> dict[str, Callable[[], object]]:
     """Returns a call for each part, which returns when the device is done."""
     structure, _, axes = abstract_model(recipe.maker.build)
-    optimizer = recipe.maker.make_optimizer(axes)
+    optimizer = recipe.maker.optimizer(axes)
     state = recipe.maker.fresh(rng.key(0, "benchmark"))
-    differentiate = functools.partial(mean_gradient, recipe.objective, structure, accumulate=1)
+    differentiate = functools.partial(mean_gradient, recipe.objective, structure, accumulate=1, frozen=state.frozen)
     key = rng.key(0, "noise")
     gradient = jax.jit(lambda params: differentiate(params, pack, key)[0])
     # What nobody asks for is not computed: without the gradient this is the forward pass.
@@ -129,21 +121,9 @@ def _parts(recipe: Recipe, pack: dict[str, jax.Array]) -> dict[str, Callable[[],
         "optimizer": lambda: direct(made, state.opt_state, state.params),
         "averages": lambda: average(state.ema, state.params),
         "digest": lambda: digest(state.params),
-        "step": _Steps(make_step(recipe.objective, structure, optimizer, recipe.step), recipe, pack),
+        "step": Steps(make_step(recipe.objective, structure, optimizer, recipe.step), recipe, pack),
     }
     return {name: functools.partial(_done, call) for name, call in calls.items()}
-
-
-class _Steps:
-    """One step after the other, as each takes the state of the one before."""
-
-    def __init__(self, step: Callable[..., tuple[TrainState, Any]], recipe: Recipe, pack: dict[str, jax.Array]):
-        self._state = recipe.maker.fresh(rng.key(0, "steps"))
-        self._step = functools.partial(step, batch=pack, course=recipe.step.course)
-
-    def __call__(self) -> TrainState:
-        self._state, _ = self._step(self._state)
-        return self._state
 
 
 def _done(call: Callable[[], Any]) -> None:

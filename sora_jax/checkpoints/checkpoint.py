@@ -23,7 +23,7 @@ from etils import epath
 from sora_jax.checkpoints import leaves, manifest
 from sora_jax.checkpoints.disk_space import check_room
 from sora_jax.checkpoints.retention import RECORD, CheckpointConfig, Record, Retention, find_steps, read_record
-from sora_jax.core.distributed import from_first, is_first, wait_for_all
+from sora_jax.core.distributed import from_first, gather, is_first, wait_for_all
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.versions import changes, versions
 
@@ -53,7 +53,7 @@ class Checkpointer:
 
     `directory` is made absolute and created; what an interrupted save left there is removed. Committed steps stay as
     `policy` says: others go only after a newer one is committed. With several processes every process makes every
-    call; process 0 alone cleans, prunes and verifies.
+    call; process 0 alone cleans and prunes, and what is read to verify is shared out.
 
     A save that fails is told, what it wrote is removed, and the next step that asks `due` is to save again: at once,
     after 2 s, after 10 s; then StorageError. Where there are several processes the first failure of one ends it with
@@ -317,21 +317,21 @@ def _create_and_clean(directory: epath.Path) -> None:
 
 
 def _newest_trusted(directory: epath.Path, *, wanted: int | None) -> tuple[int | None, set[int]]:
-    """The newest trusted step (of all, or of `wanted` alone) and those refused; the same on every process."""
+    """The newest trusted step (of all, or of `wanted` alone) and those refused; the same on every process.
 
-    def look() -> tuple[int | None, list[int]]:
-        bad = []
-        for step in sorted(find_steps(directory), reverse=True):
-            if wanted not in (None, step):
-                continue
-            reason = manifest.distrust(directory / str(step))
-            if reason is None:
-                return step, bad
+    Each process reads its part of the files.
+    """
+    steps = from_first(f"steps in {directory}", lambda: sorted(find_steps(directory), reverse=True))
+    part, bad, found = (jax.process_index(), jax.process_count()), [], None
+    for step in steps if wanted is None else [step for step in steps if step == wanted]:
+        said = gather(f"step {step} of {directory}", manifest.distrust(directory / str(step), part=part))
+        reason = next((one for one in said if one is not None), None)
+        if reason is None:
+            found = step
+            break
+        if is_first():
             logging.warning("checkpoint of step %d in %s is not used: %s", step, directory, reason)
-            bad.append(step)
-        return None, bad
-
-    found, bad = from_first(f"steps in {directory}", look)
+        bad.append(step)
     if found is None and bad:
         raise StorageError(
             f"none of the {len(bad)} checkpoints in {directory} can be trusted, the log says why; "

@@ -2,7 +2,7 @@
 
 Every key lives in `configs/base.py` with its comment; nothing here supplies a default. Each consumer declares its
 sub-tree as a frozen keyword-only dataclass and gets it through `build`, which says what is misspelt, missing or of the
-wrong type, all at once.
+wrong type, all at once. A key that may be None may also be missing: so configs of earlier versions, in workdirs, open.
 """
 
 import dataclasses
@@ -49,6 +49,9 @@ def _build(cls: Any, tree: Any, path: str, problems: list[str]) -> Any:
             problems.append(f"{path}.{key} is unknown" + (f"; did you mean {near[0]}?" if near else ""))
     values = {}
     for name in names:
+        if name not in tree and _matches(None, hints[name]):
+            values[name] = None  # what the config of an earlier version could not say is off
+            continue
         if name not in tree:
             problems.append(f"{path}.{name} is missing")
             continue

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from sora_jax.checkpoints import leaves, manifest
+from sora_jax.checkpoints import frozen, leaves, manifest
 from sora_jax.checkpoints.checkpoint import read_step, saved_leaves
 from sora_jax.checkpoints.disk_space import state_bytes
 from sora_jax.core.errors import CommandError, DataError
@@ -34,21 +34,27 @@ def checkpoint_faults(workdir: Workdir, settings: Settings) -> Iterator[tuple[st
     """
     root = workdir.path / "checkpoints"
     wanted = functools.cache(functools.partial(_wanted_leaves, settings))
-    for path in sorted(root.glob("*/*"), key=lambda path: (path.parent, len(path.name), path.name)):
+    paths = [*root.glob("*/*"), *root.glob(f"*/{frozen.NAME}/*")]
+    for path in sorted(paths, key=lambda path: (path.parent, len(path.name), path.name)):
         if path.name.isdecimal():
-            directory, stage = epath.Path(path), path.parent.name
-            found = manifest.faults(directory) or _leaf_faults(directory, wanted(stage))
+            directory, folder = epath.Path(path), path.parent.relative_to(root).as_posix()
+            found = manifest.faults(directory) or _leaf_faults(directory, wanted(folder))
             if directory.exists():  # and was not removed meanwhile, by the run that goes on
-                yield f"{stage}/{path.name}", found
+                yield f"{folder}/{path.name}", found
 
 
-def _wanted_leaves(settings: Settings, stage: str) -> dict[str, Any] | None:
-    """Returns what stands for the leaves of a stage's state, by name; None where the config has no such stage."""
+def _wanted_leaves(settings: Settings, folder: str) -> dict[str, Any] | None:
+    """Returns what stands for the leaves of a stage's checkpoints in STAGE, or of what it froze in STAGE/frozen.
+
+    None where the config has no such stage.
+    """
+    stage, _, part = folder.partition("/")
     kind = training(settings, settings.stages).get(stage)
     if kind is None:
         return None
     mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
-    return leaves.by_name(kind.maker(settings, stage, mesh).abstract())
+    state = kind.maker(settings, stage, mesh).abstract()
+    return leaves.by_name({"params": state.frozen} if part == frozen.NAME else state.saved)
 
 
 def _leaf_faults(directory: epath.Path, wanted: Mapping[str, Any] | None) -> list[str]:

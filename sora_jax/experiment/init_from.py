@@ -10,6 +10,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,11 +19,11 @@ from absl import logging
 from etils import epath
 
 from sora_jax.checkpoints import leaves, manifest
-from sora_jax.checkpoints.checkpoint import load_tree, saved_leaves, trusted_step
+from sora_jax.checkpoints.checkpoint import trusted_step
+from sora_jax.checkpoints.frozen import find_params, load_params
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core.config import differences
 from sora_jax.core.errors import StorageError, UserError
-from sora_jax.core.tree import Params
 from sora_jax.experiment.stage_settings import TrainStage, read_rules
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.train.state import StateMaker, TrainState, track_name
@@ -52,7 +53,7 @@ class InitialWeights:
     names: dict[str, str | None]
 
 
-def find_source(name: str, stage: TrainStage, params: Params) -> InitialWeights:
+def find_source(name: str, stage: TrainStage, params: Mapping[str, Any]) -> InitialWeights:
     """Returns where the weights of the stage `name` come from; `params` are its parameters, or their shapes.
 
     Raises UserError saying all that does not fit: parameters that are not there, or of another shape or dtype, and
@@ -63,11 +64,11 @@ def find_source(name: str, stage: TrainStage, params: Params) -> InitialWeights:
     try:
         widths = json.loads((directory / "config" / "metadata").read_text())["ema"]["widths"]
         track = track_name(widths[0])
-        saved = saved_leaves(directory)
+        trained, frozen = find_params(directory, f"ema/{track}")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"stages.{name}.start_from: {directory} is no checkpoint of a run: {error}") from error
-    prefix = f"ema/{track}/"
-    there = {leaf.removeprefix(prefix): value for leaf, value in saved.items() if leaf.startswith(prefix)}
+    # Frozen ones may be kept in another dtype, and are cast as they are read.
+    there = trained | {n: jax.ShapeDtypeStruct(v.shape, jnp.float32) for n, v in frozen.items() if n not in trained}
     names, problems = _match(stage.start_rules, params)
     for ours, theirs in names.items():
         if theirs is None:
@@ -90,13 +91,12 @@ def inherit(name: str, stage: TrainStage, maker: StateMaker, key: jax.Array) -> 
 
     Raises UserError as `find_source`, before anything is compiled, and as `load_tree`.
     """
-    shapes = maker.abstract().params
+    shapes = maker.abstract_params()
     source = find_source(name, stage, shapes)
     wanted = {theirs: shapes[ours] for ours, theirs in source.names.items() if theirs is not None}
-    restored = load_tree(source.folder, {"ema": {source.track: wanted}}, step=source.step)
-    taken = restored.state["ema"][source.track]
+    taken, step = load_params(source.folder, f"ema/{source.track}", wanted, step=source.step)
     fresh = maker.fresh(key)
-    params = dict(fresh.params)
+    params = {**fresh.frozen, **fresh.params}
     for ours, theirs in source.names.items():
         if theirs is not None:
             params[ours] = jax.device_put(taken[theirs], shapes[ours].sharding)
@@ -104,14 +104,15 @@ def inherit(name: str, stage: TrainStage, maker: StateMaker, key: jax.Array) -> 
     logging.info(
         "%s: starting from the averaged weights of step %d in %s, %d of %d parameters as initialised",
         name,
-        restored.step,
+        step,
         source.folder,
         left,
         len(params),
     )
     # Distinct buffers, as two parameters may come from one: the state is donated, and a buffer may be donated once.
+    params, frozen = maker.split(jax.tree.map(jnp.copy, params))
     ema = {track: jax.tree.map(jnp.copy, params) for track in fresh.ema}
-    return dataclasses.replace(fresh, params=jax.tree.map(jnp.copy, params), ema=ema)
+    return dataclasses.replace(fresh, params=params, ema=ema, frozen=frozen)
 
 
 def take_autoencoder(workdir: Workdir, config: AutoencoderConfig, path: str) -> None:
@@ -163,7 +164,7 @@ def _locate(name: str, path: str) -> tuple[epath.Path, int | None, epath.Path]:
     return given, None, given / str(max(steps))
 
 
-def _match(rules: tuple[str, ...], params: dict[str, Any]) -> tuple[dict[str, str | None], list[str]]:
+def _match(rules: tuple[str, ...], params: Mapping[str, Any]) -> tuple[dict[str, str | None], list[str]]:
     """Returns (each parameter's name there, None for those left as they are; what is wrong with rules)."""
     read = read_rules(rules, given=True)
     used: set[int] = set()

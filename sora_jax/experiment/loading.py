@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from sora_jax.checkpoints.checkpoint import load_tree
+from sora_jax.checkpoints.frozen import load_params
 from sora_jax.core.distributed import from_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
@@ -149,9 +149,8 @@ def load_weights(
     """
     places = places or dict.fromkeys(abstract, SingleDeviceSharding(jax.local_devices()[0]))
     shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in abstract.items()}
-    subset = {"params": shapes} if weights == "params" else {"ema": {track: shapes}}
-    restored = load_tree(workdir.checkpoints(stage), subset, step=step)
-    return restored.state["params"] if weights == "params" else restored.state["ema"][track], restored.step
+    part = "params" if weights == "params" else f"ema/{track}"
+    return load_params(workdir.checkpoints(stage), part, shapes, step=step)
 
 
 def limits_of(settings: Settings) -> Limits:

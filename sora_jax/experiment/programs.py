@@ -106,20 +106,21 @@ def step_program(objective: Objective, maker: StateMaker, step: StepConfig, plan
     """Returns the train step of a stage on a batch."""
     structure, _, axes = abstract_model(maker.build)
     # Before the mesh is set, on which nothing can be computed.
-    state, course = maker.abstract(), step.course
-    optimizer, parts = maker.make_optimizer(axes), step.accumulate
+    state, scalars = maker.abstract(), step.scalars
+    optimizer, parts = maker.optimizer(axes), step.accumulate
     place = sharding.batch_sharding(maker.mesh)
     batch = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in planned.shapes.items()}
     micro = {n: jax.ShapeDtypeStruct((v.shape[0] // parts, *v.shape[1:]), v.dtype) for n, v in batch.items()}
+    params = {**state.frozen, **state.params}
 
     def kept() -> float:
-        plain = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in state.params.items()}
+        plain = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in params.items()}
         return activations.kept_bytes(objective, structure, plain, micro, planned.ways(maker.mesh, state.params))
 
     return Program(
         name=f"{step.name}: train step{planned.title}",
-        lower=lambda: make_step(objective, structure, optimizer, step).lower(state, batch, course),
-        held={"parameters": state.params, "moments": state.opt_state, "ema": state.ema, "batch": batch},
+        lower=lambda: make_step(objective, structure, optimizer, step).lower(state, batch, scalars),
+        held={"parameters": params, "moments": state.opt_state, "ema": state.ema, "batch": batch},
         kept=kept,
         flops=planned.flops,
         recomputed=planned.recomputed,

@@ -67,6 +67,7 @@ RANGES: dict[str, Range] = {
     "stages.*.schedule.final_share": SHARE,
     "stages.*.crops.cache_mb": NOT_NEGATIVE,
     "log.samples_per_stage": NOT_NEGATIVE,
+    "sampling.size": AT_LEAST_ONE,
     "sampling.shift_base_tokens": POSITIVE,
     "evaluation.*": NOT_NEGATIVE,
     "*data.*curation.*": NOT_NEGATIVE,

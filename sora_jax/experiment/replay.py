@@ -21,6 +21,7 @@ from sora_jax.experiment.recipes import recipe_of, train_kind
 from sora_jax.train import dump
 from sora_jax.train.loop import position_of, to_device
 from sora_jax.train.metrics import read_metrics
+from sora_jax.train.state import with_frozen
 from sora_jax.train.step import Batch, make_step, mean_gradient
 
 
@@ -55,19 +56,20 @@ def replay(run: Run, name: str, *, step: int | None, steps: int) -> Iterator[Rep
     """
     recipe = recipe_of(run.settings, name, run.mesh)
     structure, _, axes = abstract_model(recipe.maker.build)
-    step_function = make_step(recipe.objective, structure, recipe.maker.make_optimizer(axes), recipe.step)
+    step_function = make_step(recipe.objective, structure, recipe.maker.optimizer(axes), recipe.step)
     then = {line["step"]: line for line in read_metrics(run.workdir.path) if line["stage"] == name}
     mesh = recipe.maker.mesh
     with jax.set_mesh(mesh):
-        restored = load_tree(run.workdir.checkpoints(name), recipe.maker.abstract(), step=step)
-        state, position = restored.state, position_of(restored.data)
+        folder = run.workdir.checkpoints(name)
+        restored = load_tree(folder, recipe.maker.abstract().saved, step=step)
+        state, position = with_frozen(recipe.maker, restored, folder), position_of(restored.data)
         stream = train_kind(run.settings, name).stream(run, name)
         last = min(position.step + steps, recipe.step.steps)
         if last == position.step:
             raise UserError(f"step {last} is the last of {name}: pass --checkpoint of an earlier one")
         with contextlib.closing(stream.batches(position.step + position.left_out)) as batches:
             for done in range(position.step + 1, last + 1):
-                state, metrics = step_function(state, to_device(next(batches), mesh), recipe.step.course)
+                state, metrics = step_function(state, to_device(next(batches), mesh), recipe.step.scalars)
                 wrote = then.get(done, {}).get("digest")
                 yield Replayed(
                     done=done,
@@ -102,15 +104,18 @@ def diagnose(run: Run, name: str) -> Diagnosis:
     recipe, folder = recipe_of(run.settings, name, run.mesh), run.workdir.failed(name)
     structure, _, _ = abstract_model(recipe.maker.build)
     with jax.set_mesh(recipe.maker.mesh):
-        restored = load_tree(folder, recipe.maker.abstract())
+        restored = load_tree(folder, recipe.maker.abstract().saved)
+        state = with_frozen(recipe.maker, restored, run.workdir.checkpoints(name))
         batch = dump.read_batch(folder, restored.step)
-        key = rng.key(recipe.step.seed, name, restored.state.step)
+        key = rng.key(recipe.step.seed, name, state.step)
 
         def compute(params: Params, batch: Batch) -> tuple[Params, jax.Array, Any]:
-            return mean_gradient(recipe.objective, structure, params, batch, key, recipe.step.accumulate)
+            return mean_gradient(
+                recipe.objective, structure, params, batch, key, recipe.step.accumulate, frozen=state.frozen
+            )
 
-        gradient, loss, _ = jax.jit(compute)(restored.state.params, to_device(batch, recipe.maker.mesh))
-    parts = {"batch": batch, "weights": restored.state.params, "gradient": gradient}
+        gradient, loss, _ = jax.jit(compute)(state.params, to_device(batch, recipe.maker.mesh))
+    parts = {"batch": batch, "weights": {**state.frozen, **state.params}, "gradient": gradient}
     return Diagnosis(
         done=restored.step + 1,
         names=list(restored.data["names"]),

@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from sora_jax.core.config import at_least_one
 from sora_jax.core.errors import UserError
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
 
+FrozenDtype = Literal["float32", "bfloat16"]
 # Models that stages train, and that others load.
 AUTOENCODER, TEXT_TO_VIDEO = "autoencoder", "text_to_video"
 
@@ -54,6 +55,8 @@ class TrainStage(Stage):
       schedule: Learning rate over the stage.
       start_from: Folder of another run's checkpoints, or one of them, whose averages it begins with; None: none.
       start_rules: Names of parameters there, as `read_rules` reads them.
+      trainable: Regular expression of the names of the parameters that are trained; None: all are.
+      frozen_dtype: In which the others are kept; None: as they were.
       optimizer: How gradients become updates.
     """
 
@@ -63,11 +66,14 @@ class TrainStage(Stage):
     schedule: ScheduleConfig
     start_from: str | None
     start_rules: tuple[str, ...]
+    trainable: str | None
+    frozen_dtype: FrozenDtype | None
     optimizer: OptimizerConfig
 
     def __post_init__(self):
         at_least_one(self, "steps", "accumulate")
         read_rules(self.start_rules, given=self.start_from is not None)
+        check_trainable(self.trainable, self.frozen_dtype)
 
 
 def read_rules(rules: tuple[str, ...], *, given: bool) -> list[tuple[re.Pattern[str], str]]:
@@ -88,6 +94,16 @@ def read_rules(rules: tuple[str, ...], *, given: bool) -> list[tuple[re.Pattern[
             raise UserError(f"start_rules: {rule!r} must be 'REGEX -> NAME' or 'REGEX -> fresh'")
         found.append((compiled, name))
     return found
+
+
+def check_trainable(trainable: str | None, frozen_dtype: FrozenDtype | None) -> None:
+    """Raises UserError where `trainable` is no regular expression, or nothing is frozen that could have a dtype."""
+    if trainable is None and frozen_dtype is not None:
+        raise UserError(f"frozen_dtype {frozen_dtype!r} is of what a stage freezes: say in trainable what it trains")
+    try:
+        re.compile(trainable or "")
+    except re.error as error:
+        raise UserError(f"trainable {trainable!r} is no regular expression: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

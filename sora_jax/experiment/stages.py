@@ -17,7 +17,7 @@ from sora_jax.experiment.kinds import KINDS, names_until, training
 from sora_jax.experiment.kinds.autoencoder import take_given
 from sora_jax.experiment.kinds.base import Run
 from sora_jax.experiment.recipes import state_maker
-from sora_jax.train.state import TrainState
+from sora_jax.train.state import TrainState, with_frozen
 
 
 def run_stages(run: Run, *, until: str | None = None) -> None:
@@ -67,12 +67,12 @@ def end_before(run: Run, name: str) -> TrainState | None:
     before = [one for one in settings.run[: settings.run.index(name)] if settings.stages[one].trains == model]
     if not before:
         return None
-    maker = state_maker(settings, before[-1], run.mesh)
-    with Checkpointer(run.workdir.checkpoints(before[-1]), settings.checkpoint) as saver:
-        restored = saver.restore(maker.abstract())
+    maker, folder = state_maker(settings, before[-1], run.mesh), run.workdir.checkpoints(before[-1])
+    with Checkpointer(folder, settings.checkpoint) as saver:
+        restored = saver.restore(maker.abstract().saved)
     if restored is None:
         raise UserError(
             f"stage {name} goes on from {before[-1]}, whose checkpoint is missing in {run.workdir.path}: "
             "restore it, or start in another --workdir"
         )
-    return restored.state
+    return with_frozen(maker, restored, run.workdir.checkpoints(name))

@@ -155,6 +155,7 @@ class Middle(nnx.Module):
         self.attention = FrameAttention(dim, rngs=rngs) if config.attention else None
         self.after = ResidualBlock(dim, dim, remat=config.remat, rngs=rngs)
 
+    @jax.named_scope("middle")
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
         x = self.before(shard_space(x_BTHWC), past)
         if self.attention is not None:
@@ -249,6 +250,7 @@ class Head(nnx.Module):
         self.conv = conv.CausalConv(in_dim, out_dim, (kernel, kernel, kernel), rngs=rngs)
         self.linear = conv.CausalConv(in_dim, out_dim, (1, 1, 1), std_scale=0.1, rngs=rngs) if linear else None
 
+    @jax.named_scope("head")
     def __call__(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
         y = self.conv(jax.nn.silu(self.norm(x_BTHWC)), past)
         return y if self.linear is None else y + self.linear(x_BTHWC, past)
@@ -273,8 +275,9 @@ class Encoder(nnx.Module):
         """Returns features at the size of the latent; each sees only its surroundings."""
         x = rearrange(clip_BTHWC, "B T (H p) (W q) C -> B T H W (C q p)", p=self.patch, q=self.patch)
         x = self.conv_in(x, past)
-        for level in self.levels:
-            x = level(x, past)
+        for number, level in enumerate(self.levels):
+            with jax.named_scope(f"encoder_level_{number}"):
+                x = level(x, past)
         return x
 
     def finish(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
@@ -306,8 +309,9 @@ class Decoder(nnx.Module):
     def up(self, x_BTHWC: jax.Array, past: Past) -> jax.Array:
         """Returns the clip from features; each pixel sees only its surroundings."""
         x = x_BTHWC
-        for level in self.levels:
-            x = level(x, past)
+        for number, level in enumerate(self.levels):
+            with jax.named_scope(f"decoder_level_{number}"):
+                x = level(x, past)
         x = self.head(x, past)
         return rearrange(x, "B T H W (C q p) -> B T (H p) (W q) C", p=self.patch, q=self.patch)
 

@@ -45,6 +45,7 @@ class Discriminator(nnx.Module):
         self.norms = nnx.List([conv.ChannelNorm(dim) for dim in dims[1:]])
         self.conv_out = conv.CausalConv(dims[-1], 1, rngs=rngs)
 
+    @jax.named_scope("discriminator")
     def __call__(self, clip_BTHWC: jax.Array) -> jax.Array:
         past = Past(is_whole=True)
         x = self.conv_in(clip_BTHWC.astype(jnp.float32), past)

@@ -30,10 +30,12 @@ class TextToVideo(nnx.Module):
         self.text = text.module(remat=transformer.remat, rngs=rngs)
         self.transformer = Transformer(transformer, patch_width=patch_width, text_dim=text.width, rngs=rngs)
 
+    @jax.named_scope("text_encoder")
     def encode_text(self, pack: Pack, dtype: jnp.dtype) -> jax.Array:
         """Returns text_BKE of a pack's captions."""
         return self.text(pack, pack["text_segment_BK"], dtype)
 
+    @jax.named_scope("transformer")
     def predict(
         self,
         tokens_BLP: jax.Array,

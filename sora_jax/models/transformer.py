@@ -170,6 +170,7 @@ class Block(nnx.Module):
         self.mlp_out = Linear(config.mlp_width, width, axes=("mlp", "embed"), rngs=rngs)
         self.modulation = nnx.Param(jnp.zeros((6, width), jnp.float32), axes=("modulation", "embed"))
 
+    @jax.named_scope("block")
     def __call__(self, x_BLD: jax.Array, context: Context) -> jax.Array:
         x_BLD = constrain_row_major(x_BLD, "batch", "length", "features")
         # Per level first, then one gather for each of the six: a (B, L, 6 D) array would dominate the memory.
@@ -210,6 +211,7 @@ class ConditionEmbedder(nnx.Module):
         # Wan counts noise levels in thousandths.
         return self.time_out(jax.nn.silu(self.time_in(sinusoid(levels * 1000.0, self.frequency_dim))))
 
+    @jax.named_scope("conditions")
     def __call__(
         self, levels_BG: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:

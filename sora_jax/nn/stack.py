@@ -7,9 +7,11 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from sora_jax.core import debugging
 from sora_jax.nn.flash import KEPT
 
-# A loop copies what its body reads and keeps: so few blocks are laid out one after the other instead.
+# A loop copies what its body reads and keeps: so few blocks are laid out one after the other instead. When debugging,
+# all are: an error then names the block.
 _FEW = 4
 # What a block begins with.
 _INPUT = "block input"
@@ -58,4 +60,4 @@ def scan_blocks(blocks: Any, x: jax.Array, apply: Callable[[Any, jax.Array], jax
         # A loop already keeps the compiler from merging what is computed again with what was computed first.
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
     depth = jax.tree.leaves(state)[0].shape[0]
-    return jax.lax.scan(body, x, state, unroll=depth <= _FEW and remat == "none")[0]
+    return jax.lax.scan(body, x, state, unroll=(depth <= _FEW and remat == "none") or debugging.is_on())[0]

@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from absl import logging
 
 from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.checkpoints.retention import CheckpointConfig
-from sora_jax.train.reporter import HostBatch, Told
+from sora_jax.train.reporter import HostBatch, StepResult
 from sora_jax.train.state import TrainState
 from sora_jax.train.workdir import Workdir
 
@@ -25,21 +26,23 @@ _POLICY = CheckpointConfig(
 )
 
 
-def write(workdir: Workdir, stage: str, state: TrainState, bad: Told, *, names: list[str]) -> None:
+def write(
+    workdir: Workdir, stage: str, state: TrainState, bad: StepResult, *, names: list[str], notes: Mapping[str, str]
+) -> None:
     """Writes what reproduces `bad`, a step that changed nothing, as no step after it did: `state` may be later.
 
-    `names` are those of its samples.
+    `names` are those of its samples, `notes` what checkpoints of the stage note besides.
 
     Raises StorageError where the file system refuses.
     """
     before = bad.done - 1
     # The number of the step is part of its randomness.
     step = jax.device_put(jnp.full((), before, jnp.int32), state.step.sharding)
-    unbroken = jax.device_put(jnp.zeros((), jnp.int32), state.unbroken.sharding)
+    none = jax.device_put(jnp.zeros((), jnp.int32), state.consecutive_skips.sharding)
     folder = workdir.failed(stage)
     with Checkpointer(folder, _POLICY) as saver:
-        data = {"step": before, "batch": bad.number, "names": names}
-        saver.save(before, dataclasses.replace(state, step=step, unbroken=unbroken), data, workdir.config())
+        data = {"step": before, "batch": bad.number, "names": names, **notes}
+        saver.save(before, dataclasses.replace(state.saved, step=step, consecutive_skips=none), data, workdir.config())
     write_batch(folder, before, bad.batch)
     logging.warning("%s: what reproduces step %d is in %s: see sora_jax.replay --failed", stage, bad.done, folder)
 

@@ -1,7 +1,7 @@
-"""What is usual in a stage, and what is done about a step that is not.
+"""The verdict on a step: whether it is applied, how far its gradient is clipped, whether it is a spike.
 
-The loss and the norm of the gradient are followed by running means and variances, which are part of the training state:
-so a resumed run judges as an uninterrupted one, and so does every process of several.
+Running means and variances of the loss and of the norm of the gradient are part of the training state, so a resumed run
+judges as an uninterrupted one, and so does every process of several.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class GuardConfig:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Usual:
+class LossStats:
     """Running mean and variance of the loss and of the norm of the gradient, in this order; float32.
 
     Attributes:
@@ -72,25 +72,69 @@ class Usual:
     variance_2: jax.Array
 
     @classmethod
-    def nothing(cls) -> "Usual":
-        """Returns what is known before the first step."""
+    def nothing(cls) -> "LossStats":
+        """Returns the statistics before the first step."""
         return cls(count=jnp.zeros((), jnp.int32), mean_2=jnp.zeros(2), variance_2=jnp.zeros(2))
 
-    def limit_2(self, deviations: float, *, window: int) -> jax.Array:
+    def threshold_2(self, deviations: float, *, window: int) -> jax.Array:
         """Returns the largest loss and norm within so many standard deviations; infinite while too little is known."""
         deviation_2 = jnp.maximum(jnp.sqrt(self.variance_2), _LEAST_DEVIATION * jnp.abs(self.mean_2))
         return jnp.where(self.count >= window, self.mean_2 + deviations * deviation_2, jnp.inf)
 
-    def after(self, seen_2: jax.Array, *, window: int) -> "Usual":
-        """Returns what is usual after one more loss and norm."""
+    def after(self, observed_2: jax.Array, *, window: int) -> "LossStats":
+        """Returns the statistics after one more loss and norm."""
         count = self.count + 1
         share = 1.0 / jnp.minimum(count, window).astype(jnp.float32)
-        change_2 = seen_2 - self.mean_2
-        return Usual(
+        change_2 = observed_2 - self.mean_2
+        return LossStats(
             count=count,
             mean_2=self.mean_2 + share * change_2,
             variance_2=(1 - share) * (self.variance_2 + share * change_2**2),
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuardVerdict:
+    """What is done with one step; traced scalars.
+
+    Attributes:
+      apply: bool, whether it may change weights, moments and averages.
+      clip_scale: float32 in (0, 1], what the gradient is multiplied by.
+      spiked: bool, whether loss or norm is beyond `spike_deviations`.
+      stats: The statistics after the step, if it is applied.
+    """
+
+    apply: jax.Array
+    clip_scale: jax.Array
+    spiked: jax.Array
+    stats: LossStats
+
+
+@jax.named_scope("guard")
+def judge(
+    config: GuardConfig, stats: LossStats, consecutive_skips: jax.Array, *, loss: jax.Array, gradient_norm: jax.Array
+) -> GuardVerdict:
+    """Returns the verdict on a step, given the statistics of those before it; float32 scalars.
+
+    A step is applied if loss and norm are finite, fewer than `max_skipped_steps` were skipped just before it, and it is
+    no spike that `on_spike` skips.
+    """
+    observed_2 = jnp.stack([loss, gradient_norm]).astype(jnp.float32)
+    finite = jnp.all(jnp.isfinite(observed_2))
+    spiked = jnp.zeros((), bool)
+    if config.spike_deviations is not None:
+        threshold_2 = stats.threshold_2(config.spike_deviations, window=config.window)
+        spiked = finite & jnp.any(observed_2 > threshold_2)
+        observed_2 = jnp.minimum(observed_2, threshold_2)  # or one spike would make the next one usual
+    clip_scale = jnp.ones(())
+    if config.clip_deviations is not None:
+        largest = stats.threshold_2(config.clip_deviations, window=config.window)[1]
+        clip_scale = jnp.minimum(1.0, largest / gradient_norm)
+    apply = finite & (consecutive_skips < config.max_skipped_steps)
+    if config.on_spike == "skip":
+        apply &= ~spiked
+    stats = stats.after(observed_2, window=config.window)
+    return GuardVerdict(apply=apply, clip_scale=clip_scale, spiked=spiked, stats=stats)
 
 
 # Only what is not finite is left out: for steps that are timed or compared.

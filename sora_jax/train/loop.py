@@ -1,6 +1,6 @@
-"""The one loop: it serves every stage that trains, and reads as chapters.
+"""The one loop, which serves every stage that trains: wait for data, step, read the last metrics, save, stop, show.
 
-Order matters here. Step n is dispatched before the metrics of step n - 1 are read, so the device never waits for the
+Do not reorder it. Step n is dispatched before the metrics of step n - 1 are read, so the device never waits for the
 log. The data position of a checkpoint is its step, because batches are numbered, and how many were left out: also where
 the data changed and the run was told to go on, as batch n of an endless random order is as good a place as batch 0.
 """
@@ -14,6 +14,7 @@ import jax
 from absl import logging
 from jax.sharding import Mesh, NamedSharding
 
+from sora_jax.checkpoints import frozen
 from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core import failure
@@ -28,9 +29,10 @@ from sora_jax.train import dump
 from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
-from sora_jax.train.reporter import HostBatch, LogConfig, Reporter, Spiked, Told
-from sora_jax.train.state import StateMaker, TrainState
+from sora_jax.train.reporter import HostBatch, LogConfig, Reporter, StepResult, Trouble
+from sora_jax.train.state import StateMaker, TrainState, with_frozen
 from sora_jax.train.step import Objective, StepConfig, make_step
+from sora_jax.train.step_runner import StepRunner
 from sora_jax.train.workdir import Workdir
 
 
@@ -67,7 +69,7 @@ class Stream(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
+class TrainJob:
     """What one stage trains.
 
     Attributes:
@@ -88,7 +90,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class RunContext:
     """Where a run writes and how often, whether it was asked to stop, how far it is, whether other data will do."""
 
     workdir: Workdir
@@ -106,7 +108,7 @@ class Position:
 
     Attributes:
       step: Steps done.
-      left_out: Batches that rewinds have left out; step n + 1 takes batch n + left_out.
+      left_out: Batches that rewinds have left out; step n + 1 takes batch n + left_out, from 0.
       rewinds: How many there were.
     """
 
@@ -114,127 +116,154 @@ class Position:
     left_out: int = 0
     rewinds: int = 0
 
+    @property
+    def batch(self) -> int:
+        """The number of the next batch."""
+        return self.step + self.left_out
 
-def train(task: Task, around: Surroundings) -> tuple[TrainState, dict[str, Any]]:
+    def after_a_step(self) -> "Position":
+        """Returns the position one step on."""
+        return dataclasses.replace(self, step=self.step + 1)
+
+    def facts(self) -> dict[str, int]:
+        """Returns it as JSON."""
+        return dataclasses.asdict(self)
+
+
+def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any]]:
     """Returns the state after the last step of a stage, and facts about the way there.
 
     Goes on from the newest verified checkpoint of the stage, if any, and from an older one after a spike that is to be
     undone. Raises Preempted after saving when asked to stop, NumericsError after too many bad steps in a row, having
     written what reproduces the last of them to the workdir's `failed`.
     """
-    name, mesh = task.step.name, task.maker.mesh
-    with jax.set_mesh(mesh), Checkpointer(around.workdir.checkpoints(name), around.checkpoint) as saver:
-        state, position = _start(task, saver, fresh_data=around.fresh_data)
-        stretch = _Stretch(task, around, saver)
-        around.progress.go_on_from(position.step)
-        clock = StepClock(start=position.step, peak_flops=_peak_flops(mesh), show=around.progress.update)
-        state, spike = stretch(state, position, clock)
-        while spike is not None:
-            del state  # before another one takes as much memory
-            state, position = _rewind(task, saver, position, spike)
-            clock.back_to(position.step)
-            around.progress.go_on_from(position.step)
-            state, spike = stretch(state, position, clock)
-        around.stop.kept()
-        facts = clock.facts() | ({"rewinds": position.rewinds} if position.rewinds else {})
-    return state, {"steps": task.step.steps, **facts}
+    name, steps, mesh, stop = job.step.name, job.step.steps, job.maker.mesh, context.stop
+    show_at = _moments(steps, context.log.samples_per_stage)
+    with (
+        jax.set_mesh(mesh),
+        Checkpointer(context.workdir.checkpoints(name), context.checkpoint) as saver,
+        contextlib.closing(_runner(job, context)) as step,
+        contextlib.ExitStack() as reading,
+    ):
+        state, position = _start(job, context, saver)
+        notes = {frozen.NAME: frozen.fingerprint(state.frozen)} if state.frozen else {}
+        clock = StepClock(start=position.step, peak_flops=_peak_flops(mesh), show=context.progress.update)
+        _show_what_was_missed(job, context, state, position, show_at)
+        batches, reporter = _begin(job, context, position, clock, reading)
+        while position.step < steps:
+            failure.at(step=position.step + 1)
+            with clock.waiting():
+                batch = next(batches)
+            number, position = position.batch, position.after_a_step()
+            state, metrics = step(position.step, state, to_device(batch, mesh))  # dispatched, not waited for
+            stop.worked()
+            found = reporter.read(StepResult(done=position.step, number=number, batch=batch, metrics=metrics))
+
+            saver.poll()
+            stopped, shows = stop.asked(), position.step in show_at  # asked once: a signal may come at any line
+            settle = stopped or shows or position.step == steps
+            saves = saver.due(position.step) or settle
+            if saves and found is None:
+                found = reporter.flush()  # no step is saved before its metrics are read
+            if found is not None and found.rewind:
+                del state  # before another one takes as much memory
+                state, position = _rewind(job, context, saver, position, found.step.done)
+                batches, reporter = _begin(job, context, position, clock, reading)
+                continue
+            if found is not None:
+                raise _given_up(job, context, state, found, notes)
+            if saves:
+                data, loss = position.facts() | job.stream.fingerprint() | notes, reporter.mean_loss(since=saver.newest)
+                saver.save(position.step, state.saved, data, context.workdir.config(), loss=loss, settle=settle)
+            if stopped:
+                stop.check(f"step {position.step} of {name} is saved")
+            if shows:
+                stop.kept()  # whoever stops the run need not wait for what is shown
+                with clock.paused():
+                    job.show(state, position.step)
+        stop.kept()
+    return state, {"steps": steps, **clock.facts(), **({"rewinds": position.rewinds} if position.rewinds else {})}
 
 
-class _Stretch:
-    """Steps from a position to the end of a stage."""
-
-    def __init__(self, task: Task, around: Surroundings, saver: Checkpointer):
-        self._task, self._around, self._saver = task, around, saver
-        structure, _, axes = abstract_model(task.maker.build)
-        step = make_step(task.objective, structure, task.maker.make_optimizer(axes), task.step)
-        self._step, self._course = together(step, every_time=False), task.step.course
-        self._show_at = _moments(task.step.steps, around.log.samples_per_stage)
-
-    def __call__(self, state: TrainState, position: Position, clock: StepClock) -> tuple[TrainState, int | None]:
-        """Returns the state at the end and None, or after the step of a spike that is to be undone, and that step.
-
-        Raises as `train`.
-        """
-        task, around, first = self._task, self._around, position.step
-        failure.at(step=first)
-        around.metrics.truncate(task.step.name, first)
-        self._show_what_was_missed(state, first)
-        report = self._reporter(clock)
-        with contextlib.closing(task.stream.batches(first + position.left_out)) as batches:
-            for done in range(first + 1, task.step.steps + 1):
-                failure.at(step=done)
-                with clock.waiting():
-                    host_batch = next(batches)
-                state, metrics = self._step(state, to_device(host_batch, task.maker.mesh), self._course)
-                around.stop.worked()
-                number = done - 1 + position.left_out
-                try:
-                    report(Told(done=done, number=number, batch=host_batch, metrics=metrics))
-                    self._after(done, state, position, report, clock)
-                except Spiked as spike:
-                    return state, spike.done
-                except NumericsError:
-                    if report.bad is not None:
-                        names = task.stream.names(report.bad.number)
-                        dump.write(around.workdir, task.step.name, state, report.bad, names=names)
-                    raise
-        return state, None
-
-    def _show_what_was_missed(self, state: TrainState, first: int) -> None:
-        """Shows what the last run was stopped before it came to."""
-        workdir, name = self._around.workdir, self._task.step.name
-        shown = from_first(f"what {name} shows", workdir.samples(name, first).exists)
-        if first in self._show_at and not shown:
-            self._task.show(state, first)
-
-    def _reporter(self, clock: StepClock) -> Reporter:
-        task, stream = self._task, self._task.stream
-        return Reporter(
-            task.step.name,
-            steps=task.step.steps,
-            every=self._around.log.every_steps,
-            guard=task.step.guard,
-            clock=clock,
-            writer=self._around.metrics,
-            cost=lambda batch: (*stream.tokens(batch), stream.flops(batch)),
-            names=stream.names,
-        )
-
-    def _after(self, done: int, state: TrainState, position: Position, report: Reporter, clock: StepClock) -> None:
-        """Saves, stops and shows, where it is time to."""
-        task, around, saver = self._task, self._around, self._saver
-        saver.poll()
-        stopped = around.stop.asked()  # once: a signal may come at any line
-        shows = done in self._show_at
-        settle = stopped or shows or done == task.step.steps
-        if saver.due(done) or settle:
-            report.flush()
-            here = dataclasses.asdict(dataclasses.replace(position, step=done))
-            data, loss = {**here, **task.stream.fingerprint()}, report.mean_loss(since=saver.newest)
-            saver.save(done, state, data, around.workdir.config(), loss=loss, settle=settle)
-        if stopped:
-            around.stop.check(f"step {done} of {task.step.name} is saved")
-        if shows:
-            around.stop.kept()  # whoever stops the run need not wait for what is shown
-            with clock.paused():
-                task.show(state, done)
+def _runner(job: TrainJob, context: RunContext) -> StepRunner:
+    """Returns what runs the step, which all processes compile together."""
+    structure, _, axes = abstract_model(job.maker.build)
+    step = make_step(job.objective, structure, job.maker.optimizer(axes), job.step)
+    return StepRunner(
+        together(step, every_time=False),
+        job.step.scalars,
+        mesh=job.maker.mesh,
+        folder=context.workdir.profile(job.step.name),
+        profile=context.log.profile_steps,
+    )
 
 
-def _start(task: Task, saver: Checkpointer, *, fresh_data: bool) -> tuple[TrainState, Position]:
+def _begin(
+    job: TrainJob, context: RunContext, position: Position, clock: StepClock, reading: contextlib.ExitStack
+) -> tuple[Batches, Reporter]:
+    """Returns the batches from a position on, which `reading` closes, and who reads the metrics of their steps.
+
+    Called again after a rewind: lines of metrics, the progress and the clock go back too.
+    """
+    name, stream = job.step.name, job.stream
+    failure.at(step=position.step)
+    context.metrics.truncate(name, position.step)
+    context.progress.go_on_from(position.step)
+    clock.back_to(position.step)
+    reporter = Reporter(
+        name,
+        steps=job.step.steps,
+        every=context.log.every_steps,
+        guard=job.step.guard,
+        clock=clock,
+        writer=context.metrics,
+        cost=lambda batch: (*stream.tokens(batch), stream.flops(batch)),
+        names=stream.names,
+    )
+    reading.close()
+    return reading.enter_context(contextlib.closing(stream.batches(position.batch))), reporter
+
+
+def _given_up(
+    job: TrainJob, context: RunContext, state: TrainState, found: Trouble, notes: Mapping[str, str]
+) -> NumericsError:
+    """Returns what ends the run, after writing what reproduces the step."""
+    names = job.stream.names(found.step.number)
+    dump.write(context.workdir, job.step.name, state, found.step, names=names, notes=notes)
+    return NumericsError(found.reason)
+
+
+def _show_what_was_missed(
+    job: TrainJob, context: RunContext, state: TrainState, position: Position, show_at: set[int]
+) -> None:
+    """Shows what the last run was stopped before it came to."""
+    name, first = job.step.name, position.step
+    failure.at(step=first)
+    shown = from_first(f"what {name} shows", context.workdir.samples(name, first).exists)
+    if first in show_at and not shown:
+        job.show(state, first)
+
+
+def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[TrainState, Position]:
     """Returns the state to go on from and where it is."""
-    abstract = task.maker.abstract()
-    saver.check_room(abstract)
-    restored = saver.restore(abstract)
+    abstract = job.maker.abstract()
+    saver.check_room(abstract.saved)
+    restored = saver.restore(abstract.saved)
+    name = job.step.name
+    folder = context.workdir.checkpoints(name)
     if restored is None:
-        return task.initial(), Position()
-    name = task.step.name
+        state = job.initial()
+        if state.frozen:
+            frozen.save_frozen(folder, state.frozen, context.workdir.config())
+        return state, Position()
     position = position_of(restored.data)
-    fingerprint = {key: value for key, value in restored.data.items() if key not in dataclasses.asdict(position)}
-    changes = check_resume(fingerprint, task.stream.fingerprint(), fresh_data=fresh_data)
+    others = {*position.facts(), frozen.NAME}
+    fingerprint = {key: value for key, value in restored.data.items() if key not in others}
+    changes = check_resume(fingerprint, job.stream.fingerprint(), fresh_data=context.fresh_data)
     if changes:
         logging.warning("%s: batches from step %d on are those of other data: %s", name, position.step, changes)
     logging.info("%s: going on from step %d", name, position.step)
-    return restored.state, position
+    return with_frozen(job.maker, restored, folder), position
 
 
 def position_of(data: Mapping[str, Any]) -> Position:
@@ -242,19 +271,25 @@ def position_of(data: Mapping[str, Any]) -> Position:
     return Position(**{field.name: data[field.name] for field in dataclasses.fields(Position)})
 
 
-def _rewind(task: Task, saver: Checkpointer, position: Position, spike: int) -> tuple[TrainState, Position]:
+def _rewind(
+    job: TrainJob, context: RunContext, saver: Checkpointer, position: Position, spike: int
+) -> tuple[TrainState, Position]:
     """Returns an earlier state and a position past the batches that led to a spike; later checkpoints are removed.
 
     Raises NumericsError after too many rewinds.
     """
-    guard, name = task.step.guard, task.step.name
+    guard, name = job.step.guard, job.step.name
     if position.rewinds >= guard.max_rewinds:
         raise NumericsError(
             f"{name}: a spike at step {spike} after {position.rewinds} rewinds, as many as guard.max_rewinds allows; "
             "lower the learning rate, or look at the data of the steps that the log names"
         )
-    restored = saver.rewind(task.maker.abstract(), at_most=spike - guard.rewind_steps)
-    state, before = (task.initial(), Position()) if restored is None else (restored.state, position_of(restored.data))
+    restored = saver.rewind(job.maker.abstract().saved, at_most=spike - guard.rewind_steps)
+    if restored is None:
+        state, before = job.initial(), Position()
+    else:
+        folder = context.workdir.checkpoints(name)
+        state, before = with_frozen(job.maker, restored, folder), position_of(restored.data)
     met = spike - 1 + position.left_out  # the number of the batch of the spike
     left_out = met + guard.rewind_batches - before.step
     logging.warning(

@@ -1,4 +1,4 @@
-"""What is told of the steps of a stage: lines of metrics, and what was bad."""
+"""Reads the metrics of steps, writes their lines, and finds the steps after which training cannot just go on."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from sora_jax.core.config import at_least_one
-from sora_jax.core.errors import NumericsError
+from sora_jax.core.errors import UserError
 from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.metrics import MetricsWriter
@@ -24,38 +24,51 @@ _MOST_NAMED = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """How often a stage reports."""
+    """How often a stage reports, and of which steps, the first and the last, it writes a trace."""
 
     every_steps: int
     samples_per_stage: int
+    profile_steps: tuple[int, int] | None
 
     def __post_init__(self):
         at_least_one(self, "every_steps")
-
-
-class Spiked(Exception):
-    """A step is to be undone: training goes back, and leaves out what it met."""
-
-    def __init__(self, done: int):
-        super().__init__(f"a spike at step {done}")
-        self.done = done
+        if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise UserError(
+                f"profile_steps {self.profile_steps} must be the first and the last step of a trace, counted from 1, "
+                "such as (10, 13); None: no trace"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Told:
-    """What a step came with.
+class StepResult:
+    """A step that was dispatched.
 
     Attributes:
       done: Its number, 1-based.
       number: Of its batch.
       batch: This process's part of it.
-      metrics: What the step gave.
+      metrics: What the step returned, not waited for.
     """
 
     done: int
     number: int
     batch: HostBatch
     metrics: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """A step after which training cannot just go on.
+
+    Attributes:
+      step: The step.
+      rewind: Whether it is a spike to be undone: training goes back and leaves out what it met. Else the run ends.
+      reason: What to say when it ends.
+    """
+
+    step: StepResult
+    rewind: bool
+    reason: str
 
 
 class Reporter:
@@ -78,32 +91,26 @@ class Reporter:
     ):
         self._stage, self._steps, self._every, self._guard = stage, steps, every, guard
         self._clock, self._writer, self._cost, self._names = clock, writer, cost, names
-        self._pending: Told | None = None
+        self._pending: StepResult | None = None
         self._finite: list[dict[str, float]] = []
         self._losses: dict[int, float] = {}
-        self.bad: Told | None = None
 
-    def __call__(self, step: Told) -> None:
-        """Takes a step, and reads what the one before it gave.
-
-        Raises Spiked where that one is to be undone, and NumericsError, leaving it in `bad`, after too many bad ones.
-        """
+    def read(self, step: StepResult) -> Trouble | None:
+        """Takes a step and reads the metrics of the one before it; returns what is wrong with that one, if anything."""
         late, self._pending = self._pending, step
-        if late is not None:
-            self._read(late)
+        return None if late is None else self._read(late)
 
-    def flush(self) -> None:
-        """Reads what is still pending; the device is then idle. Raises as a call does."""
-        if self._pending is not None:
-            late, self._pending = self._pending, None
-            self._read(late)
+    def flush(self) -> Trouble | None:
+        """Reads the metrics that are still pending, as `read` does; the device is then idle."""
+        late, self._pending = self._pending, None
+        return None if late is None else self._read(late)
 
     def mean_loss(self, *, since: int) -> float | None:
         """Returns the mean of the finite losses after step `since`; None if there is none."""
         self._losses = {step: loss for step, loss in self._losses.items() if step > since}
         return sum(self._losses.values()) / len(self._losses) if self._losses else None
 
-    def _read(self, step: Told) -> None:
+    def _read(self, step: StepResult) -> Trouble | None:
         values = {name: float(value) for name, value in jax.device_get(step.metrics).items()}
         real, possible, flops = self._cost(step.batch)
         self._clock.step_done(loss=values["loss"], tokens=real, capacity=possible, flops=flops)
@@ -114,31 +121,33 @@ class Reporter:
         if step.done % self._every == 0 or step.done == self._steps:
             self._write(step.done, counts)
         if spiked:
-            self._tell_spike(step, values)
+            self._warn_of_spike(step, values)
         if counts["unbroken"]:
-            self._tell_skipped(step, round(counts["unbroken"]), spiked=bool(spiked))
+            self._warn_of_skipped(step, spiked=bool(spiked))
+        if counts["unbroken"] >= self._guard.max_skipped_steps:
+            return Trouble(step=step, rewind=False, reason=self._given_up(step, round(counts["unbroken"])))
         if spiked and self._guard.on_spike == "rewind":
-            raise Spiked(step.done)
+            return Trouble(step=step, rewind=True, reason=f"{self._stage}: a spike at step {step.done}")
+        return None
 
-    def _tell_spike(self, step: Told, values: dict[str, float]) -> None:
+    def _warn_of_spike(self, step: StepResult, values: dict[str, float]) -> None:
         logging.warning(
             "%s: step %d is a spike: loss %.4g, gradient norm %.4g; its batch %d is of %s",
             *(self._stage, step.done, values["loss"], values["gradient_norm"], step.number, self._named(step.number)),
         )
 
-    def _tell_skipped(self, step: Told, unbroken: int, *, spiked: bool) -> None:
-        """Names a step that changed nothing; raises NumericsError when there were too many in a row."""
+    def _warn_of_skipped(self, step: StepResult, *, spiked: bool) -> None:
         why = "it is left out" if spiked else "its loss or gradient is not finite"
         logging.warning(
             "%s: step %d changed nothing, %s; its batch %d is of %s",
             *(self._stage, step.done, why, step.number, self._named(step.number)),
         )
-        if unbroken >= self._guard.max_skipped_steps:
-            self.bad = step
-            raise NumericsError(
-                f"{self._stage}: {unbroken} steps in a row, up to step {step.done}, had a loss or gradient that is not "
-                "finite or far beyond what is usual; lower the learning rate, or look at the data of these steps"
-            )
+
+    def _given_up(self, step: StepResult, skips: int) -> str:
+        return (
+            f"{self._stage}: {skips} steps in a row, up to step {step.done}, had a loss or gradient that is not "
+            "finite or far beyond what is usual; lower the learning rate, or look at the data of these steps"
+        )
 
     def _named(self, number: int) -> str:
         names = self._names(number)

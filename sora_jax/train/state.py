@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -11,13 +13,15 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from sora_jax.checkpoints import frozen
+from sora_jax.checkpoints.checkpoint import Restored
+from sora_jax.checkpoints.frozen import load_frozen
 from sora_jax.core import sharding, tree
 from sora_jax.core.compiling import run_once
 from sora_jax.core.errors import UserError
-from sora_jax.train.guard import Usual
+from sora_jax.train.guard import LossStats
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
     """The state of one model in training.
@@ -26,23 +30,51 @@ class TrainState:
       step: int32, steps done in the current stage.
       updates: int32, updates done over all stages of this model; the clock of EMA.
       skipped: int32, steps of this stage whose loss or gradient was not finite, left out.
-      unbroken: int32, how many of the latest steps in a row were skipped.
-      spikes: int32, steps of this stage whose loss or gradient was far beyond what is usual.
-      usual: What that is.
+      consecutive_skips: int32, how many of the latest steps in a row were skipped.
+      spikes: int32, steps of this stage whose loss or gradient was far beyond those before.
+      stats: Running statistics of both.
       params: float32 parameters by name.
       ema: For each track, an average of the parameters by name.
       opt_state: The optimizer's moments.
+      frozen: Parameters by name that the stage does not train: no gradient, moments, averages, or bytes in checkpoints.
     """
 
     step: jax.Array
     updates: jax.Array
     skipped: jax.Array
-    unbroken: jax.Array
+    consecutive_skips: jax.Array
     spikes: jax.Array
-    usual: Usual
+    stats: LossStats
     params: tree.Params
     ema: dict[str, tree.Params]
     opt_state: Any
+    frozen: tree.Params = dataclasses.field(default_factory=dict)
+
+    @property
+    def saved(self) -> "TrainState":
+        """What a checkpoint holds of it: all but the frozen parameters."""
+        return dataclasses.replace(self, frozen={})
+
+    def averaged(self, track: str) -> tree.Params:
+        """Returns all parameters of the model, the trained ones averaged."""
+        return {**self.frozen, **self.ema[track]}
+
+
+# Leaves are named by these keys in checkpoints, of which older ones must open.
+_SAVED_AS = {"consecutive_skips": "unbroken", "stats": "usual"}
+
+
+def _flatten(state: TrainState) -> tuple[list[tuple[Any, Any]], None]:
+    names = [field.name for field in dataclasses.fields(TrainState)]
+    return [(jax.tree_util.GetAttrKey(_SAVED_AS.get(name, name)), getattr(state, name)) for name in names], None
+
+
+def _unflatten(_: None, values: Iterable[Any]) -> TrainState:
+    names = [field.name for field in dataclasses.fields(TrainState)]
+    return TrainState(**dict(zip(names, values, strict=True)))
+
+
+jax.tree_util.register_pytree_with_keys(TrainState, _flatten, _unflatten)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,32 +130,64 @@ class StateMaker:
 
     Attributes:
       build: Key -> module.
-      optimizer: The gradient transformation.
+      make_optimizer: Axes by name -> gradient transformation of these parameters.
       ema: The tracks.
       mesh: Where the state lives.
+      trainable: A regular expression that the whole names of the parameters match that are trained; None: all are.
+      frozen_dtype: What the others are kept in; None: float32.
     """
 
     build: Callable[[jax.Array], nnx.Module]
     make_optimizer: Callable[[tree.Axes], optax.GradientTransformation]
     ema: EmaConfig
     mesh: Mesh
+    trainable: str | None = None
+    frozen_dtype: str | None = None
+
+    def trains(self, name: str) -> bool:
+        """Returns whether a parameter is trained."""
+        return self.trainable is None or re.fullmatch(self.trainable, name) is not None
+
+    def optimizer(self, axes: tree.Axes) -> optax.GradientTransformation:
+        """Returns the optimizer of the parameters that are trained, given the axes of all; UserError if none is."""
+        trained = {name: axes[name] for name in axes if self.trains(name)}
+        if not trained:
+            raise UserError(
+                f"trainable {self.trainable!r} matches none of the {len(axes)} parameters, such as {min(axes)}: "
+                "give a regular expression of whole names"
+            )
+        return self.make_optimizer(trained)
+
+    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns what stands for all parameters of the model, float32, with shardings."""
+        _, params, axes = tree.abstract_model(self.build)
+        places = sharding.param_shardings(axes, params, self.mesh)
+        return {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in params.items()}
+
+    def split(self, params: tree.Params) -> tuple[tree.Params, tree.Params]:
+        """Returns (those that are trained, those that are frozen in their dtype) of all parameters, arrays or not."""
+        dtype = jnp.dtype(self.frozen_dtype or "float32")
+        trained = {name: value for name, value in params.items() if self.trains(name)}
+        return trained, {name: value.astype(dtype) for name, value in params.items() if name not in trained}
 
     def abstract(self) -> TrainState:
         """Returns the state with `jax.ShapeDtypeStruct`s that carry shardings in place of arrays."""
         _, params, axes = tree.abstract_model(self.build)
+        places = sharding.param_shardings(axes, params, self.mesh)
         shapes = jax.eval_shape(self._fresh, jax.random.key(0))
-        param_shardings = sharding.param_shardings(axes, params, self.mesh)
+        trained = {name: places[name] for name in shapes.params}
         scalar = sharding.replicated(self.mesh)
         shardings = _state_of(
             step=scalar,
             updates=scalar,
             skipped=scalar,
-            unbroken=scalar,
+            consecutive_skips=scalar,
             spikes=scalar,
-            usual=jax.tree.map(lambda _: scalar, shapes.usual),
-            params=param_shardings,
-            ema={track_name(width): param_shardings for width in self.ema.widths},
-            opt_state=sharding.optimizer_shardings(shapes.opt_state, params, param_shardings, self.mesh),
+            stats=jax.tree.map(lambda _: scalar, shapes.stats),
+            params=trained,
+            ema={track_name(width): trained for width in self.ema.widths},
+            opt_state=sharding.optimizer_shardings(shapes.opt_state, shapes.params, trained, self.mesh),
+            frozen={name: places[name] for name in shapes.frozen},
         )
         return jax.tree.map(
             lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
@@ -138,6 +202,7 @@ class StateMaker:
 
     def _fresh(self, key: jax.Array) -> TrainState:
         _, params, axes = tree.split_model(self.build(key))
+        params, rest = self.split(params)
         # Distinct buffers: the state is donated, and a buffer may be donated once.
         ema = {track_name(width): jax.tree.map(jnp.copy, params) for width in self.ema.widths}
         zeros = [jnp.zeros((), jnp.int32) for _ in range(5)]
@@ -145,12 +210,13 @@ class StateMaker:
             step=zeros[0],
             updates=zeros[1],
             skipped=zeros[2],
-            unbroken=zeros[3],
+            consecutive_skips=zeros[3],
             spikes=zeros[4],
-            usual=Usual.nothing(),
+            stats=LossStats.nothing(),
             params=params,
             ema=ema,
-            opt_state=self.make_optimizer(axes).init(params),
+            opt_state=self.optimizer(axes).init(params),
+            frozen=rest,
         )
 
 
@@ -159,21 +225,66 @@ def _state_of(**fields: Any) -> TrainState:
     return TrainState(**fields)
 
 
-def carry_over(fresh: TrainState, before: TrainState) -> TrainState:
+def next_stage(maker: StateMaker, before: TrainState, key: jax.Array) -> TrainState:
+    """Returns the state that a stage begins with after another of the same model; `before` is how that one ended.
+
+    What it freezes is the first average of before, or was frozen then already; `key` initialises what is new.
+    """
+    wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), maker.abstract())
+    if wanted == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), before):
+        return begin_stage(before)
+    return carry_over(maker.fresh(key), before, average=track_name(maker.ema.widths[0]))
+
+
+def with_frozen(maker: StateMaker, restored: Restored, folder: str | os.PathLike[str]) -> TrainState:
+    """Returns the state of a checkpoint in `folder` with the frozen parameters that lie there.
+
+    Raises UserError where they are not those that it was trained with, StorageError where they cannot be trusted.
+    """
+    wanted = maker.abstract().frozen
+    if not wanted:
+        return restored.state
+    params = load_frozen(folder, wanted, expected=str(restored.data.get(frozen.NAME)))
+    return dataclasses.replace(restored.state, frozen=params)
+
+
+def carry_over(fresh: TrainState, before: TrainState, *, average: str) -> TrainState:
     """Returns `fresh` with all that `before` has by the same names and shapes, and the counters of the stage at zero.
 
-    What is new in a stage, such as a discriminator, begins as it is in `fresh`.
+    What is new in a stage, such as a discriminator, begins as it is in `fresh`. Parameters that were frozen and are
+    trained now begin, as do their averages, with the value that they had; those that are frozen now have that of the
+    track `average`, as samples and scores do.
     """
-    found = dict(jax.tree_util.tree_leaves_with_path(before))
+    found = dict(jax.tree_util.tree_leaves_with_path(before.saved))
 
     def choose(path: Any, leaf: jax.Array) -> jax.Array:
         known = found.get(path)
         return leaf if known is None or known.shape != leaf.shape else known
 
-    return begin_stage(jax.tree_util.tree_map_with_path(choose, fresh))
+    state = jax.tree_util.tree_map_with_path(choose, fresh.saved)
+    thawed = {n: v for n, v in before.frozen.items() if n in fresh.params and v.shape == fresh.params[n].shape}
+    averages = before.averaged(average)
+
+    def freeze(name: str, leaf: jax.Array) -> jax.Array:
+        known = averages.get(name)
+        return leaf if known is None or known.shape != leaf.shape else _copy(known, leaf)
+
+    return begin_stage(
+        dataclasses.replace(
+            state,
+            params=state.params | {n: _copy(v, fresh.params[n]) for n, v in thawed.items()},
+            ema={t: ema | {n: _copy(v, fresh.params[n]) for n, v in thawed.items()} for t, ema in state.ema.items()},
+            frozen={name: freeze(name, leaf) for name, leaf in fresh.frozen.items()},
+        )
+    )
+
+
+def _copy(value: jax.Array, like: jax.Array) -> jax.Array:
+    """Returns a buffer of its own, as the state is donated and a buffer may be donated once; in the dtype of `like`."""
+    return jnp.copy(value).astype(like.dtype)
 
 
 def begin_stage(state: TrainState) -> TrainState:
-    """Returns `state` with the counters of the stage at zero, and nothing usual yet; weights, moments and EMA stay."""
-    counters = {name: jnp.zeros_like(state.step) for name in ("step", "skipped", "unbroken", "spikes")}
-    return dataclasses.replace(state, **counters, usual=jax.tree.map(jnp.zeros_like, state.usual))
+    """Returns `state` with counters and statistics of the stage at zero; weights, moments and EMA stay."""
+    counters = {name: jnp.zeros_like(state.step) for name in ("step", "skipped", "consecutive_skips", "spikes")}
+    return dataclasses.replace(state, **counters, stats=jax.tree.map(jnp.zeros_like, state.stats))

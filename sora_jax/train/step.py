@@ -1,19 +1,19 @@
-"""The one train step: gradient of any objective, guarded update, EMA."""
+"""The one train step: gradient of any objective, verdict of the guard, update, averages."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sora_jax.core import rng
+from sora_jax.core import debugging, rng
 from sora_jax.core.mean import Mean
 from sora_jax.core.tree import Params, merge_model
-from sora_jax.train.guard import GuardConfig
+from sora_jax.train.guard import GuardConfig, GuardVerdict, judge
 from sora_jax.train.optimizer import ScheduleConfig, learning_rate
 from sora_jax.train.state import EmaConfig, TrainState, update_ema
 
@@ -24,8 +24,8 @@ Metrics = dict[str, jax.Array]
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Course:
-    """What a step is told of its stage: numbers, so that stages that differ in these alone share a compiled program.
+class StepScalars:
+    """Traced hyperparameters of a stage: stages that differ in these numbers alone share a compiled program.
 
     Attributes:
       key: uint32, the data of the key that the randomness of each step comes from.
@@ -61,9 +61,9 @@ class StepConfig:
     guard: GuardConfig
 
     @functools.cached_property
-    def course(self) -> Course:
-        """Returns what the step is told; the same in every process."""
-        return Course(
+    def scalars(self) -> StepScalars:
+        """Returns the third argument of the step; the same in every process."""
+        return StepScalars(
             key=np.asarray(jax.random.key_data(rng.key(self.seed, self.name))),
             steps=np.float32(self.steps),
             schedule=jax.tree.map(np.float32, self.schedule),
@@ -72,68 +72,79 @@ class StepConfig:
 
 def make_step(
     objective: Objective, structure: Any, optimizer: optax.GradientTransformation, config: StepConfig
-) -> Callable[[TrainState, Batch, Course], tuple[TrainState, Metrics]]:
-    """Returns the jitted `(state, batch, config.course) -> (state, metrics)`; the state is donated.
+) -> Callable[[TrainState, Batch, StepScalars], tuple[TrainState, Metrics]]:
+    """Returns the jitted `(state, batch, config.scalars) -> (state, metrics)`; the state is donated.
 
-    A step whose loss or gradient norm is not finite changes no weight, moment or average: it is counted in
-    `state.skipped`, and `state.unbroken` says how many came in a row; after `guard.max_skipped_steps` of them all
-    others change nothing either, so that what led there can be looked at. Spikes are counted, and left out if
-    `guard` says so. The metric `digest` is `weights_digest` after the step.
+    It is, in this order: gradient, verdict of the guard, update, averages. A step that the guard does not apply changes
+    no weight, moment or average: it is counted in `state.skipped` and `state.consecutive_skips`. After
+    `guard.max_skipped_steps` of them in a row no step is applied any more, so that what led there can be looked at.
+
+    Frozen parameters are part of the model, and of nothing else here.
+
+    The metrics are float32 scalars: those of the objective, `loss`, `learning_rate`, global norms (`gradient_norm`
+    before clipping, `update_norm`, 0 where nothing was applied, and `param_norm` after the step), counters, and
+    `digest`, `weights_digest` after the step.
     """
 
-    guard = config.guard
-
-    def step(state: TrainState, batch: Batch, course: Course) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(course.key)), state.step)
-        gradient, loss, metrics = mean_gradient(objective, structure, state.params, batch, key, config.accumulate)
-        norm = optax.tree.norm(gradient)
-        seen_2 = jnp.stack([loss, norm]).astype(jnp.float32)
-        finite = jnp.all(jnp.isfinite(seen_2))
-        spiked = jnp.zeros((), bool)
-        if guard.spike_deviations is not None:
-            limit_2 = state.usual.limit_2(guard.spike_deviations, window=guard.window)
-            spiked = finite & jnp.any(seen_2 > limit_2)
-            seen_2 = jnp.minimum(seen_2, limit_2)  # or one spike would make the next one usual
-        if guard.clip_deviations is not None:
-            limit = state.usual.limit_2(guard.clip_deviations, window=guard.window)[1]
-            gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, limit / norm), gradient)
-        taken = finite & (state.unbroken < guard.max_skipped_steps)
-        if guard.on_spike == "skip":
-            taken &= ~spiked
-        rate = learning_rate(course.schedule, state.step, course.steps)
-
-        def updated() -> TrainState:
-            direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-            updates = state.updates + 1
-            return dataclasses.replace(
-                state,
-                updates=updates,
-                usual=state.usual.after(seen_2, window=guard.window),
-                params=params,
-                ema=update_ema(state.ema, params, updates, config.ema),
-                opt_state=opt_state,
-            )
-
-        skipped = 1 - taken.astype(jnp.int32)
-        # A branch, not a choice between old and new numbers, for which XLA would copy every moment and weight.
-        state = dataclasses.replace(
-            jax.lax.cond(taken, updated, lambda: state),
-            step=state.step + 1,
-            skipped=state.skipped + skipped,
-            unbroken=(state.unbroken + 1) * skipped,
-            spikes=state.spikes + spiked.astype(jnp.int32),
+    def step(state: TrainState, batch: Batch, scalars: StepScalars) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(scalars.key)), state.step)
+        gradient, loss, metrics = mean_gradient(
+            objective, structure, state.params, batch, key, config.accumulate, frozen=state.frozen
         )
-        scalars = {name: mean.value() for name, mean in metrics.items()}
-        counts = {"skipped": state.skipped, "unbroken": state.unbroken, "spikes": state.spikes, "spiked": spiked}
-        counts["digest"] = weights_digest(state.params)
-        return state, {"loss": loss, "gradient_norm": norm, "learning_rate": rate, **scalars, **counts}
+        gradient_norm = optax.tree.norm(gradient)
 
-    return jax.jit(step, donate_argnums=0)
+        verdict = judge(config.guard, state.stats, state.consecutive_skips, loss=loss, gradient_norm=gradient_norm)
+        gradient = jax.tree.map(lambda g: g * verdict.clip_scale, gradient)
+        rate = learning_rate(scalars.schedule, state.step, scalars.steps)
+
+        def update() -> tuple[TrainState, jax.Array]:
+            with jax.named_scope("optimizer"):
+                direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+                updates = jax.tree.map(lambda d: -rate * d, direction)
+                params = cast(Params, optax.apply_updates(state.params, updates))
+            count = state.updates + 1
+            with jax.named_scope("averages"):
+                ema = update_ema(state.ema, params, count, config.ema)
+            weights = {"params": params, "ema": ema, "opt_state": opt_state}
+            new = dataclasses.replace(state.saved, updates=count, stats=verdict.stats, **weights)
+            return new, optax.tree.norm(updates)
+
+        # A branch, not a choice between old and new numbers, for which XLA would copy every moment and weight.
+        new, update_norm = jax.lax.cond(verdict.apply, update, lambda: (state.saved, jnp.zeros(())))
+        state = _counted(dataclasses.replace(new, frozen=state.frozen), verdict)
+        return state, {
+            "loss": loss,
+            "gradient_norm": gradient_norm,
+            "update_norm": update_norm,
+            "param_norm": optax.tree.norm(state.params),
+            "learning_rate": rate,
+            **{name: mean.value() for name, mean in metrics.items()},
+            "skipped": state.skipped,
+            "unbroken": state.consecutive_skips,
+            "spikes": state.spikes,
+            "spiked": verdict.spiked,
+            "digest": weights_digest(state.params),
+        }
+
+    # When debugging, jax runs a step again, operation by operation, and needs its arguments for that.
+    return jax.jit(step, donate_argnums=() if debugging.is_on() else 0)
 
 
+def _counted(state: TrainState, verdict: GuardVerdict) -> TrainState:
+    """Returns the state with the step counted."""
+    skipped = 1 - verdict.apply.astype(jnp.int32)
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        skipped=state.skipped + skipped,
+        consecutive_skips=(state.consecutive_skips + 1) * skipped,
+        spikes=state.spikes + verdict.spiked.astype(jnp.int32),
+    )
+
+
+@jax.named_scope("digest")
 def weights_digest(params: Params) -> jax.Array:
-    """Returns the sum of the bits of all float32 weights as unsigned numbers, uint32.
+    """Returns the sum of the bits of all float32 weights that are trained as unsigned numbers, uint32.
 
     Any one element that is otherwise changes it, and, since such sums are exact, no order of devices does: two runs, or
     a run and its replay, are the same as long as these numbers are.
@@ -142,17 +153,25 @@ def weights_digest(params: Params) -> jax.Array:
     return functools.reduce(jnp.add, sums)
 
 
+@jax.named_scope("gradient")
 def mean_gradient(
-    objective: Objective, structure: Any, params: Params, batch: Batch, key: jax.Array, accumulate: int
+    objective: Objective,
+    structure: Any,
+    params: Params,
+    batch: Batch,
+    key: jax.Array,
+    accumulate: int,
+    *,
+    frozen: Params | None = None,
 ) -> tuple[Params, jax.Array, dict[str, Mean]]:
-    """Returns (gradient, loss, metrics) of the mean loss over the whole batch.
+    """Returns (gradient by `params`, loss, metrics) of the mean loss over the whole batch; `frozen` are all others.
 
     Sums and weights are added up over the micro-batches and divided once, so the result does not depend on how a batch
     with unequal weights is cut.
     """
 
     def summed(params: Params, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Mean, dict[str, Mean]]]:
-        loss, metrics = objective(merge_model(structure, params), part, key)
+        loss, metrics = objective(merge_model(structure, {**(frozen or {}), **params}), part, key)
         return loss.sum, (loss, metrics)
 
     differentiate = jax.grad(summed, has_aux=True)

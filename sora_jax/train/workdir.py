@@ -34,7 +34,8 @@ class Workdir:
       clips.json                     fingerprints of the clips, by collection, when the run was last started
       run.json                       facts of finished stages and of the run
       metrics.jsonl, tensorboard/    curves
-      checkpoints/STAGE/STEP/        state of a stage
+      checkpoints/STAGE/STEP/        state of a stage; STAGE/frozen/ has what it does not train
+      profile/STAGE/                 traces of the steps that `log.profile_steps` names
       failed/STAGE/                  what reproduces a step at which the run gave up
       latents.json                   mean and scale of the autoencoder's latents
       curation/                      what was measured of raw videos, and what was dropped
@@ -139,6 +140,10 @@ class Workdir:
     def failed(self, stage: str) -> Path:
         """Returns the folder of what reproduces the step at which a stage gave up."""
         return self.path / "failed" / stage
+
+    def profile(self, stage: str) -> Path:
+        """Returns the folder of the traces of a stage."""
+        return self.path / "profile" / stage
 
     def curation(self, collection: str = MAIN) -> Path:
         """Returns the folder of what was measured of a collection's raw videos."""

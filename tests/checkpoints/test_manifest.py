@@ -36,6 +36,23 @@ def test_missing_and_added_files_are_named(directory):
     assert manifest.distrust(directory) == "a is missing"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_parts_find_together_what_is_wrong_and_each_file_is_read_by_one(directory, count, monkeypatch):
+    for number in range(4):
+        (directory / f"data{number}").write_bytes(bytes([number]))
+    manifest.write(directory, name="200")
+    read, digest = [], manifest._digest
+    monkeypatch.setattr(manifest, "_digest", lambda path: read.append(path.name) or digest(path))
+    assert [manifest.distrust(directory, part=(index, count)) for index in range(count)] == [None] * count
+    assert sorted(read) == ["a", "b", "data0", "data1", "data2", "data3"]
+    (directory / "a").unlink()
+    (directory / "data3").write_bytes(b"?")
+    (directory / "new").write_bytes(b"")
+    found = [line for index in range(count) for line in manifest.faults(directory, part=(index, count))]
+    assert sorted(found) == manifest.faults(directory)
+    assert len(found) == 3
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("a", path), lambda path: os.symlink("/", path)])
 def test_links_and_pipes_are_refused_before_they_are_read(directory, make):
     make(os.fspath(directory / "deep" / "odd"))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import gzip
+import json
 import os
 import shutil
 import signal
@@ -14,9 +16,10 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sora_jax.checkpoints import manifest
-from sora_jax.checkpoints.checkpoint import load_tree
-from sora_jax.checkpoints.retention import CheckpointConfig, read_record
+from sora_jax.checkpoints import leaves, manifest
+from sora_jax.checkpoints.checkpoint import load_tree, saved_leaves
+from sora_jax.checkpoints.frozen import save_frozen
+from sora_jax.checkpoints.retention import CheckpointConfig, find_steps, read_record
 from sora_jax.core import stop
 from sora_jax.core.errors import NumericsError, Preempted, StorageError, UserError
 from sora_jax.core.mean import Mean
@@ -25,7 +28,7 @@ from sora_jax.core.stop import StopSignal
 from sora_jax.nn.linear import Linear
 from sora_jax.train import dump
 from sora_jax.train.guard import ONLY_FINITE
-from sora_jax.train.loop import Surroundings, Task, train
+from sora_jax.train.loop import RunContext, TrainJob, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.progress import Part, RunProgress
@@ -101,13 +104,17 @@ class Show:
 
 
 @functools.cache
-def maker():
+def maker(trainable=None):
     config = OptimizerConfig(name="muon", b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=1.0)
     make = functools.partial(make_optimizer, config)
-    return StateMaker(build=Model, make_optimizer=make, ema=EmaConfig(widths=(0.1, 0.2)), mesh=MESH)
+    return StateMaker(
+        build=Model, make_optimizer=make, ema=EmaConfig(widths=(0.1, 0.2)), mesh=MESH, trainable=trainable
+    )
 
 
-def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=False, **guard):
+def run(
+    path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=False, trainable=None, profile=None, **guard
+):
     """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
     with Workdir(path) as workdir:
         workdir.claim(ConfigDict({"seed": 0}))
@@ -117,10 +124,10 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
         step = StepConfig(
             name="videos", seed=0, steps=STEPS, accumulate=1, schedule=schedule, ema=maker().ema, guard=guarded
         )
-        task = Task(
+        job = TrainJob(
             objective=objective,
-            maker=maker(),
-            initial=lambda: maker().fresh(jax.random.key(0)),
+            maker=maker(trainable),
+            initial=lambda: maker(trainable).fresh(jax.random.key(0)),
             step=step,
             stream=stream,
             show=show,
@@ -128,7 +135,7 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
         progress = RunProgress([Part(name="videos", total=STEPS, unit="steps", each=1.0, once=0.0)])
         progress.begin("videos")
         with MetricsWriter(path) as metrics, StopSignal() as asked:
-            around = Surroundings(
+            context = RunContext(
                 workdir=workdir,
                 metrics=metrics,
                 checkpoint=CheckpointConfig(
@@ -139,17 +146,17 @@ def run(path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=Fal
                     keep_every_steps=None,
                     keep_every_hours=None,
                 ),
-                log=LogConfig(every_steps=log_every, samples_per_stage=samples),
+                log=LogConfig(every_steps=log_every, samples_per_stage=samples, profile_steps=profile),
                 stop=asked,
                 progress=progress,
                 fresh_data=fresh_data,
             )
-            state, facts = train(task, around)
+            state, facts = train(job, context)
     return state, facts, show.steps
 
 
 def saved_steps(path):
-    return sorted(int(step.name) for step in (path / "checkpoints" / "videos").iterdir())
+    return sorted(find_steps(epath.Path(path) / "checkpoints" / "videos"))
 
 
 def terminate():
@@ -359,8 +366,29 @@ def test_what_reproduces_the_step_that_ended_a_run_is_written(tmp_path, caplog):
     with jax.set_mesh(MESH):
         good = load_tree(tmp_path / "good" / "checkpoints" / "videos", maker().abstract())
     assert good.step == 4
-    for name in ("params", "ema", "opt_state", "usual"):
+    for name in ("params", "ema", "opt_state", "stats"):
         jax.tree.map(np.testing.assert_array_equal, getattr(found.state, name), getattr(good.state, name))
+
+
+def test_a_trace_of_the_steps_that_are_named_is_written(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        run(tmp_path, Stream(), samples=0, profile=(2, 3))
+    (trace,) = (tmp_path / "profile" / "videos").glob("plugins/profile/*/perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    numbers = {int(one["args"]["step_num"]) for one in events if one.get("name") == "train" and "args" in one}
+    assert numbers == {2, 3}
+    assert f"a trace of steps 2 to 3 is in {tmp_path}/profile/videos" in caplog.text
+
+
+@pytest.mark.parametrize("steps", [(0, 3), (3, 2)])
+def test_steps_that_cannot_be_traced_are_refused(steps):
+    with pytest.raises(UserError, match="must be the first and the last step of a trace, counted from 1"):
+        LogConfig(every_steps=1, samples_per_stage=0, profile_steps=steps)
+
+
+def test_debugging_names_the_operation_that_makes_a_nan_and_donates_nothing(tmp_path):
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match=r"invalid value \(nan\) encountered in"):
+        run(tmp_path, Stream(bad=[1]), samples=0)
 
 
 SPIKES = {"window": 3, "spike_deviations": 6.0}
@@ -417,3 +445,32 @@ def test_rewinds_come_to_an_end(tmp_path):
 def test_what_is_shown_comes_as_often_as_configured(tmp_path, samples):
     _, _, shown = run(tmp_path, Stream(), samples=samples)
     assert shown == ([] if samples == 0 else [STEPS] if samples == 1 else list(range(1, STEPS + 1)))
+
+
+def test_frozen_parameters_stay_and_a_stopped_run_ends_with_the_same_bits(tmp_path):
+    whole, _, _ = run(tmp_path / "whole", Stream(), samples=0, trainable=r".*kernel")
+    fresh = maker().fresh(jax.random.key(0))
+    assert (set(whole.params), set(whole.frozen)) == ({"map.kernel"}, {"map.bias"})
+    np.testing.assert_array_equal(whole.frozen["map.bias"], fresh.params["map.bias"])
+    assert np.all(np.array(whole.params["map.kernel"]) != np.array(fresh.params["map.kernel"]))
+    with pytest.raises(Preempted):
+        run(tmp_path / "stopped", Stream(events={5: terminate}), samples=0, trainable=r".*kernel")
+    folder = tmp_path / "stopped" / "checkpoints" / "videos"
+    assert not [name for name in leaves.by_name(saved_leaves(epath.Path(folder) / "6")) if "bias" in name]
+    kept = tmp_path / "kept"
+    shutil.copytree(folder / "frozen", kept)
+    save_frozen(folder, {"map.bias": jnp.ones(4)}, {})
+    with pytest.raises(UserError, match="the checkpoints beside them were trained with"):
+        run(tmp_path / "stopped", Stream(), trainable=r".*kernel")
+    shutil.rmtree(folder / "frozen")
+    shutil.copytree(kept, folder / "frozen")
+    again = Stream()
+    state, _, _ = run(tmp_path / "stopped", again, samples=0, trainable=r".*kernel")
+    assert again.read == [6, 7, 8]
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+
+def test_a_rewind_to_a_checkpoint_finds_what_is_frozen(tmp_path):
+    rewind = {"on_spike": "rewind", "rewind_steps": 2, "rewind_batches": 3, **SPIKES}
+    state, facts, _ = run(tmp_path, Stream(wild=[6]), samples=0, trainable=r".*kernel", **rewind)
+    assert (int(state.step), facts["rewinds"], set(state.frozen)) == (STEPS, 1, {"map.bias"})

@@ -1,5 +1,6 @@
 """The training state: averages of the weights, placement, what a new stage keeps."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,11 +9,21 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sora_jax.checkpoints import leaves
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.nn.linear import Linear
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
-from sora_jax.train.state import EmaConfig, StateMaker, begin_stage, carry_over, ema_exponent, track_name, update_ema
+from sora_jax.train.state import (
+    EmaConfig,
+    StateMaker,
+    begin_stage,
+    carry_over,
+    ema_exponent,
+    next_stage,
+    track_name,
+    update_ema,
+)
 
 EMA = EmaConfig(widths=(0.1, 0.05))
 
@@ -82,6 +93,13 @@ def test_a_fresh_state_lies_as_the_abstract_one_says(maker):
     assert all(leaf.dtype == jnp.float32 for leaf in (*state.params.values(), *state.ema["width_0.1"].values()))
 
 
+def test_leaves_have_the_names_that_checkpoints_have(maker):
+    names = set(leaves.by_name(maker.abstract()))
+    counters = {"step", "updates", "skipped", "unbroken", "spikes", "usual/count", "usual/mean_2", "usual/variance_2"}
+    assert counters == {name for name in names if not name.startswith(("params/", "ema/", "opt_state/"))}
+    assert {"params/first.kernel", "ema/width_0.05/second.bias"} <= names
+
+
 def test_moments_and_averages_lie_where_their_parameters_lie(maker):
     state = maker.fresh(jax.random.key(0))
     for name, value in state.params.items():
@@ -104,7 +122,7 @@ def test_a_new_stage_keeps_all_but_its_counters(maker):
     state = maker.fresh(jax.random.key(0))
     ones = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), state)
     begun = begin_stage(ones)
-    assert [int(x) for x in (begun.step, begun.skipped, begun.unbroken, begun.updates)] == [0, 0, 0, 1]
+    assert [int(x) for x in (begun.step, begun.skipped, begun.consecutive_skips, begun.updates)] == [0, 0, 0, 1]
     for kept in ("params", "ema", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(begun, kept), getattr(ones, kept))
 
@@ -119,8 +137,8 @@ def test_what_is_new_in_a_stage_begins_fresh_beside_what_is_carried_over(maker):
     before = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), maker.fresh(jax.random.key(0)))
     larger = StateMaker(build=Larger, make_optimizer=maker.make_optimizer, ema=maker.ema, mesh=maker.mesh)
     fresh = larger.fresh(jax.random.key(1))
-    begun = carry_over(fresh, before)
-    assert [int(x) for x in (begun.step, begun.skipped, begun.unbroken, begun.updates)] == [0, 0, 0, 1]
+    begun = carry_over(fresh, before, average="width_0.1")
+    assert [int(x) for x in (begun.step, begun.skipped, begun.consecutive_skips, begun.updates)] == [0, 0, 0, 1]
     for name in fresh.params:
         source = fresh if name.startswith("judge") else before
         np.testing.assert_array_equal(begun.params[name], source.params[name])
@@ -131,5 +149,46 @@ def test_what_is_new_in_a_stage_begins_fresh_beside_what_is_carried_over(maker):
     new = [leaf for path, leaf in moments.items() if "judge.kernel" in str(path)]
     assert new
     assert not np.any(new[0])
-    same = carry_over(maker.fresh(jax.random.key(1)), before)
+    same = carry_over(maker.fresh(jax.random.key(1)), before, average="width_0.1")
     jax.tree.map(np.testing.assert_array_equal, same, begin_stage(before))
+
+
+def test_what_is_frozen_has_no_moments_and_no_averages_and_lies_where_it_would_be_trained(maker):
+    partly = dataclasses.replace(maker, trainable=r"first\..*", frozen_dtype="bfloat16")
+    abstract, state = partly.abstract(), partly.fresh(jax.random.key(0))
+    whole = maker.fresh(jax.random.key(0))
+    assert {n.split(".")[0] for n in (*state.params, *state.ema["width_0.1"], *state.ema["width_0.05"])} == {"first"}
+    assert set(state.frozen) == {"second.kernel", "second.bias"}
+    assert "second" not in str(jax.tree_util.tree_leaves_with_path(state.saved))
+    for name, value in state.frozen.items():
+        assert (value.dtype, abstract.frozen[name].dtype) == (jnp.bfloat16, jnp.bfloat16)
+        assert value.sharding.is_equivalent_to(whole.params[name].sharding, value.ndim)
+        np.testing.assert_array_equal(value, whole.params[name].astype(jnp.bfloat16))
+    with pytest.raises(UserError, match=r"trainable 'frist.*' matches none of the 4 parameters, such as first.bias"):
+        dataclasses.replace(maker, trainable="frist.*").fresh(jax.random.key(0))
+
+
+def test_a_stage_freezes_averages_and_a_later_one_trains_them_on(maker):
+    whole = maker.fresh(jax.random.key(0))
+    one, two = ({n: jnp.full_like(v, x) for n, v in whole.params.items()} for x in (0.1, 2.0))
+    whole = dataclasses.replace(whole, ema={"width_0.1": one, "width_0.05": two})
+    partly = dataclasses.replace(maker, trainable=r"first\..*", frozen_dtype="bfloat16")
+    begun = next_stage(partly, whole, jax.random.key(1))
+    for name in begun.params:
+        np.testing.assert_array_equal(begun.params[name], whole.params[name])
+        np.testing.assert_array_equal(begun.ema["width_0.05"][name], two[name])
+    assert all(np.all(np.array(value) == jnp.bfloat16(0.1)) for value in begun.frozen.values()), "the first average"
+    thawed = next_stage(maker, begun, jax.random.key(2))
+    assert thawed.frozen == {}
+    for name, value in begun.frozen.items():
+        for weights in (thawed.params, *thawed.ema.values()):
+            assert weights[name].dtype == jnp.float32
+            np.testing.assert_array_equal(weights[name], value.astype(jnp.float32))
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves([s.data for s in shards(thawed)])]
+    assert len(buffers) == len(set(buffers)), "each is donated once"
+    kept = next_stage(partly, begun, jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, kept, begin_stage(begun))
+
+
+def shards(state):
+    return [leaf.addressable_shards[0] for leaf in jax.tree.leaves([state.params, state.ema])]

@@ -130,7 +130,7 @@ def train(kind, mesh_name):
     state, losses = begin(kind, mesh_name), []
     with jax.set_mesh(mesh):
         for number in range(STEPS):
-            state, metrics = step(state, to_device(objectives(kind)[2](number), mesh), STEP.course)
+            state, metrics = step(state, to_device(objectives(kind)[2](number), mesh), STEP.scalars)
             losses.append({name: float(value) for name, value in metrics.items()})
     return state, losses
 
@@ -179,7 +179,7 @@ def test_no_device_ever_holds_the_tokens_of_the_whole_batch(mesh_name):
     batch = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in packs(0).items()}
     state = maker.abstract()
     with jax.set_mesh(mesh):
-        lowered = step.lower(state, batch, STEP.course)
+        lowered = step.lower(state, batch, STEP.scalars)
         text = lowered.compile().as_text()
     width = small.TRANSFORMER.width
     assert re.search(rf"f32\[1,16,{width}\]", text), "each has its own row"
@@ -198,11 +198,14 @@ def test_stages_that_differ_in_numbers_share_a_program_and_no_randomness():
     structure, _, axes = abstract_model(build)
     with jax.set_mesh(mesh):
         state, batch = maker.fresh(jax.random.key(0)), to_device(batches(0), mesh)
-        steps = [make_step(objective, structure, maker.make_optimizer(axes), one) for one in (STEP, other)]
-        texts = [step.lower(state, batch, one.course).as_text() for step, one in zip(steps, (STEP, other), strict=True)]
-        assert texts[0] == texts[1]
-        _, metrics = steps[0](jax.tree.map(jnp.copy, state), batch, STEP.course)
-        _, others = steps[0](state, batch, other.course)
+        steps = [make_step(objective, structure, maker.optimizer(axes), one) for one in (STEP, other)]
+        one, another = (
+            step.lower(state, batch, config.scalars).as_text()
+            for step, config in zip(steps, (STEP, other), strict=True)
+        )
+        assert one == another
+        _, metrics = steps[0](jax.tree.map(jnp.copy, state), batch, STEP.scalars)
+        _, others = steps[0](state, batch, other.scalars)
     assert float(metrics["loss"]) != float(others["loss"]), "other noise"
     assert float(metrics["learning_rate"]) == pytest.approx(1e-2)
     assert float(others["learning_rate"]) == pytest.approx(3e-3 / 5)
@@ -225,7 +228,7 @@ def test_memory_held_by_a_device_falls_with_their_number():
         whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         state = maker.abstract()
         with jax.set_mesh(mesh):
-            memory = step.lower(state, batch, STEP.course).compile().memory_analysis()
+            memory = step.lower(state, batch, STEP.scalars).compile().memory_analysis()
         assert memory.alias_size_in_bytes >= 0.99 * (memory.output_size_in_bytes), "the state is donated"
         return memory.argument_size_in_bytes, whole
 
@@ -239,7 +242,7 @@ def test_training_lowers_the_loss_of_one_batch():
     state, batch, losses = begin("autoencoder", "one device"), clips(0), []
     with jax.set_mesh(mesh):
         for _ in range(8):
-            state, metrics = step(state, to_device(batch, mesh), STEP.course)
+            state, metrics = step(state, to_device(batch, mesh), STEP.scalars)
             losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0]
 
@@ -248,11 +251,16 @@ def test_the_state_is_donated_and_its_counters_count():
     _, step, mesh = prepared("diffusion", "one device")
     state = begin("diffusion", "one device")
     with jax.set_mesh(mesh):
-        new, metrics = step(state, to_device(packs(0), mesh), STEP.course)
+        new, metrics = step(state, to_device(packs(0), mesh), STEP.scalars)
     assert all(leaf.is_deleted() for leaf in (*state.params.values(), *state.ema["width_0.1"].values()))
-    assert [int(x) for x in (new.step, new.updates, new.skipped, new.unbroken)] == [1, 1, 0, 0]
+    assert [int(x) for x in (new.step, new.updates, new.skipped, new.consecutive_skips)] == [1, 1, 0, 0]
     for name, value in new.params.items():
         np.testing.assert_array_equal(new.ema["width_0.1"][name], value, err_msg="the first update is the average")
+    before = initial("diffusion").params
+    moved = {name: np.array(value) - before[name] for name, value in new.params.items()}
+    for norm, values in (("update_norm", moved), ("param_norm", new.params)):
+        expected = np.sqrt(sum(np.square(np.array(value, np.float64)).sum() for value in values.values()))
+        assert float(metrics[norm]) == pytest.approx(expected, rel=1e-3), norm
     assert 0 < float(metrics["fill"]) < 1
 
 
@@ -278,17 +286,17 @@ def test_a_bad_batch_changes_no_bit_and_is_counted(mesh_name, bad):
     poison["tokens_BLP"][3, 1, 2] = bad
     state = begin("diffusion", mesh_name)
     with jax.set_mesh(mesh):
-        state, _ = step(state, to_device(packs(0), mesh), STEP.course)
+        state, _ = step(state, to_device(packs(0), mesh), STEP.scalars)
         before = jax.tree.map(np.array, state)
         for count in (1, 2):
-            state, metrics = step(state, to_device(poison, mesh), STEP.course)
+            state, metrics = step(state, to_device(poison, mesh), STEP.scalars)
             assert not np.isfinite(float(metrics["loss"]) * float(metrics["gradient_norm"]))
-            assert [float(metrics[name]) for name in ("skipped", "unbroken")] == [count, count]
+            assert [float(metrics[name]) for name in ("skipped", "unbroken", "update_norm")] == [count, count, 0]
         after = jax.tree.map(np.array, state)
         for name in ("params", "ema", "opt_state", "updates"):
             jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
         assert int(after.step) == 3, "the data goes on"
-        state, metrics = step(state, to_device(packs(2), mesh), STEP.course)
+        state, metrics = step(state, to_device(packs(2), mesh), STEP.scalars)
     assert [float(metrics[name]) for name in ("skipped", "unbroken")] == [2, 0]
     assert any(np.any(np.array(state.params[name]) != before.params[name]) for name in before.params)
 

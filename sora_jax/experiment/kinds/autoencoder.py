@@ -183,7 +183,7 @@ def _codec_of(run: Run, state: TrainState) -> Codec:
     """Returns the averaged autoencoder, its latents as they come."""
     settings = run.settings
     names = abstract_model(functools.partial(build_autoencoder, settings))[1]
-    average, scale_C = state.ema[track_name(settings.ema.widths[0])], np.ones(settings.autoencoder.channels)
+    average, scale_C = state.averaged(track_name(settings.ema.widths[0])), np.ones(settings.autoencoder.channels)
     params = {parameter: average[parameter] for parameter in names}
     return Codec(settings.autoencoder, params, mean_C=0 * scale_C, scale_C=scale_C, work=settings.codec, mesh=run.mesh)
 

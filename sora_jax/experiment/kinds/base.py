@@ -27,11 +27,11 @@ from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
 from sora_jax.experiment.stage_settings import Stage, TrainStage
 from sora_jax.models.codec import Codec
-from sora_jax.train.loop import Stream, Surroundings, Task, train
+from sora_jax.train.loop import RunContext, Stream, TrainJob, train
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.optimizer import make_optimizer
 from sora_jax.train.progress import Part, RunProgress
-from sora_jax.train.state import StateMaker, TrainState, begin_stage, carry_over
+from sora_jax.train.state import StateMaker, TrainState, next_stage
 from sora_jax.train.step import Objective, StepConfig
 from sora_jax.train.workdir import Workdir
 
@@ -67,9 +67,9 @@ class Run:
     fresh_data: bool = False
 
     @property
-    def around(self) -> Surroundings:
+    def context(self) -> RunContext:
         """What the loop needs of the run."""
-        return Surroundings(
+        return RunContext(
             workdir=self.workdir,
             metrics=self.metrics,
             checkpoint=self.settings.checkpoint,
@@ -205,11 +205,14 @@ class TrainKind(Kind[T]):
 
     def maker(self, settings: Settings, name: str, mesh: Mesh) -> StateMaker:
         """Returns what builds the states of a stage."""
+        stage = self.of(settings, name)
         return StateMaker(
             build=functools.partial(self.build, settings, name),
-            make_optimizer=functools.partial(make_optimizer, self.of(settings, name).optimizer),
+            make_optimizer=functools.partial(make_optimizer, stage.optimizer),
             ema=settings.ema,
             mesh=mesh,
+            trainable=stage.trainable,
+            frozen_dtype=stage.frozen_dtype,
         )
 
     def recipe(self, settings: Settings, name: str, mesh: Mesh) -> Recipe:
@@ -242,10 +245,7 @@ class TrainKind(Kind[T]):
         if stage.start_from is not None:
             return inherit(name, stage, maker, key)
         end = before()
-        if end is None:
-            return maker.fresh(key)
-        # Where nothing is new no second state is made beside it.
-        return begin_stage(end) if _form(end) == _form(maker.abstract()) else carry_over(maker.fresh(key), end)
+        return maker.fresh(key) if end is None else next_stage(maker, end, key)
 
     def expected(self, settings: Settings, name: str, costs: Costs, workdir: Workdir, *, clips: int) -> Part:
         """Returns how long a stage takes, and how many steps of it are saved."""
@@ -264,7 +264,7 @@ class TrainKind(Kind[T]):
     def run(self, run: Run, name: str, before: Before) -> dict[str, Any]:
         """Trains to the end of the stage; returns facts about the way there."""
         recipe = self.recipe(run.settings, name, run.mesh)
-        task = Task(
+        job = TrainJob(
             objective=recipe.objective,
             maker=recipe.maker,
             initial=functools.partial(self.begin, run, name, before),
@@ -272,11 +272,6 @@ class TrainKind(Kind[T]):
             stream=self.stream(run, name),
             show=self.show(run, name),
         )
-        state, facts = train(task, run.around)
+        state, facts = train(job, run.context)
         self.finish(run, name, state)
         return facts
-
-
-def _form(state: TrainState) -> tuple[Any, list[tuple[int, ...]]]:
-    leaves: list[Any] = jax.tree.leaves(state)
-    return jax.tree.structure(state), [leaf.shape for leaf in leaves]

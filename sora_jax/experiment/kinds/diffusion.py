@@ -172,7 +172,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         jobs, limits = example_jobs(settings, frames=frames), limits_of(settings)
 
         def show(state: TrainState, step: int) -> None:
-            made = make_all(sampler, state.ema[track_name(settings.ema.widths[0])], jobs, limits)
+            made = make_all(sampler, state.averaged(track_name(settings.ema.widths[0])), jobs, limits)
             sample_log.show_samples(run.workdir, run.metrics, name, step, jobs, [one.clip for one in made])
 
         return show

@@ -1,0 +1,59 @@
+"""How the loop calls the step: named in traces, traced where the config says, guarded where debugging is on.
+
+WORKDIR/profile/STAGE/plugins/profile/TIME/   what TensorBoard and Perfetto show of the steps `log.profile_steps`
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from sora_jax.core import debugging
+from sora_jax.core.distributed import is_first
+from sora_jax.core.sharding import put_whole
+from sora_jax.train.state import TrainState
+from sora_jax.train.step import Batch, Metrics, StepScalars
+
+
+class StepRunner:
+    """Calls `step(state, batch, scalars)` by its number, 1-based.
+
+    Process 0 writes a trace of the steps from the first to the last of `profile`, once; None: of none. At the end of
+    the last one the device is waited for, or its work would not be in the trace.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[TrainState, Batch, StepScalars], tuple[TrainState, Metrics]],
+        scalars: StepScalars,
+        *,
+        mesh: Mesh,
+        folder: Path,
+        profile: tuple[int, int] | None,
+    ):
+        self._step, self._folder = step, folder
+        # Numbers of the host would be transferred at each call.
+        self._scalars = jax.tree.map(lambda x: put_whole(x, mesh), scalars) if debugging.is_on() else scalars
+        self._profile = profile if is_first() else None
+        self._tracing = False
+
+    def __call__(self, number: int, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Returns what the step does, which is dispatched and not waited for."""
+        if self._profile is not None and not self._tracing and self._profile[0] <= number <= self._profile[1]:
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._tracing = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=number), debugging.no_transfers():
+            state, metrics = self._step(state, batch, self._scalars)
+        if self._tracing and self._profile is not None and number >= self._profile[1]:
+            jax.block_until_ready(metrics)
+            self.close()
+        return state, metrics
+
+    def close(self) -> None:
+        """Ends a trace, also where the stage ends before its last step."""
+        if self._tracing:
+            jax.profiler.stop_trace()
+            logging.info("a trace of steps %d to %d is in %s", *(self._profile or ()), self._folder)
+            self._tracing, self._profile = False, None
