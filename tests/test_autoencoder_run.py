@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sora_jax.checkpoints.checkpoint import load_tree
+from sora_jax.checkpoints.reading import load_tree
 from sora_jax.experiment.loading import load_codec
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.workdir import Workdir

@@ -12,7 +12,6 @@ the place of a good one.
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import jax
@@ -22,9 +21,10 @@ from etils import epath
 
 from sora_jax.checkpoints import leaves, manifest
 from sora_jax.checkpoints.disk_space import check_room
+from sora_jax.checkpoints.reading import Restored, newest_trusted, read_step, saved_leaves
 from sora_jax.checkpoints.retention import RECORD, CheckpointConfig, Record, Retention, find_steps, read_record
-from sora_jax.core.distributed import from_first, gather, is_first, wait_for_all
-from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.distributed import from_first, is_first, wait_for_all
+from sora_jax.core.errors import StorageError
 from sora_jax.core.versions import changes, versions
 
 PyTree = Any
@@ -36,16 +36,6 @@ _PAUSES = (0.0, 2.0, 10.0)
 _MOST_SAID = 200
 # Else orbax lets processes meet through their devices, where those of CPUs wait for each other for 30 s only.
 flags.FLAGS.set_default("experimental_orbax_use_distributed_barrier", True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restored:
-    """One checkpoint: `state` on the devices, the step it was saved at, the data position and the config."""
-
-    step: int
-    state: PyTree
-    data: dict[str, Any]
-    config: dict[str, Any]
 
 
 class Checkpointer:
@@ -193,7 +183,7 @@ class Checkpointer:
           UserError: leaves are missing, extra, or of another shape or dtype than `abstract_state`.
         """
         self.wait()
-        step, bad = _newest_trusted(self._directory, wanted=None)
+        step, bad = newest_trusted(self._directory, wanted=None)
         self._retention.bad |= bad
         if step is None:
             return None
@@ -286,25 +276,6 @@ class Checkpointer:
         manifest.write(directory, name=str(self._pending))
 
 
-def load_tree(directory: str | os.PathLike[str], abstract_subset: PyTree, *, step: int | None = None) -> Restored:
-    """A part of a checkpoint, such as `{"ema": ...}`: only the leaves of `abstract_subset` are read.
-
-    `step` None takes the newest step that can be trusted. Nothing in `directory` is changed, so a run may be
-    writing there. Raises `UserError` if there is no such step or a leaf differs, `StorageError` as `restore`.
-    """
-    return read_step(trusted_step(directory, step=step), abstract_subset, whole=False)
-
-
-def trusted_step(directory: str | os.PathLike[str], *, step: int | None = None) -> epath.Path:
-    """Returns the folder of a step that can be trusted, the newest for None; raises as `load_tree`."""
-    path = epath.Path(directory).absolute()
-    found, _ = _newest_trusted(path, wanted=step)
-    if found is None:
-        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise UserError(f"there is {what} in {path}; steps found: {sorted(find_steps(path)) or 'none'}")
-    return path / str(found)
-
-
 def _create_and_clean(directory: epath.Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -314,61 +285,3 @@ def _create_and_clean(directory: epath.Path) -> None:
                 logging.warning("removed %s: a save that was never finished", path)
     except OSError as error:
         raise StorageError(f"checkpoints cannot be written in {directory}: {error}") from error
-
-
-def _newest_trusted(directory: epath.Path, *, wanted: int | None) -> tuple[int | None, set[int]]:
-    """The newest trusted step (of all, or of `wanted` alone) and those refused; the same on every process.
-
-    Each process reads its part of the files.
-    """
-    steps = from_first(f"steps in {directory}", lambda: sorted(find_steps(directory), reverse=True))
-    part, bad, found = (jax.process_index(), jax.process_count()), [], None
-    for step in steps if wanted is None else [step for step in steps if step == wanted]:
-        said = gather(f"step {step} of {directory}", manifest.distrust(directory / str(step), part=part))
-        reason = next((one for one in said if one is not None), None)
-        if reason is None:
-            found = step
-            break
-        if is_first():
-            logging.warning("checkpoint of step %d in %s is not used: %s", step, directory, reason)
-        bad.append(step)
-    if found is None and bad:
-        raise StorageError(
-            f"none of the {len(bad)} checkpoints in {directory} can be trusted, the log says why; "
-            "put back a copy, or move the directory away to start afresh"
-        )
-    return found, set(bad)
-
-
-def read_step(directory: epath.Path, abstract: PyTree, *, whole: bool) -> Restored:
-    """Returns the checkpoint in `directory`, which somebody else must have found to be as it was written.
-
-    Only the leaves of `abstract` are read; with `whole` there must be no others. Raises as `Checkpointer.restore`.
-    """
-    wanted = leaves.by_name(abstract)
-    assert all(leaf.sharding is not None for leaf in wanted.values()), "a leaf has no sharding"
-    if lines := leaves.differences(saved_leaves(directory), wanted, whole=whole):
-        raise UserError(f"the checkpoint {directory} was made by another config: {leaves.in_words(lines)}")
-    nested = leaves.nested(abstract)
-    arguments = ocp.checkpoint_utils.construct_restore_args(nested)
-    items = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(nested, restore_args=arguments, partial_restore=not whole),
-        data=ocp.args.JsonRestore(),
-        config=ocp.args.JsonRestore(),
-    )
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "data", "config")) as orbax:
-            restored = orbax.restore(directory, args=items)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"the checkpoint {directory} cannot be restored: {error}") from error
-    found = leaves.by_name(restored.state)
-    state = jax.tree.unflatten(jax.tree.structure(abstract), [found[name] for name in wanted])
-    return Restored(step=int(directory.name), state=state, data=restored.data, config=restored.config)
-
-
-def saved_leaves(directory: epath.Path) -> dict[str, Any]:
-    """Returns what stands for the leaves of the checkpoint in `directory`, with dtype and shape, by name.
-
-    Orbax itself would cast dtypes in silence.
-    """
-    return leaves.by_name(ocp.StandardCheckpointHandler().metadata(directory / "state").tree)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from etils import epath
 
 from sora_jax.checkpoints import leaves
-from sora_jax.checkpoints.checkpoint import Checkpointer, load_tree, read_step, saved_leaves, trusted_step
+from sora_jax.checkpoints.checkpoint import Checkpointer
+from sora_jax.checkpoints.reading import load_tree, read_step, saved_leaves, trusted_step
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError

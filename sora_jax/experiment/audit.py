@@ -12,8 +12,8 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 
 from sora_jax.checkpoints import frozen, leaves, manifest
-from sora_jax.checkpoints.checkpoint import read_step, saved_leaves
 from sora_jax.checkpoints.disk_space import state_bytes
+from sora_jax.checkpoints.reading import read_step, saved_leaves
 from sora_jax.core.errors import CommandError, DataError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.data.shards.prepared import PreparedSet

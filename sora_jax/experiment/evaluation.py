@@ -21,7 +21,8 @@ from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
 from sora_jax.evaluation.evaluator import Judged, judge_prompts
 from sora_jax.evaluation.reconstruction import Networks, ReconstructionScores, judge_autoencoder
-from sora_jax.evaluation.tasks import judge_sizes, judge_tasks
+from sora_jax.evaluation.sizes import judge_sizes
+from sora_jax.evaluation.tasks import judge_tasks
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
 from sora_jax.experiment.estimate import JUDGEMENTS

@@ -19,8 +19,8 @@ from absl import logging
 from etils import epath
 
 from sora_jax.checkpoints import leaves, manifest
-from sora_jax.checkpoints.checkpoint import trusted_step
 from sora_jax.checkpoints.frozen import find_params, load_params
+from sora_jax.checkpoints.reading import trusted_step
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core.config import differences
 from sora_jax.core.errors import StorageError, UserError

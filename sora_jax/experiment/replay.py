@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sora_jax.checkpoints.checkpoint import load_tree
+from sora_jax.checkpoints.reading import load_tree
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, abstract_model

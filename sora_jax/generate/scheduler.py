@@ -14,7 +14,8 @@ from sora_jax.core.tree import Params
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.job import Job, Limits
 from sora_jax.generate.sampler import Sampler
-from sora_jax.generate.tasks import TASKS, Making, VideoBuilder
+from sora_jax.generate.tasks import TASKS, Making
+from sora_jax.generate.video_builder import VideoBuilder
 
 # Takes frames, uint8 (T, H, W, 3), in their order.
 Sink = Callable[[np.ndarray], None]

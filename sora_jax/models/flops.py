@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from sora_jax.models.transformer import PLACE_DIM, TransformerConfig
+from sora_jax.models.place import PLACE_DIM
+from sora_jax.models.transformer import TransformerConfig
 
 # The backward pass multiplies by the transpose of each factor of the forward pass.
 _FORWARD_AND_BACKWARD = 3

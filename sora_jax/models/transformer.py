@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.errors import UserError
-from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import constrain, constrain_row_major
+from sora_jax.models.place import Place
 from sora_jax.nn import rope
 from sora_jax.nn.activation import gelu
 from sora_jax.nn.attention import attend, check_backend
 from sora_jax.nn.embed import sinusoid
+from sora_jax.nn.gather import gather_level
 from sora_jax.nn.linear import Linear, truncated_normal
 from sora_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
 from sora_jax.nn.stack import REMAT_POLICIES, scan_blocks, stack_blocks
@@ -141,23 +142,6 @@ class Context:
     text_segment_BK: jax.Array
 
 
-def gather_level(table_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
-    """Returns the entry of each token's noise level, (B, L, D)."""
-    if current_platform() == "cpu":
-        return jnp.take_along_axis(table_BGD, level_BL[..., None], axis=1)
-    return gather_by_product(table_BGD, level_BL)
-
-
-def gather_by_product(table_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
-    """Returns the same by a product with ones and zeros, which is exact.
-
-    Accelerators gather row by row, and add up gradients row by row, in the dtype of the table. The product is some
-    hundredths of a block's, and its gradient is added up in float32.
-    """
-    ones_BLG = jax.nn.one_hot(level_BL, table_BGD.shape[1], dtype=table_BGD.dtype)
-    return jnp.einsum("BLG,BGD->BLD", ones_BLG, table_BGD, precision="highest")
-
-
 class Block(nnx.Module):
     """Self-attention within segments, cross-attention to their text, feed-forward; modulated by noise level."""
 
@@ -234,25 +218,6 @@ def pool_text(text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int) ->
     member_BSK = (text_segment_BK[:, None, :] == jnp.arange(1, segments + 1)[:, None]).astype(jnp.float32)
     total = jnp.einsum("BSK,BKE->BSE", member_BSK, text_BKE.astype(jnp.float32))
     return total * jax.lax.rsqrt(jnp.maximum(jnp.sum(member_BSK, axis=-1, keepdims=True), 1.0))
-
-
-class Place(nnx.Module):
-    """A token's place in its segment, alone and as the caption reads it: "moves right" is where to be when.
-
-    The product of place and text makes such a sentence a linear map from one to the other, where attention would have
-    to find it first.
-    """
-
-    def __init__(self, width: int, *, text_dim: int, rngs: nnx.Rngs):
-        self.alone = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)
-        self.place = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)
-        self.text = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs)
-        self.out = Linear(width, width, axes=("embed", None), std=0.02, rngs=rngs)
-
-    def __call__(self, place_BL3: jax.Array, pooled_BSE: jax.Array, segment_BL: jax.Array) -> jax.Array:
-        features = place_features(place_BL3)
-        text_BLD = gather_level(self.text(pooled_BSE), jnp.maximum(segment_BL - 1, 0))
-        return self.alone(features) + self.out(self.place(features) * text_BLD)
 
 
 class Reused(NamedTuple):
@@ -343,19 +308,3 @@ class Transformer(nnx.Module):
         """Returns the modulation of the blocks by noise levels alone, (I, 6 D) float32."""
         embedder = self.condition_embedder
         return embedder.time_proj(jax.nn.silu(embedder.of_levels(levels_I)))
-
-
-# Waves of `place_features`: k in {-1, 0, 1}^3 up to sign, at one and two half periods, and four octaves an axis.
-_WAVES = [(a, b, c) for a in (0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1) if (a, b, c) > (0, 0, 0)]
-PLACE_DIM = 2 * 2 * len(_WAVES)
-
-
-def place_features(place_BL3: jax.Array) -> jax.Array:
-    """Returns sines and cosines of plane waves over a segment's own unit cube, (B, L, PLACE_DIM) float32.
-
-    Joint waves of time and space make "moves right" a linear function of the features.
-    """
-    waves = jnp.asarray(_WAVES, jnp.float32).T
-    phase = jnp.pi * (place_BL3 - 0.5) @ waves
-    phase = jnp.concatenate([phase, 2 * phase], axis=-1)
-    return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)

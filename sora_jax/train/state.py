@@ -14,8 +14,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sora_jax.checkpoints import frozen
-from sora_jax.checkpoints.checkpoint import Restored
 from sora_jax.checkpoints.frozen import load_frozen
+from sora_jax.checkpoints.reading import Restored
 from sora_jax.core import sharding, tree
 from sora_jax.core.compiling import run_once
 from sora_jax.core.errors import UserError

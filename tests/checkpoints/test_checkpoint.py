@@ -19,7 +19,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sora_jax.checkpoints import leaves, manifest
-from sora_jax.checkpoints.checkpoint import Checkpointer, load_tree
+from sora_jax.checkpoints.checkpoint import Checkpointer
+from sora_jax.checkpoints.reading import load_tree
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core.errors import NumericsError, StorageError, UserError
 

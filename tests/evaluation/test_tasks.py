@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sora_jax.data.sources.shapes_prompts import heldout_prompts
 from sora_jax.data.sources.shapes_world import ShapesWorld, render
 from sora_jax.evaluation import tasks
 from sora_jax.generate.scheduler import Made
@@ -139,30 +138,6 @@ def test_the_seam_of_loops_is_their_mean():
     scores, jobs = judged("loop", notes={"seam": 1.25})
     assert scores == {"seam": 1.25, "largest_seam": 1.25}
     assert {job.frames for job in jobs} == {8}, "a second"
-
-
-def test_unseen_sizes_are_asked_for_and_scored(monkeypatch):
-    asked = []
-
-    def make(sampler, params, jobs, limits):
-        asked.extend(jobs)
-        return [Made(clip=np.zeros((job.frames, *job.size, 3), np.uint8), notes={}) for job in jobs]
-
-    monkeypatch.setattr(tasks, "make_all", make)
-    cases = heldout_prompts(3)
-    nothing: dict = {}
-    found = tasks.judge_sizes(None, nothing, LIMITS, cases, seed=5)
-    scores = found.scores
-    assert {name: found["size"] for name, found in scores.items()} == {
-        "usual": "9x32x32",
-        "wider": "9x32x48",
-        "taller": "9x48x32",
-        "longer": "21x32x32",
-    }
-    assert [job.request.seed for job in asked] == [5, 6, 7] * 4
-    assert all(one["prompts"] == 3 and one["colour"] == one["clean"] == 0 for one in scores.values())
-    assert {group["by"] for group in scores["wider"]["groups"]} == {"shape", "ground"}
-    assert [len(one.clips) for one in found.judged.values()] == [3] * 4
 
 
 def test_an_odd_clip_is_left_out_of_the_pairs():

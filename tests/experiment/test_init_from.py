@@ -15,7 +15,8 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sora_jax.checkpoints.checkpoint import Checkpointer, load_tree
+from sora_jax.checkpoints.checkpoint import Checkpointer
+from sora_jax.checkpoints.reading import load_tree
 from sora_jax.core.config import to_json
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh

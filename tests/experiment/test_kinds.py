@@ -17,7 +17,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import base
-from sora_jax.checkpoints.checkpoint import load_tree
+from sora_jax.checkpoints.reading import load_tree
 from sora_jax.core import stop
 from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.mean import Mean

@@ -10,7 +10,8 @@ import pytest
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.generate.job import Job, Limits
 from sora_jax.generate.request import Request
-from sora_jax.generate.tasks import TASKS, VideoBuilder
+from sora_jax.generate.tasks import TASKS
+from sora_jax.generate.video_builder import VideoBuilder
 
 STRIDE = 4
 LIMITS = Limits(

@@ -16,10 +16,11 @@ from sora_jax.core.sharding import spec
 from sora_jax.core.tree import abstract_model, init_params, merge_model
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.diffusion import known
-from sora_jax.models import transformer
+from sora_jax.models import place, transformer
 from sora_jax.models.text.bytes import ByteText
 from sora_jax.models.text.encoder import TextConfig
 from sora_jax.models.text_to_video import TextToVideo, without_caption
+from sora_jax.nn import gather
 from sora_jax.video import shapes
 from tests import small
 
@@ -302,12 +303,12 @@ def test_pooled_text_matches_a_loop():
 
 def test_place_features_are_waves_of_the_unit_cube():
     place_BL3 = np.random.default_rng(0).uniform(size=(1, 50, 3)).astype(np.float32)
-    features = np.asarray(transformer.place_features(jnp.asarray(place_BL3)))
-    assert features.shape == (1, 50, transformer.PLACE_DIM)
-    half = transformer.PLACE_DIM // 2
+    features = np.asarray(place.place_features(jnp.asarray(place_BL3)))
+    assert features.shape == (1, 50, place.PLACE_DIM)
+    half = place.PLACE_DIM // 2
     np.testing.assert_allclose(features[..., :half] ** 2 + features[..., half:] ** 2, 1, atol=1e-5)
     # Any position on any axis is told apart, and no wave is there twice.
-    assert np.linalg.matrix_rank(features[0]) == min(50, transformer.PLACE_DIM)
+    assert np.linalg.matrix_rank(features[0]) == min(50, place.PLACE_DIM)
 
 
 @pytest.mark.parametrize(
@@ -332,14 +333,14 @@ def test_a_product_gathers_the_same_and_adds_up_the_same_gradients():
     def loss(gather, table):
         return jnp.sum(gather(table, level) * weights)
 
-    by_product = transformer.gather_by_product
-    np.testing.assert_array_equal(by_product(table, level), transformer.gather_level(table, level))
-    expected, found = (jax.grad(functools.partial(loss, f))(table) for f in (transformer.gather_level, by_product))
+    by_product = gather.gather_by_product
+    np.testing.assert_array_equal(by_product(table, level), gather.gather_level(table, level))
+    expected, found = (jax.grad(functools.partial(loss, f))(table) for f in (gather.gather_level, by_product))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_of_many_tokens_are_added_up_in_float32():
     level = jnp.zeros((1, 4096), jnp.int32)
-    ones = jax.grad(lambda table: jnp.sum(transformer.gather_by_product(table, level).astype(jnp.float32)))
+    ones = jax.grad(lambda table: jnp.sum(gather.gather_by_product(table, level).astype(jnp.float32)))
     # bfloat16 stops counting at 256.
     np.testing.assert_array_equal(ones(jnp.zeros((1, 2, 1), jnp.bfloat16))[0, :, 0], [4096, 0])

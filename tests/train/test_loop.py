@@ -17,8 +17,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sora_jax.checkpoints import leaves, manifest
-from sora_jax.checkpoints.checkpoint import load_tree, saved_leaves
 from sora_jax.checkpoints.frozen import save_frozen
+from sora_jax.checkpoints.reading import load_tree, saved_leaves
 from sora_jax.checkpoints.retention import CheckpointConfig, find_steps, read_record
 from sora_jax.core import stop
 from sora_jax.core.errors import NumericsError, Preempted, StorageError, UserError

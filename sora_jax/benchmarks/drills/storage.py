@@ -19,7 +19,8 @@ from sora_jax.benchmarks.drills.bench import EVERY, STAGE, STEPS, Bench, saved_s
 from sora_jax.benchmarks.drills.comparing import arrays, difference, same_bits
 from sora_jax.benchmarks.drills.registry import Result, Tally, drill
 from sora_jax.checkpoints import manifest
-from sora_jax.checkpoints.checkpoint import Checkpointer, Restored, load_tree
+from sora_jax.checkpoints.checkpoint import Checkpointer
+from sora_jax.checkpoints.reading import Restored, load_tree
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import make_mesh
 from sora_jax.experiment.audit import checkpoint_faults

@@ -11,16 +11,15 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
 from sora_jax.data.curation.duplicates import perceptual_hash, pixel_digest
+from sora_jax.data.curation.frames import FRAMES, grey, spread
+from sora_jax.data.curation.letterbox import crop_bars, letterbox
 
 # Raise when a measure changes: what was measured before is then measured again.
 MEASURES = 1
-# Frames on which a clip is measured, spread evenly.
-_FRAMES = 16
 # Short side at which sharpness is measured, px; larger frames are scaled down, smaller ones left.
 _SHARPNESS_SIDE = 192
 # Short side at which everything else is measured, px.
@@ -33,10 +32,8 @@ _BLOCK, _REACH, _MOTION_SECONDS, _MOTION_PAIRS = 8, 6, (0.125, 0.5), 8
 _SAME = 2.0
 # A block has moved where that explains the change far better than standing still.
 _MOVED_SHARE, _MOVED_LEVELS = 0.7, 2.0
-# A row or column belongs to a bar while no pixel of it is brighter, or varies more, than this; of 255.
-_BAR_LUMA, _BAR_SPREAD = 40, 16
-# Share of a side that opposite bars may differ by; and that both together must cover for a clip to be dropped.
-_BAR_SKEW, _BAR_SHARE = 0.02, 0.02
+# Share of a side that opposite bars must cover together for a clip to be dropped.
+_BAR_SHARE = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +174,7 @@ def measure(clip: Clip, *, crop: bool) -> Scores:
     """Returns the scores of a clip; with `crop` those of what lies within its bars."""
     bars = letterbox(clip.pixels_THWC)
     pixels_THWC = crop_bars(clip.pixels_THWC, bars) if crop else clip.pixels_THWC
-    some_GHWC = pixels_THWC[spread(len(pixels_THWC), _FRAMES)]
+    some_GHWC = pixels_THWC[spread(len(pixels_THWC), FRAMES)]
     small_GHW = grey(some_GHWC, short_side=SMALL_SIDE)
     video = len(pixels_THWC) > 1
     red, green, blue = some_GHWC.mean(axis=(0, 1, 2)).tolist()
@@ -209,20 +206,6 @@ def refuse(scores: Scores, size: tuple[int, int], config: CurationConfig) -> str
     return None
 
 
-def spread(frames: int, count: int) -> np.ndarray:
-    """Returns at most `count` numbers of frames, evenly from the first to the last, ascending."""
-    return np.unique(np.linspace(0, frames - 1, min(count, frames)).round().astype(int))
-
-
-def grey(pixels_GHWC: np.ndarray, *, short_side: int) -> np.ndarray:
-    """Returns uint8 luma (G, H, W), 0 to 255 (BT.601), scaled down to a short side where it is larger, px."""
-    height, width = pixels_GHWC.shape[1:3]
-    scale = min(1.0, short_side / min(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    images = [Image.fromarray(frame_HWC).convert("L") for frame_HWC in pixels_GHWC]
-    return np.stack([np.asarray(image.resize(size, Image.Resampling.BOX)) for image in images])
-
-
 def brightness(grey_GHW: np.ndarray) -> float:
     """Returns the mean luma, 0 (black) to 255 (white)."""
     return float(grey_GHW.mean())
@@ -239,7 +222,7 @@ def static_share(pixels_THWC: np.ndarray) -> float:
     The same: in no block of 8 px, at a short side of 72 px, does luma change by more than 2 of 255 on average.
     """
     assert len(pixels_THWC) > 1, pixels_THWC.shape
-    first_G = spread(len(pixels_THWC) - 1, _FRAMES)
+    first_G = spread(len(pixels_THWC) - 1, FRAMES)
     before_GHW = grey(pixels_THWC[first_G], short_side=SMALL_SIDE).astype(np.int16)
     after_GHW = grey(pixels_THWC[first_G + 1], short_side=SMALL_SIDE).astype(np.int16)
     change_G = _by_block(np.abs(after_GHW - before_GHW)).max(axis=(1, 2))
@@ -312,54 +295,3 @@ def sharpness(grey_GHW: np.ndarray) -> float:
         return 0.0
     around = grey_GHW[:, :-2, 1:-1] + grey_GHW[:, 2:, 1:-1] + grey_GHW[:, 1:-1, :-2] + grey_GHW[:, 1:-1, 2:]
     return float(np.median((around - 4 * grey_GHW[:, 1:-1, 1:-1]).var(axis=(1, 2))))
-
-
-def letterbox(pixels_THWC: np.ndarray) -> tuple[int, int, int, int]:
-    """Returns the dark bars at (top, bottom, left, right), px; zeros without bars.
-
-    A bar is rows (columns) of which no pixel is brighter than 40 of 255 or varies over more than 16, in place or in
-    time, and beside which most of the picture's edge is brighter. Bars come in pairs of one width (within 2 % of the
-    side, at least 2 px). So a dark room is no bar, nor a night sky, nor a bar with a logo in it; a clip that is dark
-    all over has none.
-    """
-    luma_GHW = grey(pixels_THWC[spread(len(pixels_THWC), _FRAMES)], short_side=min(pixels_THWC.shape[1:3]))
-    low_HW, high_HW = luma_GHW.min(axis=0).astype(np.int16), luma_GHW.max(axis=0).astype(np.int16)
-    dark_H = _is_bar(low_HW, high_HW)
-    dark_W = _is_bar(low_HW.T, high_HW.T)
-    if dark_H.all() or dark_W.all():
-        return 0, 0, 0, 0
-    top, bottom = _ends(dark_H)
-    left, right = _ends(dark_W)
-    lit_HW = high_HW[top : len(dark_H) - bottom, left : len(dark_W) - right] > _BAR_LUMA
-    if not _framed(lit_HW, top, bottom, side=len(dark_H)):
-        top = bottom = 0
-    if not _framed(lit_HW.T, left, right, side=len(dark_W)):
-        left = right = 0
-    return top, bottom, left, right
-
-
-def _is_bar(low_HW: np.ndarray, high_HW: np.ndarray) -> np.ndarray:
-    """Returns for each row whether it is dark and even, from the extremes of its pixels over time."""
-    high_H = high_HW.max(axis=1)
-    return (high_H <= _BAR_LUMA) & (high_H - low_HW.min(axis=1) <= _BAR_SPREAD)
-
-
-def _ends(dark: np.ndarray) -> tuple[int, int]:
-    """Returns how many lines are dark at the start and at the end."""
-    picture = np.flatnonzero(~dark)
-    return int(picture[0]), len(dark) - 1 - int(picture[-1])
-
-
-def _framed(lit_HW: np.ndarray, first: int, last: int, *, side: int) -> bool:
-    """Returns whether `first` and `last` of `side` lines are bars, from where the picture between them is lit."""
-    slack = max(2, round(_BAR_SKEW * side))
-    depth = min(slack, len(lit_HW) - 1)
-    edged = min(lit_HW[depth].mean(), lit_HW[-1 - depth].mean()) > 0.5
-    return bool(edged) and min(first, last) > 0 and abs(first - last) <= slack
-
-
-def crop_bars(pixels_THWC: np.ndarray, bars: tuple[int, int, int, int]) -> np.ndarray:
-    """Returns the pixels within `bars` = (top, bottom, left, right), px."""
-    top, bottom, left, right = bars
-    height, width = pixels_THWC.shape[1:3]
-    return pixels_THWC[:, top : height - bottom, left : width - right]

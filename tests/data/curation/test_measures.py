@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
-from sora_jax.data.curation import measures
+from sora_jax.data.curation import frames, letterbox, measures
 from sora_jax.data.curation.measures import LIMITS, CurationConfig, Scores, judge, measure, refuse
 
 OFF = CurationConfig(
@@ -86,11 +86,11 @@ def test_sharpness_falls_with_blur_and_does_not_depend_on_size():
     found = []
     for sigma in (0.0, 1.0, 2.0, 4.0):
         blurred = np.asarray(sharp.filter(ImageFilter.GaussianBlur(sigma)))[None]
-        found.append(measures.sharpness(measures.grey(blurred, short_side=144)))
+        found.append(measures.sharpness(frames.grey(blurred, short_side=144)))
     assert all(more > 2 * less for more, less in itertools.pairwise(found)), found
     assert found[-1] < 5
     larger = np.asarray(sharp.resize((2 * WIDTH, 2 * HEIGHT), Image.Resampling.NEAREST))[None]
-    assert measures.sharpness(measures.grey(larger, short_side=144)) == pytest.approx(found[0], rel=0.05)
+    assert measures.sharpness(frames.grey(larger, short_side=144)) == pytest.approx(found[0], rel=0.05)
     assert measures.sharpness(np.zeros((1, 2, 2), np.uint8)) == 0
 
 
@@ -116,23 +116,23 @@ def barred(rows: int, columns: int, *, noise: int = 8) -> np.ndarray:
 @settings(max_examples=20)
 def test_bars_are_found_to_the_pixel(rows, columns):
     pixels = barred(rows, columns)
-    assert measures.letterbox(pixels) == (rows, rows, columns, columns)
-    cropped = measures.crop_bars(pixels, measures.letterbox(pixels))
+    assert letterbox.letterbox(pixels) == (rows, rows, columns, columns)
+    cropped = letterbox.crop_bars(pixels, letterbox.letterbox(pixels))
     assert cropped.shape[1:3] == (HEIGHT - 2 * rows, WIDTH - 2 * columns)
-    assert measures.letterbox(cropped) == (0, 0, 0, 0)
+    assert letterbox.letterbox(cropped) == (0, 0, 0, 0)
 
 
 def test_dark_scenes_are_no_bars():
     night = moving(5, step=(0, 1)).copy()
     night[:, :50] = 3
-    assert measures.letterbox(night) == (0, 0, 0, 0), "a sky has no counterpart below"
+    assert letterbox.letterbox(night) == (0, 0, 0, 0), "a sky has no counterpart below"
     room = np.full_like(night, 4)
     room[:, 50:90, 60:150] = 220
-    assert measures.letterbox(room) == (0, 0, 0, 0), "most of the edge of what is lit is dark"
-    assert measures.letterbox(np.zeros_like(night)) == (0, 0, 0, 0)
+    assert letterbox.letterbox(room) == (0, 0, 0, 0), "most of the edge of what is lit is dark"
+    assert letterbox.letterbox(np.zeros_like(night)) == (0, 0, 0, 0)
     captioned = barred(20, 0)
     captioned[:, -10:-6, 80:120] = 255
-    assert measures.letterbox(captioned) == (0, 0, 0, 0), "text in a bar is part of the picture"
+    assert letterbox.letterbox(captioned) == (0, 0, 0, 0), "text in a bar is part of the picture"
 
 
 def test_bars_are_kept_cropped_or_a_reason_to_drop():

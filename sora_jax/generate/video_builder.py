@@ -1,0 +1,139 @@
+"""A video while a task makes it: what is given encoded, canvases laid out, frames decoded and passed on.
+
+Letters: t h w token grid, T H W C pixels or latent.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from sora_jax.generate.canvas import Canvas, Turn
+from sora_jax.generate.job import Job, Limits
+from sora_jax.models.codec import Codec
+from sora_jax.video import latents
+
+
+class VideoBuilder:
+    """A job while it is made.
+
+    Args:
+      job: What to make.
+      limits: Of the model.
+      codec: Its autoencoder.
+      emit: Takes the frames that are done, uint8 (n, H, W, 3), in order.
+    """
+
+    def __init__(self, job: Job, limits: Limits, codec: Codec, emit: Callable[[np.ndarray], None]):
+        self.job, self.limits, self.emit = job, limits, emit
+        self.notes: dict[str, float] = {}
+        self._codec = codec
+        self._windows = 0
+        self._first_statistics: np.ndarray | None = None
+
+    @property
+    def overlap(self) -> int:
+        """Frames that a window keeps of those before it, or, less `first`, of those after it: not all that it holds."""
+        return self.limits.shared(self.job.size)
+
+    @property
+    def window(self) -> int:
+        """Token frames of a canvas at most."""
+        return self.limits.window_tokens(self.job.size)
+
+    def encode(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns the normalised latent of a clip of a legal number of frames."""
+        raw = self._codec.encode(clip_THWC[None])
+        return latents.normalise(raw, self._codec.mean_C, self._codec.scale_C)[0]
+
+    def encode_later(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns the latent of frames, a multiple of `step`, that something comes before."""
+        before = np.repeat(clip_THWC[:1], self.limits.first, axis=0)
+        return self.encode(np.concatenate([before, clip_THWC]))[self.limits.patch[0] :]
+
+    def decode(self, latent_THWC: np.ndarray) -> np.ndarray:
+        """Returns the clip of a latent, and notes how far it has drifted from the first one."""
+        statistics = np.stack([latent_THWC.mean(axis=(0, 1, 2)), latent_THWC.std(axis=(0, 1, 2))])
+        if self._first_statistics is None:
+            self._first_statistics = statistics
+        else:
+            drift = float(np.sqrt(np.mean(np.square(statistics - self._first_statistics))))
+            self.notes["drift"] = max(drift, self.notes.get("drift", 0.0))
+        return self._codec.decode(latent_THWC[None])[0]
+
+    def given(self, clip_THWC: np.ndarray, *, before: np.ndarray | None = None) -> np.ndarray:
+        """Returns given frames as they come back: through the autoencoder, or as they are if that was asked for.
+
+        Frames that come `before` them go through it as well: alone, a clip comes back a little beside where it was.
+        """
+        if self.job.request.keep_pixels:
+            return clip_THWC
+        past = clip_THWC[:0] if before is None or not len(before) else before[-self.kept(len(before)) :]
+        held = np.concatenate([past, clip_THWC])
+        least = self.limits.first + self.limits.step
+        rest = (len(held) - self.limits.first) % self.limits.step
+        if not rest or len(held) < least or len(clip_THWC) < self.limits.step:
+            return self._reconstructed(held)[len(past) :]
+        # Filled up with repeats, the last frames would come back behind their place: they are taken from the end alone.
+        end = self._reconstructed(held[-max(least, self.kept(len(held))) :])
+        return np.concatenate([self._reconstructed(held[:-rest]), end[-rest:]])[len(past) :]
+
+    def _reconstructed(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns frames through the autoencoder, filled up for it."""
+        return self._codec.reconstruct(self.filled(clip_THWC)[None])[0, : len(clip_THWC)]
+
+    def canvas(
+        self,
+        token_frames: int,
+        *,
+        head: np.ndarray | None = None,
+        tail: np.ndarray | None = None,
+        content: np.ndarray | None = None,
+        known_thw: np.ndarray | None = None,
+        strength: float = 1.0,
+        turn: Turn | None = None,
+    ) -> Canvas:
+        """Returns the next canvas: latents that its `head` and `tail` keep, `content` for what the rest starts from."""
+        frames = self.limits.first + (token_frames - 1) * self.limits.step
+        grid = self.limits.grid(frames, self.job.size)
+        patch, channels = self.limits.patch, self._codec.config.channels
+        latent = np.zeros((*(g * p for g, p in zip(grid, patch, strict=True)), channels), np.float32)
+        known = np.zeros(grid, bool) if known_thw is None else known_thw.copy()
+        if content is not None:
+            latent[:] = content
+        if head is not None:
+            latent[: len(head)], known[: len(head) // patch[0]] = head, True
+        if tail is not None:
+            latent[-len(tail) :], known[len(known) - len(tail) // patch[0] :] = tail, True
+        self._windows += 1
+        guidance = self.job.request.guidance
+        if guidance is None and known.any():
+            # Between two subjects, where no clip of the data is, guidance makes the one jump into the other.
+            guidance = 1.0 if turn is not None else self.limits.known_guidance
+        return Canvas(
+            prompt=self.job.prompts[0],
+            negative=self.job.negative,
+            grid=grid,
+            fps=self.job.fps,
+            seed=self.job.request.seed,
+            window=self._windows - 1,
+            latent_THWC=latent,
+            known_thw=known,
+            strength=strength,
+            guidance=guidance,
+            turn=turn,
+        )
+
+    def longer(self, frames: int) -> int:
+        """Returns the least number of frames, not under `frames`, that a canvas can have."""
+        return self.limits.first + max(0, math.ceil((frames - self.limits.first) / self.limits.step)) * self.limits.step
+
+    def filled(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns a clip whose last frame is repeated up to a number of frames that a canvas can have."""
+        missing = self.longer(len(clip_THWC)) - len(clip_THWC)
+        return np.pad(clip_THWC, ((0, missing), (0, 0), (0, 0), (0, 0)), "edge")
+
+    def kept(self, frames: int) -> int:
+        """Returns how many of `frames` frames a window begins with."""
+        first, step = self.limits.first, self.limits.step
+        return first + (min(self.overlap, frames) - first) // step * step
