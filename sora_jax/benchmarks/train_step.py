@@ -97,14 +97,22 @@ class Comparison:
 
 def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
-    names = list(_ONLY.value) or list(CONTESTANTS)
+    publish(measure(comparison_of_flags(), list(_ONLY.value)), _JSON.value)
+
+
+def measure(comparison: Comparison, names: list[str]) -> list[Figure]:
+    """Returns the figures of these contestants, all without a name; of ours alone where torch is not installed.
+
+    Raises UserError for a name that is none.
+    """
+    names = names or list(CONTESTANTS)
     unknown = sorted(set(names) - set(CONTESTANTS))
     if unknown:
         raise UserError(f"--contestants={','.join(unknown)} is none of {', '.join(CONTESTANTS)}")
     if importlib.util.find_spec("torch") is None and any(name.startswith("torch") for name in names):
         print('no torch here, so ours alone is measured: pip install -e ".[parity]"')
         names = [name for name in names if name.startswith("ours")]
-    publish(compare(comparison_of_flags(), names), _JSON.value)
+    return compare(comparison, names)
 
 
 def comparison_of_flags() -> Comparison:

@@ -104,14 +104,11 @@ def test_rates_are_those_of_real_tokens():
     )
 
 
-def test_without_torch_ours_is_measured_and_said_so(monkeypatch, capsys, tmp_path):
+def test_without_torch_ours_is_measured_and_said_so(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(train_step, "comparison_of_flags", lambda: SHALLOW)
-    published = []
-    monkeypatch.setattr(train_step, "publish", lambda figures, path: published.extend(figures))
-    train_step.main([])
+    measured = train_step.measure(SHALLOW, [])
     assert "no torch here, so ours alone is measured: pip install -e" in capsys.readouterr().out
-    found = values(published)
+    found = values(measured)
     assert {"packed_over_padded", "packed_over_bucketed", "packed_over_full_buckets"} <= found.keys()
     assert {name.removesuffix("_fill") for name in found if name.endswith("_fill")} == set(NAMES)
     assert all(value > 0 for value in found.values())
