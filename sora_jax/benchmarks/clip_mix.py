@@ -52,7 +52,7 @@ class ClipLayout:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Clip:
+class MadeUpClip:
     """One noisy clip as a step sees it: tokens and what to predict, both (L, P), text (K, E), and a noise level."""
 
     grid: shapes.Size
@@ -67,7 +67,7 @@ class Clip:
         return len(self.tokens_LP)
 
 
-def draw_clips(count: int, layout: ClipLayout, *, grids: Sequence[shapes.Size] = GRIDS) -> list[Clip]:
+def draw_clips(count: int, layout: ClipLayout, *, grids: Sequence[shapes.Size] = GRIDS) -> list[MadeUpClip]:
     """Returns the first `count` clips of the stream, their grids drawn alike often from `grids`; always the same."""
     generator = rng.generator(0, "clips of a mix")
     clips = []
@@ -75,7 +75,7 @@ def draw_clips(count: int, layout: ClipLayout, *, grids: Sequence[shapes.Size] =
         grid = layout.scaled(grids[choice])
         shape = (shapes.count(grid), layout.patch_width)
         clips.append(
-            Clip(
+            MadeUpClip(
                 grid=grid,
                 tokens_LP=generator.standard_normal(shape, np.float32),
                 target_LP=generator.standard_normal(shape, np.float32),
@@ -115,7 +115,7 @@ class Arrangement:
         return list({batch["tokens_BLP"].shape: batch for batch in self.batches}.values())
 
 
-def packed(clips: Sequence[Clip], *, row_tokens: int, rows: int, short_tail: bool) -> Arrangement:
+def packed(clips: Sequence[MadeUpClip], *, row_tokens: int, rows: int, short_tail: bool) -> Arrangement:
     """Returns rows of `row_tokens` planned as training plans them, `rows` to a batch.
 
     `short_tail` leaves the last batch shorter instead of filling it with empty rows.
@@ -135,7 +135,7 @@ def packed(clips: Sequence[Clip], *, row_tokens: int, rows: int, short_tail: boo
     )
 
 
-def padded(clips: Sequence[Clip], *, batch_tokens: int, short_tail: bool) -> Arrangement:
+def padded(clips: Sequence[MadeUpClip], *, batch_tokens: int, short_tail: bool) -> Arrangement:
     """Returns rows of one clip each, all as long as the longest clip, as many to a batch as its tokens allow."""
     longest = max(clip.tokens for clip in clips)
     members = [[number] for number in range(len(clips))]
@@ -143,7 +143,7 @@ def padded(clips: Sequence[Clip], *, batch_tokens: int, short_tail: bool) -> Arr
     return Arrangement(batches=tuple(fill_rows(clips, part, length=longest, slots=1) for part in parts))
 
 
-def bucketed(clips: Sequence[Clip], *, batch_tokens: int, short_tail: bool) -> Arrangement:
+def bucketed(clips: Sequence[MadeUpClip], *, batch_tokens: int, short_tail: bool) -> Arrangement:
     """Returns batches of clips of exactly one shape each, as many to a batch as its tokens allow, in mixed order."""
     buckets: dict[shapes.Size, list[list[int]]] = defaultdict(list)
     for number, clip in enumerate(clips):
@@ -164,7 +164,7 @@ def _parts(members: list[list[int]], size: int, *, short_tail: bool) -> Iterator
         yield part if short_tail else part + [[] for _ in range(size - len(part))]
 
 
-def fill_rows(clips: Sequence[Clip], members: Sequence[Sequence[int]], *, length: int, slots: int) -> Batch:
+def fill_rows(clips: Sequence[MadeUpClip], members: Sequence[Sequence[int]], *, length: int, slots: int) -> Batch:
     """Returns the batch whose row r holds the clips `members[r]`, of L = `length` and S = `slots`."""
     rows, text_tokens = len(members), len(clips[0].text_KE)
     patch_width, text_dim = clips[0].tokens_LP.shape[1], clips[0].text_KE.shape[1]

@@ -19,7 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sora_jax.benchmarks.clip_mix import EQUAL_GRID, Arrangement, Clip, ClipLayout, bucketed, draw_clips, packed, padded
+from sora_jax.benchmarks.clip_mix import (
+    EQUAL_GRID,
+    Arrangement,
+    ClipLayout,
+    MadeUpClip,
+    bucketed,
+    draw_clips,
+    packed,
+    padded,
+)
 from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.our_step import OurStep, predict_once, random_params
 from sora_jax.benchmarks.torch_step import Masking, TorchStep, TorchWan
@@ -167,7 +176,7 @@ def arrange(comparison: Comparison, how: str, *, short_tail: bool) -> Arrangemen
     return make(clips, batch_tokens=batch_tokens, short_tail=short_tail)
 
 
-def check_rows(clips: Sequence[Clip], row_tokens: int) -> None:
+def check_rows(clips: Sequence[MadeUpClip], row_tokens: int) -> None:
     """Raises UserError where a clip is longer than a row."""
     longest = max(clip.tokens for clip in clips)
     if longest > row_tokens:

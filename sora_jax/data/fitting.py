@@ -11,7 +11,7 @@ from sora_jax.data.tokens import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
+class ClipBudget:
     """What is done to a clip before it is encoded; see `data.clips.fit_clip`.
 
     Attributes:
@@ -56,7 +56,7 @@ class Collection:
 
     name: str
     source: Source
-    limits: Limits
+    limits: ClipBudget
     readers: int = 1
 
 

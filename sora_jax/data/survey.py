@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sora_jax.data.clips import BadClip, Clip, Fitted
-from sora_jax.data.fitting import Limits
+from sora_jax.data.fitting import ClipBudget
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan
 from sora_jax.data.sources.base import Source, read_ahead
@@ -68,7 +68,7 @@ class Survey:
 
 def survey(
     source: Source,
-    limits: Limits,
+    limits: ClipBudget,
     *,
     count: int | None,
     readers: int = 1,

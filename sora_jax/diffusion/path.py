@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from sora_jax.core.errors import UserError
 
-Prediction = Literal["clean", "velocity", "noise"]
+PredictionType = Literal["clean", "velocity", "noise"]
 LossSpace = Literal["velocity", "clean"]
 Weighting = Literal["flat", "min_snr"]
 
@@ -36,13 +36,13 @@ class PathConfig:
                 for 1 - sigma under a noise prediction.
     """
 
-    prediction: Prediction
+    prediction: PredictionType
     loss_space: LossSpace
     weighting: Weighting
     min_sigma: float
 
     def __post_init__(self):
-        for name, kind in (("prediction", Prediction), ("loss_space", LossSpace), ("weighting", Weighting)):
+        for name, kind in (("prediction", PredictionType), ("loss_space", LossSpace), ("weighting", Weighting)):
             if getattr(self, name) not in get_args(kind):
                 choices = ", ".join(get_args(kind))
                 raise UserError(f"path {name} {getattr(self, name)!r} is not one of: {choices}")

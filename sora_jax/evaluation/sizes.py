@@ -7,7 +7,7 @@ from typing import Any
 from sora_jax.core.tree import Params
 from sora_jax.data.sources.shapes_prompts import PromptCase
 from sora_jax.evaluation.evaluator import Judged, judge_clips
-from sora_jax.generate.job import Job, Limits
+from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.scheduler import make_all
@@ -22,7 +22,7 @@ class SizeScores:
 
 
 def judge_sizes(
-    sampler: Sampler, params: Params, limits: Limits, cases: Sequence[PromptCase], *, seed: int
+    sampler: Sampler, params: Params, limits: ModelLimits, cases: Sequence[PromptCase], *, seed: int
 ) -> SizeScores:
     """Returns the oracle's scores on clips of prompts alone: of the usual size, and half as wide, tall, long again."""
     height, width = limits.size
@@ -49,6 +49,6 @@ def judge_sizes(
     )
 
 
-def _text(prompt: str, shape: tuple[int, int, int], limits: Limits, *, seed: int) -> Job:
+def _text(prompt: str, shape: tuple[int, int, int], limits: ModelLimits, *, seed: int) -> Job:
     request = Request(prompt=(prompt,), seed=seed)
     return Job(request=request, prompts=request.prompt, negative="", size=shape[1:], fps=limits.fps, frames=shape[0])

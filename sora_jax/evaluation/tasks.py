@@ -14,7 +14,7 @@ from sora_jax.core.tree import Params
 from sora_jax.data.sources.shapes_prompts import case_of
 from sora_jax.data.sources.shapes_world import DIRECTIONS, PALETTE, STILL, Scene, ShapesWorld, render
 from sora_jax.evaluation import shapes_oracle
-from sora_jax.generate.job import Job, Limits
+from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.scheduler import Made, make_all
@@ -36,7 +36,7 @@ class TaskScores:
     prompts: dict[str, list[str]]
 
 
-def judge_tasks(sampler: Sampler, params: Params, limits: Limits, world: ShapesWorld) -> TaskScores:
+def judge_tasks(sampler: Sampler, params: Params, limits: ModelLimits, world: ShapesWorld) -> TaskScores:
     """Returns the scores of every task on the clips of `world`, and of connect on their pairs.
 
     `world`, of two clips or more, draws one moving object in each, at the size and of the length of the run's samples.
@@ -80,24 +80,24 @@ def _prompt(scene: Scene, **changed: Any) -> str:
     return case_of(other).prompt
 
 
-def _given_frames(limits: Limits) -> int:
+def _given_frames(limits: ModelLimits) -> int:
     """Returns how many frames of a clip are given to be extended: half of them, and two frames of tokens at least."""
     return max(limits.legal(limits.frames / 2), limits.first + limits.step)
 
 
-def _new_frames(limits: Limits) -> int:
+def _new_frames(limits: ModelLimits) -> int:
     """Returns how many frames are made then: the rest of the clip, and a frame of tokens at least."""
     return max(limits.frames - _given_frames(limits), limits.step)
 
 
-def _plan_animate(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
+def _plan_animate(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     return [
         _job("animate", scene, [_prompt(scene)], frames=limits.frames, seed=number, image_THWC=render(scene)[:1])
         for number, scene in enumerate(scenes)
     ]
 
 
-def _plan_forward(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
+def _plan_forward(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     given = _given_frames(limits)
     return [
         _job("extend", scene, [_prompt(scene)], frames=_new_frames(limits), seed=number, clips=(render(scene)[:given],))
@@ -105,7 +105,7 @@ def _plan_forward(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
     ]
 
 
-def _plan_backward(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
+def _plan_backward(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     given = _given_frames(limits)
     return [
         dataclasses.replace(
@@ -116,12 +116,12 @@ def _plan_backward(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
     ]
 
 
-def _between(scene: Scene, limits: Limits) -> int:
+def _between(scene: Scene, limits: ModelLimits) -> int:
     """Returns the frames of a second, as many as tokens have."""
     return max(1, round(scene.fps / limits.step)) * limits.step
 
 
-def _plan_loop(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
+def _plan_loop(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     return [
         _job(
             "loop",
@@ -136,7 +136,7 @@ def _plan_loop(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
     ]
 
 
-def _plan_connect(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
+def _plan_connect(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     half = len(scenes) // 2
     return [
         _job(
@@ -158,7 +158,7 @@ def _other_colour(scene: Scene) -> str:
     return colours[(colours.index(scene.objects[0].colour) + 3) % len(colours)]
 
 
-def _plan_edit(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
+def _plan_edit(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     return [
         _job(
             "edit",
@@ -173,7 +173,7 @@ def _plan_edit(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
     ]
 
 
-def _plan_upscale(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
+def _plan_upscale(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     """Half as large again in height and width."""
     _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
     size = round(1.5 * limits.size[0] / rows) * rows, round(1.5 * limits.size[1] / columns) * columns
@@ -195,7 +195,7 @@ def _plan_upscale(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
     ]
 
 
-def _plan_fill(scenes: Sequence[Scene], limits: Limits) -> list[Job]:
+def _plan_fill(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     """Half of the frame is to be made anew, that in which the object ends."""
     jobs = []
     for number, scene in enumerate(scenes):

@@ -12,7 +12,7 @@ from absl import logging
 from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
 from sora_jax.data.curation.source import CuratedSource, VideoFiles
-from sora_jax.data.fitting import Collection, Limits
+from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.media.file_kinds import HEIC_REMEDY
 from sora_jax.data.packing.pipeline import Batches, RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
@@ -128,9 +128,9 @@ def curate_all(
     ]
 
 
-def clip_limits(settings: Settings, data: DataConfig) -> Limits:
+def clip_limits(settings: Settings, data: DataConfig) -> ClipBudget:
     """Returns what is done to the clips of a collection before they are encoded."""
-    return Limits(
+    return ClipBudget(
         stride=settings.token_stride,
         min_tokens=data.min_tokens,
         max_tokens=data.max_tokens,

@@ -30,7 +30,7 @@ from sora_jax.experiment.loading import Weights, limits_of, solver_config
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
-from sora_jax.generate.job import Limits
+from sora_jax.generate.job import ModelLimits
 from sora_jax.models.codec import Codec
 from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
@@ -43,8 +43,8 @@ _EVALUATION_SEED = 1_000
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-Part = Literal["autoencoder", "generator", "tasks", "all"]
-PARTS: tuple[Part, ...] = get_args(Part)
+EvaluationPart = Literal["autoencoder", "generator", "tasks", "all"]
+PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
 
@@ -60,7 +60,7 @@ def changed(settings: Settings, *, draws: int | None = None, guidance: float | N
     return dataclasses.replace(settings, sampling=sampling, evaluation=evaluation)
 
 
-def check_asked(part: Part, data: str | None, weights: Weights) -> None:
+def check_asked(part: EvaluationPart, data: str | None, weights: Weights) -> None:
     """Raises UserError where a part cannot be judged on the data, or with the weights, that are asked for."""
     if part not in PARTS:
         raise UserError(f"part {part!r} is not one of: {', '.join(PARTS)}")
@@ -86,7 +86,7 @@ def evaluate(
     models: RunModels,
     settings: Settings,
     *,
-    part: Part = "all",
+    part: EvaluationPart = "all",
     count: int | None = None,
     networks: Networks | None = None,
     judged: Callable[[int], None] = lambda done: None,
@@ -168,7 +168,7 @@ def evaluate_data(
             return error
 
     def usable() -> Iterator[Clip]:
-        indices = sample_log.spread(len(source), count)
+        indices = sample_log.evenly(len(source), count)
         with read_ahead(read, indices, readers=data.readers) as found:
             for one in found:
                 if isinstance(one, BadClip):
@@ -253,7 +253,7 @@ class _Maker:
                 result[name]["cache_error"] = float(np.mean(differences))
         return result
 
-    def tasks(self, cases: list[PromptCase], limits: Limits, *, count: int) -> dict[str, Any]:
+    def tasks(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns how well each task does on `count` held-out clips, and unseen sizes on as many prompts."""
         settings = self._settings
         drawn = settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count)

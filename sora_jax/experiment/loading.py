@@ -20,7 +20,7 @@ from sora_jax.data.packing.packs import PackLayout
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.job import Job, Limits, read_job
+from sora_jax.generate.job import Job, ModelLimits, read_job
 from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.models.autoencoder import Autoencoder
@@ -153,14 +153,14 @@ def load_weights(
     return load_params(workdir.checkpoints(stage), part, shapes, step=step)
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> ModelLimits:
     """Returns what the model of a run can make."""
     sampling, transformer = settings.sampling, settings.transformer
     step = settings.token_stride[0]
     # A way from one given frame to another takes three frames of tokens.
     window = max(sampling.window or settings.longest, 3 * step - settings.stride[0] + 1)
     widest = settings.autoencoder.decoder_width * max(settings.autoencoder.multipliers)
-    return Limits(
+    return ModelLimits(
         stride=settings.stride,
         patch=transformer.patch,
         row_tokens=settings.packing.tokens,

@@ -22,7 +22,7 @@ from sora_jax.data.packing.packs import texts_of
 from sora_jax.experiment import activations
 from sora_jax.experiment.loading import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
 from sora_jax.experiment.schema import Settings
-from sora_jax.generate.canvas import Batch, longer_rows
+from sora_jax.generate.canvas import CanvasBatch, longer_rows
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request, read_size
@@ -134,7 +134,7 @@ def pack_shapes(settings: Settings, rows: int, place: NamedSharding | None = Non
     return {n: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype, sharding=place) for n, v in row.items()}
 
 
-def canvas_shapes(settings: Settings, rows: int, place: NamedSharding) -> Batch:
+def canvas_shapes(settings: Settings, rows: int, place: NamedSharding) -> CanvasBatch:
     """Returns the shapes of a batch of canvases, none of which turns to a second prompt."""
     tokens, segments = settings.packing.tokens, settings.packing.segments
     pack = pack_shapes(settings, rows, place)
@@ -142,7 +142,7 @@ def canvas_shapes(settings: Settings, rows: int, place: NamedSharding) -> Batch:
     def shaped(width: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *width), dtype, sharding=place)
 
-    return Batch(
+    return CanvasBatch(
         pack=pack,
         noise_BLP=pack["tokens_BLP"],
         known_BL=shaped((tokens,), bool),

@@ -15,8 +15,8 @@ from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.session import Session
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.job import Job, Limits, check_request, read_job
-from sora_jax.generate.outputs import Book, Files, line_named, output_paths
+from sora_jax.generate.job import Job, ModelLimits, check_request, read_job
+from sora_jax.generate.outputs import Book, OutputFiles, line_named, output_paths
 from sora_jax.generate.request import Request
 from sora_jax.generate.scheduler import run_jobs
 from sora_jax.generate.write import file_stem, is_safe_name
@@ -60,7 +60,7 @@ def write_samples(
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
         if todo:
             stack.enter_context(compiling_told("sampling", COMPILING, session.settings, session.cache))
-        files = Files(stack, asked, [paths[number] for number in todo], codec=codec, facts=facts)
+        files = OutputFiles(stack, asked, [paths[number] for number in todo], codec=codec, facts=facts)
         waiting = jobs or (_read(request, limits, file) for request in asked)
         for number, notes in run_jobs(sampler, models.params, waiting, limits, files.open):
             path = files.close(number)
@@ -71,7 +71,7 @@ def write_samples(
 
 
 def paths_of(
-    samples: Path, requests: Sequence[Request], limits: Limits, *, file: Path | None, codec: str | None
+    samples: Path, requests: Sequence[Request], limits: ModelLimits, *, file: Path | None, codec: str | None
 ) -> list[Path]:
     """Returns the file of each request, after checking the request and that its file can be written."""
     name = "prompted" if file is None else file.stem
@@ -97,6 +97,6 @@ def _book(file: Path, requests: Sequence[Request], paths: Sequence[Path], facts:
     return book
 
 
-def _read(request: Request, limits: Limits, file: Path | None) -> Job:
+def _read(request: Request, limits: ModelLimits, file: Path | None) -> Job:
     with line_named(request, file):
         return read_job(request, limits)

@@ -19,7 +19,7 @@ from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.workdir import Workdir
 
 
-def spread(length: int, count: int) -> list[int]:
+def evenly(length: int, count: int) -> list[int]:
     """Returns up to `count` indices below `length`, evenly, the first and the last among them."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
 
@@ -30,7 +30,7 @@ def choose_clips(source: FittedSource, *, count: int, sizes: int) -> list[Clip]:
     A codec is compiled for each size, and clips of a folder may all differ. Clips that cannot be used are passed over.
     """
     clips = []
-    for index in spread(len(source), count):
+    for index in evenly(len(source), count):
         try:
             clips.append(source[index])
         except BadClip:

@@ -30,7 +30,7 @@ from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.given import GivenArrays, as_clip
-from sora_jax.generate.job import Job, Limits, read_job
+from sora_jax.generate.job import Job, ModelLimits, read_job
 from sora_jax.generate.request import Task, make_requests
 from sora_jax.generate.scheduler import Rounds, make_all
 from sora_jax.train.workdir import Workdir
@@ -80,7 +80,7 @@ class Session:
         self.models, self.settings, self.cache = models, models.settings, cache
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ModelLimits:
         """What the run's model can make, what it makes where nothing is asked for, and the memory there is for it."""
         return dataclasses.replace(limits_of(self.settings), room=free_memory())
 
@@ -161,7 +161,7 @@ class Session:
 
     def evaluate(
         self,
-        part: evaluation.Part = "all",
+        part: evaluation.EvaluationPart = "all",
         *,
         data: str | None = None,
         clips: int | None = None,
@@ -195,7 +195,7 @@ class Session:
         return evaluation.evaluate(self.models, settings, part=part, count=clips, networks=networks)
 
 
-def _read_jobs(limits: Limits, prompts: list[str], given: Mapping[str, Any], **asked: Any) -> list[Job]:
+def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any], **asked: Any) -> list[Job]:
     """Returns the jobs of prompts; `given` are media by name, `asked` what `make_requests` takes or lists of it."""
     arrays: dict[str, np.ndarray] = {}
 

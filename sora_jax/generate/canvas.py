@@ -100,7 +100,7 @@ def longer_rows(layout: PackLayout, tokens: int, *, rows: int, parts: int = 1) -
     ) * parts
 
 
-class Batch(NamedTuple):
+class CanvasBatch(NamedTuple):
     """Canvases in rows, as the solver takes them."""
 
     pack: dict[str, Array]  # `tokens_BLP` is what is given, zero elsewhere
@@ -160,7 +160,7 @@ class _Filling:
         return there
 
 
-def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[list[Batch], list[Placement]]:
+def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[list[CanvasBatch], list[Placement]]:
     """Returns batches of `rows` rows, and where each canvas is.
 
     Raises UserError when a canvas or one of its texts does not fit a row.
@@ -184,12 +184,12 @@ def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[l
     return batches, [places[index] for index in range(len(canvases))]
 
 
-def _stack(filled: list[_Filling]) -> Batch:
+def _stack(filled: list[_Filling]) -> CanvasBatch:
     def texts(rows: list[Row]) -> Texts:
         return texts_of(stack_rows(rows))
 
     turns = any(filling.turns for filling in filled)
-    return Batch(
+    return CanvasBatch(
         pack=stack_rows([filling.row for filling in filled]),
         noise_BLP=np.stack([filling.noise_LP for filling in filled]),
         known_BL=np.stack([filling.known_L for filling in filled]),

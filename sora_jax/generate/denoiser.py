@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sora_jax.diffusion import guidance, known, noise_levels, path
-from sora_jax.generate.canvas import Batch, Texts
+from sora_jax.generate.canvas import CanvasBatch, Texts
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import Reused, Transformer
 
@@ -52,7 +52,7 @@ class Predictor:
     """
 
     def __init__(
-        self, model: TextToVideo, batch: Batch, level_BL: jax.Array, config: SolverConfig, *, dtype: jnp.dtype
+        self, model: TextToVideo, batch: CanvasBatch, level_BL: jax.Array, config: SolverConfig, *, dtype: jnp.dtype
     ):
         self._model, self._batch, self._level_BL, self._config, self._dtype = model, batch, level_BL, config, dtype
         self._own_level_BL = level_BL % batch.pack["grid_BS3"].shape[1]  # as if nothing were given

@@ -28,7 +28,7 @@ _FRAMES_CHECKED = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
+class ModelLimits:
     """What a model can make, and what it makes where a request says nothing.
 
     Attributes:
@@ -145,7 +145,7 @@ class Job:
     mask_THW: np.ndarray | None = None
 
 
-def check_request(request: Request, limits: Limits, read: Read = read_file) -> bool:
+def check_request(request: Request, limits: ModelLimits, read: Read = read_file) -> bool:
     """Returns whether the result is one image; raises UserError for what is known to be impossible.
 
     Of given videos only the first frames are read, so that many requests can be checked before any is made; what they
@@ -164,7 +164,7 @@ def check_request(request: Request, limits: Limits, read: Read = read_file) -> b
     return not adds and (len(clips[0]) == 1 or (request.task == "upscale" and request.frames == 1))
 
 
-def read_job(request: Request, limits: Limits, read: Read = read_file) -> Job:
+def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> Job:
     """Returns the job of a request; raises UserError for all that the model cannot do."""
     prompts, negative = _texts(request, limits)
     image, mask = None, None
@@ -207,7 +207,7 @@ def read_job(request: Request, limits: Limits, read: Read = read_file) -> Job:
     return job
 
 
-def _texts(request: Request, limits: Limits) -> tuple[tuple[str, ...], str]:
+def _texts(request: Request, limits: ModelLimits) -> tuple[tuple[str, ...], str]:
     """Returns the prompts and the negative prompt, cleaned."""
     tokenizer, most = limits.tokenizer, limits.text_tokens
     prompts = tuple(check_prompt(prompt, tokenizer, max_tokens=most) for prompt in request.prompt) or ("",)
@@ -250,7 +250,7 @@ def _whiter(pixels_THWC: np.ndarray) -> np.ndarray:
     return pixels_THWC.mean(axis=-1) > _WHITE
 
 
-def _settle_size(request: Request, limits: Limits, given: Sequence[np.ndarray]) -> tuple[int, int]:
+def _settle_size(request: Request, limits: ModelLimits, given: Sequence[np.ndarray]) -> tuple[int, int]:
     """Returns the size of the result; raises UserError where the strides do not divide it."""
     size = request.pixels()
     if size is None:
@@ -268,7 +268,7 @@ def _settle_size(request: Request, limits: Limits, given: Sequence[np.ndarray]) 
     return size
 
 
-def _settle_frames(request: Request, limits: Limits, clips: list[np.ndarray], fps: float) -> tuple[int, int]:
+def _settle_frames(request: Request, limits: ModelLimits, clips: list[np.ndarray], fps: float) -> tuple[int, int]:
     """Returns (frames before what is given, frames after it, or of the whole video)."""
     spans = request.spans()
     if request.task in ("text", "animate"):
@@ -291,7 +291,7 @@ def _settle_frames(request: Request, limits: Limits, clips: list[np.ndarray], fp
 
 
 def _check_room(
-    request: Request, limits: Limits, clips: Sequence[np.ndarray], rates: Sequence[float], fps: float
+    request: Request, limits: ModelLimits, clips: Sequence[np.ndarray], rates: Sequence[float], fps: float
 ) -> None:
     """Raises UserError where given videos would be too large at another rate."""
     for name, clip, rate in zip(request.video, clips, rates, strict=True):
@@ -320,7 +320,7 @@ def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, i
     return fps, frames
 
 
-def _check_limits(job: Job, limits: Limits) -> None:
+def _check_limits(job: Job, limits: ModelLimits) -> None:
     """Raises UserError for what the model or this machine has no room for."""
     task, size = job.request.task, job.size
     if task == "text" and job.frames <= limits.window:
@@ -349,7 +349,7 @@ def _check_limits(job: Job, limits: Limits) -> None:
     _check_knows(task, limits, slides=whole > limits.window_tokens(size))
 
 
-def _check_knows(task: Task, limits: Limits, *, slides: bool) -> None:
+def _check_knows(task: Task, limits: ModelLimits, *, slides: bool) -> None:
     """Raises UserError where a task, or a video that slides, needs known tokens and the model knows none."""
     if not limits.knows and (slides or task not in ("text", "edit", "upscale")):
         raise UserError(

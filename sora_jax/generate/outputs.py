@@ -15,7 +15,7 @@ from sora_jax.generate.request import Request
 from sora_jax.generate.write import file_stem, free_path, is_safe_name, settle
 
 
-class Files:
+class OutputFiles:
     """The files that are being written, each by the number of its job; `stack` ends those that never are done.
 
     Args:

@@ -20,17 +20,19 @@ from sora_jax.core.sharding import ways
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.diffusion import known, solvers
-from sora_jax.generate.canvas import Batch, Canvas, lay_out, longer_rows
+from sora_jax.generate.canvas import Canvas, CanvasBatch, lay_out, longer_rows
 from sora_jax.generate.denoiser import Predictor, SolverConfig
 from sora_jax.models.codec import Codec
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.video.patches import unpatchify
 
 
-def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Callable[[Params, Batch], jax.Array]:
+def make_solver(
+    structure: Any, config: SolverConfig, *, dtype: jnp.dtype
+) -> Callable[[Params, CanvasBatch], jax.Array]:
     """Returns the jitted `(params, batch) -> clean tokens_BLP`, in which known tokens are as they were given."""
 
-    def solve(params: Params, batch: Batch) -> jax.Array:
+    def solve(params: Params, batch: CanvasBatch) -> jax.Array:
         model: TextToVideo = merge_model(structure, params)
         grid_BS3 = batch.pack["grid_BS3"]
         sigma_IBS = config.schedule(jnp.prod(grid_BS3, axis=-1), start=batch.strength_BS)
@@ -58,7 +60,7 @@ def make_solver(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Ca
     return jax.jit(solve)
 
 
-def _renew(batch: Batch, number: jax.Array, noise_BLP: jax.Array) -> jax.Array:
+def _renew(batch: CanvasBatch, number: jax.Array, noise_BLP: jax.Array) -> jax.Array:
     """Returns fresh noise for canvases that start from noise alone, and for the others what they have.
 
     Those start from something given under little noise: fresh noise would soon have covered it.

@@ -12,7 +12,7 @@ import numpy as np
 
 from sora_jax.core.tree import Params
 from sora_jax.generate.canvas import Canvas
-from sora_jax.generate.job import Job, Limits
+from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.tasks import TASKS, Making
 from sora_jax.generate.video_builder import VideoBuilder
@@ -56,7 +56,7 @@ class Rounds:
       most: Jobs that are under way at once; the others wait, in the order in which they were added.
     """
 
-    def __init__(self, sampler: Sampler, params: Params, limits: Limits, *, most: int = 64):
+    def __init__(self, sampler: Sampler, params: Params, limits: ModelLimits, *, most: int = 64):
         self._sampler, self._params, self._limits, self._most = sampler, params, limits, most
         self._ids = itertools.count()
         self._waiting: deque[tuple[int, Job, Sink]] = deque()
@@ -121,7 +121,7 @@ class Rounds:
         return []
 
 
-def make_all(sampler: Sampler, params: Params, jobs: Sequence[Job], limits: Limits) -> list[Made]:
+def make_all(sampler: Sampler, params: Params, jobs: Sequence[Job], limits: ModelLimits) -> list[Made]:
     """Returns the videos of all jobs, in order."""
     frames: list[list[np.ndarray]] = [[] for _ in jobs]
     notes: dict[int, dict[str, float]] = {}
@@ -134,7 +134,7 @@ def run_jobs(
     sampler: Sampler,
     params: Params,
     jobs: Iterable[Job],
-    limits: Limits,
+    limits: ModelLimits,
     sink: Callable[[int, Job], Sink],
     *,
     most: int = 64,

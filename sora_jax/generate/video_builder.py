@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sora_jax.generate.canvas import Canvas, Turn
-from sora_jax.generate.job import Job, Limits
+from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.models.codec import Codec
 from sora_jax.video import latents
 
@@ -24,7 +24,7 @@ class VideoBuilder:
       emit: Takes the frames that are done, uint8 (n, H, W, 3), in order.
     """
 
-    def __init__(self, job: Job, limits: Limits, codec: Codec, emit: Callable[[np.ndarray], None]):
+    def __init__(self, job: Job, limits: ModelLimits, codec: Codec, emit: Callable[[np.ndarray], None]):
         self.job, self.limits, self.emit = job, limits, emit
         self.notes: dict[str, float] = {}
         self._codec = codec

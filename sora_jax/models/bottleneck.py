@@ -14,7 +14,7 @@ from sora_jax.core.mean import Mean
 from sora_jax.nn.linear import truncated_normal
 
 BottleneckName = Literal["kl", "fsq", "vq"]
-Metrics = dict[str, Mean]
+Terms = dict[str, Mean]
 
 # Weight of the commitment of the encoder to its code, against that of the code to the encoder (arXiv 1711.00937).
 _COMMITMENT = 0.25
@@ -34,7 +34,7 @@ class KL(nnx.Module):
         """Returns the variance of the Gaussian, float32 (B, t, h, w, C)."""
         return jnp.exp(_log_variance(moments_BTHWE))
 
-    def sample(self, moments_BTHWE: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    def sample(self, moments_BTHWE: jax.Array, key: jax.Array) -> tuple[jax.Array, Terms]:
         """Returns (latent, metrics); `bottleneck` is the divergence from a unit normal, per number."""
         mean, log_variance = self.mode(moments_BTHWE).astype(jnp.float32), _log_variance(moments_BTHWE)
         latent = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
@@ -67,7 +67,7 @@ class FSQ(nnx.Module):
         """Returns the variance of a number within its level, the same for all: float32, shaped as the latent."""
         return jnp.full(moments_BTHWE.shape, 1 / (12 * (self.levels // 2) ** 2), jnp.float32)
 
-    def sample(self, moments_BTHWE: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    def sample(self, moments_BTHWE: jax.Array, key: jax.Array) -> tuple[jax.Array, Terms]:
         """Returns (latent, metrics), with nothing drawn: `bottleneck` is 0, `code_use` the share of codes used."""
         latent = self.mode(moments_BTHWE)
         codes_MC = jnp.round(latent.astype(jnp.float32) * (self.levels // 2)).reshape(-1, self.width)
@@ -97,7 +97,7 @@ class VQ(nnx.Module):
         error = jnp.square(numbers - self._nearest(numbers)[0])
         return jnp.broadcast_to(jnp.mean(error, axis=-1, keepdims=True), error.shape)
 
-    def sample(self, moments_BTHWE: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    def sample(self, moments_BTHWE: jax.Array, key: jax.Array) -> tuple[jax.Array, Terms]:
         """Returns (latent, metrics); `bottleneck` is the distance to the code, `code_use` the share of codes used."""
         numbers = _unit(moments_BTHWE)
         code, index = self._nearest(numbers)

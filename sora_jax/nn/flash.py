@@ -23,7 +23,7 @@ NOTHING = -1e30
 # What a remat policy may keep by this name: the results, without which attention is computed twice.
 KEPT = "attention"
 
-Part = tuple[jax.Array, jax.Array, jax.Array]  # keys, values, their segments
+KeyPart = tuple[jax.Array, jax.Array, jax.Array]  # keys, values, their segments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,11 @@ def flash(
 
 
 def _forward(
-    kernel: Kernel, axis: str | None, query: jax.Array, part: Part, query_segment: jax.Array
+    kernel: Kernel, axis: str | None, query: jax.Array, part: KeyPart, query_segment: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (mixed_BLNH, logsum_BLN)."""
 
-    def on(part: Part) -> tuple[jax.Array, jax.Array]:
+    def on(part: KeyPart) -> tuple[jax.Array, jax.Array]:
         key, value, key_segment = part
         return kernel.forward(query, key, value, query_segment, key_segment)
 
@@ -113,7 +113,7 @@ def _flash_backward(kernel: Kernel, axis: str | None, kept: tuple[jax.Array, ...
     query, key, value, query_segment, key_segment, mixed, logsum = kept
     delta = by_token(_product_sum, gradient, mixed)
 
-    def on(part: Part) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def on(part: KeyPart) -> tuple[jax.Array, jax.Array, jax.Array]:
         key, value, key_segment = part
         return kernel.backward(query, key, value, query_segment, key_segment, logsum, delta, gradient)
 

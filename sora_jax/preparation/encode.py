@@ -14,7 +14,7 @@ import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.clips import LITTLE_CUT, BadClip, Fitted
-from sora_jax.data.fitting import Collection, Limits
+from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.shards.catalogue import write_catalogue
 from sora_jax.data.shards.prepared import Prepared, ShardWriter
 from sora_jax.data.sources.base import read_ahead
@@ -174,7 +174,7 @@ class _Encoder:
             self._samples[index] = _sample(fitted, latent_THWC, self._source.origin(index), self._limits, self._summary)
 
 
-def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: Limits, summary: Summary) -> Prepared:
+def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: ClipBudget, summary: Summary) -> Prepared:
     clip = fitted.clip
     tokenizer = limits.tokenizer
     captions = tuple(tokenizer.cut(caption, limits.max_text_tokens) for caption in clip.captions)

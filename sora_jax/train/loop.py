@@ -36,7 +36,7 @@ from sora_jax.train.step_runner import StepRunner
 from sora_jax.train.workdir import Workdir
 
 
-class Batches(Iterator[HostBatch], Protocol):
+class OpenBatches(Iterator[HostBatch], Protocol):
     """Batches without end, read ahead until closed."""
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class Batches(Iterator[HostBatch], Protocol):
 class Stream(Protocol):
     """Numbered batches without end."""
 
-    def batches(self, start: int) -> Batches:
+    def batches(self, start: int) -> OpenBatches:
         """Returns this process's part of batches `start`, `start` + 1, ..."""
         ...
 
@@ -200,7 +200,7 @@ def _runner(job: TrainJob, context: RunContext) -> StepRunner:
 
 def _begin(
     job: TrainJob, context: RunContext, position: Position, clock: StepClock, reading: contextlib.ExitStack
-) -> tuple[Batches, Reporter]:
+) -> tuple[OpenBatches, Reporter]:
     """Returns the batches from a position on, which `reading` closes, and who reads the metrics of their steps.
 
     Called again after a rewind: lines of metrics, the progress and the clock go back too.

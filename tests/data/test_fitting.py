@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.fitting import Collection, FittedSource, Limits
+from sora_jax.data.fitting import ClipBudget, Collection, FittedSource
 from sora_jax.data.sources.base import fingerprint
 from sora_jax.data.tokens import BYTE_TOKENIZER
 
-LIMITS = Limits(
+LIMITS = ClipBudget(
     stride=(4, 4, 4),
     min_tokens=1,
     max_tokens=24,
@@ -17,7 +17,7 @@ LIMITS = Limits(
     max_text_tokens=10,
     max_bad_share=0.5,
 )
-SMALL = Limits(
+SMALL = ClipBudget(
     stride=(4, 4, 4),
     min_tokens=1,
     max_tokens=4,

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.fitting import Limits
+from sora_jax.data.fitting import ClipBudget
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.survey import Survey, draw_cut, measures, packing_of, reasons, survey
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.reports.data_page import write_page
 
-LIMITS = Limits(
+LIMITS = ClipBudget(
     stride=(4, 8, 8),
     min_tokens=4,
     max_tokens=40,

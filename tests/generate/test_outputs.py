@@ -13,7 +13,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import first_file
 from sora_jax.generate.job import Job
-from sora_jax.generate.outputs import Book, Files, check_place
+from sora_jax.generate.outputs import Book, OutputFiles, check_place
 from sora_jax.generate.request import Request, read_requests
 from sora_jax.generate.write import file_stem, is_safe_name
 
@@ -27,7 +27,7 @@ def job(request):
 def made(requests, paths, *, shade=0):
     """Returns the files of requests; what they hold follows from the request and the shade."""
     with contextlib.ExitStack() as stack:
-        files = Files(stack, requests, paths, codec=None, facts=FACTS)
+        files = OutputFiles(stack, requests, paths, codec=None, facts=FACTS)
         writes = [files.open(number, job(request)) for number, request in enumerate(requests)]
         for write in writes:
             write(np.full((2, 16, 16, 3), shade, np.uint8))
@@ -141,7 +141,7 @@ def test_whatever_prompts_and_outputs_are_called_nothing_is_lost_or_replaced(ask
         wanted = folder / (output or f"{file_stem(prompt)}_seed0.png")
         check_place(request, wanted, {})
         with contextlib.ExitStack() as stack:
-            files = Files(stack, [request], [wanted], codec=None, facts=FACTS)
+            files = OutputFiles(stack, [request], [wanted], codec=None, facts=FACTS)
             files.open(0, job(request))(np.full((1, 8, 8, 3), shade, np.uint8))
             path = first_file(files.close(0))
         if output is None:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from sora_jax.data.tokens import BYTE_TOKENIZER
-from sora_jax.generate.job import Job, Limits
+from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.generate.request import Request
 from sora_jax.generate.tasks import TASKS
 from sora_jax.generate.video_builder import VideoBuilder
 
 STRIDE = 4
-LIMITS = Limits(
+LIMITS = ModelLimits(
     stride=(STRIDE, 2, 2),
     patch=(1, 1, 1),
     row_tokens=64,

@@ -12,7 +12,7 @@ import pytest
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.fitting import Collection, Limits
+from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.shards.files import index_paths, read_index
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource
@@ -68,7 +68,7 @@ class Source:
         return self.origins.get(index, "first")
 
 
-LIMITS = Limits(
+LIMITS = ClipBudget(
     stride=(4, 4, 4),
     min_tokens=1,
     max_tokens=24,
@@ -251,7 +251,7 @@ def test_of_a_heap_that_grew_only_what_is_new_is_encoded(whole, tmp_path):
 
 @pytest.mark.parametrize(("bad", "share", "fails"), [(3, 0.1, True), (2, 0.1, False), (0, 0.0, False), (1, 0.0, True)])
 def test_too_many_bad_clips_end_the_run_with_both_numbers(tmp_path, bad, share, fails):
-    limits = Limits(**{**vars(LIMITS), "max_bad_share": share})
+    limits = ClipBudget(**{**vars(LIMITS), "max_bad_share": share})
     for _ in range(2):  # the second time too: what is known to be bad is still bad
         if fails:
             with pytest.raises(
@@ -263,7 +263,7 @@ def test_too_many_bad_clips_end_the_run_with_both_numbers(tmp_path, bad, share, 
 
 
 def test_clips_that_do_not_fit_are_skipped_too(tmp_path):
-    limits = Limits(**{**vars(LIMITS), "min_tokens": 6, "max_bad_share": 1.0})
+    limits = ClipBudget(**{**vars(LIMITS), "min_tokens": 6, "max_bad_share": 1.0})
     run(tmp_path, limits=limits)
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert len(reasons) == 10

@@ -15,13 +15,13 @@ import numpy as np
 
 from sora_jax.core.errors import UserError
 
-Window = tuple[int, int]
+FrameRange = tuple[int, int]
 
 # Frames that a shot has at least: a flash is not two cuts.
 _SHORTEST_SHOT = 3
 
 
-def find_shots(pixels_THWC: np.ndarray, *, ratio: float, change: float) -> list[Window]:
+def find_shots(pixels_THWC: np.ndarray, *, ratio: float, change: float) -> list[FrameRange]:
     """Returns the shots of a video, in order and without gaps; frames may be (and had better be) scaled down.
 
     Args:
@@ -56,7 +56,7 @@ def load_detector() -> tuple[Any, Any]:
         ) from error
 
 
-def cut_windows(shots: list[Window], *, max_frames: int, min_frames: int, at_most: int) -> list[Window]:
+def cut_windows(shots: list[FrameRange], *, max_frames: int, min_frames: int, at_most: int) -> list[FrameRange]:
     """Returns at most `at_most` windows, in order, that do not overlap and lie each within a shot.
 
     Each shot is cut from its start into windows of `max_frames` frames; a rest of at least `min_frames` is one too.

@@ -15,7 +15,7 @@ from sora_jax.data.sources.caption_tables import TABLE_SUFFIXES, Written, read_t
 from sora_jax.data.sources.remote import AnyPath, is_there, place, reaching
 from sora_jax.data.tokens import Captions, clean_captions
 
-Window = tuple[int, int]
+FrameRange = tuple[int, int]
 Name = TypeVar("Name")
 
 _WINDOW = re.compile(r"(.+)#(\d{1,9})-(\d{1,9})", re.DOTALL)
@@ -26,11 +26,11 @@ class Told:
     """Captions by the names of clips, each with at least one, and those of windows of them; `missing` name no clip."""
 
     captions: dict[str, Captions] = dataclasses.field(default_factory=dict)
-    windows: dict[str, dict[Window, Captions]] = dataclasses.field(default_factory=dict)
+    windows: dict[str, dict[FrameRange, Captions]] = dataclasses.field(default_factory=dict)
     missing: list[str] = dataclasses.field(default_factory=list)
 
 
-def window_named(name: str) -> tuple[str, Window] | None:
+def window_named(name: str) -> tuple[str, FrameRange] | None:
     """Returns the file and the window of a name like `FILE#FIRST-LAST`, None of another one."""
     found = _WINDOW.fullmatch(name)
     return found and (found[1], (int(found[2]), int(found[3])))
@@ -59,7 +59,7 @@ class Names:
 def look_up(table: Mapping[str, list[Written]], names: Names) -> Told:
     """Returns the captions of a table by the names that it means."""
     clips: dict[str, list[Written]] = {}
-    windows: dict[str, dict[Window, list[Written]]] = {}
+    windows: dict[str, dict[FrameRange, list[Written]]] = {}
     missing = []
     for name, texts in table.items():
         window = window_named(name)
@@ -87,7 +87,7 @@ class Settled:
 
     captions: list[Captions]
     kept: list[int]
-    windows: dict[str, dict[Window, Captions]]
+    windows: dict[str, dict[FrameRange, Captions]]
     uncaptioned: list[str]
     missing: list[str]
     required: bool
@@ -96,7 +96,7 @@ class Settled:
 def settle(
     names: Sequence[str],
     own: Sequence[Captions],
-    windows: Mapping[str, dict[Window, Captions]],
+    windows: Mapping[str, dict[FrameRange, Captions]],
     *,
     table: str | os.PathLike | None,
     required: bool | None,

@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media.guarded import ReaderPool
 from sora_jax.data.media.video_io import MAX_PIXELS
-from sora_jax.data.sources.caption_lookup import Window
+from sora_jax.data.sources.caption_lookup import FrameRange
 from sora_jax.data.tokens import Captions
 
 
@@ -33,7 +33,7 @@ class DecodedSource(abc.ABC):
 
     def __init__(self, **limits: Unpack[SourceLimits]):
         self.captions_required = limits.get("captions_required", True)
-        self._windows: Mapping[str, Mapping[Window, Captions]] = {}  # by the name of the clip
+        self._windows: Mapping[str, Mapping[FrameRange, Captions]] = {}  # by the name of the clip
         self._max_frames = limits.get("max_frames")
         self._limits: dict[str, Any] = {"max_pixels": limits.get("max_pixels", MAX_PIXELS), "fps": limits.get("fps")}
         self._reader = ReaderPool()
@@ -89,7 +89,7 @@ class DecodedSource(abc.ABC):
             and not self._captioned(index)
         )
 
-    def captioned_windows(self, index: int) -> frozenset[Window]:
+    def captioned_windows(self, index: int) -> frozenset[FrameRange]:
         """Returns the first and last frames of the windows of a file that have captions of their own."""
         return frozenset(self._windows.get(self.source_id(index), ()))
 

@@ -17,7 +17,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.printable import printable
 from sora_jax.data.media.file_kinds import HEIC_REMEDY, MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.account import account
-from sora_jax.data.sources.caption_lookup import Names, Window, look_up, read_named, window_named
+from sora_jax.data.sources.caption_lookup import FrameRange, Names, look_up, read_named, window_named
 from sora_jax.data.sources.caption_tables import (
     MOST_CAPTION_BYTES,
     NAMES_FILE,
@@ -28,7 +28,7 @@ from sora_jax.data.sources.caption_tables import (
     read_lines,
     read_table,
 )
-from sora_jax.data.sources.pairing import TEXT_SUFFIXES, Files, Paired, by_key, heic_of, pair, windows_beside
+from sora_jax.data.sources.pairing import TEXT_SUFFIXES, FolderFiles, Paired, by_key, heic_of, pair, windows_beside
 from sora_jax.data.sources.remote import (
     AnyPath,
     Listing,
@@ -64,7 +64,7 @@ class FolderCaptions:
 
     by_file: dict[str, tuple[str, ...]]
     weights: dict[str, tuple[float, ...]]
-    windows: dict[str, dict[Window, Captions]]
+    windows: dict[str, dict[FrameRange, Captions]]
     sizes: dict[str, int | None]
     uncaptioned: tuple[str, ...]
     previews: tuple[str, ...]
@@ -81,7 +81,7 @@ class _Found:
     """Captions by media file, and what is left out as `FolderCaptions` has it."""
 
     captions: dict[str, Captions]
-    windows: dict[str, dict[Window, Captions]] = dataclasses.field(default_factory=dict)
+    windows: dict[str, dict[FrameRange, Captions]] = dataclasses.field(default_factory=dict)
     previews: list[str] = dataclasses.field(default_factory=list)
     sharing: list[str] = dataclasses.field(default_factory=list)
     unread: list[str] = dataclasses.field(default_factory=list)
@@ -205,7 +205,7 @@ def _read_beside(root: AnyPath, listing: Listing) -> _Found:
     there = {name for name, size in listing.sizes.items() if size is not None}
     read = functools.partial(_read_text, root, listing.sizes)
 
-    def pair_up(files: Files) -> Paired:
+    def pair_up(files: FolderFiles) -> Paired:
         return pair(dataclasses.replace(files, texts=tuple(text for text in files.texts if text in there)), read)
 
     media = {name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES}

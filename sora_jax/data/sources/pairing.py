@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence, Set
 
 from sora_jax.data.media.file_kinds import DEMUXERS, HEIC_SUFFIXES, MEDIA_SUFFIXES, suffix_of
-from sora_jax.data.sources.caption_lookup import Names, Window, window_named
+from sora_jax.data.sources.caption_lookup import FrameRange, Names, window_named
 from sora_jax.data.sources.caption_tables import Written
 from sora_jax.data.tokens import NO_CAPTIONS, Captions, clean_captions
 
@@ -32,7 +32,7 @@ ReadText = Callable[[str], list[Written]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Files:
+class FolderFiles:
     """The names that share a key, in their order: media files, texts, and files of other endings."""
 
     key: str
@@ -59,14 +59,14 @@ class Paired:
     unused: tuple[str, ...]
 
 
-WindowCaptions = dict[str, dict[Window, Captions]]
+WindowCaptions = dict[str, dict[FrameRange, Captions]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WindowTexts:
     """The texts of each window, by media file, and those of windows of files that are not there."""
 
-    texts: dict[str, dict[Window, list[str]]]
+    texts: dict[str, dict[FrameRange, list[str]]]
     lost: list[str]
 
     def names(self) -> set[str]:
@@ -85,7 +85,7 @@ class WindowTexts:
         return told
 
 
-def by_key(names: Iterable[str]) -> list[Files]:
+def by_key(names: Iterable[str]) -> list[FolderFiles]:
     """Returns the names by their keys, in the order of the first of each.
 
     Hidden names and those without an ending are left out.
@@ -96,7 +96,7 @@ def by_key(names: Iterable[str]) -> list[Files]:
         if key is not None:
             keys.setdefault(key, []).append(name)
     return [
-        Files(
+        FolderFiles(
             key=key,
             media=tuple(name for name in members if suffix_of(name) in MEDIA_SUFFIXES),
             texts=tuple(name for name in members if suffix_of(name) in TEXT_SUFFIXES),
@@ -106,7 +106,7 @@ def by_key(names: Iterable[str]) -> list[Files]:
     ]
 
 
-def pair(files: Files, read: ReadText) -> Paired:
+def pair(files: FolderFiles, read: ReadText) -> Paired:
     """Returns which of the files are clips, and their captions; `read` is called for the texts that are needed."""
     media = sorted(files.media, key=_rank)
     thumbnails = tuple(name for name in media if _is_thumbnail(name, files))
@@ -157,7 +157,7 @@ def windows_beside(names: Iterable[str], media: Set[str]) -> WindowTexts:
     itself.
     """
     known, written, composed = Names(media), set(map(_as_written, media)), set(map(_stem, media))
-    texts: dict[str, dict[Window, list[str]]] = {}
+    texts: dict[str, dict[FrameRange, list[str]]] = {}
     lost = []
     for name in names:
         named = window_named(_as_written(name)) if suffix_of(name) in TEXT_SUFFIXES else None
@@ -172,7 +172,7 @@ def windows_beside(names: Iterable[str], media: Set[str]) -> WindowTexts:
     return WindowTexts(texts=texts, lost=lost)
 
 
-def heic_of(files: Files) -> list[str]:
+def heic_of(files: FolderFiles) -> list[str]:
     """Returns the HEIC pictures of a key that no media file of the same name stands for."""
     stems = {_stem(name) for name in files.media}
     return [name for name in files.others if suffix_of(name) in HEIC_SUFFIXES and _stem(name) not in stems]
@@ -188,7 +188,7 @@ def _captions(texts: Sequence[str], read: ReadText) -> Captions:
     return NO_CAPTIONS
 
 
-def _is_thumbnail(name: str, files: Files) -> bool:
+def _is_thumbnail(name: str, files: FolderFiles) -> bool:
     """Returns whether a picture is one of a video beside it, and has no caption that could not be the video's."""
     if suffix_of(name) in DEMUXERS:
         return False

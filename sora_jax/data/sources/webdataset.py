@@ -17,7 +17,7 @@ from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media import file_kinds, video_io
 from sora_jax.data.sources.account import account
 from sora_jax.data.sources.base import digest
-from sora_jax.data.sources.caption_lookup import Window, settle
+from sora_jax.data.sources.caption_lookup import FrameRange, settle
 from sora_jax.data.sources.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
 from sora_jax.data.sources.pairing import by_key, heic_of, pair, windows_beside
@@ -50,7 +50,7 @@ class _Contents:
     length: int
     endings: collections.Counter[str]
     samples: list[_Sample] = dataclasses.field(default_factory=list)
-    windows: dict[str, dict[Window, Captions]] = dataclasses.field(default_factory=dict)
+    windows: dict[str, dict[FrameRange, Captions]] = dataclasses.field(default_factory=dict)
     missing: list[str] = dataclasses.field(default_factory=list)
     previews: list[str] = dataclasses.field(default_factory=list)
     sharing: list[str] = dataclasses.field(default_factory=list)

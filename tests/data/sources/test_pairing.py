@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_jax.data.sources.caption_tables import Written
-from sora_jax.data.sources.pairing import Files, Paired, by_key, pair
+from sora_jax.data.sources.pairing import FolderFiles, Paired, by_key, pair
 
 
 def paired(*names: str, **texts: str) -> list[Paired]:
@@ -85,7 +85,7 @@ def test_nothing_is_lost_and_no_caption_has_two_clips(names):
 
 def test_hidden_files_and_those_without_an_ending_have_no_key():
     assert by_key([".a.mp4", "x/.a.txt", "README", "x/b.gif", "x/b.npy"]) == [
-        Files(key="x/b", media=("x/b.gif",), texts=(), others=("x/b.npy",))
+        FolderFiles(key="x/b", media=("x/b.gif",), texts=(), others=("x/b.npy",))
     ]
 
 
