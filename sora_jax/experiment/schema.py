@@ -14,6 +14,7 @@ from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
 from sora_jax.data.sources.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
+from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
@@ -82,7 +83,7 @@ class SamplingConfig:
     """The solver, and what is sampled as training proceeds."""
 
     steps: int
-    solver: Literal["euler", "heun", "dpm", "unipc", "stochastic"]
+    solver: str
     shift_base_tokens: float | None
     fps: float
     prompts: tuple[str, ...]
@@ -97,6 +98,8 @@ class SamplingConfig:
 
     def __post_init__(self):
         at_least_one(self, "steps")
+        if self.solver not in METHODS:
+            raise UserError(f"solver {self.solver!r} is not one of: {', '.join(METHODS)}")
         for name, frames in (("window", self.window), ("overlap", self.overlap)):
             if frames is not None and frames < 1:
                 raise UserError(f"{name} {frames} must be at least 1, or None")

@@ -8,6 +8,7 @@ import pytest
 from sora_jax.core.errors import UserError
 from sora_jax.diffusion import known, noise_levels, path, solvers
 from tests import small
+from tests.conftest import ROOT
 
 METHODS = ("euler", "heun", "dpm", "unipc", "stochastic")
 
@@ -166,3 +167,15 @@ def test_a_stochastic_step_goes_to_the_clean_prediction_and_back_with_the_noise_
 def test_an_unknown_method_is_named_with_the_known_ones():
     with pytest.raises(UserError, match="'ddim' is not one of: euler, heun, dpm, unipc, stochastic"):
         solvers.solve(lambda x, sigma: x, jnp.ones((1, 1, 1)), even(2), method="ddim")
+
+
+def test_a_solver_is_added_as_the_documentation_says(monkeypatch):
+    """Its field grows as sigma squared, of which a method of second order misses less the more steps there are."""
+    section = (ROOT / "docs/extending.md").read_text(encoding="utf-8").partition("## Add a solver")[2]
+    made = {}
+    exec(section.partition("```python\n")[2].partition("```")[0], made)
+    monkeypatch.setitem(solvers.METHODS, "midpoint", made["midpoint"])
+    x = jnp.ones((1, 1, 1))
+    found = [solvers.solve(lambda _, sigma: 3 * sigma**2, x, even(steps), method="midpoint") for steps in (4, 8, 16)]
+    errors = np.abs(np.ravel(found))  # from 1 down by the integral of 3 sigma^2: to nothing
+    np.testing.assert_allclose(errors[:-1] / errors[1:], 4, rtol=0.05)

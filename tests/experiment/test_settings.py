@@ -67,7 +67,7 @@ def refused(config, check=read_settings):
         ({"optimizer.name": "sgd"}, "config.optimizer.name must be one of 'adamw', 'muon', not 'sgd'"),
         (
             {"sampling.solver": "rk4"},
-            "config.sampling.solver must be one of 'euler', 'heun', 'dpm', 'unipc', 'stochastic'",
+            "config.sampling: solver 'rk4' is not one of: euler, heun, dpm, unipc, stochastic",
         ),
         ({"sampling.fps": 0.0}, "config.sampling: fps 0 must be more than 0"),
         ({"evaluation.prompts": 500}, "config.evaluation: the world has 1 to 72 such prompts, asked for 500"),
