@@ -1,5 +1,6 @@
 """How good a run's models are, in numbers, tables and pictures, written to its workdir and printed."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,7 @@ def evaluate(
     count: int | None = None,
     networks: Networks | None = None,
     judged: Callable[[int], None] = lambda done: None,
+    work: contextlib.AbstractContextManager[None] | None = None,
 ) -> dict[str, Any]:
     """Returns the metrics of a run's models, after writing them to evaluation.json and printing them.
 
@@ -99,7 +101,7 @@ def evaluate(
     `evaluation.tasks` says, on `count` clips (by default as configured); sheets of these samples are written beside.
     `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
     with it. With one of `PARTS` alone the file keeps what it says of the other. `judged` is called with how many of the
-    `JUDGEMENTS` are done.
+    `JUDGEMENTS` are done, `work` is entered once all is loaded.
     """
     workdir, codec = models.workdir, models.codec
     sets = _prompt_sets(settings)
@@ -109,15 +111,15 @@ def evaluate(
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():
         result = workdir.read_json("evaluation.json")
-    if part in ("autoencoder", "all"):
-        result |= _autoencoder(workdir, settings, codec, networks, count=count, needed=part == "autoencoder")
-        judged(1)
-    if part != "autoencoder" and sets:
-        maker = _Maker(models, settings)
-        if part in ("generator", "all"):
+    maker = _Maker(models, settings) if part != "autoencoder" and sets else None
+    with work or contextlib.nullcontext():
+        if part in ("autoencoder", "all"):
+            result |= _autoencoder(workdir, settings, codec, networks, count=count, needed=part == "autoencoder")
+            judged(1)
+        if maker is not None and part in ("generator", "all"):
             result |= maker.follow(sets)
             judged(2)
-        if of_tasks:
+        if maker is not None and of_tasks:
             result |= maker.tasks(sets["shapes"], limits_of(settings), count=of_tasks)
     judged(JUDGEMENTS)
     workdir.write_json("evaluation.json", result)

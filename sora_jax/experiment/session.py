@@ -24,6 +24,8 @@ from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.paths import check_writable
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment import evaluation
+from sora_jax.experiment.compile_times import compiling_told
+from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.loading import WEIGHTS, Weights, limits_of, solver_config
 from sora_jax.experiment.machine import free_memory
 from sora_jax.experiment.models import RunModels, step_of
@@ -192,7 +194,8 @@ class Session:
         networks = evaluation.load_networks(lpips, video_features)
         if data is not None:
             return evaluation.evaluate_data(self.models, settings, data, count=clips, networks=networks)
-        return evaluation.evaluate(self.models, settings, part=part, count=clips, networks=networks)
+        work = compiling_told("evaluation", COMPILING, settings, self.cache)
+        return evaluation.evaluate(self.models, settings, part=part, count=clips, networks=networks, work=work)
 
 
 def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any], **asked: Any) -> list[Job]:
