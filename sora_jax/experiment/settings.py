@@ -82,10 +82,8 @@ def _with_weights(tree: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(group, ConfigDict | Mapping):
         return tree
     shape = {key: group[key] for key in group}
-    missing = [f"config.autoencoder.{name} is missing" for name in ("weights", "start_from") if name not in shape]
-    if missing:
-        raise UserError("; ".join(missing))
-    weights, start = shape.pop("weights"), shape.pop("start_from")
+    # As every key that may be None, these may be missing: so configs of earlier versions open.
+    weights, start = shape.pop("weights", None), shape.pop("start_from", None)
     if isinstance(weights, str):
         shape |= dataclasses.asdict(config_of(weights))
     return {**tree, "autoencoder": shape, "autoencoder_weights": weights, "autoencoder_start_from": start}

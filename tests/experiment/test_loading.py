@@ -23,6 +23,7 @@ from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.experiment import datasets, evaluation, loading, sample_log
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.settings import read_settings
+from sora_jax.train.changes import completed
 from sora_jax.train.workdir import Workdir
 
 
@@ -38,6 +39,16 @@ def workdir(toy_workdir):
 
 def test_settings_of_a_run_are_those_of_its_config(workdir, settings):
     assert read_settings(workdir.config()) == settings
+
+
+def test_the_config_of_an_earlier_version_reads_as_it_was(workdir, settings):
+    config = workdir.config()
+    del config["text"]["encoder"], config["log"]["profile_steps"], config["autoencoder"]["start_from"]
+    for name in settings.run:
+        for later in ("optimizer", "trainable", "frozen_dtype"):
+            if name != "autoencoder" or later != "optimizer":
+                config["stages"][name].pop(later, None)
+    assert read_settings(completed(config)) == settings
 
 
 def test_the_codec_is_the_average_with_the_statistics(workdir, settings):
