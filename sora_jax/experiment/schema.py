@@ -60,7 +60,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShapesConfig:
-    """The drawn world; see `data.shapes_world.WorldConfig`."""
+    """The drawn world; see `data.sources.shapes_world.WorldConfig`."""
 
     num_clips: int
     sides: tuple[tuple[int, int], ...]

@@ -51,20 +51,9 @@ def clip_token_grid(pixels: Size, *, stride: Size, patch: Size) -> Size:
     return token_grid(latent_grid(pixels, stride), patch)
 
 
-def pixel_size(latent: Size, stride: Size) -> Size:
-    """Returns the pixels (frames, height, width) of a latent (t, h, w): the inverse of `latent_grid`."""
-    return 1 + (latent[0] - 1) * stride[0], latent[1] * stride[1], latent[2] * stride[2]
-
-
 def count(grid: Size) -> int:
     """Returns the number of cells of a grid."""
     return math.prod(grid)
-
-
-def whole_frames(frames: int, temporal_stride: int) -> int:
-    """Returns the greatest 1 + k * temporal_stride that is at most `frames` (>= 1)."""
-    assert frames >= 1, frames
-    return 1 + (frames - 1) // temporal_stride * temporal_stride
 
 
 def time_step(fps: float, *, temporal_stride: int, temporal_patch: int, time_rate: float) -> float:

@@ -18,7 +18,7 @@ triples = st.tuples(small, small, small)
 @given(grid=triples, stride=triples, patch=triples)
 def test_sizes_round_trip(grid, stride, patch):
     latent = tuple(n * p for n, p in zip(grid, patch, strict=True))
-    pixels = shapes.pixel_size(latent, stride)
+    pixels = 1 + (latent[0] - 1) * stride[0], latent[1] * stride[1], latent[2] * stride[2]
     assert shapes.latent_grid(pixels, stride) == latent
     assert shapes.token_grid(latent, patch) == grid
     assert shapes.clip_token_grid(pixels, stride=stride, patch=patch) == grid
@@ -58,13 +58,6 @@ def test_the_message_shows_where_the_step_comes_from():
     with pytest.raises(UserError) as caught:
         shapes.clip_token_grid((17, 250, 256), stride=(4, 8, 8), patch=(1, 2, 2))
     assert str(caught.value) == ("height 250 is not divisible by 16 = 8 (autoencoder) x 2 (patch); nearest: 240, 256")
-
-
-@settings(deadline=None)
-@given(frames=st.integers(1, 200), stride=st.integers(1, 9))
-def test_whole_frames_is_the_greatest_legal_count(frames, stride):
-    legal = [n for n in range(1, frames + 1) if (n - 1) % stride == 0]
-    assert shapes.whole_frames(frames, stride) == legal[-1]
 
 
 def test_positions_are_raster_order_in_real_time():

@@ -49,11 +49,6 @@ def _hash_frame(pixels_HWC: np.ndarray) -> bytes:
     return np.packbits(coefficients > _CLEAR).tobytes()
 
 
-def hash_distance(one: str, other: str) -> int:
-    """Returns in how many of 256 bits two hashes differ; those of different pictures in some 128."""
-    return (int(one, 16) ^ int(other, 16)).bit_count()
-
-
 def find_duplicates(
     files: Sequence[int],
     digests: Sequence[str],

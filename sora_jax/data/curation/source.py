@@ -39,7 +39,7 @@ _NO_CAPTION = "has no caption, and neither has its file"
 
 @runtime_checkable
 class VideoFiles(Source, Protocol):
-    """Files, and windows of them; every `data.decoded.DecodedSource` is one."""
+    """Files, and windows of them; every `data.sources.decoded.DecodedSource` is one."""
 
     def window(self, index: int, first: int, last: int) -> Clip:
         """Returns frames `first` to `last`, both included, at their native size."""

@@ -6,9 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sora_jax.data.curation.duplicates import find_duplicates, hash_distance, perceptual_hash, pixel_digest
+from sora_jax.data.curation.duplicates import find_duplicates, perceptual_hash, pixel_digest
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
+
+
+def hash_distance(one: str, other: str) -> int:
+    """Returns in how many of 256 bits two hashes differ; those of different pictures in some 128."""
+    return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
 def scene(seed: int, *, frames: int = 8, size: tuple[int, int] = (96, 160)) -> np.ndarray:
