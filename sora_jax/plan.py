@@ -57,11 +57,8 @@ def main(_: Sequence[str]) -> None:
     prepare_environment(_TOPOLOGY.value, slices=_SLICES.value)
     _forget_paths(config)
     # Here, because they bring jax, which reads the environment once.
-    from sora_jax.experiment import programs
-    from sora_jax.experiment.kinds.prepare import prepare_stages
     from sora_jax.experiment.preflight import check_start
     from sora_jax.experiment.settings import for_machine, read_settings
-    from sora_jax.experiment.stage_settings import AUTOENCODER
     from sora_jax.planning import plans, steps
 
     machine = describe(_TOPOLOGY.value, slices=_SLICES.value)
@@ -70,23 +67,17 @@ def main(_: Sequence[str]) -> None:
     if unknown:
         raise UserError(f"--stage={unknown[0]} is no stage of the run: it has {', '.join(settings.run)}")
     mesh = check_start(settings, machine.devices)
-    part = _PART.value
-    names = _STAGE.value or steps.largest_stages(settings)
-    if part == "autoencoder":
-        names = [name for name in names if name in settings.stages_of(AUTOENCODER)]
-    tokens = settings.data.max_tokens if _SEGMENT_TOKENS.value is None else _SEGMENT_TOKENS.value
-    found = []
-    if part != "sample":
-        found += steps.train_programs(settings, mesh, names, segment_tokens=tokens)
-    if part in ("sample", "all"):
-        found.append(programs.sampling_program(settings, mesh, size=_SIZE.value, seconds=_SECONDS.value))
-    if part in ("autoencoder", "all"):
-        clips = max((stage.batch for stage in prepare_stages(settings)), default=1)
-        found += programs.codec_programs(settings, mesh, size=_SIZE.value, clips=clips)
-    made = []
-    limit = None if _HBM_GB.value is None else 1e9 * _HBM_GB.value
+    found = steps.planned_programs(
+        settings,
+        mesh,
+        part=_PART.value,
+        names=_STAGE.value or None,
+        segment_tokens=_SEGMENT_TOKENS.value,
+        size=_SIZE.value,
+        seconds=_SECONDS.value,
+    )
     print(f"{len(found)} programs for {machine.name}: {'; '.join(program.name for program in found)}", flush=True)
-    pace = plans.Pace()
+    made, pace = [], plans.Pace()
     for number, program in enumerate(found, start=1):
         print(f"{number} of {len(found)}: tracing {program.name}", flush=True)
         plan = plans.make_plan(
@@ -94,7 +85,7 @@ def main(_: Sequence[str]) -> None:
             settings,
             machine,
             mesh,
-            limit=limit,
+            limit=None if _HBM_GB.value is None else 1e9 * _HBM_GB.value,
             keep_in=_HLO.value,
             pace=pace,
             say=lambda text: print(f"  {text}", flush=True),

@@ -49,14 +49,7 @@ def make_objective(
         grid_BS3, segment_BL = pack["grid_BS3"], pack["segment_BL"]
         segments = grid_BS3.shape[0], grid_BS3.shape[1]
         sigma_BS = noise_levels.draw(level_key, known.count_tokens(segment_BL, segments[1]), config.noise)
-        known_BL = known.draw_known(
-            known_key,
-            position_BL3=pack["position_BL3"],
-            segment_BL=segment_BL,
-            grid_BS3=grid_BS3,
-            time_step_BS=pack["time_step_BS"],
-            config=shares,
-        )
+        known_BL = _draw_known(known_key, pack, shares)
         clean_BLP = pack["tokens_BLP"].astype(jnp.float32)
         noise_BLP = jax.random.normal(noise_key, clean_BLP.shape)
         given = known.condition(
@@ -86,3 +79,15 @@ def make_objective(
         return Mean.of(loss_BL, wanted_BL), {"fill": Mean.of((segment_BL > 0).astype(jnp.float32))}
 
     return objective
+
+
+def _draw_known(key: jax.Array, pack: Pack, shares: known.KnownConfig) -> jax.Array:
+    """Returns bool (B, L), which tokens of a pack are given."""
+    return known.draw_known(
+        key,
+        position_BL3=pack["position_BL3"],
+        segment_BL=pack["segment_BL"],
+        grid_BS3=pack["grid_BS3"],
+        time_step_BS=pack["time_step_BS"],
+        config=shares,
+    )
