@@ -121,6 +121,8 @@ def get_config() -> ConfigDict:
 
     c.diffusion = diffusion = ConfigDict()
     diffusion.caption_dropout = 0.1  # share of clips that train without their caption, for guidance
+    diffusion.loss_bands = placeholder(tuple)  # noise levels in (0, 1), rising, such as (0.5, 0.9), between which the
+    # loss is also written by itself, as loss_0_0.5 and so on: high levels have a large, flat one. None: one loss
     diffusion.path = path = ConfigDict()
     path.prediction = "clean"  # what the network outputs: "clean", "velocity", "noise"
     path.loss_space = "velocity"  # where the error is taken: "velocity", "clean"
@@ -132,7 +134,9 @@ def get_config() -> ConfigDict:
     noise.shift_base_tokens = 16.0  # clips of more tokens see more noise, of fewer less; None: no shift
     noise.shift_power = 0.5  # growth of the shift with the token count
     noise.shift_limits = (0.25, 16.0)  # smallest and largest shift
-    noise.uniform_share = 0.1  # share of clips that draw a plain uniform level
+    noise.uniform_share = 0.1  # share of clips that draw a uniform level, unshifted by their tokens; 1: all do
+    noise.uniform_shift = placeholder(float)  # the odds of these levels are multiplied by it, more than 0; above 1 more
+    # noise is seen. With a share of 1 and the shift that a public model is sampled with: its law. None: 1, no shift
 
     c.ema = ema = ConfigDict()
     ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
@@ -346,4 +350,6 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     mix.collections = ConfigDict()  # weights of collections, by name; empty: each by its number of clips
     s.known = known_tokens()  # in an image no frame can be given: the shares of frames count as none
     s.token_drop = (0.0, 0.0)  # least and largest share of its tokens that a clip loses each time, in [0, 1)
+    s.noise_range = placeholder(tuple)  # lowest and highest noise level that is drawn, in [0, 1], such as (0.875, 1.0)
+    # for the first of two experts: the law of `diffusion.noise`, cut off there. None: all levels
     return s

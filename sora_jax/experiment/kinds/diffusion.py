@@ -38,6 +38,7 @@ class DiffusionStage(TrainStage):
       mix: What is drawn.
       known: Which part of a clip is given.
       token_drop: Least and largest share of its tokens that a clip loses, in [0, 1).
+      noise_range: Lowest and highest noise level that is drawn; None: any.
     """
 
     trains = TEXT_TO_VIDEO
@@ -45,6 +46,7 @@ class DiffusionStage(TrainStage):
     mix: MixConfig
     known: KnownConfig
     token_drop: tuple[float, float]
+    noise_range: tuple[float, float] | None
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,6 +55,11 @@ class DiffusionStage(TrainStage):
             raise UserError(
                 f"token_drop ({least:g}, {largest:g}) must be two shares from 0 to less than 1, the smaller first; "
                 "(0, 0) drops nothing"
+            )
+        low, high = self.noise_range or (0.0, 1.0)
+        if not 0 <= low < high <= 1:
+            raise UserError(
+                f"noise_range ({low:g}, {high:g}) must be two levels from 0 to 1, the lower first; None draws from all"
             )
 
     @property
@@ -99,8 +106,9 @@ class DiffusionKind(TrainKind[DiffusionStage]):
 
     def objective(self, settings: Settings, name: str) -> Objective:
         """Returns the error of predictions over noise levels and known tokens."""
-        known, dtype = self.of(settings, name).known, compute_dtype(settings.precision)
-        return diffusion.make_objective(settings.diffusion, known, dtype=dtype)
+        stage, dtype = self.of(settings, name), compute_dtype(settings.precision)
+        noise_range = stage.noise_range or (0.0, 1.0)
+        return diffusion.make_objective(settings.diffusion, stage.known, dtype=dtype, noise_range=noise_range)
 
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
