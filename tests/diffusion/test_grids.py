@@ -4,6 +4,7 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.diffusion import grids, solvers
+from sora_jax.diffusion.grids import Grid
 
 # The first three levels, the last two, and the thousandths told of them, by grid, steps and shift.
 GOLDEN = {
@@ -19,41 +20,48 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("way", "golden"), GOLDEN.items())
 def test_levels_and_thousandths_are_those_of_the_public_code(way, golden):
-    sigma = grids.levels(*way)
+    name, steps, shift = way
+    grid = Grid(name=name, shift=shift)
+    sigma = grid.levels(steps)
     chosen = np.array([*sigma[:3], *sigma[-3:-1]])
-    assert len(sigma) == way[1] + 1
+    assert len(sigma) == steps + 1
     assert sigma[-1] == 0
     np.testing.assert_allclose(chosen, golden[0], rtol=0, atol=1e-6)
     assert tuple(grids.times(chosen)) == golden[1]
-    scheduled = grids.schedule(*way)
+    scheduled = grid.schedule(steps)
     np.testing.assert_array_equal(scheduled, sigma.astype(np.float32))
-    told = np.asarray(grids.told(scheduled, *way))
+    told = np.asarray(grid.told(scheduled, steps))
     np.testing.assert_allclose(told * 1000, grids.times(sigma), rtol=1e-6)
 
 
 def test_experts_share_the_steps_at_the_boundary():
-    assert grids.above(0.875, "wan", 40, 12.0) == grids.above(0.875, "diffusers", 40, 12.0) == 26
-    assert grids.above(0.9, "wan", 40, 5.0) == 15
-    assert grids.above(0.9, "diffusers", 4, 3.0) == 2  # 900 itself is above
-    assert grids.above(0.9, "wan", 4, 3.0) == 1
-    assert grids.above(0.875, "wan", 40, 5.0, start=0.1) == 0
+    assert Grid(name="wan", shift=12.0).above(0.875, 40) == Grid(name="diffusers", shift=12.0).above(0.875, 40) == 26
+    assert Grid(name="wan", shift=5.0).above(0.9, 40) == 15
+    assert Grid(name="diffusers", shift=3.0).above(0.9, 4) == 2  # 900 itself is above
+    assert Grid(name="wan", shift=3.0).above(0.9, 4) == 1
+    assert Grid(name="wan", shift=5.0).above(0.875, 40, start=0.1) == 0
 
 
 def test_a_schedule_may_start_part_of_the_way():
     start = jnp.array([1.0, 0.5])
-    found = np.asarray(grids.schedule("wan", 10, 5.0, start=start))
-    np.testing.assert_array_equal(found[:, 0], grids.levels("wan", 10, 5.0).astype(np.float32))
+    grid = Grid(name="wan", shift=5.0)
+    found = np.asarray(grid.schedule(10, start=start))
+    np.testing.assert_array_equal(found[:, 0], grid.levels(10).astype(np.float32))
     even = 0.5 * np.float32(0.999)
     assert found[0, 1] == pytest.approx(5 * even / (1 + 4 * even), rel=1e-6)
-    told = np.asarray(grids.told(jnp.asarray(found), "wan", 10, 5.0)) * 1000
+    told = np.asarray(grid.told(jnp.asarray(found), 10)) * 1000
     np.testing.assert_allclose(told, np.round(told), atol=1e-4)
     assert (told <= found * 1000).all()
     assert found[-1].tolist() == [0.0, 0.0]
 
 
-def test_no_step_is_refused():
+def test_what_is_no_schedule_is_refused():
     with pytest.raises(UserError, match="at least 1"):
-        grids.levels("wan", 0, 5.0)
+        Grid(name="wan", shift=5.0).levels(0)
+    with pytest.raises(UserError, match="not one of: wan, diffusers"):
+        Grid(name="karras", shift=5.0)
+    with pytest.raises(UserError, match="more than 0"):
+        Grid(name="wan", shift=0.0)
 
 
 @pytest.mark.parity
@@ -66,9 +74,10 @@ def test_the_schedule_and_the_way_are_those_of_diffusers(steps, shift):
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
     )
     scheduler.set_timesteps(steps)
-    sigma = grids.schedule("diffusers", steps, shift)
+    grid = Grid(name="diffusers", shift=shift)
+    sigma = grid.schedule(steps)
     np.testing.assert_allclose(sigma, scheduler.sigmas.numpy(), rtol=0, atol=1e-7)
-    told = grids.told(sigma[:-1], "diffusers", steps, shift)
+    told = grid.told(sigma[:-1], steps)
     np.testing.assert_allclose(np.asarray(told) * 1000, scheduler.timesteps.numpy(), rtol=1e-6)
     start = np.random.default_rng(0).standard_normal((1, 3, 5)).astype(np.float32)
 
