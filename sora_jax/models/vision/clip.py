@@ -6,9 +6,10 @@ Shapes: B images, H W C pixels, M tokens of an image (the class, then the patche
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -131,7 +132,8 @@ class ImageEncoder:
     """
 
     def __init__(self, config: ImageTowerConfig, params: Params, *, fit: Fit = "squash"):
-        self.config, self.fit = config, fit
+        self.config = config
+        self.fit: Fit = fit
         self._params = params
         structure, _, _ = abstract_model(lambda key: ImageTower(config, rngs=nnx.Rngs(key)))
         self._apply = jax.jit(lambda params, pixels: merge_model(structure, params)(pixels))
@@ -191,8 +193,9 @@ def describe_image_encoder(path: str | Path) -> ImageTowerConfig:
       UserError: there are none, or the config asks for something else than is known here.
     """
     file = _file(Path(path))
-    shapes, prefix = read_shapes(file), "vision_model."
-    layers = {int(name.split(".")[3]) for name in shapes if name.startswith(f"{prefix}encoder.layers.")}
+    shapes = read_shapes(file)
+    prefix = _prefix(shapes)
+    layers = {int(match[1]) for name in shapes if (match := re.fullmatch(rf"{prefix}encoder\.layers\.(\d+)\..*", name))}
     needed = (f"{prefix}embeddings.patch_embedding.weight", f"{prefix}embeddings.position_embedding.weight")
     if not layers or any(name not in shapes for name in needed):
         raise UserError(f"{file} holds no image tower of CLIP ({needed[0]} and its layers); {_GIVE}")
@@ -222,7 +225,7 @@ def load_image_encoder(path: str | Path, *, fit: Fit = "squash") -> ImageEncoder
     return ImageEncoder(config, jax.device_put(params, jax.local_devices()[0]), fit=fit)
 
 
-# (ours, the public name after "vision_model.", whether it is a matrix to be transposed)
+# (ours, the public name after the prefix); matrices are transposed
 _LAYER = (
     ("norm1.scale", "layer_norm1.weight"),
     ("norm1.bias", "layer_norm1.bias"),
@@ -242,7 +245,7 @@ _LAYER = (
 
 def _from_public(config: ImageTowerConfig, weights: HostParams, *, what: str) -> HostParams:
     """Returns our parameters of public ones; UserError where one is missing or of another shape."""
-    width, patch, prefix = config.width, config.patch, "vision_model."
+    width, patch, prefix = config.width, config.patch, _prefix(weights)
     _, shapes, _ = abstract_model(lambda key: ImageTower(config, rngs=nnx.Rngs(key)))
     wanted: dict[str, tuple[int, ...]] = {
         f"{prefix}embeddings.class_embedding": (width,),
@@ -269,6 +272,11 @@ def _from_public(config: ImageTowerConfig, weights: HostParams, *, what: str) ->
     return params
 
 
+def _prefix(names: Collection[str]) -> str:
+    """Returns what the names begin with: transformers writes none since its version 5."""
+    return "" if "embeddings.patch_embedding.weight" in names else "vision_model."
+
+
 def _file(path: Path) -> Path:
     """Returns the file of weights of a folder, or the file itself."""
     for name in _FILES:
@@ -277,7 +285,7 @@ def _file(path: Path) -> Path:
     return path if path.suffix else path / _FILES[0]
 
 
-def _said(path: Path) -> dict[str, object]:
+def _said(path: Path) -> dict[str, Any]:
     """Returns what a config says of the image tower; that of a whole CLIP has it in a group of its own."""
     if not path.is_file():
         return {}

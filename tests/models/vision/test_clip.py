@@ -76,6 +76,12 @@ def test_a_folder_says_its_shape_and_gives_the_states_before_the_last_block(tmp_
     assert describe_image_encoder(path).heads == 1
 
 
+def test_names_without_the_old_prefix_are_the_same_tower(tmp_path):
+    before = load_image_encoder(folder(tmp_path)).encode(image())
+    save_file({name.removeprefix(PREFIX): value for name, value in weights().items()}, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(load_image_encoder(tmp_path).encode(image()), before)
+
+
 def test_the_fingerprint_knows_weights_and_fit(tmp_path):
     path = folder(tmp_path)
     marks = {load_image_encoder(path, fit=fit).fingerprint() for fit in ("squash", "crop")}
