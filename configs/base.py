@@ -104,6 +104,11 @@ def get_config() -> ConfigDict:
     # in the host's memory
     dit.pooled_text = True  # whether the pooled text also enters the modulation (Wan: False)
     dit.place_features = True  # whether a token is also told its place in the clip (Wan: False)
+    dit.text_pad_to = placeholder(int)  # text tokens that each caption is padded to with zeros that count as text, of
+    # no cost (Wan: 512); None: a clip sees its own text alone
+    dit.given_channels = placeholder(int)  # of a latent position, given beside the noise (Wan with a first frame: 20)
+    dit.image_dim = placeholder(int)  # width of tokens of a given image next to the text (Wan 2.1 with one: 1280)
+    dit.image_positions = placeholder(int)  # of such tokens with an embedding each (Wan with two images: 514)
 
     c.text = text = ConfigDict()
     text.encoder = "bytes"  # the one there is: trained with the transformer, needs no files; see docs/extending.md

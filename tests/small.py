@@ -52,6 +52,10 @@ TRANSFORMER = TransformerConfig(
     remat="none",
     pooled_text=True,
     place_features=True,
+    text_pad_to=None,
+    given_channels=None,
+    image_dim=None,
+    image_positions=None,
 )
 
 

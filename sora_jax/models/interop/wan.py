@@ -160,6 +160,10 @@ def config_from_wan(foreign: Mapping[str, Any], *, time_rate: float, remat: str)
         remat=remat,
         pooled_text=False,
         place_features=False,
+        text_pad_to=None,
+        given_channels=None,
+        image_dim=None,
+        image_positions=None,
     )
 
 
