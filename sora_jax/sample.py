@@ -39,6 +39,7 @@ _SECONDS = _FLAGS.strings("seconds", "Instead of frames; extend: +4 forward, -4 
 _SEED = _FLAGS.integers("seed", [0], "Seed of the noise.")
 _FPS = _FLAGS.number("fps", None, "Frames per second; default: of what is given, or as in the config.")
 _IMAGE = _FLAGS.path("image", None, "The image to animate.")
+_LAST_IMAGE = _FLAGS.path("last_image", None, "The image that an animated one should end with.")
 _AT = _FLAGS.number("at", 0.0, "When the image is shown: 0 at the start, 1 at the end.")
 _VIDEO = _FLAGS.paths("video", "The video; two to connect.")
 _MASK = _FLAGS.path("mask", None, "White where fill makes something new: an image, or a video.")
@@ -83,6 +84,7 @@ def main(_: Sequence[str]) -> None:
             negative=_NEGATIVE.value,
             fps=_FPS.value,
             image=_IMAGE.value,
+            last_image=_LAST_IMAGE.value,
             video=tuple(_VIDEO.value),
             mask=_MASK.value,
             at=_AT.value,

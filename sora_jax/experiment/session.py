@@ -106,6 +106,7 @@ class Session:
         seconds: float | str | Sequence[float | str] | None = None,
         seed: int | Sequence[int] = 0,
         image: Media | None = None,
+        last_image: Media | None = None,
         video: Media | Sequence[Media] | None = None,
         mask: Media | None = None,
         solver: str | None = None,
@@ -125,7 +126,7 @@ class Session:
           frames: Of a clip, 1 for an image; of extend, loop and connect: to add.
           seconds: Instead of frames; of extend "+4" forward, "-4" backward, "-4,+4" both.
           seed: Of the noise.
-          image: To animate: a file, or uint8 (H, W, 3).
+          image: To animate: a file, or uint8 (H, W, 3); `last_image` what such a video ends with.
           video: Files, or uint8 (T, H, W, 3) at `fps` frames per second; two to connect.
           mask: White where fill makes something new: a file, uint8 as of `video`, or bool (T, H, W) or (H, W).
           solver: A name of `diffusion.solvers.METHODS`; `steps` are its steps.
@@ -135,7 +136,7 @@ class Session:
         Raises UserError for what the model cannot make, and for files that cannot be read.
         """
         asked = {"size": _sizes(size), "frames": frames, "seconds": seconds, "seed": seed}
-        given = {"image": image, "video": video, "mask": mask}
+        given = {"image": image, "last_image": last_image, "video": video, "mask": mask}
         config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
         jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
         sampler = self.models.sampler(config, videos=len(jobs))
@@ -213,13 +214,12 @@ def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any]
             names.append(name)
         return names
 
-    image, video, mask = (named(kind) for kind in ("image", "video", "mask"))
+    image, last_image, mask = (next(iter(named(kind)), None) for kind in ("image", "last_image", "mask"))
+    video = tuple(named("video"))
     for name in ("frames", "seconds", "seed"):
         asked[name] = _several(asked[name])
     asked["seconds"] = [str(one) for one in asked["seconds"]]
-    requests = make_requests(
-        prompts, image=next(iter(image), None), video=tuple(video), mask=next(iter(mask), None), **asked
-    )
+    requests = make_requests(prompts, image=image, last_image=last_image, video=video, mask=mask, **asked)
     read = GivenArrays(arrays, fps=asked.get("fps") or limits.fps)
     return [read_job(request, limits, read) for request in requests]
 
