@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -225,15 +225,18 @@ def make_sampler(
     solver: SolverConfig | None = None,
     mesh: Mesh | None = None,
     videos: int | None = None,
+    kind: Callable[..., Sampler] = Sampler,
 ) -> Sampler:
     """Returns the sampler of a run; `solver` replaces the configured one, `mesh` are the devices that hold the weights.
+
+    `kind` makes it, with the arguments of `Sampler`.
 
     Batches have as many rows as in training, but no more than `videos` at once need, rounded up to a power of two so
     that few programs serve all; and a few more where they would not come out even over the mesh.
     """
     parts = 1 if mesh is None else ways("batch", mesh)
     rows = settings.packing.rows if videos is None else min(settings.packing.rows, 1 << (videos - 1).bit_length())
-    return Sampler(
+    return kind(
         structure,
         codec,
         pack_layout(settings),
