@@ -24,6 +24,7 @@ from sora_jax.generate.canvas import Canvas, CanvasBatch, lay_out, longer_rows
 from sora_jax.generate.denoiser import Predictor, SolverConfig
 from sora_jax.models.codec import Codec
 from sora_jax.models.text_to_video import TextToVideo
+from sora_jax.models.vision.shown import Shower
 from sora_jax.video.patches import unpatchify
 
 
@@ -108,6 +109,7 @@ class Sampler:
       config: The solver.
       dtype: Of the computation.
       mesh: Devices that share the batch and hold the weights; None: where the weights lie.
+      shower: What encodes the frames that the model is shown; None: it is shown none.
     """
 
     def __init__(
@@ -120,9 +122,10 @@ class Sampler:
         config: SolverConfig,
         dtype: jnp.dtype,
         mesh: Mesh | None = None,
+        shower: Shower | None = None,
     ):
         self._solve = together(make_solver(structure, config, dtype=dtype), every_time=True)
-        self.codec = codec
+        self.codec, self.shower = codec, shower
         self._layout = layout
         self.rows = rows
         self._mesh = mesh

@@ -14,6 +14,8 @@ from sora_jax.models.text.encoder import TextEncoder
 from sora_jax.models.transformer import Prediction, Reused, Transformer, TransformerConfig
 
 Pack = dict[str, jax.Array]
+# What a pack holds where the model is shown frames.
+_SHOWN = ("given_BLC", "image_BME", "image_segment_BM")
 
 
 class TextToVideo(nnx.Module):
@@ -68,6 +70,7 @@ class TextToVideo(nnx.Module):
             image_BME=image_BME,
             image_segment_BM=image_segment_BM,
             reused=reused,
+            **{name: pack[name] for name in _SHOWN if name in pack},
         )
 
 
