@@ -154,8 +154,10 @@ def load_params(
     """
     path = trusted_step(directory, step=step)
     note = _data(path).get(NAME)
+    folder = path.parent / NAME
+    if note is not None and folder.exists():
+        folder = trusted_step(folder, step=_STEP)
     trained, frozen = find_params(path, part)
-    folder = trusted_step(path.parent / NAME, step=_STEP) if frozen else path.parent / NAME
     beside = {name: frozen[name] for name in abstract if name in frozen and name not in trained}
     _, given = split({n: v for n, v in abstract.items() if n not in trained and n not in beside}, source)
     params: dict[str, Any] = {}
@@ -164,7 +166,7 @@ def load_params(
     if source is not None and given:
         params |= _load_given(source, given)
         if not beside:
-            _check(folder, fingerprint({name: params[name] for name in given}), str(note), source)
+            _check(path.parent / NAME, fingerprint({name: params[name] for name in given}), str(note), source)
     if beside:
         shapes = {
             name: jax.ShapeDtypeStruct(abstract[name].shape, value.dtype, sharding=abstract[name].sharding)
