@@ -38,19 +38,22 @@ _READ_FORMATS = (2, FORMAT)
 HEADER_FILE = "header.json"
 EMPTY_TEXT_FILE = "empty_text.bin"
 SKIPPED_FILE = "skipped.jsonl"
-# What a header says, in words: fingerprints (of the autoencoder's weights, of the text encoder's name and version, of a
-# file of text tokens where there is one), then lists of C floats, [temporal, spatial] strides, and C.
+# What a header says, in words: fingerprints (of the autoencoder's weights, of the text encoder's name and version; of a
+# frozen one also of its file of text tokens and of how texts are cleaned and cut), then lists of C floats, [temporal,
+# spatial] strides, and C.
 _WORDS = {
     "autoencoder": "autoencoder",
     "text_encoder": "text encoder",
     "tokenizer": "tokenizer",
+    "cleaning": "cleaning of texts",
+    "text_tokens": "length of texts",
     "latent_mean": "autoencoder's latent mean",
     "latent_scale": "autoencoder's latent scale",
     "strides": "autoencoder's strides",
     "channels": "autoencoder's channels",
 }
 HEADER_KEYS = frozenset(_WORDS)
-OPTIONAL_KEYS = frozenset({"tokenizer"})
+OPTIONAL_KEYS = frozenset({"tokenizer", "cleaning", "text_tokens"})
 
 ClipKey = tuple[str, str]  # a clip's source id and origin
 
