@@ -29,6 +29,7 @@ _COMMON = {
     "mesh.fsdp": None,
     "data.source": "folder",
     "data.min_tokens": 64,
+    "text.encoder": "umt5",
     "text.max_tokens": TEXT_TOKENS,
     "transformer.patch": PATCH,
     "transformer.frequency_dim": FREQUENCY_DIM,
