@@ -90,7 +90,7 @@ def save_frozen(
 ) -> str:
     """Writes the frozen parameters of the stage whose checkpoints are in `directory`; returns their fingerprint.
 
-    Those that `source` has are not written. What an earlier start left there is replaced. Raises as `Checkpointer.save`.
+    Those that `source` has are not written. What an earlier start left is replaced. Raises as `Checkpointer.save`.
     """
     found, (own, _) = fingerprint(params), split(params, source)
     if own:

@@ -250,7 +250,7 @@ class TrainKind(Kind[T]):
     def begin(self, run: Run, name: str, before: Before) -> TrainState:
         """Returns the end of the stage before, with what is new in this one, its counters at zero; or a fresh state.
 
-        A stage that names another run starts from that; a fresh state has the weights of a public model, if there is one.
+        A stage that names another run starts from that; a fresh state has the weights of a public model, if any.
         """
         key, stage = rng.key(run.settings.seed, self.key), self.of(run.settings, name)
         maker = self.maker(run.settings, name, run.mesh)

@@ -1,20 +1,22 @@
 """The kind of stage that trains the transformer on prepared clips."""
 
 import dataclasses
+import functools
+import re
 
 import jax
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
+from sora_jax.checkpoints.frozen import Source
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.printable import printable
 from sora_jax.core.sharding import batch_part, ways
-from sora_jax.core.tree import Params, abstract_model
+from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion.known import KnownConfig
-from sora_jax.checkpoints.frozen import Source
 from sora_jax.experiment import activations, sample_log
 from sora_jax.experiment.base_weights import expert_of, public_weights
 from sora_jax.experiment.datasets import PackedBatches
@@ -151,10 +153,14 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         transformer, packing = settings.transformer, settings.packing
         accumulate = self.of(settings, name).accumulate
         work = work_of_rows(settings, segment_tokens=segment_tokens)
-        asked = flops.step_flops(transformer, settings.text_encoder, patch_width=settings.patch_width, work=work)
-        again = asked / 3 if transformer.remat in ("full", "offload") else 0.0
-        if transformer.remat == "attention":
-            again = asked / 3 - transformer.depth * 4 * transformer.width * (work.pairs + work.text_pairs)
+        asked = flops.step_flops(
+            transformer,
+            settings.text_encoder,
+            patch_width=settings.patch_width,
+            work=work,
+            trained=self._share_trained(settings, name),
+        )
+        again = _recomputed(settings, work)
 
         def split(mesh: Mesh, params: Params) -> activations.Ways:
             widths = frozenset((transformer.mlp_width, transformer.width // transformer.heads))
@@ -180,6 +186,15 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             )
         ]
 
+    def _share_trained(self, settings: Settings, name: str) -> float:
+        """Returns the share of the parameters that a stage trains."""
+        trainable = self.of(settings, name).trainable
+        if trainable is None:
+            return 1.0
+        params = abstract_model(functools.partial(self.build, settings, name))[1]
+        trained = {one: value for one, value in params.items() if re.fullmatch(trainable, one)}
+        return count_parameters(trained) / count_parameters(params)
+
     def step_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
         """Returns how long a step takes, on average over the clips that are drawn."""
         mix = self.of(settings, name).mix
@@ -203,3 +218,12 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             sample_log.show_samples(run.workdir, run.metrics, name, step, jobs, [one.clip for one in made])
 
         return show
+
+
+def _recomputed(settings: Settings, work: flops.Work) -> float:
+    """Returns the FLOPs of the forward pass that the backward pass does again, at least."""
+    transformer, text = settings.transformer, settings.text_encoder
+    if transformer.remat not in ("attention", "full", "offload"):
+        return 0.0
+    forward = flops.step_flops(transformer, text, patch_width=settings.patch_width, work=work) / 3
+    return forward - (flops.attention_flops(transformer, work) if transformer.remat == "attention" else 0.0)
