@@ -25,6 +25,12 @@ def get_config() -> ConfigDict:
         "videos",
     )  # names in `stages`, in order; finished ones never run again
 
+    c.model = placeholder(
+        str
+    )  # folder of a public Wan model (docs/public_weights.md), or FOLDER#VARIANT: it gives the transformer, the text
+    # encoder, the autoencoder and how videos are sampled; of these keys, those that say otherwise than here are heard;
+    # None: the run makes its own
+
     c.mesh = mesh = ConfigDict()  # devices along each axis; None (one axis at most) takes all that are left
     mesh.data = placeholder(int)  # replicas of the weights; the batch is split
     mesh.fsdp = FieldReference(1, field_type=int)  # weights, moments and batch are split
@@ -200,6 +206,9 @@ def get_config() -> ConfigDict:
     sampling.solver = "stochastic"  # fresh noise in each step, for a network that errs; a hundred steps blur. "euler";
     # "heun": two evaluations a step; "dpm", "unipc": higher order at one
     sampling.cache = 0.0  # change of the modulation up to which steps take over earlier work: faster, less exact
+    sampling.grid = placeholder(str)  # schedule of a public model: "wan", as of its own code, or "diffusers"; None: as
+    # training, by shift_base_tokens
+    sampling.shift = placeholder(float)  # of that grid, more than 0: more for larger videos
     sampling.shift_base_tokens = 2.0  # as noise.shift_base_tokens, for the schedule of the solver
     sampling.fps = 8.0  # frames per second of what is made
     sampling.prompts = (  # sampled as training proceeds, at seed 0
@@ -220,6 +229,7 @@ def get_config() -> ConfigDict:
     guidance.scale = 1.5  # 1: none; more stretches outlines
     guidance.interval = (0.3, 0.9)  # noise levels where it applies; above, it stretches objects, below, roughens edges
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
+    sampling.low_guidance = placeholder(float)  # scale below the boundary of a public model with two experts
     sampling.known_guidance = 4.0  # scale where a part is given, which guidance leaves out with the text
 
     c.evaluation = evaluation = ConfigDict()

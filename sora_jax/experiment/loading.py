@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -25,6 +25,7 @@ from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
+from sora_jax.models.interop.variants import public_statistics
 from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.vision.clip import ImageEncoder, load_image_encoder
@@ -35,6 +36,7 @@ from sora_jax.train.workdir import Workdir
 # Which weights of a checkpoint are used: the first average, or what the last step left.
 Weights = Literal["ema", "params"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+_UNBOUND = 2**31
 
 
 def build_autoencoder(settings: Settings, key: jax.Array) -> Autoencoder:
@@ -106,7 +108,11 @@ def given_statistics(settings: Settings) -> tuple[np.ndarray, np.ndarray] | None
     """Returns (mean_C, scale_C) that the public weights of a run bring; None where it has, or they bring, none."""
     if settings.autoencoder_weights is None:
         return None
-    return latent_statistics(settings.autoencoder_weights, settings.autoencoder.channels)
+    channels = settings.autoencoder.channels
+    brought = latent_statistics(settings.autoencoder_weights, channels)
+    # A public transformer knows latents by the statistics of its training. For one of the run's own, those measured on
+    # its clips serve better, and weights of this shape need not be the public ones.
+    return public_statistics(channels) if brought is None and settings.model is not None else brought
 
 
 def _statistics(workdir: Workdir, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -188,14 +194,17 @@ def limits_of(settings: Settings) -> ModelLimits:
     return ModelLimits(
         stride=settings.stride,
         patch=transformer.patch,
-        row_tokens=settings.packing.tokens,
+        # A public model is bound by its window alone: rows are as long as a video needs.
+        row_tokens=settings.packing.tokens if settings.public is None else _UNBOUND,
         tokenizer=settings.text_encoder.tokenizer,
         text_tokens=settings.text.max_tokens,
         window=window,
         # A model that is shown one frame is shown the last one of the window before.
         overlap=sampling.overlap if settings.shown is None else step - settings.stride[0] + 1,
         max_seconds=sampling.max_seconds,
-        knows=any(settings.stages[name].gives_known_tokens for name in settings.stages_of(TEXT_TO_VIDEO)),
+        knows=_knows(settings),
+        name="this run" if settings.public is None else settings.public.variant.title,
+        negative="" if settings.public is None else settings.public.variant.negative,
         size=sampling.size,
         frames=sampling.frames,
         fps=sampling.fps,
@@ -205,6 +214,13 @@ def limits_of(settings: Settings) -> ModelLimits:
         pixel_bytes=4.0 * 4 * widest / settings.autoencoder.patch**2,
         shown=settings.shown,
     )
+
+
+def _knows(settings: Settings) -> bool:
+    """Returns whether parts of a video may be given as known tokens."""
+    if settings.public is not None:
+        return settings.public.variant.any_known
+    return any(settings.stages[name].gives_known_tokens for name in settings.stages_of(TEXT_TO_VIDEO))
 
 
 def example_jobs(settings: Settings, *, frames: int) -> list[Job]:
@@ -242,15 +258,18 @@ def make_sampler(
     solver: SolverConfig | None = None,
     mesh: Mesh | None = None,
     videos: int | None = None,
+    kind: Callable[..., Sampler] = Sampler,
 ) -> Sampler:
     """Returns the sampler of a run; `solver` replaces the configured one, `mesh` are the devices that hold the weights.
+
+    `kind` makes it, with the arguments of `Sampler`.
 
     Batches have as many rows as in training, but no more than `videos` at once need, rounded up to a power of two so
     that few programs serve all; and a few more where they would not come out even over the mesh.
     """
     parts = 1 if mesh is None else ways("batch", mesh)
     rows = settings.packing.rows if videos is None else min(settings.packing.rows, 1 << (videos - 1).bit_length())
-    return Sampler(
+    return kind(
         structure,
         codec,
         pack_layout(settings),
@@ -272,4 +291,15 @@ def solver_config(settings: Settings) -> SolverConfig:
         noise=dataclasses.replace(diffusion.noise, shift_base_tokens=sampling.shift_base_tokens),
         guidance=sampling.guidance,
         cache=sampling.cache,
+        grid=sampling.public_grid(),
+        experts=_experts(settings),
+        keeps_known=settings.model is not None,
     )
+
+
+def _experts(settings: Settings) -> tuple[float, float] | None:
+    """Returns the boundary of a public model with two experts, and the scale of guidance below; None for one."""
+    if settings.public is None or (boundary := settings.public.variant.boundary) is None:
+        return None
+    low = settings.sampling.low_guidance
+    return (boundary, settings.sampling.guidance.scale if low is None else low)

@@ -13,12 +13,14 @@ from sora_jax.data.curation.measures import CurationConfig
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
 from sora_jax.data.sources.shapes_world import WorldConfig
+from sora_jax.diffusion.grids import Grid
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
+from sora_jax.models.interop.model_folder import ModelFiles, find_model
 from sora_jax.models.text import build_encoder
 from sora_jax.models.text.encoder import TextConfig, TextEncoder
 from sora_jax.models.transformer import TransformerConfig
@@ -89,6 +91,8 @@ class SamplingConfig:
 
     steps: int
     solver: str
+    grid: str | None
+    shift: float | None
     shift_base_tokens: float | None
     fps: float
     prompts: tuple[str, ...]
@@ -100,6 +104,7 @@ class SamplingConfig:
     overlap: int | None
     max_seconds: float
     guidance: GuidanceConfig
+    low_guidance: float | None
     known_guidance: float
     cache: float
 
@@ -116,8 +121,17 @@ class SamplingConfig:
             raise UserError(f"cache {self.cache:g} is negative; 0 is none")
         if self.known_guidance < 0:
             raise UserError(f"known_guidance {self.known_guidance:g} is negative; 1 is no guidance")
+        if self.low_guidance is not None and self.low_guidance < 0:
+            raise UserError(f"low_guidance {self.low_guidance:g} is negative; 1 is no guidance")
+        if (self.grid is None) != (self.shift is None):
+            raise UserError(f"grid {self.grid!r} with shift {self.shift}: give both, or neither")
         if self.fps <= 0:
             raise UserError(f"fps {self.fps:g} must be more than 0")
+        self.public_grid()
+
+    def public_grid(self) -> Grid | None:
+        """Returns the schedule of a public model; None where it is that of training."""
+        return None if self.grid is None or self.shift is None else Grid(name=self.grid, shift=self.shift)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,6 +163,7 @@ class Settings:
     seed: int
     precision: Precision | None
     run: tuple[str, ...]
+    model: str | None
     mesh: MeshConfig
     data: DataConfig
     more_data: dict[str, DataConfig]
@@ -188,6 +203,11 @@ class Settings:
         """Whether the run trains an autoencoder, or is given one."""
         given = self.autoencoder_weights is not None or self.autoencoder_start_from is not None
         return given or bool(self.stages_of(AUTOENCODER))
+
+    @functools.cached_property
+    def public(self) -> ModelFiles | None:
+        """The files of the public model; None where the run makes its own."""
+        return None if self.model is None else find_model(self.model)
 
     @functools.cached_property
     def text_encoder(self) -> TextEncoder:

@@ -14,6 +14,7 @@ from sora_jax.core.precision import Precision
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.prefixed import prefix_faults
 from sora_jax.experiment.kinds import KINDS
+from sora_jax.experiment.model_settings import with_model
 from sora_jax.experiment.ranges import out_of_range
 from sora_jax.experiment.schema import DataConfig, Settings
 from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
@@ -22,6 +23,7 @@ from sora_jax.train.changes import with_optimizers
 from sora_jax.train.workdir import MAIN
 
 # The last names of keys that are paths.
+<<<<<<< HEAD
 _PATH_KEYS = {
     "path",
     "captions",
@@ -33,6 +35,9 @@ _PATH_KEYS = {
     "image",
     "last_image",
 }
+=======
+_PATH_KEYS = {"model", "path", "captions", "table", "weights", "perceptual_weights", "start_from"}
+>>>>>>> hC
 # What a source needs and how it is given.
 _PATHS = {
     "folder": "a folder: pass --config.{key}.path=DIR",
@@ -52,7 +57,7 @@ def read_settings(config: Any) -> Settings:
     problems = out_of_range(config)
     if problems:
         raise UserError("; ".join(problems))
-    config = with_optimizers(_with_homes(config))
+    config = with_model(with_optimizers(_with_homes(config)))
     stages: dict[str, Stage] = {}
     for name in config["stages"]:
         try:

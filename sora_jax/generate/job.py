@@ -47,6 +47,8 @@ class ModelLimits:
       frames: Of a video.
       fps: Frames per second.
       known_guidance: Scale of the guidance of canvases with known tokens.
+      name: What to call the model in a refusal.
+      negative: The negative prompt of requests that leave it open.
       token_bytes: Of memory that sampling takes per token, about.
       pixel_bytes: Of memory that decoding takes per pixel of a window, about.
       room: Bytes that the machine has left for these; None: it is not known.
@@ -70,6 +72,8 @@ class ModelLimits:
     token_bytes: float
     pixel_bytes: float
     room: float | None = None
+    name: str = "this run"
+    negative: str = ""
     shown: ShownConfig | None = None
 
     @property
@@ -215,7 +219,7 @@ def _texts(request: Request, limits: ModelLimits) -> tuple[tuple[str, ...], str]
     """Returns the prompts and the negative prompt, cleaned."""
     tokenizer, most = limits.tokenizer, limits.text_tokens
     prompts = tuple(check_prompt(prompt, tokenizer, max_tokens=most) for prompt in request.prompt) or ("",)
-    negative = clean_caption(request.negative)
+    negative = clean_caption(limits.negative if request.negative is None else request.negative)
     if (tokens := tokenizer.count(negative)) > most:
         raise UserError(f"the negative prompt has {tokens} tokens and this model takes {most}")
     return prompts, negative
@@ -347,7 +351,8 @@ def _check_knows(request: Request, limits: ModelLimits, *, slides: bool) -> None
     if limits.shown is not None:
         check_shown(request, limits.shown, slides=slides)
     elif not limits.knows and (slides or task not in ("text", "edit", "upscale")):
+        what = f"{task} of more than {limits.window} frames" if task == "text" else task
         raise UserError(
-            f"this run was trained without known tokens (known.none is 1 in its stages), which {task} needs: "
-            "train with a share of them, or take another workdir"
+            f"{limits.name} was trained without known tokens (known.none is 1 in its stages), which {what} needs: "
+            "train with a share of them, or take another workdir or model"
         )

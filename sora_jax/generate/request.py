@@ -36,7 +36,7 @@ class Request:
     Attributes:
       task: How it is made; `generate/tasks.py` has them all.
       prompt: What it shows; connect takes two, the second for the second video. Only text and edit need one.
-      negative: What guidance leads away from.
+      negative: What guidance leads away from; None: what the model was made with, nothing for a run of one's own.
       size: "HEIGHTxWIDTH" in px; None: of what is given, or as the run's samples have it.
       frames: Of the whole video; extend, loop and connect: to add; None: see `seconds`.
       seconds: The same in seconds; extend: "+4" forward, "-4" backward, "-4,+4" both.
@@ -58,7 +58,7 @@ class Request:
 
     task: Task = "text"
     prompt: tuple[str, ...] = ()
-    negative: str = ""
+    negative: str | None = None
     size: str | None = None
     frames: int | None = None
     seconds: str | None = None

@@ -14,8 +14,8 @@ from typing import Any
 
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.variants import VARIANTS, Variant
-from sora_jax.models.interop.wan import WanShape, describe_wan
 from sora_jax.models.interop.wan_autoencoder import config_of
+from sora_jax.models.interop.wan_shape import WanShape, describe_wan
 from sora_jax.models.interop.weights import WEIGHTS, read_shapes
 
 _INDEX = "model_index.json"
@@ -144,7 +144,7 @@ def _of_pipeline(folder: Path, index: dict[str, Any]) -> dict[str, list[Path]]:
 
 
 def _of_files(folder: Path) -> dict[str, list[Path]]:
-    """Returns the parts of the other two layouts: folders of experts, the folder itself, and single files by content."""
+    """Returns the parts of the other layouts: folders of experts, the folder itself, and single files by content."""
     parts: dict[str, list[Path]] = {part: [] for part in _SIGNS}
     experts = [folder / name for name in ("high_noise_model", "low_noise_model")]
     if missing := [one for one in experts if not one.is_dir()]:
