@@ -23,8 +23,8 @@ from sora_jax.train.changes import with_optimizers
 from sora_jax.train.workdir import MAIN
 
 # The last names of keys that are paths.
-<<<<<<< HEAD
 _PATH_KEYS = {
+    "model",
     "path",
     "captions",
     "table",
@@ -35,9 +35,6 @@ _PATH_KEYS = {
     "image",
     "last_image",
 }
-=======
-_PATH_KEYS = {"model", "path", "captions", "table", "weights", "perceptual_weights", "start_from"}
->>>>>>> hC
 # What a source needs and how it is given.
 _PATHS = {
     "folder": "a folder: pass --config.{key}.path=DIR",
