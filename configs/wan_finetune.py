@@ -29,6 +29,7 @@ _COMMON = {
     "mesh.fsdp": None,
     "data.source": "folder",
     "data.min_tokens": 64,
+    "text.encoder": "umt5",
     "text.max_tokens": TEXT_TOKENS,
     "transformer.patch": PATCH,
     "transformer.frequency_dim": FREQUENCY_DIM,
@@ -50,8 +51,8 @@ _COMMON = {
     "codec.chunk_frames": 16,
     "checkpoint.every_steps": 250,
     "sampling.solver": "unipc",
+    "sampling.grid": "wan",
     "sampling.guidance.interval": (0.0, 1.0),
-    "sampling.known_guidance": 1.0,
     "sampling.prompts": (
         "a white dog walks along a park road",
         "a person pours tea into a glass",
@@ -94,9 +95,13 @@ def of_variant(name: str) -> ConfigDict:
             "sampling.fps": variant.fps,
             "sampling.size": variant.sizes[0],
             "sampling.frames": variant.frames,
-            "sampling.guidance.scale": variant.guidance[1],
+            "sampling.shift": variant.shift,
+            "sampling.guidance.scale": variant.guidance[0],
+            "sampling.known_guidance": variant.guidance[0],
         }
     )
+    if variant.experts > 1:
+        c.sampling.low_guidance = variant.guidance[1]
     if variant.takes_image:
         c.transformer.given_channels = variant.in_channels - variant.out_channels
     for key in ("image_dim", "image_positions"):
@@ -133,9 +138,6 @@ def _tokens(variant: Variant, halvings: tuple[bool, ...], *, patch: int) -> int:
 
 def _known(variant: Variant) -> dict[str, float]:
     """Returns the shares of clips of which a part is given: what the variant is made for, and nothing else."""
-    none = {"none": 0.0, "first": 0.0, "last": 0.0, "ends": 0.0, "random_frames": 0.0, "region": 0.0, "max_level": 0.0}
-    if variant.image_positions is not None:
-        return none | {"ends": 1.0}
-    if variant.takes_image:
-        return none | {"first": 1.0}
-    return none | ({"none": 0.7, "first": 0.3} if variant.any_known else {"none": 1.0})
+    nothing = dict.fromkeys(("last", "ends", "random_frames", "region", "max_level"), 0.0)
+    # One that is shown frames has them beside the noise, which is everywhere.
+    return nothing | ({"none": 0.7, "first": 0.3} if variant.any_known else {"none": 1.0, "first": 0.0})

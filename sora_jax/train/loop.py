@@ -258,7 +258,7 @@ def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[Tra
     if restored is None:
         state = job.initial()
         if state.frozen:
-            frozen.save_frozen(folder, state.frozen, context.workdir.config())
+            frozen.save_frozen(folder, state.frozen, context.workdir.config(), source=job.maker.source)
         return state, Position(), _notes(state)
     position = position_of(restored.data)
     others = {*position.facts(), frozen.NAME}

@@ -14,7 +14,9 @@ from sora_jax.core.sharding import batch_part, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion.known import KnownConfig
+from sora_jax.checkpoints.frozen import Source
 from sora_jax.experiment import activations, sample_log
+from sora_jax.experiment.base_weights import expert_of, public_weights
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.kinds.base import Run, Show, TrainKind
 from sora_jax.experiment.loading import build_generator, example_jobs, limits_of, load_shower, make_sampler
@@ -105,6 +107,15 @@ class DiffusionKind(TrainKind[DiffusionStage]):
                 f"transformer.heads is {heads}, and the mesh axis tensor splits them over {ways('heads', mesh)} "
                 "devices: make them a multiple of these"
             )
+
+    def lineage(self, settings: Settings, name: str) -> int | None:
+        """Returns the transformer of the public model that the stage trains; None: the run makes its own."""
+        return expert_of(settings, self.of(settings, name).noise_range)
+
+    def source(self, settings: Settings, name: str) -> Source | None:
+        """Returns the files of that transformer."""
+        stage = self.of(settings, name)
+        return public_weights(settings, self.lineage(settings, name), frozen_dtype=stage.frozen_dtype)
 
     def build(self, settings: Settings, name: str, key: jax.Array) -> nnx.Module:
         """Returns a fresh text encoder and transformer."""

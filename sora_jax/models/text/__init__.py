@@ -1,13 +1,18 @@
 """Text encoders: a table by the names that a config gives them. A further one is a module here and a row."""
 
+import functools
 from collections.abc import Callable
 
 from sora_jax.core.errors import UserError
 from sora_jax.models.text.bytes import ByteText
 from sora_jax.models.text.encoder import TextConfig, TextEncoder
+from sora_jax.models.text.frozen import FrozenText
+from sora_jax.models.text.t5_files import T5, UMT5
 
 ENCODERS: dict[str, Callable[[TextConfig], TextEncoder]] = {
     "bytes": ByteText,
+    "t5": functools.partial(FrozenText, T5),
+    "umt5": functools.partial(FrozenText, UMT5),
 }
 
 
