@@ -56,6 +56,7 @@ TRANSFORMER = TransformerConfig(
     given_channels=None,
     image_dim=None,
     image_positions=None,
+    lora=None,
 )
 
 

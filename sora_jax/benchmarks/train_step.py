@@ -163,6 +163,7 @@ def transformer_config(width: int, depth: int, heads: int, *, remat: str) -> Tra
         given_channels=None,
         image_dim=None,
         image_positions=None,
+        lora=None,
     )
 
 

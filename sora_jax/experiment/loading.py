@@ -213,6 +213,7 @@ def limits_of(settings: Settings) -> ModelLimits:
         token_bytes=4.0 * (6 * transformer.width + 2 * transformer.mlp_width),
         pixel_bytes=4.0 * 4 * widest / settings.autoencoder.patch**2,
         shown=settings.shown,
+        by_area=settings.shown is not None or settings.public is not None,
     )
 
 
