@@ -66,7 +66,7 @@ def main(_: Sequence[str]) -> None:
     unknown = [name for name in _STAGE.value if name not in settings.run]
     if unknown:
         raise UserError(f"--stage={unknown[0]} is no stage of the run: it has {', '.join(settings.run)}")
-    mesh = check_start(settings, machine.devices)
+    mesh = check_start(settings, machine.devices, samples=False)
     found = steps.planned_programs(
         settings,
         mesh,
@@ -100,10 +100,13 @@ def main(_: Sequence[str]) -> None:
 
 
 def _forget_paths(config: Any) -> None:
-    """Lets a config that leaves the path of its data to the user be read: no data is."""
+    """Lets a config that leaves paths to the user be read, those of clips and of public weights: nothing is read."""
     for data in (config.data, *config.more_data.values()):
         if data.source != "shapes" and not data.path:
             data.path = "none is read"
+    trained = any(config.stages[name].kind == "autoencoder" for name in config.run if name in config.stages)
+    if not trained and config.model is None and config.autoencoder.weights is None:
+        config.autoencoder.start_from = config.autoencoder.start_from or "none is read"
 
 
 if __name__ == "__main__":
