@@ -169,7 +169,7 @@ class FrozenTokenizer:
 
     @functools.cached_property
     def _digest(self) -> str:
-        return digest(self._weights.tensors)
+        return digest(self._weights.used)
 
     @functools.cached_property
     def _weights(self) -> Weights:

@@ -50,6 +50,11 @@ class Weights:
     width: int
     place: str
 
+    @property
+    def used(self) -> dict[str, Tensor]:
+        """The tensors that are the network's, or nobody's."""
+        return {name: tensor for name, tensor in self.tensors.items() if not re.match(self.unused, name)}
+
 
 class Network:
     """The weights on one device of this process: float32 on a CPU, else bfloat16."""
@@ -135,7 +140,7 @@ def _check(weights: Weights, shapes: Params, wanted: Mapping[str, list[str]]) ->
             elif (found := weights.tensors[one].shape) != shape:
                 faults.append(f"{one} is {found} instead of {shape}")
     known = {one for theirs in wanted.values() for one in theirs}
-    faults += [f"{name} is not known" for name in weights.tensors.keys() - known if not re.match(weights.unused, name)]
+    faults += [f"{name} is not known" for name in weights.used.keys() - known]
     if faults:
         raise UserError(f"{weights.place} is no text encoder of this kind: {listed(sorted(faults))}")
 
