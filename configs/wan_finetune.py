@@ -6,7 +6,7 @@ r"""All weights of a public Wan model, trained further on your clips.
 
 After the colon stands a variant: t2v_1_3b, t2v_14b, i2v_14b_480p, i2v_14b_720p, flf2v_14b, t2v_a14b, i2v_a14b, ti2v_5b.
 DIR is the model as it was downloaded; a plan needs none. CLIPS is a folder of captioned clips (docs/data.md), which
-keep their sizes: each is scaled down until it has the tokens of the variant's own size at most, and brought to its rate.
+keep their sizes: each is scaled down until it has the tokens of the variant's own size at most, at its rate.
 
 Noise levels are those that the variant is sampled with: uniform ones, shifted. Of two experts (A14B) each has a stage
 that draws from its range alone and begins with its own weights. Memory of weights, moments, averages and gradients is

@@ -29,9 +29,9 @@ _SLICES = _FLAGS.integer("slices", 1, "Such slices, joined by the network of the
 _PART = _FLAGS.choice(
     "part",
     "train",
-    ["train", "sample", "autoencoder", "all"],
+    ["train", "sample", "autoencoder", "text", "all"],
     "train: the step of each kind of stage of the run; sample: the solver's loop; autoencoder: its steps, encoding and "
-    "decoding.",
+    "decoding; text: the pass of a frozen text encoder.",
 )
 _FLAGS.rename("what", "part")
 _STAGE = _FLAGS.strings("stage", "Stages whose step to plan, instead of the largest of each kind.")

@@ -2,9 +2,10 @@
 
 from jax.sharding import Mesh
 
+from sora_jax.core.errors import UserError
 from sora_jax.experiment.kinds import training
 from sora_jax.experiment.kinds.prepare import prepare_stages
-from sora_jax.experiment.programs import Program, codec_programs, sampling_program
+from sora_jax.experiment.programs import Program, codec_programs, sampling_program, text_program
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import AUTOENCODER
 
@@ -19,7 +20,7 @@ def planned_programs(
     size: str | None,
     seconds: float | None,
 ) -> list[Program]:
-    """Returns the programs of a part of a run: "train", "sample", "autoencoder", or "all" of them.
+    """Returns the programs of a part of a run: "train", "sample", "autoencoder", "text", or "all".
 
     `names` are the stages whose step is planned; None: the largest of each kind. Rows are full of segments of
     `segment_tokens`, by default `data.max_tokens`; `size` and `seconds` are those of what is sampled or encoded, by
@@ -29,7 +30,7 @@ def planned_programs(
     if part == "autoencoder":
         names = [name for name in names if name in settings.stages_of(AUTOENCODER)]
     found = []
-    if part != "sample":
+    if part not in ("sample", "text"):
         tokens = settings.data.max_tokens if segment_tokens is None else segment_tokens
         found += train_programs(settings, mesh, names, segment_tokens=tokens)
     if part in ("sample", "all"):
@@ -37,6 +38,10 @@ def planned_programs(
     if part in ("autoencoder", "all"):
         clips = max((stage.batch for stage in prepare_stages(settings)), default=1)
         found += codec_programs(settings, mesh, size=size, clips=clips)
+    if part in ("text", "all") and (encoding := text_program(settings, mesh)) is not None:
+        found.append(encoding)
+    if not found:
+        raise UserError(f"--part={part}: the run has nothing of it, with text.encoder {settings.text.encoder!r}")
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.clips import LITTLE_CUT, BadClip, Fitted
+from sora_jax.data.clips import LITTLE_CUT, BadClip, Clip, Fitted
 from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.shards.catalogue import write_catalogue
 from sora_jax.data.shards.prepared import Prepared, ShardWriter
@@ -162,7 +162,7 @@ class _Encoder:
             # A rest is filled up with repeats, so that its size is not compiled for another batch.
             self._encode_batch(members, length=self._batch if size in self._common else len(members))
         samples = [self._samples[index] for index in indices if index in self._samples]
-        return _with_texts(samples, self._limits.tokenizer) if self._limits.tokenizer.stored else samples
+        return with_texts(samples, self._limits.tokenizer) if self._limits.tokenizer.stored else samples
 
     def _fit(self, index: int) -> Fitted | BadClip:
         """Returns a clip as it will be encoded, or why it cannot be."""
@@ -194,13 +194,12 @@ class _Encoder:
 
 def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: ClipBudget, summary: Summary) -> Prepared:
     clip = fitted.clip
-    tokenizer = limits.tokenizer
-    captions = tuple(tokenizer.cut(caption, limits.max_text_tokens) for caption in clip.captions)
+    captions, were_cut = cut_captions(clip, limits)
     summary.written += 1
     summary.trimmed_frames += fitted.trimmed_frames
     summary.scaled_down += fitted.scale < 1
     summary.cropped_over_2_percent += fitted.cut > LITTLE_CUT
-    summary.cut_captions += any(tokenizer.count(c) > limits.max_text_tokens for c in clip.captions)
+    summary.cut_captions += were_cut
     frames, height, width = clip.pixels_THWC.shape[:3]
     summary.frames_encoded += frames
     summary.frames_left_in_files += (clip.file_frames or frames) - frames
@@ -217,7 +216,14 @@ def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: ClipBu
     )
 
 
-def _with_texts(samples: Sequence[Prepared], tokenizer: Tokenizer) -> list[Prepared]:
+def cut_captions(clip: Clip, limits: ClipBudget) -> tuple[tuple[str, ...], bool]:
+    """Returns the captions of a clip, each of as many tokens as are allowed, and whether one had more."""
+    tokenizer, most = limits.tokenizer, limits.max_text_tokens
+    captions = tuple(tokenizer.cut(caption, most) for caption in clip.captions)
+    return captions, any(tokenizer.count(caption) > most for caption in clip.captions)
+
+
+def with_texts(samples: Sequence[Prepared], tokenizer: Tokenizer) -> list[Prepared]:
     """Returns the samples with the arrays of their captions, which are encoded all at once."""
     texts = iter(tokenizer.encode([caption for sample in samples for caption in sample.captions]))
     return [

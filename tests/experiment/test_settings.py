@@ -49,7 +49,7 @@ def refused(config, check=read_settings):
         ({"stages.videos.token_drop": (0.5, 0.2)}, "config.stages.videos: token_drop (0.5, 0.2) must be two shares"),
         ({"stages.videos.token_drop": (0.0, 1.0)}, "token_drop (0, 1) must be two shares from 0 to less than 1"),
         ({"stages.videos.token_drop": (-0.1, 0.5)}, "token_drop (-0.1, 0.5) must be"),
-        ({"text.encoder": "umt"}, "text.encoder 'umt' is none of bytes, t5, umt5"),
+        ({"text.encoder": "umt"}, "text.encoder 'umt' is none of bytes, minilm, clip, t5, umt5"),
         ({"text.weights": "umt5"}, "text.weights umt5 with text.encoder 'bytes', which is trained: leave it None"),
         ({"data.max_tokens": 37}, "data.max_tokens 37 exceeds a row's packing.tokens 36"),
         ({"data.min_tokens": 25}, "config.data: min_tokens 25 exceeds max_tokens 24"),

@@ -24,6 +24,7 @@ from sora_jax.data.shards.skipped import SKIPPED_FILE
 from sora_jax.data.tokens import Tokenizer
 
 _DIGITS = "[0-9]" * 6
+_INDEX, _RECORDS = ".index.npz", ".arrayrecord"
 
 
 class ShardWriter:
@@ -199,12 +200,17 @@ class PreparedSet:
 
         Raises `DataError` that names the shard and the record when the record is damaged.
         """
+        sample = self.raw(index)
+        return dataclasses.replace(sample, latent_THWC=(sample.latent_THWC - self._mean_C) / self._scale_C)
+
+    def raw(self, index: int) -> Prepared:
+        """Returns a sample with its latent as the writer was given it, rounded to bfloat16; raises as indexing does."""
         path, record_number = self._shards[self._shard_N[index]], int(self._record_N[index])
         try:
             record = self._reader(path).read([record_number])[0]
             if files.checksum(record) != self._crc_N[index]:
                 raise ValueError("it is not the record that the index was written for")
-            sample = files.decode_record(record)
+            return files.decode_record(record)
         except (LookupError, RuntimeError, TypeError, ValueError, OSError, struct.error) as error:
             raise DataError(
                 f"record {record_number} of shard {path} is damaged ({error}): "
@@ -215,6 +221,12 @@ class PreparedSet:
         if shown is not None:
             shown = (shown - self._mean_C) / self._scale_C
         return dataclasses.replace(sample, latent_THWC=latent_THWC, shown_THWC=shown)
+
+    def source_ids(self) -> list[str]:
+        """Returns the source id of each sample, as the indices have it."""
+        indices = [path.with_name(path.name.replace(_RECORDS, _INDEX)) for path in self._shards]
+        made_from = [json.loads(files.read_index(path, only=("made_from",))["made_from"].tobytes()) for path in indices]
+        return [made_from[shard][record][0] for shard, record in zip(self._shard_N, self._record_N, strict=True)]
 
     def _list_samples(self, directory: Path) -> dict[str, np.ndarray]:
         """Returns what the indices know of a directory's samples, and where in `_shards` their records lie."""
@@ -233,7 +245,7 @@ class PreparedSet:
         records = {name: np.concatenate([index[name] for index in indices]) for name in names}
         records["shard_N"] = np.repeat(np.arange(len(paths), dtype=np.int32) + len(self._shards), counts)
         records["record_N"] = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
-        self._shards += [path.with_name(path.name.replace(".index.npz", ".arrayrecord")) for path in paths]
+        self._shards += [path.with_name(path.name.replace(_INDEX, _RECORDS)) for path in paths]
         if catalogue is None:
             return records
         first = np.cumsum([0, *counts[:-1]])

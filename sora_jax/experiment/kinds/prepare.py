@@ -20,6 +20,7 @@ from sora_jax.experiment.loading import load_codec, load_shower
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import CONVOLUTIONS, Costs
 from sora_jax.experiment.stage_settings import Stage
+from sora_jax.preparation.captions import prepare_captions
 from sora_jax.preparation.encode import Share, finish, prepare
 from sora_jax.train.progress import Part
 from sora_jax.train.workdir import Workdir
@@ -144,10 +145,31 @@ def encode_share(
         facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}
     while not all(gather("a chunk", True)):  # others have chunks left
         stop.check(f"all {sum(counts)} clips of this process are prepared")
+    settings.text_encoder.release()
     every = gather("what was prepared", facts)
     facts = {key: sum(one[key] for one in every) for key in facts}
     print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
     return facts
+
+
+def reword_all(settings: Settings, workdir: Workdir, collections: Sequence[Collection], stop: StopSignal) -> None:
+    """Writes captions that changed into the shards of every collection; see `preparation.captions`."""
+    stage = prepare_stages(settings)[0]
+    for collection in collections:
+        total = len(collection.source)
+
+        def after(clips: int, total: int = total) -> None:
+            stop.check(f"{clips} of {total} clips have their captions")
+
+        summary = prepare_captions(
+            collection,
+            workdir.prepared(collection.name),
+            clips_per_shard=stage.clips_per_shard,
+            progress=after,
+        )
+        told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in dataclasses.asdict(summary).items())
+        print(f"  captions of {collection.name}: {told}; no clip was encoded", flush=True)
+    settings.text_encoder.release()
 
 
 def clips_of_share(settings: Settings, collections: Sequence[Collection], share: Share) -> list[int]:

@@ -45,6 +45,9 @@ class ByteText:
         """Returns the encoder with fresh parameters."""
         return ByteEncoder(self._config, bytes_per_token=BYTES_PER_TOKEN, remat=remat, rngs=rngs)
 
+    def network(self) -> None:
+        """Returns None: nothing is frozen."""
+
     def release(self) -> None:
         """Does nothing: what is trained is no network of the encoder's own."""
 

@@ -54,6 +54,13 @@ class TextEncoder(TextCost, Protocol):
         """
         ...
 
+    def network(self) -> Callable[[jax.Array], nnx.Module] | None:
+        """Returns key -> the frozen network, int32 token_BK and length_B -> states; None where none is, or is known.
+
+        Where no weights are given it is of the shape of those that most people use, to be planned with.
+        """
+        ...
+
     def release(self) -> None:
         """Lets go of a frozen network, which `encode` loads again when it is asked for a text that it does not know."""
         ...

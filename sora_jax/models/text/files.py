@@ -79,8 +79,8 @@ class EncoderFiles:
                 return found
         return {}
 
-    def pieces(self) -> Pieces | None:
-        """Returns the tokenizer, tokenizer.json before spiece.model; None where there is none."""
+    def pieces(self) -> Pieces:
+        """Returns the tokenizer, tokenizer.json before spiece.model; UserError where there is none."""
         for folder in self._tokenizer_folders():
             for name, kind in _TOKENIZERS.items():
                 if (file := folder / name).is_file():
@@ -89,15 +89,14 @@ class EncoderFiles:
             if tensor in self.tensors:
                 found = self.tensors[tensor]
                 return _TOKENIZERS[name](found.read().tobytes(), f"{found.file}: {tensor}")
-        return None
+        raise UserError(f"{self.path} has no tokenizer: put its tokenizer.json or spiece.model beside the weights")
 
     def weights(self) -> dict[str, Tensor]:
-        """Returns the tensors but for an embedded tokenizer; UserError for those of quantised weights."""
-        found = {name: tensor for name, tensor in self.tensors.items() if name not in _EMBEDDED}
+        """Returns the tensors but for an embedded tokenizer and lists of positions; UserError for quantised ones."""
+        apart = (*_EMBEDDED, "position_ids")
+        found = {name: tensor for name, tensor in self.tensors.items() if not name.endswith(apart)}
         quantised = [name for name in found if name.endswith(("scaled_fp8", "scale_weight", "weight_scale"))]
         if others := quantised or [name for name, tensor in found.items() if tensor.dtype not in _READ]:
-            others = [name for name in others if not name.endswith("position_ids")]
-        if others:
             raise UserError(
                 f"{self.path} holds quantised weights ({listed(sorted(others))}): give those in bfloat16, float16 or "
                 "float32"
@@ -107,6 +106,11 @@ class EncoderFiles:
     def _tokenizer_folders(self) -> list[Path]:
         places = [self.files[0].parent, *([self.path] if self.path.is_dir() else [])]
         return [place / folder for place in places for folder in _TOKENIZER_FOLDERS]
+
+
+def text_weights_needed() -> str:
+    """Raises UserError: there is no place that no key names."""
+    raise UserError("text.weights is not given: pass --config.text.weights=DIR, the folder of the text encoder")
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:

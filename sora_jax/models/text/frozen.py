@@ -45,6 +45,7 @@ class Family:
       place: Where weights lie that no key names; raises UserError that says what to give.
       pieces: The tokenizer among the files; raises UserError where there is none.
       weights: The network in the files; raises UserError for another.
+      usual: Key -> the network of the weights that most people use; None: it is not planned without weights.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Family:
     place: Callable[[], str]
     pieces: Callable[[EncoderFiles], Pieces]
     weights: Callable[[EncoderFiles], Weights]
+    usual: Callable[[jax.Array], nnx.Module] | None = None
 
 
 class FrozenTokenizer:
@@ -100,6 +102,10 @@ class FrozenTokenizer:
     def width(self) -> int:
         """E."""
         return self._family.width if self._path is None else self._weights.width
+
+    def build(self) -> Callable[[jax.Array], nnx.Module] | None:
+        """Returns key -> the network, as `TextEncoder.network` says."""
+        return self._family.usual if self._path is None else self._weights.build
 
     @property
     def arrays(self) -> Mapping[str, tuple[int, np.dtype]]:
@@ -169,7 +175,7 @@ class FrozenTokenizer:
 
     @functools.cached_property
     def _digest(self) -> str:
-        return digest(self._weights.tensors)
+        return digest(self._weights.used)
 
     @functools.cached_property
     def _weights(self) -> Weights:
@@ -213,6 +219,10 @@ class FrozenText:
         """Returns what hands on stored states."""
         del remat, rngs
         return StoredStates()
+
+    def network(self) -> Callable[[jax.Array], nnx.Module] | None:
+        """Returns key -> the network of the weights; None where none are given and no shape is usual."""
+        return self.tokenizer.build()
 
     def release(self) -> None:
         """Lets the network go."""

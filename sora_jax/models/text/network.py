@@ -6,6 +6,7 @@ Shapes: B texts of a batch, K tokens, k those of one text, E width.
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from sora_jax.models.text.files import Tensor
 # Texts are filled up to a power of two from here on, and batches to a power of four, so few programs are compiled.
 _SHORTEST = 16
 # Of a batch, which bounds the memory of attention.
-_MOST_TOKENS = 4096
+MOST_TOKENS = 4096
 # What our stacks of blocks are called.
 _BLOCKS = "blocks."
 
@@ -50,6 +51,11 @@ class Weights:
     width: int
     place: str
 
+    @property
+    def used(self) -> dict[str, Tensor]:
+        """The tensors that are the network's, or nobody's."""
+        return {name: tensor for name, tensor in self.tensors.items() if not re.match(self.unused, name)}
+
 
 class Network:
     """The weights on one device of this process: float32 on a CPU, else bfloat16."""
@@ -64,10 +70,7 @@ class Network:
         self._params = load(weights, shapes, dtype=dtype, place=self._on)
         self._vocabulary, self._width, self._place = weights.vocabulary, weights.width, weights.place
 
-        def states(params: Params, token_BK: jax.Array, length_B: jax.Array) -> jax.Array:
-            return merge_model(structure, params)(token_BK, length_B).astype(jnp.bfloat16)
-
-        self._states = jax.jit(states)
+        self._states = pass_of(structure)
 
     def states(self, texts: Sequence[Sequence[int]], *, positions: int | None) -> list[np.ndarray]:
         """Returns the states of each text, bfloat16 (k, E), of the numbers of its pieces.
@@ -84,7 +87,7 @@ class Network:
         order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
         while order:
             length = _filled(len(texts[order[0]]), base=2, least=_SHORTEST, most=positions)
-            most = max(1, _MOST_TOKENS // length)
+            most = max(1, MOST_TOKENS // length)
             now, order = order[:most], order[most:]
             token_BK = np.zeros((_filled(len(now), base=4, least=1, most=most), length), np.int32)
             length_B = np.ones(len(token_BK), np.int32)
@@ -97,6 +100,15 @@ class Network:
             for row, number in enumerate(now):
                 result[number] = states_BKE[row, : len(texts[number])].copy()
         return [result[number] for number in range(len(texts))]
+
+
+def pass_of(structure: Any) -> Any:
+    """Returns the jitted `(params, token_BK, length_B) -> states_BKE`, bfloat16, of a network."""
+
+    def states(params: Params, token_BK: jax.Array, length_B: jax.Array) -> jax.Array:
+        return merge_model(structure, params)(token_BK, length_B).astype(jnp.bfloat16)
+
+    return jax.jit(states)
 
 
 def load(weights: Weights, shapes: Params, *, dtype: np.dtype, place: jax.sharding.Sharding) -> Params:
@@ -135,7 +147,7 @@ def _check(weights: Weights, shapes: Params, wanted: Mapping[str, list[str]]) ->
             elif (found := weights.tensors[one].shape) != shape:
                 faults.append(f"{one} is {found} instead of {shape}")
     known = {one for theirs in wanted.values() for one in theirs}
-    faults += [f"{name} is not known" for name in weights.tensors.keys() - known if not re.match(weights.unused, name)]
+    faults += [f"{name} is not known" for name in weights.used.keys() - known]
     if faults:
         raise UserError(f"{weights.place} is no text encoder of this kind: {listed(sorted(faults))}")
 

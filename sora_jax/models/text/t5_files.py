@@ -8,7 +8,7 @@ from flax import nnx
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.weights import listed
 from sora_jax.models.text.cleaning import PLAIN, WAN
-from sora_jax.models.text.files import EncoderFiles, Tensor
+from sora_jax.models.text.files import EncoderFiles, Tensor, text_weights_needed
 from sora_jax.models.text.frozen import Family
 from sora_jax.models.text.network import Weights
 from sora_jax.models.text.pieces import BytePieces, Pieces
@@ -125,17 +125,23 @@ def _pieces(files: EncoderFiles) -> Pieces:
     """Returns the tokenizer of the files; that of a ByT5, which has no file, by its name or its size."""
     if files.tokenizer_config.get("tokenizer_class") == "ByT5Tokenizer":
         return BytePieces()
-    if (found := files.pieces()) is not None:
-        return found
     if hugging_face_names(files.weights())[_TABLE].shape[0] == _BYTE_PIECES:
         return BytePieces()
-    raise UserError(f"{files.path} has no tokenizer: put its tokenizer.json or spiece.model beside the weights")
+    return files.pieces()
 
 
-def _nowhere() -> str:
-    raise UserError("text.weights is not given: pass --config.text.weights=DIR, the folder of the text encoder")
-
-
+_XXL = T5Config(
+    vocabulary=256_384,
+    width=4096,
+    mlp_width=10_240,
+    heads=64,
+    head_width=64,
+    depth=24,
+    buckets=32,
+    max_distance=128,
+    bias_in_each=True,
+    eps=1e-6,
+)
 UMT5 = Family(
     name="umt5",
     width=4096,
@@ -144,9 +150,10 @@ UMT5 = Family(
     before=(),
     after=("</s>",),
     states="last states",
-    place=_nowhere,
+    place=text_weights_needed,
     pieces=_pieces,
     weights=lambda files: read_t5(files, bias_in_each=True),
+    usual=lambda key: T5Encoder(_XXL, rngs=nnx.Rngs(key)),
 )
 T5 = Family(
     name="t5",
@@ -156,7 +163,7 @@ T5 = Family(
     before=(),
     after=("</s>",),
     states="last states",
-    place=_nowhere,
+    place=text_weights_needed,
     pieces=_pieces,
     weights=lambda files: read_t5(files, bias_in_each=False),
 )
