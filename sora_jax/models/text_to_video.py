@@ -60,6 +60,9 @@ class TextToVideo(nnx.Module):
             extent_BL3=extents(pack),
             text_BKE=text_BKE,
             text_segment_BK=text_segment_BK,
+            given_BLC=pack.get("given_BLC"),
+            image_BME=pack.get("image_BME"),
+            image_segment_BM=pack.get("image_segment_BM"),
             reused=reused,
         )
 

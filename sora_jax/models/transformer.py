@@ -1,12 +1,14 @@
 """The diffusion transformer over packed rows of spacetime latent patches: the public Wan block.
 
-Shapes: B rows, L tokens, S segments, G noise levels, K text tokens, P patch width, D width, E text width,
-N heads, H head width. A noise level is a
-property of a segment or of its known tokens, so modulation is computed for the G = 2 S levels of a row and gathered by
-token, never for every token (`diffusion.known`).
+Shapes: B rows, L tokens, S segments, G noise levels, K text tokens, M image tokens, P patch width, C width of what is
+given, D width, E width of the text's or image's encoder, N heads, H head width. A noise level is a property of a
+segment or of its known tokens, so modulation is computed for the G = 2 S levels of a row and gathered by token, never
+for every token (`diffusion.known`).
 """
 
 import dataclasses
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,14 +17,16 @@ from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import constrain, constrain_row_major
+from sora_jax.models.block_attention import Attention, Beside, ImageTokens, Padding
+from sora_jax.models.conditions import ConditionEmbedder, log_text_padding, pool_text
 from sora_jax.models.place import Place
 from sora_jax.nn import rope
 from sora_jax.nn.activation import gelu
-from sora_jax.nn.attention import attend, check_backend
-from sora_jax.nn.embed import sinusoid
+from sora_jax.nn.attention import check_backend
 from sora_jax.nn.gather import gather_level
 from sora_jax.nn.linear import Linear, truncated_normal
-from sora_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
+from sora_jax.nn.lora import LoraConfig, adapted
+from sora_jax.nn.norm import LayerNorm, layer_norm
 from sora_jax.nn.stack import REMAT_POLICIES, scan_blocks, stack_blocks
 
 
@@ -44,6 +48,12 @@ class TransformerConfig:
       remat: What the backward pass keeps, a key of `nn.stack.REMAT_POLICIES`.
       pooled_text: Whether the pooled text of a segment also enters its modulation (Wan: no).
       place_features: Whether each token is also told its place in the segment, see `Place` (Wan: no).
+      text_pad_to: Text tokens that each segment's are padded to with zeros, which count as text (Wan: 512). They are
+        one key, counted as often as they are. None: a segment sees its own text alone.
+      given_channels: Channels of each latent position that are given beside the noisy ones; None: none.
+      image_dim: Width of the tokens of a given image that attention to the text sees apart; None: it sees none.
+      image_positions: Such tokens of a segment that have a learned embedding of their place; None: they have none.
+      lora: Adapters of the blocks' maps; None: none.
     """
 
     patch: tuple[int, int, int]
@@ -59,6 +69,11 @@ class TransformerConfig:
     remat: str
     pooled_text: bool
     place_features: bool
+    text_pad_to: int | None
+    given_channels: int | None
+    image_dim: int | None
+    image_positions: int | None
+    lora: LoraConfig | None
 
     def __post_init__(self):
         if self.width % self.heads or self.width // self.heads % 2:
@@ -73,51 +88,16 @@ class TransformerConfig:
             )
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"transformer: remat {self.remat!r} is none of {', '.join(REMAT_POLICIES)}")
+        if self.image_positions is not None and self.image_dim is None:
+            raise UserError(
+                f"transformer: image_positions {self.image_positions} without image_dim: there are no image tokens"
+            )
         check_backend(self.attention, self.exchange)
 
-
-class Attention(nnx.Module):
-    """Multi-head attention with RMS norm over all heads of queries and of keys."""
-
-    def __init__(self, config: TransformerConfig, *, context: str, rngs: nnx.Rngs):
-        """`context` is the logical axis of the keys."""
-        width = config.width
-        self.to_q = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
-        self.to_k = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
-        self.to_v = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
-        self.to_out = Linear(width, width, axes=("heads", "embed"), rngs=rngs)
-        self.norm_q = RMSNorm(width)
-        self.norm_k = RMSNorm(width)
-        self.config = config
-        self.along = ("length", context)
-
-    def __call__(
-        self,
-        x_BLD: jax.Array,
-        context_BMD: jax.Array,
-        segment_BL: jax.Array,
-        context_segment_BM: jax.Array,
-        rotation: tuple[jax.Array, jax.Array] | None,
-        *,
-        segments: int,
-    ) -> jax.Array:
-        heads = self.config.heads
-        query = self.norm_q(self.to_q.to_heads(x_BLD, heads))
-        key = self.norm_k(self.to_k.to_heads(context_BMD, heads))
-        if rotation is not None:
-            query, key = rope.rotate(query, rotation), rope.rotate(key, rotation)
-        mixed = attend(
-            query,
-            key,
-            self.to_v.to_heads(context_BMD, heads),
-            segment_BL,
-            context_segment_BM,
-            segments=segments,
-            along=self.along,
-            backend=self.config.attention,
-            exchange=self.config.exchange,
-        )
-        return self.to_out.from_heads(mixed)
+    @property
+    def given_width(self) -> int:
+        """C, of what a token is given beside its noise; 0 where nothing is."""
+        return math.prod(self.patch) * (self.given_channels or 0)
 
 
 @jax.tree_util.register_dataclass
@@ -132,6 +112,7 @@ class Context:
       segment_BL: int32 segment of each token.
       text_BKD: Projected text tokens.
       text_segment_BK: int32 segment of each text token.
+      beside: What else attention to the text sees.
     """
 
     modulation_BG6D: jax.Array
@@ -140,6 +121,7 @@ class Context:
     segment_BL: jax.Array
     text_BKD: jax.Array
     text_segment_BK: jax.Array
+    beside: Beside
 
 
 class Block(nnx.Module):
@@ -147,9 +129,12 @@ class Block(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         width = config.width
-        self.attn1 = Attention(config, context="length", rngs=rngs)
+        attention = functools.partial(
+            Attention, width, heads=config.heads, backend=config.attention, exchange=config.exchange, rngs=rngs
+        )
+        self.attn1 = attention(context="length", image=False)
         self.norm2 = LayerNorm(width)
-        self.attn2 = Attention(config, context="text", rngs=rngs)
+        self.attn2 = attention(context="text", image=config.image_dim is not None)
         self.mlp_in = Linear(width, config.mlp_width, axes=("embed", "mlp"), rngs=rngs)
         self.mlp_out = Linear(config.mlp_width, width, axes=("mlp", "embed"), rngs=rngs)
         self.modulation = nnx.Param(jnp.zeros((6, width), jnp.float32), axes=("modulation", "embed"))
@@ -169,55 +154,12 @@ class Block(nnx.Module):
         with jax.named_scope("text_attention"):
             y = self.norm2(x_BLD)
             text, text_segment = context.text_BKD, context.text_segment_BK
-            x_BLD = x_BLD + self.attn2(y, text, segment, text_segment, None, segments=segments)
+            mixed = self.attn2(y, text, segment, text_segment, None, segments=segments, beside=context.beside)
+            x_BLD = x_BLD + mixed
         with jax.named_scope("mlp"):
             y = (layer_norm(x_BLD) * (1 + scale3) + shift3).astype(x_BLD.dtype)
             x_BLD = x_BLD + gate3 * self.mlp_out(gelu(self.mlp_in(y)))
         return constrain(x_BLD, "batch", "length", "features")
-
-
-class ConditionEmbedder(nnx.Module):
-    """Noise levels -> modulation of the blocks and of the output; text features -> the model's width."""
-
-    def __init__(self, config: TransformerConfig, *, text_dim: int, rngs: nnx.Rngs):
-        width = config.width
-        self.time_in = Linear(config.frequency_dim, width, axes=(None, "embed"), rngs=rngs)
-        self.time_out = Linear(width, width, axes=("embed", None), rngs=rngs)
-        # Zero, so that the gates of self-attention and feed-forward start shut (DiT, arXiv 2212.09748, section 3.2).
-        self.time_proj = Linear(width, 6 * width, axes=("embed", None), std=0.0, rngs=rngs)
-        self.text_in = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs)
-        self.text_out = Linear(width, width, axes=("embed", None), rngs=rngs)
-        self.pooled = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs) if config.pooled_text else None
-        self.frequency_dim = config.frequency_dim
-
-    def of_levels(self, levels: jax.Array) -> jax.Array:
-        """Returns the features of noise levels alone, (..., D) float32."""
-        # Wan counts noise levels in thousandths.
-        return self.time_out(jax.nn.silu(self.time_in(sinusoid(levels * 1000.0, self.frequency_dim))))
-
-    @jax.named_scope("conditions")
-    def __call__(
-        self, levels_BG: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns (level_BGD, modulation_BG6D, text_BKD); the first two float32."""
-        level_BGD = self.of_levels(levels_BG)
-        if self.pooled is not None:
-            pooled_BSE = pool_text(text_BKE, text_segment_BK, levels_BG.shape[1] // 2)
-            pooled_BSD = self.pooled(pooled_BSE)
-            level_BGD = level_BGD + jnp.concatenate([pooled_BSD, pooled_BSD], axis=1)
-        modulation = self.time_proj(jax.nn.silu(level_BGD))
-        text_BKD = self.text_out(gelu(self.text_in(text_BKE)))
-        return level_BGD, modulation.reshape(*level_BGD.shape[:2], 6, -1), text_BKD
-
-
-def pool_text(text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int) -> jax.Array:
-    """Returns the sum of each segment's text tokens over the root of their number, (B, S, E) float32.
-
-    A mean would make one word's share of the vector smaller the longer the caption. Zeros where a segment has no text.
-    """
-    member_BSK = (text_segment_BK[:, None, :] == jnp.arange(1, segments + 1)[:, None]).astype(jnp.float32)
-    total = jnp.einsum("BSK,BKE->BSE", member_BSK, text_BKE.astype(jnp.float32))
-    return total * jax.lax.rsqrt(jnp.maximum(jnp.sum(member_BSK, axis=-1, keepdims=True), 1.0))
 
 
 class Reused(NamedTuple):
@@ -243,10 +185,20 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, patch_width: int, text_dim: int, rngs: nnx.Rngs):
         width = config.width
-        self.patch_embedding = Linear(patch_width, width, axes=("patch", "embed"), rngs=rngs)
-        self.condition_embedder = ConditionEmbedder(config, text_dim=text_dim, rngs=rngs)
+        # What is given follows the noisy patch: so a token's rows of the kernel are two, and not one of each position.
+        given = config.given_width
+        self.patch_embedding = Linear(patch_width + given, width, axes=("patch", "embed"), rngs=rngs)
+        self.condition_embedder = ConditionEmbedder(
+            width,
+            frequency_dim=config.frequency_dim,
+            text_dim=text_dim,
+            pooled_text=config.pooled_text,
+            image_dim=config.image_dim,
+            image_positions=config.image_positions,
+            rngs=rngs,
+        )
         self.place = Place(width, text_dim=text_dim, rngs=rngs) if config.place_features else None
-        self.blocks = stack_blocks(lambda r: Block(config, rngs=r), config.depth, rngs)
+        self.blocks = stack_blocks(lambda r: adapted(Block(config, rngs=r), config.lora, rngs=r), config.depth, rngs)
         self.modulation = nnx.Param(
             truncated_normal(rngs.params(), (2, width), width**-0.5), axes=("modulation", "embed")
         )
@@ -264,6 +216,9 @@ class Transformer(nnx.Module):
         extent_BL3: jax.Array,
         text_BKE: jax.Array,
         text_segment_BK: jax.Array,
+        given_BLC: jax.Array | None = None,
+        image_BME: jax.Array | None = None,
+        image_segment_BM: jax.Array | None = None,
         reused: Reused | None = None,
     ) -> Prediction:
         """Returns prediction_BLP and what the blocks added.
@@ -277,11 +232,15 @@ class Transformer(nnx.Module):
           extent_BL3: float32 largest position of each token's segment, at least 1; used by `place_features` alone.
           text_BKE: Text features of the row.
           text_segment_BK: int32 segment of each text token, 0 for padding or a dropped caption.
+          given_BLC: What each token is given besides, in patches as the tokens are; there if and only if the config
+            has `given_channels`. Wan's order of channels is noise, mask, latent.
+          image_BME: Tokens of given images from their encoder; None where no segment has an image.
+          image_segment_BM: int32 segment of each, 0 for padding; those of a segment follow one another.
           reused: What may take the place of the blocks.
         """
         config = self.config
         level_BGD, modulation, text_BKD = self.condition_embedder(levels_BG, text_BKE, text_segment_BK)
-        x = self.patch_embedding(tokens_BLP)
+        x = self.patch_embedding(self._with_given(tokens_BLP, given_BLC))
         if self.place is not None:
             pooled_BSE = pool_text(text_BKE, text_segment_BK, levels_BG.shape[1] // 2)
             x = x + self.place(position_BL3 / extent_BL3, pooled_BSE, segment_BL).astype(x.dtype)
@@ -293,6 +252,7 @@ class Transformer(nnx.Module):
             segment_BL=segment_BL,
             text_BKD=text_BKD,
             text_segment_BK=text_segment_BK,
+            beside=self._beside(text_BKE, text_segment_BK, segment_BL, levels_BG, image_BME, image_segment_BM),
         )
 
         def blocks() -> jax.Array:
@@ -303,6 +263,39 @@ class Transformer(nnx.Module):
         shift, scale = (gather_level(level_BGD + self.modulation[...][i], level_BL).astype(x.dtype) for i in range(2))
         x = (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
         return Prediction(self.proj_out(x).astype(jnp.float32), added)
+
+    def _with_given(self, tokens_BLP: jax.Array, given_BLC: jax.Array | None) -> jax.Array:
+        """Returns the tokens as the patch embedding takes them."""
+        wanted, found = self.config.given_width, 0 if given_BLC is None else given_BLC.shape[-1]
+        if found != wanted:
+            raise ValueError(f"tokens are given {found} numbers beside the noise, and the transformer takes {wanted}")
+        if given_BLC is None:
+            return tokens_BLP
+        return jnp.concatenate([tokens_BLP, given_BLC.astype(tokens_BLP.dtype)], axis=-1)
+
+    def _beside(
+        self,
+        text_BKE: jax.Array,
+        text_segment_BK: jax.Array,
+        segment_BL: jax.Array,
+        levels_BG: jax.Array,
+        image_BME: jax.Array | None,
+        image_segment_BM: jax.Array | None,
+    ) -> Beside:
+        """Returns what attention to the text sees besides the text."""
+        embedder, padding, image = self.condition_embedder, None, None
+        if (pad_to := self.config.text_pad_to) is not None:
+            table_BS = log_text_padding(text_segment_BK, levels_BG.shape[1] // 2, pad_to)
+            padding = Padding(
+                zero_11D=embedder.of_text(jnp.zeros((1, 1, text_BKE.shape[-1]), text_BKE.dtype)),
+                log_count_BL=gather_level(table_BS[..., None], segment_BL)[..., 0],
+            )
+        if image_BME is not None:
+            if embedder.image is None or image_segment_BM is None:
+                raise ValueError("image tokens for a transformer without image_dim, or without their segments")
+            image_BMD = embedder.image(image_BME.astype(text_BKE.dtype), image_segment_BM)
+            image = ImageTokens(image_BMD, image_segment_BM)
+        return Beside(padding, image)
 
     def modulation_of(self, levels_I: jax.Array) -> jax.Array:
         """Returns the modulation of the blocks by noise levels alone, (I, 6 D) float32."""

@@ -8,17 +8,20 @@ Letters: B rows, L queries, M keys, N heads, H head width, S segments.
 """
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from absl import logging
+from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import RULES, spec, ways
-from sora_jax.nn.flash import Kernel, flash
+from sora_jax.nn.flash import NOTHING, Kernel, flash, flash_with_logsum, merge
 from sora_jax.nn.kernels import cudnn, pallas_gpu
 from sora_jax.nn.kernels.blocked import Blocks, blocked
 from sora_jax.nn.kernels.dense import dense
@@ -55,6 +58,14 @@ _KERNELS: dict[str, Callable[[int, int], Kernel]] = {
 }
 
 
+class Repeated(NamedTuple):
+    """One more key of every segment, which counts as often as the segment has it."""
+
+    key_NH: jax.Array
+    value_NH: jax.Array
+    log_count_BL: jax.Array  # float32 logarithm of how often each query sees it, or `NOTHING`; added to its score
+
+
 def attend(
     query_BLNH: jax.Array,
     key_BMNH: jax.Array,
@@ -66,11 +77,12 @@ def attend(
     along: tuple[str, str] = ("length", "length"),
     backend: str = "auto",
     exchange: str = "gather",
+    repeated: Repeated | None = None,
 ) -> jax.Array:
     """Returns softmax(q k / sqrt(H)) v within segments, (B, L, N, H) in the dtype of the queries.
 
     Segment 0 is padding: such queries give zeros, such keys are never seen. A query whose segment has no key gives
-    zeros too. Scores and softmax are float32.
+    zeros too, but for what is `repeated`. Scores and softmax are float32.
 
     Args:
       query_BLNH: Queries.
@@ -82,31 +94,39 @@ def attend(
       along: Logical axes (`core.sharding.RULES`) of L and M.
       backend: One of `BACKENDS`, or "auto".
       exchange: One of `EXCHANGES`, for keys that are spread over several devices.
+      repeated: A key that is seen besides. Backends whose results cannot be merged leave it to "auto".
     """
     mesh = jax.sharding.get_abstract_mesh()
     attend_here = functools.partial(_attend_here, segments=segments, backend=backend)
     if mesh.empty or mesh.size == 1:
-        return attend_here(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, ring=None)
-    axis = RULES[along[1]]
-    spread = axis if isinstance(axis, str) and mesh.shape[axis] > 1 else None
+        return attend_here(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, repeated, ring=None)
+    spread = _axis_of_several(along[1], mesh)
     # Heads of small models may not divide; each device then has all of them.
     heads = "heads" if query_BLNH.shape[2] % ways("heads", mesh) == 0 else None
     query, key = (spec(("batch", name, heads, None)) for name in along)
+    one = spec((heads, None))
+    more = (one, one, P(*query[:2])) if repeated is not None else ()
 
-    def on_device(query, key, value, query_segment, key_segment):
+    def on_device(query, key, value, query_segment, key_segment, *repeated: jax.Array):
         if spread and exchange == "gather":
-            key, value, key_segment = (
-                jax.lax.all_gather(x, spread, axis=1, tiled=True) for x in (key, value, key_segment)
-            )
+            gather = functools.partial(jax.lax.all_gather, axis_name=spread, axis=1, tiled=True)
+            key, value, key_segment = map(gather, (key, value, key_segment))
         ring = spread if exchange == "ring" else None
-        return attend_here(query, key, value, query_segment, key_segment, ring=ring)
+        once_more = Repeated(*repeated) if repeated else None
+        return attend_here(query, key, value, query_segment, key_segment, once_more, ring=ring)
 
     return jax.shard_map(
         on_device,
-        in_specs=(query, key, key, P(*query[:2]), P(*key[:2])),
+        in_specs=(query, key, key, P(*query[:2]), P(*key[:2]), *more),
         out_specs=query,
         check_vma=False,
-    )(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM)
+    )(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, *(repeated or ()))
+
+
+def _axis_of_several(name: str, mesh: AbstractMesh) -> str | None:
+    """Returns the mesh axis over whose devices a logical axis is spread; None where they are not several."""
+    axis = RULES[name]
+    return axis if isinstance(axis, str) and mesh.shape[axis] > 1 else None
 
 
 def _attend_here(
@@ -115,12 +135,20 @@ def _attend_here(
     value: jax.Array,
     query_segment: jax.Array,
     key_segment: jax.Array,
+    repeated: Repeated | None,
     *,
     segments: int | None,
     backend: str,
     ring: str | None,
 ) -> jax.Array:
     """Returns attention of what one device has, and of what comes around the `ring`, a mesh axis."""
+    if repeated is not None:
+        backend = backend if backend in _KERNELS else "auto"
+        backend = choose(backend, query, key, segments=None, ring=ring is not None)
+        kernel = _KERNELS[backend](query.shape[1], key.shape[1])
+        found: Any = flash_with_logsum(kernel, ring, query, key, value, query_segment, key_segment)
+        mixed, logsum = found
+        return _with_repeated(query, mixed, logsum, repeated)
     backend = choose(backend, query, key, segments=segments, ring=ring is not None)
     arrays = query, key, value, query_segment, key_segment
     if backend == "splash":
@@ -129,6 +157,17 @@ def _attend_here(
         assert segments is not None
         return cudnn.attend_cudnn(*arrays, segments=segments)
     return flash(_KERNELS[backend](query.shape[1], key.shape[1]), ring, *arrays)
+
+
+def _with_repeated(query: jax.Array, mixed: jax.Array, logsum_BLN: jax.Array, repeated: Repeated) -> jax.Array:
+    """Returns the attention over the keys that gave `mixed` and `logsum_BLN` and over the repeated one."""
+    key_NH, value_NH = (x.astype(jnp.float32) for x in (repeated.key_NH, repeated.value_NH))
+    scaled = query.astype(jnp.float32) / math.sqrt(query.shape[-1])
+    # Not left to a matrix unit, whose default on TPU is to round to bfloat16.
+    score_BLN = jnp.sum(scaled * key_NH, axis=-1) + repeated.log_count_BL[..., None]
+    seen_BL = repeated.log_count_BL > NOTHING / 2  # it may come from a product, so not exactly
+    value = jnp.where(seen_BL[..., None, None], value_NH, 0.0)
+    return merge(mixed.astype(jnp.float32), logsum_BLN, value, score_BLN)[0].astype(query.dtype)
 
 
 def choose(backend: str, query_BLNH: Any, key_BMNH: Any, *, segments: int | None, ring: bool) -> str:

@@ -60,6 +60,20 @@ def flash(
     return _forward(kernel, axis, query_BLNH, (key_BMNH, value_BMNH, key_segment_BM), query_segment_BL)[0]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def flash_with_logsum(
+    kernel: Kernel,
+    axis: str | None,
+    query_BLNH: jax.Array,
+    key_BMNH: jax.Array,
+    value_BMNH: jax.Array,
+    query_segment_BL: jax.Array,
+    key_segment_BM: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what `flash` does and logsum_BLN, float32, for `merge` with other keys; both have gradients."""
+    return _forward(kernel, axis, query_BLNH, (key_BMNH, value_BMNH, key_segment_BM), query_segment_BL)
+
+
 def _forward(
     kernel: Kernel, axis: str | None, query: jax.Array, part: KeyPart, query_segment: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -75,15 +89,15 @@ def _forward(
     def turn(carry: Any, _: None) -> tuple[Any, None]:
         part, mixed, logsum = carry
         coming = _pass_on(part, axis)
-        return (coming, *_merge(mixed, logsum, *on(part))), None
+        return (coming, *merge(mixed, logsum, *on(part))), None
 
     nothing = jnp.zeros(query.shape, jnp.float32), jnp.full(query.shape[:3], NOTHING, jnp.float32)
     (part, mixed, logsum), _ = jax.lax.scan(turn, (part, *nothing), length=jax.lax.axis_size(axis) - 1)
-    mixed, logsum = _merge(mixed, logsum, *on(part))
+    mixed, logsum = merge(mixed, logsum, *on(part))
     return mixed.astype(query.dtype), logsum
 
 
-def _merge(
+def merge(
     mixed: jax.Array, logsum: jax.Array, other_mixed: jax.Array, other_logsum: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the attention over two sets of keys from those over each; float32."""
@@ -110,8 +124,24 @@ def _product_sum(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _flash_backward(kernel: Kernel, axis: str | None, kept: tuple[jax.Array, ...], gradient: jax.Array):
-    query, key, value, query_segment, key_segment, mixed, logsum = kept
-    delta = by_token(_product_sum, gradient, mixed)
+    return _gradients(kernel, axis, kept, gradient, by_token(_product_sum, gradient, kept[-2]))
+
+
+def _logsum_forward(kernel: Kernel, axis: str | None, *arrays: jax.Array):
+    mixed, kept = _flash_forward(kernel, axis, *arrays)
+    return (mixed, kept[-1]), kept
+
+
+def _logsum_backward(kernel: Kernel, axis: str | None, kept: tuple[jax.Array, ...], gradients: tuple[jax.Array, ...]):
+    to_mixed, to_logsum = gradients
+    # A score's gradient is weight x (gradient . value - delta); that of the logsum by a score is its weight.
+    return _gradients(kernel, axis, kept, to_mixed, by_token(_product_sum, to_mixed, kept[-2]) - to_logsum)
+
+
+def _gradients(
+    kernel: Kernel, axis: str | None, kept: tuple[jax.Array, ...], gradient: jax.Array, delta: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    query, key, value, query_segment, key_segment, _, logsum = kept
 
     def on(part: KeyPart) -> tuple[jax.Array, jax.Array, jax.Array]:
         key, value, key_segment = part
@@ -141,3 +171,4 @@ def _flash_backward(kernel: Kernel, axis: str | None, kept: tuple[jax.Array, ...
 
 
 flash.defvjp(_flash_forward, _flash_backward)
+flash_with_logsum.defvjp(_logsum_forward, _logsum_backward)

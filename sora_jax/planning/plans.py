@@ -125,50 +125,75 @@ def make_plan(
     `limit` in bytes takes the place of what the chip has; the compiled program is written to the folder `keep_in`.
     `say` is told what is compiled and how long that is likely to take, by `pace`.
     """
-    held = {kind: bytes_on_a_device(tree) for kind, tree in program.held.items()}
     with jax.set_mesh(mesh):
         kept = 0.0 if program.kept is None else program.kept()
         compiled, needed, available, seconds = _compile(program, pace or Pace(), say)
     if limit is None:
         limit = available or (None if machine.chip is None else machine.chip.hbm)
-    memory = {kind: held.get(kind, 0.0) for kind in KINDS} | {"activations": kept}
-    needed = max(needed, sum(held.values()))  # what a program does not use is dropped from it, but is held all the same
-    memory["temporaries"] = max(0.0, needed - sum(memory.values()))
-    text = None if compiled is None else compiled.as_text()
-    if text is not None and keep_in is not None:
-        _keep(text, Path(keep_in), program.name)
-    module = None if text is None else Module(text)
-    within: dict[str, int] = dict(zip(MESH_AXES, mesh.devices.shape, strict=True))
-    within["data"] //= machine.slices
-    sent = [] if module is None else traffic(module, within, slices=machine.slices)
-    products, moved = (None, None) if module is None else (matmul_flops(module), hbm_bytes(module))
-    flops = products * mesh.size if program.flops is None and products is not None else program.flops
-    floor = _floor(program, machine, mesh, flops=flops, moved=moved, sent=sent)
+    memory, needed = _memory(program, kept=kept, needed=needed)
+    sizes: dict[str, int] = dict(zip(MESH_AXES, mesh.devices.shape, strict=True))
+    if compiled is not None and keep_in is not None:
+        _keep(compiled.as_text(), Path(keep_in), program.name)
+    work = _Work() if compiled is None else _work_of(compiled, sizes, slices=machine.slices)
+    counted = None if work.products is None else work.products * mesh.size
+    flops = counted if program.flops is None else program.flops
+    floor = _floor(program, machine, mesh, flops=flops, moved=work.hbm, sent=work.sent)
     peak = 0.0 if machine.chip is None else machine.chip.flops * mesh.size
     plan = Plan(
         name=program.name,
         machine=machine.name,
-        mesh=dict(zip(MESH_AXES, mesh.devices.shape, strict=True)),
+        mesh=sizes,
         facts=program.facts,
         parameters=count_parameters(program.held["parameters"]),
         memory=memory,
         needed=needed,
-        host=0.0 if compiled is None else float(compiled.memory_analysis().host_temp_size_in_bytes),
         limit=limit,
         compiled=compiled is not None,
         compile_seconds=seconds,
         flops=flops,
-        products=products,
-        hbm=moved,
-        cycles=None if module is None else estimated_cycles(module),
-        sent=sent,
-        unknown_loops=0 if module is None else len(module.unknown_loops),
+        **vars(work),
         floor=floor,
         mfu=flops / peak / max(floor.values()) if floor and flops is not None and peak else None,
         times=program.times,
         advice=[],
     )
     return plan if plan.fits else dataclasses.replace(plan, advice=advise(plan, settings))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What a compiled program does, as `Plan` has it; nothing is known of one that was not compiled."""
+
+    host: float = 0.0
+    products: float | None = None
+    hbm: float | None = None
+    cycles: float | None = None
+    sent: list[Traffic] = dataclasses.field(default_factory=list)
+    unknown_loops: int = 0
+
+
+def _work_of(compiled: Any, mesh: dict[str, int], *, slices: int) -> _Work:
+    """Returns what the text of a compiled program says of it, on a mesh of these sizes over so many slices."""
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    module = Module(text)
+    sent = traffic(module, mesh | {"data": mesh["data"] // slices}, slices=slices)
+    products, moved, cycles = matmul_flops(module), hbm_bytes(module), estimated_cycles(module)
+    return _Work(
+        host=float(memory.host_temp_size_in_bytes),
+        products=products,
+        hbm=moved,
+        cycles=cycles,
+        sent=sent,
+        unknown_loops=len(module.unknown_loops),  # those that the functions above met
+    )
+
+
+def _memory(program: Program, *, kept: float, needed: float) -> tuple[dict[str, float], float]:
+    """Returns (bytes by `KINDS`, bytes that live at once) of a program that needs so many and keeps activations."""
+    held = {kind: bytes_on_a_device(tree) for kind, tree in program.held.items()}
+    memory = {kind: held.get(kind, 0.0) for kind in KINDS} | {"activations": kept}
+    needed = max(needed, sum(held.values()))  # what a program does not use is dropped from it, but is held all the same
+    return memory | {"temporaries": max(0.0, needed - sum(memory.values()))}, needed
 
 
 def _keep(text: str, folder: Path, name: str) -> None:

@@ -16,7 +16,7 @@ from sora_jax.core.sharding import spec
 from sora_jax.core.tree import abstract_model, init_params, merge_model
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.diffusion import known
-from sora_jax.models import place, transformer
+from sora_jax.models import conditions, place
 from sora_jax.models.text.bytes import ByteText
 from sora_jax.models.text.encoder import TextConfig
 from sora_jax.models.text_to_video import TextToVideo, without_caption
@@ -29,7 +29,7 @@ CONFIG = dataclasses.replace(small.TRANSFORMER, width=32, mlp_width=48, frequenc
 
 
 def build(key):
-    text = ByteText(TextConfig(encoder="bytes", width=16, depth=1, heads=2, max_tokens=24))
+    text = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=1, heads=2, max_tokens=24))
     return TextToVideo(CONFIG, text, patch_width=P, rngs=nnx.Rngs(key))
 
 
@@ -294,7 +294,7 @@ def test_pooled_text_matches_a_loop():
     rng = np.random.default_rng(0)
     text_BKE = rng.normal(size=(2, 7, 3)).astype(np.float32)
     segment_BK = np.array([[1, 1, 3, 1, 0, 0, 3], [2, 2, 2, 2, 0, 0, 0]])
-    found = transformer.pool_text(jnp.asarray(text_BKE), jnp.asarray(segment_BK), S)
+    found = conditions.pool_text(jnp.asarray(text_BKE), jnp.asarray(segment_BK), S)
     for row, slot in np.ndindex(2, S):
         members = text_BKE[row, segment_BK[row] == slot + 1]
         expected = members.sum(axis=0) / np.sqrt(max(len(members), 1))

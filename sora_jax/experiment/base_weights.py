@@ -1,0 +1,74 @@
+"""The weights of a public model as what stages begin with: which transformer a stage trains, and where it lies."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from sora_jax.core.errors import UserError
+from sora_jax.experiment.schema import Settings
+from sora_jax.models.interop.wan import load_wan
+
+_TRANSFORMER = "transformer."
+# Parameters that no public model has: those of adapters.
+_OURS = re.compile(r".*\.lora_[ab]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublicWeights:
+    """A transformer of a public model, as `checkpoints.frozen.Source`.
+
+    Attributes:
+      path: File or folder.
+      dtype: In which it is kept where it is frozen.
+    """
+
+    path: Path
+    dtype: jnp.dtype
+
+    @property
+    def place(self) -> str:
+        """Where it lies."""
+        return str(self.path)
+
+    def has(self, name: str) -> bool:
+        """Returns whether a parameter of the generator is one of the model: adapters, and text encoders, are not."""
+        return name.startswith(_TRANSFORMER) and _OURS.fullmatch(name) is None
+
+    def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """Returns parameters by name, each of its dtype, where its sharding says; raises UserError as `load_wan`."""
+        loaded = load_wan(self.path, {name.removeprefix(_TRANSFORMER): one for name, one in wanted.items()})
+        return {f"{_TRANSFORMER}{name}": value for name, value in loaded.items()}
+
+
+def expert_of(settings: Settings, noise_range: tuple[float, float] | None) -> int | None:
+    """Returns which of the transformers of the public model draws from a range of noise levels; None: of no model.
+
+    Raises UserError where that is the range of both of two.
+    """
+    if settings.public is None:
+        return None
+    boundary = settings.public.variant.boundary
+    low, high = noise_range or (0.0, 1.0)
+    if boundary is None or low >= boundary:
+        return 0
+    if high <= boundary:
+        return 1
+    raise UserError(
+        f"noise_range ({low:g}, {high:g}) is of both experts of {settings.public.variant.title}: one begins at "
+        f"({boundary:g}, 1), the other at (0, {boundary:g}); each has a stage of its own"
+    )
+
+
+def public_weights(settings: Settings, expert: int | None, *, frozen_dtype: str | None) -> PublicWeights | None:
+    """Returns the transformer `expert` of the public model of a run, frozen in a dtype (None: float32), if it has one.
+
+    Raises UserError where the folder has no such transformer.
+    """
+    if settings.public is None or expert is None:
+        return None
+    transformers = settings.public.transformers
+    return PublicWeights(path=transformers[expert], dtype=jnp.dtype(frozen_dtype or "float32"))
