@@ -85,6 +85,10 @@ def get_config() -> ConfigDict:
     loss.bottleneck = 3e-4  # kl: divergence of the latent from a unit normal; vq: distance to the nearest code
 
     c.perceptual_weights = placeholder(str)  # FILE.safetensors of that network (docs/evaluation.md)
+    c.image_encoder = placeholder(
+        str
+    )  # FILE.safetensors or folder of CLIP's image tower, frozen, where the transformer
+    # has image_dim (docs/image_conditioning.md)
 
     c.discriminator = judge = ConfigDict()  # of adversarial stages: tells reconstructions from clips
     judge.width = 32  # channels of the first level; each further level has twice as many
@@ -213,6 +217,9 @@ def get_config() -> ConfigDict:
         "a yellow triangle moves left on a grey background",
         "a green circle stays still on a dark background",
     )
+    sampling.image = placeholder(str)  # the image that those samples begin with, where the model is shown frames; None:
+    # such a model makes no samples as it trains
+    sampling.last_image = placeholder(str)  # the one that they end with, where it is shown that as well
     sampling.size = (32, 32)  # height and width of those samples, px
     sampling.frames = 9  # of those samples
     sampling.window = placeholder(int)  # frames made at once at most; longer videos slide; None: as training sees

@@ -198,6 +198,7 @@ class PackedBatches:
             mix=mix.kinds,
             weights_G=[weights.get(name, 0.0) for name in settings.collections] if weights else None,
             token_drop=token_drop,
+            shown=settings.shown,
         )
 
     def batches(self, start: int) -> Batches:

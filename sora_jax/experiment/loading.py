@@ -28,6 +28,8 @@ from sora_jax.models.codec import Codec
 from sora_jax.models.interop.variants import public_statistics
 from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
 from sora_jax.models.text_to_video import TextToVideo
+from sora_jax.models.vision.clip import ImageEncoder, load_image_encoder
+from sora_jax.models.vision.shown import Shower
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
 
@@ -66,6 +68,29 @@ def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None
     track = measured.get("track", track_name(settings.ema.widths[0]))  # that of another run may be another
     params, _ = load_weights(workdir, measured["stage"], shapes, track=track, places=places)
     return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec, mesh=mesh)
+
+
+def load_shower(settings: Settings, codec: Codec) -> Shower | None:
+    """Returns what encodes the frames that the model of a run is shown; None where it is shown none.
+
+    Raises UserError where the transformer sees tokens of images and there is no encoder of these.
+    """
+    if (shown := settings.shown) is None:
+        return None
+    if not shown.image_tokens:
+        return Shower(shown, codec, None)
+    if settings.image_encoder is None:
+        raise UserError(
+            f"the transformer sees tokens of images (image_dim {settings.transformer.image_dim}): "
+            "pass --config.image_encoder=DIR, the folder image_encoder of the model"
+        )
+    return Shower(shown, codec, _image_encoder(settings.image_encoder))
+
+
+@functools.lru_cache(maxsize=1)
+def _image_encoder(path: str) -> ImageEncoder:
+    """Returns the one image encoder of all samplers of a run."""
+    return load_image_encoder(path)
 
 
 def given_codec(settings: Settings, mean_C: np.ndarray, scale_C: np.ndarray, *, mesh: Mesh | None = None) -> Codec:
@@ -174,7 +199,8 @@ def limits_of(settings: Settings) -> ModelLimits:
         tokenizer=settings.text_encoder.tokenizer,
         text_tokens=settings.text.max_tokens,
         window=window,
-        overlap=sampling.overlap,
+        # A model that is shown one frame is shown the last one of the window before.
+        overlap=sampling.overlap if settings.shown is None else step - settings.stride[0] + 1,
         max_seconds=sampling.max_seconds,
         knows=_knows(settings),
         name="this run" if settings.public is None else settings.public.variant.title,
@@ -186,6 +212,8 @@ def limits_of(settings: Settings) -> ModelLimits:
         # Queries, keys, values, attention and the hidden layer; and a few images of the widest features.
         token_bytes=4.0 * (6 * transformer.width + 2 * transformer.mlp_width),
         pixel_bytes=4.0 * 4 * widest / settings.autoencoder.patch**2,
+        shown=settings.shown,
+        by_area=settings.shown is not None or settings.public is not None,
     )
 
 
@@ -199,10 +227,15 @@ def _knows(settings: Settings) -> bool:
 def example_jobs(settings: Settings, *, frames: int) -> list[Job]:
     """Returns the configured prompts as videos of `frames` frames, at seed 0, to be made as `sample` makes them.
 
+    A model that is shown frames animates the configured image with each, and has none where there is no image.
     Raises UserError as `read_job`.
     """
-    limits = limits_of(settings)
-    return [read_job(Request(prompt=(prompt,), frames=frames), limits) for prompt in settings.sampling.prompts]
+    limits, sampling = limits_of(settings), settings.sampling
+    requests = [Request(prompt=(prompt,), frames=frames) for prompt in sampling.prompts]
+    if settings.shown is not None:
+        images = {"image": sampling.image, "last_image": sampling.last_image}
+        requests = [dataclasses.replace(one, task="animate", **images) for one in requests if sampling.image]
+    return [read_job(request, limits) for request in requests]
 
 
 def pack_layout(settings: Settings) -> PackLayout:
@@ -214,6 +247,7 @@ def pack_layout(settings: Settings) -> PackLayout:
         temporal_stride=settings.stride[0],
         time_rate=settings.transformer.time_rate,
         tokenizer=settings.text_encoder.tokenizer,
+        shown=settings.shown,
     )
 
 
@@ -244,6 +278,7 @@ def make_sampler(
         config=solver_config(settings) if solver is None else solver,
         dtype=compute_dtype(settings.precision),
         mesh=mesh,
+        shower=load_shower(settings, codec),
     )
 
 

@@ -40,6 +40,8 @@ def with_model(tree: Mapping[str, Any]) -> dict[str, Any]:
         field.name: getattr(shape, field.name) for field in dataclasses.fields(shape) if field.name not in _OWN
     }
     result["diffusion"]["path"]["prediction"] = "velocity"
+    if files.image is not None and result.get("image_encoder") is None:
+        result["image_encoder"] = str(files.image)
     return result
 
 

@@ -24,6 +24,7 @@ from sora_jax.models.interop.model_folder import ModelFiles, find_model
 from sora_jax.models.text import build_encoder
 from sora_jax.models.text.encoder import TextConfig, TextEncoder
 from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.vision.clip import describe_image_encoder
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
 from sora_jax.train.guard import GuardConfig
@@ -31,6 +32,10 @@ from sora_jax.train.optimizer import OptimizerConfig
 from sora_jax.train.reporter import LogConfig
 from sora_jax.train.state import EmaConfig
 from sora_jax.train.workdir import MAIN
+from sora_jax.video.shown import ShownConfig
+
+# Of an image, that the encoder of all public models makes.
+_IMAGE_TOKENS = 257
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,8 @@ class SamplingConfig:
     shift_base_tokens: float | None
     fps: float
     prompts: tuple[str, ...]
+    image: str | None
+    last_image: str | None
     size: tuple[int, int]
     frames: int
     window: int | None
@@ -166,6 +173,7 @@ class Settings:
     autoencoder_start_from: str | None
     autoencoder_loss: AutoencoderLossConfig
     perceptual_weights: str | None
+    image_encoder: str | None
     discriminator: DiscriminatorConfig
     codec: CodecConfig
     transformer: TransformerConfig
@@ -205,6 +213,21 @@ class Settings:
     def text_encoder(self) -> TextEncoder:
         """The text encoder: it may hold files, so there is one."""
         return build_encoder(self.text)
+
+    @functools.cached_property
+    def shown(self) -> ShownConfig | None:
+        """How the transformer is shown frames beside its noise; None: it is not."""
+        transformer = self.transformer
+        if transformer.given_channels is None:
+            return None
+        if transformer.image_dim is None:
+            return ShownConfig(channels=transformer.given_channels, last="may")
+        tokens, width = _IMAGE_TOKENS, transformer.image_dim
+        if self.image_encoder is not None:
+            tower = describe_image_encoder(self.image_encoder)
+            tokens, width = tower.tokens, tower.width
+        last = "never" if transformer.image_positions is None else "must"
+        return ShownConfig(channels=transformer.given_channels, last=last, image_tokens=tokens, image_width=width)
 
     @property
     def longest(self) -> int:

@@ -23,7 +23,18 @@ from sora_jax.train.changes import with_optimizers
 from sora_jax.train.workdir import MAIN
 
 # The last names of keys that are paths.
-_PATH_KEYS = {"model", "path", "captions", "table", "weights", "perceptual_weights", "start_from"}
+_PATH_KEYS = {
+    "model",
+    "path",
+    "captions",
+    "table",
+    "weights",
+    "perceptual_weights",
+    "start_from",
+    "image_encoder",
+    "image",
+    "last_image",
+}
 # What a source needs and how it is given.
 _PATHS = {
     "folder": "a folder: pass --config.{key}.path=DIR",
@@ -117,6 +128,9 @@ def _conflicts(settings: Settings) -> list[str]:
         )
     try:
         settings.codec.check(settings.autoencoder)
+        if settings.shown is not None:
+            settings.shown.check(stride=settings.stride, channels=settings.autoencoder.channels)
+            _check_image_width(settings)
     except UserError as error:
         problems.append(str(error))
     if settings.seed < 0:
@@ -131,6 +145,16 @@ def _conflicts(settings: Settings) -> list[str]:
         problems += _data_conflicts(key, data, settings.packing)
     of_kinds = [said for name, stage in settings.stages.items() for said in KINDS[stage.kind].conflicts(settings, name)]
     return problems + _text_conflicts(settings) + _collection_conflicts(settings) + of_kinds
+
+
+def _check_image_width(settings: Settings) -> None:
+    """Raises UserError where an image encoder is not the one that the transformer was made for."""
+    wanted, shown = settings.transformer.image_dim, settings.shown
+    if wanted is not None and shown is not None and shown.image_width != wanted:
+        raise UserError(
+            f"image_encoder {settings.image_encoder} makes tokens of width {shown.image_width}, and "
+            f"transformer.image_dim is {wanted}: take the encoder of that model"
+        )
 
 
 def _text_conflicts(settings: Settings) -> list[str]:

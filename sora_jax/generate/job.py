@@ -52,8 +52,8 @@ class ModelLimits:
       token_bytes: Of memory that sampling takes per token, about.
       pixel_bytes: Of memory that decoding takes per pixel of a window, about.
       room: Bytes that the machine has left for these; None: it is not known.
-      shown: How it is shown frames instead of known tokens; None: it is not. Its videos are of the pixels of `size` and
-        the aspect of what it is shown.
+      shown: How it is shown frames instead of known tokens; None: it is not.
+      by_area: Whether what is made of given frames has as many pixels as `size`, in their aspect; else it is as large.
     """
 
     stride: shapes.Size
@@ -75,6 +75,7 @@ class ModelLimits:
     name: str = "this run"
     negative: str = ""
     shown: ShownConfig | None = None
+    by_area: bool = False
 
     @property
     def step(self) -> int:
@@ -250,7 +251,7 @@ def _settle_size(request: Request, limits: ModelLimits, given: Sequence[np.ndarr
     if size is None:
         size = limits.size if not given else (int(given[0].shape[1]), int(given[0].shape[2]))
         _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
-        if given and limits.shown is not None:
+        if given and limits.by_area and request.task != "upscale":
             size = size_of_area(limits.size, size, step=(rows, columns))
         if request.task == "upscale":
             size = round(size[0] * request.scale / rows) * rows, round(size[1] * request.scale / columns) * columns

@@ -17,7 +17,7 @@ from sora_jax.diffusion.known import KnownConfig
 from sora_jax.experiment import activations, sample_log
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.kinds.base import Run, Show, TrainKind
-from sora_jax.experiment.loading import build_generator, example_jobs, limits_of, make_sampler
+from sora_jax.experiment.loading import build_generator, example_jobs, limits_of, load_shower, make_sampler
 from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
@@ -69,13 +69,20 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     key = "generator parameters"
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
-        """Returns which weights are those of no collection."""
-        unknown = self.of(settings, name).mix.collections.keys() - settings.collections
+        """Returns which weights are those of no collection, and whether frames are given in two ways."""
+        stage, said = self.of(settings, name), []
+        if stage.gives_known_tokens and settings.shown is not None:
+            said.append(
+                f"stages.{name}.known gives tokens, and this transformer is shown frames by its given_channels: set "
+                "known.none to 1 and the other shares to 0"
+            )
+        unknown = stage.mix.collections.keys() - settings.collections
         if not unknown:
-            return []
+            return said
         return [
+            *said,
             f"stages.{name}.mix.collections names {', '.join(sorted(unknown))}; there are "
-            f"{', '.join(settings.collections)}"
+            f"{', '.join(settings.collections)}",
         ]
 
     def check(self, settings: Settings, name: str, mesh: Mesh) -> None:
@@ -105,7 +112,8 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
         stage = self.of(run.settings, name)
-        made_with = header(run.codec, run.settings.text_encoder.tokenizer)
+        shower = load_shower(run.settings, run.codec)
+        made_with = header(run.codec, run.settings.text_encoder.tokenizer, shower)
         expected = {key: str(value) for key, value in made_with.items() if isinstance(value, str)}
         folders = [run.workdir.prepared(collection) for collection in run.settings.collections]
         stream = PackedBatches(

@@ -16,7 +16,7 @@ from sora_jax.data.fitting import Collection
 from sora_jax.data.shards.catalogue import read_catalogue
 from sora_jax.data.sources.base import fingerprint
 from sora_jax.experiment.kinds.base import Before, Kind, Run
-from sora_jax.experiment.loading import load_codec
+from sora_jax.experiment.loading import load_codec, load_shower
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import CONVOLUTIONS, Costs
 from sora_jax.experiment.stage_settings import Stage
@@ -120,6 +120,7 @@ def encode_share(
     """
     stage = prepare_stages(settings)[0]
     codec = load_codec(workdir, settings, mesh=_own_mesh(settings))
+    shower = load_shower(settings, codec)
     counts = clips_of_share(settings, collections, share)
     facts = {}
     for number, collection in enumerate(collections):
@@ -137,6 +138,7 @@ def encode_share(
             batch=stage.batch,
             clips_per_shard=stage.clips_per_shard,
             share=share,
+            shower=shower,
             progress=after,
         )
         facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}

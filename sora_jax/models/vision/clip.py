@@ -4,6 +4,7 @@ Shapes: B images, H W C pixels, M tokens of an image (the class, then the patche
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -20,7 +21,7 @@ from PIL import Image
 from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, abstract_model, merge_model
-from sora_jax.models.interop.weights import HostParams, pick, read_shapes, read_weights
+from sora_jax.models.interop.weights import HostParams, listed, read_shapes, read_weights
 from sora_jax.nn.linear import Linear, truncated_normal
 from sora_jax.nn.norm import LayerNorm
 from sora_jax.nn.stack import scan_blocks, stack_blocks
@@ -122,21 +123,25 @@ class ImageTower(nnx.Module):
 
 
 class ImageEncoder:
-    """A frozen image tower: uint8 images -> states.
+    """A frozen image tower: uint8 images -> states. Its weights are read when the first image is encoded.
 
     Args:
       config: Its shape.
-      params: Its parameters by name.
+      read: Returns its parameters by name.
       fit: How images become the square that it sees: "squash" scales both sides to it as the samplers do that these
         models are published with; "crop" scales the shorter side and takes the centre, as transformers' processor.
     """
 
-    def __init__(self, config: ImageTowerConfig, params: Params, *, fit: Fit = "squash"):
+    def __init__(self, config: ImageTowerConfig, read: Callable[[], HostParams], *, fit: Fit = "squash"):
         self.config = config
         self.fit: Fit = fit
-        self._params = params
+        self._read = read
         structure, _, _ = abstract_model(lambda key: ImageTower(config, rngs=nnx.Rngs(key)))
         self._apply = jax.jit(lambda params, pixels: merge_model(structure, params)(pixels))
+
+    @functools.cached_property
+    def _params(self) -> Params:
+        return jax.device_put(self._read(), jax.local_devices()[0])
 
     def encode(self, image_HWC: np.ndarray) -> np.ndarray:
         """Returns the states of an image, float32 (M, E)."""
@@ -146,8 +151,8 @@ class ImageEncoder:
     def fingerprint(self) -> str:
         """Returns a sha256 in hex of the weights and of how images are fitted."""
         digest = hashlib.sha256(f"{self.fit} {self.config}".encode())
-        for name in sorted(self._params):
-            digest.update(name.encode() + to_host(self._params[name]).tobytes())
+        for name, value in sorted(self._read().items()):
+            digest.update(name.encode() + value.tobytes())
         return digest.hexdigest()
 
 
@@ -219,10 +224,16 @@ def describe_image_encoder(path: str | Path) -> ImageTowerConfig:
 
 
 def load_image_encoder(path: str | Path, *, fit: Fit = "squash") -> ImageEncoder:
-    """Returns the image encoder of a folder or a .safetensors file, as `describe_image_encoder` takes them."""
-    config = describe_image_encoder(path)
-    params = _from_public(config, read_weights(_file(Path(path))), what=str(path))
-    return ImageEncoder(config, jax.device_put(params, jax.local_devices()[0]), fit=fit)
+    """Returns the image encoder of a folder or a .safetensors file, as `describe_image_encoder` takes them.
+
+    Raises UserError where a tensor is missing or of another shape; the weights are read later.
+    """
+    config, file = describe_image_encoder(path), _file(Path(path))
+    shapes = read_shapes(file)
+    wanted = _public_shapes(config, _prefix(shapes))
+    if faults := [f"{name} is {shapes.get(name, 'missing')}" for name in wanted if shapes.get(name) != wanted[name]]:
+        raise UserError(f"{file} does not hold the image tower that it begins: {listed(faults)}; {_GIVE}")
+    return ImageEncoder(config, lambda: _from_public(config, read_weights(file)), fit=fit)
 
 
 # (ours, the public name after the prefix); matrices are transposed
@@ -243,32 +254,38 @@ _LAYER = (
 )
 
 
-def _from_public(config: ImageTowerConfig, weights: HostParams, *, what: str) -> HostParams:
-    """Returns our parameters of public ones; UserError where one is missing or of another shape."""
-    width, patch, prefix = config.width, config.patch, _prefix(weights)
+def _public_shapes(config: ImageTowerConfig, prefix: str) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of what is used of public weights, by name."""
     _, shapes, _ = abstract_model(lambda key: ImageTower(config, rngs=nnx.Rngs(key)))
     wanted: dict[str, tuple[int, ...]] = {
-        f"{prefix}embeddings.class_embedding": (width,),
-        f"{prefix}embeddings.patch_embedding.weight": (width, 3, patch, patch),
-        f"{prefix}embeddings.position_embedding.weight": (config.tokens, width),
-        f"{prefix}pre_layrnorm.weight": (width,),
-        f"{prefix}pre_layrnorm.bias": (width,),
+        f"{prefix}embeddings.class_embedding": (config.width,),
+        f"{prefix}embeddings.patch_embedding.weight": (config.width, 3, config.patch, config.patch),
+        f"{prefix}embeddings.position_embedding.weight": (config.tokens, config.width),
+        f"{prefix}pre_layrnorm.weight": (config.width,),
+        f"{prefix}pre_layrnorm.bias": (config.width,),
     }
     for ours, theirs in _LAYER:
         shape = tuple(shapes[f"blocks.{ours}"].shape[1:])
         wanted |= {f"{prefix}encoder.layers.{n}.{theirs}": shape[::-1] for n in range(config.depth)}
-    found = pick(weights, wanted, what=what, remedy=_GIVE)
+    return wanted
+
+
+def _from_public(config: ImageTowerConfig, weights: HostParams) -> HostParams:
+    """Returns our parameters, float32, of public ones."""
+    prefix = _prefix(weights)
+
+    def of(name: str) -> np.ndarray:
+        return np.asarray(weights[prefix + name], np.float32)
+
     params = {
-        "class_embedding": found[f"{prefix}embeddings.class_embedding"],
-        "patch_embedding": found[f"{prefix}embeddings.patch_embedding.weight"].transpose(2, 3, 1, 0).reshape(-1, width),
-        "position_embedding": found[f"{prefix}embeddings.position_embedding.weight"],
-        "norm.scale": found[f"{prefix}pre_layrnorm.weight"],
-        "norm.bias": found[f"{prefix}pre_layrnorm.bias"],
+        "class_embedding": of("embeddings.class_embedding"),
+        "patch_embedding": of("embeddings.patch_embedding.weight").transpose(2, 3, 1, 0).reshape(-1, config.width),
+        "position_embedding": of("embeddings.position_embedding.weight"),
+        "norm.scale": of("pre_layrnorm.weight"),
+        "norm.bias": of("pre_layrnorm.bias"),
     }
     for ours, theirs in _LAYER:
-        params[f"blocks.{ours}"] = np.stack(
-            [found[f"{prefix}encoder.layers.{n}.{theirs}"].T for n in range(config.depth)]
-        )
+        params[f"blocks.{ours}"] = np.stack([of(f"encoder.layers.{n}.{theirs}").T for n in range(config.depth)])
     return params
 
 
