@@ -124,6 +124,7 @@ def write_text_encoder(folder: Path, tokenizer: Path) -> None:
     made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    made.add_special_tokens(list(words[:3]))
     made.save(str(tokenizer / "tokenizer.json"))
 
 
