@@ -7,9 +7,9 @@
   python -m sora_jax.sample --workdir=runs/base --requests=requests.jsonl
   python -m sora_jax.sample --model=DIR --prompt="a cat on the grass" --size=480x832 --frames=81 --output=a.mp4
 
-docs/sampling.md has every task, docs/public_weights.md the public models of --model. Several prompts, sizes, lengths and
-seeds are allowed: one of each serves all prompts, as many as prompts go in pairs. All are packed into shared batches;
-what comes out does not depend on what shares its batch. Requests of a file that are done are not done again.
+docs/sampling.md has every task, docs/public_weights.md what --model takes. Several prompts, sizes, lengths, seeds are
+allowed: one of each serves all prompts, as many as prompts go in pairs. All are packed into shared batches; what comes
+out does not depend on what shares its batch. Requests of a file that are done are not done again.
 """
 
 from collections.abc import Sequence

@@ -14,6 +14,7 @@ from sora_jax.benchmarks.clip_mix import Batch
 from sora_jax.benchmarks.our_step import LEARNING_RATE, OPTIMIZER
 from sora_jax.benchmarks.peers import peer
 from sora_jax.models.interop.wan import to_wan
+from sora_jax.models.interop.wan_shape import WanShape
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.nn import rope
 
@@ -41,7 +42,11 @@ class TorchWan:
 
     def weights(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Returns our parameters as torch's, by Wan's names, the patch embedding as a matrix over our patches."""
-        weights = to_wan(params, patch=self.config.patch)
+        text_dim, patch_width = (
+            params["condition_embedder.text_in.kernel"].shape[0],
+            params["proj_out.kernel"].shape[1],
+        )
+        weights = to_wan(params, WanShape.of(self.config, patch_width=patch_width, text_dim=text_dim))
         kernel = weights["patch_embedding.weight"]
         weights["patch_embedding.weight"] = kernel.transpose(0, 2, 3, 4, 1).reshape(len(kernel), -1)
         return {name: self._parameter(value) for name, value in weights.items()}

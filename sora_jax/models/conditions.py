@@ -39,9 +39,10 @@ class ConditionEmbedder(nnx.Module):
         self.text_in = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs)
         self.text_out = Linear(width, width, axes=("embed", None), rngs=rngs)
         self.pooled = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs) if pooled_text else None
-        self.image = None
+        image = None
         if image_dim is not None:
-            self.image = ImageEmbedder(width, image_dim=image_dim, positions=image_positions, rngs=rngs)
+            image = ImageEmbedder(width, image_dim=image_dim, positions=image_positions, rngs=rngs)
+        self.image = image
         self.frequency_dim = frequency_dim
 
     def of_levels(self, levels: jax.Array) -> jax.Array:
@@ -76,9 +77,10 @@ class ImageEmbedder(nnx.Module):
         self.proj_in = Linear(image_dim, image_dim, axes=(None, None), rngs=rngs)
         self.proj_out = Linear(image_dim, width, axes=(None, "embed"), rngs=rngs)
         self.norm_out = LayerNorm(width, eps=_IMAGE_EPS)
-        self.positions = None
+        table = None
         if positions is not None:
-            self.positions = nnx.Param(jnp.zeros((positions, image_dim), jnp.float32), axes=(None, None))
+            table = nnx.Param(jnp.zeros((positions, image_dim), jnp.float32), axes=(None, None))
+        self.positions = table
 
     @jax.named_scope("image")
     def __call__(self, image_BME: jax.Array, image_segment_BM: jax.Array) -> jax.Array:

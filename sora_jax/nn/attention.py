@@ -141,7 +141,8 @@ def _attend_here(
         backend = backend if backend in _KERNELS else "auto"
         backend = choose(backend, query, key, segments=None, ring=ring is not None)
         kernel = _KERNELS[backend](query.shape[1], key.shape[1])
-        mixed, logsum = flash_with_logsum(kernel, ring, query, key, value, query_segment, key_segment)
+        found: Any = flash_with_logsum(kernel, ring, query, key, value, query_segment, key_segment)
+        mixed, logsum = found
         return _with_repeated(query, mixed, logsum, repeated)
     backend = choose(backend, query, key, segments=segments, ring=ring is not None)
     arrays = query, key, value, query_segment, key_segment

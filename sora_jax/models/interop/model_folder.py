@@ -15,7 +15,8 @@ from typing import Any
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.variants import VARIANTS, Variant
 from sora_jax.models.interop.wan_autoencoder import config_of
-from sora_jax.models.interop.wan_shape import WanShape, describe_wan
+from sora_jax.models.interop.wan_files import describe_wan
+from sora_jax.models.interop.wan_shape import WanShape
 from sora_jax.models.interop.weights import WEIGHTS, read_shapes
 
 _INDEX = "model_index.json"

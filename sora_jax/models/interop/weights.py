@@ -4,6 +4,7 @@ Weights come from strangers. A safetensors file is a JSON header and bytes, so t
 else a file is, by its name or by how it begins, is refused unread.
 """
 
+import dataclasses
 import json
 import re
 import struct
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
@@ -29,6 +31,8 @@ _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".pickle")
 # How a pickle of any protocol, the zip of one that torch writes, and numpy's files, which may hold one, begin.
 _CODE = re.compile(rb"\x80[\x01-\x05]|PK\x03\x04|\x93NUMPY|[(cl\]}]")
 _LONGEST_HEADER = 10**8  # bytes; the limit of the format
+# Those that weights of transformers come in, by the names of the format.
+KINDS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 # Those of the format that numpy knows and that say what they mean without scales in other arrays.
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
 
@@ -43,15 +47,61 @@ def read_weights(path: str | Path, *, remedy: str = _GIVE) -> dict[str, np.ndarr
     return _read(Path(path), _arrays, remedy=remedy)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Where one array of a file lies, unread.
+
+    Attributes:
+      file: That holds it.
+      kind: Its type, in the words of the format, such as "BF16".
+      shape: Its shape.
+      offset: Of its first byte in the file.
+    """
+
+    file: Path
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its dtype; KeyError for one of `kind` that `KINDS` lacks."""
+        return np.dtype(KINDS[self.kind])
+
+    def open(self) -> np.ndarray:
+        """Returns the array as a map of the file: what is not read of it takes no memory."""
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
+
+
+def read_headers(path: str | Path, *, remedy: str = _GIVE) -> dict[str, Stored]:
+    """Returns where the arrays of one safetensors file, or of a folder of them, lie, from the heads of the files alone.
+
+    UserError as `read_weights`, but types are not looked at.
+    """
+
+    def headers(file: Path) -> dict[str, Stored]:
+        with safe_open(file, framework="numpy"):
+            pass  # it checks that the head is in order, and the file as long as that says
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            head = json.loads(stream.read(length))
+        head.pop("__metadata__", None)
+        return {
+            name: Stored(
+                file=file,
+                kind=one["dtype"],
+                shape=tuple(one["shape"]),
+                offset=8 + length + one["data_offsets"][0],
+            )
+            for name, one in head.items()
+        }
+
+    return _read(Path(path), headers, remedy=remedy)
+
+
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of what `read_weights` returns, from the heads of the files alone."""
-
-    def shapes(file: Path) -> dict[str, tuple[int, ...]]:
-        with safe_open(file, framework="numpy") as part:
-            names = part.keys()
-            return {name: tuple(part.get_slice(name).get_shape()) for name in names}
-
-    return _read(Path(path), shapes)
+    return {name: stored.shape for name, stored in read_headers(path).items()}
 
 
 def pick(
@@ -143,7 +193,23 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if (index := path / f"{WEIGHTS}.index.json").is_file():
         return [path / name for name in _named(index)]
+    if not (path / WEIGHTS).is_file():
+        return [_only_one(path)]
     return [path / WEIGHTS]
+
+
+def _only_one(folder: Path) -> Path:
+    """Returns the one safetensors file of a folder without those of diffusers, or where that should be."""
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) > 1:
+        raise UserError(
+            f"{folder} holds {listed([file.name for file in found])} without {WEIGHTS}.index.json: download that index "
+            "too, or give one file"
+        )
+    pickles = sorted(file for file in folder.glob("*") if file.suffix.lower() in _PICKLES)
+    if pickles and not found:
+        raise UserError(_refusal(pickles[0]))
+    return found[0] if found else folder / WEIGHTS
 
 
 def _named(index: Path) -> list[str]:
