@@ -22,8 +22,5 @@ def get_config(variant: str = "t2v_1_3b") -> ConfigDict:
     """Returns the config that trains an adapter of `variant`, a key of `VARIANTS`."""
     c = wan_finetune.of_variant(variant)
     c.packing.rows = _ROWS.get(variant, 8)
-    wan_finetune.stages(c, variant, steps=_STEPS, rate=_RATE)
-    for name in c.run[1:]:
-        c.stages[name].trainable = r".*\.lora_[ab]"
-        c.stages[name].frozen_dtype = "bfloat16"
-    return c
+    c.transformer.lora.rank = 32
+    return wan_finetune.stages(c, variant, steps=_STEPS, rate=_RATE)
