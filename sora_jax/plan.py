@@ -18,7 +18,7 @@ from typing import Any
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.errors import DoesNotFit, UserError
 from sora_jax.core.paths import check_writable
-from sora_jax.planning.topology import describe, prepare_environment
+from sora_jax.planning.topology import describe_machine, prepare_environment
 
 _FLAGS = Flags()
 _CONFIG = _FLAGS.config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
@@ -61,7 +61,7 @@ def main(_: Sequence[str]) -> None:
     from sora_jax.experiment.settings import for_machine, read_settings
     from sora_jax.planning import plans, steps
 
-    machine = describe(_TOPOLOGY.value, slices=_SLICES.value)
+    machine = describe_machine(_TOPOLOGY.value, slices=_SLICES.value)
     settings = for_machine(read_settings(config), accelerator=machine.chip is not None)
     unknown = [name for name in _STAGE.value if name not in settings.run]
     if unknown:
@@ -96,7 +96,9 @@ def main(_: Sequence[str]) -> None:
         Path(_JSON.value).write_text(json.dumps([plans.as_json(plan) for plan in made], indent=2) + "\n")
     large = [plan for plan in made if not plan.fits]
     if large:
-        raise DoesNotFit("; ".join(f"{plan.name} needs {plans.in_words(plan.needed)} of a chip" for plan in large))
+        raise DoesNotFit(
+            "; ".join(f"{plan.name} needs {plans.bytes_in_words(plan.needed)} of a chip" for plan in large)
+        )
 
 
 def _forget_paths(config: Any) -> None:

@@ -25,9 +25,8 @@ from sora_jax.checkpoints.reading import Restored, newest_trusted, read_step, sa
 from sora_jax.checkpoints.retention import RECORD, CheckpointConfig, Record, Retention, find_steps, read_record
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import StorageError
+from sora_jax.core.tree import PyTree
 from sora_jax.core.versions import changes, versions
-
-PyTree = Any
 
 # Pauses before a failed save is tried again, seconds: at once for what passes by itself, then long enough for a file
 # system that stumbled, or for somebody who makes room.
@@ -143,7 +142,7 @@ class Checkpointer:
             self._orbax.check_for_errors()
         except Exception as error:  # the background thread may fail in any way: tensorstore, disk, barrier
             self._note(error)
-        if self._pending is not None and (self._directory / str(self._pending) / manifest.NAME).exists():
+        if self._pending is not None and (self._directory / str(self._pending) / manifest.MANIFEST).exists():
             self._committed()
 
     def wait(self) -> None:
@@ -268,12 +267,12 @@ class Checkpointer:
         # Object stores have no rename: there orbax writes at the final place.
         directory = unfinished if unfinished.exists() else committed
         try:
-            lines = leaves.differences(saved_leaves(directory), self._wanted, whole=True)
+            lines = leaves.leaf_differences(saved_leaves(directory), self._wanted, whole=True)
         except (OSError, ValueError, KeyError) as error:
             lines = [str(error)[:_MOST_SAID]]
         if lines:
-            raise StorageError(f"it cannot be read back: {leaves.in_words(lines)}")
-        manifest.write(directory, name=str(self._pending))
+            raise StorageError(f"it cannot be read back: {leaves.first_lines(lines)}")
+        manifest.write_manifest(directory, name=str(self._pending))
 
 
 def _create_and_clean(directory: epath.Path) -> None:

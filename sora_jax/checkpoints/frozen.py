@@ -24,14 +24,14 @@ from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
 
 # The folder beside the steps, and the key in the data of a checkpoint.
-NAME = "frozen"
+FROZEN = "frozen"
 _STEP = 0
 _POLICY = CheckpointConfig(
     every_steps=1, every_minutes=None, keep=1, keep_best=0, keep_every_steps=None, keep_every_hours=None
 )
 
 
-def fingerprint(params: Mapping[str, jax.Array]) -> str:
+def params_fingerprint(params: Mapping[str, jax.Array]) -> str:
     """Returns 16 hexadecimal digits of the names, dtypes, shapes and bits of `params`, the same on any mesh.
 
     Every process must call it.
@@ -63,9 +63,9 @@ def save_frozen(directory: str | os.PathLike[str], params: Mapping[str, jax.Arra
 
     What an earlier start left there is replaced. Raises as `Checkpointer.save`.
     """
-    found = fingerprint(params)
-    with Checkpointer(epath.Path(directory) / NAME, _POLICY) as saver:
-        saver.save(_STEP, {"params": dict(params)}, {NAME: found}, config, settle=True)
+    found = params_fingerprint(params)
+    with Checkpointer(epath.Path(directory) / FROZEN, _POLICY) as saver:
+        saver.save(_STEP, {"params": dict(params)}, {FROZEN: found}, config, settle=True)
     return found
 
 
@@ -75,9 +75,9 @@ def load_frozen(directory: str | os.PathLike[str], abstract: Mapping[str, Any], 
     `abstract` has a `jax.ShapeDtypeStruct` with a sharding for each. Raises UserError if the values have another
     fingerprint, or are others than those of `abstract`, StorageError where their files are not as written.
     """
-    folder = epath.Path(directory) / NAME
+    folder = epath.Path(directory) / FROZEN
     params = load_tree(folder, {"params": dict(abstract)}, step=_STEP).state["params"]
-    _check(folder, fingerprint(params), expected)
+    _check(folder, params_fingerprint(params), expected)
     return params
 
 
@@ -87,9 +87,9 @@ def find_params(path: epath.Path, part: str) -> tuple[dict[str, Any], dict[str, 
     `part` is "params", or "ema/TRACK". Raises OSError, ValueError or KeyError where there is no checkpoint.
     """
     trained = _under(part, saved_leaves(path))
-    if NAME not in _data(path):
+    if FROZEN not in _data(path):
         return trained, {}
-    return trained, _under("params", saved_leaves(path.parent / NAME / str(_STEP)))
+    return trained, _under("params", saved_leaves(path.parent / FROZEN / str(_STEP)))
 
 
 def load_params(
@@ -106,8 +106,8 @@ def load_params(
     Raises as `load_tree` and `load_frozen`.
     """
     path = trusted_step(directory, step=step)
-    note = _data(path).get(NAME)
-    folder = path.parent / NAME if note is None else trusted_step(path.parent / NAME, step=_STEP)
+    note = _data(path).get(FROZEN)
+    folder = path.parent / FROZEN if note is None else trusted_step(path.parent / FROZEN, step=_STEP)
     trained, frozen = find_params(path, part)
     beside = {name: frozen[name] for name in abstract if name in frozen and name not in trained}
     params: dict[str, Any] = {}
@@ -119,7 +119,7 @@ def load_params(
             for name, value in beside.items()
         }
         found = read_step(folder, {"params": shapes}, whole=False)
-        _check(folder.parent, str(found.data[NAME]), str(note))
+        _check(folder.parent, str(found.data[FROZEN]), str(note))
         params |= {name: value.astype(abstract[name].dtype) for name, value in found.state["params"].items()}
     return {name: params[name] for name in abstract}, int(path.name)
 

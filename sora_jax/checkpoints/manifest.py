@@ -15,20 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
-NAME = "manifest.json"
+MANIFEST = "manifest.json"
 # Notes of orbax about a save, written after the manifest; nothing that is restored depends on them.
 _NOTES = ("_CHECKPOINT_METADATA", "commit_success.txt")
-_NOT_COVERED = frozenset({NAME, *_NOTES})
+_NOT_COVERED = frozenset({MANIFEST, *_NOTES})
 _BLOCK_BYTES = 1 << 22
 
 
-def write(directory: epath.Path, *, name: str) -> None:
+def write_manifest(directory: epath.Path, *, name: str) -> None:
     """Writes the manifest of `directory`, which is or will be called `name`.
 
     Raises ValueError if there is a link or a special file in it, OSError as the file system does.
     """
     content = {"name": name, "sha256": _digests(_covered(directory))}
-    (directory / NAME).write_text(json.dumps(content, indent=1))
+    (directory / MANIFEST).write_text(json.dumps(content, indent=1))
 
 
 def remove_notes(directory: epath.Path) -> None:
@@ -49,8 +49,8 @@ def distrust(directory: epath.Path, *, part: tuple[int, int] = (0, 1)) -> str | 
 def faults(directory: epath.Path, *, part: tuple[int, int] = (0, 1)) -> list[str]:
     """All that is not as it was written, by file name, of a part of the files as `distrust` has it."""
     try:
-        _refuse_link(directory / NAME)
-        content = json.loads((directory / NAME).read_text())
+        _refuse_link(directory / MANIFEST)
+        content = json.loads((directory / MANIFEST).read_text())
         expected = dict(content["sha256"])
         if content["name"] != directory.name:
             return [f"its manifest belongs to {content['name']}"]

@@ -21,7 +21,7 @@ from sora_jax.evaluation.resampling import resample
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import Codec
 from sora_jax.models.i3d import FEWEST_FRAMES, i3d_features
-from sora_jax.models.perceptual import Weights, lpips, smallest_side
+from sora_jax.models.perceptual import NetworkWeights, lpips, smallest_side
 from sora_jax.models.random_features import random_features
 from sora_jax.video.latents import LatentStatistics, normalise
 from sora_jax.video.pixels import to_float
@@ -43,8 +43,8 @@ class Networks:
       video: As `models.i3d.load_i3d` gives them.
     """
 
-    perceptual: Weights | None = None
-    video: Weights | None = None
+    perceptual: NetworkWeights | None = None
+    video: NetworkWeights | None = None
 
     @property
     def rfvd(self) -> str:
@@ -231,7 +231,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 @jax.jit
-def _lpips(weights: Weights, truth_BTHWC: jax.Array, made_BTHWC: jax.Array) -> jax.Array:
+def _lpips(weights: NetworkWeights, truth_BTHWC: jax.Array, made_BTHWC: jax.Array) -> jax.Array:
     batch, frames, height, width, _ = truth_BTHWC.shape
     both = [clip.reshape(-1, 1, 1, height, width, 3) for clip in (truth_BTHWC, made_BTHWC)]
     at_once = max(1, _LPIPS_PIXELS_AT_ONCE // (height * width))
@@ -243,7 +243,7 @@ def _lpips(weights: Weights, truth_BTHWC: jax.Array, made_BTHWC: jax.Array) -> j
 
 
 @jax.jit
-def _i3d(weights: Weights, clip_BTHWC: jax.Array) -> jax.Array:
+def _i3d(weights: NetworkWeights, clip_BTHWC: jax.Array) -> jax.Array:
     with jax.default_matmul_precision("highest"):
         return jax.lax.map(lambda clip_THWC: i3d_features(weights, to_float(clip_THWC[None]))[0], clip_BTHWC)
 

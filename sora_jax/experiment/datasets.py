@@ -27,9 +27,8 @@ from sora_jax.experiment.schema import DataConfig, Settings
 from sora_jax.experiment.stage_settings import MixConfig
 from sora_jax.models.flops import step_flops, work_of
 from sora_jax.train.progress import Progress
+from sora_jax.train.reporter import HostBatch
 from sora_jax.train.workdir import Workdir
-
-HostBatch = dict[str, np.ndarray]
 
 # Names listed in a warning; a heap may have thousands.
 _MOST_NAMED = 20

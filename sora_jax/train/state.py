@@ -244,7 +244,7 @@ def with_frozen(maker: StateMaker, restored: Restored, folder: str | os.PathLike
     wanted = maker.abstract().frozen
     if not wanted:
         return restored.state
-    params = load_frozen(folder, wanted, expected=str(restored.data.get(frozen.NAME)))
+    params = load_frozen(folder, wanted, expected=str(restored.data.get(frozen.FROZEN)))
     return dataclasses.replace(restored.state, frozen=params)
 
 

@@ -12,12 +12,11 @@ import optax
 
 from sora_jax.core import debugging, rng
 from sora_jax.core.mean import Mean
-from sora_jax.core.tree import Params, merge_model
+from sora_jax.core.tree import Batch, Params, merge_model
 from sora_jax.train.guard import GuardConfig, GuardVerdict, LossStats, judge
 from sora_jax.train.optimizer import ScheduleConfig, learning_rate
 from sora_jax.train.state import EmaConfig, TrainState, update_ema
 
-Batch = dict[str, jax.Array]
 Objective = Callable[[Any, Batch, jax.Array], tuple[Mean, dict[str, Mean]]]
 Metrics = dict[str, jax.Array]
 

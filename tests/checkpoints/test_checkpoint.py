@@ -450,7 +450,7 @@ def test_other_versions_are_one_warning(directory, state, caplog):
     assert record["versions"]["jax"] == jax.__version__
     record["versions"] |= {"jax": "0.0.1", "grain": "0.0.2"}
     path.write_text(json.dumps(record))
-    manifest.write(epath.Path(directory / "30"), name="30")
+    manifest.write_manifest(epath.Path(directory / "30"), name="30")
     assert restored_step(directory, state) == 30
     (line,) = [line for line in caplog.messages if "bit for bit" in line]
     assert line.endswith(f"step 30 may not be continued bit for bit: jax 0.0.1 is now {jax.__version__}")

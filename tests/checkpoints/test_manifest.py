@@ -12,7 +12,7 @@ def directory(tmp_path):
     (path / "deep" / "empty").mkdir(parents=True)
     (path / "a").write_bytes(b"a" * 5_000_000)
     (path / "deep" / "b").write_bytes(b"")
-    manifest.write(path, name="200")
+    manifest.write_manifest(path, name="200")
     return path
 
 
@@ -40,7 +40,7 @@ def test_missing_and_added_files_are_named(directory):
 def test_parts_find_together_what_is_wrong_and_each_file_is_read_by_one(directory, count, monkeypatch):
     for number in range(4):
         (directory / f"data{number}").write_bytes(bytes([number]))
-    manifest.write(directory, name="200")
+    manifest.write_manifest(directory, name="200")
     read, digest = [], manifest._digest
     monkeypatch.setattr(manifest, "_digest", lambda path: read.append(path.name) or digest(path))
     assert [manifest.distrust(directory, part=(index, count)) for index in range(count)] == [None] * count
@@ -58,7 +58,7 @@ def test_links_and_pipes_are_refused_before_they_are_read(directory, make):
     make(os.fspath(directory / "deep" / "odd"))
     assert "odd is a link or a special file" in (manifest.distrust(directory) or "")
     with pytest.raises(ValueError, match="odd is a link"):
-        manifest.write(directory, name="200")
+        manifest.write_manifest(directory, name="200")
 
 
 def test_a_directory_that_is_a_link_is_refused(directory):
@@ -70,16 +70,16 @@ def test_a_directory_that_is_a_link_is_refused(directory):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"name": "200"}', '{"name": "200", "sha256": 3}'])
 def test_a_damaged_manifest_is_not_a_crash(directory, content):
-    (directory / manifest.NAME).write_text(content)
+    (directory / manifest.MANIFEST).write_text(content)
     assert "cannot be read" in (manifest.distrust(directory) or "")
 
 
 def test_a_manifest_that_is_a_pipe_is_not_waited_for(directory):
-    (directory / manifest.NAME).unlink()
-    os.mkfifo(os.fspath(directory / manifest.NAME))
+    (directory / manifest.MANIFEST).unlink()
+    os.mkfifo(os.fspath(directory / manifest.MANIFEST))
     assert "special file" in (manifest.distrust(directory) or "")
 
 
 def test_no_manifest(directory):
-    (directory / manifest.NAME).unlink()
+    (directory / manifest.MANIFEST).unlink()
     assert "no manifest" in (manifest.distrust(directory) or "")

@@ -29,7 +29,7 @@ from sora_jax.data.packing.plan import Budget
 from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
 
-Pack = dict[str, np.ndarray]
+HostPack = dict[str, np.ndarray]
 Array = TypeVar("Array")
 
 _ALL = slice(None)
@@ -67,7 +67,7 @@ class Row:
         budget, tokenizer = layout.budget, layout.tokenizer
         width = math.prod(layout.patch) * layout.channels
         self.layout = layout
-        self.arrays: Pack = {
+        self.arrays: HostPack = {
             "tokens_BLP": np.zeros((budget.tokens, width), np.float32),
             "position_BL3": np.zeros((budget.tokens, 3), np.float32),
             "segment_BL": np.zeros(budget.tokens, np.int32),
@@ -147,6 +147,6 @@ def texts_of(pack: Mapping[str, Array]) -> dict[str, Array]:
     return {name: array for name, array in pack.items() if name.startswith("text_")}
 
 
-def stack_rows(rows: list[Row]) -> Pack:
+def stack_rows(rows: list[Row]) -> HostPack:
     """Returns the pack of several rows."""
     return {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}
