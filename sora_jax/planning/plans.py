@@ -5,33 +5,25 @@ Bytes, FLOPs and seconds are those of one run of the program, such as a step; by
 
 import dataclasses
 import re
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from sora_jax.core.errors import DoesNotFit
 from sora_jax.core.mesh import MESH_AXES
 from sora_jax.core.tree import count_parameters
 from sora_jax.experiment.programs import Program, bytes_on_a_device
 from sora_jax.experiment.settings import Settings
 from sora_jax.planning.collectives import NETWORK, Traffic, bytes_by_axes, traffic
+from sora_jax.planning.compilation import Pace, compile_program
 from sora_jax.planning.hbm import hbm_bytes, matmul_flops
 from sora_jax.planning.hlo import Module, estimated_cycles
 from sora_jax.planning.topology import Machine, links
-from sora_jax.train.progress import about
 
 MEMORY_KINDS = ("parameters", "moments", "ema", "batch", "activations", "temporaries")
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# "... required for HLO temporaries (17.00G) exceeds available HBM (15.75G)", "Used 29.03G of 15.75G hbm".
-_TOO_MUCH = (
-    re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
-    re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
-)
-# What two cores took for an operation of train steps, for CPUs and TPUs: the quickest and the slowest, seconds.
-_SECONDS_OF_OPERATION = (1.2e-3, 4.5e-3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,23 +84,6 @@ class Plan:
         return self.compiled and (self.limit is None or self.needed <= self.limit)
 
 
-class Pace:
-    """How long compilers take for a program, by its operations: between the quickest and the slowest so far."""
-
-    def __init__(self) -> None:
-        self._quickest, self._slowest = _SECONDS_OF_OPERATION
-
-    def in_words(self, operations: int) -> str:
-        """Returns how long so many operations are likely to take."""
-        quick, slow = about(operations * self._quickest), about(operations * self._slowest)
-        return f"about {quick}" if quick == slow else f"{quick} to {slow}"
-
-    def took(self, operations: int, seconds: float) -> None:
-        """Takes in how long so many took."""
-        self._quickest = min(self._quickest, seconds / operations)
-        self._slowest = max(self._slowest, seconds / operations)
-
-
 def make_plan(
     program: Program,
     settings: Settings,
@@ -127,7 +102,7 @@ def make_plan(
     """
     with jax.set_mesh(mesh):
         kept = 0.0 if program.kept is None else program.kept()
-        compiled, needed, available, seconds = _compile(program, pace or Pace(), say)
+        compiled, needed, available, seconds = compile_program(program, pace or Pace(), say)
     if limit is None:
         limit = available or (None if machine.chip is None else machine.chip.hbm)
     memory, needed = _memory(program, kept=kept, needed=needed)
@@ -200,33 +175,6 @@ def _keep(text: str, folder: Path, name: str) -> None:
     """Writes a compiled program."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / (re.sub(r"\W+", "_", name) + ".txt")).write_text(text)
-
-
-def _compile(program: Program, pace: Pace, say: Callable[[str], None]) -> tuple[Any, float, float | None, float]:
-    """Returns (compiled or None, bytes needed, bytes available if the compiler says them, seconds)."""
-    began = time.perf_counter()
-    lowered = program.lower()
-    operations = lowered.as_text().count("\n")  # a line each
-    say(f"compiling {operations:,} operations, {pace.in_words(operations)}")
-    traced = time.perf_counter()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed, available = too_much(str(error))
-        return None, needed, available, time.perf_counter() - began
-    finally:
-        pace.took(operations, time.perf_counter() - traced)
-    seconds = time.perf_counter() - began
-    return compiled, float(compiled.memory_analysis().peak_memory_in_bytes), None, seconds
-
-
-def too_much(message: str) -> tuple[float, float]:
-    """Returns (bytes needed, bytes available) as the compiler complains; raises RuntimeError for other messages."""
-    for pattern in _TOO_MUCH if "RESOURCE_EXHAUSTED" in message else ():
-        found = pattern.search(message)
-        if found:
-            return float(found[1]) * _UNITS[found[2]], float(found[3]) * _UNITS[found[4]]
-    raise RuntimeError(message)
 
 
 def _floor(
@@ -350,6 +298,13 @@ def verdict(plan: Plan) -> list[str]:
     needed, limit = bytes_in_words(plan.needed), bytes_in_words(plan.limit)
     said = f"  does not fit: needs {needed} of {limit}; what would help, most first:"
     return [said, *(f"    {one}" for one in plan.advice)]
+
+
+def check_fits(made: Iterable[Plan]) -> None:
+    """Raises DoesNotFit that names all plans that do not fit."""
+    large = [plan for plan in made if not plan.fits]
+    if large:
+        raise DoesNotFit("; ".join(f"{plan.name} needs {bytes_in_words(plan.needed)} of a chip" for plan in large))
 
 
 def bytes_in_words(count: float) -> str:
