@@ -6,7 +6,7 @@ all clips, D features.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +62,42 @@ class Networks:
         if self.video is None:
             return np.asarray(_random_features(clip_BTHWC))
         return np.asarray(_i3d(self.video, clip_BTHWC)) if clip_BTHWC.shape[1] >= FEWEST_FRAMES else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Reconstructed:
+    """A clip and what an autoencoder made of it, both uint8 (T, H, W, 3).
+
+    Attributes:
+      truth_THWC: The clip.
+      made_THWC: Its reconstruction.
+      values: Numbers in its latent.
+      networks: What may measure more than pixels.
+    """
+
+    truth_THWC: np.ndarray
+    made_THWC: np.ndarray
+    values: int
+    networks: Networks
+
+
+def _psnr(truth_THWC: np.ndarray, made_THWC: np.ndarray) -> float:
+    """Returns dB; equal clips have no finite PSNR, and 100 dB stand for them."""
+    return min(pixels.psnr(truth_THWC, made_THWC), 100.0)
+
+
+def _mean_lpips(one: Reconstructed) -> float | None:
+    lpips_B = one.networks.lpips(one.truth_THWC[None], one.made_THWC[None])
+    return None if lpips_B is None else float(lpips_B[0])
+
+
+# What is measured of each clip and averaged over clips, in the order of tables; None where a clip cannot have it.
+CLIP_METRICS: dict[str, Callable[[Reconstructed], float | None]] = {
+    "psnr": lambda one: _psnr(one.truth_THWC, one.made_THWC),
+    "psnr_resampled": lambda one: _psnr(one.truth_THWC, resample(one.truth_THWC, values=one.values)),
+    "ssim": lambda one: pixels.ssim(one.truth_THWC, one.made_THWC),
+    "lpips": _mean_lpips,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,16 +180,8 @@ def _judge(codec: Codec, clip: Clip, networks: Networks) -> tuple[_Measured, Dam
     latent_BTHWC = codec.encode(truth_THWC[None])
     (made_THWC,) = codec.decode(normalise(latent_BTHWC, codec.mean_C, codec.scale_C))
     frames, height, width = truth_THWC.shape[:3]
-    # Equal clips have no finite PSNR; 100 dB stands for them.
-    resampled_THWC = resample(truth_THWC, values=latent_BTHWC.size)
-    scores = {
-        "psnr": min(pixels.psnr(truth_THWC, made_THWC), 100.0),
-        "psnr_resampled": min(pixels.psnr(truth_THWC, resampled_THWC), 100.0),
-        "ssim": pixels.ssim(truth_THWC, made_THWC),
-    }
-    lpips_B = networks.lpips(truth_THWC[None], made_THWC[None])
-    if lpips_B is not None:
-        scores["lpips"] = float(lpips_B[0])
+    one = Reconstructed(truth_THWC=truth_THWC, made_THWC=made_THWC, values=latent_BTHWC.size, networks=networks)
+    scores = {name: value for name, measure in CLIP_METRICS.items() if (value := measure(one)) is not None}
     features = [networks.features(one_THWC[None]) for one_THWC in (truth_THWC, made_THWC)]
     measured = _Measured(
         shape=(frames, height, width),
@@ -181,7 +209,7 @@ def _summary(codec: Codec, measured: Sequence[_Measured], rfvd: str) -> dict[str
         if count < len(measured):
             summary[f"{name}_clips"] = count
 
-    for name in ("psnr", "psnr_resampled", "ssim", "lpips"):
+    for name in CLIP_METRICS:
         if values := [one.scores[name] for one in measured if name in one.scores]:
             add(name, float(np.mean(values)), len(values))
     features = [one.features_2D for one in measured if one.features_2D is not None]
