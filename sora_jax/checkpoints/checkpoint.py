@@ -18,6 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import flags, logging
 from etils import epath
+from orbax.checkpoint import future
 
 from sora_jax.checkpoints import leaves, manifest
 from sora_jax.checkpoints.disk_space import check_room
@@ -35,6 +36,20 @@ _PAUSES = (0.0, 2.0, 10.0)
 _MOST_SAID = 200
 # Else orbax lets processes meet through their devices, where those of CPUs wait for each other for 30 s only.
 flags.FLAGS.set_default("experimental_orbax_use_distributed_barrier", True)
+
+
+class _DigestingHandler(ocp.CompositeCheckpointHandler):
+    """Has every process digest the arrays that it wrote, as soon as it has: process 0 digests what joins them."""
+
+    async def async_save(self, directory: epath.Path, args: "_Items") -> list[future.Future]:
+        futures = await super().async_save(directory, args)
+        folder = f"ocdbt.process_{jax.process_index()}"
+        return [future.ChainedFuture(futures or [], lambda: manifest.write_part(directory, folder))]
+
+
+@ocp.args.register_with_handler(_DigestingHandler, for_save=True, for_restore=True)
+class _Items(ocp.args.Composite):
+    """What one step holds; orbax finds its handler by this type."""
 
 
 class Checkpointer:
@@ -64,7 +79,7 @@ class Checkpointer:
             _create_and_clean(self._directory)
         wait_for_all(f"checkpoints in {self._directory}")
         options = ocp.options.AsyncOptions(post_finalization_callback=self._finish)
-        handler = ocp.CompositeCheckpointHandler("state", "data", "config", RECORD)
+        handler = _DigestingHandler("state", "data", "config", RECORD)
         self._orbax = ocp.AsyncCheckpointer(handler, async_options=options)
 
     def check_room(self, abstract_state: PyTree) -> None:
@@ -118,7 +133,7 @@ class Checkpointer:
         # What must be found there before the commit; not the arrays, which are donated.
         self._wanted = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in leaves.by_name(state).items()}
         record = Record(step=step, loss=loss, time=time.time(), versions=versions())
-        items = ocp.args.Composite(
+        items = _Items(
             state=ocp.args.StandardSave(leaves.nested(state)),
             data=ocp.args.JsonSave(dict(data)),
             config=ocp.args.JsonSave(dict(config)),
@@ -210,7 +225,7 @@ class Checkpointer:
         self._saved = None
         return self.restore(abstract_state)
 
-    def _begin(self, step: int, items: ocp.args.Composite) -> None:
+    def _begin(self, step: int, items: _Items) -> None:
         self._pending, self._failed = step, None
         try:
             self._orbax.save(self._directory / str(step), args=items, force=True)

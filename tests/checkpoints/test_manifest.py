@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -66,6 +67,26 @@ def test_a_directory_that_is_a_link_is_refused(directory):
     link.parent.mkdir()
     os.symlink(directory, link)
     assert "200 is a link" in (manifest.distrust(link) or "")
+
+
+def test_each_process_digests_what_it_wrote_and_the_first_the_rest(tmp_path, monkeypatch):
+    directory = epath.Path(tmp_path / "200")
+    for name in ("state/ocdbt.process_0/d/a", "state/ocdbt.process_1/d/b", "state/manifest.ocdbt", "data/c"):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(name)
+    manifest.write_manifest(directory, name="200")
+    alone = (directory / manifest.MANIFEST).read_text()
+    (directory / manifest.MANIFEST).unlink()
+    read, digest = [], manifest._digest
+    monkeypatch.setattr(manifest, "_digest", lambda path: read.append(path.name) or digest(path))
+    for process, own in enumerate(("a", "b")):
+        manifest.write_part(directory, f"ocdbt.process_{process}")
+        assert read == [own]
+        read.clear()
+    manifest.write_manifest(directory, name="200")
+    assert sorted(read) == ["c", "manifest.ocdbt"]
+    assert json.loads((directory / manifest.MANIFEST).read_text()) == json.loads(alone)
+    assert {path.name for path in directory.iterdir()} == {"state", "data", manifest.MANIFEST}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"name": "200"}', '{"name": "200", "sha256": 3}'])
