@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sora_jax.core.commands import Flags, run_command
-from sora_jax.core.errors import DoesNotFit, UserError
+from sora_jax.core.errors import UserError
 from sora_jax.core.paths import check_writable
-from sora_jax.planning.topology import describe, prepare_environment
+from sora_jax.planning.topology import describe_machine, prepare_environment
 
 _FLAGS = Flags()
 _CONFIG = _FLAGS.config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
@@ -59,9 +59,9 @@ def main(_: Sequence[str]) -> None:
     # Here, because they bring jax, which reads the environment once.
     from sora_jax.experiment.preflight import check_start
     from sora_jax.experiment.settings import for_machine, read_settings
-    from sora_jax.planning import plans, steps
+    from sora_jax.planning import compilation, plans, steps
 
-    machine = describe(_TOPOLOGY.value, slices=_SLICES.value)
+    machine = describe_machine(_TOPOLOGY.value, slices=_SLICES.value)
     settings = for_machine(read_settings(config), accelerator=machine.chip is not None)
     unknown = [name for name in _STAGE.value if name not in settings.run]
     if unknown:
@@ -77,7 +77,7 @@ def main(_: Sequence[str]) -> None:
         seconds=_SECONDS.value,
     )
     print(f"{len(found)} programs for {machine.name}: {'; '.join(program.name for program in found)}", flush=True)
-    made, pace = [], plans.Pace()
+    made, pace = [], compilation.Pace()
     for number, program in enumerate(found, start=1):
         print(f"{number} of {len(found)}: tracing {program.name}", flush=True)
         plan = plans.make_plan(
@@ -94,9 +94,7 @@ def main(_: Sequence[str]) -> None:
         made.append(plan)
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps([plans.as_json(plan) for plan in made], indent=2) + "\n")
-    large = [plan for plan in made if not plan.fits]
-    if large:
-        raise DoesNotFit("; ".join(f"{plan.name} needs {plans.in_words(plan.needed)} of a chip" for plan in large))
+    plans.check_fits(made)
 
 
 def _forget_paths(config: Any) -> None:

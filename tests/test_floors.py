@@ -1,6 +1,7 @@
 """The house stands: who may import whom, and how long a room may be."""
 
 import ast
+import collections
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,23 @@ SUPPRESSIONS = ("no" + "qa", "type: " + "ignore", "pyright: " + "ignore", "fmt: 
 NOT_FOR_DATA = ("jax", "flax", "optax", f"{PACKAGE}.nn")
 # References of the parity tests, and frameworks that nothing here needs.
 NEVER = ("torch", "diffusers", "transformers", "tensorflow")
+
+
+# Public names that more than one module defines, with the same meaning in each.
+ONE_MEANING = {
+    "main": "of a command",
+    "make_objective": "what a kind of stage minimises",
+    "figures_of": "what a benchmark measures",
+    "takes": "whether a kernel can do with these shapes",
+    "Blocks": "of a kernel",
+    "shapes": "of the weights of a network that measures",
+    "FEATURES": "how many numbers such a network makes of a clip",
+    "kill_in_save": "a drill, and the disturbance that it applies",
+    "nan_batch": "so",
+    "wrong_element": "so",
+}
+# Still with two.
+TWO_MEANINGS = {"Size", "WEIGHTS"}
 
 
 def room(module: str) -> str:
@@ -88,6 +106,31 @@ def faults(module: str, source: str) -> list[str]:
     return found
 
 
+def public_names(source: str) -> set[str]:
+    """Returns the names that a module defines for others: functions, classes, constants, type aliases."""
+    found = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and not is_type_variable(node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def is_type_variable(value: ast.expr | None) -> bool:
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "TypeVar"
+
+
+def shared(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Returns the names that several of the modules define, and which do."""
+    owners = collections.defaultdict(list)
+    for module, source in sources.items():
+        for name in public_names(source):
+            owners[name].append(module)
+    return {name: modules for name, modules in owners.items() if len(modules) > 1}
+
+
 def modules() -> dict[str, Path]:
     paths = [path.relative_to(ROOT) for path in (ROOT / PACKAGE).rglob("*.py")]
     return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): ROOT / path for path in paths}
@@ -96,6 +139,19 @@ def modules() -> dict[str, Path]:
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_a_module_keeps_the_rules(module):
     assert faults(module, modules()[module].read_text()) == []
+
+
+def test_a_public_name_has_one_meaning():
+    found = shared({module: path.read_text() for module, path in modules().items()})
+    known = ONE_MEANING.keys() | TWO_MEANINGS
+    assert {name: owners for name, owners in found.items() if name not in known} == {}, "rename all but one of them"
+    assert known <= found.keys(), "no exception outlives what it is for"
+
+
+def test_a_name_of_several_modules_is_found():
+    one = "from x import Batch\nT = TypeVar('T')\nSize: int = 3\n_KEPT = 1\ndef judge(): ...\n"
+    other = "T = TypeVar('T')\n_KEPT = 2\nclass judge: ...\nSize, rest = 1, 2\nBatch = dict\n"
+    assert shared({"a": one, "b": other}) == {"judge": ["a", "b"], "Size": ["a", "b"]}
 
 
 def test_every_folder_is_on_a_floor():

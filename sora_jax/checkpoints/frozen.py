@@ -25,7 +25,7 @@ from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
 
 # The folder beside the steps, and the key in the data of a checkpoint.
-NAME = "frozen"
+FROZEN = "frozen"
 _STEP = 0
 _POLICY = CheckpointConfig(
     every_steps=1, every_minutes=None, keep=1, keep_best=0, keep_every_steps=None, keep_every_hours=None
@@ -54,7 +54,7 @@ class Source(Protocol):
         ...
 
 
-def fingerprint(params: Mapping[str, jax.Array]) -> str:
+def params_fingerprint(params: Mapping[str, jax.Array]) -> str:
     """Returns 16 hexadecimal digits of the names, dtypes, shapes and bits of `params`, the same on any mesh.
 
     Every process must call it.
@@ -92,10 +92,10 @@ def save_frozen(
 
     Those that `source` has are not written. What an earlier start left is replaced. Raises as `Checkpointer.save`.
     """
-    found, (own, _) = fingerprint(params), split(params, source)
+    found, (own, _) = params_fingerprint(params), split(params, source)
     if own:
-        with Checkpointer(epath.Path(directory) / NAME, _POLICY) as saver:
-            saver.save(_STEP, {"params": own}, {NAME: found}, config, settle=True)
+        with Checkpointer(epath.Path(directory) / FROZEN, _POLICY) as saver:
+            saver.save(_STEP, {"params": own}, {FROZEN: found}, config, settle=True)
     return found
 
 
@@ -114,11 +114,11 @@ def load_frozen(
     UserError if the values have another fingerprint, or are others than those of `abstract`, StorageError where their
     files are not as written.
     """
-    folder, (own, given) = epath.Path(directory) / NAME, split(abstract, source)
+    folder, (own, given) = epath.Path(directory) / FROZEN, split(abstract, source)
     params = load_tree(folder, {"params": own}, step=_STEP).state["params"] if own else {}
     if source is not None and given:
         params |= source.load(given)
-    _check(folder, fingerprint(params), expected, source)
+    _check(folder, params_fingerprint(params), expected, source)
     return params
 
 
@@ -128,9 +128,9 @@ def find_params(path: epath.Path, part: str) -> tuple[dict[str, Any], dict[str, 
     `part` is "params", or "ema/TRACK". Raises OSError, ValueError or KeyError where there is no checkpoint.
     """
     trained = _under(part, saved_leaves(path))
-    if NAME not in _data(path) or not (path.parent / NAME).exists():
+    if FROZEN not in _data(path) or not (path.parent / FROZEN).exists():
         return trained, {}
-    return trained, _under("params", saved_leaves(path.parent / NAME / str(_STEP)))
+    return trained, _under("params", saved_leaves(path.parent / FROZEN / str(_STEP)))
 
 
 def load_params(
@@ -153,8 +153,8 @@ def load_params(
     Raises as `load_tree` and `load_frozen`.
     """
     path = trusted_step(directory, step=step)
-    note = _data(path).get(NAME)
-    folder = path.parent / NAME
+    note = _data(path).get(FROZEN)
+    folder = path.parent / FROZEN
     if note is not None and folder.exists():
         folder = trusted_step(folder, step=_STEP)
     trained, frozen = find_params(path, part)
@@ -166,14 +166,14 @@ def load_params(
     if source is not None and given:
         params |= _load_given(source, given)
         if not beside:
-            _check(path.parent / NAME, fingerprint({name: params[name] for name in given}), str(note), source)
+            _check(path.parent / FROZEN, params_fingerprint({name: params[name] for name in given}), str(note), source)
     if beside:
         shapes = {
             name: jax.ShapeDtypeStruct(abstract[name].shape, value.dtype, sharding=abstract[name].sharding)
             for name, value in beside.items()
         }
         found = read_step(folder, {"params": shapes}, whole=False)
-        _check(folder.parent, str(found.data[NAME]), str(note))
+        _check(folder.parent, str(found.data[FROZEN]), str(note))
         params |= {name: value.astype(abstract[name].dtype) for name, value in found.state["params"].items()}
     return {name: params[name] for name in abstract}, int(path.name)
 

@@ -22,6 +22,8 @@ SHORT_SIDE_TOKENS = 4
 # Of a picture may be cut to gain size, and of the size may be given up to keep the picture whole.
 LITTLE_CUT, LEAST_SIZE = 0.02, 0.5
 
+FrameRange = tuple[int, int]  # numbers of the first and the last frame, counted from 0, both included
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:

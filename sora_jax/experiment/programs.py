@@ -34,7 +34,7 @@ from sora_jax.train.state import StateMaker
 from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.video import shapes
 
-Shapes = dict[str, jax.ShapeDtypeStruct]
+BatchShapes = dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class StepBatch:
 
     what: str
     size: int
-    shapes: Shapes
+    shapes: BatchShapes
     ways: Callable[[Mesh, Params], activations.Ways]
     flops: float | None
     recomputed: float
@@ -129,7 +129,7 @@ def step_program(objective: Objective, maker: StateMaker, step: StepConfig, plan
     )
 
 
-def pack_shapes(settings: Settings, rows: int, place: NamedSharding | None = None) -> Shapes:
+def pack_shapes(settings: Settings, rows: int, place: NamedSharding | None = None) -> BatchShapes:
     """Returns the shapes of a pack of the run, which lies at `place`."""
     row = pack_layout(settings).row().arrays
     return {n: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype, sharding=place) for n, v in row.items()}

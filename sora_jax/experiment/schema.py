@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Literal
 
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core.config import at_least_one
@@ -13,6 +12,7 @@ from sora_jax.data.curation.measures import CurationConfig
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
 from sora_jax.data.sources.shapes_world import WorldConfig
+from sora_jax.data.sources.table import SOURCES
 from sora_jax.diffusion.grids import Grid
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.diffusion.solvers import METHODS
@@ -42,7 +42,7 @@ _IMAGE_TOKENS = 257
 class DataConfig:
     """Where clips come from and how large they may be; see `configs/base.py`."""
 
-    source: Literal["shapes", "folder", "webdataset", "arrayrecord", "tfds"]
+    source: str
     path: str | None
     captions: str | None
     prefix: str | None
@@ -57,6 +57,9 @@ class DataConfig:
 
     def __post_init__(self):
         at_least_one(self, "max_frames", "min_tokens", "readers")
+        if self.source not in ("shapes", *SOURCES):
+            names = ", ".join(map(repr, ("shapes", *SOURCES)))
+            raise UserError(f"source must be one of {names}, not {self.source!r}")
         if self.min_tokens > self.max_tokens:
             raise UserError(f"min_tokens {self.min_tokens} exceeds max_tokens {self.max_tokens}")
         if self.fps is not None and self.fps <= 0:

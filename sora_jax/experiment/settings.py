@@ -13,6 +13,7 @@ from sora_jax.core.paths import expanded
 from sora_jax.core.precision import Precision
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.prefixed import prefix_faults
+from sora_jax.data.sources.table import SOURCES
 from sora_jax.experiment.adapters import with_adapter_stages
 from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.model_settings import with_model
@@ -35,13 +36,6 @@ _PATH_KEYS = {
     "image_encoder",
     "image",
     "last_image",
-}
-# What a source needs and how it is given.
-_PATHS = {
-    "folder": "a folder: pass --config.{key}.path=DIR",
-    "webdataset": "tar files: pass --config.{key}.path=FILE.tar, a folder of them or a pattern",
-    "arrayrecord": "records: pass --config.{key}.path=FILE.arrayrecord or a folder of such files",
-    "tfds": "a data set: pass --config.{key}.path=DIR/NAME/VERSION, or that#SPLIT",
 }
 
 
@@ -194,8 +188,8 @@ def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[
     problems = []
     if data.max_tokens > packing.tokens:
         problems.append(f"{key}.max_tokens {data.max_tokens} exceeds a row's packing.tokens {packing.tokens}")
-    if data.source in _PATHS and not data.path:
-        problems.append(f"{key}.source {data.source!r} needs {_PATHS[data.source].format(key=key)}")
+    if data.source in SOURCES and not data.path:
+        problems.append(f"{key}.source {data.source!r} needs {SOURCES[data.source].needs.format(key=key)}")
     if data.captions is not None and data.source == "shapes":
         problems.append(f"{key}.captions is for clips in files: the source 'shapes' writes its own, set None")
     if data.fps is not None and data.source == "shapes":

@@ -119,7 +119,7 @@ def upscale(scene: VideoBuilder) -> Making:
     yield from _rework(scene, covering(between, job.size), strength=job.strength)
 
 
-TASKS: dict[str, Callable[[VideoBuilder], Making]] = {
+MAKERS: dict[str, Callable[[VideoBuilder], Making]] = {
     "text": text,
     "animate": animate,
     "extend": extend,

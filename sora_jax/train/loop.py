@@ -226,7 +226,7 @@ def _given_up(
 ) -> NumericsError:
     """Returns what ends the run, after writing what reproduces the step."""
     names = job.stream.names(found.step.number)
-    dump.write(context.workdir, job.step.name, state, found.step, names=names, notes=notes)
+    dump.write_failed(context.workdir, job.step.name, state, found.step, names=names, notes=notes)
     return NumericsError(found.reason)
 
 
@@ -261,7 +261,7 @@ def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[Tra
             frozen.save_frozen(folder, state.frozen, context.workdir.config(), source=job.maker.source)
         return state, Position(), _notes(state)
     position = position_of(restored.data)
-    others = {*position.facts(), frozen.NAME}
+    others = {*position.facts(), frozen.FROZEN}
     fingerprint = {key: value for key, value in restored.data.items() if key not in others}
     changes = check_resume(fingerprint, job.stream.fingerprint(), fresh_data=context.fresh_data)
     if changes:
@@ -272,7 +272,7 @@ def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[Tra
 
 
 def _notes(state: TrainState) -> dict[str, str]:
-    return {frozen.NAME: frozen.fingerprint(state.frozen)} if state.frozen else {}
+    return {frozen.FROZEN: frozen.params_fingerprint(state.frozen)} if state.frozen else {}
 
 
 def position_of(data: Mapping[str, Any]) -> Position:

@@ -279,7 +279,7 @@ def with_frozen(maker: StateMaker, restored: Restored, folder: str | os.PathLike
     wanted = maker.abstract().frozen
     if not wanted:
         return restored.state
-    params = load_frozen(folder, wanted, expected=str(restored.data.get(frozen.NAME)), source=maker.source)
+    params = load_frozen(folder, wanted, expected=str(restored.data.get(frozen.FROZEN)), source=maker.source)
     return dataclasses.replace(restored.state, frozen=params)
 
 

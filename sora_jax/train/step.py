@@ -12,12 +12,11 @@ import optax
 
 from sora_jax.core import debugging, rng
 from sora_jax.core.mean import Mean
-from sora_jax.core.tree import Params, merge_model
+from sora_jax.core.tree import Batch, Params, merge_model
 from sora_jax.train.guard import GuardConfig, GuardVerdict, LossStats, judge
 from sora_jax.train.optimizer import ScheduleConfig, learning_rate
 from sora_jax.train.state import EmaConfig, TrainState, update_ema
 
-Batch = dict[str, jax.Array]
 Objective = Callable[[Any, Batch, jax.Array], tuple[Mean, dict[str, Mean]]]
 Metrics = dict[str, jax.Array]
 
@@ -40,16 +39,16 @@ class StepScalars:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """What fixes a stage's step besides the objective.
+    """What determines a stage's step besides the objective.
 
     Attributes:
-      name: Of the stage; part of the randomness.
-      seed: Of the run.
+      name: Name of the stage, part of its random key.
+      seed: Seed of the run.
       steps: Length of the stage.
       accumulate: Micro-batches per step; each row belongs to one.
       schedule: Learning rate over the stage.
-      ema: The tracks.
-      guard: What counts as a bad step.
+      ema: Widths of the averages of the weights.
+      guard: When a step is skipped, clipped or a spike.
     """
 
     name: str
@@ -75,11 +74,11 @@ def make_step(
 ) -> Callable[[TrainState, Batch, StepScalars], tuple[TrainState, Metrics]]:
     """Returns the jitted `(state, batch, config.scalars) -> (state, metrics)`; the state is donated.
 
-    It is, in this order: gradient, verdict of the guard, update, averages. A step that the guard does not apply changes
-    no weight, moment or average: it is counted in `state.skipped` and `state.consecutive_skips`. After
-    `guard.max_skipped_steps` of them in a row no step is applied any more, so that what led there can be looked at.
+    The order is: gradient, verdict of the guard, update, averages. A step that the guard does not apply changes
+    no weight, moment or average; it is counted in `state.skipped` and `state.consecutive_skips`. After
+    `guard.max_skipped_steps` of them in a row no further step is applied, which keeps the state for debugging.
 
-    Frozen parameters are part of the model, and of nothing else here.
+    Frozen parameters enter the forward pass; they have no gradient, moment, average or share in the digest.
 
     The metrics are float32 scalars: those of the objective, `loss`, `learning_rate`, global norms (`gradient_norm`
     before clipping, `update_norm`, 0 where nothing was applied, and `param_norm` after the step), counters, and
@@ -159,9 +158,8 @@ def _counted(state: TrainState, verdict: GuardVerdict) -> TrainState:
 def digest_and_norm(params: Params) -> tuple[jax.Array, jax.Array]:
     """Returns the digest of all float32 weights that are trained, uint32, and their global norm, float32.
 
-    The digest is the sum of their bits as unsigned numbers. Any one element that is otherwise changes it, and, since
-    such sums are exact, no order of devices does: two runs, or a run and its replay, are the same as long as these
-    numbers are.
+    The digest is the sum of their bits as unsigned integers. It changes if any one element does. Integer sums are
+    exact, so it does not depend on the mesh: where two runs, or a run and its replay, agree, their digests do.
     """
     sums = [_bits_and_squares(value) for value in params.values()]
     digest, squares = (functools.reduce(jnp.add, parts) for parts in zip(*sums, strict=True))

@@ -8,7 +8,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from sora_jax.checkpoints.checkpoint import Checkpointer
-from sora_jax.checkpoints.frozen import NAME, find_params, fingerprint, load_frozen, load_params, save_frozen
+from sora_jax.checkpoints.frozen import FROZEN, find_params, load_frozen, load_params, params_fingerprint, save_frozen
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
@@ -36,7 +36,7 @@ def stage(tmp_path_factory):
     note = save_frozen(folder, params(), {})
     trained = {"head": jnp.full(3, 2.0)}
     with Checkpointer(folder, POLICY) as saver:
-        saver.save(5, {"params": trained, "ema": {"width_0.1": {"head": jnp.ones(3)}}}, {NAME: note}, {}, settle=True)
+        saver.save(5, {"params": trained, "ema": {"width_0.1": {"head": jnp.ones(3)}}}, {FROZEN: note}, {}, settle=True)
     return folder
 
 
@@ -44,7 +44,7 @@ def test_the_fingerprint_is_of_values_names_and_dtypes_on_any_mesh():
     whole = params()
     place = NamedSharding(MESH, PartitionSpec("fsdp"))
     split = {"text.bias": whole["text.bias"], "text.kernel": jax.device_put(whole["text.kernel"], place)}
-    assert fingerprint(split) == fingerprint(whole)
+    assert params_fingerprint(split) == params_fingerprint(whole)
     swapped = np.array(whole["text.bias"])
     swapped[[0, 1]] = swapped[[1, 0]]
     bit = np.array(whole["text.bias"])
@@ -55,7 +55,7 @@ def test_the_fingerprint_is_of_values_names_and_dtypes_on_any_mesh():
         {"text.kernel": whole["text.kernel"].astype(jnp.float32)},
         {"other": whole["text.bias"]},
     ):
-        assert fingerprint({**whole, **changed}) != fingerprint(whole)
+        assert params_fingerprint({**whole, **changed}) != params_fingerprint(whole)
 
 
 def test_a_checkpoint_has_no_bytes_of_them_and_they_are_found_beside_it(stage):
@@ -73,7 +73,7 @@ def test_a_checkpoint_has_no_bytes_of_them_and_they_are_found_beside_it(stage):
 
 
 def test_other_values_are_refused(stage, tmp_path):
-    good = fingerprint(params())
+    good = params_fingerprint(params())
     loaded = load_frozen(stage, shapes(), expected=good)
     jax.tree.map(np.testing.assert_array_equal, loaded, params())
     with pytest.raises(UserError, match=f"have the fingerprint {good}, and the checkpoints beside them .* with 0123"):
@@ -82,10 +82,10 @@ def test_other_values_are_refused(stage, tmp_path):
     copy = tmp_path / "videos"
     save_frozen(copy, other, {})
     with Checkpointer(copy, POLICY) as saver:
-        saver.save(5, {"params": {"head": jnp.ones(3)}}, {NAME: good}, {}, settle=True)
+        saver.save(5, {"params": {"head": jnp.ones(3)}}, {FROZEN: good}, {}, settle=True)
     with pytest.raises(UserError, match="put back the folder that belongs to them"):
         load_params(copy, "params", shapes(jnp.float32))
-    next((copy / NAME / "0" / "state" / "d").iterdir()).write_bytes(b"damaged")
+    next((copy / FROZEN / "0" / "state" / "d").iterdir()).write_bytes(b"damaged")
     with pytest.raises(StorageError, match="can be trusted"):
         load_params(copy, "params", shapes(jnp.float32))
 

@@ -10,7 +10,7 @@ import pytest
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.generate.request import Request
-from sora_jax.generate.tasks import TASKS
+from sora_jax.generate.tasks import MAKERS
 from sora_jax.generate.video_builder import VideoBuilder
 from sora_jax.video.shown import ShownConfig
 
@@ -84,7 +84,7 @@ def make(one, *, limits=LIMITS, value=NEW):
     codec: Any = Averages()
     shower: Any = None if limits.shown is None else Shows()
     scene = VideoBuilder(one, limits, codec, pieces.append, shower)
-    making = TASKS[one.request.task](scene)
+    making = MAKERS[one.request.task](scene)
     latent = None
     while True:
         try:
@@ -298,7 +298,7 @@ def test_only_what_is_white_in_the_mask_is_made(keep_pixels):
     pieces: list[np.ndarray] = []
     canvases: list[Any] = []
     codec: Any = Averages()
-    making = TASKS["fill"](VideoBuilder(one, LIMITS, codec, pieces.append))
+    making = MAKERS["fill"](VideoBuilder(one, LIMITS, codec, pieces.append))
     canvases.append(next(making))
     unknown = ~canvases[0].known_thw
     assert unknown.sum() == 1, "one token holds all that is white"

@@ -35,7 +35,7 @@ from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
 from sora_jax.video.shown import Shown, ShownConfig
 
-Pack = dict[str, np.ndarray]
+HostPack = dict[str, np.ndarray]
 Array = TypeVar("Array")
 
 _ALL = slice(None)
@@ -75,7 +75,7 @@ class Row:
         budget, tokenizer = layout.budget, layout.tokenizer
         width = math.prod(layout.patch) * layout.channels
         self.layout = layout
-        self.arrays: Pack = {
+        self.arrays: HostPack = {
             "tokens_BLP": np.zeros((budget.tokens, width), np.float32),
             "position_BL3": np.zeros((budget.tokens, 3), np.float32),
             "segment_BL": np.zeros(budget.tokens, np.int32),
@@ -160,10 +160,10 @@ class Row:
         self._text = there.stop
 
 
-def _shown_arrays(layout: PackLayout, shown: ShownConfig) -> Pack:
+def _shown_arrays(layout: PackLayout, shown: ShownConfig) -> HostPack:
     """Returns the arrays of what an empty row is shown."""
     tokens, images = layout.budget.tokens, layout.budget.segments * shown.tokens
-    arrays: Pack = {"given_BLC": np.zeros((tokens, math.prod(layout.patch) * shown.channels), np.float32)}
+    arrays: HostPack = {"given_BLC": np.zeros((tokens, math.prod(layout.patch) * shown.channels), np.float32)}
     if images:
         arrays["image_BME"] = np.zeros((images, shown.image_width), np.float32)
         arrays["image_segment_BM"] = np.zeros(images, np.int32)
@@ -180,6 +180,6 @@ def texts_of(pack: Mapping[str, Array]) -> dict[str, Array]:
     return {name: array for name, array in pack.items() if name.startswith("text_")}
 
 
-def stack_rows(rows: list[Row]) -> Pack:
+def stack_rows(rows: list[Row]) -> HostPack:
     """Returns the pack of several rows."""
     return {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}

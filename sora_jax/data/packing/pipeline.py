@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.packing.packs import Pack, PackLayout
+from sora_jax.data.packing.packs import HostPack, PackLayout
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan, choose_tokens
 from sora_jax.data.shards.files import EMPTY_TEXT_FILE
@@ -168,7 +168,7 @@ class RowDataset:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, number: int) -> Pack:
+    def __getitem__(self, number: int) -> HostPack:
         """Returns row `number` >= 0: the arrays of a pack without their axis B."""
         planned = self.plan.row(number)
         row = self._layout.row()
@@ -261,12 +261,12 @@ class _Part:
     def __len__(self) -> int:
         return sys.maxsize // self._per_batch
 
-    def __getitem__(self, index: int) -> Pack:
+    def __getitem__(self, index: int) -> HostPack:
         batch, slot = divmod(index, self._own)
         return self._rows[self._start + batch * self._per_batch + self._offset + slot]
 
 
-class Batches(Iterator[Pack]):
+class Batches(Iterator[HostPack]):
     """Endless iterator of one process's packs, read ahead by threads; `next_row` is its whole state.
 
     `next_row` is the global number of the first row not yet returned (by any process). Close it when done
@@ -298,7 +298,7 @@ class Batches(Iterator[Pack]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __next__(self) -> Pack:
+    def __next__(self) -> HostPack:
         pack = next(self._iterator)
         self.next_row += self._rows_per_batch
         return pack

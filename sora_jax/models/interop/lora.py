@@ -95,9 +95,7 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFi
                 _add(file, f"{module}, {kind}", differences, place.of(kind), parts[kind], shapes)
     stacked = {ours: _stack(layers, shapes[ours]) for ours, layers in factors.items()}
     told = metadata.get("expert") or next((one[1].lower() for one in [_EXPERT.search(file.name)] if one), None)
-    return LoraFile(
-        factors=stacked, differences=differences, expert=told, metadata=metadata, matched=len(tensors)
-    )
+    return LoraFile(factors=stacked, differences=differences, expert=told, metadata=metadata, matched=len(tensors))
 
 
 def _file(path: Path) -> Path:
@@ -165,7 +163,9 @@ def _factors(
     return down.T, up.T * np.float32(times)
 
 
-def _stack(layers: Mapping[int, tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _stack(
+    layers: Mapping[int, tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the factors of all layers, of the highest rank of them, the rest zeros: so products are as they were."""
     if len(shape) == 2:
         return layers[0]
