@@ -201,7 +201,11 @@ class PreparedSet:
         Raises `DataError` that names the shard and the record when the record is damaged.
         """
         sample = self.raw(index)
-        return dataclasses.replace(sample, latent_THWC=(sample.latent_THWC - self._mean_C) / self._scale_C)
+        latent_THWC = (sample.latent_THWC - self._mean_C) / self._scale_C
+        shown = sample.shown_THWC
+        if shown is not None:
+            shown = (shown - self._mean_C) / self._scale_C
+        return dataclasses.replace(sample, latent_THWC=latent_THWC, shown_THWC=shown)
 
     def raw(self, index: int) -> Prepared:
         """Returns a sample with its latent as the writer was given it, rounded to bfloat16; raises as indexing does."""
@@ -216,11 +220,6 @@ class PreparedSet:
                 f"record {record_number} of shard {path} is damaged ({error}): "
                 "restore the shard from a copy, or prepare in a new --workdir"
             ) from error
-        latent_THWC = (sample.latent_THWC - self._mean_C) / self._scale_C
-        shown = sample.shown_THWC
-        if shown is not None:
-            shown = (shown - self._mean_C) / self._scale_C
-        return dataclasses.replace(sample, latent_THWC=latent_THWC, shown_THWC=shown)
 
     def source_ids(self) -> list[str]:
         """Returns the source id of each sample, as the indices have it."""
