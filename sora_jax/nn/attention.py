@@ -101,9 +101,10 @@ def attend(
     if mesh.empty or mesh.size == 1:
         return attend_here(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, repeated, ring=None)
     spread = _axis_of_several(along[1], mesh)
-    # Heads of small models may not divide; each device then has all of them.
+    # Heads of small models may not divide, nor do single clips; each device then has all of them.
     heads = "heads" if query_BLNH.shape[2] % ways("heads", mesh) == 0 else None
-    query, key = (spec(("batch", name, heads, None)) for name in along)
+    batch = "batch" if query_BLNH.shape[0] % ways("batch", mesh) == 0 else None
+    query, key = (spec((batch, name, heads, None)) for name in along)
     one = spec((heads, None))
     more = (one, one, P(*query[:2])) if repeated is not None else ()
 
