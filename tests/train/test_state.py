@@ -208,7 +208,7 @@ class Files:
 
 @pytest.mark.parametrize("trainable", [None, r"(?!first\.).*"])
 def test_a_state_begins_with_the_files_of_a_model(maker, trainable):
-    """What they have is frozen in its dtype or trained in float32, with averages of its own; the rest is initialised."""
+    """What they have is frozen in its dtype, or trained in float32 with averages of its own."""
     frozen_dtype = None if trainable is None else "bfloat16"
     begun = dataclasses.replace(maker, source=Files(), trainable=trainable, frozen_dtype=frozen_dtype)
     state, plain = begun.fresh(jax.random.key(3)), maker.fresh(jax.random.key(3))
