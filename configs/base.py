@@ -119,12 +119,11 @@ def get_config() -> ConfigDict:
     dit.given_channels = placeholder(int)  # of a latent position, given beside the noise (Wan with a first frame: 20)
     dit.image_dim = placeholder(int)  # width of tokens of a given image next to the text (Wan 2.1 with one: 1280)
     dit.image_positions = placeholder(int)  # of such tokens with an embedding each (Wan with two images: 514)
-    dit.lora = lora = (
-        ConfigDict()
-    )  # low-rank adapters of the blocks (docs/lora.md); stages.X.trainable says what trains
+    dit.lora = lora = ConfigDict()  # low-rank adapters of the blocks (docs/lora.md): they alone are trained
     lora.rank = placeholder(int)  # of each, 4 to 64; None: there are none
     lora.alpha = placeholder(float)  # what they add is multiplied by alpha / rank; None: by 1
-    lora.targets = r"attn[12]\.(to_(q|k|v|out)|add_[kv]_proj)|mlp_(in|out)"  # maps of a block that have one
+    lora.targets = placeholder(str)  # regular expression of whole names, r"attn[12]\.to_(q|k|v|out)" or r"mlp_(in|out)"
+    # or of both, of the maps of a block that have one; None: all
 
     c.text = text = ConfigDict()
     text.encoder = "bytes"  # trained with the transformer, needs no files; or a frozen one: "minilm", "clip", "t5",

@@ -1,7 +1,6 @@
 """The weights of a public model as what stages begin with: which transformer a stage trains, and where it lies."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from sora_jax.core.errors import UserError
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TrainStage
 from sora_jax.models.interop.wan import load_wan
+from sora_jax.nn.lora import is_factor
 
 _TRANSFORMER = "transformer."
-# Parameters that no public model has: those of adapters.
-_OURS = re.compile(r".*\.lora_[ab]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class PublicWeights:
 
     def has(self, name: str) -> bool:
         """Returns whether a parameter of the generator is one of the model: adapters, and text encoders, are not."""
-        return name.startswith(_TRANSFORMER) and _OURS.fullmatch(name) is None
+        return name.startswith(_TRANSFORMER) and not is_factor(name)
 
     def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
         """Returns parameters by name, each of its dtype, where its sharding says; raises UserError as `load_wan`."""

@@ -26,6 +26,7 @@ from sora_jax.core.config import differences
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.experiment.stage_settings import TrainStage, read_rules
 from sora_jax.models.autoencoder import AutoencoderConfig
+from sora_jax.nn.lora import is_factor
 from sora_jax.train.state import StateMaker, TrainState, track_name
 from sora_jax.train.workdir import Workdir
 
@@ -73,7 +74,9 @@ def find_source(name: str, stage: TrainStage, params: Mapping[str, Any]) -> Init
     for ours, theirs in names.items():
         if theirs is None:
             continue
-        if theirs not in there:
+        if theirs not in there and is_factor(ours) and theirs == ours:
+            names[ours] = None  # an adapter begins as initialised where there was none
+        elif theirs not in there:
             problems.append(f"{theirs}, for {ours}, is not there" if theirs != ours else f"{ours} is not there")
         elif leaves.form(there[theirs]) != leaves.form(params[ours]):
             alias = "" if theirs == ours else f"{theirs} "

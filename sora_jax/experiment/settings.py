@@ -13,6 +13,7 @@ from sora_jax.core.paths import expanded
 from sora_jax.core.precision import Precision
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.prefixed import prefix_faults
+from sora_jax.experiment.adapters import with_adapter_stages
 from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.model_settings import with_model
 from sora_jax.experiment.ranges import out_of_range
@@ -54,7 +55,7 @@ def read_settings(config: Any) -> Settings:
     problems = out_of_range(config)
     if problems:
         raise UserError("; ".join(problems))
-    config = with_model(with_optimizers(_with_homes(config)))
+    config = with_model(with_adapter_stages(with_optimizers(_with_homes(config))))
     stages: dict[str, Stage] = {}
     for name in config["stages"]:
         try:

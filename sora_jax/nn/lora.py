@@ -23,18 +23,19 @@ class LoraConfig:
     Attributes:
       rank: r, of each; None: there are none.
       alpha: What an adapter adds is multiplied by alpha / rank; None: rank, so by 1.
-      targets: A regular expression that matches the whole name of a map within a block, such as "attn1.to_q".
+      targets: A regular expression that matches the whole name of a map within a block, such as "attn1.to_q"; None: all
+        maps have one.
     """
 
     rank: int | None
     alpha: float | None
-    targets: str
+    targets: str | None
 
     def __post_init__(self):
         if self.rank is not None and self.rank < 1:
             raise UserError(f"lora: rank {self.rank} must be at least 1, or None for no adapter")
         try:
-            re.compile(self.targets)
+            re.compile(self.targets or "")
         except re.error as error:
             raise UserError(f"lora: targets {self.targets!r} is no regular expression: {error}") from error
 
@@ -52,7 +53,7 @@ def adapted(block: Any, config: LoraConfig | None, *, rngs: nnx.Rngs) -> Any:
     if config is None or config.rank is None:
         return block
     maps = dict(_maps(block))
-    targets = [name for name in maps if re.fullmatch(config.targets, name)]
+    targets = [name for name in maps if config.targets is None or re.fullmatch(config.targets, name)]
     if not targets:
         raise UserError(
             f"lora: targets {config.targets!r} matches none of the maps of a block, which are {', '.join(maps)}"
@@ -67,12 +68,17 @@ def merged(params: Params, *, scale: float) -> Params:
 
     The sum is taken in float32, and cast to the dtype of the kernel. At scale 0 kernels are as they were.
     """
-    result = {name: value for name, value in params.items() if name.rpartition(".")[2] not in (IN, OUT)}
+    result = {name: value for name, value in params.items() if not is_factor(name)}
     if scale:
         for name in adapters_of(params):
             kernel = result[f"{name}.{KERNEL}"]
             result[f"{name}.{KERNEL}"] = add_product(kernel, params[f"{name}.{IN}"], params[f"{name}.{OUT}"], scale)
     return result
+
+
+def is_factor(name: str) -> bool:
+    """Returns whether a parameter is one of the two factors of an adapter."""
+    return name.rpartition(".")[2] in (IN, OUT)
 
 
 def adapters_of(params: Params) -> list[str]:
