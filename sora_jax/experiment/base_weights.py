@@ -57,8 +57,8 @@ def expert_of(settings: Settings, levels: tuple[float, float]) -> int | None:
     if high <= boundary:
         return 1
     raise UserError(
-        f"noise_range ({low:g}, {high:g}) is of both experts of {settings.public.variant.title}: one begins at "
-        f"({boundary:g}, 1), the other at (0, {boundary:g}); each has a stage of its own"
+        f"levels {low:g} to {high:g} are of both experts of {settings.public.variant.title}: give each a stage of its "
+        f"own, with ({boundary:g}, 1.0) and (0.0, {boundary:g})"
     )
 
 

@@ -97,7 +97,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         try:
             self.lineage(settings, name)
         except UserError as error:
-            said.append(f"stages.{name}.{error}")
+            said.append(f"stages.{name}.noise_range {stage.noise_range}: {error}")
         unknown = stage.mix.collections.keys() - settings.collections
         if not unknown:
             return said
