@@ -13,6 +13,8 @@ that draws from its range alone and begins with its own weights. Memory of weigh
 20 bytes a parameter, over all chips. Steps and rates are untried; `configs/wan_lora.py` trains 1 % of that.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import autoencoder_f8t4c16, autoencoder_f16t4c48, base
@@ -71,7 +73,7 @@ def of_variant(name: str) -> ConfigDict:
     if name not in VARIANTS:
         raise ValueError(f"{name!r} is none of {', '.join(VARIANTS)}")
     variant = VARIANTS[name]
-    c = base.get_config()
+    c: Any = base.get_config()
     public = {16: autoencoder_f8t4c16, 48: autoencoder_f16t4c48}[variant.out_channels]
     shape = public.get_config().to_dict()["autoencoder"]
     c.update_from_flattened_dict({f"autoencoder.{key}": value for key, value in shape.items() if value is not None})
@@ -110,13 +112,13 @@ def of_variant(name: str) -> ConfigDict:
     return c
 
 
-def stages(c: ConfigDict, name: str, *, steps: int, rate: float) -> ConfigDict:
+def stages(c: Any, name: str, *, steps: int, rate: float) -> ConfigDict:
     """Returns `c` with the stages of a variant: clips are prepared once, then each of its transformers is trained."""
     variant = VARIANTS[name]
     ranges = {"videos": None}
     if variant.boundary is not None:
         ranges = {"high": (variant.boundary, 1.0), "low": (0.0, variant.boundary)}
-    found = ConfigDict({"prepare": c.stages.prepare})
+    found: Any = ConfigDict({"prepare": c.stages.prepare})
     found.prepare.batch = 1
     for stage, noise_range in ranges.items():
         flat = base.schedule(rate, warmup_steps=100, decay_share=0.0, final_share=1.0)

@@ -9,6 +9,8 @@ usual; videos of an image want about twice those of text. The adapter of rank 32
 parameters. Of two experts (A14B) each has an adapter of its own, trained in its own range of noise.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import wan_finetune
@@ -20,7 +22,7 @@ _ROWS = {"t2v_1_3b": 4, "ti2v_5b": 4}
 
 def get_config(variant: str = "t2v_1_3b") -> ConfigDict:
     """Returns the config that trains an adapter of `variant`, a key of `VARIANTS`."""
-    c = wan_finetune.of_variant(variant)
+    c: Any = wan_finetune.of_variant(variant)
     c.packing.rows = _ROWS.get(variant, 8)
     c.transformer.lora.rank = 32
     return wan_finetune.stages(c, variant, steps=_STEPS, rate=_RATE)

@@ -163,10 +163,7 @@ def load_params(
     params: dict[str, Any] = {}
     if wanted := {f"{part}/{name}": abstract[name] for name in abstract if name not in beside and name not in given}:
         params |= _under(part, leaves.by_name(read_step(path, leaves.nest(wanted), whole=False).state))
-    if source is not None and given:
-        params |= _load_given(source, given)
-        if not beside:
-            _check(path.parent / FROZEN, params_fingerprint({name: params[name] for name in given}), str(note), source)
+    kept: dict[str, Any] = {}
     if beside:
         shapes = {
             name: jax.ShapeDtypeStruct(abstract[name].shape, value.dtype, sharding=abstract[name].sharding)
@@ -174,7 +171,12 @@ def load_params(
         }
         found = read_step(folder, {"params": shapes}, whole=False)
         _check(folder.parent, str(found.data[FROZEN]), str(note))
-        params |= {name: value.astype(abstract[name].dtype) for name, value in found.state["params"].items()}
+        kept = found.state["params"]
+        params |= {name: value.astype(abstract[name].dtype) for name, value in kept.items()}
+    if source is not None and given:
+        loaded = _load_given(source, given)
+        _check(path.parent / FROZEN, params_fingerprint({**kept, **loaded}), str(note), source)
+        params |= loaded
     return {name: params[name] for name in abstract}, int(path.name)
 
 

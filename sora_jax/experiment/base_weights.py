@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from sora_jax.core.errors import UserError
 from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.stage_settings import TrainStage
 from sora_jax.models.interop.wan import load_wan
 from sora_jax.nn.lora import is_factor
 
@@ -42,23 +43,30 @@ class PublicWeights:
         return {f"{_TRANSFORMER}{name}": value for name, value in loaded.items()}
 
 
-def expert_of(settings: Settings, noise_range: tuple[float, float] | None) -> int | None:
-    """Returns which of the transformers of the public model draws from a range of noise levels; None: of no model.
+def expert_of(settings: Settings, levels: tuple[float, float]) -> int | None:
+    """Returns which of the transformers of the public model is asked at a range of noise levels; None: of no model.
 
     Raises UserError where that is the range of both of two.
     """
     if settings.public is None:
         return None
     boundary = settings.public.variant.boundary
-    low, high = noise_range or (0.0, 1.0)
+    low, high = levels
     if boundary is None or low >= boundary:
         return 0
     if high <= boundary:
         return 1
     raise UserError(
-        f"noise_range ({low:g}, {high:g}) is of both experts of {settings.public.variant.title}: one begins at "
-        f"({boundary:g}, 1), the other at (0, {boundary:g}); each has a stage of its own"
+        f"levels {low:g} to {high:g} are of both experts of {settings.public.variant.title}: give each a stage of its "
+        f"own, with ({boundary:g}, 1.0) and (0.0, {boundary:g})"
     )
+
+
+def source_of(settings: Settings, name: str) -> PublicWeights | None:
+    """Returns the transformer that a stage begins with and freezes; None: there is none."""
+    stage = settings.stages[name]
+    assert isinstance(stage, TrainStage), stage
+    return public_weights(settings, expert_of(settings, stage.levels), frozen_dtype=stage.frozen_dtype)
 
 
 def public_weights(settings: Settings, expert: int | None, *, frozen_dtype: str | None) -> PublicWeights | None:

@@ -10,13 +10,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from sora_jax.checkpoints.frozen import load_params
+from sora_jax.checkpoints.frozen import Source, load_params
 from sora_jax.core.distributed import from_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
+from sora_jax.experiment.base_weights import source_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.denoiser import SolverConfig
@@ -159,7 +160,10 @@ def load_generator(
 
     if stage := from_first("the newest transformer", newest):
         track = track_name(settings.ema.widths[0])
-        loaded, found = load_weights(workdir, stage, params, track=track, step=step, weights=weights, places=places)
+        source = source_of(settings, stage)
+        loaded, found = load_weights(
+            workdir, stage, params, track=track, step=step, weights=weights, places=places, source=source
+        )
         return loaded, stage, found
     raise UserError(f"{workdir.path} has no checkpoint of a transformer yet: run main until one is written")
 
@@ -173,15 +177,17 @@ def load_weights(
     step: int | None = None,
     weights: Weights = "ema",
     places: Mapping[str, Sharding] | None = None,
+    source: Source | None = None,
 ) -> tuple[Params, int]:
     """Returns (weights, step) of a stage's checkpoint, by default on the first device.
 
-    `weights` are the average called `track` ("ema"), or what the last step left ("params").
+    `weights` are the average called `track` ("ema"), or what the last step left ("params"); `source` as in
+    `load_params`.
     """
     places = places or dict.fromkeys(abstract, SingleDeviceSharding(jax.local_devices()[0]))
     shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in abstract.items()}
     part = "params" if weights == "params" else f"ema/{track}"
-    return load_params(workdir.checkpoints(stage), part, shapes, step=step)
+    return load_params(workdir.checkpoints(stage), part, shapes, step=step, source=source)
 
 
 def limits_of(settings: Settings) -> ModelLimits:

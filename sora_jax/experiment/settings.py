@@ -180,7 +180,9 @@ def _order_conflicts(settings: Settings) -> list[str]:
     if not faults:
         return []
     places = [kind.place.format(kind=name) for name, kind in KINDS.items() if name not in given]
-    return [f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be {', then '.join(places)}"]
+    said = f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be {', then '.join(places)}"
+    lacks = AUTOENCODER not in [*kinds, *given]
+    return [f"{said}; or give a public model as --config.model=DIR" if lacks else said]
 
 
 def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[str]:

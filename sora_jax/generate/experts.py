@@ -41,6 +41,10 @@ class Experts:
             self._held = number, self._load(number)
         return self._held[1]
 
+    def forget(self) -> None:
+        """Lets go of the one in memory: it may have changed where it comes from."""
+        self._held = None
+
 
 class ExpertsSampler(Sampler):
     """A sampler whose weights are those of `experts`; what it is called with in their place is not looked at.

@@ -17,6 +17,7 @@ _FREE = (
     "evaluation.*",
     "checkpoint.*",
     "mesh.*",
+    "model",  # what was frozen of it, or encoded with it, is known by its digest
     "codec.*",
     "text.weights",  # may move: their digest is compared
     "autoencoder.remat",

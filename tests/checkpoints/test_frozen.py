@@ -96,3 +96,50 @@ def test_what_an_earlier_start_froze_is_replaced(tmp_path):
     assert first != second
     place = {"a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=PLACE)}
     np.testing.assert_array_equal(load_frozen(tmp_path, place, expected=second)["a"], np.ones(3))
+
+
+class Files:
+    """A public model on disk, as a `Source` of what `params` has of a text."""
+
+    place, dtype = "models/public", jnp.dtype(jnp.bfloat16)
+
+    def __init__(self, values):
+        self.values = values
+
+    def has(self, name):
+        return name.startswith("text.")
+
+    def load(self, wanted):
+        return {name: jax.device_put(self.values[name].astype(one.dtype), one.sharding) for name, one in wanted.items()}
+
+
+def test_what_a_public_model_has_is_not_written_once_more(tmp_path):
+    kept = {name: value.astype(jnp.bfloat16) for name, value in params().items()}
+    public, stage = Files(kept), tmp_path / "videos"
+    note = save_frozen(stage, kept, {}, source=public)
+    assert note == fingerprint(kept)
+    assert not (stage / NAME).exists()
+    jax.tree.map(
+        np.testing.assert_array_equal, load_frozen(stage, shapes(jnp.bfloat16), expected=note, source=public), kept
+    )
+    with Checkpointer(stage, POLICY) as saver:
+        saver.save(5, {"params": {"head": jnp.full(3, 2.0)}}, {NAME: note}, {}, settle=True)
+    wanted = {"head": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=PLACE), **shapes(jnp.float32)}
+    found, _ = load_params(stage, "params", wanted, source=public)
+    jax.tree.map(np.testing.assert_array_equal, found, {"head": np.full(3, 2.0, np.float32), **kept})
+    other = Files({name: value + 1 for name, value in kept.items()})
+    for load in (
+        lambda: load_frozen(stage, shapes(jnp.bfloat16), expected=note, source=other),
+        lambda: load_params(stage, "params", wanted, source=other),
+    ):
+        with pytest.raises(UserError, match=f"weights in models/public have .* were trained on {note}: give the model"):
+            load()
+
+
+def test_only_what_no_public_model_has_is_written(tmp_path):
+    whole = {**params(), "mine": jnp.ones(2)}
+    public = Files(whole)
+    note = save_frozen(tmp_path, whole, {}, source=public)
+    wanted = {**shapes(), "mine": jax.ShapeDtypeStruct((2,), jnp.float32, sharding=PLACE)}
+    assert set(load_frozen(tmp_path, {"mine": wanted["mine"]}, expected=fingerprint({"mine": jnp.ones(2)}))) == {"mine"}
+    jax.tree.map(np.testing.assert_array_equal, load_frozen(tmp_path, wanted, expected=note, source=public), whole)

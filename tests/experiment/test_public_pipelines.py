@@ -132,8 +132,6 @@ def test_latents_and_videos_are_those_of_diffusers(tmp_path, experts, channels, 
 
     wanted_THWC = run("latent").numpy().transpose(1, 2, 3, 0)
     assert np.abs(wanted_THWC).std() > 0.1
-    print("latents", np.abs(found_THWC - wanted_THWC).max(), np.abs(wanted_THWC).max())
-    np.testing.assert_allclose(found_THWC, wanted_THWC, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found_THWC, wanted_THWC, rtol=0, atol=1e-4)
     (clip,) = sampler(model.models.params, [canvas])
-    print("pixels", np.abs(clip.astype(float) - run("np") * 255).max())
-    np.testing.assert_allclose(clip, run("np") * 255, rtol=0, atol=1.01)
+    np.testing.assert_allclose(clip, run("np") * 255, rtol=0, atol=0.6)  # of whole numbers

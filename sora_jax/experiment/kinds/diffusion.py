@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
@@ -18,15 +20,15 @@ from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion.known import KnownConfig
 from sora_jax.experiment import activations, sample_log
-from sora_jax.experiment.base_weights import expert_of, public_weights
+from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.kinds.base import Run, Show, TrainKind
-from sora_jax.experiment.loading import build_generator, example_jobs, limits_of, load_shower, make_sampler
+from sora_jax.experiment.loading import build_generator, load_shower
 from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO, MixConfig, TrainStage
-from sora_jax.generate.scheduler import make_all
+from sora_jax.experiment.training_samples import TrainingSamples
 from sora_jax.models import flops
 from sora_jax.objectives import diffusion
 from sora_jax.preparation.encode import header
@@ -60,11 +62,16 @@ class DiffusionStage(TrainStage):
                 f"token_drop ({least:g}, {largest:g}) must be two shares from 0 to less than 1, the smaller first; "
                 "(0, 0) drops nothing"
             )
-        low, high = self.noise_range or (0.0, 1.0)
+        low, high = self.levels
         if not 0 <= low < high <= 1:
             raise UserError(
                 f"noise_range ({low:g}, {high:g}) must be two levels from 0 to 1, the lower first; None draws from all"
             )
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Lowest and highest noise level that is drawn."""
+        return self.noise_range or (0.0, 1.0)
 
     @property
     def gives_known_tokens(self) -> bool:
@@ -80,13 +87,17 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     key = "generator parameters"
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
-        """Returns which weights are those of no collection, and whether frames are given in two ways."""
+        """Returns which weights are those of no collection, whether frames are given in two ways, and which expert."""
         stage, said = self.of(settings, name), []
         if stage.gives_known_tokens and settings.shown is not None:
             said.append(
                 f"stages.{name}.known gives tokens, and this transformer is shown frames by its given_channels: set "
                 "known.none to 1 and the other shares to 0"
             )
+        try:
+            self.lineage(settings, name)
+        except UserError as error:
+            said.append(f"stages.{name}.noise_range {stage.noise_range}: {error}")
         unknown = stage.mix.collections.keys() - settings.collections
         if not unknown:
             return said
@@ -112,12 +123,11 @@ class DiffusionKind(TrainKind[DiffusionStage]):
 
     def lineage(self, settings: Settings, name: str) -> int | None:
         """Returns the transformer of the public model that the stage trains; None: the run makes its own."""
-        return expert_of(settings, self.of(settings, name).noise_range)
+        return expert_of(settings, self.of(settings, name).levels)
 
     def source(self, settings: Settings, name: str) -> Source | None:
         """Returns the files of that transformer."""
-        stage = self.of(settings, name)
-        return public_weights(settings, self.lineage(settings, name), frozen_dtype=stage.frozen_dtype)
+        return source_of(settings, name)
 
     def build(self, settings: Settings, name: str, key: jax.Array) -> nnx.Module:
         """Returns a fresh text encoder and transformer."""
@@ -127,8 +137,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     def objective(self, settings: Settings, name: str) -> Objective:
         """Returns the error of predictions over noise levels and known tokens."""
         stage, dtype = self.of(settings, name), compute_dtype(settings.precision)
-        noise_range = stage.noise_range or (0.0, 1.0)
-        return diffusion.make_objective(settings.diffusion, stage.known, dtype=dtype, noise_range=noise_range)
+        return diffusion.make_objective(settings.diffusion, stage.known, dtype=dtype, noise_range=stage.levels)
 
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
@@ -206,18 +215,39 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         return super().once_seconds(settings, name, costs) + settings.log.samples_per_stage * sampling
 
     def show(self, run: Run, name: str) -> Show:
-        """Shows samples of the configured prompts, the same at every moment."""
-        settings = run.settings
-        structure, _, _ = abstract_model(self.maker(settings, name, run.mesh).build)
-        sampler = make_sampler(settings, run.codec, structure, mesh=run.mesh)
-        frames = settings.sampling.frames if self.of(settings, name).mix.videos else 1
-        jobs, limits = example_jobs(settings, frames=frames), limits_of(settings)
+        """Shows samples of the configured prompts, the same at every moment, and beside them those without adapters."""
+        settings, maker = run.settings, self.maker(run.settings, name, run.mesh)
+
+        def other(expert: int) -> Params:
+            source = public_weights(settings, expert, frozen_dtype=self.of(settings, name).frozen_dtype)
+            assert source is not None
+            return _whole(source, maker.abstract_params())
+
+        samples = TrainingSamples(
+            settings,
+            run.codec,
+            abstract_model(maker.build)[0],
+            mesh=run.mesh,
+            frames=settings.sampling.frames if self.of(settings, name).mix.videos else 1,
+            expert=self.lineage(settings, name) or 0,
+            other=other,
+        )
 
         def show(state: TrainState, step: int) -> None:
-            made = make_all(sampler, state.averaged(track_name(settings.ema.widths[0])), jobs, limits)
-            sample_log.show_samples(run.workdir, run.metrics, name, step, jobs, [one.clip for one in made])
+            params = state.averaged(track_name(settings.ema.widths[0]))
+            before = samples.without_adapters(params)
+            clips = samples.made(params)
+            sample_log.show_samples(run.workdir, run.metrics, name, step, samples.jobs, clips, before)
 
         return show
+
+
+def _whole(source: Source, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+    """Returns all parameters of a generator that has those of a source, and adapters that add nothing to them."""
+    wanted = {n: jax.ShapeDtypeStruct(v.shape, source.dtype, sharding=v.sharding) for n, v in shapes.items()}
+    given = source.load({name: one for name, one in wanted.items() if source.has(name)})
+    rest = {n: jax.device_put(jnp.zeros(v.shape, v.dtype), v.sharding) for n, v in shapes.items() if n not in given}
+    return {**given, **rest}
 
 
 def _recomputed(settings: Settings, work: flops.Work) -> float:
