@@ -93,10 +93,12 @@ def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: 
     width = config.width
     token = 2 * (4 * width**2) + 2 * (2 * width**2) + 2 * (2 * width * config.mlp_width)
     text_token = 2 * (2 * width**2)
-    attention = 4 * width * (work.pairs + work.text_pairs)
+    # The zeros that a text is padded with are one more key for each token.
+    padding = work.tokens if config.text_pad_to is not None else 0
+    attention = 4 * width * (work.pairs + work.text_pairs + padding)
     blocks = config.depth * (work.tokens * token + work.text_tokens * text_token + attention)
 
-    ends = work.tokens * 2 * (2 * patch_width * width)
+    ends = work.tokens * 2 * ((2 * patch_width + config.given_width) * width)
     text = work.text_tokens * 2 * (text_dim * width + width**2)
     # Two noise levels a segment: its own, and that of its known tokens.
     levels = 2 * work.segments * 2 * (config.frequency_dim * width + width**2 + 6 * width**2)
