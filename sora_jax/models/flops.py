@@ -93,7 +93,9 @@ def step_flops(
 
 def attention_flops(config: TransformerConfig, work: Work) -> float:
     """Returns the FLOPs of attention, which multiplies with no weights, in one forward pass."""
-    return float(config.depth * 4 * config.width * (work.pairs + work.text_pairs))
+    # The zeros that a text is padded with are one more key for each token.
+    padding = work.tokens if config.text_pad_to is not None else 0
+    return float(config.depth * 4 * config.width * (work.pairs + work.text_pairs + padding))
 
 
 def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: int, work: Work) -> float:
@@ -103,7 +105,7 @@ def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: 
     text_token = 2 * (2 * width**2)
     blocks = config.depth * (work.tokens * token + work.text_tokens * text_token) + attention_flops(config, work)
 
-    ends = work.tokens * 2 * (2 * patch_width * width)
+    ends = work.tokens * 2 * ((2 * patch_width + config.given_width) * width)
     text = work.text_tokens * 2 * (text_dim * width + width**2)
     # Two noise levels a segment: its own, and that of its known tokens.
     levels = 2 * work.segments * 2 * (config.frequency_dim * width + width**2 + 6 * width**2)

@@ -44,9 +44,9 @@ def products(jaxpr) -> float:
     return total
 
 
-@pytest.mark.parametrize("extras", [False, True])
-def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras):
-    shape = config(extras=extras)
+@pytest.mark.parametrize(("extras", "given"), [(False, None), (True, None), (False, 3)])
+def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras, given):
+    shape = dataclasses.replace(config(extras=extras), given_channels=given)
     structure, params, _ = abstract_model(lambda key: TextToVideo(shape, TEXT, patch_width=P, rngs=nnx.Rngs(key)))
     pack = {
         "position_BL3": np.zeros((B, L, 3), np.float32),
@@ -69,6 +69,7 @@ def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras):
             level_BL=np.zeros((B, L), np.int32),
             text_BKE=text_BKE,
             text_segment_BK=pack["text_segment_BK"],
+            given_BLC=None if given is None else np.zeros((B, L, shape.given_width), np.float32),
         )
 
     work = work_of(pack["segment_BL"], pack["text_segment_BK"])

@@ -283,7 +283,7 @@ def test_diffusers_reads_what_we_write(pairs, layout, tmp_path):
 
 
 def close(found, expected, *, atol, rtol=0.0):
-    assert np.std(expected) > 0.1
+    assert np.std(expected.numpy()) > 0.1
     np.testing.assert_allclose(np.asarray(found), expected.numpy(), atol=atol, rtol=rtol)
 
 
@@ -315,10 +315,11 @@ def test_rotations_are_the_table(pairs):
     torch = pytest.importorskip("torch")
     tables = pairs("text").torch.rope(torch.zeros(1, CHANNELS, 21, 60, 60))
     position_L3 = shapes.positions((21, 30, 30), 1.0)
-    found = rope.rotations(jnp.asarray(position_L3)[None], HEAD_DIM, 10_000.0)
-    for ours_there, table in zip(found, tables, strict=True):
-        print("rope", np.abs(np.abs(np.asarray(ours_there)[0]) - np.abs(table.numpy()[0, :, 0])).max())
-    assert 0
+    cos, sin = rope.rotations(jnp.asarray(position_L3)[None], HEAD_DIM, 10_000.0)
+    signed = sin * np.tile([-1.0, 1.0], HEAD_DIM // 2)
+    # What cosines of two libraries differ in: the last bit.
+    for found, table in ((cos, tables[0]), (signed, tables[1])):
+        close(found[0], table[0, :, 0], atol=6e-8)
 
 
 def test_a_block_and_its_feed_forward_agree(pairs):
@@ -330,7 +331,7 @@ def test_a_block_and_its_feed_forward_agree(pairs):
     rng = np.random.default_rng(5)
     tokens, width = shapes.count(shapes.token_grid(VIDEO, PATCH)), HEADS * HEAD_DIM
     x, text = (rng.normal(size=(1, n, width)).astype(np.float32) for n in (tokens, TEXT_TOKENS))
-    modulation = rng.normal(size=(1, 6, width)).astype(np.float32)
+    modulation = 0.3 * rng.normal(size=(1, 6, width)).astype(np.float32)
     with torch.no_grad():
         their = pair.torch.blocks[0]
         arrays = (torch.from_numpy(one) for one in (x, text, modulation))
@@ -347,10 +348,5 @@ def test_a_block_and_its_feed_forward_agree(pairs):
         text_segment_BK=jnp.ones((1, TEXT_TOKENS), jnp.int32),
         beside=Beside(None, None),
     )
-    f = block.mlp_out(gelu(block.mlp_in(jnp.asarray(x))))
-    print("ffn", np.abs(np.asarray(f) - fed.numpy()).max(), fed.abs().max())
-    w = block(jnp.asarray(x), context)
-    e = np.abs(np.asarray(w) - whole.numpy())
-    print("block", e.max(), (e - 1e-6 * np.abs(whole.numpy())).max(), whole.abs().max())
-    close(block.mlp_out(gelu(block.mlp_in(jnp.asarray(x)))), fed, atol=1e-7)
+    close(block.mlp_out(gelu(block.mlp_in(jnp.asarray(x)))), fed, atol=1e-7, rtol=1e-6)
     close(block(jnp.asarray(x), context), whole, atol=3e-7, rtol=1e-6)
