@@ -170,6 +170,10 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         sampler = make_sampler(settings, run.codec, structure, mesh=run.mesh)
         frames = settings.sampling.frames if self.of(settings, name).mix.videos else 1
         jobs, limits = example_jobs(settings, frames=frames), limits_of(settings)
+        if settings.text_encoder.tokenizer.stored:
+            # Now, so that the text encoder is gone before the transformer trains: what it was asked for it remembers.
+            settings.text_encoder.tokenizer.encode([text for job in jobs for text in (*job.prompts, job.negative)])
+            settings.text_encoder.release()
 
         def show(state: TrainState, step: int) -> None:
             made = make_all(sampler, state.averaged(track_name(settings.ema.widths[0])), jobs, limits)
