@@ -117,13 +117,13 @@ def test_what_a_public_model_has_is_not_written_once_more(tmp_path):
     kept = {name: value.astype(jnp.bfloat16) for name, value in params().items()}
     public, stage = Files(kept), tmp_path / "videos"
     note = save_frozen(stage, kept, {}, source=public)
-    assert note == fingerprint(kept)
-    assert not (stage / NAME).exists()
+    assert note == params_fingerprint(kept)
+    assert not (stage / FROZEN).exists()
     jax.tree.map(
         np.testing.assert_array_equal, load_frozen(stage, shapes(jnp.bfloat16), expected=note, source=public), kept
     )
     with Checkpointer(stage, POLICY) as saver:
-        saver.save(5, {"params": {"head": jnp.full(3, 2.0)}}, {NAME: note}, {}, settle=True)
+        saver.save(5, {"params": {"head": jnp.full(3, 2.0)}}, {FROZEN: note}, {}, settle=True)
     wanted = {"head": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=PLACE), **shapes(jnp.float32)}
     found, _ = load_params(stage, "params", wanted, source=public)
     jax.tree.map(np.testing.assert_array_equal, found, {"head": np.full(3, 2.0, np.float32), **kept})
@@ -141,5 +141,7 @@ def test_only_what_no_public_model_has_is_written(tmp_path):
     public = Files(whole)
     note = save_frozen(tmp_path, whole, {}, source=public)
     wanted = {**shapes(), "mine": jax.ShapeDtypeStruct((2,), jnp.float32, sharding=PLACE)}
-    assert set(load_frozen(tmp_path, {"mine": wanted["mine"]}, expected=fingerprint({"mine": jnp.ones(2)}))) == {"mine"}
+    assert set(load_frozen(tmp_path, {"mine": wanted["mine"]}, expected=params_fingerprint({"mine": jnp.ones(2)}))) == {
+        "mine"
+    }
     jax.tree.map(np.testing.assert_array_equal, load_frozen(tmp_path, wanted, expected=note, source=public), whole)

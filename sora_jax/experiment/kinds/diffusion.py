@@ -232,6 +232,11 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             expert=self.lineage(settings, name) or 0,
             other=other,
         )
+        if settings.text_encoder.tokenizer.stored:
+            # Now, so that the text encoder is gone before the transformer trains: what it was asked for it remembers.
+            texts = [text for job in samples.jobs for text in (*job.prompts, job.negative)]
+            settings.text_encoder.tokenizer.encode(texts)
+            settings.text_encoder.release()
 
         def show(state: TrainState, step: int) -> None:
             params = state.averaged(track_name(settings.ema.widths[0]))

@@ -1,5 +1,6 @@
 """The T5 family in files: names of Hugging Face and of Wan's own table, shapes, and the rows `t5` and `umt5`."""
 
+import functools
 import re
 from collections.abc import Mapping
 
@@ -152,8 +153,8 @@ UMT5 = Family(
     states="last states",
     place=text_weights_needed,
     pieces=_pieces,
-    weights=lambda files: read_t5(files, bias_in_each=True),
-    usual=lambda key: T5Encoder(_XXL, rngs=nnx.Rngs(key)),
+    weights=functools.partial(read_t5, bias_in_each=True),
+    usual=functools.partial(_fresh, _XXL),
 )
 T5 = Family(
     name="t5",
@@ -165,5 +166,5 @@ T5 = Family(
     states="last states",
     place=text_weights_needed,
     pieces=_pieces,
-    weights=lambda files: read_t5(files, bias_in_each=False),
+    weights=functools.partial(read_t5, bias_in_each=False),
 )

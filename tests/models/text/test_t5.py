@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from sora_jax.core.errors import UserError
 from sora_jax.models.text import build_encoder
-from sora_jax.models.text.encoder import TextConfig
-from tests.small_encoder import write_t5
+from sora_jax.models.text.files import EncoderFiles
+from sora_jax.models.text.t5 import distance_buckets
+from sora_jax.models.text.t5_files import read_t5
+from tests.models.text.against_torch import assert_agree
+from tests.small_encoder import text_config, write_t5
 
 TEXTS = ("a red circle moves right", "", "a blue square")
 
 
-def encoder(path, name="umt5", max_tokens=64):
-    weights = None if path is None else str(path)
-    return build_encoder(
-        TextConfig(encoder=name, weights=weights, width=8, depth=1, heads=1, max_tokens=max_tokens)
-    ).tokenizer
+def encoder(path, name="umt5"):
+    return build_encoder(text_config(name, path)).tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +95,107 @@ def test_files_of_other_makers_give_the_same_states(name, umt5, expected, tmp_pa
     path = variant(name, load_file(folder / "model.safetensors"), folder)
     for found, wanted in zip(encoder(path).encode(TEXTS), expected, strict=True):
         np.testing.assert_array_equal(found["text_BKE"], wanted["text_BKE"])
+
+
+def test_where_both_tables_of_pieces_are_saved_the_zeros_do_not_count(umt5, expected, tmp_path):
+    weights = load_file(umt5 / "model.safetensors")
+    folder = write_t5(tmp_path / "copy")
+    weights["encoder.embed_tokens.weight"] = weights.pop("shared.weight")
+    save_file(weights, folder / "model.safetensors")
+    for found, wanted in zip(encoder(folder).encode(TEXTS), expected, strict=True):
+        np.testing.assert_array_equal(found["text_BKE"], wanted["text_BKE"])
+
+
+def changed(name, weights):
+    """Returns the weights with a fault."""
+    q = "encoder.block.1.layer.0.SelfAttention.q.weight"
+    faults = {
+        "version 1.0": {"encoder.block.0.layer.1.DenseReluDense.wi.weight": weights[q]},
+        "missing": {q: None},
+        "shape": {q: weights[q][:-1]},
+        "surplus": {"encoder.block.1.adapter.weight": weights[q]},
+        "quantised": {f"{q}.scale_weight": weights[q]},
+        "shared biases": {"encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight": None},
+        "nothing": dict.fromkeys(weights) | {"conv1.weight": weights[q]},
+        "decoder": {"decoder.block.0.layer.0.SelfAttention.q.weight": weights[q], "lm_head.weight": weights[q]},
+    }
+    return {name: value for name, value in (weights | faults[name]).items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("version 1.0", "is a T5 of version 1.0, whose feed-forward has no gate: give one of version 1.1"),
+        ("missing", "block.1.layer.0.SelfAttention.q.weight is missing"),
+        ("shape", r"SelfAttention.q.weight is \(15, 16\) instead of \(16, 16\)"),
+        ("surplus", "encoder.block.1.adapter.weight is not known"),
+        ("quantised", r"holds quantised weights \(encoder.*scale_weight\): give those in bfloat16"),
+        ("shared biases", "holds a t5, by its biases of distances, and text.encoder is 'umt5'"),
+        ("nothing", "is no encoder of the T5 family: shared.weight, .* missing"),
+    ],
+)
+def test_other_weights_are_refused_by_name(name, said, tmp_path):
+    folder = write_t5(tmp_path)
+    save_file(changed(name, load_file(folder / "model.safetensors")), folder / "model.safetensors")
+    with pytest.raises(UserError, match=said):
+        encoder(folder).encode(["a"])
+
+
+def test_a_decoder_is_left_and_does_not_count(umt5, expected, tmp_path):
+    folder = write_t5(tmp_path)
+    save_file(changed("decoder", load_file(folder / "model.safetensors")), folder / "model.safetensors")
+    assert encoder(folder).recipe == encoder(umt5).recipe
+    np.testing.assert_array_equal(encoder(folder).encode(TEXTS)[0]["text_BKE"], expected[0]["text_BKE"])
+
+
+def test_pickles_and_missing_files_are_refused_with_what_to_give(tmp_path):
+    with pytest.raises(UserError, match=r"does not exist; give text\.weights a folder"):
+        encoder(tmp_path / "nothing").count("a")
+    (tmp_path / "models_t5_umt5-xxl-enc-bf16.pth").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"holds only pickles .* give the text_encoder folder of the diffusers layout"):
+        encoder(tmp_path).count("a")
+    with pytest.raises(UserError, match="is a pickle, which can run any code"):
+        encoder(tmp_path / "models_t5_umt5-xxl-enc-bf16.pth").count("a")
+    folder = write_t5(tmp_path / "torn", tokenizer=False)
+    with pytest.raises(UserError, match=r"has no tokenizer: put its tokenizer.json or spiece.model beside the weights"):
+        encoder(folder).count("a")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-100])
+    with pytest.raises(UserError, match="is not a whole safetensors file"):
+        encoder(folder).count("a")
+    with pytest.raises(UserError, match=r"text\.weights is not given"):
+        encoder(None).count("a")
+    assert encoder(None).arrays["text_BKE"][0] == 4096, "plans need no files"
+
+
+def test_byt5_needs_no_file_of_pieces(tmp_path):
+    folder = write_t5(tmp_path, each=False, vocabulary=384, tokenizer=False)
+    tokenizer = encoder(folder, "t5")
+    assert tokenizer.count("aé") == 4
+    assert tokenizer.recipe["tokenizer"] == "bytes of UTF-8"
+    assert len(tokenizer.encode(["aé"])[0]["text_BKE"]) == 4
+
+
+def test_distances_fall_into_the_buckets_of_the_paper():
+    bucket_KK = distance_buckets(200, buckets=32, max_distance=128)
+    begins = {0: 0, 7: 7, 8: 8, 12: 9, 16: 10, 23: 11, 32: 12, 46: 13, 64: 14, 91: 15, 199: 15}
+    for distance, bucket in begins.items():
+        assert bucket_KK[199, 199 - distance] == bucket
+        if distance:
+            assert bucket_KK[0, distance] == bucket + 16
+            assert distance < 9 or distance == 199 or bucket_KK[0, distance - 1] == bucket + 15
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("kind", "each", "vocabulary"), [("UMT5", True, None), ("T5", False, None), ("T5", False, 384)]
+)
+def test_states_agree_with_torch(kind, each, vocabulary, tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    folder = write_t5(tmp_path, each=each, vocabulary=vocabulary)
+    config = getattr(transformers, f"{kind}Config")(**json.loads((folder / "config.json").read_text()))
+    model = getattr(transformers, f"{kind}EncoderModel")(config).eval()
+    weights = {name: torch.tensor(value) for name, value in load_file(folder / "model.safetensors").items()}
+    missing, surplus = model.load_state_dict(weights, strict=False)
+    assert (missing, surplus) == (["encoder.embed_tokens.weight"], [])
+    assert_agree(model, read_t5(EncoderFiles(folder), bias_in_each=each), lengths=(200, 150, 7, 1), torch=torch)
