@@ -10,7 +10,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params
 from sora_jax.experiment.schema import Settings
 from sora_jax.models.interop.lora import LoraFile, read_lora
-from sora_jax.nn.lora import IN, KERNEL, OUT, add_product, adapters_of, is_factor
+from sora_jax.nn.lora import IN, KERNEL, OUT, adapters_of, add_product, is_factor
 
 # The name by which the adapter that a run has trained is called, in the place of a file.
 OWN = "own"
