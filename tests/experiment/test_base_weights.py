@@ -13,6 +13,7 @@ from sora_jax.core.mesh import make_mesh
 from sora_jax.experiment import loading
 from sora_jax.experiment.base_weights import public_weights
 from sora_jax.experiment.kinds import training
+from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.run import run
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stages import stages_before
@@ -105,8 +106,9 @@ def test_a_range_of_both_experts_is_refused(config):
     wrong = config.copy_and_resolve_references()
     wrong.stages.high.noise_range = (0.5, 1.0)
     said = r"stages.high.noise_range \(0.5, 1.0\): levels 0.5 to 1 are of both experts of Wan2.2-T2V-A14B: give each"
+    settings = read_settings(wrong)
     with pytest.raises(UserError, match=said):
-        read_settings(wrong)
+        check_start(settings, jax.devices()[:1], samples=False)
 
 
 def test_a_run_goes_on_with_the_model_elsewhere_and_with_no_other(config, folder, workdir, tmp_path):

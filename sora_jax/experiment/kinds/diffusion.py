@@ -87,17 +87,13 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     key = "generator parameters"
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
-        """Returns which weights are those of no collection, whether frames are given in two ways, and which expert."""
+        """Returns which weights are those of no collection, and whether frames are given in two ways."""
         stage, said = self.of(settings, name), []
         if stage.gives_known_tokens and settings.shown is not None:
             said.append(
                 f"stages.{name}.known gives tokens, and this transformer is shown frames by its given_channels: set "
                 "known.none to 1 and the other shares to 0"
             )
-        try:
-            self.lineage(settings, name)
-        except UserError as error:
-            said.append(f"stages.{name}.noise_range {stage.noise_range}: {error}")
         unknown = stage.mix.collections.keys() - settings.collections
         if not unknown:
             return said
@@ -108,7 +104,11 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         ]
 
     def check(self, settings: Settings, name: str, mesh: Mesh) -> None:
-        """Raises UserError where the mesh splits rows or heads unevenly."""
+        """Raises UserError where the mesh splits rows or heads unevenly, and for the levels of two experts at once."""
+        try:
+            self.lineage(settings, name)
+        except UserError as error:
+            raise UserError(f"stages.{name}.noise_range {self.of(settings, name).noise_range}: {error}") from error
         tokens, heads = settings.packing.tokens, settings.transformer.heads
         if tokens % ways("length", mesh):
             raise UserError(
