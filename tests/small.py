@@ -94,7 +94,7 @@ def generator(patch_width: int, **changes: Any) -> Callable[[Any], TextToVideo]:
     transformer = dataclasses.replace(TRANSFORMER, **changes)
 
     def build(key: Any) -> TextToVideo:
-        text = ByteText(TextConfig(encoder="bytes", width=16, depth=1, heads=2, max_tokens=24))
+        text = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=1, heads=2, max_tokens=24))
         return TextToVideo(transformer, text, patch_width=patch_width, rngs=nnx.Rngs(key))
 
     return build

@@ -101,9 +101,10 @@ def attend(
         return attend_here(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, repeated, ring=None)
     axis = RULES[along[1]]
     spread = axis if isinstance(axis, str) and mesh.shape[axis] > 1 else None
-    # Heads of small models may not divide; each device then has all of them.
+    # Heads of small models may not divide, nor do single clips; each device then has all of them.
     heads = "heads" if query_BLNH.shape[2] % ways("heads", mesh) == 0 else None
-    query, key = (spec(("batch", name, heads, None)) for name in along)
+    batch = "batch" if query_BLNH.shape[0] % ways("batch", mesh) == 0 else None
+    query, key = (spec((batch, name, heads, None)) for name in along)
     one = spec((heads, None))
     more = (one, one, P(*query[:2])) if repeated is not None else ()
 

@@ -39,13 +39,15 @@ _SHOWN_FORMAT = 4  # of shards that also hold what a model is shown: an older pr
 _READ_FORMATS = (2, FORMAT, _SHOWN_FORMAT)
 HEADER_FILE = "header.json"
 EMPTY_TEXT_FILE = "empty_text.bin"
-# What a header says, in words: fingerprints (of the autoencoder's weights, of the text encoder's name and version, of a
-# file of text tokens where there is one, of how frames are shown), then lists of C floats, [temporal, spatial] strides,
-# and C.
+# What a header says, in words: fingerprints (of the autoencoder's weights, of the text encoder's name and version; of a
+# frozen one also of its file of text tokens and of how texts are cleaned and cut; of how frames are shown), then lists
+# of C floats, [temporal, spatial] strides, and C.
 _WORDS = {
     "autoencoder": "autoencoder",
     "text_encoder": "text encoder",
     "tokenizer": "tokenizer",
+    "cleaning": "cleaning of texts",
+    "text_tokens": "length of texts",
     "shown": "way in which the model is shown frames",
     "latent_mean": "autoencoder's latent mean",
     "latent_scale": "autoencoder's latent scale",
@@ -53,7 +55,7 @@ _WORDS = {
     "channels": "autoencoder's channels",
 }
 HEADER_KEYS = frozenset(_WORDS)
-OPTIONAL_KEYS = frozenset({"tokenizer", "shown"})
+OPTIONAL_KEYS = frozenset({"tokenizer", "cleaning", "text_tokens", "shown"})
 
 _SHOWN = ("shown_THWC", "image_ME")
 

@@ -225,7 +225,8 @@ def _variant_of(folder: Path, shape: WanShape, experts: int, index: dict[str, An
         )
     any_known = bool(index.get("expand_timesteps")) or shape.out_channels == VARIANTS["ti2v_5b"].out_channels
     names = [name for name in names if VARIANTS[name].any_known == any_known] or names
-    names = [name for name in names if VARIANTS[name].width == shape.width] or names[:1]
+    width = shape.width if shape.width in {VARIANTS[name].width for name in names} else VARIANTS[names[0]].width
+    names = [name for name in names if VARIANTS[name].width == width]
     if len(names) > 1:
         pixels = re.search(r"(480|720)p?(?!\d)", folder.resolve().name, re.IGNORECASE)
         fitting = [name for name in names if pixels is not None and f"{pixels[1]}p" in name]
@@ -235,7 +236,7 @@ def _variant_of(folder: Path, shape: WanShape, experts: int, index: dict[str, An
                 f"give {folder}#{names[1]} for the other"
             )
         names = fitting or names
-    if VARIANTS[names[0]].width != shape.width:
+    if width != shape.width:
         notes.append(f"{folder} has width {shape.width}, as no public model: it is sampled as {names[0]}")
     return names[0]
 
