@@ -13,7 +13,7 @@ from sora_jax.core.printable import printable
 from sora_jax.core.sharding import batch_part, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.diffusion.known import KnownConfig
+from sora_jax.diffusion.known import NOTHING, KnownConfig
 from sora_jax.experiment import activations, sample_log
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.kinds.base import Run, Show, TrainKind
@@ -69,18 +69,11 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     key = "generator parameters"
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
-        """Returns which weights are those of no collection, and whether frames are given in two ways."""
-        stage, said = self.of(settings, name), []
-        if stage.gives_known_tokens and settings.shown is not None:
-            said.append(
-                f"stages.{name}.known gives tokens, and this transformer is shown frames by its given_channels: set "
-                "known.none to 1 and the other shares to 0"
-            )
-        unknown = stage.mix.collections.keys() - settings.collections
+        """Returns which weights are those of no collection."""
+        unknown = self.of(settings, name).mix.collections.keys() - settings.collections
         if not unknown:
-            return said
+            return []
         return [
-            *said,
             f"stages.{name}.mix.collections names {', '.join(sorted(unknown))}; there are "
             f"{', '.join(settings.collections)}",
         ]
@@ -105,9 +98,9 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         return build_generator(settings, key)
 
     def objective(self, settings: Settings, name: str) -> Objective:
-        """Returns the error of predictions over noise levels and known tokens."""
-        known, dtype = self.of(settings, name).known, compute_dtype(settings.precision)
-        return diffusion.make_objective(settings.diffusion, known, dtype=dtype)
+        """Returns the error of predictions over noise levels and known tokens, none where frames are shown."""
+        shares = self.of(settings, name).known if settings.shown is None else NOTHING
+        return diffusion.make_objective(settings.diffusion, shares, dtype=compute_dtype(settings.precision))
 
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
@@ -172,7 +165,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         return super().once_seconds(settings, name, costs) + settings.log.samples_per_stage * sampling
 
     def show(self, run: Run, name: str) -> Show:
-        """Shows samples of the configured prompts, the same at every moment."""
+        """Shows samples of the configured prompts, the same at every moment; none where these need an image."""
         settings = run.settings
         structure, _, _ = abstract_model(self.maker(settings, name, run.mesh).build)
         sampler = make_sampler(settings, run.codec, structure, mesh=run.mesh)
@@ -180,6 +173,8 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         jobs, limits = example_jobs(settings, frames=frames), limits_of(settings)
 
         def show(state: TrainState, step: int) -> None:
+            if not jobs:
+                return
             made = make_all(sampler, state.averaged(track_name(settings.ema.widths[0])), jobs, limits)
             sample_log.show_samples(run.workdir, run.metrics, name, step, jobs, [one.clip for one in made])
 
