@@ -1,35 +1,54 @@
 """A model that is shown its first frame, from preparation over training to a sample."""
 
+import shutil
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from sora_jax import open_run
+import sora_jax
 from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import make_mesh
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment import datasets, loading
+from sora_jax.experiment.programs import sampling_program
 from sora_jax.experiment.run import run
 from sora_jax.experiment.settings import read_settings
+from sora_jax.generate.job import read_job
+from sora_jax.generate.request import Request
+from sora_jax.models.interop.wan import save_wan
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.workdir import Workdir
-from sora_jax.video.shown import join, shown_frames
-from tests.models.vision.test_clip import WIDTH, folder
+from sora_jax.video.shown import ShownConfig, join, shown_frames
+from tests import public_model
+from tests.models.vision.test_clip import WIDTH
+from tests.models.vision.test_clip import folder as tower
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+SHOWN = {"given_channels": 20, "image_dim": WIDTH, "image_positions": 20}
 
 
 @pytest.fixture(scope="module")
-def config(toy_config, toy_workdir, tmp_path_factory):
+def model(tmp_path_factory):
     """As FLF2V: the first and the last frame, tokens of both, and an embedding of each token's place."""
+    root = public_model.write_diffusers(tmp_path_factory.mktemp("models") / "shown", image_encoder=["transformers", ""])
+    shutil.rmtree(root / "transformer")
+    save_wan(root / "transformer", public_model.transformer_params(7, **SHOWN), public_model.shape_of(**SHOWN))
+    (root / "image_encoder").mkdir()
+    tower(root / "image_encoder")
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(toy_config, model, tmp_path_factory):
     config = toy_config()
-    config.autoencoder.start_from = str(toy_workdir)
+    config.model = str(model)
     config.run = ("prepare", "videos")
-    config.shapes.num_clips, config.shapes.sides, config.shapes.image_share = 32, ((16, 16),), 0.0
-    config.packing.window = 16
-    config.transformer.given_channels, config.transformer.image_dim = 8, WIDTH
-    config.transformer.image_positions = 20
-    config.image_encoder = str(folder(tmp_path_factory.mktemp("image_encoder")))
+    config.shapes.num_clips, config.shapes.sides, config.shapes.image_share = 16, ((16, 16),), 0.0
+    config.packing.window, config.packing.segments, config.packing.rows = 64, 4, 16
     stage = config.stages.videos
     stage.steps, stage.mix.images, stage.mix.videos = 2, 0.0, 1.0
     images = tmp_path_factory.mktemp("images")
@@ -37,7 +56,7 @@ def config(toy_config, toy_workdir, tmp_path_factory):
         write_clip(images / f"{name}.png", image[None], fps=1)
         config.sampling[name] = str(images / f"{name}.png")
     config.log.samples_per_stage, config.sampling.prompts = 1, ("a red circle",)
-    config.optimizer.name, config.sampling.solver = "adamw", "euler"  # they compile faster
+    config.optimizer.name = "adamw"  # it compiles faster
     return config
 
 
@@ -74,8 +93,15 @@ def test_it_trains_and_animates(config, workdir):
     assert np.isfinite([line["loss"] for line in lines]).all()
     (clip,) = (workdir.path / "samples/videos/000002").glob("*.gif")
     assert read_clip(clip)[0].shape == (5, 16, 16, 3)
-    with pytest.raises(UserError, match="which task text does not give it"):
-        open_run(workdir.path).sample("a red circle")
+
+
+def test_a_public_model_says_what_it_must_be_shown(model):
+    opened = sora_jax.open_model(model)
+    assert opened.settings.image_encoder == str(model / "image_encoder")
+    assert opened.limits.shown == ShownConfig(channels=20, last="must", image_tokens=10, image_width=WIDTH)
+    for asked, said in (({}, "which task text does not give it"), ({"task": "animate", "image": "a"}, "--last_image")):
+        with pytest.raises(UserError, match=said):
+            read_job(Request(prompt=("a red circle",), **asked), opened.limits, lambda *_, **__: (IMAGE[None], 1.0))
 
 
 def test_shards_of_another_way_are_refused(config, workdir):
@@ -85,27 +111,31 @@ def test_shards_of_another_way_are_refused(config, workdir):
     assert loading.limits_of(settings).shared((16, 16)) == 1, "of the window before its last frame is shown"
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"transformer.given_channels": 9}, "9 channels beside the noise, and a mask of 4 frames and a latent of 4"),
-        ({"transformer.image_dim": 99}, "makes tokens of width 16, and transformer.image_dim is 99"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(config, changes, said):
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict(changes)
-    with pytest.raises(UserError, match=said):
+def test_what_does_not_go_together_is_refused(toy_config, config):
+    changed = toy_config()
+    changed.transformer.given_channels = 9
+    with pytest.raises(UserError, match="given 9 channels beside the noise, and a mask of 4 frames and a latent of 4"):
+        read_settings(changed)
+    changed.transformer.given_channels, changed.transformer.image_dim = 8, 99
+    changed.image_encoder = config.model + "/image_encoder"
+    with pytest.raises(UserError, match=r"makes tokens of width 16, and transformer\.image_dim is 99"):
         read_settings(changed)
 
 
-def test_without_an_image_encoder_the_remedy_is_named(config, workdir):
-    changed = config.copy_and_resolve_references()
-    changed.image_encoder = None
-    changed.sampling.image = changed.sampling.last_image = None
-    settings = read_settings(changed)
-    assert loading.example_jobs(settings, frames=5) == [], "no image is named to be animated"
+def test_without_an_image_encoder_or_an_image_the_remedy_is_named(toy_config):
+    config = toy_config()
+    config.transformer.given_channels, config.transformer.image_dim, config.transformer.image_positions = 8, 9, 514
+    settings = read_settings(config)
     assert settings.shown is not None
     assert settings.shown.tokens == 514, "as that of all public models makes them"
+    assert loading.example_jobs(settings, frames=5) == [], "no image is named to be animated"
+    codec: Any = SimpleNamespace()
     with pytest.raises(UserError, match=r"--config\.image_encoder=DIR"):
-        loading.load_shower(settings, loading.load_codec(workdir, settings))
+        loading.load_shower(settings, codec)
+
+
+def test_a_plan_has_what_is_shown(config):
+    settings = read_settings(config)
+    planned = sampling_program(settings, make_mesh(settings.mesh))
+    assert planned.held["batch"].pack["given_BLC"].shape[1:] == (settings.packing.tokens, 80)
+    assert planned.held["batch"].pack["image_BME"].shape[1:] == (settings.packing.segments * 20, WIDTH)
