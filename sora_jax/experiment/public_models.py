@@ -58,6 +58,10 @@ class PublicModels(RunModels):
         """The parameters of the transformer; none where there are two experts, which the sampler takes in turn."""
         return {} if len(self.files.transformers) > 1 else self._experts.take(HIGH)
 
+    def check_run(self) -> None:
+        """Raises UserError: there is none."""
+        raise UserError(f"{self.files.folder} is a model and no run: there are no held-out clips to evaluate it on")
+
     def facts(self) -> dict[str, Any]:
         """Returns which model it is, and how it is sampled."""
         sampling = self.settings.sampling

@@ -230,8 +230,7 @@ class Session:
 
         Raises UserError for what this run has not, and for files that cannot be read.
         """
-        if self.settings.model is not None:
-            raise UserError(f"{self.settings.model} is no run: there are no held-out clips to evaluate it on")
+        self.models.check_run()
         evaluation.check_asked(part, data, self.models.weights)
         self.solver(**solver)  # says what is wrong with it
         check_writable(self.models.workdir.path / "evaluation.json")

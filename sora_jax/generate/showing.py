@@ -35,5 +35,5 @@ def size_of_area(area: tuple[int, int], given: tuple[int, int], *, step: tuple[i
     """Returns height and width, multiples of `step`, of about the pixels of `area` and the aspect of what is given."""
     pixels, aspect = math.prod(area), given[0] / given[1]
     sides = math.sqrt(pixels * aspect), math.sqrt(pixels / aspect)
-    height, width = (max(one, int(side) // one * one) for side, one in zip(sides, step, strict=True))
+    height, width = (max(one, round(side) // one * one) for side, one in zip(sides, step, strict=True))
     return height, width

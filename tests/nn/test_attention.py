@@ -14,6 +14,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MESH_AXES, MeshConfig, make_mesh
 from sora_jax.core.sharding import spec
 from sora_jax.nn import attention
+from sora_jax.nn.flash import NOTHING
 from sora_jax.nn.stack import REMAT_POLICIES
 
 L, M, N, H = 14, 11, 2, 4
@@ -236,3 +237,77 @@ def test_a_policy_of_rematerialisation_keeps_what_attention_gave(policy, kept):
     _, backward = jax.vjp(lambda x: jnp.sum(again(2 * x)), jnp.ones((1, 512, N, H)))
     logarithms = [x for x in jax.tree.leaves(backward) if getattr(x, "shape", None) == (1, 512, N)]
     assert bool(logarithms) == kept
+
+
+def copies(counts, rows=2):
+    """Returns a key, its value, and arrays in which it stands as often as `counts` says, for each segment."""
+    key_NH, value_NH = np.random.default_rng(8).normal(size=(2, N, H)).astype(np.float32)
+    ids = np.stack([row_of(row, sum(map(max, zip(*counts, strict=True))) + 1) for row in counts])
+    return key_NH, value_NH, [np.broadcast_to(x, (rows, ids.shape[1], N, H)) for x in (key_NH, value_NH)], ids
+
+
+def log_counts(counts, query_segment):
+    table = np.pad(np.array(counts, np.float32), ((0, 0), (1, 0)))
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(np.take_along_axis(table, query_segment, axis=1)), NOTHING).astype(np.float32)
+
+
+# Segment 2 of the first row has no other key; that of the second sees none of them.
+COUNTS = [[2, 5, 1], [7, 0, 3]]
+
+
+def with_copies(loss, query, key, value, key_NH, value_NH):
+    """Returns `loss` of attention to what is there `COUNTS` times."""
+    ids = copies(COUNTS)[3]
+    many = (jnp.broadcast_to(x, (len(ids), ids.shape[1], N, H)) for x in (key_NH, value_NH))
+    key, value = (jnp.concatenate([x, more], axis=1) for x, more in zip((key, value), many, strict=True))
+    return loss(attention.attend(query, key, value, QUERY_SEGMENT, np.concatenate([KEY_SEGMENT, ids], axis=1)))
+
+
+def with_one(loss, query, key, value, key_NH, value_NH, **how):
+    log_count_BL = jnp.asarray(log_counts(COUNTS, QUERY_SEGMENT))
+    repeated = attention.Repeated(key_NH, value_NH, log_count_BL)
+    return loss(attention.attend(query, key, value, QUERY_SEGMENT, KEY_SEGMENT, repeated=repeated, **how))
+
+
+def sines(mixed):
+    return jnp.sum(jnp.sin(mixed)), mixed
+
+
+def results(function, arrays):
+    graded = jax.value_and_grad(functools.partial(function, sines), argnums=range(5), has_aux=True)
+    (_, mixed), gradients = jax.jit(graded)(*arrays)
+    return mixed, *gradients
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+@pytest.mark.parametrize("backend", ["dense", "blocked", "splash"])
+def test_a_repeated_key_is_as_many_keys(backend, scale):
+    """In results and in every gradient; a backend that gives no logarithms of sums leaves it to another."""
+    arrays = *inputs(3, rows=2, scale=scale), *copies(COUNTS)[:2]
+    expected = results(with_copies, arrays)
+    found = results(functools.partial(with_one, backend=backend), arrays)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
+    mixed, value_NH = np.asarray(found[0]), arrays[4]
+    np.testing.assert_array_equal(mixed[QUERY_SEGMENT == 0], 0)
+    np.testing.assert_allclose(mixed[0, 5], value_NH, rtol=1e-6)
+
+
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_a_repeated_key_on_a_mesh_changes_no_number(exchange):
+    arrays = *(np.pad(x, ((0, 0), (0, 2), (0, 0), (0, 0))) for x in inputs(3, rows=2)), *copies(COUNTS)[:2]
+    segments = np.pad(QUERY_SEGMENT, ((0, 0), (0, 2))), np.pad(KEY_SEGMENT, ((0, 0), (0, 2)))
+    log_count_BL = jnp.asarray(log_counts(COUNTS, segments[0]))
+
+    def function(loss, query, key, value, key_NH, value_NH):
+        repeated = attention.Repeated(key_NH, value_NH, log_count_BL)
+        key, value = (jnp.pad(x, ((0, 0), (0, 3), (0, 0), (0, 0))) for x in (key, value))
+        key_segment = np.pad(segments[1], ((0, 0), (0, 3)))
+        return loss(attention.attend(query, key, value, segments[0], key_segment, repeated=repeated, exchange=exchange))
+
+    expected = results(function, arrays)
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, fsdp=2, sequence=2, tensor=2))):
+        found = results(function, arrays)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
