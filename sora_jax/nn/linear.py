@@ -53,7 +53,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = _affine(1, x, self.kernel[...], self.bias[...])
-        return y + self._adapted(x) if self.has_adapter else y
+        return jnp.add(y, self._adapted(x)) if self.has_adapter else y
 
     def to_heads(self, x_BLD: jax.Array, heads: int) -> jax.Array:
         """Returns the output split into heads, (B, L, N, H).

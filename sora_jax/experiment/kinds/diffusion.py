@@ -85,6 +85,12 @@ class DiffusionKind(TrainKind[DiffusionStage]):
                 f"stages.{name}.known gives tokens, and this transformer is shown frames by its given_channels: set "
                 "known.none to 1 and the other shares to 0"
             )
+        lora, first = settings.transformer.lora, settings.stages_of(TEXT_TO_VIDEO)[:1] == [name]
+        if lora is not None and lora.rank is not None and first and stage.start_from is None and settings.model is None:
+            said.append(
+                f"transformer.lora.rank is {lora.rank}, and the stage {name} has no weights to adapt: give "
+                f"stages.{name}.start_from or model"
+            )
         unknown = stage.mix.collections.keys() - settings.collections
         if not unknown:
             return said

@@ -2,11 +2,11 @@
 
 Read are, all as safetensors (N a block, X a map; in brackets who writes them):
     transformer.blocks.N.attn1.to_q.lora_A.weight        names of diffusers (diffusers, finetrainers)
-    diffusion_model.blocks.N.self_attn.q.lora_A.weight   names of Wan, or lora_down and lora_up (diffusion-pipe, LightX2V)
+    diffusion_model.blocks.N.self_attn.q.lora_A.weight   names of Wan, or lora_down, lora_up (diffusion-pipe)
     lora_unet_blocks_N_self_attn_q.lora_down.weight      (musubi)
     base_model.model.blocks.N.X.lora_A.weight            (PEFT), with an adapter_config.json beside it
     blocks.N.X.lora_A.default.weight                     (DiffSynth)
-Theirs: A is (r, in), B is (out, r), and what is added to a weight is (alpha / r) B A. Ours: A is (in, r) and B (r, out),
+Theirs: A is (r, in), B is (out, r), and what is added to a weight is (alpha / r) B A. Ours: A is (in, r), B (r, out),
 stacked over blocks, with alpha / r in B.
 """
 
@@ -95,9 +95,7 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFi
                 _add(file, f"{module}, {kind}", differences, place.of(kind), parts[kind], shapes)
     stacked = {ours: _stack(layers, shapes[ours]) for ours, layers in factors.items()}
     told = metadata.get("expert") or next((one[1].lower() for one in [_EXPERT.search(file.name)] if one), None)
-    return LoraFile(
-        factors=stacked, differences=differences, expert=told, metadata=metadata, matched=len(tensors)
-    )
+    return LoraFile(factors=stacked, differences=differences, expert=told, metadata=metadata, matched=len(tensors))
 
 
 def _file(path: Path) -> Path:
@@ -165,7 +163,9 @@ def _factors(
     return down.T, up.T * np.float32(times)
 
 
-def _stack(layers: Mapping[int, tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _stack(
+    layers: Mapping[int, tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the factors of all layers, of the highest rank of them, the rest zeros: so products are as they were."""
     if len(shape) == 2:
         return layers[0]
