@@ -87,11 +87,19 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     key = "generator parameters"
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
-        """Returns which weights are those of no collection."""
-        unknown = self.of(settings, name).mix.collections.keys() - settings.collections
+        """Returns which weights are those of no collection, and whether an adapter has nothing to adapt."""
+        stage, said = self.of(settings, name), []
+        lora, first = settings.transformer.lora, settings.stages_of(TEXT_TO_VIDEO)[:1] == [name]
+        if lora is not None and lora.rank is not None and first and stage.start_from is None and settings.model is None:
+            said.append(
+                f"transformer.lora.rank is {lora.rank}, and the stage {name} has no weights to adapt: give "
+                f"stages.{name}.start_from or model"
+            )
+        unknown = stage.mix.collections.keys() - settings.collections
         if not unknown:
-            return []
+            return said
         return [
+            *said,
             f"stages.{name}.mix.collections names {', '.join(sorted(unknown))}; there are "
             f"{', '.join(settings.collections)}",
         ]
