@@ -352,7 +352,7 @@ def autoencoder_stage(
 def known_tokens() -> ConfigDict:
     """Returns which part of a clip is given in training; shares of clips that sum to 1."""
     known = ConfigDict()
-    known.none = 0.52  # nothing: text to video
+    known.none = 0.52  # nothing: text to video, and always so where transformer.given_channels show the model frames
     known.first = 0.18  # first frames: animate, extend forward
     known.last = 0.18  # last frames: extend backward
     known.ends = 0.08  # both: connect, loop

@@ -24,6 +24,7 @@ def open_run(
     checkpoint: str | int = "latest",
     weights: Literal["ema", "params"] = "ema",
     devices: Sequence[Any] | None = None,
+    lora: Mapping[Any, float] | Sequence[str] = (),
 ) -> "Session":
     """Returns a run that was trained; its models load when they are first needed.
 
@@ -32,6 +33,8 @@ def open_run(
       checkpoint: Step of the newest diffusion stage with checkpoints, or "latest".
       weights: Of the transformer in that checkpoint: their average, or what its last step left.
       devices: Of jax, that hold the weights and share the work; None: all.
+      lora: Files of adapters, and "own" for that of the run, with their weights, such as {"mine.safetensors": 0.8}
+        (docs/lora.md).
 
     Raises:
       UserError: The folder holds no run, or `checkpoint` or `weights` is none of these.
@@ -39,7 +42,7 @@ def open_run(
     # Here, because it brings jax: a command that only starts another program should cost nothing.
     from sora_jax.experiment.session import open_session
 
-    return open_session(workdir, checkpoint=checkpoint, weights=weights, devices=devices)
+    return open_session(workdir, checkpoint=checkpoint, weights=weights, devices=devices, lora=lora)
 
 
 def open_model(
@@ -47,6 +50,7 @@ def open_model(
     *,
     changes: Mapping[str, Any] = types.MappingProxyType({}),
     devices: Sequence[Any] | None = None,
+    lora: Mapping[Any, float] | Sequence[str] = (),
 ) -> "Session":
     """Returns a public Wan model as it was downloaded; its parts load when they are first needed.
 
@@ -55,10 +59,11 @@ def open_model(
         where that cannot be told.
       changes: Values of keys of configs/base.py, such as {"sampling.grid": "diffusers"}.
       devices: Of jax, that hold the weights and share the work; None: all.
+      lora: As of `open_run`, files alone.
 
     Raises:
       UserError: The folder holds no whole model, its parts do not go together, or a key is none.
     """
     from sora_jax.experiment.session import open_public
 
-    return open_public(folder, changes=changes, devices=devices)
+    return open_public(folder, changes=changes, devices=devices, lora=lora)

@@ -1,37 +1,73 @@
-"""The trained autoencoder of a run as public Wan weights, for other tools.
+r"""What a run has trained as files for other programs: its adapter, its transformer or its autoencoder.
 
-python -m sora_jax.export --workdir=runs/base --output=vae
-python -m sora_jax.export --workdir=runs/base --output=vae --layout=original
+  python -m sora_jax.export --workdir=runs/mine --output=mine.safetensors --format=lora --trigger="a sks dog"
+  python -m sora_jax.export --workdir=runs/mine --output=transformer --format=diffusers
+  python -m sora_jax.export --workdir=runs/mine --output=transformer --format=original
+  python -m sora_jax.export --workdir=runs/base --output=vae --part=autoencoder --format=diffusers
 
-The first is read by diffusers' `AutoencoderKLWan.from_pretrained("vae")`; the second has the names of Wan's own code.
+An adapter has the names that diffusers, ComfyUI and LightX2V read, and its scale within; of two experts each has
+one. A folder in the format of diffusers is read by `WanTransformer3DModel.from_pretrained` or
+`AutoencoderKLWan.from_pretrained`; the other has the names of Wan's own code, which ComfyUI, LightX2V and musubi read.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.errors import UserError
 from sora_jax.core.paths import check_writable
-from sora_jax.experiment.loading import load_codec
+from sora_jax.experiment.adapters import read_adapters
+from sora_jax.experiment.exporting import export_autoencoder, export_lora, export_transformer
+from sora_jax.experiment.loading import WEIGHTS
+from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.settings import read_settings
-from sora_jax.models.interop.wan_autoencoder import LAYOUTS, save_wan_autoencoder
+from sora_jax.models.interop.wan_names import LAYOUTS
 from sora_jax.train.workdir import Workdir
 
+_LORA = "lora"
 _FLAGS = Flags()
 _WORKDIR = _FLAGS.workdir()
-_OUTPUT = _FLAGS.path("output", None, "The folder to write, which must hold no model yet.")
-_LAYOUT = _FLAGS.choice("layout", "diffusers", LAYOUTS, "Whose names the weights get: diffusers' or Wan's own.")
+_OUTPUT = _FLAGS.path("output", None, "The folder to write, which must hold no model yet, or a .safetensors file.")
+_PART = _FLAGS.choice("part", "transformer", ["transformer", "autoencoder"], "What is written.")
+_FORMAT = _FLAGS.choice(
+    "format", None, [_LORA, *LAYOUTS], "The adapter alone; or all weights, in the names of diffusers or of Wan's code."
+)
+_CHECKPOINT = _FLAGS.checkpoint("Step of the newest diffusion stage with checkpoints, or latest.")
+_WEIGHTS = _FLAGS.choice("weights", "ema", WEIGHTS, "Of the transformer: their average, or what its last step left.")
+_ADAPTERS = _FLAGS.strings(
+    "lora", "FILE:WEIGHT, or own:WEIGHT, of adapters that are merged into a whole transformer; may be given often."
+)
+_DTYPE = _FLAGS.choice("dtype", None, ["bfloat16", "float32"], "Of the transformer's files; default: lora bfloat16.")
+_TRIGGER = _FLAGS.string("trigger", None, "What prompts should say for an adapter to act, noted in its file.")
+_FLAGS.rename("layout", "part=autoencoder --format")
 
 
 def main(_: Sequence[str]) -> None:
-    """Writes the averaged weights and the statistics of the latents."""
+    """Writes the files and prints their names."""
     if not _OUTPUT.value:
         raise UserError("nowhere to write: pass --output=DIR")
-    check_writable(f"{_OUTPUT.value}/model")
+    if _FORMAT.value is None:
+        raise UserError("say what to write: --format=lora, diffusers or original, with --part=autoencoder that")
+    check_writable(_OUTPUT.value if _OUTPUT.value.endswith(".safetensors") else f"{_OUTPUT.value}/model")
+    print(*_export(_OUTPUT.value), sep="\n")
+
+
+def _export(output: str) -> list[Path]:
     workdir = Workdir(_WORKDIR.value)
-    settings = read_settings(workdir.config())
-    codec = load_codec(workdir, settings)
-    layout = LAYOUTS[LAYOUTS.index(_LAYOUT.value)]
-    print(save_wan_autoencoder(_OUTPUT.value, codec.config, codec.params, codec.mean_C, codec.scale_C, layout))
+    settings, step = read_settings(workdir.config()), step_of(_CHECKPOINT.value)
+    if _PART.value == "autoencoder" and _FORMAT.value == _LORA:
+        raise UserError("an autoencoder has no adapter: pass --part=autoencoder --format=diffusers")
+    if _FORMAT.value == _LORA:
+        dtype = _DTYPE.value or "bfloat16"
+        return export_lora(
+            workdir, settings, output, step=step, weights=_WEIGHTS.value, dtype=dtype, trigger=_TRIGGER.value
+        )
+    layout = LAYOUTS[LAYOUTS.index(_FORMAT.value)]
+    if _PART.value == "autoencoder":
+        return export_autoencoder(workdir, settings, output, layout)
+    adapters = read_adapters(_ADAPTERS.value)
+    models = RunModels(workdir, settings, step=step, weights=_WEIGHTS.value, adapters=adapters)
+    return export_transformer(models, output, layout, dtype=_DTYPE.value)
 
 
 if __name__ == "__main__":

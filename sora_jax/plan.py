@@ -105,6 +105,9 @@ def _forget_paths(config: Any) -> None:
     trained = any(config.stages[name].kind == "autoencoder" for name in config.run if name in config.stages)
     if not trained and config.model is None and config.autoencoder.weights is None:
         config.autoencoder.start_from = config.autoencoder.start_from or "none is read"
+    for name in config.run if config.transformer.lora.rank is not None and config.model is None else ():
+        if name in config.stages and "start_from" in config.stages[name]:
+            config.stages[name].start_from = config.stages[name].start_from or "none is read"
 
 
 if __name__ == "__main__":

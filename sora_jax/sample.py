@@ -36,6 +36,11 @@ _CHECKPOINT = _FLAGS.checkpoint("Step of the newest diffusion stage with checkpo
 _WEIGHTS = _FLAGS.choice(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
+_LORA = _FLAGS.strings(
+    "lora",
+    "FILE:WEIGHT of an adapter (docs/lora.md), or own:WEIGHT for that of the run, which otherwise has 1; may be given "
+    "several times.",
+)
 _TASK = _FLAGS.choice("task", "text", TASKS, "How the video is made.")
 _REQUESTS = _FLAGS.path("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
 _PROMPT = _FLAGS.strings("prompt", "What to show; may be given several times.")
@@ -83,12 +88,12 @@ def _opened() -> Session:
     schedule = {"sampling.grid": _GRID.value, "sampling.shift": _SHIFT.value}
     given = {key: value for key, value in schedule.items() if value is not None}
     if _MODEL.value is not None:
-        return open_model(_MODEL.value, changes=given)
+        return open_model(_MODEL.value, changes=given, lora=_LORA.value)
     if given:
         raise UserError(
             f"--{'/--'.join(key.split('.')[1] for key in given)} is for --model: a run has its own schedule"
         )
-    return open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value)
+    return open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value, lora=_LORA.value)
 
 
 def main(_: Sequence[str]) -> None:

@@ -61,6 +61,7 @@ TRANSFORMER = TransformerConfig(
     given_channels=None,
     image_dim=None,
     image_positions=None,
+    lora=None,
 )
 
 

@@ -172,6 +172,12 @@ def test_a_config_of_a_public_model_is_read_without_its_files(name, variant):
     with pytest.raises(UserError, match=r"it must be autoencoder stages.*config\.model=DIR"):
         read_settings(config)
     config.autoencoder.start_from = "none is read"
+    if name == "wan_lora.py":
+        with pytest.raises(
+            UserError, match=r"has no weights to adapt: give stages\.(videos|high)\.start_from or model"
+        ):
+            read_settings(config)
+        config.stages[config.run[1]].start_from = "none is read"
     settings = read_settings(config)
     assert read_settings(config.to_dict()) == settings, "as in config.json"
     transformer = settings.transformer

@@ -42,7 +42,14 @@ def exported(python, trained, tmp_path_factory):
     """Returns the folders of its weights in both layouts."""
     folders = {layout: tmp_path_factory.mktemp("exported") / layout for layout in ("diffusers", "original")}
     for layout, folder in folders.items():
-        done = python("-m", "sora_jax.export", f"--workdir={trained}", f"--output={folder}", f"--layout={layout}")
+        done = python(
+            "-m",
+            "sora_jax.export",
+            f"--workdir={trained}",
+            f"--output={folder}",
+            "--part=autoencoder",
+            f"--format={layout}",
+        )
         assert done.returncode == 0, done.stderr
         (written,) = folder.glob("*.safetensors")
         assert done.stdout.split() == [str(written)]
@@ -119,12 +126,19 @@ def test_the_shape_is_that_of_the_file_and_no_stage_trains_one(toy_config, expor
     ("arguments", "said"),
     [
         ([], "nowhere to write: pass --output=DIR"),
-        (["--output=vae", "--layout=torch"], "torch"),
+        (["--output=vae", "--format=torch"], "torch"),
+        (["--output=vae", "--layout=original"], "--layout is now --part=autoencoder --format: pass that"),
+        (["--output={tmp}/vae"], "say what to write: --format=lora, diffusers or original"),
+        (["--output={tmp}/vae", "--format=lora"], "has no adapter, as its transformer.lora.rank is None"),
         (
-            ["--output={tmp}/vae"],
+            ["--output={tmp}/vae", "--format=original"],
+            "cannot express this transformer: Wan has no pooled_text and",
+        ),
+        (
+            ["--output={tmp}/vae", "--part=autoencoder", "--format=diffusers"],
             "cannot express this autoencoder: attention is False, and the middle of Wan attends; ",
         ),
-        (["--output={tmp}/vae", "--workdir={tmp}/none"], "none holds no run (config.json is missing)"),
+        (["--output={tmp}/vae", "--format=lora", "--workdir={tmp}/none"], "none holds no run (config.json is missing)"),
     ],
 )
 def test_what_cannot_be_written_is_told(python, toy_workdir, tmp_path, arguments, said):

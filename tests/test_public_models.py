@@ -1,5 +1,6 @@
 """Public models as a user has them: a folder, one command, a video."""
 
+import dataclasses
 import re
 import shutil
 
@@ -64,6 +65,15 @@ def test_a_model_brings_its_settings_and_what_is_said_otherwise_is_heard(models)
     assert (changed.transformer.remat, changed.transformer.width) == ("full", 24)
     with pytest.raises(UserError, match="no such key or value"):
         sora_jax.open_model(models / "pipeline", changes={"sampling.stepz": 3})
+
+
+def test_the_usual_video_of_a_large_model_needs_the_memory_of_a_chunk(models):
+    """By the estimate of a whole window, 81 frames would be refused wherever there are not hundreds of gigabytes."""
+    model = sora_jax.open_model(models / "pipeline")
+    limits = dataclasses.replace(model.limits, pixel_bytes=16.0 * 384, room=32e9)
+    assert read_job(Request(prompt=("a",)), limits).size == (480, 832)
+    with pytest.raises(UserError, match="no held-out clips"):
+        model.evaluate()
 
 
 def test_latents_of_a_public_model_have_its_statistics(models):

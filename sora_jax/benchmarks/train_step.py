@@ -2,6 +2,7 @@
 
   python -m sora_jax.benchmarks.train_step --json=train_step.json
   python -m sora_jax.benchmarks.train_step --model=2b --side_scale=4 --rows=1
+  python -m sora_jax.benchmarks.train_step --text_pad_to=512 --contestants=ours_packed,ours_padded
 
 All contestants train on one stream of clips (`clip_mix`), with the same mathematics, weights, loss and optimizer, on
 one device: float32 on a CPU, bfloat16 on a GPU. Whatever a contestant has to fill up to make its batches is counted
@@ -74,6 +75,7 @@ _ROWS = _FLAGS.integer("rows", 1, "Packed rows of a batch; other batches have at
 _CLIPS = _FLAGS.integer("clips", 96, "Of the stream, one pass over which is timed.", least=1)
 _ROUNDS = _FLAGS.integer("rounds", 3, "Passes of each contestant; the fastest counts.", least=1)
 _REMAT = _FLAGS.choice("remat", "none", list(REMAT_POLICIES), "What our backward pass keeps.")
+_PAD = _FLAGS.integer("text_pad_to", None, "Text tokens that ours pads each text to, as Wan does: 512.", least=1)
 _COMPILE = _FLAGS.switch("compile", None, "Whether torch compiles; by default on a GPU only.")
 _FLAGS.rename("stream_clips", "clips")
 _FLAGS.rename("passes", "rounds")
@@ -118,9 +120,12 @@ def figures_of(comparison: Comparison, names: list[str]) -> list[Figure]:
     unknown = sorted(set(names) - set(CONTESTANTS))
     if unknown:
         raise UserError(f"--contestants={','.join(unknown)} is none of {', '.join(CONTESTANTS)}")
-    if importlib.util.find_spec("torch") is None and any(name.startswith("torch") for name in names):
+    ours = [name for name in names if name.startswith("ours")]
+    if ours != names and comparison.config.text_pad_to is not None:
+        raise UserError("--text_pad_to is of ours alone: --contestants=ours_packed,ours_padded,ours_bucketed")
+    if importlib.util.find_spec("torch") is None and ours != names:
         print('no torch here, so ours alone is measured: pip install -e ".[parity]"')
-        names = [name for name in names if name.startswith("ours")]
+        names = ours
     return compare(comparison, names)
 
 
@@ -132,7 +137,7 @@ def comparison_of_flags() -> Comparison:
     layout = ClipLayout(patch_width=64, text_dim=256 if size == "small" else 4096, text_tokens=16, side_scale=scale)
     row_tokens = _ROW_TOKENS.value or 1_024 * scale**2
     return Comparison(
-        config=transformer_config(*SIZES[size], remat=_REMAT.value),
+        config=transformer_config(*SIZES[size], remat=_REMAT.value, text_pad_to=_PAD.value),
         layout=layout,
         row_tokens=row_tokens,
         rows=_ROWS.value,
@@ -143,7 +148,9 @@ def comparison_of_flags() -> Comparison:
     )
 
 
-def transformer_config(width: int, depth: int, heads: int, *, remat: str) -> TransformerConfig:
+def transformer_config(
+    width: int, depth: int, heads: int, *, remat: str, text_pad_to: int | None = None
+) -> TransformerConfig:
     """Returns the public Wan block at that shape; patches are 1x2x2 of a latent."""
     return TransformerConfig(
         patch=(1, 2, 2),
@@ -159,7 +166,7 @@ def transformer_config(width: int, depth: int, heads: int, *, remat: str) -> Tra
         remat=remat,
         pooled_text=False,
         place_features=False,
-        text_pad_to=None,
+        text_pad_to=text_pad_to,
         given_channels=None,
         image_dim=None,
         image_positions=None,

@@ -26,6 +26,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: metadata.version(d) for n, d in _DISTRIBUTIONS.items()}}
 
 
+def own_version() -> str:
+    """Returns the version of this package."""
+    return metadata.version(_DISTRIBUTIONS["sora_jax"])
+
+
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     """Returns in words what of `old` is another version in `new` and may change bits; "" where nothing is."""
     changed = [name for name in _DECISIVE if old.get(name) != new.get(name)]

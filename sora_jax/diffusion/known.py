@@ -52,6 +52,10 @@ class KnownConfig:
             raise UserError(f"known-token max_level {self.max_level} is outside [0, 1)")
 
 
+# For models that are shown frames otherwise (`video/shown.py`).
+NOTHING = KnownConfig(none=1.0, first=0.0, last=0.0, ends=0.0, random_frames=0.0, region=0.0, max_level=0.0)
+
+
 class Pattern(NamedTuple):
     """Which tokens of each segment are known: the union of the rules below. Zeros everywhere: none."""
 

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from absl import logging
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params
 from sora_jax.experiment.schema import Settings
-from sora_jax.models.interop.lora import LoraFile, read_lora
-from sora_jax.nn.lora import IN, KERNEL, OUT, adapters_of, add_product, is_factor
+from sora_jax.models.interop.lora import LoraFile, described, read_lora
+from sora_jax.nn.lora import IN, KERNEL, OUT, LoraConfig, adapters_of, add_product, is_factor
 
 # The name by which the adapter that a run has trained is called, in the place of a file.
 OWN = "own"
@@ -55,27 +56,70 @@ class Adapters:
     own: float = 1.0
     files: tuple[tuple[str, float], ...] = ()
 
-    def merged(self, params: Params, *, scale: float, expert: str | None = None) -> Params:
-        """Returns the generator's parameters with all of it in the kernels and biases, and no adapters.
+    def merged(self, params: Params, lora: LoraConfig | None) -> Params:
+        """Returns the parameters of a run's generator with all of it in kernels and biases, and no adapters.
 
-        Sums are taken in float32. What has weight 0 is read, and changes no bit. Raises UserError as `read_lora`, and
-        for `own` of a run that has trained none.
-
-        Args:
-          params: Of the generator, with its own adapters or without.
-          scale: Of its own adapters.
-          expert: Which of two transformers it is, "high" or "low"; None: there is one.
+        Sums are taken in float32. What has weight 0 is read, and changes no bit. Raises UserError as `read`, and for
+        another weight than 1 of `own` where the run has trained none.
         """
+        lora = None if lora is None or lora.rank is None else lora
+        if self.own != 1 and lora is None:
+            raise UserError(f"--lora={OWN}:{self.own:g}: this run has trained no adapter; name a file")
+        scale = self.own * (0.0 if lora is None else lora.scale)
         result = {name: value for name, value in params.items() if not is_factor(name)}
-        for name in adapters_of(params) if self.own else ():
+        for name in adapters_of(params) if scale else ():
             kernel, factors = f"{name}.{KERNEL}", (params[f"{name}.{IN}"], params[f"{name}.{OUT}"])
-            result[kernel] = add_product(result[kernel], *factors, self.own * scale)
-        shapes = {name.removeprefix(_TRANSFORMER): tuple(result[name].shape) for name in result if _of_it(name)}
+            result[kernel] = add_product(result[kernel], *factors, scale)
+        shapes = {
+            name.removeprefix(_TRANSFORMER): tuple(value.shape)
+            for name, value in result.items()
+            if name.startswith(_TRANSFORMER)
+        }
+        for added in self.read(shapes):
+            result |= {f"{_TRANSFORMER}{n}": added.to(n, result[f"{_TRANSFORMER}{n}"]) for n in added.names}
+        return result
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what differs from the adapter of the run alone."""
+        weights = {**({} if self.own == 1 else {OWN: self.own}), **dict(self.files)}
+        return {"lora": weights} if weights else {}
+
+    def read(self, shapes: Mapping[str, tuple[int, ...]], *, expert: str | None = None) -> list["Added"]:
+        """Returns what the files add to a transformer whose parameters have these shapes; weight 0 adds nothing.
+
+        `expert` says which of two transformers it is, "high" or "low". Raises UserError as `read_lora`.
+        """
+        result = []
         for path, weight in self.files:
             file = read_lora(path, shapes)
-            if weight and file.expert in (None, expert):
-                result |= _with_file(result, file, weight)
+            logging.info("%s at weight %g: %s", path, weight, described(file))
+            if weight and (expert is None or file.expert in (None, expert)):
+                result.append(Added(file=file, weight=weight))
         return result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Added:
+    """One file of adapters with its weight."""
+
+    file: LoraFile
+    weight: float
+
+    @property
+    def names(self) -> set[str]:
+        """Of the parameters that it changes."""
+        return {*self.file.factors, *self.file.differences}
+
+    def to(self, name: str, value: jax.Array) -> jax.Array:
+        """Returns a parameter with what is added to it; summed in float32, in the dtype of `value`."""
+        if name in self.file.factors:
+            value = add_product(value, *self.file.factors[name], self.weight)
+        if name in self.file.differences:
+            value = _add(value, self.file.differences[name], self.weight)
+        return value
+
+
+NO_ADAPTERS = Adapters()
 
 
 def read_adapters(given: Mapping[Any, float] | Sequence[str]) -> Adapters:
@@ -100,22 +144,6 @@ def _pair(text: str) -> tuple[str, float]:
         raise UserError(
             f"--lora={text}: {number!r} is no weight; give FILE:WEIGHT, such as mine.safetensors:0.8"
         ) from error
-
-
-def _of_it(name: str) -> bool:
-    return name.startswith(_TRANSFORMER)
-
-
-def _with_file(params: Params, file: LoraFile, weight: float) -> Params:
-    """Returns the parameters that a file changes."""
-    changed: Params = {}
-    for name, (first, last) in file.factors.items():
-        ours = f"{_TRANSFORMER}{name}"
-        changed[ours] = add_product(params[ours], first, last, weight)
-    for name, difference in file.differences.items():
-        ours = f"{_TRANSFORMER}{name}"
-        changed[ours] = _add(changed.get(ours, params[ours]), difference, weight)
-    return changed
 
 
 @jax.jit

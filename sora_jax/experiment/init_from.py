@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 
 from sora_jax.checkpoints import leaves, manifest
-from sora_jax.checkpoints.frozen import find_params, load_params
+from sora_jax.checkpoints.frozen import Source, find_params, load_params
 from sora_jax.checkpoints.reading import trusted_step
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core.config import differences
@@ -54,8 +54,10 @@ class InitialWeights:
     names: dict[str, str | None]
 
 
-def find_source(name: str, stage: TrainStage, params: Mapping[str, Any]) -> InitialWeights:
+def find_source(name: str, stage: TrainStage, params: Mapping[str, Any], files: Source | None = None) -> InitialWeights:
     """Returns where the weights of the stage `name` come from; `params` are its parameters, or their shapes.
+
+    What is not there, and in the `files` of a public model, comes from these, and so it was there.
 
     Raises UserError saying all that does not fit: parameters that are not there, or of another shape or dtype, and
     rules that match nothing.
@@ -74,7 +76,7 @@ def find_source(name: str, stage: TrainStage, params: Mapping[str, Any]) -> Init
     for ours, theirs in names.items():
         if theirs is None:
             continue
-        if theirs not in there and is_factor(ours) and theirs == ours:
+        if theirs not in there and theirs == ours and (is_factor(ours) or (files is not None and files.has(ours))):
             names[ours] = None  # an adapter begins as initialised where there was none
         elif theirs not in there:
             problems.append(f"{theirs}, for {ours}, is not there" if theirs != ours else f"{ours} is not there")
@@ -95,7 +97,7 @@ def inherit(name: str, stage: TrainStage, maker: StateMaker, key: jax.Array) -> 
     Raises UserError as `find_source`, before anything is compiled, and as `load_tree`.
     """
     shapes = maker.abstract_params()
-    source = find_source(name, stage, shapes)
+    source = find_source(name, stage, shapes, maker.source)
     wanted = {theirs: shapes[ours] for ours, theirs in source.names.items() if theirs is not None}
     taken, step = load_params(source.folder, f"ema/{source.track}", wanted, step=source.step)
     fresh = maker.fresh(key)

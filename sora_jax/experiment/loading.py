@@ -196,6 +196,7 @@ def limits_of(settings: Settings) -> ModelLimits:
     step = settings.token_stride[0]
     # A way from one given frame to another takes three frames of tokens.
     window = max(sampling.window or settings.longest, 3 * step - settings.stride[0] + 1)
+    tile = settings.codec.tile or _UNBOUND
     widest = settings.autoencoder.decoder_width * max(settings.autoencoder.multipliers)
     return ModelLimits(
         stride=settings.stride,
@@ -218,6 +219,7 @@ def limits_of(settings: Settings) -> ModelLimits:
         # Queries, keys, values, attention and the hidden layer; and a few images of the widest features.
         token_bytes=4.0 * (6 * transformer.width + 2 * transformer.mlp_width),
         pixel_bytes=4.0 * 4 * widest / settings.autoencoder.patch**2,
+        chunk=(settings.codec.chunk_frames, tile, tile),
         shown=settings.shown,
         by_area=settings.shown is not None or settings.public is not None,
     )

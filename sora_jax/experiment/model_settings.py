@@ -15,6 +15,7 @@ from sora_jax.models.interop.model_folder import ModelFiles, find_model
 _OWN = ("attention", "exchange", "remat", "lora")
 # Encoders whose weights come with a package, by the width of what they give; others lie in the model's folder.
 _ENCODERS = {384: "minilm"}
+_CHUNK_FRAMES = 4
 # Rows of the sampler are as long as a video needs: those of the layout hold no more than an image.
 _ROW = {"tokens": 128, "text_tokens": variants.TEXT_TOKENS, "segments": 1, "rows": 1}
 
@@ -69,6 +70,8 @@ def _brought(files: ModelFiles, tree: Mapping[str, Any], base: Mapping[str, Any]
         "autoencoder": _autoencoder(files, tree),
         "text": _text(files, tree, base),
         "packing": _ROW,
+        # Of large frames few at once; it changes no number.
+        "codec": {"chunk_frames": _CHUNK_FRAMES},
         "sampling": {
             "steps": variant.steps,
             "solver": "unipc",

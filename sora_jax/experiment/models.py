@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.tokens import clean_caption
+from sora_jax.experiment.adapters import NO_ADAPTERS, Adapters, without_adapters
 from sora_jax.experiment.loading import (
     Weights,
     build_generator,
@@ -35,6 +36,7 @@ class RunModels:
     Args:
       step: Of the generator's checkpoint, as in `load_generator`.
       mesh: Devices, also of several processes, that share the work; None: the first one.
+      adapters: What is added to the weights of the generator.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class RunModels:
         step: int | None = None,
         weights: Weights = "ema",
         mesh: Mesh | None = None,
+        adapters: Adapters = NO_ADAPTERS,
     ):
         self.workdir, self.settings = workdir, settings
         self.weights: Weights = weights
-        self._step, self._mesh = step, mesh
+        self._step, self._mesh, self._adapters = step, mesh, adapters
         self._samplers: dict[tuple[SolverConfig, int], Sampler] = {}
 
     @functools.cached_property
@@ -58,7 +61,10 @@ class RunModels:
 
     @functools.cached_property
     def _generator(self) -> tuple[Params, str, int]:
-        return load_generator(self.workdir, self.settings, step=self._step, weights=self.weights, mesh=self._mesh)
+        params, stage, step = load_generator(
+            self.workdir, self.settings, step=self._step, weights=self.weights, mesh=self._mesh
+        )
+        return self._adapters.merged(params, self.settings.transformer.lora), stage, step
 
     @property
     def params(self) -> Params:
@@ -68,7 +74,7 @@ class RunModels:
     def facts(self) -> dict[str, Any]:
         """Returns which weights the generator has: stage, step, and whether they are an average."""
         _, stage, step = self._generator
-        return {"stage": stage, "step": step, "weights": self.weights}
+        return {"stage": stage, "step": step, "weights": self.weights, **self._adapters.facts()}
 
     def sampler(self, solver: SolverConfig | None = None, *, videos: int | None = None) -> Sampler:
         """Returns a sampler, the same one for the same solver (None: the configured one), as `make_sampler` makes it.
@@ -81,6 +87,9 @@ class RunModels:
         if (solver, rows) not in self._samplers:
             self._samplers[solver, rows] = self._make_sampler(solver, rows)
         return self._samplers[solver, rows]
+
+    def check_run(self) -> None:
+        """Raises UserError where these are no models of a run, with clips that were held out."""
 
     def read_texts(self, texts: Iterable[str]) -> None:
         """Encodes texts that are about to be sampled and lets go of a frozen encoder, before the rest needs the memory.
@@ -96,7 +105,8 @@ class RunModels:
         return make_sampler(self.settings, self.codec, self._structure(), solver=solver, mesh=self._mesh, videos=rows)
 
     def _structure(self) -> Any:
-        return abstract_model(lambda key: build_generator(self.settings, key))[0]
+        settings = without_adapters(self.settings)
+        return abstract_model(lambda key: build_generator(settings, key))[0]
 
 
 def step_of(checkpoint: str | int) -> int | None:

@@ -168,6 +168,8 @@ def sampling_program(
     places = sharding.param_shardings(axes, params, mesh)
     shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in params.items()}
     limits, duration = limits_of(settings), None if seconds is None else str(seconds)
+    if limits.shown is not None:  # an image changes nothing here
+        limits = dataclasses.replace(limits, shown=None, knows=True)
     job = read_job(Request(prompt=("any",), size=size, seconds=duration), limits)
     windows = limits.windows(job.frames, job.size)
     grid = (windows[0], *limits.grid(limits.first, job.size)[1:])

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import param_shardings
 from sora_jax.core.tree import Params, abstract_model
+from sora_jax.experiment.adapters import NO_ADAPTERS, Adapters, without_adapters
 from sora_jax.experiment.loading import build_generator, given_codec, given_statistics, make_sampler
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.settings import Settings
@@ -34,10 +36,11 @@ class PublicModels(RunModels):
     Args:
       settings: With a `model`.
       mesh: As of `RunModels`.
+      adapters: As of `RunModels`.
     """
 
-    def __init__(self, settings: Settings, *, mesh: Mesh | None = None):
-        super().__init__(Workdir(Path.cwd()), settings, mesh=mesh)
+    def __init__(self, settings: Settings, *, mesh: Mesh | None = None, adapters: Adapters = NO_ADAPTERS):
+        super().__init__(Workdir(Path.cwd()), settings, mesh=mesh, adapters=adapters)
         assert settings.public is not None
         self.files: ModelFiles = settings.public
         self._experts = Experts(self._load)
@@ -58,10 +61,19 @@ class PublicModels(RunModels):
         """The parameters of the transformer; none where there are two experts, which the sampler takes in turn."""
         return {} if len(self.files.transformers) > 1 else self._experts.take(HIGH)
 
+    def check_run(self) -> None:
+        """Raises UserError: there is none."""
+        raise UserError(f"{self.files.folder} is a model and no run: there are no held-out clips to evaluate it on")
+
     def facts(self) -> dict[str, Any]:
         """Returns which model it is, and how it is sampled."""
         sampling = self.settings.sampling
-        return {"model": self.files.name, "grid": sampling.grid, "shift": sampling.shift}
+        return {
+            "model": self.files.name,
+            "grid": sampling.grid,
+            "shift": sampling.shift,
+            **self._adapters.facts(),
+        }
 
     def _make_sampler(self, solver: SolverConfig, rows: int) -> Sampler:
         kind = Sampler if solver.experts is None else functools.partial(ExpertsSampler, self._experts)
@@ -71,7 +83,8 @@ class PublicModels(RunModels):
 
     def _load(self, number: int) -> Params:
         """Returns the parameters of one transformer, products in the dtype of the computation, the rest in float32."""
-        _, shapes, axes = abstract_model(lambda key: build_generator(self.settings, key))
+        settings = without_adapters(self.settings)
+        _, shapes, axes = abstract_model(lambda key: build_generator(settings, key))
         if self._mesh is None:
             places: Mapping[str, Any] = dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
         else:
@@ -83,7 +96,21 @@ class PublicModels(RunModels):
             )
             for name, one in shapes.items()
         }
-        loaded = load_wan(self.files.transformers[number], wanted)
+        path, expert = self.files.transformers[number], None
+        if len(self.files.transformers) > 1:
+            expert = "high" if number == HIGH else "low"
+        if self._adapters.own != 1:
+            raise UserError(f"--lora=own:{self._adapters.own:g} is of a run, and this is a public model: name a file")
+        added = self._adapters.read({name: one.shape for name, one in wanted.items()}, expert=expert)
+        changed = set[str]().union(*(one.names for one in added))
+        loaded = load_wan(path, {name: one for name, one in wanted.items() if name not in changed})
+        for name in sorted(changed):
+            # One at a time: it is in float32 until all is added.
+            whole = jax.ShapeDtypeStruct(wanted[name].shape, jnp.float32, sharding=wanted[name].sharding)
+            value = load_wan(path, {name: whole})[name]
+            for one in added:
+                value = one.to(name, value)
+            loaded[name] = value.astype(wanted[name].dtype)
         return {f"{_TRANSFORMER}{name}": value for name, value in loaded.items()}
 
 

@@ -26,6 +26,7 @@ from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.paths import check_writable
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment import evaluation
+from sora_jax.experiment.adapters import read_adapters
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.loading import WEIGHTS, Weights, limits_of, solver_config
@@ -45,6 +46,8 @@ from sora_jax.video import latents
 Size = tuple[int, int] | str
 # A file, or an array of pixels.
 Media = str | os.PathLike[str] | np.ndarray
+# Adapters as files, or "own", with their weights, or as texts "FILE:WEIGHT".
+Lora = Mapping[Any, float] | Sequence[str]
 
 
 def open_session(
@@ -53,15 +56,17 @@ def open_session(
     checkpoint: str | int = "latest",
     weights: Weights = "ema",
     devices: Sequence[Any] | None = None,
+    lora: Lora = (),
 ) -> "Session":
     """Returns a run that was trained; see `sora_jax.open_run`."""
     step = step_of(checkpoint)
     if weights not in WEIGHTS:
         raise UserError(f"weights {weights!r} is not one of: {', '.join(WEIGHTS)}")
+    adapters = read_adapters(lora)
     opened = Workdir(workdir)
     settings = read_settings(opened.config())
     cache = use_compilation_cache()
-    models = RunModels(opened, settings, step=step, weights=weights, mesh=_mesh(devices))
+    models = RunModels(opened, settings, step=step, weights=weights, mesh=_mesh(devices), adapters=adapters)
     return Session(models, cache=cache)
 
 
@@ -70,6 +75,7 @@ def open_public(
     *,
     changes: Mapping[str, Any] = types.MappingProxyType({}),
     devices: Sequence[Any] | None = None,
+    lora: Lora = (),
 ) -> "Session":
     """Returns a public model; see `sora_jax.open_model`."""
     config = load_config("configs/base.py")
@@ -80,7 +86,7 @@ def open_public(
         raise UserError(f"the config has no such key or value: {error}") from error
     settings = read_settings(config)
     cache = use_compilation_cache()
-    return Session(PublicModels(settings, mesh=_mesh(devices)), cache=cache)
+    return Session(PublicModels(settings, mesh=_mesh(devices), adapters=read_adapters(lora)), cache=cache)
 
 
 def _mesh(devices: Sequence[Any] | None) -> Mesh | None:
@@ -230,8 +236,7 @@ class Session:
 
         Raises UserError for what this run has not, and for files that cannot be read.
         """
-        if self.settings.model is not None:
-            raise UserError(f"{self.settings.model} is no run: there are no held-out clips to evaluate it on")
+        self.models.check_run()
         evaluation.check_asked(part, data, self.models.weights)
         self.solver(**solver)  # says what is wrong with it
         check_writable(self.models.workdir.path / "evaluation.json")

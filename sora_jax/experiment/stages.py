@@ -50,7 +50,8 @@ def _check_sources(run: Run) -> None:
         if stage.start_from is None:
             continue
         if name not in run.workdir.facts()["stages"] and not find_steps(epath.Path(run.workdir.checkpoints(name))):
-            find_source(name, stage, abstract_model(kind.maker(run.settings, name, run.mesh).build)[1])
+            maker = kind.maker(run.settings, name, run.mesh)
+            find_source(name, stage, abstract_model(maker.build)[1], maker.source)
 
 
 def _is_done(run: Run, name: str, until: str | None) -> bool:

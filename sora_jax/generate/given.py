@@ -71,3 +71,10 @@ def as_clip(name: str, array: np.ndarray) -> np.ndarray:
             "the colours"
         )
     return array if array.ndim == 4 else array[None]
+
+
+def in_time(frames: np.ndarray, rate: float, fps: float) -> np.ndarray:
+    """Returns frames at `rate` as `fps` shows them in the same time: each is what is shown in the middle of its own."""
+    count = max(1, round(len(frames) * fps / rate))
+    place = np.floor((np.arange(count) + 0.5) * rate / fps).astype(int)
+    return frames[np.minimum(place, len(frames) - 1)]

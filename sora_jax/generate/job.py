@@ -14,7 +14,7 @@ import numpy as np
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import covering
 from sora_jax.data.tokens import Tokenizer, check_prompt, clean_caption
-from sora_jax.generate.given import Read, read_file
+from sora_jax.generate.given import Read, in_time, read_file
 from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request
 from sora_jax.generate.showing import check_shown, size_of_area
@@ -50,7 +50,8 @@ class ModelLimits:
       name: What to call the model in a refusal.
       negative: The negative prompt of requests that leave it open.
       token_bytes: Of memory that sampling takes per token, about.
-      pixel_bytes: Of memory that decoding takes per pixel of a window, about.
+      pixel_bytes: Of memory that decoding takes per pixel of the frames that are decoded at once, about.
+      chunk: Of these frames at most, and rows and columns of a tile; None: those of the window, whole.
       room: Bytes that the machine has left for these; None: it is not known.
       shown: How it is shown frames instead of known tokens; None: it is not.
       by_area: Whether what is made of given frames has as many pixels as `size`, in their aspect; else it is as large.
@@ -72,6 +73,7 @@ class ModelLimits:
     token_bytes: float
     pixel_bytes: float
     room: float | None = None
+    chunk: shapes.Size | None = None
     name: str = "this run"
     negative: str = ""
     shown: ShownConfig | None = None
@@ -119,8 +121,10 @@ class ModelLimits:
 
     def memory(self, frames: int, size: tuple[int, int]) -> float:
         """Returns about how many bytes making so many frames at once takes, weights aside."""
-        tokens = math.prod(self.grid(frames, size))
-        return self.pixel_bytes * frames * math.prod(size) + self.token_bytes * tokens
+        tokens, decoded = math.prod(self.grid(frames, size)), (frames, *size)
+        if self.chunk is not None:
+            decoded = (min(whole, most) for whole, most in zip(decoded, self.chunk, strict=True))
+        return self.pixel_bytes * math.prod(decoded) + self.token_bytes * tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -193,8 +197,8 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
     fps = request.fps or (rates[0] if rates else limits.fps)
     if request.task != "upscale":
         _check_room(request, limits, clips, rates, fps)
-        mask = None if mask is None else _in_time(mask, rates[0], fps)
-        clips = [_in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
+        mask = None if mask is None else in_time(mask, rates[0], fps)
+        clips = [in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
     before, frames = _settle_frames(request, limits, clips, fps)
     if request.task == "upscale":
         fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])
@@ -298,13 +302,6 @@ def _check_room(
                 f"{name} has {rate:g} frames per second, and {fps:g} of them take {held / _GB:.2g} GB, of which "
                 f"{limits.room / _GB:.2g} GB are free: pass a lower --fps"
             )
-
-
-def _in_time(frames: np.ndarray, rate: float, fps: float) -> np.ndarray:
-    """Returns frames at `rate` as `fps` shows them in the same time: each is what is shown in the middle of its own."""
-    count = max(1, round(len(frames) * fps / rate))
-    place = np.floor((np.arange(count) + 0.5) * rate / fps).astype(int)
-    return frames[np.minimum(place, len(frames) - 1)]
 
 
 def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, int]:

@@ -52,7 +52,7 @@ class Linear(nnx.Module):
         self.has_adapter, self.adapter_scale = True, scale
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = _affine(1, x, self.kernel[...], self.bias[...])
+        y: jax.Array = _affine(1, x, self.kernel[...], self.bias[...])
         return y + self._adapted(x) if self.has_adapter else y
 
     def to_heads(self, x_BLD: jax.Array, heads: int) -> jax.Array:
@@ -62,12 +62,12 @@ class Linear(nnx.Module):
         dimensions lie in tiles.
         """
         kernel, bias = self.kernel[...], self.bias[...]
-        y = _affine(1, x_BLD, kernel.reshape(kernel.shape[0], heads, -1), bias.reshape(heads, -1))
+        y: jax.Array = _affine(1, x_BLD, kernel.reshape(kernel.shape[0], heads, -1), bias.reshape(heads, -1))
         return y + self._adapted(x_BLD, heads) if self.has_adapter else y
 
     def from_heads(self, x_BLNH: jax.Array) -> jax.Array:
         """Returns the output (B, L, D) of an input split into heads."""
-        y = _affine(2, x_BLNH, self.kernel[...].reshape(*x_BLNH.shape[2:], -1), self.bias[...])
+        y: jax.Array = _affine(2, x_BLNH, self.kernel[...].reshape(*x_BLNH.shape[2:], -1), self.bias[...])
         return y + self._adapted(x_BLNH, inputs=2) if self.has_adapter else y
 
     def _adapted(self, x: jax.Array, heads: int | None = None, *, inputs: int = 1) -> jax.Array:

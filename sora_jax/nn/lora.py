@@ -63,19 +63,6 @@ def adapted(block: Any, config: LoraConfig | None, *, rngs: nnx.Rngs) -> Any:
     return block
 
 
-def merged(params: Params, *, scale: float) -> Params:
-    """Returns parameters without adapters, each kernel with `scale` times the product of its factors added.
-
-    The sum is taken in float32, and cast to the dtype of the kernel. At scale 0 kernels are as they were.
-    """
-    result = {name: value for name, value in params.items() if not is_factor(name)}
-    if scale:
-        for name in adapters_of(params):
-            kernel = result[f"{name}.{KERNEL}"]
-            result[f"{name}.{KERNEL}"] = add_product(kernel, params[f"{name}.{IN}"], params[f"{name}.{OUT}"], scale)
-    return result
-
-
 def is_factor(name: str) -> bool:
     """Returns whether a parameter is one of the two factors of an adapter."""
     return name.rpartition(".")[2] in (IN, OUT)

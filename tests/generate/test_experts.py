@@ -58,38 +58,37 @@ def parts():
     return structure, codec, random_params(shapes, seed=2), random_params(shapes, seed=3)
 
 
-def experts(high, low, config=TWO):
+@functools.cache
+def sampler():
+    """Returns (sampler, its weights by expert, the experts in the order in which they were asked for)."""
     structure, codec, _, _ = parts()
-    asked = []
+    weights, asked = {}, []
 
     def load(number):
         asked.append(number)
-        return (high, low)[number]
+        return weights[number]
 
-    options = {"rows": 1, "config": config, "dtype": jnp.dtype(jnp.float32)}
-    sampler = ExpertsSampler(Experts(load), structure, codec, LAYOUT, **options)
-    return sampler, asked
+    options = {"rows": 1, "config": TWO, "dtype": jnp.dtype(jnp.float32)}
+    return ExpertsSampler(Experts(load), structure, codec, LAYOUT, **options), weights, asked
+
+
+def latents(high, low):
+    made, weights, asked = sampler()
+    asked.clear()
+    weights.update({HIGH: high, LOW: low})
+    return made.latents({}, CANVASES)
 
 
 def test_two_equal_experts_are_one_model():
-    structure, codec, params, _ = parts()
-    sampler, asked = experts(params, params)
+    structure, codec, params, other = parts()
     single = Sampler(structure, codec, LAYOUT, rows=1, config=ONE, dtype=jnp.dtype(jnp.float32))
-    for found, wanted in zip(sampler.latents({}, CANVASES), single.latents(params, CANVASES), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
-    assert asked == [HIGH, LOW], "what starts at half the way needs the low one alone, which is there already"
-
-
-def test_the_low_expert_makes_the_details_and_has_a_guidance_of_its_own():
-    _, _, params, other = parts()
-    whole = experts(params, params)[0].latents({}, CANVASES[:1])[0]
-    mixed = experts(params, other)[0].latents({}, CANVASES[:1])[0]
-    assert np.abs(mixed - whole).max() > 0.1
-    low = experts(params, params, dataclasses.replace(TWO, experts=(0.875, 3.0)))[0].latents({}, CANVASES[:1])[0]
-    assert np.abs(low - whole).max() > 0.01
-    never = experts(other, params, dataclasses.replace(TWO, experts=(1.0, 2.0)))
-    np.testing.assert_allclose(never[0].latents({}, CANVASES[:1])[0], whole, rtol=1e-5, atol=1e-6)
-    assert never[1] == [LOW], "no level is told as a whole one"
+    found = latents(params, params)
+    assert sampler()[2] == [HIGH, LOW], "what starts at half the way needs the low one alone, which is there already"
+    for one, wanted in zip(found, single.latents(params, CANVASES), strict=True):
+        np.testing.assert_allclose(one, wanted, rtol=1e-5, atol=1e-6)
+    changed = latents(other, params)
+    assert np.abs(changed[0] - found[0]).max() > 0.1
+    np.testing.assert_array_equal(changed[1], found[1])
 
 
 @pytest.mark.parametrize("change", [{"cache": 0.1}, {"method": "heun"}, {"grid": None}])

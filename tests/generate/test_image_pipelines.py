@@ -1,6 +1,7 @@
 """With diffusers (marker parity): what image pipelines show the model and the latents that they make, and ours."""
 
 import dataclasses
+import types
 from typing import Any
 
 import jax.numpy as jnp
@@ -43,8 +44,8 @@ KINDS = {
 class Texts:
     """Texts of fixed states."""
 
-    recipe, cost, stored = {"text_encoder": "fixed"}, "", True
-    arrays = {"text_BKE": (TEXT_DIM, np.dtype(np.float32))}
+    recipe, cost, stored = types.MappingProxyType({"text_encoder": "fixed"}), "", True
+    arrays = types.MappingProxyType({"text_BKE": (TEXT_DIM, np.dtype(np.float32))})
 
     def count(self, text):
         return len(STATES[text])

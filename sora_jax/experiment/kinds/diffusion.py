@@ -18,7 +18,7 @@ from sora_jax.core.printable import printable
 from sora_jax.core.sharding import batch_part, ways
 from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.diffusion.known import KnownConfig
+from sora_jax.diffusion.known import NOTHING, KnownConfig
 from sora_jax.experiment import activations, sample_log
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
@@ -87,17 +87,14 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     key = "generator parameters"
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
-        """Returns which weights are those of no collection, whether frames are given in two ways, and which expert."""
+        """Returns which weights are those of no collection, and whether an adapter has nothing to adapt."""
         stage, said = self.of(settings, name), []
-        if stage.gives_known_tokens and settings.shown is not None:
+        lora, first = settings.transformer.lora, settings.stages_of(TEXT_TO_VIDEO)[:1] == [name]
+        if lora is not None and lora.rank is not None and first and stage.start_from is None and settings.model is None:
             said.append(
-                f"stages.{name}.known gives tokens, and this transformer is shown frames by its given_channels: set "
-                "known.none to 1 and the other shares to 0"
+                f"transformer.lora.rank is {lora.rank}, and the stage {name} has no weights to adapt: give "
+                f"stages.{name}.start_from or model"
             )
-        try:
-            self.lineage(settings, name)
-        except UserError as error:
-            said.append(f"stages.{name}.noise_range {stage.noise_range}: {error}")
         unknown = stage.mix.collections.keys() - settings.collections
         if not unknown:
             return said
@@ -108,7 +105,11 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         ]
 
     def check(self, settings: Settings, name: str, mesh: Mesh) -> None:
-        """Raises UserError where the mesh splits rows or heads unevenly."""
+        """Raises UserError where the mesh splits rows or heads unevenly, and for the levels of two experts at once."""
+        try:
+            self.lineage(settings, name)
+        except UserError as error:
+            raise UserError(f"stages.{name}.noise_range {self.of(settings, name).noise_range}: {error}") from error
         tokens, heads = settings.packing.tokens, settings.transformer.heads
         if tokens % ways("length", mesh):
             raise UserError(
@@ -135,9 +136,10 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         return build_generator(settings, key)
 
     def objective(self, settings: Settings, name: str) -> Objective:
-        """Returns the error of predictions over noise levels and known tokens."""
+        """Returns the error of predictions over noise levels and known tokens, none where frames are shown."""
         stage, dtype = self.of(settings, name), compute_dtype(settings.precision)
-        return diffusion.make_objective(settings.diffusion, stage.known, dtype=dtype, noise_range=stage.levels)
+        shares = stage.known if settings.shown is None else NOTHING
+        return diffusion.make_objective(settings.diffusion, shares, dtype=dtype, noise_range=stage.levels)
 
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
@@ -239,6 +241,8 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             settings.text_encoder.release()
 
         def show(state: TrainState, step: int) -> None:
+            if not samples.jobs:  # they need an image
+                return
             params = state.averaged(track_name(settings.ema.widths[0]))
             before = samples.without_adapters(params)
             clips = samples.made(params)

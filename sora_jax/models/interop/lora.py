@@ -2,11 +2,11 @@
 
 Read are, all as safetensors (N a block, X a map; in brackets who writes them):
     transformer.blocks.N.attn1.to_q.lora_A.weight        names of diffusers (diffusers, finetrainers)
-    diffusion_model.blocks.N.self_attn.q.lora_A.weight   names of Wan, or lora_down and lora_up (diffusion-pipe, LightX2V)
+    diffusion_model.blocks.N.self_attn.q.lora_A.weight   names of Wan, or lora_down, lora_up (diffusion-pipe)
     lora_unet_blocks_N_self_attn_q.lora_down.weight      (musubi)
     base_model.model.blocks.N.X.lora_A.weight            (PEFT), with an adapter_config.json beside it
     blocks.N.X.lora_A.default.weight                     (DiffSynth)
-Theirs: A is (r, in), B is (out, r), and what is added to a weight is (alpha / r) B A. Ours: A is (in, r) and B (r, out),
+Theirs: A is (r, in), B is (out, r), and what is added to a weight is (alpha / r) B A. Ours: A is (in, r), B (r, out),
 stacked over blocks, with alpha / r in B.
 """
 

@@ -154,7 +154,7 @@ UMT5 = Family(
     place=text_weights_needed,
     pieces=_pieces,
     weights=functools.partial(read_t5, bias_in_each=True),
-    usual=functools.partial(_fresh, _XXL),
+    usual=lambda key: T5Encoder(_XXL, rngs=nnx.Rngs(key)),
 )
 T5 = Family(
     name="t5",

@@ -20,6 +20,8 @@ from PIL import Image
 
 from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.sharding import put_whole
 from sora_jax.core.tree import Params, abstract_model, merge_model
 from sora_jax.models.interop.weights import HostParams, listed, read_shapes, read_weights
 from sora_jax.nn.linear import Linear, truncated_normal
@@ -136,17 +138,20 @@ class ImageEncoder:
         self.config = config
         self.fit: Fit = fit
         self._read = read
+        # One of its own: whoever asks may be at work on a mesh of all devices.
+        self._mesh = make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), jax.local_devices()[:1])
         structure, _, _ = abstract_model(lambda key: ImageTower(config, rngs=nnx.Rngs(key)))
         self._apply = jax.jit(lambda params, pixels: merge_model(structure, params)(pixels))
 
     @functools.cached_property
     def _params(self) -> Params:
-        return jax.device_put(self._read(), jax.local_devices()[0])
+        return {name: put_whole(value, self._mesh) for name, value in self._read().items()}
 
     def encode(self, image_HWC: np.ndarray) -> np.ndarray:
         """Returns the states of an image, float32 (M, E)."""
         pixels_HWC = fit_image(image_HWC, side=self.config.side, fit=self.fit)
-        return to_host(self._apply(self._params, pixels_HWC[None]))[0]
+        with jax.set_mesh(self._mesh):
+            return to_host(self._apply(self._params, put_whole(pixels_HWC[None], self._mesh)))[0]
 
     def fingerprint(self) -> str:
         """Returns a sha256 in hex of the weights and of how images are fitted."""

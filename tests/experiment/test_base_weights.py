@@ -1,0 +1,124 @@
+"""Stages that begin with the files of a public model: two experts, an adapter each, and what lies in the workdir."""
+
+import copy
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from sora_jax.checkpoints.frozen import NAME
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import make_mesh
+from sora_jax.experiment import loading
+from sora_jax.experiment.base_weights import public_weights
+from sora_jax.experiment.kinds import training
+from sora_jax.experiment.preflight import check_start
+from sora_jax.experiment.run import run
+from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.stages import stages_before
+from sora_jax.nn.lora import is_factor
+from sora_jax.train.metrics import read_metrics
+from sora_jax.train.workdir import Workdir
+from tests.public_model import write_diffusers
+
+RANGES = {"high": (0.875, 1.0), "low": (0.0, 0.875)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_diffusers(tmp_path_factory.mktemp("models") / "tiny", (5, 6), boundary_ratio=0.875)
+
+
+@pytest.fixture(scope="module")
+def config(folder, toy_config):
+    config = toy_config()
+    config.model = f"{folder}#t2v_a14b"
+    videos = config.stages.videos
+    videos.update({"steps": 2, "mix": {"images": 0.0, "videos": 1.0}, "known": {"none": 1.0}})
+    videos.known.update(dict.fromkeys(("first", "last", "ends", "random_frames", "region"), 0.0))
+    with config.unlocked():
+        for name, noise_range in RANGES.items():
+            config.stages[name] = copy.deepcopy(videos)
+            config.stages[name].noise_range = noise_range
+    config.run = ("prepare", *RANGES)
+    config.shapes.num_clips, config.shapes.sides, config.packing.window = 16, ((16, 16),), 16
+    config.packing.rows, config.packing.text_tokens, config.text.max_tokens = 2, 64, 16
+    config.transformer.lora.rank = 2
+    config.diffusion.loss_bands = (0.5,)
+    config.diffusion.noise.uniform_share = 1.0
+    config.log.samples_per_stage, config.log.every_steps, config.sampling.steps = 1, 1, 2
+    config.sampling.prompts, config.sampling.window = ("a red circle moves",), 5
+    config.optimizer.name = "adamw"
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "experts"
+    run(config, path, until="diffusion")
+    return Workdir(path)
+
+
+def loaded(settings, workdir, name):
+    """Returns (parameters of the end of a stage, those that lie in the files of its expert, in bfloat16)."""
+    mesh = make_mesh(settings.mesh, jax.devices()[:1])
+    source = public_weights(settings, list(RANGES).index(name), frozen_dtype="bfloat16")
+    assert source is not None
+    shapes = training(settings)[name].maker(settings, name, mesh).abstract_params()
+    places = {one: value.sharding for one, value in shapes.items()}
+    params, _ = loading.load_weights(workdir, name, shapes, track="width_0.1", source=source, places=places)
+    kept = {n: jax.ShapeDtypeStruct(v.shape, source.dtype, sharding=places[n]) for n, v in shapes.items()}
+    return params, source.load({one: value for one, value in kept.items() if not is_factor(one)})
+
+
+def test_each_expert_is_trained_from_its_own_files_in_its_own_range(config, workdir):
+    settings = read_settings(config)
+    assert [stages_before(settings, name) for name in RANGES] == [[], []]
+    bands = {name: set() for name in RANGES}
+    for line in read_metrics(workdir.path):
+        bands[line["stage"]] |= {key for key in line if key.startswith("loss_")}
+    assert bands == {"high": {"loss_0.875_1"}, "low": {"loss_0_0.5", "loss_0.5_0.875"}}
+    for name in RANGES:
+        assert not (workdir.checkpoints(name) / NAME).exists(), "the model is not written once more"
+        params, files = loaded(settings, workdir, name)
+        jax.tree.map(np.testing.assert_array_equal, {one: params[one] for one in files}, files)
+        factors = {one: value for one, value in params.items() if one not in files}
+        assert len(factors) == 20, "two of each map of a block"
+        assert all(np.any(value) for value in factors.values()), "also what began as zeros"
+
+
+def test_samples_lie_beside_those_without_the_adapter(workdir):
+    for name in RANGES:
+        shown = {path.name for path in (workdir.path / "samples" / name / "000002").iterdir()}
+        assert shown == {"prompt_00.gif", "prompt_00_without.gif"}
+
+
+def test_a_stage_of_the_same_expert_goes_on_from_the_one_before(config):
+    longer = config.copy_and_resolve_references()
+    with longer.unlocked():
+        longer.stages.more = longer.stages.high
+    longer.run = ("prepare", "high", "low", "more")
+    assert stages_before(read_settings(longer), "more") == ["high"]
+
+
+def test_a_range_of_both_experts_is_refused(config):
+    wrong = config.copy_and_resolve_references()
+    wrong.stages.high.noise_range = (0.5, 1.0)
+    said = r"stages.high.noise_range \(0.5, 1.0\): levels 0.5 to 1 are of both experts of Wan2.2-T2V-A14B: give each"
+    settings = read_settings(wrong)
+    with pytest.raises(UserError, match=said):
+        check_start(settings, jax.devices()[:1], samples=False)
+
+
+def test_a_run_goes_on_with_the_model_elsewhere_and_with_no_other(config, folder, workdir, tmp_path):
+    moved = config.copy_and_resolve_references()
+    shutil.copytree(folder, tmp_path / "moved")
+    shutil.copytree(workdir.path, tmp_path / "run")
+    moved.model = f"{tmp_path / 'moved'}#t2v_a14b"
+    run(moved, tmp_path / "run", until="diffusion")
+    loaded(read_settings(moved), Workdir(tmp_path / "run"), "low")
+    write_diffusers(tmp_path / "other", (7, 6), boundary_ratio=0.875)
+    moved.model = f"{tmp_path / 'other'}#t2v_a14b"
+    with pytest.raises(UserError, match=r"the weights in .*other.* have the fingerprint .* give the model that they"):
+        loaded(read_settings(moved), Workdir(tmp_path / "run"), "high")
