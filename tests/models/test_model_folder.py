@@ -98,6 +98,10 @@ def test_a_boundary_without_a_second_transformer_is_said_and_ignored(pipeline):
 def test_experts_of_a_pipeline_have_its_boundary(pipeline):
     shutil.copytree(pipeline / "transformer", pipeline / "transformer_2")
     index(pipeline, boundary_ratio=0.8, transformer_2=["diffusers", "WanTransformer3DModel"])
+    with pytest.raises(UserError, match="are the same weights: download the two experts again"):
+        find_model(pipeline)
+    shutil.rmtree(pipeline / "transformer_2")
+    save_wan(pipeline / "transformer_2", public_model.transformer_params(6), public_model.shape_of())
     assert find_model(pipeline).variant.boundary == 0.8
     index(pipeline, boundary_ratio=1.5)
     with pytest.raises(UserError, match=r"boundary_ratio 1\.5, which must be between 0 and 1"):

@@ -8,16 +8,18 @@ taken.
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.variants import VARIANTS, Variant
 from sora_jax.models.interop.wan_autoencoder import config_of
-from sora_jax.models.interop.wan_files import describe_wan
+from sora_jax.models.interop.wan_files import described
 from sora_jax.models.interop.wan_shape import WanShape
-from sora_jax.models.interop.weights import WEIGHTS, read_shapes
+from sora_jax.models.interop.weights import WEIGHTS, Stored, read_shapes
 
 _INDEX = "model_index.json"
 # Where parts lie in the folder, beside the folder itself, and what of a name of a tensor tells which part a file is.
@@ -34,6 +36,8 @@ _PICKLED = {
     "autoencoder": ("Wan2*VAE*.pth", "vae/ of the model's diffusers folder, or wan_2.1_vae.safetensors"),
     "image": ("models_clip*.pth", "image_encoder/ of the model's diffusers folder, or clip_vision_h.safetensors"),
 }
+# The modulation of the output, by the names of both layouts.
+_TABLES = ("scale_shift_table", "head.modulation")
 _TITLES = {"text": "text encoder", "autoencoder": "autoencoder", "image": "image encoder"}
 _TOKENIZERS = ("tokenizer", "google/umt5-xxl", "tokenizer.json", "spiece.model")
 
@@ -90,8 +94,10 @@ def find_model(path: str | Path) -> ModelFiles:
         raise UserError(f"the variant {asked!r} of {place} is none of {', '.join(VARIANTS)}")
     index = _read_index(place)
     parts = _of_pipeline(place, index) if index else _of_files(place)
-    shapes = [describe_wan(one) for one in parts["transformer"]]
+    read = [described(one) for one in parts["transformer"]]
+    shapes = [shape for shape, _ in read]
     _check_alike(parts["transformer"], shapes)
+    _check_apart(parts["transformer"], [tensors for _, tensors in read])
     notes: list[str] = []
     name = asked or _variant_of(place, shapes[0], len(shapes), index, notes)
     variant = _with_boundary(VARIANTS[name], index, len(shapes), notes)
@@ -209,6 +215,13 @@ def _check_alike(files: list[Path], shapes: list[WanShape]) -> None:
         if other := [name for name in fields if getattr(shape, name) != getattr(shapes[0], name)]:
             said = ", ".join(f"{name} {getattr(shapes[0], name)} and {getattr(shape, name)}" for name in other)
             raise UserError(f"{files[0]} and {files[1]} are experts of two models ({said}): take both of one")
+
+
+def _check_apart(files: list[Path], tensors: list[Mapping[str, Stored]]) -> None:
+    """Raises UserError where two experts are one, by a small tensor that training changes."""
+    tables = [one[name].open() for one in tensors for name in _TABLES if name in one]
+    if len(files) == 2 and np.array_equal(tables[0], tables[1]):
+        raise UserError(f"{files[0]} and {files[1]} are the same weights: download the two experts again")
 
 
 def _variant_of(folder: Path, shape: WanShape, experts: int, index: dict[str, Any], notes: list[str]) -> str:
