@@ -1,4 +1,4 @@
-"""LoRA files: each form gives the same adapter, all keys belong; with torch (marker parity), what diffusers makes of it."""
+"""LoRA files: each form gives the same adapter, all keys belong; with torch (marker parity), what diffusers reads."""
 
 import dataclasses
 import functools
@@ -84,7 +84,7 @@ def test_our_file_reads_back_and_says_what_it_is(ours):
     file = read_lora(ours, shapes_of())
     same_products(file)
     assert file.matched == len(load_file(ours)) == 2 * 10 * SHAPE.depth
-    assert {"rank": "3", "alpha": "3", "base": "tiny", "format": "pt"} == file.metadata
+    assert file.metadata == {"rank": "3", "alpha": "3", "base": "tiny", "format": "pt"}
     assert "40 keys, all matched" in described(file)
 
 
