@@ -2,6 +2,9 @@
 
   python -m sora_jax.benchmarks.frozen --json=frozen.json
   python -m sora_jax.benchmarks.frozen --config=configs/shapes.py --trainable='transformer\\.blocks\\.attn1\\..*'
+  python -m sora_jax.benchmarks.frozen --lora_rank=4
+
+The last is of adapters: they are trained, and the step that they are compared with trains all, without adapters.
 
 Both steps are of one stage, on one pack of clips of noise, on one device, and take turns.
 """
@@ -28,6 +31,7 @@ from sora_jax.experiment.recipes import recipe_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
+from sora_jax.nn.lora import LoraConfig
 from sora_jax.train.loop import to_device
 from sora_jax.train.step import make_step
 
@@ -39,6 +43,8 @@ _CLOCK = _FLAGS.choice(
 _CONFIG = _FLAGS.config("config", "configs/base.py", "Whose last diffusion stage is measured.")
 _TRAINABLE = _FLAGS.string("trainable", r".*\.attn2\..*", "What is trained, as in stages.X.trainable.")
 _DTYPE = _FLAGS.choice("frozen_dtype", "bfloat16", ["float32", "bfloat16"], "What the rest is kept in.")
+_RANK = _FLAGS.integer("lora_rank", None, "Instead of --trainable: rank of adapters, which alone are trained.", least=1)
+_TARGETS = _FLAGS.string("lora_targets", r"attn[12]\.to_(q|k|v|out)", "Of these adapters, as in transformer.lora.")
 _CLIPS = _FLAGS.integer("clips", 512, "Clips that the pack is drawn from.", least=16)
 _ROUNDS = _FLAGS.integer("rounds", 15, "Turns of each step; the fastest counts.", least=1)
 
@@ -47,17 +53,32 @@ def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
     settings = read_settings(_CONFIG.value)
     frozen = {"trainable": _TRAINABLE.value, "frozen_dtype": _DTYPE.value}
-    figures = figures_of(settings, frozen, clips=_CLIPS.value, rounds=_ROUNDS.value, clock=_CLOCK.value)
+    lora = None
+    if _RANK.value is not None:
+        frozen["trainable"] = r".*\.lora_[ab]"
+        lora = LoraConfig(rank=_RANK.value, alpha=None, targets=_TARGETS.value)
+    figures = figures_of(settings, frozen, lora=lora, clips=_CLIPS.value, rounds=_ROUNDS.value, clock=_CLOCK.value)
     publish(figures, _JSON.value)
 
 
-def figures_of(settings: Settings, frozen: dict[str, str], *, clips: int, rounds: int, clock: str) -> list[Figure]:
-    """Returns what the step of the last diffusion stage needs where `frozen` of its settings are given, over all."""
+def figures_of(
+    settings: Settings,
+    frozen: dict[str, str],
+    *,
+    clips: int,
+    rounds: int,
+    clock: str,
+    lora: LoraConfig | None = None,
+) -> list[Figure]:
+    """Returns what the step of the last diffusion stage needs where `frozen` of its settings are given, over all.
+
+    With `lora` the frozen one has adapters.
+    """
     stages = settings.stages_of(TEXT_TO_VIDEO)
     if not stages:
         raise UserError("the config has no diffusion stage")
     name = stages[-1]
-    recipes, mesh = recipes_of(settings, name, frozen), _mesh()
+    recipes, mesh = recipes_of(settings, name, frozen, lora=lora), _mesh()
     pack, _ = noise_pack(settings, name, clips=clips)
     calls, memory = {}, {}
     with jax.set_mesh(mesh):
@@ -71,10 +92,13 @@ def figures_of(settings: Settings, frozen: dict[str, str], *, clips: int, rounds
     ]
 
 
-def recipes_of(settings: Settings, name: str, frozen: dict[str, str]) -> dict[str, Recipe]:
+def recipes_of(
+    settings: Settings, name: str, frozen: dict[str, str], *, lora: LoraConfig | None = None
+) -> dict[str, Recipe]:
     """Returns the recipes of a stage, "full" and "frozen"."""
     stage = dataclasses.replace(DiffusionKind().of(settings, name), **frozen)
-    partly = dataclasses.replace(settings, stages={**settings.stages, name: stage})
+    transformer = dataclasses.replace(settings.transformer, lora=lora)
+    partly = dataclasses.replace(settings, transformer=transformer, stages={**settings.stages, name: stage})
     return {"full": recipe_of(settings, name, _mesh()), "frozen": recipe_of(partly, name, _mesh())}
 
 
@@ -83,10 +107,12 @@ def state_figures(recipes: dict[str, Recipe]) -> list[Figure]:
     states = {which: recipe.maker.abstract() for which, recipe in recipes.items()}
     held = {which: state_bytes(state) for which, state in states.items()}
     saved = {which: state_bytes(state.saved) for which, state in states.items()}
+    trained = {which: state_bytes([state.params, state.ema, state.opt_state]) for which, state in states.items()}
     share = count_parameters(states["frozen"].params) / count_parameters(states["full"].params)
     return [
         Figure(name="trained_share", value=share, target=None, meaning="of the parameters"),
         *_ratio("state", held, "bytes of the state"),
+        *_ratio("trained_state", trained, "bytes of what is trained, its moments and averages"),
         *_ratio("checkpoint", saved, "bytes of the arrays of a checkpoint"),
     ]
 

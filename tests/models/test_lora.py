@@ -1,4 +1,4 @@
-"""LoRA files: each form gives the same adapter, all keys belong; with torch (marker parity), what diffusers makes of it."""
+"""LoRA files: each form gives the same adapter, all keys belong; with torch (marker parity), what diffusers reads."""
 
 import dataclasses
 import functools
