@@ -199,7 +199,8 @@ def _show_verdict(workdir: Workdir, verdict: ReconstructionScores, name: str) ->
 
 def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     """Returns the held-out prompts of a drawn world by the name of their set; none where nothing answers them."""
-    has_generator = bool(settings.stages_of(TEXT_TO_VIDEO))
+    # A model that is shown frames makes nothing of a prompt alone.
+    has_generator = bool(settings.stages_of(TEXT_TO_VIDEO)) and settings.shown is None
     count = settings.evaluation.prompts
     if not (has_generator and settings.data.source == "shapes" and count):
         return {}

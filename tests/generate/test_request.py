@@ -37,9 +37,11 @@ def test_a_line_is_a_request(tmp_path):
 def test_given_files_may_be_in_a_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/homes/me")
     path = tmp_path / "requests.jsonl"
-    path.write_text('{"task": "animate", "image": "~/a.png"}\n{"task": "loop", "video": "~/a.mp4"}')
+    first = '{"task": "animate", "image": "~/a.png", "last_image": "~/b.png"}'
+    path.write_text(first + '\n{"task": "loop", "video": "~/a.mp4"}')
     first, second = read_requests(path)
     assert (first.image, second.video) == ("/homes/me/a.png", ("/homes/me/a.mp4",))
+    assert first.files() == ["/homes/me/a.png", "/homes/me/b.png"]
 
 
 @pytest.mark.parametrize(
