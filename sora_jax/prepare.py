@@ -9,6 +9,8 @@ Several processes, on one machine or several that share the workdir, encode a pa
 (`sora_jax.main --until=autoencoder`); a last call without a part then makes the parts one set:
 
 python -m sora_jax.prepare --config=... --workdir=runs/mine --process_index=0 --process_count=8
+
+Where nothing but captions changed since, --captions_only writes the texts anew and keeps every latent.
 """
 
 from collections.abc import Sequence
@@ -24,17 +26,25 @@ _COUNT = _FLAGS.integer("process_count", 1, "Processes that share the clips.")
 _FRESH_DATA = _FLAGS.switch(
     "fresh_data", False, "Keep the weights and go on although the data of a stage in progress changed."
 )
+_CAPTIONS_ONLY = _FLAGS.switch(
+    "captions_only", False, "Write changed captions anew into a prepared set, and encode no clip again."
+)
 
 
 def main(_: Sequence[str]) -> None:
     """Runs the stages up to the shards that are not done yet, or encodes this process's share of the clips."""
     use_huge_pages()
     # Here, because they bring jax: a second start should cost nothing.
-    from sora_jax.experiment.run import prepare_share, run
+    from sora_jax.core.errors import UserError
+    from sora_jax.experiment.run import prepare_share, reword, run
     from sora_jax.preparation.encode import WHOLE, Share
 
     share = Share(index=_INDEX.value, count=_COUNT.value)
-    if share == WHOLE:
+    if _CAPTIONS_ONLY.value and share != WHOLE:
+        raise UserError("--captions_only is done by one process: leave --process_index and --process_count out")
+    if _CAPTIONS_ONLY.value:
+        reword(_CONFIG.value, _WORKDIR.value)
+    elif share == WHOLE:
         run(_CONFIG.value, _WORKDIR.value, until="prepare", fresh_data=_FRESH_DATA.value)
     else:
         prepare_share(_CONFIG.value, _WORKDIR.value, share)

@@ -5,24 +5,33 @@
   python -m sora_jax.sample --workdir=runs/base --task=animate --image=cat.png --prompt="a cat turns its head"
   python -m sora_jax.sample --workdir=runs/base --task=extend --video=a.mp4 --seconds=-1,+2 --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/base --requests=requests.jsonl
+  python -m sora_jax.sample --model=DIR --prompt="a cat on the grass" --size=480x832 --frames=81 --output=a.mp4
 
-docs/sampling.md has every task. Several prompts, sizes, lengths and seeds are allowed: one of each serves all prompts,
-as many as prompts go in pairs. All are packed into shared batches; what comes out does not depend on what shares its
-batch. Requests of a file that are done are not done again.
+docs/sampling.md has every task, docs/public_weights.md what --model takes. Several prompts, sizes, lengths, seeds are
+allowed: one of each serves all prompts, as many as prompts go in pairs. All are packed into shared batches; what comes
+out does not depend on what shares its batch. Requests of a file that are done are not done again.
 """
 
 from collections.abc import Sequence
 
-from sora_jax import open_run
+from sora_jax import open_model, open_run
 from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import CODECS
+from sora_jax.diffusion.grids import GRIDS
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.loading import WEIGHTS
 from sora_jax.experiment.sample_files import write_samples
+from sora_jax.experiment.session import Session
 from sora_jax.generate.request import TASKS, make_requests, read_requests
 
 _FLAGS = Flags()
 _WORKDIR = _FLAGS.workdir()
+_MODEL = _FLAGS.path(
+    "model", None, "Instead of a run: the folder of a public Wan model, or FOLDER#VARIANT (docs/public_weights.md)."
+)
+_GRID = _FLAGS.choice("grid", None, list(GRIDS), "Schedule of a public model; default: wan, that of its own code.")
+_SHIFT = _FLAGS.number("shift", None, "Of that schedule; default: as the model was made for.")
 _CHECKPOINT = _FLAGS.checkpoint("Step of the newest diffusion stage with checkpoints, or latest.")
 _WEIGHTS = _FLAGS.choice(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
@@ -30,7 +39,9 @@ _WEIGHTS = _FLAGS.choice(
 _TASK = _FLAGS.choice("task", "text", TASKS, "How the video is made.")
 _REQUESTS = _FLAGS.path("requests", None, "A JSON-lines file of requests, instead of the flags of one.")
 _PROMPT = _FLAGS.strings("prompt", "What to show; may be given several times.")
-_NEGATIVE = _FLAGS.string("negative", "", "What guidance should lead away from.")
+_NEGATIVE = _FLAGS.string(
+    "negative", None, "What guidance should lead away from; default: what a public model was made with, else nothing."
+)
 _SIZE = _FLAGS.strings("size", "HEIGHTxWIDTH in px; default: of what is given, or as in the config.")
 _FRAMES = _FLAGS.integers(
     "frames", [], "Frames, 1 for an image; extend, loop, connect: frames to add. Default: as in the config."
@@ -39,6 +50,7 @@ _SECONDS = _FLAGS.strings("seconds", "Instead of frames; extend: +4 forward, -4 
 _SEED = _FLAGS.integers("seed", [0], "Seed of the noise.")
 _FPS = _FLAGS.number("fps", None, "Frames per second; default: of what is given, or as in the config.")
 _IMAGE = _FLAGS.path("image", None, "The image to animate.")
+_LAST_IMAGE = _FLAGS.path("last_image", None, "The image that an animated one should end with.")
 _AT = _FLAGS.number("at", 0.0, "When the image is shown: 0 at the start, 1 at the end.")
 _VIDEO = _FLAGS.paths("video", "The video; two to connect.")
 _MASK = _FLAGS.path("mask", None, "White where fill makes something new: an image, or a video.")
@@ -66,9 +78,22 @@ _OUTPUT = _FLAGS.paths(
 )
 
 
+def _opened() -> Session:
+    """Returns the run, or the public model."""
+    schedule = {"sampling.grid": _GRID.value, "sampling.shift": _SHIFT.value}
+    given = {key: value for key, value in schedule.items() if value is not None}
+    if _MODEL.value is not None:
+        return open_model(_MODEL.value, changes=given)
+    if given:
+        raise UserError(
+            f"--{'/--'.join(key.split('.')[1] for key in given)} is for --model: a run has its own schedule"
+        )
+    return open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value)
+
+
 def main(_: Sequence[str]) -> None:
     """Makes every request that is not done, and writes a file for each."""
-    run = open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value)
+    run = _opened()
     if _REQUESTS.value is not None:
         requests = read_requests(_REQUESTS.value)
     else:
@@ -83,6 +108,7 @@ def main(_: Sequence[str]) -> None:
             negative=_NEGATIVE.value,
             fps=_FPS.value,
             image=_IMAGE.value,
+            last_image=_LAST_IMAGE.value,
             video=tuple(_VIDEO.value),
             mask=_MASK.value,
             at=_AT.value,

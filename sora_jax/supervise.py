@@ -1,13 +1,13 @@
-"""Runs a command, and again as long as its exit code asks for that and it gets on.
+"""Runs a command, and restarts it while its exit code allows a restart and it makes progress.
 
 python -m sora_jax.supervise python -m sora_jax.main --config=configs/base.py --workdir=runs/base
 python -m sora_jax.supervise --patience=3 launch/local.sh 2 configs/base.py --workdir=runs/rehearsal
 
 After 75 (another process was lost), after a signal that the runtime or the kernel's memory killer sends (SIGABRT,
 SIGSEGV, SIGBUS, SIGKILL), which counts as 75, and after 85 (stopped and saved) the command is started again, at first
-after 5 s, then after longer and longer pauses, up to 5 min, until it gets on. SIGTERM and Ctrl-C are passed on to it,
-and then it is not started again. It ends with the code of the command; each decision is a line on stderr. Give the
-command's workdir as --workdir=DIR, so that it can be seen whether it gets on.
+after 5 s, then after longer and longer pauses, up to 5 min, until it makes progress. SIGTERM and Ctrl-C are passed on
+to it, and then it is not started again. It ends with the code of the command; each decision is a line on stderr. Give
+the command's workdir as --workdir=DIR, so that its progress can be seen.
 """
 
 import re
@@ -28,7 +28,7 @@ _PATIENCE = _FLAGS.integer(
     "patience", 5, "Restarts in a row without a newer checkpoint, shard or stage; then it gives up.", least=0
 )
 
-# Between an end and the next start, while nothing gets on: seconds, doubled each time.
+# Between an end and the next start, while there is no progress: seconds, doubled each time.
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 _OF_THE_RUNTIME = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGKILL)
 # Nothing had begun that these could have lost.

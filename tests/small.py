@@ -56,13 +56,20 @@ TRANSFORMER = TransformerConfig(
     given_channels=None,
     image_dim=None,
     image_positions=None,
+    lora=None,
 )
 
 
 _GUIDANCE = GuidanceConfig(scale=4.0, interval=(0.0, 1.0), rescale=0.0)
 _KNOWN = KnownConfig(none=0.6, first=0.15, last=0.05, ends=0.05, random_frames=0.05, region=0.1, max_level=0.05)
 _NOISE = NoiseConfig(
-    mean=0.0, std=1.0, shift_base_tokens=None, shift_power=0.5, shift_limits=(0.25, 16.0), uniform_share=0.1
+    mean=0.0,
+    std=1.0,
+    shift_base_tokens=None,
+    shift_power=0.5,
+    shift_limits=(0.25, 16.0),
+    uniform_share=0.1,
+    uniform_shift=None,
 )
 _PATH = PathConfig(prediction="clean", loss_space="velocity", weighting="flat", min_sigma=0.05)
 
@@ -94,7 +101,7 @@ def generator(patch_width: int, **changes: Any) -> Callable[[Any], TextToVideo]:
     transformer = dataclasses.replace(TRANSFORMER, **changes)
 
     def build(key: Any) -> TextToVideo:
-        text = ByteText(TextConfig(encoder="bytes", width=16, depth=1, heads=2, max_tokens=24))
+        text = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=1, heads=2, max_tokens=24))
         return TextToVideo(transformer, text, patch_width=patch_width, rngs=nnx.Rngs(key))
 
     return build

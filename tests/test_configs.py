@@ -14,10 +14,15 @@ from sora_jax.core.errors import UserError
 from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
+from sora_jax.models.interop.variants import HEAD_DIM, VARIANTS
+from sora_jax.video.shapes import clip_token_grid, count
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 OTHERS = [name for name in CONFIGS if name != "base.py"]
+# Those that train public models, of which they want the files.
+PUBLIC = [name for name in CONFIGS if name.startswith("wan")]
 
 
 def load(name: str, *size: str) -> ConfigDict:
@@ -145,7 +150,7 @@ def test_other_configs_have_exactly_the_keys_of_base(name):
     assert leaves(config) == leaves(vocabulary)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in PUBLIC])
 def test_a_config_is_read(name):
     config = load(name)
     if config.data.source != "shapes":
@@ -157,6 +162,43 @@ def test_a_config_is_read(name):
     kinds = [settings.stages[stage].kind for stage in settings.run]
     assert settings.run == whole if not name.startswith("autoencoder") else set(kinds) == {"autoencoder"}
     assert read_settings(config.to_dict()) == settings, "as in config.json"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_config_of_a_public_model_is_read_without_its_files(name, variant):
+    config, public = load(name, variant), VARIANTS[variant]
+    config.data.path = "clips"
+    with pytest.raises(UserError, match=r"it must be autoencoder stages.*config\.model=DIR"):
+        read_settings(config)
+    config.autoencoder.start_from = "none is read"
+    settings = read_settings(config)
+    assert read_settings(config.to_dict()) == settings, "as in config.json"
+    transformer = settings.transformer
+    assert (transformer.width, transformer.depth, transformer.heads) == (public.width, public.depth, public.heads)
+    assert transformer.width // transformer.heads == HEAD_DIM
+    assert settings.patch_width == 4 * public.out_channels
+    grid = clip_token_grid((public.frames, *public.sizes[0]), stride=settings.stride, patch=transformer.patch)
+    assert 0 <= settings.packing.tokens - count(grid) < 2048, "a row holds a clip of the usual size"
+    trained = settings.stages_of(TEXT_TO_VIDEO)
+    levels = [settings.stages[stage].levels for stage in trained]
+    boundary = public.boundary
+    assert levels == ([(0.0, 1.0)] if boundary is None else [(boundary, 1.0), (0.0, boundary)])
+    noise = settings.diffusion.noise
+    assert (noise.uniform_share, noise.uniform_shift, settings.sampling.shift) == (1.0, public.shift, public.shift)
+    for stage in trained:
+        adapts = name == "wan_lora.py"
+        assert (settings.stages[stage].trainable, settings.stages[stage].frozen_dtype) == (
+            (r".*\.lora_[ab]", "bfloat16") if adapts else (None, None)
+        )
+        assert (transformer.lora.rank == 32) == adapts
+        assert settings.stages[stage].gives_known_tokens == public.any_known
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_variant_that_is_none_is_refused(name):
+    with pytest.raises(ValueError, match="'t2v' is none of t2v_1_3b, "):
+        load(name, "t2v")
 
 
 def test_a_stage_has_the_shared_optimizer_but_for_what_it_sets_itself():

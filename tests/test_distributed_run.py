@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from etils import epath
 
+from sora_jax.checkpoints import manifest
 from sora_jax.experiment import run
 from sora_jax.train.metrics import read_metrics
 from tests import processes, toy_several
@@ -67,6 +69,15 @@ def test_two_processes_have_the_losses_of_one(alone, together):
     expected, got = losses(alone, "videos"), losses(together[0], "videos")
     assert list(got) == list(expected) == [1, 2, 3, 4, 5, 6]
     assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_each_process_writes_its_part_of_a_checkpoint_which_the_manifest_covers(together):
+    step = together[0] / "checkpoints" / "videos" / "6"
+    assert manifest.faults(epath.Path(step)) == []
+    names = json.loads((step / manifest.MANIFEST).read_text())["sha256"]
+    for process in range(2):
+        assert any(name.startswith(f"state/ocdbt.process_{process}/") for name in names)
+    assert not list(step.glob("digests*"))
 
 
 def test_two_processes_prepare_and_judge_as_one_does(alone, together):

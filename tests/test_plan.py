@@ -16,7 +16,7 @@ from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.experiment import activations, programs
 from sora_jax.experiment.settings import read_settings
 from sora_jax.models import flops
-from sora_jax.planning import plans, steps
+from sora_jax.planning import compilation, plans, steps
 from sora_jax.planning.topology import links
 
 TOY = "--config=tests/toy.py"
@@ -67,7 +67,7 @@ def test_every_program_of_a_run_is_planned(planned):
 
 
 def test_how_long_a_program_may_take_is_between_what_others_took():
-    pace = plans.Pace()
+    pace = compilation.Pace()
     assert (pace.in_words(35_000), pace.in_words(1_000)) == ("40 s to 3 min", "about 10 s")
     pace.took(1_000, 60.0)
     assert pace.in_words(35_000) == "40 s to 35 min"
@@ -173,11 +173,11 @@ def test_the_compilers_complaints_are_read():
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (17.00G) exceeds "
         "available HBM (15.75G)."
     )
-    assert plans.too_much(said) == (17 * 2**30, 15.75 * 2**30)
+    assert compilation.too_much(said) == (17 * 2**30, 15.75 * 2**30)
     said = "RESOURCE_EXHAUSTED: ... Ran out of memory in memory space hbm. Used 29.03G of 15.75G hbm. Exceeded ..."
-    assert plans.too_much(said) == (29.03 * 2**30, 15.75 * 2**30)
+    assert compilation.too_much(said) == (29.03 * 2**30, 15.75 * 2**30)
     with pytest.raises(RuntimeError, match="something else"):
-        plans.too_much("INTERNAL: something else")
+        compilation.too_much("INTERNAL: something else")
 
 
 def test_a_program_that_the_compiler_refuses_for_its_size_does_not_fit(settings):

@@ -85,6 +85,10 @@ def test_processes_share_a_heap_that_grows(heap):
     captions = {one.source_id: one.captions for one in map(prepared.__getitem__, range(len(prepared)))}
     assert list(captions) == [f"{number:02d}.gif#0-4" for number in (0, 1, 2, 3, 5, 6, 7, 8, 20)]
     assert captions["03.gif#0-4"] == ("said in other words",)
+    (folder / "05.txt").write_text("told anew")
+    reworded = command("prepare", "--captions_only")
+    assert "captions of main: rewritten 1, unchanged 8, skipped 0" in reworded.stdout, reworded.stderr
+    assert PreparedSet(workdir / "prepared")[4].captions == ("told anew",)
     assert "stage 2 of 2" not in command("prepare").stdout, "nothing has changed since"
 
 

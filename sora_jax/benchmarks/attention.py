@@ -57,7 +57,7 @@ _BACKENDS = {
 _SCORE_BYTES = 8e9
 
 # Takes and returns arrays of one framework: query, key, value (1, L, N, H).
-Attention = Callable[[Any, Any, Any], Any]
+AttentionCall = Callable[[Any, Any, Any], Any]
 
 
 def main(_: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ def attention_figures(
     return figures
 
 
-def ours(shape: tuple[int, int, int, int], lengths: Sequence[int]) -> dict[str, Attention]:
+def ours(shape: tuple[int, int, int, int], lengths: Sequence[int]) -> dict[str, AttentionCall]:
     """Returns the plain way, and the backends' that run here, for one row of segments of these lengths."""
     segment_BL = jnp.asarray(np.repeat(np.arange(1, len(lengths) + 1), lengths)[None], jnp.int32)
     assert segment_BL.shape == shape[:2], (segment_BL.shape, shape)
@@ -143,7 +143,7 @@ def _runs(name: str, shape: tuple[int, int, int, int]) -> bool:
     return name != "pallas_gpu" or pallas_gpu.takes(query)
 
 
-def jax_calls(name: str, attention: Attention, row_BLNH: Sequence[np.ndarray]) -> dict[str, Callable[[], object]]:
+def jax_calls(name: str, attention: AttentionCall, row_BLNH: Sequence[np.ndarray]) -> dict[str, Callable[[], object]]:
     """Returns calls that run `attention`, and its gradient, to the end."""
     arrays = [jnp.asarray(x, compute_dtype(None)) for x in row_BLNH]
     forward = jax.jit(attention)

@@ -30,11 +30,11 @@ from sora_jax.models.codec import Codec, CodecConfig
 from sora_jax.models.interop.wan_autoencoder import config_of, load_wan_autoencoder
 from sora_jax.train.clock import peak_memory_gb
 
-PARTS = ("all", "speed", "memory")
+_PARTS = ("all", "speed", "memory")
 _PUBLIC_WIDTH = 96
 _FLAGS = Flags()
 _JSON = _FLAGS.string("json", None, "Where to write the figures.")
-_ONLY = _FLAGS.choice("only", "all", PARTS, "What to measure.")
+_ONLY = _FLAGS.choice("only", "all", _PARTS, "What to measure.")
 _WIDTHS = _FLAGS.integers(
     "peer_width", [_PUBLIC_WIDTH, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one."
 )

@@ -15,6 +15,7 @@ import numpy as np
 from sora_jax.core import rng
 from sora_jax.data.packing.plan import Budget, plan_window
 from sora_jax.models.flops import NO_WORK, Work, work_of
+from sora_jax.train.reporter import HostBatch
 from sora_jax.video import shapes
 
 # Token grids (time, rows, columns) of the mix, each as likely as the others: six images and six videos of 48 to 480
@@ -26,8 +27,6 @@ GRIDS: tuple[shapes.Size, ...] = (
 )
 # Of the stream whose clips are all alike.
 EQUAL_GRID: shapes.Size = (4, 8, 8)
-
-Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,7 @@ class Arrangement:
       text_segment_BK         int32
     """
 
-    batches: tuple[Batch, ...]
+    batches: tuple[HostBatch, ...]
 
     def work(self) -> Work:
         """Returns what the batches hold; padding counts nothing."""
@@ -110,7 +109,7 @@ class Arrangement:
         """Returns the share of all slots for tokens that holds one."""
         return self.work().tokens / sum(batch["segment_BL"].size for batch in self.batches)
 
-    def shapes(self) -> list[Batch]:
+    def shapes(self) -> list[HostBatch]:
         """Returns one batch of each shape."""
         return list({batch["tokens_BLP"].shape: batch for batch in self.batches}.values())
 
@@ -135,7 +134,7 @@ def packed(clips: Sequence[MadeUpClip], *, row_tokens: int, rows: int, short_tai
     )
 
 
-def padded(clips: Sequence[MadeUpClip], *, batch_tokens: int, short_tail: bool) -> Arrangement:
+def padded_batches(clips: Sequence[MadeUpClip], *, batch_tokens: int, short_tail: bool) -> Arrangement:
     """Returns rows of one clip each, all as long as the longest clip, as many to a batch as its tokens allow."""
     longest = max(clip.tokens for clip in clips)
     members = [[number] for number in range(len(clips))]
@@ -164,7 +163,7 @@ def _parts(members: list[list[int]], size: int, *, short_tail: bool) -> Iterator
         yield part if short_tail else part + [[] for _ in range(size - len(part))]
 
 
-def fill_rows(clips: Sequence[MadeUpClip], members: Sequence[Sequence[int]], *, length: int, slots: int) -> Batch:
+def fill_rows(clips: Sequence[MadeUpClip], members: Sequence[Sequence[int]], *, length: int, slots: int) -> HostBatch:
     """Returns the batch whose row r holds the clips `members[r]`, of L = `length` and S = `slots`."""
     rows, text_tokens = len(members), len(clips[0].text_KE)
     patch_width, text_dim = clips[0].tokens_LP.shape[1], clips[0].text_KE.shape[1]

@@ -16,7 +16,7 @@ import numpy as np
 
 from sora_jax.benchmarks.decoding import decoding_figures
 from sora_jax.benchmarks.figures import Figure, publish
-from sora_jax.benchmarks.made_up_data import prepare_noise, time_step
+from sora_jax.benchmarks.made_up_data import prepare_noise, seconds_of_step
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.data.packing.pipeline import RowDataset
 from sora_jax.data.packing.plan import Budget, balance_order, plan_window
@@ -149,7 +149,7 @@ def loading_figures(settings: Settings, folder: Path) -> list[Figure]:
         began = time.perf_counter()
         more = list(itertools.islice(batches, 200))
         load_seconds = (time.perf_counter() - began) / len(more)
-    step_seconds = time_step(settings, packs)
+    step_seconds = seconds_of_step(settings, packs)
     tokens = sum(np.count_nonzero(pack["segment_BL"]) for pack in more) / len(more)
     megabytes = sum(value.nbytes for value in more[0].values()) / 1e6
     return [

@@ -80,7 +80,7 @@ class Steps:
         return self._state
 
 
-def time_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
+def seconds_of_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
     """Returns the seconds of one step of the last stage, the median over the packs but the first few."""
     recipe = recipe_of(settings, settings.run[-1], make_mesh(settings.mesh))
     maker, config = recipe.maker, dataclasses.replace(recipe.step, steps=len(packs), accumulate=1)

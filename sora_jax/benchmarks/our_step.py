@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sora_jax.benchmarks.clip_mix import Batch, ClipLayout
+from sora_jax.benchmarks.clip_mix import ClipLayout
 from sora_jax.core import rng
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
@@ -17,6 +17,7 @@ from sora_jax.core.tree import Params, abstract_model, init_params, merge_model
 from sora_jax.models.transformer import Transformer, TransformerConfig
 from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from sora_jax.train.reporter import HostBatch
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.step import StepConfig, make_step
 
@@ -25,14 +26,16 @@ LEARNING_RATE = 1e-4
 _EMA = EmaConfig(widths=(0.05,))
 
 
-def build(config: TransformerConfig, layout: ClipLayout, key: jax.Array) -> Transformer:
+def build_transformer(config: TransformerConfig, layout: ClipLayout, key: jax.Array) -> Transformer:
     """Returns the transformer that all contestants train."""
     return Transformer(config, patch_width=layout.patch_width, text_dim=layout.text_dim, rngs=nnx.Rngs(key))
 
 
 def random_params(config: TransformerConfig, layout: ClipLayout) -> Params:
     """Returns float32 parameters on the device, none of them zero: a shut gate would hide what is behind it."""
-    fresh = jax.jit(functools.partial(init_params, functools.partial(build, config, layout)))(rng.key(0, "weights"))
+    fresh = jax.jit(functools.partial(init_params, functools.partial(build_transformer, config, layout)))(
+        rng.key(0, "weights")
+    )
     return {
         name: value + 0.02 * jax.random.normal(rng.key(0, name), value.shape, value.dtype)
         for name, value in fresh.items()
@@ -54,9 +57,9 @@ def predict(model: Transformer, batch: dict[str, jax.Array], dtype: jnp.dtype) -
     return prediction.tokens_BLP
 
 
-def predict_once(config: TransformerConfig, layout: ClipLayout, params: Params, batch: Batch) -> np.ndarray:
+def predict_once(config: TransformerConfig, layout: ClipLayout, params: Params, batch: HostBatch) -> np.ndarray:
     """Returns prediction_BLP in float32 arithmetic, on the first device."""
-    structure, _, _ = abstract_model(functools.partial(build, config, layout))
+    structure, _, _ = abstract_model(functools.partial(build_transformer, config, layout))
 
     def run(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
         return predict(merge_model(structure, params), batch, jnp.dtype(jnp.float32))
@@ -74,7 +77,7 @@ class OurStep:
             return Mean.of(error_BL, batch["segment_BL"] > 0), {}
 
         self._mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
-        make = functools.partial(build, config, layout)
+        make = functools.partial(build_transformer, config, layout)
         optimizer = functools.partial(make_optimizer, OPTIMIZER)
         self._maker = StateMaker(build=make, make_optimizer=optimizer, ema=_EMA, mesh=self._mesh)
         self._params = params
@@ -93,7 +96,7 @@ class OurStep:
         # A copy: the step takes the state's memory for its own.
         self._state = dataclasses.replace(fresh, params=jax.tree.map(jnp.copy, self._params))
 
-    def put(self, batch: Batch) -> dict[str, jax.Array]:
+    def put(self, batch: HostBatch) -> dict[str, jax.Array]:
         """Returns a batch on the device."""
         return jax.device_put(batch, batch_sharding(self._mesh))
 

@@ -32,7 +32,7 @@ from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.train.loop import to_device
 from sora_jax.train.state import update_ema
-from sora_jax.train.step import make_step, mean_gradient, weights_digest
+from sora_jax.train.step import digest_and_norm, make_step, mean_gradient
 
 _FLAGS = Flags()
 _JSON = _FLAGS.string("json", None, "Where to write the figures.")
@@ -55,7 +55,7 @@ _MEANINGS = {
     "gradient": "loss and gradient",
     "optimizer": "gradient to direction, moments included",
     "averages": "of the weights",
-    "digest": "of the weights",
+    "digest": "and norm of the weights",
     "step": "the whole train step",
 }
 
@@ -112,7 +112,7 @@ def _parts(recipe: Recipe, pack: dict[str, jax.Array]) -> dict[str, Callable[[],
     gradient = jax.jit(lambda params: differentiate(params, pack, key)[0])
     # What nobody asks for is not computed: without the gradient this is the forward pass.
     forward = jax.jit(lambda params: differentiate(params, pack, key)[1])
-    direct, digest = jax.jit(optimizer.update), jax.jit(weights_digest)
+    direct, digest = jax.jit(optimizer.update), jax.jit(digest_and_norm)
     average = jax.jit(lambda ema, params: update_ema(ema, params, jnp.int32(10), recipe.maker.ema))
     made = gradient(state.params)
     calls: dict[str, Callable[[], Any]] = {

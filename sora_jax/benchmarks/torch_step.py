@@ -10,13 +10,13 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from sora_jax.benchmarks.clip_mix import Batch
 from sora_jax.benchmarks.our_step import LEARNING_RATE, OPTIMIZER
 from sora_jax.benchmarks.peers import peer
 from sora_jax.models.interop.wan import to_wan
 from sora_jax.models.interop.wan_shape import WanShape
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.nn import rope
+from sora_jax.train.reporter import HostBatch
 
 # How a query sees no other keys than it should: no mask at all, keys that are padding hidden, other segments hidden.
 Masking = Literal["none", "keys", "segments"]
@@ -54,7 +54,7 @@ class TorchWan:
     def _parameter(self, value: np.ndarray) -> Any:
         return self.torch.nn.Parameter(self.torch.from_numpy(np.array(value, order="C")).to(self.device))
 
-    def put(self, batch: Batch) -> dict[str, Any]:
+    def put(self, batch: HostBatch) -> dict[str, Any]:
         """Returns a batch on the device: what `predict` takes, `target_BLP` and `real_BL`."""
         torch, config = self.torch, self.config
         segments = batch["levels_BG"].shape[1] // 2
@@ -74,7 +74,7 @@ class TorchWan:
         put = {name: torch.from_numpy(np.array(value, order="C")).to(self.device) for name, value in arrays.items()}
         return put | self._masks(batch)
 
-    def _masks(self, batch: Batch) -> dict[str, Any]:
+    def _masks(self, batch: HostBatch) -> dict[str, Any]:
         """Returns what hides keys from queries in self-attention and in attention to the text, None for nothing."""
         segment_BL, text_BK = (
             self.torch.from_numpy(batch[name]).to(self.device) for name in ("segment_BL", "text_segment_BK")

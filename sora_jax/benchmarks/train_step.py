@@ -27,7 +27,7 @@ from sora_jax.benchmarks.clip_mix import (
     bucketed,
     draw_clips,
     packed,
-    padded,
+    padded_batches,
 )
 from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.our_step import OurStep, predict_once, random_params
@@ -106,10 +106,10 @@ class Comparison:
 
 def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
-    publish(measure(comparison_of_flags(), list(_ONLY.value)), _JSON.value)
+    publish(figures_of(comparison_of_flags(), list(_ONLY.value)), _JSON.value)
 
 
-def measure(comparison: Comparison, names: list[str]) -> list[Figure]:
+def figures_of(comparison: Comparison, names: list[str]) -> list[Figure]:
     """Returns the figures of these contestants, all without a name; of ours alone where torch is not installed.
 
     Raises UserError for a name that is none.
@@ -163,6 +163,7 @@ def transformer_config(width: int, depth: int, heads: int, *, remat: str) -> Tra
         given_channels=None,
         image_dim=None,
         image_positions=None,
+        lora=None,
     )
 
 
@@ -176,7 +177,7 @@ def arrange(comparison: Comparison, how: str, *, short_tail: bool) -> Arrangemen
     check_rows(clips, comparison.row_tokens)
     if how == "packed":
         return packed(clips, row_tokens=comparison.row_tokens, rows=comparison.rows, short_tail=short_tail)
-    make = padded if how == "padded" else bucketed
+    make = padded_batches if how == "padded" else bucketed
     return make(clips, batch_tokens=batch_tokens, short_tail=short_tail)
 
 
@@ -190,7 +191,7 @@ def check_rows(clips: Sequence[MadeUpClip], row_tokens: int) -> None:
 def compare(comparison: Comparison, names: Sequence[str]) -> list[Figure]:
     """Returns the figures of the named contestants and of those pairs of them that are compared."""
     params = random_params(comparison.config, comparison.layout)
-    print(describe(comparison, params), flush=True)
+    print(headline(comparison, params), flush=True)
     figures = []
     if any(name.startswith("torch") for name in names):
         figures.append(difference_figure(comparison, params))
@@ -216,7 +217,7 @@ def compare(comparison: Comparison, names: Sequence[str]) -> list[Figure]:
     return figures
 
 
-def describe(comparison: Comparison, params: Params) -> str:
+def headline(comparison: Comparison, params: Params) -> str:
     """Returns a line about what is compared, and where."""
     config = comparison.config
     return (

@@ -18,6 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import flags, logging
 from etils import epath
+from orbax.checkpoint import future
 
 from sora_jax.checkpoints import leaves, manifest
 from sora_jax.checkpoints.disk_space import check_room
@@ -25,9 +26,8 @@ from sora_jax.checkpoints.reading import Restored, newest_trusted, read_step, sa
 from sora_jax.checkpoints.retention import RECORD, CheckpointConfig, Record, Retention, find_steps, read_record
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import StorageError
+from sora_jax.core.tree import PyTree
 from sora_jax.core.versions import changes, versions
-
-PyTree = Any
 
 # Pauses before a failed save is tried again, seconds: at once for what passes by itself, then long enough for a file
 # system that stumbled, or for somebody who makes room.
@@ -36,6 +36,20 @@ _PAUSES = (0.0, 2.0, 10.0)
 _MOST_SAID = 200
 # Else orbax lets processes meet through their devices, where those of CPUs wait for each other for 30 s only.
 flags.FLAGS.set_default("experimental_orbax_use_distributed_barrier", True)
+
+
+class _DigestingHandler(ocp.CompositeCheckpointHandler):
+    """Has every process digest the arrays that it wrote, as soon as it has: process 0 digests what joins them."""
+
+    async def async_save(self, directory: epath.Path, args: "_Items") -> list[future.Future]:
+        futures = await super().async_save(directory, args)
+        folder = f"ocdbt.process_{jax.process_index()}"
+        return [future.ChainedFuture(futures or [], lambda: manifest.write_part(directory, folder))]
+
+
+@ocp.args.register_with_handler(_DigestingHandler, for_save=True, for_restore=True)
+class _Items(ocp.args.Composite):
+    """What one step holds; orbax finds its handler by this type."""
 
 
 class Checkpointer:
@@ -65,7 +79,7 @@ class Checkpointer:
             _create_and_clean(self._directory)
         wait_for_all(f"checkpoints in {self._directory}")
         options = ocp.options.AsyncOptions(post_finalization_callback=self._finish)
-        handler = ocp.CompositeCheckpointHandler("state", "data", "config", RECORD)
+        handler = _DigestingHandler("state", "data", "config", RECORD)
         self._orbax = ocp.AsyncCheckpointer(handler, async_options=options)
 
     def check_room(self, abstract_state: PyTree) -> None:
@@ -119,7 +133,7 @@ class Checkpointer:
         # What must be found there before the commit; not the arrays, which are donated.
         self._wanted = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in leaves.by_name(state).items()}
         record = Record(step=step, loss=loss, time=time.time(), versions=versions())
-        items = ocp.args.Composite(
+        items = _Items(
             state=ocp.args.StandardSave(leaves.nested(state)),
             data=ocp.args.JsonSave(dict(data)),
             config=ocp.args.JsonSave(dict(config)),
@@ -143,7 +157,7 @@ class Checkpointer:
             self._orbax.check_for_errors()
         except Exception as error:  # the background thread may fail in any way: tensorstore, disk, barrier
             self._note(error)
-        if self._pending is not None and (self._directory / str(self._pending) / manifest.NAME).exists():
+        if self._pending is not None and (self._directory / str(self._pending) / manifest.MANIFEST).exists():
             self._committed()
 
     def wait(self) -> None:
@@ -211,7 +225,7 @@ class Checkpointer:
         self._saved = None
         return self.restore(abstract_state)
 
-    def _begin(self, step: int, items: ocp.args.Composite) -> None:
+    def _begin(self, step: int, items: _Items) -> None:
         self._pending, self._failed = step, None
         try:
             self._orbax.save(self._directory / str(step), args=items, force=True)
@@ -268,12 +282,12 @@ class Checkpointer:
         # Object stores have no rename: there orbax writes at the final place.
         directory = unfinished if unfinished.exists() else committed
         try:
-            lines = leaves.differences(saved_leaves(directory), self._wanted, whole=True)
+            lines = leaves.leaf_differences(saved_leaves(directory), self._wanted, whole=True)
         except (OSError, ValueError, KeyError) as error:
             lines = [str(error)[:_MOST_SAID]]
         if lines:
-            raise StorageError(f"it cannot be read back: {leaves.in_words(lines)}")
-        manifest.write(directory, name=str(self._pending))
+            raise StorageError(f"it cannot be read back: {leaves.first_lines(lines)}")
+        manifest.write_manifest(directory, name=str(self._pending))
 
 
 def _create_and_clean(directory: epath.Path) -> None:

@@ -21,7 +21,7 @@ _PROBE = ".write-probe"
 _MISREAD = re.compile(r"[*?\[\\\ud800-\udfff]|:$")
 
 
-def check_names(path: Path) -> None:
+def check_folder_names(path: Path) -> None:
     """Raises UserError where a folder on an absolute path has a name with which no checkpoint can be read again."""
     for name in path.parts:
         if _MISREAD.search(name):

@@ -9,8 +9,8 @@ import numpy as np
 
 from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import NumericsError
+from sora_jax.core.tree import PyTree
 
-PyTree = Any
 # Names that a message lists; a mistake in a config touches either few leaves or most of them.
 _MOST_NAMED = 8
 
@@ -45,7 +45,7 @@ def form(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, whole: bool) -> list[str]:
+def leaf_differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, whole: bool) -> list[str]:
     """Returns what differs between the leaves of a checkpoint and those of a config, by name.
 
     With `whole` the checkpoint may have no others either.
@@ -60,7 +60,7 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, whole: b
     return sorted(lines)
 
 
-def in_words(lines: list[str]) -> str:
+def first_lines(lines: list[str]) -> str:
     """Returns the first few of many lines, and how many more there are."""
     more = f"; and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
     return "; ".join(lines[:_MOST_NAMED]) + more
@@ -78,8 +78,8 @@ def refuse_non_finite(state: PyTree, *, what: str) -> None:
     bad = [name for name, good in zip(floating, finite, strict=True) if not good]
     if bad:
         raise NumericsError(
-            f"{what} is not finite, so it is not saved: {in_words(bad)}; the last checkpoint is older and whole: start "
-            "again from there with a lower learning rate, or look at the data of the steps since"
+            f"{what} is not finite, so it is not saved: {first_lines(bad)}; the last checkpoint is older and whole: "
+            "start again from there with a lower learning rate, or look at the data of the steps since"
         )
 
 

@@ -15,20 +15,42 @@ from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
-NAME = "manifest.json"
+MANIFEST = "manifest.json"
 # Notes of orbax about a save, written after the manifest; nothing that is restored depends on them.
 _NOTES = ("_CHECKPOINT_METADATA", "commit_success.txt")
-_NOT_COVERED = frozenset({NAME, *_NOTES})
+_NOT_COVERED = frozenset({MANIFEST, *_NOTES})
 _BLOCK_BYTES = 1 << 22
+_PART = "digests."  # begins the names of files that hold those of one process until the manifest is written
 
 
-def write(directory: epath.Path, *, name: str) -> None:
-    """Writes the manifest of `directory`, which is or will be called `name`.
+def write_part(directory: epath.Path, folder: str) -> None:
+    """Digests the files in each `folder` below an item of `directory`, which one process wrote, for `write_manifest`.
+
+    Items may still have other names than in the end: digests are kept by names from `folder` on.
+    """
+    paths = {
+        path.relative_to(item).as_posix(): path
+        for item in directory.iterdir()
+        if item.is_dir() and (item / folder).is_dir()
+        for path in _files(item / folder)
+    }
+    (directory / f"{_PART}{folder}").write_text(json.dumps(_digests(paths)))
+
+
+def write_manifest(directory: epath.Path, *, name: str) -> None:
+    """Writes the manifest of `directory`, which is or will be called `name`, and removes what `write_part` wrote.
 
     Raises ValueError if there is a link or a special file in it, OSError as the file system does.
     """
-    content = {"name": name, "sha256": _digests(_covered(directory))}
-    (directory / NAME).write_text(json.dumps(content, indent=1))
+    parts = [path for path in directory.iterdir() if path.name.startswith(_PART)]
+    known = {file: digest for part in parts for file, digest in json.loads(part.read_text()).items()}
+    for part in parts:
+        part.unlink()
+    paths = _covered(directory)
+    inside = {path: path.partition("/")[2] for path in paths}  # names from the folder of a process on
+    rest = {path: paths[path] for path in paths if inside[path] not in known}
+    digests = {path: known[inside[path]] for path in paths if path not in rest} | _digests(rest)
+    (directory / MANIFEST).write_text(json.dumps({"name": name, "sha256": digests}, indent=1))
 
 
 def remove_notes(directory: epath.Path) -> None:
@@ -49,8 +71,8 @@ def distrust(directory: epath.Path, *, part: tuple[int, int] = (0, 1)) -> str | 
 def faults(directory: epath.Path, *, part: tuple[int, int] = (0, 1)) -> list[str]:
     """All that is not as it was written, by file name, of a part of the files as `distrust` has it."""
     try:
-        _refuse_link(directory / NAME)
-        content = json.loads((directory / NAME).read_text())
+        _refuse_link(directory / MANIFEST)
+        content = json.loads((directory / MANIFEST).read_text())
         expected = dict(content["sha256"])
         if content["name"] != directory.name:
             return [f"its manifest belongs to {content['name']}"]

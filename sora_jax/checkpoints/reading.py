@@ -13,8 +13,7 @@ from sora_jax.checkpoints import leaves, manifest
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core.distributed import from_first, gather, is_first
 from sora_jax.core.errors import StorageError, UserError
-
-PyTree = Any
+from sora_jax.core.tree import PyTree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +76,8 @@ def read_step(directory: epath.Path, abstract: PyTree, *, whole: bool) -> Restor
     """
     wanted = leaves.by_name(abstract)
     assert all(leaf.sharding is not None for leaf in wanted.values()), "a leaf has no sharding"
-    if lines := leaves.differences(saved_leaves(directory), wanted, whole=whole):
-        raise UserError(f"the checkpoint {directory} was made by another config: {leaves.in_words(lines)}")
+    if lines := leaves.leaf_differences(saved_leaves(directory), wanted, whole=whole):
+        raise UserError(f"the checkpoint {directory} was made by another config: {leaves.first_lines(lines)}")
     nested = leaves.nested(abstract)
     arguments = ocp.checkpoint_utils.construct_restore_args(nested)
     items = ocp.args.Composite(

@@ -77,14 +77,14 @@ class Record:
 def read_record(directory: epath.Path) -> Record | None:
     """Returns the record of the checkpoint in `directory`; None if it cannot be read, or is not one of ours."""
     try:
-        if not (directory / manifest.NAME).exists():
+        if not (directory / manifest.MANIFEST).exists():
             return None
         return Record(**json.loads((directory / RECORD / "metadata").read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def choose(records: Collection[Record], config: CheckpointConfig) -> set[int]:
+def steps_to_keep(records: Collection[Record], config: CheckpointConfig) -> set[int]:
     """Returns the steps that stay. What stays for ever, or for its loss, is not counted among the newest."""
     newest = sorted(records, key=lambda record: record.step, reverse=True)
     stay = {record.step for record in newest[: config.keep]}
@@ -136,7 +136,7 @@ class Retention:
     def _prune(self, newest: int) -> None:
         found = (read_record(self._directory / str(step)) for step in find_steps(self._directory) if step <= newest)
         records = {record.step: record for record in found if record is not None and record.step not in self.bad}
-        stay = choose(records.values(), self._config)
+        stay = steps_to_keep(records.values(), self._config)
         while doubtful := [step for step in stay - self.good if self._in_the_way(step, records, stay)]:
             reason = manifest.distrust(self._directory / str(doubtful[0]))
             if reason is None:
@@ -145,7 +145,7 @@ class Retention:
             logging.warning("checkpoint of step %d in %s is damaged: %s", doubtful[0], self._directory, reason)
             self.bad.add(doubtful[0])
             del records[doubtful[0]]
-            stay = choose(records.values(), self._config)
+            stay = steps_to_keep(records.values(), self._config)
         for step in sorted(records.keys() - stay):
             try:
                 (self._directory / str(step)).rmtree(missing_ok=True)
@@ -155,7 +155,7 @@ class Retention:
     def _in_the_way(self, step: int, records: dict[int, Record], stay: set[int]) -> bool:
         """Whether another would stay if `step` were not there."""
         others = [record for record in records.values() if record.step != step]
-        return choose(others, self._config) != stay - {step}
+        return steps_to_keep(others, self._config) != stay - {step}
 
 
 def find_steps(directory: epath.Path) -> list[int]:

@@ -55,7 +55,7 @@ def _build(cls: Any, tree: Any, path: str, problems: list[str]) -> Any:
         if name not in tree:
             problems.append(f"{path}.{name} is missing")
             continue
-        value, hint = tree[name], hints[name]
+        value, hint = tree[name], _group(hints[name], tree[name])
         if dataclasses.is_dataclass(hint):
             values[name] = _build(hint, value, f"{path}.{name}", problems)
         elif typing.get_origin(hint) is dict and isinstance(value, ConfigDict | Mapping):
@@ -70,6 +70,12 @@ def _build(cls: Any, tree: Any, path: str, problems: list[str]) -> Any:
         return cls(**values)
     except UserError as error:
         problems.append(f"{path}: {error}")
+
+
+def _group(hint: Any, value: Any) -> Any:
+    """Returns the class of a group that may also be None, where it is not; otherwise the hint."""
+    options = [one for one in typing.get_args(hint) if dataclasses.is_dataclass(one)]
+    return options[0] if options and type(None) in typing.get_args(hint) and value is not None else hint
 
 
 def _build_group(hint: Any, tree: ConfigDict | Mapping[str, Any], path: str, problems: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,12 @@ def find_config(name: str, places: Sequence[Path] = _PLACES) -> str:
     if os.path.isabs(path) or os.path.exists(path):
         return name
     return next((f"{place / path}{name[len(path) :]}" for place in places if (place / path).is_file()), name)
+
+
+def load_config(name: str) -> Any:
+    """Returns the config of a file, found as `find_config` says, as it is before the command line changes it."""
+    _make_importable()
+    return runpy.run_path(find_config(name))["get_config"]()
 
 
 def found_in(arguments: Sequence[str], *, flag: str, places: Sequence[Path] = _PLACES) -> list[str]:

@@ -1,8 +1,8 @@
-"""Several processes as one program: how they join, agree and part.
+"""Several processes as one program: start-up, broadcasts and barriers, shutdown.
 
-Every process runs the same program over arrays that all their devices hold together. Process 0 alone writes to the
-workdir and speaks; a choice that depends on files is process 0's, and the others learn it here. Nothing in this module
-costs anything where there is one process.
+Every process runs the same program on arrays that are sharded over the devices of all. Process 0 alone writes to the
+workdir and to stdout. It also takes every decision that depends on files, and broadcasts it with the functions here.
+With one process nothing in this module costs anything.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
-"""Processes meet before jax is told of them, so that one that does not come, or came for something else, has a name.
+"""A rendezvous before `jax.distributed` starts, so that a missing process, or one of another run, is reported by name.
 
-jax itself would end every process by a signal when one is late. Here process 0 listens at the coordinator's port, which
-jax takes over afterwards; each other process says who it is and waits for the word to go on. A message is a JSON object
-on one line.
+When a process is late, jax itself ends all of them by a signal. Here process 0 first listens on the coordinator's port,
+which jax takes over afterwards; each other process sends its number and waits for the answer. A message is a JSON
+object on one line.
 """
 
 import contextlib

@@ -11,6 +11,8 @@ import jax
 from flax import nnx
 
 Params = dict[str, jax.Array]
+Batch = dict[str, jax.Array]
+PyTree = Any
 Axes = dict[str, tuple[str | None, ...]]
 
 

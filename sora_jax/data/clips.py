@@ -22,6 +22,8 @@ SHORT_SIDE_TOKENS = 4
 # Of a picture may be cut to gain size, and of the size may be given up to keep the picture whole.
 LITTLE_CUT, LEAST_SIZE = 0.02, 0.5
 
+FrameRange = tuple[int, int]  # numbers of the first and the last frame, counted from 0, both included
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
@@ -126,12 +128,16 @@ def fit_clip(
     if tokens < min_tokens:
         reason = f"{frames} frames of {height}x{width} give {tokens} tokens, under min_tokens = {min_tokens}"
         raise BadClip(clip.source_id, reason)
-    kept_frames = 1 + (steps - 1) * st
-    size = (rows * sh, columns * sw)
-    pixels_THWC = scale_and_crop(clip.pixels_THWC[:kept_frames], scale=scale, size=size)
+    return _cut_clip(clip, frames=1 + (steps - 1) * st, scale=scale, size=(rows * sh, columns * sw), tokens=tokens)
+
+
+def _cut_clip(clip: Clip, *, frames: int, scale: Fraction, size: tuple[int, int], tokens: int) -> Fitted:
+    """Returns the first frames of a clip, scaled and cropped to `size`, and what that loses."""
+    all_frames, height, width, _ = clip.pixels_THWC.shape
+    pixels_THWC = scale_and_crop(clip.pixels_THWC[:frames], scale=scale, size=size)
     return Fitted(
         clip=dataclasses.replace(clip, pixels_THWC=pixels_THWC),
-        trimmed_frames=frames - kept_frames,
+        trimmed_frames=all_frames - frames,
         cropped_rows=int(height * scale) - size[0],
         cropped_columns=int(width * scale) - size[1],
         cut=float(1 - Fraction(size[0] * size[1]) / (scale**2 * height * width)),

@@ -23,7 +23,8 @@ class NoiseConfig:
     shift_base_tokens: the token count that is not shifted; None shifts nothing.
     shift_power: alpha = (tokens / base) ** power; the paper's square root.
     shift_limits: smallest and largest alpha.
-    uniform_share: share of the segments that draw a plain, unshifted uniform level, so that no level is rare.
+    uniform_share: share of the segments that draw a uniform level, whatever their tokens, so that no level is rare.
+    uniform_shift: alpha of these levels, as the public video models were trained; None: 1, as they come.
     """
 
     mean: float
@@ -32,6 +33,7 @@ class NoiseConfig:
     shift_power: float
     shift_limits: tuple[float, float]
     uniform_share: float
+    uniform_shift: float | None
 
     def __post_init__(self):
         if self.std <= 0:
@@ -45,23 +47,37 @@ class NoiseConfig:
             raise UserError(f"noise shift_limits ({low}, {high}) must be positive and in order")
         if not 0 <= self.uniform_share <= 1:
             raise UserError(f"noise uniform_share {self.uniform_share} is outside [0, 1]")
+        if self.uniform_shift is not None and self.uniform_shift <= 0:
+            raise UserError(f"noise uniform_shift {self.uniform_shift} is not positive; None shifts nothing")
 
 
-def draw(key: jax.Array, tokens_BS: jax.Array, config: NoiseConfig) -> jax.Array:
+def draw(
+    key: jax.Array, tokens_BS: jax.Array, config: NoiseConfig, *, within: tuple[float, float] = (0.0, 1.0)
+) -> jax.Array:
     """Returns sigma_BS float32 in (0, 1]: one level per segment; absent segments (0 tokens) get 1.
 
     Stratified: the levels of the n present segments fall one into each n-th of the distribution, whatever row
-    they are in, so that batches differ little in difficulty. Each level alone follows the exact distribution.
+    they are in, so that batches differ little in difficulty. Each level alone follows the exact distribution: that of
+    the config given that the level is in [low, high], `within`, of which nothing else is ever drawn.
     """
+    low, high = within
     present_BS = tokens_BS > 0
     level_key, tail_key, choice_key = jax.random.split(key, 3)
+    u_BS, tail_BS = _stratified(level_key, present_BS), _stratified(tail_key, present_BS)
+    tail_share: jax.Array | float = config.uniform_share
+    alpha_BS = alpha(tokens_BS, config)
+    if within != (0.0, 1.0):
+        normal, uniform = (_shares_below(level, alpha_BS, config) for level in within), _uniform_below(within, config)
+        u_BS, mass_BS = _between(u_BS, *normal)
+        tail_BS, tail_mass = _between(tail_BS, *(1 - below for below in reversed(uniform)))
+        tail_share = tail_mass * tail_share / (tail_mass * tail_share + mass_BS * (1 - tail_share))
     # One float32 step away from 0 and 1, where the quantile is infinite.
-    u_BS = jnp.clip(_stratified(level_key, present_BS), 1e-7, 1 - 1e-7)
-    logit_BS = config.mean + config.std * jax.scipy.special.ndtri(u_BS)
-    sigma_BS = shift(jax.nn.sigmoid(logit_BS), alpha(tokens_BS, config))
-    in_tail_BS = _stratified(choice_key, present_BS) < config.uniform_share
-    sigma_BS = jnp.where(in_tail_BS, 1 - _stratified(tail_key, present_BS), sigma_BS)
-    return jnp.where(present_BS, jnp.clip(sigma_BS, jnp.finfo(jnp.float32).tiny, 1.0), 1.0)
+    logit_BS = config.mean + config.std * jax.scipy.special.ndtri(jnp.clip(u_BS, 1e-7, 1 - 1e-7))
+    sigma_BS = shift(jax.nn.sigmoid(logit_BS), alpha_BS)
+    uniform_BS = 1 - tail_BS if config.uniform_shift is None else shift(1 - tail_BS, jnp.float32(config.uniform_shift))
+    in_tail_BS = _stratified(choice_key, present_BS) < tail_share
+    sigma_BS = jnp.where(in_tail_BS, uniform_BS, sigma_BS)
+    return jnp.where(present_BS, jnp.clip(sigma_BS, max(low, jnp.finfo(jnp.float32).tiny), high), 1.0)
 
 
 def schedule(
@@ -107,6 +123,25 @@ def shift(sigma: jax.Array, alpha: jax.Array) -> jax.Array:
     Written so that 0 and 1 are kept exactly.
     """
     return alpha * sigma / (alpha * sigma + (1 - sigma))
+
+
+def _shares_below(level: float, alpha_BS: jax.Array, config: NoiseConfig) -> jax.Array:
+    """Returns which share of the logit-normal levels is below `level`, of segments that are shifted by alpha_BS."""
+    unshifted_BS = shift(jnp.float32(level), 1 / alpha_BS)
+    # The logit of 0 and 1 is infinite, of which the share is 0 and 1.
+    return jax.scipy.special.ndtr((jax.scipy.special.logit(unshifted_BS) - config.mean) / config.std)
+
+
+def _uniform_below(levels: tuple[float, float], config: NoiseConfig) -> tuple[float, float]:
+    """Returns which shares of the levels of the uniform share are below these."""
+    factor = config.uniform_shift or 1.0
+    low, high = (level / (level + factor * (1 - level)) for level in levels)
+    return low, high
+
+
+def _between(u_BS: jax.Array, low: jax.Array | float, high: jax.Array | float) -> tuple[jax.Array, jax.Array | float]:
+    """Returns (numbers of [0, 1] squeezed into the quantiles from `low` to `high`, how many of all these are)."""
+    return low + u_BS * (high - low), high - low
 
 
 def _stratified(key: jax.Array, present_BS: jax.Array) -> jax.Array:

@@ -24,12 +24,19 @@ Renew = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class _Course(NamedTuple):
-    """The way that a method goes."""
+    """The way that a method goes, or a part of it."""
 
     sigmas: jax.Array  # (I + 1, ...)
     before: jax.Array  # (I, ...), for each evaluation the level of the one before it, its own where there is none
+    older: jax.Array  # (I, ...), that of the evaluation before
+    numbers: jax.Array  # (I,) of the steps, from 0 on
     spread: Spread  # an entry of these over the values of `x`
     renew: Renew | None  # of the methods, for the stochastic one alone
+    past: tuple[jax.Array, ...]  # what the method looked back to at the end of the part before; none at the start
+
+
+# What is known between two parts of a way: x, the memory of the velocity, and what the method looks back to.
+Carry = tuple[Any, ...]
 
 
 def solve(
@@ -71,6 +78,26 @@ def solve_remembering(
     piece(sigmas) (I, ...) numbers the pieces of the way in which the velocity is smooth in sigma; None: it is one. What
     was seen in one piece is not extrapolated into the next: there a method that looks back begins anew.
     """
+    return walk(velocity, (x, memory), sigmas, method=method, level_BL=level_BL, piece=piece, renew=renew)[0]
+
+
+def walk(
+    velocity: Remembering,
+    carry: Carry,
+    sigmas: jax.Array,
+    *,
+    method: str,
+    level_BL: jax.Array | None = None,
+    piece: Callable[[jax.Array], jax.Array] | None = None,
+    renew: Renew | None = None,
+    steps: tuple[int, int] | None = None,
+) -> Carry:
+    """Returns what is known after the steps from one number up to another, not included, along all `sigmas`.
+
+    The first carry is (x, memory); x is the first entry of every one. Parts that follow one another, each with the
+    carry of the one before, are the whole way: what looks back does so over their border. None: the whole way at once.
+    The other arguments are those of `solve_remembering`.
+    """
     if method not in METHODS:
         raise UserError(f"solver {method!r} is not one of: {', '.join(METHODS)}")
     assert len(sigmas) >= 2, sigmas.shape
@@ -78,8 +105,20 @@ def solve_remembering(
     def spread(sigma: jax.Array) -> jax.Array:
         return (sigma if level_BL is None else known.token_level(sigma, level_BL))[..., None]
 
-    course = _Course(sigmas, _before(sigmas[:-1], piece), spread, renew)
-    return METHODS[method](velocity, x.astype(jnp.float32), memory, course)[0]
+    x, memory, *past = carry
+    first, end = (0, len(sigmas) - 1) if steps is None else steps
+    before = _before(sigmas[:-1], piece)
+    older = jnp.concatenate([before[:1], before[:-1]])
+    course = _Course(
+        sigmas=sigmas[first : end + 1],
+        before=before[first:end],
+        older=older[first:end],
+        numbers=jnp.arange(first, end),
+        spread=spread,
+        renew=renew,
+        past=tuple(past),
+    )
+    return METHODS[method](velocity, x.astype(jnp.float32), memory, course)
 
 
 def _euler(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> tuple[jax.Array, Any]:
@@ -114,7 +153,7 @@ def _heun(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> 
     return _euler(velocity, *carry, course._replace(sigmas=course.sigmas[-2:]))
 
 
-def _dpm(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> tuple[jax.Array, Any]:
+def _dpm(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> Carry:
     """DPM-Solver++(2M), second order, one evaluation per step (arXiv 2211.01095, algorithm 2)."""
 
     def step(carry, levels):
@@ -125,11 +164,11 @@ def _dpm(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> t
         return (_towards(x, clean, last, (before, here, there), course.spread), clean, memory), None
 
     levels = course.before, course.sigmas[:-1], course.sigmas[1:]
-    x, _, memory = jax.lax.scan(step, (x, x, memory), levels)[0]
-    return x, memory
+    x, *past, memory = jax.lax.scan(step, (x, *(course.past or (x,)), memory), levels)[0]
+    return x, memory, *past
 
 
-def _unipc(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> tuple[jax.Array, Any]:
+def _unipc(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> Carry:
     """UniPC of second order with B(h) = exp(h) - 1, one evaluation per step (arXiv 2302.04867, algorithms 1 and 2).
 
     It steps as DPM-Solver++(2M) does; the evaluation where a step arrives first corrects that step.
@@ -147,10 +186,9 @@ def _unipc(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) ->
         x = jnp.where(gone > 0, corrected, x)
         return (_towards(x, clean, last, (before, here, there), spread), x, clean, last, memory), None
 
-    before2 = jnp.concatenate([course.before[:1], course.before[:-1]])
-    levels = before2, course.before, course.sigmas[:-1], course.sigmas[1:]
-    x, _, _, _, memory = jax.lax.scan(step, (x, x, x, x, memory), levels)[0]
-    return x, memory
+    levels = course.older, course.before, course.sigmas[:-1], course.sigmas[1:]
+    x, *past, memory = jax.lax.scan(step, (x, *(course.past or (x, x, x)), memory), levels)[0]
+    return x, memory, *past
 
 
 def _stochastic(velocity: Remembering, x: jax.Array, memory: Any, course: _Course) -> tuple[jax.Array, Any]:
@@ -171,8 +209,7 @@ def _stochastic(velocity: Remembering, x: jax.Array, memory: Any, course: _Cours
         clean, noise = x - here * slope, x + (1 - here) * slope
         return (jnp.where(here > there, (1 - there) * clean + there * renew(number, noise), x), memory), None
 
-    numbers = jnp.arange(len(course.sigmas) - 1)
-    return jax.lax.scan(step, (x, memory), (numbers, course.sigmas[:-1], course.sigmas[1:]))[0]
+    return jax.lax.scan(step, (x, memory), (course.numbers, course.sigmas[:-1], course.sigmas[1:]))[0]
 
 
 def _towards(
@@ -217,7 +254,7 @@ def _before(sigmas: jax.Array, piece: Callable[[jax.Array], jax.Array] | None) -
     return before if piece is None else jnp.where(piece(before) == piece(sigmas), before, sigmas)
 
 
-METHODS: dict[str, Callable[[Remembering, jax.Array, Any, _Course], tuple[jax.Array, Any]]] = {
+METHODS: dict[str, Callable[[Remembering, jax.Array, Any, _Course], Carry]] = {
     "euler": _euler,
     "heun": _heun,
     "dpm": _dpm,

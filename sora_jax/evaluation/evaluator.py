@@ -42,7 +42,7 @@ class Judged:
 
 def judge_clips(cases: Sequence[PromptCase], clips: Sequence[np.ndarray]) -> Judged:
     """Returns the oracle's verdict on `clips[i]`, uint8 (T, H, W, 3), as the answer to `cases[i]`."""
-    verdicts = [shapes_oracle.judge(case, clip) for case, clip in zip(cases, clips, strict=True)]
+    verdicts = [shapes_oracle.score_clip(case, clip) for case, clip in zip(cases, clips, strict=True)]
     groups = []
     for kind, name in _KINDS.items():
         members: dict[str, list[ClipScore]] = {}

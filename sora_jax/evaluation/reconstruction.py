@@ -6,7 +6,7 @@ all clips, D features.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from sora_jax.evaluation.resampling import resample
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import Codec
 from sora_jax.models.i3d import FEWEST_FRAMES, i3d_features
-from sora_jax.models.perceptual import Weights, lpips, smallest_side
+from sora_jax.models.perceptual import NetworkWeights, lpips, smallest_side
 from sora_jax.models.random_features import random_features
 from sora_jax.video.latents import LatentStatistics, normalise
 from sora_jax.video.pixels import to_float
@@ -43,8 +43,8 @@ class Networks:
       video: As `models.i3d.load_i3d` gives them.
     """
 
-    perceptual: Weights | None = None
-    video: Weights | None = None
+    perceptual: NetworkWeights | None = None
+    video: NetworkWeights | None = None
 
     @property
     def rfvd(self) -> str:
@@ -62,6 +62,42 @@ class Networks:
         if self.video is None:
             return np.asarray(_random_features(clip_BTHWC))
         return np.asarray(_i3d(self.video, clip_BTHWC)) if clip_BTHWC.shape[1] >= FEWEST_FRAMES else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Reconstructed:
+    """A clip and what an autoencoder made of it, both uint8 (T, H, W, 3).
+
+    Attributes:
+      truth_THWC: The clip.
+      made_THWC: Its reconstruction.
+      values: Numbers in its latent.
+      networks: What may measure more than pixels.
+    """
+
+    truth_THWC: np.ndarray
+    made_THWC: np.ndarray
+    values: int
+    networks: Networks
+
+
+def _psnr(truth_THWC: np.ndarray, made_THWC: np.ndarray) -> float:
+    """Returns dB; equal clips have no finite PSNR, and 100 dB stand for them."""
+    return min(pixels.psnr(truth_THWC, made_THWC), 100.0)
+
+
+def _mean_lpips(one: Reconstructed) -> float | None:
+    lpips_B = one.networks.lpips(one.truth_THWC[None], one.made_THWC[None])
+    return None if lpips_B is None else float(lpips_B[0])
+
+
+# What is measured of each clip and averaged over clips, in the order of tables; None where a clip cannot have it.
+CLIP_METRICS: dict[str, Callable[[Reconstructed], float | None]] = {
+    "psnr": lambda one: _psnr(one.truth_THWC, one.made_THWC),
+    "psnr_resampled": lambda one: _psnr(one.truth_THWC, resample(one.truth_THWC, values=one.values)),
+    "ssim": lambda one: pixels.ssim(one.truth_THWC, one.made_THWC),
+    "lpips": _mean_lpips,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,16 +180,8 @@ def _judge(codec: Codec, clip: Clip, networks: Networks) -> tuple[_Measured, Dam
     latent_BTHWC = codec.encode(truth_THWC[None])
     (made_THWC,) = codec.decode(normalise(latent_BTHWC, codec.mean_C, codec.scale_C))
     frames, height, width = truth_THWC.shape[:3]
-    # Equal clips have no finite PSNR; 100 dB stands for them.
-    resampled_THWC = resample(truth_THWC, values=latent_BTHWC.size)
-    scores = {
-        "psnr": min(pixels.psnr(truth_THWC, made_THWC), 100.0),
-        "psnr_resampled": min(pixels.psnr(truth_THWC, resampled_THWC), 100.0),
-        "ssim": pixels.ssim(truth_THWC, made_THWC),
-    }
-    lpips_B = networks.lpips(truth_THWC[None], made_THWC[None])
-    if lpips_B is not None:
-        scores["lpips"] = float(lpips_B[0])
+    one = Reconstructed(truth_THWC=truth_THWC, made_THWC=made_THWC, values=latent_BTHWC.size, networks=networks)
+    scores = {name: value for name, measure in CLIP_METRICS.items() if (value := measure(one)) is not None}
     features = [networks.features(one_THWC[None]) for one_THWC in (truth_THWC, made_THWC)]
     measured = _Measured(
         shape=(frames, height, width),
@@ -181,7 +209,7 @@ def _summary(codec: Codec, measured: Sequence[_Measured], rfvd: str) -> dict[str
         if count < len(measured):
             summary[f"{name}_clips"] = count
 
-    for name in ("psnr", "psnr_resampled", "ssim", "lpips"):
+    for name in CLIP_METRICS:
         if values := [one.scores[name] for one in measured if name in one.scores]:
             add(name, float(np.mean(values)), len(values))
     features = [one.features_2D for one in measured if one.features_2D is not None]
@@ -231,7 +259,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 @jax.jit
-def _lpips(weights: Weights, truth_BTHWC: jax.Array, made_BTHWC: jax.Array) -> jax.Array:
+def _lpips(weights: NetworkWeights, truth_BTHWC: jax.Array, made_BTHWC: jax.Array) -> jax.Array:
     batch, frames, height, width, _ = truth_BTHWC.shape
     both = [clip.reshape(-1, 1, 1, height, width, 3) for clip in (truth_BTHWC, made_BTHWC)]
     at_once = max(1, _LPIPS_PIXELS_AT_ONCE // (height * width))
@@ -243,7 +271,7 @@ def _lpips(weights: Weights, truth_BTHWC: jax.Array, made_BTHWC: jax.Array) -> j
 
 
 @jax.jit
-def _i3d(weights: Weights, clip_BTHWC: jax.Array) -> jax.Array:
+def _i3d(weights: NetworkWeights, clip_BTHWC: jax.Array) -> jax.Array:
     with jax.default_matmul_precision("highest"):
         return jax.lax.map(lambda clip_THWC: i3d_features(weights, to_float(clip_THWC[None]))[0], clip_BTHWC)
 

@@ -95,7 +95,7 @@ class ClipScore:
     readings: tuple[Reading, ...]
 
 
-def judge(case: PromptCase, pixels_THWC: np.ndarray) -> ClipScore:
+def score_clip(case: PromptCase, pixels_THWC: np.ndarray) -> ClipScore:
     """Returns the verdict on a clip, uint8 (T, H, W, 3), that answers a prompt."""
     readings = read_objects(pixels_THWC, max_objects=len(case.objects))
     return ClipScore(right=_compare(case.objects, readings), readings=readings)
@@ -109,7 +109,7 @@ def score(cases: Sequence[PromptCase], clips: Sequence[np.ndarray]) -> dict[str,
     where none does. A clean object has the shape that was asked for.
     """
     assert len(cases) == len(clips), (len(cases), len(clips))
-    return shares([judge(case, pixels_THWC) for case, pixels_THWC in zip(cases, clips, strict=True)])
+    return shares([score_clip(case, pixels_THWC) for case, pixels_THWC in zip(cases, clips, strict=True)])
 
 
 def shares(verdicts: Sequence[ClipScore]) -> dict[str, float]:

@@ -24,14 +24,14 @@ _LEAST_CORRELATION = 0.8  # of positions before and after an edit
 _LARGEST_CHANGE = 3.0  # from one frame to the next over the mean, along a transition
 _LARGEST_ERROR = 1.0  # px, of the subject's place in given frames that came back, mean over frames
 
-Scores = dict[str, Any]
+_Scores = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskScores:
     """What was found, by task, and what was made of which prompts, to look at."""
 
-    scores: dict[str, Scores]
+    scores: dict[str, _Scores]
     clips: dict[str, list[np.ndarray]]
     prompts: dict[str, list[str]]
 
@@ -42,7 +42,7 @@ def judge_tasks(sampler: Sampler, params: Params, limits: ModelLimits, world: Sh
     `world`, of two clips or more, draws one moving object in each, at the size and of the length of the run's samples.
     """
     scenes = [world.scene(index) for index in range(len(world))]
-    scores: dict[str, Scores] = {}
+    scores: dict[str, _Scores] = {}
     made: dict[str, list[np.ndarray]] = {}
     prompts: dict[str, list[str]] = {}
     for name, (plan, judge) in _JUDGES.items():
@@ -219,21 +219,21 @@ def _fill_job(scene: Scene, number: int, given: dict[str, Any]) -> Job:
     )
 
 
-def _judge_animate(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:
+def _judge_animate(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> _Scores:
     return _kept(scenes, videos, seams=[1] * len(jobs), new=[slice(1, None)] * len(jobs))
 
 
-def _judge_forward(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:
+def _judge_forward(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> _Scores:
     seams = [len(job.clips[0]) for job in jobs]
     return _kept(scenes, videos, seams=seams, new=[slice(seam, None) for seam in seams])
 
 
-def _judge_backward(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:
+def _judge_backward(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> _Scores:
     seams = [job.before for job in jobs]
     return _kept(scenes, videos, seams=seams, new=[slice(0, seam) for seam in seams])
 
 
-def _kept(scenes: Sequence[Scene], videos: Sequence[Made], *, seams: list[int], new: list[slice]) -> Scores:
+def _kept(scenes: Sequence[Scene], videos: Sequence[Made], *, seams: list[int], new: list[slice]) -> _Scores:
     """Returns how often the subject is itself in the new frames, and goes on where it was.
 
     `permanence`, where the world has bars: of the clips with one, how often it is seen in every frame and stays itself.
@@ -257,12 +257,12 @@ def _kept(scenes: Sequence[Scene], videos: Sequence[Made], *, seams: list[int], 
     return {**scores, "jump_px": float(np.median(jumps))}
 
 
-def _judge_loop(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:
+def _judge_loop(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> _Scores:
     seams = [video.notes["seam"] for video in videos]
     return {"seam": float(np.mean(seams)), "largest_seam": max(seams)}
 
 
-def _judge_connect(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:
+def _judge_connect(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> _Scores:
     """`ends`: the first and last second show the subjects that were given, there; `smooth`: no jump; `all`: both."""
     ends, smooth, largest = [], [], []
     for job, video in zip(jobs, videos, strict=True):
@@ -278,7 +278,7 @@ def _judge_connect(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequenc
     return {**{name: float(np.mean(value)) for name, value in shares.items()}, "change": float(np.median(largest))}
 
 
-def _judge_edit(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:
+def _judge_edit(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> _Scores:
     """`colour`: the new one; `trajectory`: the old one; `all`: both."""
     colour, trajectory = [], []
     for scene, job, video in zip(scenes, jobs, videos, strict=True):
@@ -295,7 +295,7 @@ def _judge_edit(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[M
     return {name: float(np.mean(values)) for name, values in shares.items()}
 
 
-def _judge_prompts(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> Scores:
+def _judge_prompts(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[Made]) -> _Scores:
     return shapes_oracle.score([case_of(scene) for scene in scenes], [video.clip for video in videos])
 
 
@@ -308,7 +308,7 @@ def _is_same(made: np.ndarray, given: np.ndarray) -> bool:
     return (found.colour, found.shape) == (wanted.colour, wanted.shape) and bool(error < _LARGEST_ERROR)
 
 
-_JUDGES: dict[str, tuple[Callable[..., list[Job]], Callable[..., Scores]]] = {
+_JUDGES: dict[str, tuple[Callable[..., list[Job]], Callable[..., _Scores]]] = {
     "animate": (_plan_animate, _judge_animate),
     "extend_forward": (_plan_forward, _judge_forward),
     "extend_backward": (_plan_backward, _judge_backward),

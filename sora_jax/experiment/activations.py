@@ -12,8 +12,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from sora_jax.core import sharding
-from sora_jax.core.tree import Params, merge_model
-from sora_jax.train.step import Batch, Objective
+from sora_jax.core.tree import Batch, Params, merge_model
+from sora_jax.train.step import Objective
 
 # Shape -> the number of devices that such a value is split over.
 Ways = Callable[[tuple[int, ...]], int]

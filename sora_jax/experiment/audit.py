@@ -34,7 +34,7 @@ def checkpoint_faults(workdir: Workdir, settings: Settings) -> Iterator[tuple[st
     """
     root = workdir.path / "checkpoints"
     wanted = functools.cache(functools.partial(_wanted_leaves, settings))
-    paths = [*root.glob("*/*"), *root.glob(f"*/{frozen.NAME}/*")]
+    paths = [*root.glob("*/*"), *root.glob(f"*/{frozen.FROZEN}/*")]
     for path in sorted(paths, key=lambda path: (path.parent, len(path.name), path.name)):
         if path.name.isdecimal():
             directory, folder = epath.Path(path), path.parent.relative_to(root).as_posix()
@@ -54,13 +54,13 @@ def _wanted_leaves(settings: Settings, folder: str) -> dict[str, Any] | None:
         return None
     mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
     state = kind.maker(settings, stage, mesh).abstract()
-    return leaves.by_name({"params": state.frozen} if part == frozen.NAME else state.saved)
+    return leaves.by_name({"params": state.frozen} if part == frozen.FROZEN else state.saved)
 
 
 def _leaf_faults(directory: epath.Path, wanted: Mapping[str, Any] | None) -> list[str]:
     try:
         saved = saved_leaves(directory)
-        found = [] if wanted is None else leaves.differences(saved, wanted, whole=True)
+        found = [] if wanted is None else leaves.leaf_differences(saved, wanted, whole=True)
         for group in _groups(saved):
             state = read_step(directory, leaves.nest(group), whole=False).state
             values = {name: np.asarray(leaf) for name, leaf in leaves.by_name(state).items()}

@@ -19,17 +19,15 @@ from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, Source
 from sora_jax.data.sources.decoded import DecodedSource
 from sora_jax.data.sources.prefixed import PrefixedSource
-from sora_jax.data.sources.records import RecordSource
 from sora_jax.data.sources.shapes_world import ShapesWorld
-from sora_jax.data.sources.tfds import TfdsSource
+from sora_jax.data.sources.table import SOURCES
 from sora_jax.data.sources.webdataset import TarSource
 from sora_jax.experiment.schema import DataConfig, Settings
 from sora_jax.experiment.stage_settings import MixConfig
 from sora_jax.models.flops import step_flops, work_of
 from sora_jax.train.progress import Progress
+from sora_jax.train.reporter import HostBatch
 from sora_jax.train.workdir import Workdir
-
-HostBatch = dict[str, np.ndarray]
 
 # Names listed in a warning; a heap may have thousands.
 _MOST_NAMED = 20
@@ -85,8 +83,7 @@ def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
 def _open_path(data: DataConfig, *, captions_required: bool | None) -> DecodedSource:
     """Returns the clips under `data.path`, which `read_settings` has made sure of."""
     assert data.path is not None, data.source
-    kinds = {"folder": FolderSource, "webdataset": TarSource, "arrayrecord": RecordSource, "tfds": TfdsSource}
-    return kinds[data.source](
+    return SOURCES[data.source].open(
         data.path,
         captions=data.captions,
         captions_required=captions_required,
@@ -198,6 +195,7 @@ class PackedBatches:
             mix=mix.kinds,
             weights_G=[weights.get(name, 0.0) for name in settings.collections] if weights else None,
             token_drop=token_drop,
+            shown=settings.shown,
         )
 
     def batches(self, start: int) -> Batches:

@@ -26,6 +26,7 @@ from sora_jax.core.config import differences
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.experiment.stage_settings import TrainStage, read_rules
 from sora_jax.models.autoencoder import AutoencoderConfig
+from sora_jax.nn.lora import is_factor
 from sora_jax.train.state import StateMaker, TrainState, track_name
 from sora_jax.train.workdir import Workdir
 
@@ -73,14 +74,16 @@ def find_source(name: str, stage: TrainStage, params: Mapping[str, Any]) -> Init
     for ours, theirs in names.items():
         if theirs is None:
             continue
-        if theirs not in there:
+        if theirs not in there and is_factor(ours) and theirs == ours:
+            names[ours] = None  # an adapter begins as initialised where there was none
+        elif theirs not in there:
             problems.append(f"{theirs}, for {ours}, is not there" if theirs != ours else f"{ours} is not there")
         elif leaves.form(there[theirs]) != leaves.form(params[ours]):
             alias = "" if theirs == ours else f"{theirs} "
             problems.append(f"{ours} is {leaves.form(params[ours])}, and {alias}there {leaves.form(there[theirs])}")
     if problems:
         raise UserError(
-            f"stages.{name} cannot start from {directory}: {leaves.in_words(problems)}; say in "
+            f"stages.{name} cannot start from {directory}: {leaves.first_lines(problems)}; say in "
             f"stages.{name}.start_rules where to find a parameter, 'REGEX -> NAME', or to leave it, 'REGEX -> {_FRESH}'"
         )
     return InitialWeights(folder=folder, step=step, track=track, names=names)
@@ -153,9 +156,9 @@ def take_autoencoder(workdir: Workdir, config: AutoencoderConfig, path: str) -> 
 def _locate(name: str, path: str) -> tuple[epath.Path, int | None, epath.Path]:
     """Returns (folder of checkpoints, step or None, the checkpoint to look into)."""
     given = epath.Path(path).absolute()
-    if given.name.isdecimal() and (given / manifest.NAME).exists():
+    if given.name.isdecimal() and (given / manifest.MANIFEST).exists():
         return given.parent, int(given.name), given
-    steps = [step for step in find_steps(given) if (given / str(step) / manifest.NAME).exists()]
+    steps = [step for step in find_steps(given) if (given / str(step) / manifest.MANIFEST).exists()]
     if not steps:
         raise UserError(
             f"stages.{name}.start_from: there is no checkpoint in {given}: give a folder like "

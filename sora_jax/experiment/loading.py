@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -10,13 +10,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from sora_jax.checkpoints.frozen import load_params
+from sora_jax.checkpoints.frozen import Source, load_params
 from sora_jax.core.distributed import from_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
+from sora_jax.experiment.base_weights import source_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.denoiser import SolverConfig
@@ -25,14 +26,18 @@ from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec
+from sora_jax.models.interop.variants import public_statistics
 from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
 from sora_jax.models.text_to_video import TextToVideo
+from sora_jax.models.vision.clip import ImageEncoder, load_image_encoder
+from sora_jax.models.vision.shown import Shower
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
 
 # Which weights of a checkpoint are used: the first average, or what the last step left.
 Weights = Literal["ema", "params"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+_UNBOUND = 2**31
 
 
 def build_autoencoder(settings: Settings, key: jax.Array) -> Autoencoder:
@@ -66,6 +71,29 @@ def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None
     return Codec(settings.autoencoder, params, mean_C=mean_C, scale_C=scale_C, work=settings.codec, mesh=mesh)
 
 
+def load_shower(settings: Settings, codec: Codec) -> Shower | None:
+    """Returns what encodes the frames that the model of a run is shown; None where it is shown none.
+
+    Raises UserError where the transformer sees tokens of images and there is no encoder of these.
+    """
+    if (shown := settings.shown) is None:
+        return None
+    if not shown.image_tokens:
+        return Shower(shown, codec, None)
+    if settings.image_encoder is None:
+        raise UserError(
+            f"the transformer sees tokens of images (image_dim {settings.transformer.image_dim}): "
+            "pass --config.image_encoder=DIR, the folder image_encoder of the model"
+        )
+    return Shower(shown, codec, _image_encoder(settings.image_encoder))
+
+
+@functools.lru_cache(maxsize=1)
+def _image_encoder(path: str) -> ImageEncoder:
+    """Returns the one image encoder of all samplers of a run."""
+    return load_image_encoder(path)
+
+
 def given_codec(settings: Settings, mean_C: np.ndarray, scale_C: np.ndarray, *, mesh: Mesh | None = None) -> Codec:
     """Returns the codec of the public weights of `settings`, by default on the first device."""
     assert settings.autoencoder_weights is not None
@@ -81,7 +109,11 @@ def given_statistics(settings: Settings) -> tuple[np.ndarray, np.ndarray] | None
     """Returns (mean_C, scale_C) that the public weights of a run bring; None where it has, or they bring, none."""
     if settings.autoencoder_weights is None:
         return None
-    return latent_statistics(settings.autoencoder_weights, settings.autoencoder.channels)
+    channels = settings.autoencoder.channels
+    brought = latent_statistics(settings.autoencoder_weights, channels)
+    # A public transformer knows latents by the statistics of its training. For one of the run's own, those measured on
+    # its clips serve better, and weights of this shape need not be the public ones.
+    return public_statistics(channels) if brought is None and settings.model is not None else brought
 
 
 def _statistics(workdir: Workdir, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +160,10 @@ def load_generator(
 
     if stage := from_first("the newest transformer", newest):
         track = track_name(settings.ema.widths[0])
-        loaded, found = load_weights(workdir, stage, params, track=track, step=step, weights=weights, places=places)
+        source = source_of(settings, stage)
+        loaded, found = load_weights(
+            workdir, stage, params, track=track, step=step, weights=weights, places=places, source=source
+        )
         return loaded, stage, found
     raise UserError(f"{workdir.path} has no checkpoint of a transformer yet: run main until one is written")
 
@@ -142,15 +177,17 @@ def load_weights(
     step: int | None = None,
     weights: Weights = "ema",
     places: Mapping[str, Sharding] | None = None,
+    source: Source | None = None,
 ) -> tuple[Params, int]:
     """Returns (weights, step) of a stage's checkpoint, by default on the first device.
 
-    `weights` are the average called `track` ("ema"), or what the last step left ("params").
+    `weights` are the average called `track` ("ema"), or what the last step left ("params"); `source` as in
+    `load_params`.
     """
     places = places or dict.fromkeys(abstract, SingleDeviceSharding(jax.local_devices()[0]))
     shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in abstract.items()}
     part = "params" if weights == "params" else f"ema/{track}"
-    return load_params(workdir.checkpoints(stage), part, shapes, step=step)
+    return load_params(workdir.checkpoints(stage), part, shapes, step=step, source=source)
 
 
 def limits_of(settings: Settings) -> ModelLimits:
@@ -163,13 +200,17 @@ def limits_of(settings: Settings) -> ModelLimits:
     return ModelLimits(
         stride=settings.stride,
         patch=transformer.patch,
-        row_tokens=settings.packing.tokens,
+        # A public model is bound by its window alone: rows are as long as a video needs.
+        row_tokens=settings.packing.tokens if settings.public is None else _UNBOUND,
         tokenizer=settings.text_encoder.tokenizer,
         text_tokens=settings.text.max_tokens,
         window=window,
-        overlap=sampling.overlap,
+        # A model that is shown one frame is shown the last one of the window before.
+        overlap=sampling.overlap if settings.shown is None else step - settings.stride[0] + 1,
         max_seconds=sampling.max_seconds,
-        knows=any(settings.stages[name].gives_known_tokens for name in settings.stages_of(TEXT_TO_VIDEO)),
+        knows=_knows(settings),
+        name="this run" if settings.public is None else settings.public.variant.title,
+        negative="" if settings.public is None else settings.public.variant.negative,
         size=sampling.size,
         frames=sampling.frames,
         fps=sampling.fps,
@@ -177,16 +218,30 @@ def limits_of(settings: Settings) -> ModelLimits:
         # Queries, keys, values, attention and the hidden layer; and a few images of the widest features.
         token_bytes=4.0 * (6 * transformer.width + 2 * transformer.mlp_width),
         pixel_bytes=4.0 * 4 * widest / settings.autoencoder.patch**2,
+        shown=settings.shown,
+        by_area=settings.shown is not None or settings.public is not None,
     )
+
+
+def _knows(settings: Settings) -> bool:
+    """Returns whether parts of a video may be given as known tokens."""
+    if settings.public is not None:
+        return settings.public.variant.any_known
+    return any(settings.stages[name].gives_known_tokens for name in settings.stages_of(TEXT_TO_VIDEO))
 
 
 def example_jobs(settings: Settings, *, frames: int) -> list[Job]:
     """Returns the configured prompts as videos of `frames` frames, at seed 0, to be made as `sample` makes them.
 
+    A model that is shown frames animates the configured image with each, and has none where there is no image.
     Raises UserError as `read_job`.
     """
-    limits = limits_of(settings)
-    return [read_job(Request(prompt=(prompt,), frames=frames), limits) for prompt in settings.sampling.prompts]
+    limits, sampling = limits_of(settings), settings.sampling
+    requests = [Request(prompt=(prompt,), frames=frames) for prompt in sampling.prompts]
+    if settings.shown is not None:
+        images = {"image": sampling.image, "last_image": sampling.last_image}
+        requests = [dataclasses.replace(one, task="animate", **images) for one in requests if sampling.image]
+    return [read_job(request, limits) for request in requests]
 
 
 def pack_layout(settings: Settings) -> PackLayout:
@@ -198,6 +253,7 @@ def pack_layout(settings: Settings) -> PackLayout:
         temporal_stride=settings.stride[0],
         time_rate=settings.transformer.time_rate,
         tokenizer=settings.text_encoder.tokenizer,
+        shown=settings.shown,
     )
 
 
@@ -209,15 +265,18 @@ def make_sampler(
     solver: SolverConfig | None = None,
     mesh: Mesh | None = None,
     videos: int | None = None,
+    kind: Callable[..., Sampler] = Sampler,
 ) -> Sampler:
     """Returns the sampler of a run; `solver` replaces the configured one, `mesh` are the devices that hold the weights.
+
+    `kind` makes it, with the arguments of `Sampler`.
 
     Batches have as many rows as in training, but no more than `videos` at once need, rounded up to a power of two so
     that few programs serve all; and a few more where they would not come out even over the mesh.
     """
     parts = 1 if mesh is None else ways("batch", mesh)
     rows = settings.packing.rows if videos is None else min(settings.packing.rows, 1 << (videos - 1).bit_length())
-    return Sampler(
+    return kind(
         structure,
         codec,
         pack_layout(settings),
@@ -225,6 +284,7 @@ def make_sampler(
         config=solver_config(settings) if solver is None else solver,
         dtype=compute_dtype(settings.precision),
         mesh=mesh,
+        shower=load_shower(settings, codec),
     )
 
 
@@ -238,4 +298,15 @@ def solver_config(settings: Settings) -> SolverConfig:
         noise=dataclasses.replace(diffusion.noise, shift_base_tokens=sampling.shift_base_tokens),
         guidance=sampling.guidance,
         cache=sampling.cache,
+        grid=sampling.public_grid(),
+        experts=_experts(settings),
+        keeps_known=settings.model is not None,
     )
+
+
+def _experts(settings: Settings) -> tuple[float, float] | None:
+    """Returns the boundary of a public model with two experts, and the scale of guidance below; None for one."""
+    if settings.public is None or (boundary := settings.public.variant.boundary) is None:
+        return None
+    low = settings.sampling.low_guidance
+    return (boundary, settings.sampling.guidance.scale if low is None else low)

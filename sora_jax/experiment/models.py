@@ -1,12 +1,14 @@
 """The models of a run, loaded when they are first asked for, once."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 from jax.sharding import Mesh
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, abstract_model
+from sora_jax.data.tokens import clean_caption
 from sora_jax.experiment.loading import (
     Weights,
     build_generator,
@@ -77,11 +79,24 @@ class RunModels:
         rows = self.settings.packing.rows
         rows = rows if videos is None else min(rows, 1 << (videos - 1).bit_length())
         if (solver, rows) not in self._samplers:
-            structure, _, _ = abstract_model(lambda key: build_generator(self.settings, key))
-            self._samplers[solver, rows] = make_sampler(
-                self.settings, self.codec, structure, solver=solver, mesh=self._mesh, videos=rows
-            )
+            self._samplers[solver, rows] = self._make_sampler(solver, rows)
         return self._samplers[solver, rows]
+
+    def read_texts(self, texts: Iterable[str]) -> None:
+        """Encodes texts that are about to be sampled and lets go of a frozen encoder, before the rest needs the memory.
+
+        One that is trained with the transformer has nothing to do before.
+        """
+        tokenizer = self.settings.text_encoder.tokenizer
+        if tokenizer.stored:
+            tokenizer.encode(sorted({"", *map(clean_caption, texts)}))
+            self.settings.text_encoder.release()
+
+    def _make_sampler(self, solver: SolverConfig, rows: int) -> Sampler:
+        return make_sampler(self.settings, self.codec, self._structure(), solver=solver, mesh=self._mesh, videos=rows)
+
+    def _structure(self) -> Any:
+        return abstract_model(lambda key: build_generator(self.settings, key))[0]
 
 
 def step_of(checkpoint: str | int) -> int | None:

@@ -13,8 +13,11 @@ from sora_jax.experiment.loading import example_jobs
 from sora_jax.experiment.schema import Settings
 
 
-def check_start(settings: Settings, devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns the mesh over `devices` (default: all); raises UserError for what they and the config cannot do."""
+def check_start(settings: Settings, devices: Sequence[Any] | None = None, *, samples: bool = True) -> Mesh:
+    """Returns the mesh over `devices` (default: all); raises UserError for what they and the config cannot do.
+
+    `samples` is whether what is sampled as training proceeds is looked at, which takes the files of a text encoder.
+    """
     mesh = make_mesh(settings.mesh, devices)
     split = ways("batch", mesh)
     batch_part(mesh)
@@ -30,5 +33,6 @@ def check_start(settings: Settings, devices: Sequence[Any] | None = None) -> Mes
             f"each batch is split over {split} devices (mesh data x fsdp), times the stage's `accumulate`: "
             f"{'; '.join(dict.fromkeys(problems))}"
         )
-    example_jobs(settings, frames=settings.sampling.frames)
+    if samples:
+        example_jobs(settings, frames=settings.sampling.frames)
     return mesh

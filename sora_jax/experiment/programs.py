@@ -29,11 +29,12 @@ from sora_jax.generate.request import Request, read_size
 from sora_jax.generate.sampler import make_solver
 from sora_jax.models import flops
 from sora_jax.models.codec import programs_of
+from sora_jax.models.text.network import MOST_TOKENS, pass_of
 from sora_jax.train.state import StateMaker
 from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.video import shapes
 
-Shapes = dict[str, jax.ShapeDtypeStruct]
+BatchShapes = dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ class StepBatch:
 
     what: str
     size: int
-    shapes: Shapes
+    shapes: BatchShapes
     ways: Callable[[Mesh, Params], activations.Ways]
     flops: float | None
     recomputed: float
@@ -128,7 +129,7 @@ def step_program(objective: Objective, maker: StateMaker, step: StepConfig, plan
     )
 
 
-def pack_shapes(settings: Settings, rows: int, place: NamedSharding | None = None) -> Shapes:
+def pack_shapes(settings: Settings, rows: int, place: NamedSharding | None = None) -> BatchShapes:
     """Returns the shapes of a pack of the run, which lies at `place`."""
     row = pack_layout(settings).row().arrays
     return {n: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype, sharding=place) for n, v in row.items()}
@@ -256,6 +257,33 @@ def codec_programs(settings: Settings, mesh: Mesh, *, size: str | None = None, c
             )
         )
     return found
+
+
+def text_program(settings: Settings, mesh: Mesh) -> Program | None:
+    """Returns the pass of the frozen text encoder over a batch of the longest texts, as one chip prepares them.
+
+    None where texts are encoded in training, or no shape of the network is known.
+    """
+    build = settings.text_encoder.network()
+    if build is None:
+        return None
+    structure, params, _ = abstract_model(build)
+    place, length = sharding.replicated(mesh), settings.text.max_tokens
+    texts = max(1, MOST_TOKENS // length)
+    shaped = {n: jax.ShapeDtypeStruct(v.shape, jnp.bfloat16, sharding=place) for n, v in params.items()}
+    batch = (
+        jax.ShapeDtypeStruct((texts, length), jnp.int32, sharding=place),
+        jax.ShapeDtypeStruct((texts,), jnp.int32, sharding=place),
+    )
+    return Program(
+        name=f"encoding {texts} texts of {length} tokens",
+        lower=lambda: pass_of(structure).lower(shaped, *batch),
+        held={"parameters": shaped, "batch": batch},
+        kept=None,
+        flops=None,
+        recomputed=0.0,
+        facts={"texts": texts, "tokens of each": length},
+    )
 
 
 def bytes_on_a_device(tree: Any) -> float:

@@ -58,6 +58,8 @@ RANGES: dict[str, Range] = {
     "transformer.time_rate": POSITIVE,
     "transformer.text_pad_to": AT_LEAST_ONE,
     "transformer.given_channels": AT_LEAST_ONE,
+    "transformer.lora.rank": AT_LEAST_ONE,
+    "transformer.lora.alpha": POSITIVE,
     "transformer.image_dim": AT_LEAST_ONE,
     "transformer.image_positions": AT_LEAST_ONE,
     "text.*": AT_LEAST_ONE,

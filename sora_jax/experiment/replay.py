@@ -15,14 +15,14 @@ import numpy as np
 from sora_jax.checkpoints.reading import load_tree
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
-from sora_jax.core.tree import Params, abstract_model
+from sora_jax.core.tree import Batch, Params, abstract_model
 from sora_jax.experiment.kinds.base import Run
 from sora_jax.experiment.recipes import recipe_of, train_kind
 from sora_jax.train import dump
 from sora_jax.train.loop import position_of, to_device
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.state import with_frozen
-from sora_jax.train.step import Batch, make_step, mean_gradient
+from sora_jax.train.step import make_step, mean_gradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from sora_jax.experiment.estimate import EVALUATION, expected_parts
 from sora_jax.experiment.evaluation import evaluate
 from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.kinds.base import Run
-from sora_jax.experiment.kinds.prepare import PrepareKind, clips_of_share, encode_share
+from sora_jax.experiment.kinds.prepare import PrepareKind, clips_of_share, encode_share, reword_all
 from sora_jax.experiment.machine import fit_to_machine
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.preflight import check_start
@@ -155,6 +155,21 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
             ):
                 encode_share(settings, workdir, curated, share, stop, progress.update)
     print(f"share {share.index} of {share.count} is encoded: run prepare without a share when all are", flush=True)
+
+
+def reword(config: ConfigDict, path: str | os.PathLike[str]) -> None:
+    """Writes captions that changed since clips were prepared into the shards, with the latents that are there.
+
+    Raises UserError where nothing is prepared, and where clips are new or have changed.
+    """
+    settings = read_settings(config)
+    collections = open_collections(settings)
+    use_compilation_cache()
+    with Workdir(path) as workdir:
+        workdir.claim(config, clips=lambda: _fingerprints(collections), fresh_data=True)
+        with failure.recorded(workdir.path, process=0, processes=1), StopSignal() as stop:
+            failure.at(stage="prepare")
+            reword_all(settings, workdir, curate_all(collections, settings, workdir, writes=True), stop)
 
 
 def record_totals(workdir: Workdir, *, seconds: float, evaluated: bool) -> None:

@@ -51,6 +51,10 @@ def write_samples(
     facts = models.facts()
     if said := words_never_seen(models.workdir, session.settings, [text for one in requests for text in one.prompt]):
         logging.warning("%s", said)
+    if session.settings.model is not None:
+        print(session.described(solver, requests), flush=True)
+    negative = [limits.negative if one.negative is None else one.negative for one in requests]
+    models.read_texts([*negative, *(text for one in requests for text in one.prompt)])
     sampler = models.sampler(solver, videos=len(requests))
     book = None if file is None else _book(file, requests, paths, {**facts, "solver": repr(solver)})
     todo = [n for n, request in enumerate(requests) if book is None or book.find(request) is None]

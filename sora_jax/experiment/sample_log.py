@@ -60,13 +60,17 @@ def show_samples(
     step: int,
     jobs: list[Job],
     clips: list[np.ndarray],
+    before: list[np.ndarray],
 ) -> None:
-    """Writes the clip that each job made."""
+    """Writes the clip that each job made, and those that were made without what is trained, where there are any."""
     names = {}
     for number, (job, pixels_THWC) in enumerate(zip(jobs, clips, strict=True)):
         name = f"prompt_{number:02d}"
         (names[name],) = job.prompts
         show_clip(workdir, metrics, stage, step, name, pixels_THWC, job.fps)
+        if before:
+            names[f"{name}_without"] = f"{names[name]} (without the adapter)"
+            show_clip(workdir, metrics, stage, step, f"{name}_without", before[number], job.fps)
     show_words(workdir, stage, names)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Literal
 
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core.config import at_least_one
@@ -13,15 +12,19 @@ from sora_jax.data.curation.measures import CurationConfig
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
 from sora_jax.data.sources.shapes_world import WorldConfig
+from sora_jax.data.sources.table import SOURCES
+from sora_jax.diffusion.grids import Grid
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
+from sora_jax.models.interop.model_folder import ModelFiles, find_model
 from sora_jax.models.text import build_encoder
 from sora_jax.models.text.encoder import TextConfig, TextEncoder
 from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.vision.clip import describe_image_encoder
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
 from sora_jax.train.guard import GuardConfig
@@ -29,13 +32,17 @@ from sora_jax.train.optimizer import OptimizerConfig
 from sora_jax.train.reporter import LogConfig
 from sora_jax.train.state import EmaConfig
 from sora_jax.train.workdir import MAIN
+from sora_jax.video.shown import ShownConfig
+
+# Of an image, that the encoder of all public models makes.
+_IMAGE_TOKENS = 257
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where clips come from and how large they may be; see `configs/base.py`."""
 
-    source: Literal["shapes", "folder", "webdataset", "arrayrecord", "tfds"]
+    source: str
     path: str | None
     captions: str | None
     prefix: str | None
@@ -50,6 +57,9 @@ class DataConfig:
 
     def __post_init__(self):
         at_least_one(self, "max_frames", "min_tokens", "readers")
+        if self.source not in ("shapes", *SOURCES):
+            names = ", ".join(map(repr, ("shapes", *SOURCES)))
+            raise UserError(f"source must be one of {names}, not {self.source!r}")
         if self.min_tokens > self.max_tokens:
             raise UserError(f"min_tokens {self.min_tokens} exceeds max_tokens {self.max_tokens}")
         if self.fps is not None and self.fps <= 0:
@@ -84,15 +94,20 @@ class SamplingConfig:
 
     steps: int
     solver: str
+    grid: str | None
+    shift: float | None
     shift_base_tokens: float | None
     fps: float
     prompts: tuple[str, ...]
+    image: str | None
+    last_image: str | None
     size: tuple[int, int]
     frames: int
     window: int | None
     overlap: int | None
     max_seconds: float
     guidance: GuidanceConfig
+    low_guidance: float | None
     known_guidance: float
     cache: float
 
@@ -109,8 +124,17 @@ class SamplingConfig:
             raise UserError(f"cache {self.cache:g} is negative; 0 is none")
         if self.known_guidance < 0:
             raise UserError(f"known_guidance {self.known_guidance:g} is negative; 1 is no guidance")
+        if self.low_guidance is not None and self.low_guidance < 0:
+            raise UserError(f"low_guidance {self.low_guidance:g} is negative; 1 is no guidance")
+        if (self.grid is None) != (self.shift is None):
+            raise UserError(f"grid {self.grid!r} with shift {self.shift}: give both, or neither")
         if self.fps <= 0:
             raise UserError(f"fps {self.fps:g} must be more than 0")
+        self.public_grid()
+
+    def public_grid(self) -> Grid | None:
+        """Returns the schedule of a public model; None where it is that of training."""
+        return None if self.grid is None or self.shift is None else Grid(name=self.grid, shift=self.shift)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,6 +166,7 @@ class Settings:
     seed: int
     precision: Precision | None
     run: tuple[str, ...]
+    model: str | None
     mesh: MeshConfig
     data: DataConfig
     more_data: dict[str, DataConfig]
@@ -151,6 +176,7 @@ class Settings:
     autoencoder_start_from: str | None
     autoencoder_loss: AutoencoderLossConfig
     perceptual_weights: str | None
+    image_encoder: str | None
     discriminator: DiscriminatorConfig
     codec: CodecConfig
     transformer: TransformerConfig
@@ -182,9 +208,29 @@ class Settings:
         return given or bool(self.stages_of(AUTOENCODER))
 
     @functools.cached_property
+    def public(self) -> ModelFiles | None:
+        """The files of the public model; None where the run makes its own."""
+        return None if self.model is None else find_model(self.model)
+
+    @functools.cached_property
     def text_encoder(self) -> TextEncoder:
         """The text encoder: it may hold files, so there is one."""
         return build_encoder(self.text)
+
+    @functools.cached_property
+    def shown(self) -> ShownConfig | None:
+        """How the transformer is shown frames beside its noise; None: it is not."""
+        transformer = self.transformer
+        if transformer.given_channels is None:
+            return None
+        if transformer.image_dim is None:
+            return ShownConfig(channels=transformer.given_channels, last="may")
+        tokens, width = _IMAGE_TOKENS, transformer.image_dim
+        if self.image_encoder is not None:
+            tower = describe_image_encoder(self.image_encoder)
+            tokens, width = tower.tokens, tower.width
+        last = "never" if transformer.image_positions is None else "must"
+        return ShownConfig(channels=transformer.given_channels, last=last, image_tokens=tokens, image_width=width)
 
     @property
     def longest(self) -> int:

@@ -10,6 +10,7 @@ Commands, notebooks and servers stand on it. Models are loaded when they are fir
 
 import dataclasses
 import os
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sora_jax.core.compiling import use_compilation_cache
+from sora_jax.core.config_files import load_config
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.paths import check_writable
@@ -29,11 +31,12 @@ from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.loading import WEIGHTS, Weights, limits_of, solver_config
 from sora_jax.experiment.machine import free_memory
 from sora_jax.experiment.models import RunModels, step_of
+from sora_jax.experiment.public_models import PublicModels
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.given import GivenArrays, as_clip
 from sora_jax.generate.job import Job, ModelLimits, read_job
-from sora_jax.generate.request import Task, make_requests
+from sora_jax.generate.request import Request, Task, make_requests
 from sora_jax.generate.scheduler import Rounds, make_all
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import latents
@@ -60,6 +63,24 @@ def open_session(
     cache = use_compilation_cache()
     models = RunModels(opened, settings, step=step, weights=weights, mesh=_mesh(devices))
     return Session(models, cache=cache)
+
+
+def open_public(
+    model: str | os.PathLike[str],
+    *,
+    changes: Mapping[str, Any] = types.MappingProxyType({}),
+    devices: Sequence[Any] | None = None,
+) -> "Session":
+    """Returns a public model; see `sora_jax.open_model`."""
+    config = load_config("configs/base.py")
+    config.model = os.fspath(model)
+    try:
+        config.update_from_flattened_dict(dict(changes))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the config has no such key or value: {error}") from error
+    settings = read_settings(config)
+    cache = use_compilation_cache()
+    return Session(PublicModels(settings, mesh=_mesh(devices)), cache=cache)
 
 
 def _mesh(devices: Sequence[Any] | None) -> Mesh | None:
@@ -96,6 +117,26 @@ class Session:
             raise UserError(f"solver {solver!r} is not one of: {', '.join(METHODS)}")
         return dataclasses.replace(solver_config(self.settings), **changes)
 
+    def described(self, solver: SolverConfig, requests: Sequence[Request]) -> str:
+        """Returns which public model this is and how a solver makes videos with it, in lines; empty for a run."""
+        if (files := self.settings.public) is None:
+            return ""
+        own = f"{solver.guidance.scale:g}"
+        if solver.experts is not None:
+            own += f", {solver.experts[1]:g} below level {solver.experts[0]:g}"
+        scales = dict.fromkeys(own if one.guidance is None else f"{one.guidance:g}" for one in requests)
+        negative = self.limits.negative
+        negatives = dict.fromkeys(negative if one.negative is None else one.negative for one in requests)
+        way = "" if solver.grid is None else f" on the grid {solver.grid.name} with shift {solver.grid.shift:g}"
+        return "\n".join(
+            [
+                f"{files.folder} is {files.variant.title} ({files.name})",
+                *files.notes,
+                f"{solver.steps} steps of {solver.method}{way}, guidance {' and '.join(scales)}",
+                *(f"negative prompt: {one or 'none'}" for one in negatives),
+            ]
+        )
+
     def sample(
         self,
         prompt: str | Sequence[str] = (),
@@ -106,6 +147,7 @@ class Session:
         seconds: float | str | Sequence[float | str] | None = None,
         seed: int | Sequence[int] = 0,
         image: Media | None = None,
+        last_image: Media | None = None,
         video: Media | Sequence[Media] | None = None,
         mask: Media | None = None,
         solver: str | None = None,
@@ -125,7 +167,7 @@ class Session:
           frames: Of a clip, 1 for an image; of extend, loop and connect: to add.
           seconds: Instead of frames; of extend "+4" forward, "-4" backward, "-4,+4" both.
           seed: Of the noise.
-          image: To animate: a file, or uint8 (H, W, 3).
+          image: To animate: a file, or uint8 (H, W, 3); `last_image` what such a video ends with.
           video: Files, or uint8 (T, H, W, 3) at `fps` frames per second; two to connect.
           mask: White where fill makes something new: a file, uint8 as of `video`, or bool (T, H, W) or (H, W).
           solver: A name of `diffusion.solvers.METHODS`; `steps` are its steps.
@@ -135,9 +177,10 @@ class Session:
         Raises UserError for what the model cannot make, and for files that cannot be read.
         """
         asked = {"size": _sizes(size), "frames": frames, "seconds": seconds, "seed": seed}
-        given = {"image": image, "video": video, "mask": mask}
+        given = {"image": image, "last_image": last_image, "video": video, "mask": mask}
         config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
         jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
+        self.models.read_texts(text for job in jobs for text in (*job.prompts, job.negative))
         sampler = self.models.sampler(config, videos=len(jobs))
         return [made.clip for made in make_all(sampler, self.models.params, jobs, limits)]
 
@@ -187,6 +230,8 @@ class Session:
 
         Raises UserError for what this run has not, and for files that cannot be read.
         """
+        if self.settings.model is not None:
+            raise UserError(f"{self.settings.model} is no run: there are no held-out clips to evaluate it on")
         evaluation.check_asked(part, data, self.models.weights)
         self.solver(**solver)  # says what is wrong with it
         check_writable(self.models.workdir.path / "evaluation.json")
@@ -213,13 +258,12 @@ def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any]
             names.append(name)
         return names
 
-    image, video, mask = (named(kind) for kind in ("image", "video", "mask"))
+    image, last_image, mask = (next(iter(named(kind)), None) for kind in ("image", "last_image", "mask"))
+    video = tuple(named("video"))
     for name in ("frames", "seconds", "seed"):
         asked[name] = _several(asked[name])
     asked["seconds"] = [str(one) for one in asked["seconds"]]
-    requests = make_requests(
-        prompts, image=next(iter(image), None), video=tuple(video), mask=next(iter(mask), None), **asked
-    )
+    requests = make_requests(prompts, image=image, last_image=last_image, video=video, mask=mask, **asked)
     read = GivenArrays(arrays, fps=asked.get("fps") or limits.fps)
     return [read_job(request, limits, read) for request in requests]
 

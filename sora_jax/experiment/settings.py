@@ -13,7 +13,10 @@ from sora_jax.core.paths import expanded
 from sora_jax.core.precision import Precision
 from sora_jax.data.packing.pipeline import PackingConfig
 from sora_jax.data.sources.prefixed import prefix_faults
+from sora_jax.data.sources.table import SOURCES
+from sora_jax.experiment.adapters import with_adapter_stages
 from sora_jax.experiment.kinds import KINDS
+from sora_jax.experiment.model_settings import with_model
 from sora_jax.experiment.ranges import out_of_range
 from sora_jax.experiment.schema import DataConfig, Settings
 from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
@@ -22,13 +25,17 @@ from sora_jax.train.changes import with_optimizers
 from sora_jax.train.workdir import MAIN
 
 # The last names of keys that are paths.
-_PATH_KEYS = {"path", "captions", "table", "weights", "perceptual_weights", "start_from"}
-# What a source needs and how it is given.
-_PATHS = {
-    "folder": "a folder: pass --config.{key}.path=DIR",
-    "webdataset": "tar files: pass --config.{key}.path=FILE.tar, a folder of them or a pattern",
-    "arrayrecord": "records: pass --config.{key}.path=FILE.arrayrecord or a folder of such files",
-    "tfds": "a data set: pass --config.{key}.path=DIR/NAME/VERSION, or that#SPLIT",
+_PATH_KEYS = {
+    "model",
+    "path",
+    "captions",
+    "table",
+    "weights",
+    "perceptual_weights",
+    "start_from",
+    "image_encoder",
+    "image",
+    "last_image",
 }
 
 
@@ -42,7 +49,7 @@ def read_settings(config: Any) -> Settings:
     problems = out_of_range(config)
     if problems:
         raise UserError("; ".join(problems))
-    config = with_optimizers(_with_homes(config))
+    config = with_model(with_adapter_stages(with_optimizers(_with_homes(config))))
     stages: dict[str, Stage] = {}
     for name in config["stages"]:
         try:
@@ -116,6 +123,9 @@ def _conflicts(settings: Settings) -> list[str]:
         )
     try:
         settings.codec.check(settings.autoencoder)
+        if settings.shown is not None:
+            settings.shown.check(stride=settings.stride, channels=settings.autoencoder.channels)
+            _check_image_width(settings)
     except UserError as error:
         problems.append(str(error))
     if settings.seed < 0:
@@ -130,6 +140,16 @@ def _conflicts(settings: Settings) -> list[str]:
         problems += _data_conflicts(key, data, settings.packing)
     of_kinds = [said for name, stage in settings.stages.items() for said in KINDS[stage.kind].conflicts(settings, name)]
     return problems + _text_conflicts(settings) + _collection_conflicts(settings) + of_kinds
+
+
+def _check_image_width(settings: Settings) -> None:
+    """Raises UserError where an image encoder is not the one that the transformer was made for."""
+    wanted, shown = settings.transformer.image_dim, settings.shown
+    if wanted is not None and shown is not None and shown.image_width != wanted:
+        raise UserError(
+            f"image_encoder {settings.image_encoder} makes tokens of width {shown.image_width}, and "
+            f"transformer.image_dim is {wanted}: take the encoder of that model"
+        )
 
 
 def _text_conflicts(settings: Settings) -> list[str]:
@@ -160,7 +180,9 @@ def _order_conflicts(settings: Settings) -> list[str]:
     if not faults:
         return []
     places = [kind.place.format(kind=name) for name, kind in KINDS.items() if name not in given]
-    return [f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be {', then '.join(places)}"]
+    said = f"run has stages of kinds {', '.join(kinds) or 'none'}; it must be {', then '.join(places)}"
+    lacks = AUTOENCODER not in [*kinds, *given]
+    return [f"{said}; or give a public model as --config.model=DIR" if lacks else said]
 
 
 def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[str]:
@@ -168,8 +190,8 @@ def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[
     problems = []
     if data.max_tokens > packing.tokens:
         problems.append(f"{key}.max_tokens {data.max_tokens} exceeds a row's packing.tokens {packing.tokens}")
-    if data.source in _PATHS and not data.path:
-        problems.append(f"{key}.source {data.source!r} needs {_PATHS[data.source].format(key=key)}")
+    if data.source in SOURCES and not data.path:
+        problems.append(f"{key}.source {data.source!r} needs {SOURCES[data.source].needs.format(key=key)}")
     if data.captions is not None and data.source == "shapes":
         problems.append(f"{key}.captions is for clips in files: the source 'shapes' writes its own, set None")
     if data.fps is not None and data.source == "shapes":

@@ -39,6 +39,11 @@ class Stage:
         return self
 
     @property
+    def levels(self) -> tuple[float, float]:
+        """Lowest and highest noise level that the model is trained on."""
+        return 0.0, 1.0
+
+    @property
     def gives_known_tokens(self) -> bool:
         """Whether the model learns to go on from parts of a clip that are given."""
         return False

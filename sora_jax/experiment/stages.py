@@ -17,6 +17,7 @@ from sora_jax.experiment.kinds import KINDS, names_until, training
 from sora_jax.experiment.kinds.autoencoder import take_given
 from sora_jax.experiment.kinds.base import Run
 from sora_jax.experiment.recipes import state_maker
+from sora_jax.experiment.schema import Settings
 from sora_jax.train.state import TrainState, with_frozen
 
 
@@ -63,8 +64,7 @@ def end_before(run: Run, name: str) -> TrainState | None:
     Raises UserError where its checkpoint is missing.
     """
     settings = run.settings
-    model = settings.stages[name].trains
-    before = [one for one in settings.run[: settings.run.index(name)] if settings.stages[one].trains == model]
+    before = stages_before(settings, name)
     if not before:
         return None
     maker, folder = state_maker(settings, before[-1], run.mesh), run.workdir.checkpoints(before[-1])
@@ -75,4 +75,12 @@ def end_before(run: Run, name: str) -> TrainState | None:
             f"stage {name} goes on from {before[-1]}, whose checkpoint is missing in {run.workdir.path}: "
             "restore it, or start in another --workdir"
         )
-    return with_frozen(maker, restored, run.workdir.checkpoints(name))
+    return with_frozen(maker, restored, folder)
+
+
+def stages_before(settings: Settings, name: str) -> list[str]:
+    """Returns the stages of the run before `name` that train the same model, and of two experts the same one."""
+    kinds = training(settings)
+    model, lineage = settings.stages[name].trains, kinds[name].lineage(settings, name)
+    earlier = (one for one in settings.run[: settings.run.index(name)] if settings.stages[one].trains == model)
+    return [one for one in earlier if kinds[one].lineage(settings, one) == lineage]

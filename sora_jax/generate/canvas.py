@@ -19,6 +19,7 @@ from sora_jax.data.packing.plan import plan_window
 from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
+from sora_jax.video.shown import Shown
 
 # Longer rows are multiples of it: blocks of attention, and devices that split a row, come out even.
 _ROW_UNIT = 128
@@ -54,6 +55,7 @@ class Canvas:
       negative: What guidance leads away from; empty: from what no text would give.
       guidance: Its scale, 1 for none; None: that of the solver's config.
       turn: A second prompt.
+      shown: What the model is shown of given frames in the place of known tokens; None: it is shown none.
     """
 
     prompt: str
@@ -67,6 +69,7 @@ class Canvas:
     negative: str = ""
     guidance: float | None = None
     turn: Turn | None = None
+    shown: Shown | None = None
 
     def noise(self, patch_width: int) -> np.ndarray:
         """Returns noise_LP, float32, the same whatever shares the batch."""
@@ -140,11 +143,11 @@ class _Filling:
         layout, grid = self.row.layout, canvas.grid
         given = None if canvas.latent_THWC is None else patchify(canvas.latent_THWC, layout.patch)
 
-        def put(row: Row, text: Text, tokens_LP: np.ndarray | None = None) -> slice:
-            return row.put(sample=index, grid=grid, fps=canvas.fps, text=text, tokens_LP=tokens_LP)
+        def put(row: Row, text: Text, tokens_LP: np.ndarray | None = None, shown: Shown | None = None) -> slice:
+            return row.put(sample=index, grid=grid, fps=canvas.fps, text=text, tokens_LP=tokens_LP, shown=shown)
 
         prompt, negative, turned = layout.tokenizer.encode(canvas.texts())
-        there = put(self.row, prompt, given)
+        there = put(self.row, prompt, given, canvas.shown)
         put(self.negative, negative)
         put(self.turned, turned)
         self.noise_LP[there] = canvas.noise(self.noise_LP.shape[1])

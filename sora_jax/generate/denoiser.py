@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sora_jax.diffusion import guidance, known, noise_levels, path
+from sora_jax.core.errors import UserError
+from sora_jax.diffusion import grids, guidance, known, noise_levels, path
 from sora_jax.generate.canvas import CanvasBatch, Texts
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import Reused, Transformer
@@ -29,6 +30,9 @@ class SolverConfig:
       noise: As in training; its shift bends the schedule.
       guidance: Classifier-free guidance.
       cache: Change of the modulation up to which a step takes over what the blocks added in an earlier one; 0: none.
+      grid: The schedule of a public model; None: that of `noise`.
+      experts: The boundary and the scale of guidance below it, where two models share the levels; None: there is one.
+      keeps_known: Whether guidance leaves out the text alone, and not what is given with it.
     """
 
     steps: int
@@ -37,9 +41,24 @@ class SolverConfig:
     noise: noise_levels.NoiseConfig
     guidance: guidance.GuidanceConfig
     cache: float = 0.0
+    grid: grids.Grid | None = dataclasses.field(default=None, repr=False)
+    experts: tuple[float, float] | None = dataclasses.field(default=None, repr=False)
+    keeps_known: bool = dataclasses.field(default=False, repr=False)
+
+    def __post_init__(self):
+        if self.experts is not None and (self.cache > 0 or self.method == "heun" or self.grid is None):
+            raise UserError(
+                f"solver {self.method} with cache {self.cache:g} on {self.grid}: two experts take turns at one step, "
+                "so none may ask both or take over from the other; take unipc, cache 0 and the grid of the model"
+            )
 
     def schedule(self, tokens: jax.Array | int, *, start: jax.Array | float = 1.0) -> jax.Array:
-        """Returns the noise levels of canvases of so many tokens; where guidance begins and ends there is one."""
+        """Returns the noise levels of canvases of so many tokens; where guidance begins and ends there is one.
+
+        The grid of a public model is the same for all, and stays as it is.
+        """
+        if self.grid is not None:
+            return self.grid.schedule(self.steps, start=jnp.broadcast_to(start, jnp.shape(tokens)))
         return noise_levels.schedule(self.steps, tokens, self.noise, start=start, through=self.guidance.interval)
 
 
@@ -55,7 +74,9 @@ class Predictor:
         self, model: TextToVideo, batch: CanvasBatch, level_BL: jax.Array, config: SolverConfig, *, dtype: jnp.dtype
     ):
         self._model, self._batch, self._level_BL, self._config, self._dtype = model, batch, level_BL, config, dtype
-        self._own_level_BL = level_BL % batch.pack["grid_BS3"].shape[1]  # as if nothing were given
+        self._forgets = not config.keeps_known
+        # As if nothing were given, where guidance leaves it out.
+        self._other_level_BL = level_BL % batch.pack["grid_BS3"].shape[1] if self._forgets else level_BL
 
         def encode(texts: Texts) -> tuple[jax.Array, jax.Array]:
             return model.encode_text(texts, dtype), texts["text_segment_BK"]
@@ -124,8 +145,10 @@ class Predictor:
         2502.06764, there with noise alone in the place of what is given). The level is that of the segment since
         training shows clips of which nothing is given, and none with a part that is noisier than the rest.
         """
+        if not self._forgets:
+            return x_BLP
         noisy_BLP = path.add_noise(
-            x_BLP, noise=self._batch.noise_BLP, sigma=known.token_level(levels_BG, self._own_level_BL)
+            x_BLP, noise=self._batch.noise_BLP, sigma=known.token_level(levels_BG, self._other_level_BL)
         )
         return jnp.where(self._batch.known_BL[..., None], noisy_BLP, x_BLP)
 
@@ -140,8 +163,8 @@ class Predictor:
         said = self._model.predict(
             x_BLP,
             self._batch.pack,
-            levels_BG=levels_BG,
-            level_BL=self._own_level_BL if name == "negative" else self._level_BL,
+            levels_BG=levels_BG if self._config.grid is None else self._config.grid.told(levels_BG, self._config.steps),
+            level_BL=self._other_level_BL if name == "negative" else self._level_BL,
             text_BKE=text_BKE,
             text_segment_BK=text_segment_BK,
             reused=reused,

@@ -15,14 +15,15 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import covering
 from sora_jax.data.tokens import Tokenizer, check_prompt, clean_caption
 from sora_jax.generate.given import Read, read_file
-from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
+from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
+from sora_jax.generate.request import DEFAULT_STRENGTH, Request
+from sora_jax.generate.showing import check_shown, size_of_area
 from sora_jax.video import shapes
+from sora_jax.video.shown import ShownConfig
 
 _GB = 1e9
 # Frames of tokens of the shortest window that every task can be made in: a way from one given frame to another.
 _LEAST_WINDOW = 3
-# A mask is white where its mean over colours is over this.
-_WHITE = 127
 # Read of a video before it is made: one more than an image has.
 _FRAMES_CHECKED = 2
 
@@ -46,9 +47,13 @@ class ModelLimits:
       frames: Of a video.
       fps: Frames per second.
       known_guidance: Scale of the guidance of canvases with known tokens.
+      name: What to call the model in a refusal.
+      negative: The negative prompt of requests that leave it open.
       token_bytes: Of memory that sampling takes per token, about.
       pixel_bytes: Of memory that decoding takes per pixel of a window, about.
       room: Bytes that the machine has left for these; None: it is not known.
+      shown: How it is shown frames instead of known tokens; None: it is not.
+      by_area: Whether what is made of given frames has as many pixels as `size`, in their aspect; else it is as large.
     """
 
     stride: shapes.Size
@@ -67,6 +72,10 @@ class ModelLimits:
     token_bytes: float
     pixel_bytes: float
     room: float | None = None
+    name: str = "this run"
+    negative: str = ""
+    shown: ShownConfig | None = None
+    by_area: bool = False
 
     @property
     def step(self) -> int:
@@ -128,6 +137,7 @@ class Job:
       before: Frames to be added before it.
       strength: Where the solver starts.
       image_THWC: The image, uint8, T = 1.
+      last_image_THWC: That of the end, as `image_THWC`.
       clips: The videos, uint8 (T, H, W, 3), of that size and rate; for upscale as they are.
       mask_THW: Where something new is made, bool, T that of the video.
     """
@@ -141,6 +151,7 @@ class Job:
     before: int = 0
     strength: float = 1.0
     image_THWC: np.ndarray | None = None
+    last_image_THWC: np.ndarray | None = None
     clips: tuple[np.ndarray, ...] = ()
     mask_THW: np.ndarray | None = None
 
@@ -157,9 +168,9 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
     clips = [read(name, max_frames=_FRAMES_CHECKED)[0] for name in request.video]
     _check_alike(request, clips)
     if request.mask:
-        _check_mask_size(request.mask, read(request.mask, opaque=True, max_frames=_FRAMES_CHECKED)[0], clips[0])
+        check_mask_size(request.mask, read(request.mask, opaque=True, max_frames=_FRAMES_CHECKED)[0], clips[0])
     _settle_size(request, limits, clips)
-    _check_knows(request.task, limits, slides=False)
+    _check_knows(request, limits, slides=False)
     adds = request.task in ("extend", "loop", "connect")
     return not adds and (len(clips[0]) == 1 or (request.task == "upscale" and request.frames == 1))
 
@@ -167,21 +178,18 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
 def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> Job:
     """Returns the job of a request; raises UserError for all that the model cannot do."""
     prompts, negative = _texts(request, limits)
-    image, mask = None, None
-    if request.image:
-        image, _ = read(request.image, opaque=True)
-        if len(image) > 1:
-            raise UserError(f"{request.image} has {len(image)} frames and animate takes one image: use extend")
+    mask = None
+    image, last = (_image(name, read) for name in (request.image, request.last_image))
     videos = [read(name) for name in request.video]
     clips, rates = [clip for clip, _ in videos], [rate for _, rate in videos]
     _check_alike(request, clips)
     if request.mask:
-        mask = _as_long(request.mask, read(request.mask, opaque=True)[0], clips[0])
+        mask = mask_as_long(request.mask, read(request.mask, opaque=True)[0], clips[0])
     size = _settle_size(request, limits, [*clips, *([] if image is None else [image])])
     if request.task != "upscale":
         clips = [covering(clip, size) for clip in clips]
-        image = None if image is None else covering(image, size)
-        mask = None if mask is None else _whiter(covering(mask, size))
+        image, last = (None if one is None else covering(one, size) for one in (image, last))
+        mask = None if mask is None else whiter(covering(mask, size))
     fps = request.fps or (rates[0] if rates else limits.fps)
     if request.task != "upscale":
         _check_room(request, limits, clips, rates, fps)
@@ -200,6 +208,7 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         before=before,
         strength=DEFAULT_STRENGTH.get(request.task, 1.0) if request.strength is None else request.strength,
         image_THWC=image,
+        last_image_THWC=last,
         clips=tuple(clips),
         mask_THW=mask,
     )
@@ -211,10 +220,20 @@ def _texts(request: Request, limits: ModelLimits) -> tuple[tuple[str, ...], str]
     """Returns the prompts and the negative prompt, cleaned."""
     tokenizer, most = limits.tokenizer, limits.text_tokens
     prompts = tuple(check_prompt(prompt, tokenizer, max_tokens=most) for prompt in request.prompt) or ("",)
-    negative = clean_caption(request.negative)
+    negative = clean_caption(limits.negative if request.negative is None else request.negative)
     if (tokens := tokenizer.count(negative)) > most:
         raise UserError(f"the negative prompt has {tokens} tokens and this model takes {most}")
     return prompts, negative
+
+
+def _image(name: str | None, read: Read) -> np.ndarray | None:
+    """Returns a given image, uint8 (1, H, W, 3)."""
+    if name is None:
+        return None
+    image, _ = read(name, opaque=True)
+    if len(image) > 1:
+        raise UserError(f"{name} has {len(image)} frames and animate takes one image: use extend")
+    return image
 
 
 def _check_alike(request: Request, clips: Sequence[np.ndarray]) -> None:
@@ -226,37 +245,15 @@ def _check_alike(request: Request, clips: Sequence[np.ndarray]) -> None:
         )
 
 
-def _check_mask_size(name: str, pixels_THWC: np.ndarray, clip: np.ndarray) -> None:
-    height, width = pixels_THWC.shape[1:3]
-    if (height, width) != clip.shape[1:3]:
-        raise UserError(f"the mask {name} is {height}x{width} px, the video {clip.shape[1]}x{clip.shape[2]}: scale it")
-
-
-def _as_long(path: str, pixels_THWC: np.ndarray, clip: np.ndarray) -> np.ndarray:
-    """Returns the mask, uint8 (T, H, W, 3), as long as the clip.
-
-    It was read as opaque: its alpha may be the mask, or its colours, and only who made it knows.
-    """
-    _check_mask_size(path, pixels_THWC, clip)
-    frames = len(pixels_THWC)
-    if frames not in (1, len(clip)):
-        raise UserError(f"the mask {path} has {frames} frames, the video {len(clip)}: give one frame, or as many")
-    if not _whiter(pixels_THWC).any():
-        raise UserError(f"the mask {path} is black: nothing would be made; white says where to fill in")
-    return np.broadcast_to(pixels_THWC, clip.shape)
-
-
-def _whiter(pixels_THWC: np.ndarray) -> np.ndarray:
-    return pixels_THWC.mean(axis=-1) > _WHITE
-
-
 def _settle_size(request: Request, limits: ModelLimits, given: Sequence[np.ndarray]) -> tuple[int, int]:
     """Returns the size of the result; raises UserError where the strides do not divide it."""
     size = request.pixels()
     if size is None:
         size = limits.size if not given else (int(given[0].shape[1]), int(given[0].shape[2]))
+        _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
+        if given and limits.by_area and request.task != "upscale":
+            size = size_of_area(limits.size, size, step=(rows, columns))
         if request.task == "upscale":
-            _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
             size = round(size[0] * request.scale / rows) * rows, round(size[1] * request.scale / columns) * columns
     try:
         limits.grid(limits.first, size)
@@ -323,7 +320,7 @@ def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, i
 def _check_limits(job: Job, limits: ModelLimits) -> None:
     """Raises UserError for what the model or this machine has no room for."""
     task, size = job.request.task, job.size
-    if task == "text" and job.frames <= limits.window:
+    if (task == "text" and job.frames <= limits.window) or job.last_image_THWC is not None:
         limits.grid(job.frames, size)
     # Token frames of what is made, beside what is given.
     whole = 1 + math.ceil((job.frames - limits.first) / limits.step)
@@ -346,13 +343,17 @@ def _check_limits(job: Job, limits: ModelLimits) -> None:
     for name, clip in zip(job.request.video, job.clips, strict=True):
         if len(clip) < shortest and task in ("extend", "loop", "connect"):
             raise UserError(f"{name} has {len(clip)} frames and {task} needs {shortest} or more: animate its first one")
-    _check_knows(task, limits, slides=whole > limits.window_tokens(size))
+    _check_knows(job.request, limits, slides=whole > limits.window_tokens(size))
 
 
-def _check_knows(task: Task, limits: ModelLimits, *, slides: bool) -> None:
-    """Raises UserError where a task, or a video that slides, needs known tokens and the model knows none."""
-    if not limits.knows and (slides or task not in ("text", "edit", "upscale")):
+def _check_knows(request: Request, limits: ModelLimits, *, slides: bool) -> None:
+    """Raises UserError where a task, or a video that slides, needs what is given otherwise than the model takes it."""
+    task = request.task
+    if limits.shown is not None:
+        check_shown(request, limits.shown, slides=slides)
+    elif not limits.knows and (slides or task not in ("text", "edit", "upscale")):
+        what = f"{task} of more than {limits.window} frames" if task == "text" else task
         raise UserError(
-            f"this run was trained without known tokens (known.none is 1 in its stages), which {task} needs: "
-            "train with a share of them, or take another workdir"
+            f"{limits.name} was trained without known tokens (known.none is 1 in its stages), which {what} needs: "
+            "train with a share of them, or take another workdir or model"
         )

@@ -103,7 +103,7 @@ class Book:
 
     def _digest(self, request: Request) -> str:
         """Returns what tells requests apart: what is asked for, what the given files hold, the model."""
-        given = [_content(name) for name in (request.image, request.mask, *request.video) if name]
+        given = [_content(name) for name in request.files()]
         asked = json.dumps({**request.facts(), **self._facts, "given": given}, sort_keys=True)
         return hashlib.sha256(asked.encode()).hexdigest()
 
@@ -135,7 +135,7 @@ def check_place(request: Request, path: Path, places: dict[str, Request]) -> Non
         if other.line is not None:
             said = f"the output {path} is that of line {other.line}, too"
         raise UserError(f"{said}: give each request a file of its own")
-    for given in filter(None, (request.image, request.mask, *request.video)):
+    for given in request.files():
         if os.path.realpath(given) == place:
             raise UserError(f"the output {path} is the file {given} that is given: choose another name for it")
 
@@ -183,7 +183,7 @@ def _output_path(folder: Path, request: Request, suffix: str, taken: Sequence[Pa
 def facts_of(job: Job) -> dict[str, Any]:
     """Returns what a file should say of how it was made; of other files their names alone."""
     asked = {name: value for name, value in job.request.facts().items() if name != "output"}
-    for name in ("image", "mask"):
+    for name in ("image", "last_image", "mask"):
         if name in asked:
             asked[name] = Path(asked[name]).name
     if "video" in asked:

@@ -36,13 +36,14 @@ class Request:
     Attributes:
       task: How it is made; `generate/tasks.py` has them all.
       prompt: What it shows; connect takes two, the second for the second video. Only text and edit need one.
-      negative: What guidance leads away from.
+      negative: What guidance leads away from; None: what the model was made with, nothing for a run of one's own.
       size: "HEIGHTxWIDTH" in px; None: of what is given, or as the run's samples have it.
       frames: Of the whole video; extend, loop and connect: to add; None: see `seconds`.
       seconds: The same in seconds; extend: "+4" forward, "-4" backward, "-4,+4" both.
       fps: Frames per second; None: of what is given, or as the run's samples have it.
       seed: Of the noise.
       image: File to animate.
+      last_image: File that such a video ends with.
       video: Files, two to connect.
       mask: File with white where `fill` makes something new, an image for all frames or a video.
       at: When the image is shown, a share of the duration, in [0, 1].
@@ -57,13 +58,14 @@ class Request:
 
     task: Task = "text"
     prompt: tuple[str, ...] = ()
-    negative: str = ""
+    negative: str | None = None
     size: str | None = None
     frames: int | None = None
     seconds: str | None = None
     fps: float | None = None
     seed: int = 0
     image: str | None = None
+    last_image: str | None = None
     video: tuple[str, ...] = ()
     mask: str | None = None
     at: float = 0.0
@@ -85,6 +87,8 @@ class Request:
         _count("image", [self.image] if self.image else [], _IMAGES.get(task, 0), task)
         _count("video", self.video, _VIDEOS.get(task, 0), task)
         _count("mask", [self.mask] if self.mask else [], int(task == "fill"), task)
+        if self.last_image is not None and (task != "animate" or self.at > 0):
+            raise UserError(f"last_image {self.last_image} is for task animate, whose image is then at 0")
         if self.frames is not None and self.seconds is not None:
             raise UserError(f"frames {self.frames} and seconds {self.seconds}: give one of them")
         if self.frames is not None and self.frames < 1:
@@ -124,6 +128,10 @@ class Request:
             signs = ", or -4 backward, or -4,+4 both" if self.task == "extend" else ""
             raise UserError(f"seconds {self.seconds!r} is not a duration such as 4 or 1.5, with a point{signs}")
         return max(0.0, *(-value for value in values)), max(0.0, *values)
+
+    def files(self) -> list[str]:
+        """Returns the files that are given."""
+        return [name for name in (self.image, self.last_image, self.mask, *self.video) if name]
 
     def pixels(self) -> tuple[int, int] | None:
         """Returns (height, width) of `size`; raises UserError where it cannot be read."""
@@ -226,10 +234,10 @@ def _read_line(line: str, folder: Path) -> Request:
     for name, value in values.items():
         if not _is_a(value, kinds[name]):
             raise UserError(f"{name} {value!r} is not {_in_words(kinds[name])}")
-    for name in ("image", "mask", "video"):
+    for name in ("image", "last_image", "mask", "video"):
         if "\0" in "".join(values.get(name) or ()):
             raise UserError(f"{name} {values[name]!r} is no name of a file")
-    for name in ("image", "mask"):
+    for name in ("image", "last_image", "mask"):
         if values.get(name):
             values[name] = str(folder / expanded(values[name]))
     values["video"] = tuple(str(folder / expanded(name)) for name in values.get("video", ()))

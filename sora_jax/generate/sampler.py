@@ -24,6 +24,7 @@ from sora_jax.generate.canvas import Canvas, CanvasBatch, lay_out, longer_rows
 from sora_jax.generate.denoiser import Predictor, SolverConfig
 from sora_jax.models.codec import Codec
 from sora_jax.models.text_to_video import TextToVideo
+from sora_jax.models.vision.shown import Shower
 from sora_jax.video.patches import unpatchify
 
 
@@ -33,31 +34,43 @@ def make_solver(
     """Returns the jitted `(params, batch) -> clean tokens_BLP`, in which known tokens are as they were given."""
 
     def solve(params: Params, batch: CanvasBatch) -> jax.Array:
-        model: TextToVideo = merge_model(structure, params)
-        grid_BS3 = batch.pack["grid_BS3"]
-        sigma_IBS = config.schedule(jnp.prod(grid_BS3, axis=-1), start=batch.strength_BS)
-        start = known.condition(
-            batch.pack["tokens_BLP"],
-            noise_BLP=batch.noise_BLP,
-            known_BL=batch.known_BL,
-            segment_BL=batch.pack["segment_BL"],
-            sigma_BS=sigma_IBS[0],
-            known_sigma_BS=jnp.zeros_like(sigma_IBS[0]),
-        )
-        predictor = Predictor(model, batch, start.level_BL, config, dtype=dtype)
-        levels_IBG = known.level_table(sigma_IBS, jnp.zeros_like(sigma_IBS))
-        return solvers.solve_remembering(
-            predictor.velocity,
-            start.tokens_BLP,
-            levels_IBG,
-            predictor.memory(),
-            method=config.method,
-            level_BL=start.level_BL,
-            piece=predictor.is_guided,
-            renew=functools.partial(_renew, batch),
-        )
+        return walk(merge_model(structure, params), batch, None, config, dtype=dtype)[0]
 
     return jax.jit(solve)
+
+
+def walk(
+    model: TextToVideo,
+    batch: CanvasBatch,
+    carry: solvers.Carry | None,
+    config: SolverConfig,
+    *,
+    dtype: jnp.dtype,
+    steps: tuple[int, int] | None = None,
+) -> solvers.Carry:
+    """Returns what is known after some steps, the tokens_BLP first, as `solvers.walk`; None: the carry at the start."""
+    grid_BS3 = batch.pack["grid_BS3"]
+    sigma_IBS = config.schedule(jnp.prod(grid_BS3, axis=-1), start=batch.strength_BS)
+    start = known.condition(
+        batch.pack["tokens_BLP"],
+        noise_BLP=batch.noise_BLP,
+        known_BL=batch.known_BL,
+        segment_BL=batch.pack["segment_BL"],
+        sigma_BS=sigma_IBS[0],
+        known_sigma_BS=jnp.zeros_like(sigma_IBS[0]),
+    )
+    predictor = Predictor(model, batch, start.level_BL, config, dtype=dtype)
+    levels_IBG = known.level_table(sigma_IBS, jnp.zeros_like(sigma_IBS))
+    return solvers.walk(
+        predictor.velocity,
+        (start.tokens_BLP, predictor.memory()) if carry is None else carry,
+        levels_IBG,
+        method=config.method,
+        level_BL=start.level_BL,
+        piece=predictor.is_guided,
+        renew=functools.partial(_renew, batch),
+        steps=steps,
+    )
 
 
 def _renew(batch: CanvasBatch, number: jax.Array, noise_BLP: jax.Array) -> jax.Array:
@@ -96,6 +109,7 @@ class Sampler:
       config: The solver.
       dtype: Of the computation.
       mesh: Devices that share the batch and hold the weights; None: where the weights lie.
+      shower: What encodes the frames that the model is shown; None: it is shown none.
     """
 
     def __init__(
@@ -108,9 +122,10 @@ class Sampler:
         config: SolverConfig,
         dtype: jnp.dtype,
         mesh: Mesh | None = None,
+        shower: Shower | None = None,
     ):
         self._solve = together(make_solver(structure, config, dtype=dtype), every_time=True)
-        self.codec = codec
+        self.codec, self.shower = codec, shower
         self._layout = layout
         self.rows = rows
         self._mesh = mesh
@@ -144,9 +159,13 @@ class Sampler:
         chosen = [canvases[number] for number in numbers]
         batches, places = lay_out(chosen, layout, rows=rows)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
-            solved = [to_host(self._solve(params, batch)) for batch in batches]
+            solved = self._solve_all(params, batches)
         patch, channels = layout.patch, layout.channels
         return {
             number: unpatchify(solved[at.batch][at.row, at.tokens], grid=canvas.grid, patch=patch, channels=channels)
             for number, canvas, at in zip(numbers, chosen, places, strict=True)
         }
+
+    def _solve_all(self, params: Params, batches: list[CanvasBatch]) -> list[np.ndarray]:
+        """Returns the clean tokens_BLP of batches."""
+        return [to_host(self._solve(params, batch)) for batch in batches]

@@ -14,7 +14,7 @@ from sora_jax.core.tree import Params
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.generate.sampler import Sampler
-from sora_jax.generate.tasks import TASKS, Making
+from sora_jax.generate.tasks import MAKERS, Making
 from sora_jax.generate.video_builder import VideoBuilder
 
 # Takes frames, uint8 (T, H, W, 3), in their order.
@@ -98,8 +98,8 @@ class Rounds:
         done = []
         while self._waiting and len(self._running) < self._most:
             number, job, sink = self._waiting.popleft()
-            scene = VideoBuilder(job, self._limits, self._sampler.codec, sink)
-            done += self._advance(number, scene, TASKS[job.request.task](scene), None)
+            scene = VideoBuilder(job, self._limits, self._sampler.codec, sink, self._sampler.shower)
+            done += self._advance(number, scene, MAKERS[job.request.task](scene), None)
         if not self._running:
             return done
         asked = list(self._running.items())

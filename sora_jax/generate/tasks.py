@@ -30,9 +30,22 @@ def text(scene: VideoBuilder) -> Making:
 
 
 def animate(scene: VideoBuilder) -> Making:
-    """A video in which an image is shown at the moment `at`; before it, the video leads there."""
-    image = scene.job.image_THWC
+    """A video in which an image is shown at the moment `at`; before it, the video leads there.
+
+    With a last image it goes from the one to the other, with which the last frame of tokens is filled.
+    """
+    image, last = scene.job.image_THWC, scene.job.last_image_THWC
     assert image is not None
+    if scene.limits.shown is not None:
+        yield from _shown(scene, image, scene.job.frames, last=last, own=True)
+        return
+    if last is not None:
+        scene.emit(scene.given(image))
+        between, held = scene.job.frames - scene.limits.first - scene.limits.step, np.repeat(last, scene.limits.step, 0)
+        made = yield from _bridge(scene, image, held, between, start=_fade(image[-1], last[0], between))
+        scene.emit(made)
+        scene.emit(scene.given(held, before=made))
+        return
     before = round(scene.job.request.at * (scene.job.frames - 1))
     made = yield from _backward(scene, np.repeat(image, scene.limits.step, axis=0), before)
     scene.emit(made)
@@ -43,6 +56,10 @@ def animate(scene: VideoBuilder) -> Making:
 def extend(scene: VideoBuilder) -> Making:
     """What comes before a video, and what after it."""
     (clip,) = scene.job.clips
+    if scene.limits.shown is not None:
+        scene.emit(scene.given(clip))
+        yield from _shown(scene, clip[-1:], scene.job.frames, last=None, own=False)
+        return
     made = yield from _backward(scene, clip, scene.job.before)
     scene.emit(made)
     scene.emit(scene.given(clip, before=made))
@@ -73,8 +90,7 @@ def connect(scene: VideoBuilder) -> Making:
     """
     first, second = scene.job.clips
     scene.emit(scene.given(first))
-    share_T = (np.arange(scene.job.frames) + 1)[:, None, None, None] / (scene.job.frames + 1)
-    fade = np.round((1 - share_T) * first[-1] + share_T * second[0]).astype(np.uint8)
+    fade = _fade(first[-1], second[0], scene.job.frames)
     later = scene.job.prompts[1] if len(scene.job.prompts) > 1 else None
     made = yield from _bridge(scene, first, second, scene.job.frames, later=later, start=fade)
     scene.emit(made)
@@ -103,7 +119,7 @@ def upscale(scene: VideoBuilder) -> Making:
     yield from _rework(scene, covering(between, job.size), strength=job.strength)
 
 
-TASKS: dict[str, Callable[[VideoBuilder], Making]] = {
+MAKERS: dict[str, Callable[[VideoBuilder], Making]] = {
     "text": text,
     "animate": animate,
     "extend": extend,
@@ -121,6 +137,31 @@ def _at(clip: np.ndarray, position_T: np.ndarray) -> np.ndarray:
     share = (position_T - low)[:, None, None, None]
     between = (1 - share) * clip[low] + share * clip[np.minimum(low + 1, len(clip) - 1)]
     return np.round(between).astype(np.uint8)
+
+
+def _fade(from_HWC: np.ndarray, to_HWC: np.ndarray, frames: int) -> np.ndarray:
+    """Returns the frames of a cross-fade between two that are not among them."""
+    share_T = (np.arange(frames) + 1)[:, None, None, None] / (frames + 1)
+    return np.round((1 - share_T) * from_HWC + share_T * to_HWC).astype(np.uint8)
+
+
+def _shown(scene: VideoBuilder, image: np.ndarray, frames: int, *, last: np.ndarray | None, own: bool) -> Making:
+    """Emits `frames` frames of a model that is shown the first one; that counts among them where it is its `own`.
+
+    Each further window is shown the end of the one before it, and the last one what the video should end with.
+    """
+    made, first = 0, image
+    while made < frames:
+        again = int(made > 0 or not own)
+        count = min(_tokens(scene, again + frames - made), scene.window)
+        ends = scene.limits.first + (count - 1) * scene.limits.step >= again + frames - made
+        clip = scene.decode((yield scene.showing(count, first, last if ends else None)))
+        fresh = clip[again:][: frames - made]
+        if scene.job.request.keep_pixels and not again:
+            fresh = np.concatenate([image, fresh[1:]])
+        scene.emit(fresh)
+        made += len(fresh)
+        first = fresh[-1:]
 
 
 def _opening(scene: VideoBuilder, past: np.ndarray | None) -> tuple[int, np.ndarray | None]:

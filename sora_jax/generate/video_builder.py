@@ -3,6 +3,7 @@
 Letters: t h w token grid, T H W C pixels or latent.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ import numpy as np
 from sora_jax.generate.canvas import Canvas, Turn
 from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.models.codec import Codec
+from sora_jax.models.vision.shown import Shower
 from sora_jax.video import latents
 
 
@@ -22,12 +24,20 @@ class VideoBuilder:
       limits: Of the model.
       codec: Its autoencoder.
       emit: Takes the frames that are done, uint8 (n, H, W, 3), in order.
+      shower: Encodes what the model is shown; None: it is shown nothing.
     """
 
-    def __init__(self, job: Job, limits: ModelLimits, codec: Codec, emit: Callable[[np.ndarray], None]):
+    def __init__(
+        self,
+        job: Job,
+        limits: ModelLimits,
+        codec: Codec,
+        emit: Callable[[np.ndarray], None],
+        shower: Shower | None = None,
+    ):
         self.job, self.limits, self.emit = job, limits, emit
         self.notes: dict[str, float] = {}
-        self._codec = codec
+        self._codec, self._shower = codec, shower
         self._windows = 0
         self._first_statistics: np.ndarray | None = None
 
@@ -123,6 +133,13 @@ class VideoBuilder:
             guidance=guidance,
             turn=turn,
         )
+
+    def showing(self, token_frames: int, first_THWC: np.ndarray, last_THWC: np.ndarray | None) -> Canvas:
+        """Returns the next canvas of a model that is shown frames: its first one, and maybe its last (T = 1)."""
+        assert self._shower is not None
+        frames = self.limits.first + (token_frames - 1) * self.limits.step
+        shown = self._shower.of_frames(frames, first_THWC[0], None if last_THWC is None else last_THWC[0])
+        return dataclasses.replace(self.canvas(token_frames), shown=shown)
 
     def longer(self, frames: int) -> int:
         """Returns the least number of frames, not under `frames`, that a canvas can have."""

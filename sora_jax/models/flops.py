@@ -15,9 +15,6 @@ import numpy as np
 from sora_jax.models.place import PLACE_DIM
 from sora_jax.models.transformer import TransformerConfig
 
-# The backward pass multiplies by the transpose of each factor of the forward pass.
-_FORWARD_AND_BACKWARD = 3
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
@@ -82,10 +79,23 @@ class TextCost(Protocol):
         ...
 
 
-def step_flops(config: TransformerConfig, text: TextCost, *, patch_width: int, work: Work) -> float:
-    """Returns the model FLOPs of one training step, forward and backward, of the transformer and its text encoder."""
-    forward = transformer_flops(config, text_dim=text.width, patch_width=patch_width, work=work)
-    return _FORWARD_AND_BACKWARD * (forward + text.flops(work))
+def step_flops(
+    config: TransformerConfig, text: TextCost, *, patch_width: int, work: Work, trained: float = 1.0
+) -> float:
+    """Returns the model FLOPs of one training step, forward and backward, of the transformer and its text encoder.
+
+    The backward pass multiplies by the transpose of each factor of a product of the forward pass, but asks for no
+    gradient of weights that are frozen: the share `trained` of the weights is not.
+    """
+    forward = transformer_flops(config, text_dim=text.width, patch_width=patch_width, work=work) + text.flops(work)
+    return 3 * forward - (1 - trained) * (forward - attention_flops(config, work))
+
+
+def attention_flops(config: TransformerConfig, work: Work) -> float:
+    """Returns the FLOPs of attention, which multiplies with no weights, in one forward pass."""
+    # The zeros that a text is padded with are one more key for each token.
+    padding = work.tokens if config.text_pad_to is not None else 0
+    return float(config.depth * 4 * config.width * (work.pairs + work.text_pairs + padding))
 
 
 def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: int, work: Work) -> float:
@@ -93,10 +103,7 @@ def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: 
     width = config.width
     token = 2 * (4 * width**2) + 2 * (2 * width**2) + 2 * (2 * width * config.mlp_width)
     text_token = 2 * (2 * width**2)
-    # The zeros that a text is padded with are one more key for each token.
-    padding = work.tokens if config.text_pad_to is not None else 0
-    attention = 4 * width * (work.pairs + work.text_pairs + padding)
-    blocks = config.depth * (work.tokens * token + work.text_tokens * text_token + attention)
+    blocks = config.depth * (work.tokens * token + work.text_tokens * text_token) + attention_flops(config, work)
 
     ends = work.tokens * 2 * ((2 * patch_width + config.given_width) * width)
     text = work.text_tokens * 2 * (text_dim * width + width**2)

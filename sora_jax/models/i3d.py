@@ -8,7 +8,6 @@ evenly and the odd one behind. The features are those of the FVD of TATS (arXiv 
 Letters: B clips, T H W frames, rows, columns, C channels, D features.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -16,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.models.interop.weights import pick, read_weights
+from sora_jax.models.perceptual import NetworkWeights
 from sora_jax.nn.conv import same_conv
-
-Weights = Mapping[str, jax.Array | np.ndarray]
 
 # Frames that leave the two positions in time over which the last pooling averages.
 FEWEST_FRAMES = 9
@@ -76,7 +74,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def i3d_features(weights: Weights, clip_BTHWC: jax.Array) -> jax.Array:
+def i3d_features(weights: NetworkWeights, clip_BTHWC: jax.Array) -> jax.Array:
     """Returns the mean over time of the logits, float32 (B, 400).
 
     Args:
@@ -102,7 +100,7 @@ def i3d_features(weights: Weights, clip_BTHWC: jax.Array) -> jax.Array:
     return x_BC @ kernel_DC.T + weights["logits.conv3d.bias"]
 
 
-def unit(weights: Weights, name: str, x_BTHWC: jax.Array, *, stride: int = 1) -> jax.Array:
+def unit(weights: NetworkWeights, name: str, x_BTHWC: jax.Array, *, stride: int = 1) -> jax.Array:
     """Returns a convolution, normalised by what was measured in training, without its negative values."""
     weight, bias, mean, variance = (jnp.asarray(weights[f"{name}.bn.{part}"]) for part in _NORM)
     kernel = jnp.asarray(weights[f"{name}.conv3d.weight"]).transpose(2, 3, 4, 1, 0)
@@ -110,7 +108,7 @@ def unit(weights: Weights, name: str, x_BTHWC: jax.Array, *, stride: int = 1) ->
     return jax.nn.relu((x - mean) * (weight * jax.lax.rsqrt(variance + _EPSILON)) + bias)
 
 
-def mixed(weights: Weights, name: str, x_BTHWC: jax.Array) -> jax.Array:
+def mixed(weights: NetworkWeights, name: str, x_BTHWC: jax.Array) -> jax.Array:
     """Returns an inception module: four branches side by side as channels."""
 
     def branch(x: jax.Array, *parts: str) -> jax.Array:

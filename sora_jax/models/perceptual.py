@@ -20,7 +20,7 @@ import numpy as np
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.weights import pick, read_weights
 
-Weights = Mapping[str, jax.Array | np.ndarray]
+NetworkWeights = Mapping[str, jax.Array | np.ndarray]
 
 # ImageNet's mean and deviation, for clips in [-1, 1].
 _SHIFT_C, _SCALE_C = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -108,12 +108,12 @@ def shapes(network: Literal["vgg16", "alexnet"]) -> dict[str, tuple[int, ...]]:
     return {"vgg16": _VGG16, "alexnet": _ALEXNET}[network].shapes()
 
 
-def smallest_side(weights: Weights) -> int:
+def smallest_side(weights: NetworkWeights) -> int:
     """Returns the px that a frame must have in height and in width: 16 for VGG16, 31 for AlexNet."""
     return _network(weights).smallest_side
 
 
-def lpips(weights: Weights, first_BTHWC: jax.Array, second_BTHWC: jax.Array) -> jax.Array:
+def lpips(weights: NetworkWeights, first_BTHWC: jax.Array, second_BTHWC: jax.Array) -> jax.Array:
     """Returns the distance of each frame, float32 (B, T), 0 for equal frames; differentiable in both clips.
 
     Args:
@@ -130,11 +130,11 @@ def lpips(weights: Weights, first_BTHWC: jax.Array, second_BTHWC: jax.Array) -> 
     return total_N.reshape(frames)
 
 
-def _network(weights: Weights) -> _Network:
+def _network(weights: NetworkWeights) -> _Network:
     return _NETWORKS[weights[_FIRST].shape[-1]]
 
 
-def _features(weights: Weights, clip_BTHWC: jax.Array) -> list[jax.Array]:
+def _features(weights: NetworkWeights, clip_BTHWC: jax.Array) -> list[jax.Array]:
     """Returns the feature of each stage, (N, h, w, c)."""
     network = _network(weights)
     x = clip_BTHWC.reshape(-1, *clip_BTHWC.shape[2:])

@@ -45,15 +45,11 @@ class TextToVideo(nnx.Module):
         level_BL: jax.Array,
         text_BKE: jax.Array,
         text_segment_BK: jax.Array,
-        given_BLC: jax.Array | None = None,
-        image_BME: jax.Array | None = None,
-        image_segment_BM: jax.Array | None = None,
         reused: Reused | None = None,
     ) -> Prediction:
         """Returns the prediction for noisy tokens in the layout of `pack`.
 
-        `text_segment_BK` may differ from the pack's: 0 hides a text token. What is given and the tokens of images are
-        as in `Transformer`. `reused` may take the place of the blocks.
+        `text_segment_BK` may differ from the pack's: 0 hides a text token. `reused` may take the place of the blocks.
         """
         return self.transformer(
             tokens_BLP.astype(text_BKE.dtype),
@@ -64,9 +60,9 @@ class TextToVideo(nnx.Module):
             extent_BL3=extents(pack),
             text_BKE=text_BKE,
             text_segment_BK=text_segment_BK,
-            given_BLC=given_BLC,
-            image_BME=image_BME,
-            image_segment_BM=image_segment_BM,
+            given_BLC=pack.get("given_BLC"),
+            image_BME=pack.get("image_BME"),
+            image_segment_BM=pack.get("image_segment_BM"),
             reused=reused,
         )
 

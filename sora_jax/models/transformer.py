@@ -25,6 +25,7 @@ from sora_jax.nn.activation import gelu
 from sora_jax.nn.attention import check_backend
 from sora_jax.nn.gather import gather_level
 from sora_jax.nn.linear import Linear, truncated_normal
+from sora_jax.nn.lora import LoraConfig, adapted
 from sora_jax.nn.norm import LayerNorm, layer_norm
 from sora_jax.nn.stack import REMAT_POLICIES, scan_blocks, stack_blocks
 
@@ -52,6 +53,7 @@ class TransformerConfig:
       given_channels: Channels of each latent position that are given beside the noisy ones; None: none.
       image_dim: Width of the tokens of a given image that attention to the text sees apart; None: it sees none.
       image_positions: Such tokens of a segment that have a learned embedding of their place; None: they have none.
+      lora: Adapters of the blocks' maps; None: none.
     """
 
     patch: tuple[int, int, int]
@@ -71,6 +73,7 @@ class TransformerConfig:
     given_channels: int | None
     image_dim: int | None
     image_positions: int | None
+    lora: LoraConfig | None
 
     def __post_init__(self):
         if self.width % self.heads or self.width // self.heads % 2:
@@ -195,7 +198,7 @@ class Transformer(nnx.Module):
             rngs=rngs,
         )
         self.place = Place(width, text_dim=text_dim, rngs=rngs) if config.place_features else None
-        self.blocks = stack_blocks(lambda r: Block(config, rngs=r), config.depth, rngs)
+        self.blocks = stack_blocks(lambda r: adapted(Block(config, rngs=r), config.lora, rngs=r), config.depth, rngs)
         self.modulation = nnx.Param(
             truncated_normal(rngs.params(), (2, width), width**-0.5), axes=("modulation", "embed")
         )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from absl import logging
+from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from sora_jax.core.errors import UserError
@@ -99,19 +100,18 @@ def attend(
     attend_here = functools.partial(_attend_here, segments=segments, backend=backend)
     if mesh.empty or mesh.size == 1:
         return attend_here(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, repeated, ring=None)
-    axis = RULES[along[1]]
-    spread = axis if isinstance(axis, str) and mesh.shape[axis] > 1 else None
-    # Heads of small models may not divide; each device then has all of them.
+    spread = _axis_of_several(along[1], mesh)
+    # Heads of small models may not divide, nor do single clips; each device then has all of them.
     heads = "heads" if query_BLNH.shape[2] % ways("heads", mesh) == 0 else None
-    query, key = (spec(("batch", name, heads, None)) for name in along)
+    batch = "batch" if query_BLNH.shape[0] % ways("batch", mesh) == 0 else None
+    query, key = (spec((batch, name, heads, None)) for name in along)
     one = spec((heads, None))
     more = (one, one, P(*query[:2])) if repeated is not None else ()
 
     def on_device(query, key, value, query_segment, key_segment, *repeated: jax.Array):
         if spread and exchange == "gather":
-            key, value, key_segment = (
-                jax.lax.all_gather(x, spread, axis=1, tiled=True) for x in (key, value, key_segment)
-            )
+            gather = functools.partial(jax.lax.all_gather, axis_name=spread, axis=1, tiled=True)
+            key, value, key_segment = map(gather, (key, value, key_segment))
         ring = spread if exchange == "ring" else None
         once_more = Repeated(*repeated) if repeated else None
         return attend_here(query, key, value, query_segment, key_segment, once_more, ring=ring)
@@ -122,6 +122,12 @@ def attend(
         out_specs=query,
         check_vma=False,
     )(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, *(repeated or ()))
+
+
+def _axis_of_several(name: str, mesh: AbstractMesh) -> str | None:
+    """Returns the mesh axis over whose devices a logical axis is spread; None where they are not several."""
+    axis = RULES[name]
+    return axis if isinstance(axis, str) and mesh.shape[axis] > 1 else None
 
 
 def _attend_here(

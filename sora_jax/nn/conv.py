@@ -122,8 +122,7 @@ def convolve(
     idle = kernel.shape[0] - len(windows)
     kernel, zeros = kernel[idle:], zeros - idle
     sides = list(kernel.shape[1:3])
-    if pad is None:
-        pad = [((size - 1) // 2, size // 2) if stride == 1 else (0, size // 2) for size in sides]
+    pad = _wan_pad(sides, stride) if pad is None else pad
 
     def in_2d(x_BTHWC: jax.Array, kernel: jax.Array) -> jax.Array:
         keeps_size = sides == [3, 3] and stride == time_stride == 1 and all(side == (1, 1) for side in pad)
@@ -153,6 +152,11 @@ def convolve(
 
     # On CPU 2D convolutions are two to four times as fast as one in 3D.
     return jax.lax.platform_dependent(x_BTHWC, kernel, cpu=in_2d, default=in_3d)
+
+
+def _wan_pad(sides: Sequence[int], stride: int) -> list[tuple[int, int]]:
+    """Returns the zeros before and behind rows and columns; a strided kernel has them only below and to the right."""
+    return [((size - 1) // 2, size // 2) if stride == 1 else (0, size // 2) for size in sides]
 
 
 def _windows(frames: int, *, taps: int, zeros: int, time_stride: int) -> list[tuple[int, int, int]]:

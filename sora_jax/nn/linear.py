@@ -18,6 +18,8 @@ def truncated_normal(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.
 class Linear(nnx.Module):
     """`x @ kernel + bias` over the last dimension, computed in the dtype of `x`.
 
+    With an adapter (`add_adapter`) also `(x @ lora_a) @ lora_b` times a scale.
+
     Args:
       in_dim: Size of the last dimension of the input.
       out_dim: Size of the last dimension of the output.
@@ -38,9 +40,20 @@ class Linear(nnx.Module):
         std = 1.0 / math.sqrt(in_dim) if std is None else std
         self.kernel = nnx.Param(truncated_normal(rngs.params(), (in_dim, out_dim), std), axes=axes)
         self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32), axes=(axes[1],))
+        self.has_adapter = False
+
+    def add_adapter(self, rank: int, scale: float, *, rngs: nnx.Rngs) -> None:
+        """Adds factors of a low-rank product, (in, r) uniform as those of a linear map of torch and (r, out) zeros."""
+        in_dim, out_dim = self.kernel[...].shape
+        (in_axis, out_axis), bound = self.kernel.get_metadata()["axes"], 1.0 / math.sqrt(in_dim)
+        first = jax.random.uniform(rngs.params(), (in_dim, rank), jnp.float32, -bound, bound)
+        self.lora_a = nnx.Param(first, axes=(in_axis, None))
+        self.lora_b = nnx.Param(jnp.zeros((rank, out_dim), jnp.float32), axes=(None, out_axis))
+        self.has_adapter, self.adapter_scale = True, scale
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _affine(1, x, self.kernel[...], self.bias[...])
+        y = _affine(1, x, self.kernel[...], self.bias[...])
+        return y + self._adapted(x) if self.has_adapter else y
 
     def to_heads(self, x_BLD: jax.Array, heads: int) -> jax.Array:
         """Returns the output split into heads, (B, L, N, H).
@@ -49,11 +62,21 @@ class Linear(nnx.Module):
         dimensions lie in tiles.
         """
         kernel, bias = self.kernel[...], self.bias[...]
-        return _affine(1, x_BLD, kernel.reshape(kernel.shape[0], heads, -1), bias.reshape(heads, -1))
+        y = _affine(1, x_BLD, kernel.reshape(kernel.shape[0], heads, -1), bias.reshape(heads, -1))
+        return y + self._adapted(x_BLD, heads) if self.has_adapter else y
 
     def from_heads(self, x_BLNH: jax.Array) -> jax.Array:
         """Returns the output (B, L, D) of an input split into heads."""
-        return _affine(2, x_BLNH, self.kernel[...].reshape(*x_BLNH.shape[2:], -1), self.bias[...])
+        y = _affine(2, x_BLNH, self.kernel[...].reshape(*x_BLNH.shape[2:], -1), self.bias[...])
+        return y + self._adapted(x_BLNH, inputs=2) if self.has_adapter else y
+
+    def _adapted(self, x: jax.Array, heads: int | None = None, *, inputs: int = 1) -> jax.Array:
+        """Returns what the adapter adds, over the last `inputs` dimensions of `x`, split into heads or not."""
+        first, last = self.lora_a[...], self.lora_b[...]
+        narrow = jnp.tensordot(x, first.reshape(*x.shape[x.ndim - inputs :], -1).astype(x.dtype), axes=inputs)
+        if heads is not None:
+            last = last.reshape(last.shape[0], heads, -1)
+        return jnp.tensordot(narrow * self.adapter_scale, last.astype(x.dtype), axes=1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.mean import Mean
+from sora_jax.core.tree import Batch
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.discriminator import AdversarialAutoencoder, Discriminator
 from sora_jax.video.pixels import to_float
 
-Batch = dict[str, jax.Array]
-Metrics = dict[str, Mean]
+Means = dict[str, Mean]
 # Clip and reconstruction in [-1, 1] -> a distance for each frame, (B, T).
 Distance = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -52,7 +52,7 @@ def make_objective(
     adversarial: float = 0.0,
     perceptual: Distance | None = None,
     dtype: Any = jnp.float32,
-) -> Callable[[Autoencoder, Batch, jax.Array], tuple[Mean, Metrics]]:
+) -> Callable[[Autoencoder, Batch, jax.Array], tuple[Mean, Means]]:
     """Returns the objective `(autoencoder, batch, key) -> (loss, metrics)`; the batch holds clip_BTHWC uint8.
 
     Args:
@@ -63,7 +63,7 @@ def make_objective(
       dtype: Of the activations; losses are float32.
     """
 
-    def of_pixels(made: jax.Array, clip: jax.Array) -> Metrics:
+    def of_pixels(made: jax.Array, clip: jax.Array) -> Means:
         error = made - clip
         terms = {
             "squared": Mean.of(jnp.square(error)),
@@ -72,10 +72,10 @@ def make_objective(
         }
         return terms | ({} if perceptual is None else {"perceptual": Mean.of(perceptual(made, clip))})
 
-    def weighted(terms: Metrics) -> jax.Array:
+    def weighted(terms: Means) -> jax.Array:
         return jnp.sum(jnp.stack([getattr(config, name) * term.value() for name, term in terms.items()]))
 
-    def objective(model: Autoencoder, batch: Batch, key: jax.Array) -> tuple[Mean, Metrics]:
+    def objective(model: Autoencoder, batch: Batch, key: jax.Array) -> tuple[Mean, Means]:
         clip = to_float(batch["clip_BTHWC"])
         latent, of_bottleneck = model.bottleneck.sample(model.moments(clip.astype(dtype)), key)
         if config.latent_noise:
@@ -86,7 +86,7 @@ def make_objective(
         if adversarial:
             assert isinstance(model, AdversarialAutoencoder)
             pull = jax.grad(lambda made: weighted(of_pixels(made, clip)))(jax.lax.stop_gradient(made))
-            of_judge, judged = judge(model.discriminator, made, clip, pull, share=adversarial)
+            of_judge, judged = adversarial_loss(model.discriminator, made, clip, pull, share=adversarial)
             loss, terms = loss + of_judge, terms | judged
         clips = jnp.float32(clip.shape[0])
         # Pixels span [-1, 1], so the peak is 2.
@@ -109,9 +109,9 @@ def disturbed(latent_BTHWC: jax.Array, key: jax.Array, *, level: float) -> jax.A
     return latent_BTHWC + noise.astype(latent_BTHWC.dtype)
 
 
-def judge(
+def adversarial_loss(
     discriminator: Discriminator, made: jax.Array, clip: jax.Array, pull: jax.Array, *, share: float
-) -> tuple[jax.Array, Metrics]:
+) -> tuple[jax.Array, Means]:
     """Returns the loss of judge and autoencoder together, whose gradient with respect to each is its own; metrics.
 
     The judge has the hinge loss. The autoencoder is pushed towards a better verdict with a gradient of adaptive length

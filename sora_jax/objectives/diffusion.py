@@ -4,6 +4,7 @@ Shapes: B rows, L tokens, S segments, G = 2 S noise levels, P patch width.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -23,40 +24,44 @@ class DiffusionConfig:
       path: What it outputs and how that is judged.
       noise: Which noise levels it sees.
       caption_dropout: Share of segments that see no caption, for guidance; in [0, 1).
+      loss_bands: Noise levels, rising, at which the loss is told apart in the metrics; None: it is not.
     """
 
     path: path.PathConfig
     noise: noise_levels.NoiseConfig
     caption_dropout: float
+    loss_bands: tuple[float, ...] | None
 
     def __post_init__(self):
         if not 0 <= self.caption_dropout < 1:
             raise UserError(f"caption_dropout {self.caption_dropout} is outside [0, 1); 0.1 is usual")
+        edges = (0.0, *(self.loss_bands or ()), 1.0)
+        if any(low >= high for low, high in itertools.pairwise(edges)):
+            raise UserError(
+                f"loss_bands {self.loss_bands} must be levels between 0 and 1 that rise, such as (0.5, 0.9)"
+            )
 
 
 def make_objective(
-    config: DiffusionConfig, shares: known.KnownConfig, *, dtype: jnp.dtype
+    config: DiffusionConfig,
+    shares: known.KnownConfig,
+    *,
+    dtype: jnp.dtype,
+    noise_range: tuple[float, float] = (0.0, 1.0),
 ) -> Callable[[TextToVideo, Pack, jax.Array], tuple[Mean, dict[str, Mean]]]:
     """Returns the objective `(generator, pack, key) -> (loss, metrics)`.
 
     `shares` says which tokens are given, how often. The loss is the mean over all tokens to be predicted of
-    `path.token_loss`, so a long clip weighs by its tokens.
-    `dtype` is that of the computation; noise, loss and levels are float32.
+    `path.token_loss`, so a long clip weighs by its tokens. `dtype` is that of the computation; noise, loss and levels
+    are float32. Levels are drawn from `noise_range` alone.
     """
 
     def objective(model: TextToVideo, pack: Pack, key: jax.Array) -> tuple[Mean, dict[str, Mean]]:
         noise_key, level_key, known_key, known_level_key, drop_key = jax.random.split(key, 5)
-        grid_BS3, segment_BL = pack["grid_BS3"], pack["segment_BL"]
+        segment_BL, grid_BS3 = pack["segment_BL"], pack["grid_BS3"]
         segments = grid_BS3.shape[0], grid_BS3.shape[1]
-        sigma_BS = noise_levels.draw(level_key, known.count_tokens(segment_BL, segments[1]), config.noise)
-        known_BL = known.draw_known(
-            known_key,
-            position_BL3=pack["position_BL3"],
-            segment_BL=segment_BL,
-            grid_BS3=grid_BS3,
-            time_step_BS=pack["time_step_BS"],
-            config=shares,
-        )
+        sigma_BS = _draw_levels(level_key, pack, config, noise_range)
+        known_BL = _draw_known(known_key, pack, shares)
         clean_BLP = pack["tokens_BLP"].astype(jnp.float32)
         noise_BLP = jax.random.normal(noise_key, clean_BLP.shape)
         given = known.condition(
@@ -67,8 +72,7 @@ def make_objective(
             sigma_BS=sigma_BS,
             known_sigma_BS=known.draw_known_level(known_level_key, segments, shares),
         )
-        dropped_BS = jax.random.bernoulli(drop_key, config.caption_dropout, segments)
-        shown = without_caption(pack, dropped_BS)
+        shown = without_caption(pack, jax.random.bernoulli(drop_key, config.caption_dropout, segments))
         prediction = model.predict(
             given.tokens_BLP,
             pack,
@@ -83,6 +87,50 @@ def make_objective(
             prediction.tokens_BLP, clean_BLP=clean_BLP, noise_BLP=noise_BLP, sigma_BL=sigma_BL, config=config.path
         )
         wanted_BL = ((segment_BL > 0) & ~known_BL).astype(jnp.float32)
-        return Mean.of(loss_BL, wanted_BL), {"fill": Mean.of((segment_BL > 0).astype(jnp.float32))}
+        fill = Mean.of((segment_BL > 0).astype(jnp.float32))
+        bands = _by_band(loss_BL, wanted_BL, sigma_BL, edges=config.loss_bands, noise_range=noise_range)
+        return Mean.of(loss_BL, wanted_BL), {"fill": fill, **bands}
 
     return objective
+
+
+def _draw_levels(key: jax.Array, pack: Pack, config: DiffusionConfig, noise_range: tuple[float, float]) -> jax.Array:
+    """Returns sigma_BS float32, the noise level of each segment."""
+    tokens_BS = known.count_tokens(pack["segment_BL"], pack["grid_BS3"].shape[1])
+    return noise_levels.draw(key, tokens_BS, config.noise, within=noise_range)
+
+
+def _draw_known(key: jax.Array, pack: Pack, shares: known.KnownConfig) -> jax.Array:
+    """Returns bool (B, L), which tokens of a pack are given."""
+    return known.draw_known(
+        key,
+        position_BL3=pack["position_BL3"],
+        segment_BL=pack["segment_BL"],
+        grid_BS3=pack["grid_BS3"],
+        time_step_BS=pack["time_step_BS"],
+        config=shares,
+    )
+
+
+def _by_band(
+    loss_BL: jax.Array,
+    wanted_BL: jax.Array,
+    sigma_BL: jax.Array,
+    *,
+    edges: tuple[float, ...] | None,
+    noise_range: tuple[float, float],
+) -> dict[str, Mean]:
+    """Returns the loss of the tokens whose noise level is between neighbouring edges, of what `noise_range` draws.
+
+    The loss of high levels is large and flat by nature: one mean over all says little of what is learnt.
+    """
+    if edges is None:
+        return {}
+    low, high = noise_range
+    inside = [low, *(edge for edge in edges if low < edge < high), high]
+    found = {}
+    for below, above in itertools.pairwise(inside):
+        # The highest level belongs to the last band.
+        within_BL = (sigma_BL >= below) & ((sigma_BL < above) | (above == high))
+        found[f"loss_{below:g}_{above:g}"] = Mean.of(loss_BL, wanted_BL * within_BL)
+    return found

@@ -16,7 +16,7 @@ import numpy as np
 
 from sora_jax.planning.hlo import Instruction, Module, size_of
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # The axis between slices; it is no axis of the mesh: `data` crosses it.
 NETWORK = "slices"
 
@@ -61,7 +61,7 @@ def traffic(module: Module, mesh: Mapping[str, int], *, slices: int = 1) -> list
             kind = one.op.removesuffix("-start")
             if kind == "send" and (transfer := _TRANSFER.search(one.attributes)):
                 kind, axes, amount = transfer[1].lower().replace("_", "-"), (NETWORK,), _sent(inside, one, slices)
-            elif kind in KINDS:
+            elif kind in COLLECTIVES:
                 if visit.within is not None and _repeated(visit.within, one, seen):
                     continue
                 groups = device_groups(one.attributes, math.prod(mesh.values()))

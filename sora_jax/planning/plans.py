@@ -5,33 +5,25 @@ Bytes, FLOPs and seconds are those of one run of the program, such as a step; by
 
 import dataclasses
 import re
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from sora_jax.core.errors import DoesNotFit
 from sora_jax.core.mesh import MESH_AXES
 from sora_jax.core.tree import count_parameters
 from sora_jax.experiment.programs import Program, bytes_on_a_device
 from sora_jax.experiment.settings import Settings
 from sora_jax.planning.collectives import NETWORK, Traffic, bytes_by_axes, traffic
+from sora_jax.planning.compilation import Pace, compile_program
 from sora_jax.planning.hbm import hbm_bytes, matmul_flops
 from sora_jax.planning.hlo import Module, estimated_cycles
 from sora_jax.planning.topology import Machine, links
-from sora_jax.train.progress import about
 
-KINDS = ("parameters", "moments", "ema", "batch", "activations", "temporaries")
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# "... required for HLO temporaries (17.00G) exceeds available HBM (15.75G)", "Used 29.03G of 15.75G hbm".
-_TOO_MUCH = (
-    re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
-    re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
-)
-# What two cores took for an operation of train steps, for CPUs and TPUs: the quickest and the slowest, seconds.
-_SECONDS_OF_OPERATION = (1.2e-3, 4.5e-3)
+MEMORY_KINDS = ("parameters", "moments", "ema", "batch", "activations", "temporaries")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +36,7 @@ class Plan:
       mesh: Size of each axis.
       facts: What the program works on.
       parameters: Scalars of the model.
-      memory: Bytes by the kinds of KINDS.
+      memory: Bytes by the kinds of MEMORY_KINDS.
       needed: Bytes that live at once, at most; all kinds together.
       host: Bytes of the host's memory that the program uses for a chip.
       limit: Bytes that a chip has for the program; None where nothing is known of it.
@@ -92,23 +84,6 @@ class Plan:
         return self.compiled and (self.limit is None or self.needed <= self.limit)
 
 
-class Pace:
-    """How long compilers take for a program, by its operations: between the quickest and the slowest so far."""
-
-    def __init__(self) -> None:
-        self._quickest, self._slowest = _SECONDS_OF_OPERATION
-
-    def in_words(self, operations: int) -> str:
-        """Returns how long so many operations are likely to take."""
-        quick, slow = about(operations * self._quickest), about(operations * self._slowest)
-        return f"about {quick}" if quick == slow else f"{quick} to {slow}"
-
-    def took(self, operations: int, seconds: float) -> None:
-        """Takes in how long so many took."""
-        self._quickest = min(self._quickest, seconds / operations)
-        self._slowest = max(self._slowest, seconds / operations)
-
-
 def make_plan(
     program: Program,
     settings: Settings,
@@ -125,44 +100,33 @@ def make_plan(
     `limit` in bytes takes the place of what the chip has; the compiled program is written to the folder `keep_in`.
     `say` is told what is compiled and how long that is likely to take, by `pace`.
     """
-    held = {kind: bytes_on_a_device(tree) for kind, tree in program.held.items()}
     with jax.set_mesh(mesh):
         kept = 0.0 if program.kept is None else program.kept()
-        compiled, needed, available, seconds = _compile(program, pace or Pace(), say)
+        compiled, needed, available, seconds = compile_program(program, pace or Pace(), say)
     if limit is None:
         limit = available or (None if machine.chip is None else machine.chip.hbm)
-    memory = {kind: held.get(kind, 0.0) for kind in KINDS} | {"activations": kept}
-    needed = max(needed, sum(held.values()))  # what a program does not use is dropped from it, but is held all the same
-    memory["temporaries"] = max(0.0, needed - sum(memory.values()))
-    text = None if compiled is None else compiled.as_text()
-    if text is not None and keep_in is not None:
-        _keep(text, Path(keep_in), program.name)
-    module = None if text is None else Module(text)
-    within: dict[str, int] = dict(zip(MESH_AXES, mesh.devices.shape, strict=True))
-    within["data"] //= machine.slices
-    sent = [] if module is None else traffic(module, within, slices=machine.slices)
-    products, moved = (None, None) if module is None else (matmul_flops(module), hbm_bytes(module))
-    flops = products * mesh.size if program.flops is None and products is not None else program.flops
-    floor = _floor(program, machine, mesh, flops=flops, moved=moved, sent=sent)
+    memory, needed = _memory(program, kept=kept, needed=needed)
+    sizes: dict[str, int] = dict(zip(MESH_AXES, mesh.devices.shape, strict=True))
+    if compiled is not None and keep_in is not None:
+        _keep(compiled.as_text(), Path(keep_in), program.name)
+    work = _Work() if compiled is None else _work_of(compiled, sizes, slices=machine.slices)
+    counted = None if work.products is None else work.products * mesh.size
+    flops = counted if program.flops is None else program.flops
+    floor = _floor(program, machine, mesh, flops=flops, moved=work.hbm, sent=work.sent)
     peak = 0.0 if machine.chip is None else machine.chip.flops * mesh.size
     plan = Plan(
         name=program.name,
         machine=machine.name,
-        mesh=dict(zip(MESH_AXES, mesh.devices.shape, strict=True)),
+        mesh=sizes,
         facts=program.facts,
         parameters=count_parameters(program.held["parameters"]),
         memory=memory,
         needed=needed,
-        host=0.0 if compiled is None else float(compiled.memory_analysis().host_temp_size_in_bytes),
         limit=limit,
         compiled=compiled is not None,
         compile_seconds=seconds,
         flops=flops,
-        products=products,
-        hbm=moved,
-        cycles=None if module is None else estimated_cycles(module),
-        sent=sent,
-        unknown_loops=0 if module is None else len(module.unknown_loops),
+        **vars(work),
         floor=floor,
         mfu=flops / peak / max(floor.values()) if floor and flops is not None and peak else None,
         times=program.times,
@@ -171,37 +135,46 @@ def make_plan(
     return plan if plan.fits else dataclasses.replace(plan, advice=advise(plan, settings))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What a compiled program does, as `Plan` has it; nothing is known of one that was not compiled."""
+
+    host: float = 0.0
+    products: float | None = None
+    hbm: float | None = None
+    cycles: float | None = None
+    sent: list[Traffic] = dataclasses.field(default_factory=list)
+    unknown_loops: int = 0
+
+
+def _work_of(compiled: Any, mesh: dict[str, int], *, slices: int) -> _Work:
+    """Returns what the text of a compiled program says of it, on a mesh of these sizes over so many slices."""
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    module = Module(text)
+    sent = traffic(module, mesh | {"data": mesh["data"] // slices}, slices=slices)
+    products, moved, cycles = matmul_flops(module), hbm_bytes(module), estimated_cycles(module)
+    return _Work(
+        host=float(memory.host_temp_size_in_bytes),
+        products=products,
+        hbm=moved,
+        cycles=cycles,
+        sent=sent,
+        unknown_loops=len(module.unknown_loops),  # those that the functions above met
+    )
+
+
+def _memory(program: Program, *, kept: float, needed: float) -> tuple[dict[str, float], float]:
+    """Returns (bytes by `MEMORY_KINDS`, bytes that live at once) of a program that needs `needed` and keeps `kept`."""
+    held = {kind: bytes_on_a_device(tree) for kind, tree in program.held.items()}
+    memory = {kind: held.get(kind, 0.0) for kind in MEMORY_KINDS} | {"activations": kept}
+    needed = max(needed, sum(held.values()))  # what a program does not use is dropped from it, but is held all the same
+    return memory | {"temporaries": max(0.0, needed - sum(memory.values()))}, needed
+
+
 def _keep(text: str, folder: Path, name: str) -> None:
     """Writes a compiled program."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / (re.sub(r"\W+", "_", name) + ".txt")).write_text(text)
-
-
-def _compile(program: Program, pace: Pace, say: Callable[[str], None]) -> tuple[Any, float, float | None, float]:
-    """Returns (compiled or None, bytes needed, bytes available if the compiler says them, seconds)."""
-    began = time.perf_counter()
-    lowered = program.lower()
-    operations = lowered.as_text().count("\n")  # a line each
-    say(f"compiling {operations:,} operations, {pace.in_words(operations)}")
-    traced = time.perf_counter()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed, available = too_much(str(error))
-        return None, needed, available, time.perf_counter() - began
-    finally:
-        pace.took(operations, time.perf_counter() - traced)
-    seconds = time.perf_counter() - began
-    return compiled, float(compiled.memory_analysis().peak_memory_in_bytes), None, seconds
-
-
-def too_much(message: str) -> tuple[float, float]:
-    """Returns (bytes needed, bytes available) as the compiler complains; raises RuntimeError for other messages."""
-    for pattern in _TOO_MUCH if "RESOURCE_EXHAUSTED" in message else ():
-        found = pattern.search(message)
-        if found:
-            return float(found[1]) * _UNITS[found[2]], float(found[3]) * _UNITS[found[4]]
-    raise RuntimeError(message)
 
 
 def _floor(
@@ -236,27 +209,32 @@ def advise(plan: Plan, settings: Settings) -> list[str]:
     found: list[tuple[float, str]] = []
     if parts is not None:
         found.append(
-            (state / 2, f"mesh.fsdp {mesh['fsdp']} -> {2 * mesh['fsdp']}: {in_words(state / 2)} less of weights")
+            (state / 2, f"mesh.fsdp {mesh['fsdp']} -> {2 * mesh['fsdp']}: {bytes_in_words(state / 2)} less of weights")
         )
         batch = facts.get("rows") or facts["clips"]
         if batch // parts >= 2 * mesh["data"] * mesh["fsdp"]:
-            found.append((rest / 2, f"accumulate {parts} -> {2 * parts}: about {in_words(rest / 2)} less"))
+            found.append((rest / 2, f"accumulate {parts} -> {2 * parts}: about {bytes_in_words(rest / 2)} less"))
     if parts is not None and tokens is not None:
         inputs = _block_inputs(plan, settings)
         if settings.transformer.remat not in ("full", "offload"):
             saved = max(0.0, memory["activations"] - inputs)
-            found.append((saved, f"transformer.remat 'full': activations {in_words(inputs)}, {in_words(saved)} less"))
+            found.append(
+                (saved, f"transformer.remat 'full': activations {bytes_in_words(inputs)}, {bytes_in_words(saved)} less")
+            )
         if settings.transformer.remat != "offload":
             saved = memory["activations"]
             found.append(
-                (saved, f"transformer.remat 'offload': {in_words(saved)} less, {in_words(inputs)} on the host")
+                (
+                    saved,
+                    f"transformer.remat 'offload': {bytes_in_words(saved)} less, {bytes_in_words(inputs)} on the host",
+                )
             )
         shorter = int(tokens * (plan.limit - state) / rest) // 1024 * 1024 if rest else 0
         if 0 < shorter < tokens:
             found.append((plan.needed - plan.limit, f"packing.tokens {tokens} -> about {shorter}"))
         length = mesh["sequence"]
-        found.append((rest / 2, f"mesh.sequence {length} -> {2 * length}: about {in_words(rest / 2)} less"))
-    found.append((0.0, f"chips of {in_words(plan.needed)} or more"))
+        found.append((rest / 2, f"mesh.sequence {length} -> {2 * length}: about {bytes_in_words(rest / 2)} less"))
+    found.append((0.0, f"chips of {bytes_in_words(plan.needed)} or more"))
     return [text for _, text in sorted(found, key=lambda item: -item[0])]
 
 
@@ -284,21 +262,21 @@ def lines(plan: Plan) -> list[str]:
         f"  machine: {plan.machine}, mesh {mesh}",
         f"  works on: {facts}",
         f"  parameters: {plan.parameters:,}; {compiled}",
-        "  memory of a chip: " + ", ".join(f"{kind} {in_words(plan.memory[kind])}" for kind in KINDS),
+        "  memory of a chip: " + ", ".join(f"{kind} {bytes_in_words(plan.memory[kind])}" for kind in MEMORY_KINDS),
     ]
-    share = "" if plan.limit is None else f" of {in_words(plan.limit)} ({plan.needed / plan.limit:.0%})"
-    host = f"; of its host {in_words(plan.host)}" if plan.host else ""
-    text.append(f"  in all: {in_words(plan.needed)}{share}{host}")
+    share = "" if plan.limit is None else f" of {bytes_in_words(plan.limit)} ({plan.needed / plan.limit:.0%})"
+    host = f"; of its host {bytes_in_words(plan.host)}" if plan.host else ""
+    text.append(f"  in all: {bytes_in_words(plan.needed)}{share}{host}")
     if plan.flops is not None:
         done = "" if plan.products is None else f"; products of matrices in a chip's program {plan.products:.3g}"
         text.append(f"  FLOPs: of the model {plan.flops:.4g}{done}")
     if plan.hbm is not None:
-        text.append(f"  a chip moves to and from its memory: {in_words(plan.hbm)}")
+        text.append(f"  a chip moves to and from its memory: {bytes_in_words(plan.hbm)}")
     if plan.cycles is not None:
         text.append(f"  cycles that the compiler expects, kernels written by hand left out: {plan.cycles:.4g}")
     for one in plan.sent:
         place = "from other slices" if one.axes == (NETWORK,) else f"over {' x '.join(one.axes)}"
-        text.append(f"  a chip receives {place}: {in_words(one.bytes)} in {one.times} x {one.kind}")
+        text.append(f"  a chip receives {place}: {bytes_in_words(one.bytes)} in {one.times} x {one.kind}")
     if plan.unknown_loops:
         text.append(f"  {plan.unknown_loops} loops of unknown length are counted once")
     if plan.floor:
@@ -317,11 +295,19 @@ def verdict(plan: Plan) -> list[str]:
     if plan.fits:
         return ["  fits" if plan.limit is not None else "  fits as far as is known: of this device no limit is"]
     assert plan.limit is not None, plan
-    said = f"  does not fit: needs {in_words(plan.needed)} of {in_words(plan.limit)}; what would help, most first:"
+    needed, limit = bytes_in_words(plan.needed), bytes_in_words(plan.limit)
+    said = f"  does not fit: needs {needed} of {limit}; what would help, most first:"
     return [said, *(f"    {one}" for one in plan.advice)]
 
 
-def in_words(count: float) -> str:
+def check_fits(made: Iterable[Plan]) -> None:
+    """Raises DoesNotFit that names all plans that do not fit."""
+    large = [plan for plan in made if not plan.fits]
+    if large:
+        raise DoesNotFit("; ".join(f"{plan.name} needs {bytes_in_words(plan.needed)} of a chip" for plan in large))
+
+
+def bytes_in_words(count: float) -> str:
     """Returns bytes in words."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= 0.1 * size:

@@ -61,7 +61,7 @@ def prepare_environment(topology: str, *, slices: int = 1) -> None:
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # nothing is run: several plans at once are no conflict
 
 
-def describe(topology: str, *, slices: int = 1) -> Machine:
+def describe_machine(topology: str, *, slices: int = 1) -> Machine:
     """Returns the machine; raises UserError where libtpu is missing or refuses the slice."""
     import jax
     from jax.experimental import topologies

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.clips import LITTLE_CUT, BadClip, Fitted
+from sora_jax.data.clips import LITTLE_CUT, BadClip, Clip, Fitted
 from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.shards.catalogue import write_catalogue
 from sora_jax.data.shards.prepared import Prepared, ShardWriter
 from sora_jax.data.sources.base import read_ahead
 from sora_jax.data.tokens import Tokenizer
 from sora_jax.models.codec import Codec
+from sora_jax.models.vision.shown import Shower
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,12 @@ class Summary:
     cut_captions: int = 0
 
 
-def header(codec: Codec, tokenizer: Tokenizer) -> dict[str, object]:
-    """Returns what the shards say they were made with."""
+def header(codec: Codec, tokenizer: Tokenizer, shower: Shower | None = None) -> dict[str, object]:
+    """Returns what the shards say they were made with; `shower` where the model is shown frames."""
     return {
         "autoencoder": codec.fingerprint(),
         **tokenizer.recipe,
+        **({} if shower is None else {"shown": shower.recipe()}),
         "latent_mean": codec.mean_C.tolist(),
         "latent_scale": codec.scale_C.tolist(),
         "strides": list(codec.stride[:2]),
@@ -84,6 +86,7 @@ def prepare(
     batch: int,
     clips_per_shard: int,
     share: Share = WHOLE,
+    shower: Shower | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Summary:
     """Returns the summary of writing all clips of a share that are not written yet; `finish` makes them a set.
@@ -95,17 +98,19 @@ def prepare(
       batch: Clips of one size encoded at once.
       clips_per_shard: Clips of a chunk.
       share: Of this process.
+      shower: Encodes what the model is shown of each clip; None: it is shown nothing.
       progress: Called after each chunk with the number of clips, of the share, that are done.
     """
     source, tokenizer, summary = collection.source, collection.limits.tokenizer, Summary()
-    shards = {"header": header(codec, tokenizer), "tokenizer": tokenizer, "records_per_shard": clips_per_shard}
+    made_with = header(codec, tokenizer, shower)
+    shards = {"header": made_with, "tokenizer": tokenizer, "records_per_shard": clips_per_shard}
     with ShardWriter(directory, name=share.name, **shards) as writer:
         own = share.of(len(source), chunk=clips_per_shard)
         todo = [index for index in own if (source.source_id(index), source.origin(index)) not in writer.done]
         summary.already_done = len(own) - len(todo)
         for start in range(0, len(todo), clips_per_shard):
             chunk = todo[start : start + clips_per_shard]
-            for sample in _Encoder(collection, codec, batch, writer, summary).encode(chunk):
+            for sample in _Encoder(collection, codec, shower, batch, writer, summary).encode(chunk):
                 writer.add(sample)
             writer.close()
             progress(summary.already_done + start + len(chunk))
@@ -129,9 +134,17 @@ def finish(collection: Collection, directory: Path) -> None:
 class _Encoder:
     """Turns the clips of a chunk into samples; pixels are held only until a batch of their size is full."""
 
-    def __init__(self, collection: Collection, codec: Codec, batch: int, writer: ShardWriter, summary: Summary):
+    def __init__(
+        self,
+        collection: Collection,
+        codec: Codec,
+        shower: Shower | None,
+        batch: int,
+        writer: ShardWriter,
+        summary: Summary,
+    ):
         self._source, self._limits, self._readers = collection.source, collection.limits, collection.readers
-        self._codec, self._batch, self._writer, self._summary = codec, batch, writer, summary
+        self._codec, self._shower, self._batch, self._writer, self._summary = codec, shower, batch, writer, summary
         self._waiting: dict[tuple[int, ...], dict[int, Fitted]] = collections.defaultdict(dict)
         self._common: set[tuple[int, ...]] = set()  # sizes that filled a batch
         self._samples: dict[int, Prepared] = {}
@@ -149,7 +162,7 @@ class _Encoder:
             # A rest is filled up with repeats, so that its size is not compiled for another batch.
             self._encode_batch(members, length=self._batch if size in self._common else len(members))
         samples = [self._samples[index] for index in indices if index in self._samples]
-        return _with_texts(samples, self._limits.tokenizer) if self._limits.tokenizer.stored else samples
+        return with_texts(samples, self._limits.tokenizer) if self._limits.tokenizer.stored else samples
 
     def _fit(self, index: int) -> Fitted | BadClip:
         """Returns a clip as it will be encoded, or why it cannot be."""
@@ -169,20 +182,24 @@ class _Encoder:
     def _encode_batch(self, members: dict[int, Fitted], *, length: int) -> None:
         """Encodes clips of one size in a batch of `length`."""
         pixels = [fitted.clip.pixels_THWC for fitted in members.values()]
-        latents = self._codec.encode(np.stack(pixels + [pixels[-1]] * (length - len(pixels))))
+        filled_BTHWC = np.stack(pixels + [pixels[-1]] * (length - len(pixels)))
+        latents = self._codec.encode(filled_BTHWC)
         for (index, fitted), latent_THWC in zip(members.items(), latents, strict=False):
             self._samples[index] = _sample(fitted, latent_THWC, self._source.origin(index), self._limits, self._summary)
+        if self._shower is not None:
+            for index, latent_THWC, image_ME in zip(members, *self._shower.raw(filled_BTHWC), strict=False):
+                sample = self._samples[index]
+                self._samples[index] = dataclasses.replace(sample, shown_THWC=latent_THWC, image_ME=image_ME)
 
 
 def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: ClipBudget, summary: Summary) -> Prepared:
     clip = fitted.clip
-    tokenizer = limits.tokenizer
-    captions = tuple(tokenizer.cut(caption, limits.max_text_tokens) for caption in clip.captions)
+    captions, were_cut = cut_captions(clip, limits)
     summary.written += 1
     summary.trimmed_frames += fitted.trimmed_frames
     summary.scaled_down += fitted.scale < 1
     summary.cropped_over_2_percent += fitted.cut > LITTLE_CUT
-    summary.cut_captions += any(tokenizer.count(c) > limits.max_text_tokens for c in clip.captions)
+    summary.cut_captions += were_cut
     frames, height, width = clip.pixels_THWC.shape[:3]
     summary.frames_encoded += frames
     summary.frames_left_in_files += (clip.file_frames or frames) - frames
@@ -199,7 +216,14 @@ def _sample(fitted: Fitted, latent_THWC: np.ndarray, origin: str, limits: ClipBu
     )
 
 
-def _with_texts(samples: Sequence[Prepared], tokenizer: Tokenizer) -> list[Prepared]:
+def cut_captions(clip: Clip, limits: ClipBudget) -> tuple[tuple[str, ...], bool]:
+    """Returns the captions of a clip, each of as many tokens as are allowed, and whether one had more."""
+    tokenizer, most = limits.tokenizer, limits.max_text_tokens
+    captions = tuple(tokenizer.cut(caption, most) for caption in clip.captions)
+    return captions, any(tokenizer.count(caption) > most for caption in clip.captions)
+
+
+def with_texts(samples: Sequence[Prepared], tokenizer: Tokenizer) -> list[Prepared]:
     """Returns the samples with the arrays of their captions, which are encoded all at once."""
     texts = iter(tokenizer.encode([caption for sample in samples for caption in sample.captions]))
     return [

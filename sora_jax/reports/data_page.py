@@ -12,7 +12,7 @@ from sora_jax.core.printable import printable
 from sora_jax.data.media.writer import encode_png
 from sora_jax.data.survey import Look, Survey, measures, reasons
 from sora_jax.reports.charts import compact, histogram
-from sora_jax.reports.style import PAGE
+from sora_jax.reports.style import HTML_PAGE
 
 _MOST_DROPPED = 500
 _ENLARGED = 160  # px, short side up to which a picture is enlarged
@@ -41,7 +41,7 @@ def write_page(path: Path, found: Survey, packing: dict[str, float], *, title: s
         note = "First the middle frame, with what is kept drawn in, then the same frame as the model will see it."
         body += f'<section><h2>Clips</h2><p class="note">{note}</p><div class="row">{clips}</div></section>'
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, PAGE.format(title=escape(title), body=body))
+    write_atomically(path, HTML_PAGE.format(title=escape(title), body=body))
 
 
 def _clip(one: Look) -> str:

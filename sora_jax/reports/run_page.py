@@ -16,10 +16,10 @@ from sora_jax.core.files import write_atomically
 from sora_jax.core.printable import printable
 from sora_jax.reports.charts import Series, compact, line_chart
 from sora_jax.reports.pictures import picture_stages, pictures, read_object, sheets
-from sora_jax.reports.style import PAGE
+from sora_jax.reports.style import HTML_PAGE
 from sora_jax.train.metrics import read_metrics
 
-FILE = "report.html"
+REPORT_FILE = "report.html"
 _MOST_SKIPPED = 50  # names listed
 # Keys of metrics that have charts of their own; the others, with few exceptions, go into the folded part.
 _CHARTED = {"stage", "step", "loss", "tokens_per_second", "fill", "data_wait", "mfu"}
@@ -50,7 +50,7 @@ _CLEAN = (
     "its outline, in every frame, of one size, and nothing else on the ground."
 )
 
-Facts = dict[str, Any]
+RunFacts = dict[str, Any]
 
 
 def write_report(
@@ -96,9 +96,9 @@ def write_report(
     ]
     title = path.name
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12] if config else None
-    page = PAGE.format(title=escape(title), body=_head(title, digest) + "".join(sections))
-    write_atomically(path / FILE, page)
-    return path / FILE
+    page = HTML_PAGE.format(title=escape(title), body=_head(title, digest) + "".join(sections))
+    write_atomically(path / REPORT_FILE, page)
+    return path / REPORT_FILE
 
 
 def _ordered(sentences: Sequence[str]) -> str:
@@ -117,7 +117,7 @@ def _section(title: str, content: str, note: str = "") -> str:
     return f"<section><h2>{escape(title)}</h2>{note}{content}</section>"
 
 
-def _tiles(run: Facts, stages: dict[str, Facts], *, skipped: int) -> str:
+def _tiles(run: RunFacts, stages: dict[str, RunFacts], *, skipped: int) -> str:
     """What a glance should see, of the whole run; rates are of the last stage that trained."""
     values = list(stages.values())
     seconds = sum(_numbers(facts.get("seconds") for facts in values))
@@ -139,13 +139,15 @@ def _tiles(run: Facts, stages: dict[str, Facts], *, skipped: int) -> str:
     return f'<div class="tiles">{shown}</div>'
 
 
-def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]], order: Sequence[str]) -> dict[str, Facts]:
+def _stages(
+    config: RunFacts, run: RunFacts, metrics: dict[str, list[RunFacts]], order: Sequence[str]
+) -> dict[str, RunFacts]:
     """Facts by stage, those of the run in `order`: from run.json if it is done, else from its last metrics."""
     configured, done = config.get("stages"), run.get("stages")
     configured = configured if isinstance(configured, dict) else {}
     done = done if isinstance(done, dict) else {}
     names = dict.fromkeys([*order, *done, *metrics])
-    stages: dict[str, Facts] = {}
+    stages: dict[str, RunFacts] = {}
     for name in names:
         settings = configured.get(name)
         settings = settings if isinstance(settings, dict) else {}
@@ -160,7 +162,7 @@ def _stages(config: Facts, run: Facts, metrics: dict[str, list[Facts]], order: S
     return stages
 
 
-def _stage_table(stages: dict[str, Facts]) -> str:
+def _stage_table(stages: dict[str, RunFacts]) -> str:
     leading = ["kind", "steps", "seconds", "compile_seconds", "seconds_per_step", "tokens_per_second", "fill"]
     found = {key for facts in stages.values() for key in facts}
     keys = [key for key in leading if key in found]
@@ -175,7 +177,7 @@ def _stage_table(stages: dict[str, Facts]) -> str:
     return _table(head, rows) if rows else ""
 
 
-def _evaluation(evaluation: Facts) -> str:
+def _evaluation(evaluation: RunFacts) -> str:
     tables = []
     for group, values in evaluation.items():
         values = values if isinstance(values, dict) else {"": values}
@@ -189,7 +191,7 @@ def _evaluation(evaluation: Facts) -> str:
     return f'<div class="row">{"".join(tables)}</div>' if tables else ""
 
 
-def _curves(stage: str, lines: list[Facts]) -> str:
+def _curves(stage: str, lines: list[RunFacts]) -> str:
     def series(key: str, name: str = "", *, smooth: bool = False) -> Series:
         found = [line for line in lines if key in line]
         ys = [line[key] if isinstance(line[key], int | float) else None for line in found]
@@ -232,7 +234,7 @@ def _skipped_list(skipped: list[tuple[str, str]]) -> str:
     return f"<details><summary>{count}</summary>{table}</details>"
 
 
-def _config(config: Facts) -> str:
+def _config(config: RunFacts) -> str:
     text = escape(json.dumps(config, indent=2, ensure_ascii=False))
     return f"<details><summary>show</summary><pre>{text}</pre></details>" if config else ""
 
@@ -245,7 +247,7 @@ def _records(records: Sequence[Any], *, share: bool = False) -> str:
     return _table([_words(name) for name in names], rows) if rows else ""
 
 
-def _facts_table(facts: Facts) -> str:
+def _facts_table(facts: RunFacts) -> str:
     return _table([], [[_words(key), _shown(key, value) or ""] for key, value in facts.items()]) if facts else ""
 
 
@@ -292,8 +294,8 @@ def _numbers(values: Iterable[Any]) -> list[float]:
     return [value for value in values if isinstance(value, int | float)]
 
 
-def _by_stage(lines: list[Facts]) -> dict[str, list[Facts]]:
-    stages: dict[str, list[Facts]] = {}
+def _by_stage(lines: list[RunFacts]) -> dict[str, list[RunFacts]]:
+    stages: dict[str, list[RunFacts]] = {}
     for line in lines:
         stages.setdefault(str(line["stage"]), []).append(line)
     return {name: sorted(found, key=lambda line: line["step"]) for name, found in stages.items()}

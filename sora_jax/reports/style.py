@@ -52,7 +52,7 @@ summary { cursor: pointer; color: var(--soft); margin: .5rem 0; }
 """
 
 # Filled by `str.format` with `title` and `body`, both escaped already.
-PAGE = (
+HTML_PAGE = (
     '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     "<title>{title}</title><style>" + _STYLE.replace("{", "{{").replace("}", "}}") + "</style></head>"

@@ -17,7 +17,9 @@ _FREE = (
     "evaluation.*",
     "checkpoint.*",
     "mesh.*",
+    "model",  # what was frozen of it, or encoded with it, is known by its digest
     "codec.*",
+    "text.weights",  # may move: their digest is compared
     "autoencoder.remat",
     "transformer.remat",
     "transformer.attention",
@@ -34,7 +36,10 @@ _FREE = (
 # Where the clips of a collection are: they may move, but must be the same.
 _PLACE = re.compile(r"(data|more_data\.(?P<name>[^.]+))\.(path|captions)")
 # Keys that came later, at the value that says what was done before: configs of older runs lack them.
-_LATER = {"text": {"encoder": "bytes"}}
+_LATER = {
+    "text": {"encoder": "bytes"},
+    "transformer": {"lora": {"rank": None, "alpha": None, "targets": None}},
+}
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
 _MOST_LISTED = 5
 

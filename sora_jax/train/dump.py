@@ -26,7 +26,7 @@ _POLICY = CheckpointConfig(
 )
 
 
-def write(
+def write_failed(
     workdir: Workdir, stage: str, state: TrainState, bad: StepResult, *, names: list[str], notes: Mapping[str, str]
 ) -> None:
     """Writes what reproduces `bad`, a step that changed nothing, as no step after it did: `state` may be later.

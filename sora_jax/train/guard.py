@@ -1,7 +1,7 @@
-"""The verdict on a step: whether it is applied, how far its gradient is clipped, whether it is a spike.
+"""Whether a step is applied, how far its gradient is clipped, and whether it is a loss spike.
 
-Running means and variances of the loss and of the norm of the gradient are part of the training state, so a resumed run
-judges as an uninterrupted one, and so does every process of several.
+This is decided from running means and variances of the loss and of the gradient norm. They are part of the training
+state, so a resumed run decides as an uninterrupted one, and every process decides the same.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ class GuardConfig:
     """When a step counts as bad, and what follows.
 
     Attributes:
-      max_skipped_steps: Steps in a row that may change nothing; then the run ends.
-      window: Updates over which means and variances run. Nothing is unusual before there were as many.
-      clip_deviations: The gradient is scaled down to the usual norm plus so many standard deviations (as in ZClip,
-        arXiv 2504.02507, section 3.2, which lets less of a larger one through); None: only `optimizer.clip_norm`.
-      spike_deviations: A loss or norm beyond the usual by so many is a spike; None: there are none.
-      on_spike: "warn": the step is taken and named. "skip": it changes nothing. "rewind": training goes back to a
-        checkpoint and leaves out what it met (PaLM, arXiv 2204.02311, section 5.1).
-      rewind_steps: How far back at least, steps; PaLM went about 100.
+      max_skipped_steps: The run ends after so many skipped steps in a row.
+      window: Updates over which means and variances run. Before there were as many, nothing is clipped or a spike.
+      clip_deviations: Gradients are scaled down to the mean norm plus so many standard deviations (as in ZClip,
+        arXiv 2504.02507, section 3.2, which scales a larger one down further); None: only `optimizer.clip_norm`.
+      spike_deviations: A loss or norm beyond its mean by so many standard deviations is a spike; None: there are none.
+      on_spike: "warn": the step is applied, and logged. "skip": it is not applied. "rewind": training goes back to a
+        checkpoint and leaves out the batches that led to the spike (PaLM, arXiv 2204.02311, section 5.1).
+      rewind_steps: Least steps between the spike and that checkpoint; PaLM took about 100.
       rewind_batches: Batches left out from the spike on; PaLM left out 200 to 500.
-      max_rewinds: In a stage; then the run ends.
+      max_rewinds: The run ends at the next spike after so many rewinds in a stage.
     """
 
     max_skipped_steps: int

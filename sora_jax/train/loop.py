@@ -145,8 +145,7 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
         contextlib.closing(_runner(job, context)) as step,
         contextlib.ExitStack() as reading,
     ):
-        state, position = _start(job, context, saver)
-        notes = {frozen.NAME: frozen.fingerprint(state.frozen)} if state.frozen else {}
+        state, position, notes = _start(job, context, saver)
         clock = StepClock(start=position.step, peak_flops=_peak_flops(mesh), show=context.progress.update)
         _show_what_was_missed(job, context, state, position, show_at)
         batches, reporter = _begin(job, context, position, clock, reading)
@@ -178,9 +177,7 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
             if stopped:
                 stop.check(f"step {position.step} of {name} is saved")
             if shows:
-                stop.kept()  # whoever stops the run need not wait for what is shown
-                with clock.paused():
-                    job.show(state, position.step)
+                _show(job, context, clock, state, position)
         stop.kept()
     return state, {"steps": steps, **clock.facts(), **({"rewinds": position.rewinds} if position.rewinds else {})}
 
@@ -229,8 +226,15 @@ def _given_up(
 ) -> NumericsError:
     """Returns what ends the run, after writing what reproduces the step."""
     names = job.stream.names(found.step.number)
-    dump.write(context.workdir, job.step.name, state, found.step, names=names, notes=notes)
+    dump.write_failed(context.workdir, job.step.name, state, found.step, names=names, notes=notes)
     return NumericsError(found.reason)
+
+
+def _show(job: TrainJob, context: RunContext, clock: StepClock, state: TrainState, position: Position) -> None:
+    """Shows a state that is saved."""
+    context.stop.kept()  # whoever stops the run need not wait for what is shown
+    with clock.paused():
+        job.show(state, position.step)
 
 
 def _show_what_was_missed(
@@ -244,8 +248,8 @@ def _show_what_was_missed(
         job.show(state, first)
 
 
-def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[TrainState, Position]:
-    """Returns the state to go on from and where it is."""
+def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[TrainState, Position, dict[str, str]]:
+    """Returns the state to go on from, where it is, and what checkpoints note of its frozen parameters."""
     abstract = job.maker.abstract()
     saver.check_room(abstract.saved)
     restored = saver.restore(abstract.saved)
@@ -254,16 +258,21 @@ def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[Tra
     if restored is None:
         state = job.initial()
         if state.frozen:
-            frozen.save_frozen(folder, state.frozen, context.workdir.config())
-        return state, Position()
+            frozen.save_frozen(folder, state.frozen, context.workdir.config(), source=job.maker.source)
+        return state, Position(), _notes(state)
     position = position_of(restored.data)
-    others = {*position.facts(), frozen.NAME}
+    others = {*position.facts(), frozen.FROZEN}
     fingerprint = {key: value for key, value in restored.data.items() if key not in others}
     changes = check_resume(fingerprint, job.stream.fingerprint(), fresh_data=context.fresh_data)
     if changes:
         logging.warning("%s: batches from step %d on are those of other data: %s", name, position.step, changes)
     logging.info("%s: going on from step %d", name, position.step)
-    return with_frozen(job.maker, restored, folder), position
+    state = with_frozen(job.maker, restored, folder)
+    return state, position, _notes(state)
+
+
+def _notes(state: TrainState) -> dict[str, str]:
+    return {frozen.FROZEN: frozen.params_fingerprint(state.frozen)} if state.frozen else {}
 
 
 def position_of(data: Mapping[str, Any]) -> Position:

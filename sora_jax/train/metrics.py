@@ -23,12 +23,12 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from sora_jax.core.errors import StorageError
 from sora_jax.data.media.writer import encode_gif, encode_png
 
-FILE = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 # Protobuf makes these classes while the modules are imported; no type checker can see them there.
 Event: Any = GetMessageClass(event_pb2.DESCRIPTOR.message_types_by_name["Event"])
 SessionLog: Any = GetMessageClass(event_pb2.DESCRIPTOR.message_types_by_name["SessionLog"])
-Summary: Any = GetMessageClass(summary_pb2.DESCRIPTOR.message_types_by_name["Summary"])
+_Summary: Any = GetMessageClass(summary_pb2.DESCRIPTOR.message_types_by_name["Summary"])
 
 
 class MetricsWriter:
@@ -38,7 +38,7 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: str | os.PathLike[str]) -> None:
-        self._path = Path(workdir) / FILE
+        self._path = Path(workdir) / METRICS_FILE
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _end_last_line(self._path)
@@ -59,8 +59,8 @@ class MetricsWriter:
         except OSError as error:
             raise self._refused(error) from error
         # TensorBoard can show where a curve became NaN.
-        tagged = [Summary.Value(tag=f"{stage}/{name}", simple_value=values[name]) for name in values]
-        self._add(stage, step, summary=Summary(value=tagged))
+        tagged = [_Summary.Value(tag=f"{stage}/{name}", simple_value=values[name]) for name in values]
+        self._add(stage, step, summary=_Summary(value=tagged))
 
     def write_image(self, stage: str, step: int, name: str, pixels_HWC: np.ndarray) -> None:
         """Writes one picture, uint8 (H, W, 3), to TensorBoard."""
@@ -77,7 +77,7 @@ class MetricsWriter:
         the same steps, which is why each stage has event files of its own.
         """
         kept = [line for line in _read(self._path) if line["stage"] != stage or line["step"] <= step]
-        partial = self._path.with_name(f".{FILE}.partial")
+        partial = self._path.with_name(f".{METRICS_FILE}.partial")
         try:
             self._lines.close()
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -104,9 +104,9 @@ class MetricsWriter:
 
     def _add_image(self, stage: str, step: int, name: str, content: bytes, *, size: tuple[int, ...]) -> None:
         height, width = size
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-        tagged = [Summary.Value(tag=f"{stage}/{name}", image=image)]
-        self._add(stage, step, summary=Summary(value=tagged))
+        image = _Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+        tagged = [_Summary.Value(tag=f"{stage}/{name}", image=image)]
+        self._add(stage, step, summary=_Summary(value=tagged))
 
     def _add(self, stage: str, step: int, **content: Any) -> None:
         event = Event(wall_time=time.time(), step=int(step), **content)
@@ -149,7 +149,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     A line that an interruption cut short is left out.
     """
-    return _read(Path(workdir) / FILE)
+    return _read(Path(workdir) / METRICS_FILE)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

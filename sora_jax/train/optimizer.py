@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from sora_jax.core.tree import Axes
+from sora_jax.nn.lora import is_factor
 from sora_jax.train.muon import scale_by_muon
 
 
@@ -57,7 +58,9 @@ def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransfo
         labels = {name: "muon" if matrix else "adam" for name, matrix in matrices.items()}
         rest = optax.scale_by_adam(b1=config.b1, b2=config.b2, nesterov=True)
         scale = optax.partition({"muon": scale_by_muon(axes, decay=config.b1), "adam": rest}, labels)
-    decay = optax.add_decayed_weights(config.weight_decay, mask=matrices)
+    # Factors of adapters are decayed, and not made orthogonal: that is of a map, not of its factors.
+    decayed = {name: matrices[name] or is_factor(name) for name in axes}
+    decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), scale, decay)
 
 

@@ -1,4 +1,4 @@
-"""Reads the metrics of steps, writes their lines, and finds the steps after which training cannot just go on."""
+"""Reads the metrics of each step one step late, writes metrics.jsonl, and finds spikes and runs of skipped steps."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from sora_jax.train.metrics import MetricsWriter
 
 HostBatch = dict[str, np.ndarray]
 
-# Counters of the state, and what is no mean over steps.
+# Counters of the state and the digest: the last value is written, not a mean over steps.
 _COUNTS = ("skipped", "unbroken", "spikes", "digest")
 # Names of samples listed in a warning; a batch may hold thousands.
 _MOST_NAMED = 20
@@ -44,10 +44,10 @@ class StepResult:
     """A step that was dispatched.
 
     Attributes:
-      done: Its number, 1-based.
-      number: Of its batch.
-      batch: This process's part of it.
-      metrics: What the step returned, not waited for.
+      done: Number of the step, 1-based.
+      number: Number of its batch.
+      batch: This process's part of the batch.
+      metrics: Scalars that the step returned; the device may still be computing them.
     """
 
     done: int
@@ -58,12 +58,13 @@ class StepResult:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """A step after which training cannot just go on.
+    """A step after which training must rewind or end.
 
     Attributes:
       step: The step.
-      rewind: Whether it is a spike to be undone: training goes back and leaves out what it met. Else the run ends.
-      reason: What to say when it ends.
+      rewind: True: a loss spike; training goes back to a checkpoint and leaves out the batches that led to the spike.
+        False: the run ends.
+      reason: The message of the error that ends it.
     """
 
     step: StepResult

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sora_jax.checkpoints import frozen
-from sora_jax.checkpoints.frozen import load_frozen
+from sora_jax.checkpoints.frozen import Source, load_frozen
 from sora_jax.checkpoints.reading import Restored
 from sora_jax.core import sharding, tree
 from sora_jax.core.compiling import run_once
@@ -135,6 +135,7 @@ class StateMaker:
       mesh: Where the state lives.
       trainable: A regular expression that the whole names of the parameters match that are trained; None: all are.
       frozen_dtype: What the others are kept in; None: float32.
+      source: Files that have parameters which states begin with; None: all begin as initialised.
     """
 
     build: Callable[[jax.Array], nnx.Module]
@@ -143,6 +144,7 @@ class StateMaker:
     mesh: Mesh
     trainable: str | None = None
     frozen_dtype: str | None = None
+    source: Source | None = None
 
     def trains(self, name: str) -> bool:
         """Returns whether a parameter is trained."""
@@ -196,9 +198,19 @@ class StateMaker:
         )
 
     def fresh(self, key: jax.Array) -> TrainState:
-        """Returns the initial state, created where it will live."""
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract())
-        return jax.jit(self._fresh, out_shardings=shardings, compiler_options=run_once())(key)
+        """Returns the initial state, created where it will live; what the source has is read, and never initialised.
+
+        Raises UserError as the source does.
+        """
+        abstract, source = self.abstract(), self.source
+        _, given = frozen.split({**abstract.frozen, **abstract.params}, source)
+
+        def made(key: jax.Array) -> TrainState:
+            return _without(self._fresh(key), given)
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, _without(abstract, given))
+        state = jax.jit(made, out_shardings=shardings, compiler_options=run_once())(key)
+        return state if source is None else _with(state, source.load(given), trains=self.trains)
 
     def _fresh(self, key: jax.Array) -> TrainState:
         _, params, axes = tree.split_model(self.build(key))
@@ -218,6 +230,29 @@ class StateMaker:
             opt_state=self.optimizer(axes).init(params),
             frozen=rest,
         )
+
+
+def _without(state: TrainState, names: Collection[str]) -> TrainState:
+    """Returns the state without the parameters of these names, and without their averages."""
+
+    def left(params: tree.Params) -> tree.Params:
+        return {name: value for name, value in params.items() if name not in names}
+
+    ema = {track: left(averages) for track, averages in state.ema.items()}
+    return dataclasses.replace(state, params=left(state.params), ema=ema, frozen=left(state.frozen))
+
+
+def _with(state: TrainState, params: tree.Params, *, trains: Callable[[str], bool]) -> TrainState:
+    """Returns the state with these parameters too, whose averages begin as they are."""
+    trained = {name: value for name, value in params.items() if trains(name)}
+    rest = {name: value for name, value in params.items() if name not in trained}
+    return dataclasses.replace(
+        state,
+        params=state.params | trained,
+        # Distinct buffers: the state is donated, and a buffer may be donated once.
+        ema={track: averages | jax.tree.map(jnp.copy, trained) for track, averages in state.ema.items()},
+        frozen=state.frozen | rest,
+    )
 
 
 def _state_of(**fields: Any) -> TrainState:
@@ -244,7 +279,7 @@ def with_frozen(maker: StateMaker, restored: Restored, folder: str | os.PathLike
     wanted = maker.abstract().frozen
     if not wanted:
         return restored.state
-    params = load_frozen(folder, wanted, expected=str(restored.data.get(frozen.NAME)))
+    params = load_frozen(folder, wanted, expected=str(restored.data.get(frozen.FROZEN)), source=maker.source)
     return dataclasses.replace(restored.state, frozen=params)
 
 

@@ -5,6 +5,7 @@ WORKDIR/profile/STAGE/plugins/profile/TIME/   what TensorBoard and Perfetto show
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import jax
 from absl import logging
@@ -13,11 +14,13 @@ from jax.sharding import Mesh
 from sora_jax.core import debugging
 from sora_jax.core.distributed import is_first
 from sora_jax.core.sharding import put_whole
-from sora_jax.train.state import TrainState
-from sora_jax.train.step import Batch, Metrics, StepScalars
+
+State = TypeVar("State")
+Batch = TypeVar("Batch")
+Scalars = TypeVar("Scalars")
 
 
-class StepRunner:
+class StepRunner(Generic[State, Batch, Scalars]):
     """Calls `step(state, batch, scalars)` by its number, 1-based.
 
     Process 0 writes a trace of the steps from the first to the last of `profile`, once; None: of none. At the end of
@@ -26,8 +29,8 @@ class StepRunner:
 
     def __init__(
         self,
-        step: Callable[[TrainState, Batch, StepScalars], tuple[TrainState, Metrics]],
-        scalars: StepScalars,
+        step: Callable[[State, Batch, Scalars], tuple[State, dict[str, jax.Array]]],
+        scalars: Scalars,
         *,
         mesh: Mesh,
         folder: Path,
@@ -39,7 +42,7 @@ class StepRunner:
         self._profile = profile if is_first() else None
         self._tracing = False
 
-    def __call__(self, number: int, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def __call__(self, number: int, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         """Returns what the step does, which is dispatched and not waited for."""
         if self._profile is not None and not self._tracing and self._profile[0] <= number <= self._profile[1]:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)

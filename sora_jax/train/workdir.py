@@ -11,7 +11,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from sora_jax.checkpoints.disk_space import check_names
+from sora_jax.checkpoints.disk_space import check_folder_names
 from sora_jax.core.config import differences, to_json
 from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import StorageError, UserError
@@ -51,7 +51,7 @@ class Workdir:
                 f"--workdir={os.fspath(path)} must be a folder of this machine: only data are read from buckets"
             )
         self.path = Path(path).absolute()
-        check_names(self.path)
+        check_folder_names(self.path)
         self._part = part
         self._locks = contextlib.ExitStack()
 

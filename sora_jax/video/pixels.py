@@ -5,7 +5,9 @@ import jax.numpy as jnp
 
 
 def to_float(pixels: jax.Array) -> jax.Array:
-    """Returns uint8 pixels as float32 in [-1, 1]; any shape."""
+    """Returns uint8 pixels as float32 in [-1, 1], and what already is so as it is; any shape."""
+    if jnp.issubdtype(pixels.dtype, jnp.floating):
+        return pixels
     return pixels.astype(jnp.float32) / 127.5 - 1.0
 
 

@@ -5,14 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from sora_jax.benchmarks.clip_mix import EQUAL_GRID, GRIDS, ClipLayout, bucketed, draw_clips, packed, padded
+from sora_jax.benchmarks.clip_mix import EQUAL_GRID, GRIDS, ClipLayout, bucketed, draw_clips, packed, padded_batches
 from sora_jax.video import shapes
 
 LAYOUT = ClipLayout(patch_width=4, text_dim=6, text_tokens=2, side_scale=1)
 CLIPS = draw_clips(31, LAYOUT)
 ARRANGED = {
     **{f"packed, short {short}": packed(CLIPS, row_tokens=512, rows=3, short_tail=short) for short in (True, False)},
-    **{f"padded, short {short}": padded(CLIPS, batch_tokens=1_024, short_tail=short) for short in (True, False)},
+    **{
+        f"padded, short {short}": padded_batches(CLIPS, batch_tokens=1_024, short_tail=short) for short in (True, False)
+    },
     **{f"bucketed, short {short}": bucketed(CLIPS, batch_tokens=1_024, short_tail=short) for short in (True, False)},
 }
 

@@ -51,7 +51,7 @@ def test_the_arrangements_train_alike(step):
     clips = draw_clips(2, LAYOUT, grids=((1, 6, 8), (1, 8, 9)))
     arranged = {
         "packed": train_step.packed(clips, row_tokens=128, rows=2, short_tail=False),
-        "padded": train_step.padded(clips, batch_tokens=256, short_tail=False),
+        "padded": train_step.padded_batches(clips, batch_tokens=256, short_tail=False),
     }
     assert all(len(arrangement.batches) == 1 for arrangement in arranged.values())
     twice = {how: Arrangement(batches=arrangement.batches * 2) for how, arrangement in arranged.items()}
@@ -106,7 +106,7 @@ def test_rates_are_those_of_real_tokens():
 
 def test_without_torch_ours_is_measured_and_said_so(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    measured = train_step.measure(SHALLOW, [])
+    measured = train_step.figures_of(SHALLOW, [])
     assert "no torch here, so ours alone is measured: pip install -e" in capsys.readouterr().out
     found = values(measured)
     assert {"packed_over_padded", "packed_over_bucketed", "packed_over_full_buckets"} <= found.keys()
@@ -132,7 +132,7 @@ def test_torch_takes_the_same_steps(step, params, how):
     clips = draw_clips(5, LAYOUT, grids=((1, 6, 8), (1, 8, 9)))
     arrangement = {
         "packed": train_step.packed(clips, row_tokens=200, rows=1, short_tail=False),
-        "padded": train_step.padded(clips, batch_tokens=150, short_tail=True),
+        "padded": train_step.padded_batches(clips, batch_tokens=150, short_tail=True),
         "bucketed": bucketed(clips, batch_tokens=100, short_tail=True),
     }[how]
     arrangement = Arrangement(batches=arrangement.batches * 2)

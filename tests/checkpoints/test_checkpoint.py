@@ -281,6 +281,16 @@ def test_a_failed_save_is_told_and_the_last_good_step_stays(tmp_path, state, mon
     assert {path.name for path in tmp_path.iterdir()} == {"1"}
 
 
+def test_no_file_is_digested_twice(tmp_path, state, monkeypatch):
+    read, digest = [], manifest._digest
+    monkeypatch.setattr(manifest, "_digest", lambda path: read.append(path.name) or digest(path))
+    with Checkpointer(tmp_path, policy(1)) as checkpointer:
+        checkpointer.save(1, state, {"row": 1}, CONFIG)
+    written = json.loads((tmp_path / "1" / "manifest.json").read_text())["sha256"]
+    assert sorted(read) == sorted(Path(name).name for name in written)
+    assert any(name.startswith("state/ocdbt.process_0/") for name in written)
+
+
 @pytest.mark.parametrize("name", ["exp [lr=1e-3]", "a\\b"])
 def test_what_cannot_be_read_back_is_not_called_saved(tmp_path, state, monkeypatch, caplog, name):
     """With these names orbax leaves out the file that joins the arrays, and says that it has saved them."""
@@ -450,7 +460,7 @@ def test_other_versions_are_one_warning(directory, state, caplog):
     assert record["versions"]["jax"] == jax.__version__
     record["versions"] |= {"jax": "0.0.1", "grain": "0.0.2"}
     path.write_text(json.dumps(record))
-    manifest.write(epath.Path(directory / "30"), name="30")
+    manifest.write_manifest(epath.Path(directory / "30"), name="30")
     assert restored_step(directory, state) == 30
     (line,) = [line for line in caplog.messages if "bit for bit" in line]
     assert line.endswith(f"step 30 may not be continued bit for bit: jax 0.0.1 is now {jax.__version__}")

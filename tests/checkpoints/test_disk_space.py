@@ -51,9 +51,9 @@ PLAIN = ["exp (lr=1e-3) {a,b}", "]", "50%d", "a b", "赤い丸 🐕", "e\u0301",
 @pytest.mark.parametrize("name", MISREAD)
 def test_a_folder_in_which_checkpoints_are_not_found_again_is_refused(name):
     with pytest.raises(UserError, match=r"cannot be kept under /runs/.* rename that folder, or give another --workdir"):
-        disk_space.check_names(Path("/runs") / name / "base")
+        disk_space.check_folder_names(Path("/runs") / name / "base")
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_other_names_are_allowed(name):
-    disk_space.check_names(Path("/runs") / name / "base")
+    disk_space.check_folder_names(Path("/runs") / name / "base")

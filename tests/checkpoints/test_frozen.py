@@ -8,7 +8,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from sora_jax.checkpoints.checkpoint import Checkpointer
-from sora_jax.checkpoints.frozen import NAME, find_params, fingerprint, load_frozen, load_params, save_frozen
+from sora_jax.checkpoints.frozen import FROZEN, find_params, load_frozen, load_params, params_fingerprint, save_frozen
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
@@ -36,7 +36,7 @@ def stage(tmp_path_factory):
     note = save_frozen(folder, params(), {})
     trained = {"head": jnp.full(3, 2.0)}
     with Checkpointer(folder, POLICY) as saver:
-        saver.save(5, {"params": trained, "ema": {"width_0.1": {"head": jnp.ones(3)}}}, {NAME: note}, {}, settle=True)
+        saver.save(5, {"params": trained, "ema": {"width_0.1": {"head": jnp.ones(3)}}}, {FROZEN: note}, {}, settle=True)
     return folder
 
 
@@ -44,7 +44,7 @@ def test_the_fingerprint_is_of_values_names_and_dtypes_on_any_mesh():
     whole = params()
     place = NamedSharding(MESH, PartitionSpec("fsdp"))
     split = {"text.bias": whole["text.bias"], "text.kernel": jax.device_put(whole["text.kernel"], place)}
-    assert fingerprint(split) == fingerprint(whole)
+    assert params_fingerprint(split) == params_fingerprint(whole)
     swapped = np.array(whole["text.bias"])
     swapped[[0, 1]] = swapped[[1, 0]]
     bit = np.array(whole["text.bias"])
@@ -55,7 +55,7 @@ def test_the_fingerprint_is_of_values_names_and_dtypes_on_any_mesh():
         {"text.kernel": whole["text.kernel"].astype(jnp.float32)},
         {"other": whole["text.bias"]},
     ):
-        assert fingerprint({**whole, **changed}) != fingerprint(whole)
+        assert params_fingerprint({**whole, **changed}) != params_fingerprint(whole)
 
 
 def test_a_checkpoint_has_no_bytes_of_them_and_they_are_found_beside_it(stage):
@@ -73,7 +73,7 @@ def test_a_checkpoint_has_no_bytes_of_them_and_they_are_found_beside_it(stage):
 
 
 def test_other_values_are_refused(stage, tmp_path):
-    good = fingerprint(params())
+    good = params_fingerprint(params())
     loaded = load_frozen(stage, shapes(), expected=good)
     jax.tree.map(np.testing.assert_array_equal, loaded, params())
     with pytest.raises(UserError, match=f"have the fingerprint {good}, and the checkpoints beside them .* with 0123"):
@@ -82,10 +82,10 @@ def test_other_values_are_refused(stage, tmp_path):
     copy = tmp_path / "videos"
     save_frozen(copy, other, {})
     with Checkpointer(copy, POLICY) as saver:
-        saver.save(5, {"params": {"head": jnp.ones(3)}}, {NAME: good}, {}, settle=True)
+        saver.save(5, {"params": {"head": jnp.ones(3)}}, {FROZEN: good}, {}, settle=True)
     with pytest.raises(UserError, match="put back the folder that belongs to them"):
         load_params(copy, "params", shapes(jnp.float32))
-    next((copy / NAME / "0" / "state" / "d").iterdir()).write_bytes(b"damaged")
+    next((copy / FROZEN / "0" / "state" / "d").iterdir()).write_bytes(b"damaged")
     with pytest.raises(StorageError, match="can be trusted"):
         load_params(copy, "params", shapes(jnp.float32))
 
@@ -96,3 +96,50 @@ def test_what_an_earlier_start_froze_is_replaced(tmp_path):
     assert first != second
     place = {"a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=PLACE)}
     np.testing.assert_array_equal(load_frozen(tmp_path, place, expected=second)["a"], np.ones(3))
+
+
+class Files:
+    """A public model on disk, as a `Source` of what `params` has of a text."""
+
+    place, dtype = "models/public", jnp.dtype(jnp.bfloat16)
+
+    def __init__(self, values):
+        self.values = values
+
+    def has(self, name):
+        return name.startswith("text.")
+
+    def load(self, wanted):
+        return {name: jax.device_put(self.values[name].astype(one.dtype), one.sharding) for name, one in wanted.items()}
+
+
+def test_what_a_public_model_has_is_not_written_once_more(tmp_path):
+    kept = {name: value.astype(jnp.bfloat16) for name, value in params().items()}
+    public, stage = Files(kept), tmp_path / "videos"
+    note = save_frozen(stage, kept, {}, source=public)
+    assert note == fingerprint(kept)
+    assert not (stage / NAME).exists()
+    jax.tree.map(
+        np.testing.assert_array_equal, load_frozen(stage, shapes(jnp.bfloat16), expected=note, source=public), kept
+    )
+    with Checkpointer(stage, POLICY) as saver:
+        saver.save(5, {"params": {"head": jnp.full(3, 2.0)}}, {NAME: note}, {}, settle=True)
+    wanted = {"head": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=PLACE), **shapes(jnp.float32)}
+    found, _ = load_params(stage, "params", wanted, source=public)
+    jax.tree.map(np.testing.assert_array_equal, found, {"head": np.full(3, 2.0, np.float32), **kept})
+    other = Files({name: value + 1 for name, value in kept.items()})
+    for load in (
+        lambda: load_frozen(stage, shapes(jnp.bfloat16), expected=note, source=other),
+        lambda: load_params(stage, "params", wanted, source=other),
+    ):
+        with pytest.raises(UserError, match=f"weights in models/public have .* were trained on {note}: give the model"):
+            load()
+
+
+def test_only_what_no_public_model_has_is_written(tmp_path):
+    whole = {**params(), "mine": jnp.ones(2)}
+    public = Files(whole)
+    note = save_frozen(tmp_path, whole, {}, source=public)
+    wanted = {**shapes(), "mine": jax.ShapeDtypeStruct((2,), jnp.float32, sharding=PLACE)}
+    assert set(load_frozen(tmp_path, {"mine": wanted["mine"]}, expected=fingerprint({"mine": jnp.ones(2)}))) == {"mine"}
+    jax.tree.map(np.testing.assert_array_equal, load_frozen(tmp_path, wanted, expected=note, source=public), whole)

@@ -22,9 +22,9 @@ def test_differences_are_named():
         "a/b is float32[2, 4] in the checkpoint and float32[2, 3] in this config",
         "a/c/1 is not in the checkpoint",
     ]
-    assert leaves.differences(saved, wanted, whole=False) == lines
-    assert leaves.differences(saved, wanted, whole=True) == [*lines, "d is not in this config's state"]
-    assert leaves.in_words([str(n) for n in range(10)]) == "0; 1; 2; 3; 4; 5; 6; 7; and 2 more"
+    assert leaves.leaf_differences(saved, wanted, whole=False) == lines
+    assert leaves.leaf_differences(saved, wanted, whole=True) == [*lines, "d is not in this config's state"]
+    assert leaves.first_lines([str(n) for n in range(10)]) == "0; 1; 2; 3; 4; 5; 6; 7; and 2 more"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -12,7 +13,7 @@ def directory(tmp_path):
     (path / "deep" / "empty").mkdir(parents=True)
     (path / "a").write_bytes(b"a" * 5_000_000)
     (path / "deep" / "b").write_bytes(b"")
-    manifest.write(path, name="200")
+    manifest.write_manifest(path, name="200")
     return path
 
 
@@ -40,7 +41,7 @@ def test_missing_and_added_files_are_named(directory):
 def test_parts_find_together_what_is_wrong_and_each_file_is_read_by_one(directory, count, monkeypatch):
     for number in range(4):
         (directory / f"data{number}").write_bytes(bytes([number]))
-    manifest.write(directory, name="200")
+    manifest.write_manifest(directory, name="200")
     read, digest = [], manifest._digest
     monkeypatch.setattr(manifest, "_digest", lambda path: read.append(path.name) or digest(path))
     assert [manifest.distrust(directory, part=(index, count)) for index in range(count)] == [None] * count
@@ -58,7 +59,7 @@ def test_links_and_pipes_are_refused_before_they_are_read(directory, make):
     make(os.fspath(directory / "deep" / "odd"))
     assert "odd is a link or a special file" in (manifest.distrust(directory) or "")
     with pytest.raises(ValueError, match="odd is a link"):
-        manifest.write(directory, name="200")
+        manifest.write_manifest(directory, name="200")
 
 
 def test_a_directory_that_is_a_link_is_refused(directory):
@@ -68,18 +69,38 @@ def test_a_directory_that_is_a_link_is_refused(directory):
     assert "200 is a link" in (manifest.distrust(link) or "")
 
 
+def test_each_process_digests_what_it_wrote_and_the_first_the_rest(tmp_path, monkeypatch):
+    directory = epath.Path(tmp_path / "200")
+    for name in ("state/ocdbt.process_0/d/a", "state/ocdbt.process_1/d/b", "state/manifest.ocdbt", "data/c"):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(name)
+    manifest.write_manifest(directory, name="200")
+    alone = (directory / manifest.MANIFEST).read_text()
+    (directory / manifest.MANIFEST).unlink()
+    read, digest = [], manifest._digest
+    monkeypatch.setattr(manifest, "_digest", lambda path: read.append(path.name) or digest(path))
+    for process, own in enumerate(("a", "b")):
+        manifest.write_part(directory, f"ocdbt.process_{process}")
+        assert read == [own]
+        read.clear()
+    manifest.write_manifest(directory, name="200")
+    assert sorted(read) == ["c", "manifest.ocdbt"]
+    assert json.loads((directory / manifest.MANIFEST).read_text()) == json.loads(alone)
+    assert {path.name for path in directory.iterdir()} == {"state", "data", manifest.MANIFEST}
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"name": "200"}', '{"name": "200", "sha256": 3}'])
 def test_a_damaged_manifest_is_not_a_crash(directory, content):
-    (directory / manifest.NAME).write_text(content)
+    (directory / manifest.MANIFEST).write_text(content)
     assert "cannot be read" in (manifest.distrust(directory) or "")
 
 
 def test_a_manifest_that_is_a_pipe_is_not_waited_for(directory):
-    (directory / manifest.NAME).unlink()
-    os.mkfifo(os.fspath(directory / manifest.NAME))
+    (directory / manifest.MANIFEST).unlink()
+    os.mkfifo(os.fspath(directory / manifest.MANIFEST))
     assert "special file" in (manifest.distrust(directory) or "")
 
 
 def test_no_manifest(directory):
-    (directory / manifest.NAME).unlink()
+    (directory / manifest.MANIFEST).unlink()
     assert "no manifest" in (manifest.distrust(directory) or "")

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from sora_jax.checkpoints import manifest
-from sora_jax.checkpoints.retention import CheckpointConfig, Record, Retention, choose, read_record
+from sora_jax.checkpoints.retention import CheckpointConfig, Record, Retention, read_record, steps_to_keep
 from sora_jax.core.errors import UserError
 
 HOUR = 3600.0
@@ -43,14 +43,14 @@ def records(*losses, minutes=10):
 )
 def test_what_stays(fields, stay):
     found = records(5.0, None, 1.0, 3.0, 4.0, 2.0, 3.0, 6.0)
-    assert choose(found, policy(**fields)) == stay
-    assert choose(list(reversed(found)), policy(**fields)) == stay
+    assert steps_to_keep(found, policy(**fields)) == stay
+    assert steps_to_keep(list(reversed(found)), policy(**fields)) == stay
 
 
 def test_of_equal_losses_the_newest_is_best_and_none_is_no_loss():
-    assert choose(records(1.0, 1.0, 2.0), policy(keep_best=1)) == {20, 30}
-    assert choose(records(None, None), policy(keep_best=5)) == {20}
-    assert choose([], policy(keep_best=5, keep_every_hours=1.0)) == set()
+    assert steps_to_keep(records(1.0, 1.0, 2.0), policy(keep_best=1)) == {20, 30}
+    assert steps_to_keep(records(None, None), policy(keep_best=5)) == {20}
+    assert steps_to_keep([], policy(keep_best=5, keep_every_hours=1.0)) == set()
 
 
 def test_what_stays_for_ever_stays_as_the_run_goes_on():
@@ -60,9 +60,9 @@ def test_what_stays_for_ever_stays_as_the_run_goes_on():
     left = []
     for record in everything:
         left.append(record)
-        stay = choose(left, fields)
+        stay = steps_to_keep(left, fields)
         left = [one for one in left if one.step in stay]
-    assert {one.step for one in left} == choose(everything, fields)
+    assert {one.step for one in left} == steps_to_keep(everything, fields)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def checkpoint(root, record):
     directory = epath.Path(root / str(record.step))
     (directory / "record").mkdir(parents=True)
     (directory / "record" / "metadata").write_text(json.dumps(record.facts()))
-    manifest.write(directory, name=str(record.step))
+    manifest.write_manifest(directory, name=str(record.step))
     return directory
 
 

@@ -65,6 +65,36 @@ def test_levels_stay_in_range_at_extremes():
         assert sigma_BS.dtype == np.float32
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_range_cuts_the_law_off_and_squeezes_nothing(share):
+    """The levels are those of the whole law that fall into the range, each still in a stratum of its own."""
+    config = small.noise_config(uniform_share=share, uniform_shift=3.0, shift_base_tokens=25.0)
+    within, tokens = (0.3, 0.875), jnp.full((64, 64), 100)
+    ranged = jax.jit(noise_levels.draw, static_argnums=2, static_argnames="within")
+    found, whole = (
+        np.sort(np.concatenate([np.asarray(ranged(jax.random.key(n), tokens, config, **k)).ravel() for n in range(8)]))
+        for k in ({"within": within}, {})
+    )
+    assert found.min() >= 0.3
+    assert found.max() <= 0.875
+    kept = whole[(whole > 0.3) & (whole < 0.875)]
+    assert len(kept) < 0.9 * len(whole)
+    quantiles = np.linspace(0.02, 0.98, 25)
+    np.testing.assert_allclose(np.quantile(found, quantiles), np.quantile(kept, quantiles), atol=0.008)
+    one = np.asarray(ranged(jax.random.key(0), jnp.full((4, 6), 100), config, within=within)).ravel()
+    if share == 1.0:
+        u = np.sort(one / (one + 3.0 * (1 - one)))
+        low, high = (level / (level + 3.0 * (1 - level)) for level in within)
+        np.testing.assert_array_equal(np.floor((u - low) / (high - low) * 24 + 1e-4), np.arange(24))
+
+
+def test_the_public_law_is_a_shifted_uniform_one():
+    config = small.noise_config(uniform_share=1.0, uniform_shift=5.0, shift_base_tokens=1.0)
+    sigma = np.sort(np.asarray(draw(jax.random.key(3), jnp.full((B, S), 100), config)).ravel())
+    strata = np.ceil(sigma / (sigma + 5.0 * (1 - sigma)) * B * S - 1e-3)
+    np.testing.assert_array_equal(strata, np.arange(1, B * S + 1))
+
+
 @settings(deadline=None)
 @given(sigma=st.floats(0.01, 0.99), factor=st.floats(0.1, 20))
 def test_shift_multiplies_the_odds_and_is_the_published_formula(sigma, factor):
@@ -118,7 +148,13 @@ def test_a_schedule_meets_the_levels_it_is_told(steps):
 
 @pytest.mark.parametrize(
     "change",
-    [{"std": 0.0}, {"shift_base_tokens": 0.0}, {"shift_limits": (2.0, 1.0)}, {"uniform_share": 1.5}],
+    [
+        {"std": 0.0},
+        {"shift_base_tokens": 0.0},
+        {"shift_limits": (2.0, 1.0)},
+        {"uniform_share": 1.5},
+        {"uniform_shift": 0.0},
+    ],
 )
 def test_bad_settings_are_named(change):
     with pytest.raises(UserError, match=next(iter(change))):

@@ -179,3 +179,19 @@ def test_a_solver_is_added_as_the_documentation_says(monkeypatch):
     found = [solvers.solve(lambda _, sigma: 3 * sigma**2, x, even(steps), method="midpoint") for steps in (4, 8, 16)]
     errors = np.abs(np.ravel(found))  # from 1 down by the integral of 3 sigma^2: to nothing
     np.testing.assert_allclose(errors[:-1] / errors[1:], 4, rtol=0.05)
+
+
+@pytest.mark.parametrize("method", ["euler", "dpm", "unipc", "stochastic"])
+def test_a_way_in_two_parts_is_the_same_way(method):
+    x, sigmas = jnp.linspace(-1.0, 2.0, 6).reshape(1, 2, 3), even(7)
+
+    def velocity(x, sigma, number):
+        return jnp.sin(x) + sigma, number + 1
+
+    renew = drawn_like(x)
+    whole = solvers.walk(velocity, (x, 0), sigmas, method=method, renew=renew)
+    carry = x, 0
+    for steps in ((0, 3), (3, 7)):
+        carry = solvers.walk(velocity, carry, sigmas, method=method, renew=renew, steps=steps)
+    assert carry[1] == whole[1] == 7
+    np.testing.assert_allclose(carry[0], whole[0], rtol=1e-6)

@@ -60,7 +60,7 @@ def test_every_prompt_has_its_own_noise_and_the_wanted_size():
 def test_the_oracle_is_the_judge(monkeypatch):
     colours = iter([True, False, False, False] * 3)
     monkeypatch.setattr(
-        shapes_oracle, "judge", lambda case, clip: ClipScore(right={"colour": next(colours)}, readings=())
+        shapes_oracle, "score_clip", lambda case, clip: ClipScore(right={"colour": next(colours)}, readings=())
     )
     assert judged(Draws()).scores == {"prompts": 12, "colour": 0.25}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from sora_jax.models import perceptual
 from sora_jax.models.random_features import random_features
 from sora_jax.video.pixels import to_float
 from tests import small
+
+PAGE = Path(__file__).parents[2] / "docs/extending.md"
 
 
 def shape(**changes):
@@ -53,6 +56,24 @@ def make_clips(*shapes):
 
 
 SHAPES = [(1, 12, 16)] * 20 + [(3, 12, 12)] * 2
+
+
+def test_a_metric_is_added_as_the_documentation_says(monkeypatch):
+    section = PAGE.read_text(encoding="utf-8").partition("## Add a metric")[2]
+    made = {}
+    exec(section.partition("```python\n")[2].partition("```")[0], made)
+    monkeypatch.setitem(reconstruction.CLIP_METRICS, "flicker", made["flicker"])
+
+    class Flickering(Lossy):
+        def decode(self, latent_BTHWC):
+            made_BTHWC = super().decode(latent_BTHWC)
+            made_BTHWC[:, 1::2] += 4
+            return made_BTHWC
+
+    scores = judge_autoencoder(Flickering(0), make_clips((1, 12, 16), (3, 12, 16), (3, 12, 16)))
+    assert scores.total["flicker_clips"] == 2
+    assert scores.total["flicker"] == pytest.approx(4, abs=1)
+    assert ["flicker" in group for group in scores.groups] == [False, True]
 
 
 def test_scores_are_means_over_clips_in_total_and_in_each_group():

@@ -182,12 +182,12 @@ def test_another_shape_than_asked_for_is_not_clean():
 def test_two_objects_are_clean_only_when_both_are_and_both_were_asked_for():
     cases, clips = drawn(40, image_share=0.0, max_objects=2, sides=((48, 48),))
     case, clip = next((case, clip) for case, clip in zip(cases, clips, strict=True) if len(case.objects) == 2)
-    assert oracle.judge(case, clip).right["clean"]
+    assert oracle.score_clip(case, clip).right["clean"]
     alone = PromptCase(prompt="", background=case.background, objects=case.objects[:1])
     first = oracle.read(clip)
     if first.colour != case.objects[0].colour:
         alone = PromptCase(prompt="", background=case.background, objects=case.objects[1:])
-    verdict = oracle.judge(alone, clip)
+    verdict = oracle.score_clip(alone, clip)
     assert verdict.right["all"]
     assert verdict.readings[0].faults == ("stain",), "a second object is one"
     split = clip.copy()
@@ -195,4 +195,4 @@ def test_two_objects_are_clean_only_when_both_are_and_both_were_asked_for():
     assert position_T2 is not None
     row = round(position_T2[0, 0])
     split[0, row - 1 : row + 1] = split[0, :1, :1]
-    assert not oracle.judge(case, split).right["clean"]
+    assert not oracle.score_clip(case, split).right["clean"]

@@ -88,7 +88,7 @@ def save_anew(directory, change):
     change(tree)
     shutil.rmtree(directory / "state")
     ocp.PyTreeCheckpointer().save(directory / "state", tree)
-    manifest.write(epath.Path(directory), name=directory.name)
+    manifest.write_manifest(epath.Path(directory), name=directory.name)
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")

@@ -6,7 +6,7 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.generate.request import DEFAULT_STRENGTH, TASKS, Request, read_requests
-from sora_jax.generate.tasks import TASKS as MADE
+from sora_jax.generate.tasks import MAKERS as MADE
 
 RED = ("a red circle",)
 

@@ -10,8 +10,9 @@ import pytest
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.generate.request import Request
-from sora_jax.generate.tasks import TASKS
+from sora_jax.generate.tasks import MAKERS
 from sora_jax.generate.video_builder import VideoBuilder
+from sora_jax.video.shown import ShownConfig
 
 STRIDE = 4
 LIMITS = ModelLimits(
@@ -69,13 +70,21 @@ def job(task, *, frames=8, prompts=("a red circle",), **given):
     return Job(request=asked, prompts=prompts, negative="", size=(4, 4), fps=8.0, frames=frames, **given)
 
 
+class Shows:
+    """Notes what is shown: frames of the clip, the first one's value, the last one's."""
+
+    def of_frames(self, frames, first_HWC, last_HWC):
+        return frames, int(first_HWC[0, 0, 0]), None if last_HWC is None else int(last_HWC[0, 0, 0])
+
+
 def make(one, *, limits=LIMITS, value=NEW):
     """Returns (frames that came out, one number each, canvases, scene), with `value` where nothing is known."""
     pieces: list[np.ndarray] = []
     canvases: list[Any] = []
     codec: Any = Averages()
-    scene = VideoBuilder(one, limits, codec, pieces.append)
-    making = TASKS[one.request.task](scene)
+    shower: Any = None if limits.shown is None else Shows()
+    scene = VideoBuilder(one, limits, codec, pieces.append, shower)
+    making = MAKERS[one.request.task](scene)
     latent = None
     while True:
         try:
@@ -151,6 +160,40 @@ def test_an_image_is_the_first_frame():
     frames, (canvas,), _ = make(job("animate", frames=9, image_THWC=video(7)))
     assert frames == [7] + [NEW] * 8
     assert known(canvas) == [7, None, None]
+
+
+def test_an_image_may_lead_to_another():
+    one = job("animate", frames=13, image_THWC=video(7), last_image_THWC=video(90))
+    frames, (canvas,), _ = make(one)
+    assert frames == [7] + [NEW] * 8 + [90] * 4
+    assert known(canvas) == [7, None, None, 90]
+
+
+SHOWN = dataclasses.replace(LIMITS, shown=ShownConfig(channels=5, last="may"), overlap=1, knows=False)
+
+
+def test_a_model_that_is_shown_its_first_frame_has_no_known_tokens():
+    frames, (canvas,), _ = make(job("animate", frames=9, image_THWC=video(7)), limits=SHOWN)
+    assert frames == [NEW] * 9, "also the first one, as it makes it"
+    assert known(canvas) == [None] * 3
+    assert (canvas.shown, canvas.guidance) == ((9, 7, None), None)
+    kept = job("animate", frames=9, image_THWC=video(7), request={"keep_pixels": True})
+    assert make(kept, limits=SHOWN)[0] == [7] + [NEW] * 8
+
+
+def test_each_further_window_is_shown_the_end_of_the_one_before_and_the_last_one_its_end():
+    one = job("animate", frames=29, image_THWC=video(7), last_image_THWC=video(90))
+    frames, canvases, _ = make(one, limits=SHOWN)
+    assert frames == [NEW] * 29
+    assert [canvas.shown for canvas in canvases] == [(13, 7, None), (13, NEW, None), (5, NEW, 90)]
+    assert [canvas.window for canvas in canvases] == [0, 1, 2]
+
+
+def test_a_video_goes_on_from_what_is_shown_of_it():
+    clip = video(*range(10, 19))
+    frames, (canvas,), _ = make(job("extend", frames=6, clips=(clip,), request={"keep_pixels": True}), limits=SHOWN)
+    assert frames == [*range(10, 19)] + [NEW] * 6
+    assert canvas.shown == (9, 18, None)
 
 
 @pytest.mark.parametrize(("at", "place"), [(0.5, 4), (1.0, 8)])
@@ -255,7 +298,7 @@ def test_only_what_is_white_in_the_mask_is_made(keep_pixels):
     pieces: list[np.ndarray] = []
     canvases: list[Any] = []
     codec: Any = Averages()
-    making = TASKS["fill"](VideoBuilder(one, LIMITS, codec, pieces.append))
+    making = MAKERS["fill"](VideoBuilder(one, LIMITS, codec, pieces.append))
     canvases.append(next(making))
     unknown = ~canvases[0].known_thw
     assert unknown.sum() == 1, "one token holds all that is white"

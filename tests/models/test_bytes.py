@@ -18,7 +18,7 @@ K, Q, WIDTH = 14, 4, 16
 
 def build(key):
     return ByteEncoder(
-        TextConfig(encoder="bytes", width=WIDTH, depth=2, heads=2, max_tokens=24),
+        TextConfig(encoder="bytes", weights=None, width=WIDTH, depth=2, heads=2, max_tokens=24),
         bytes_per_token=Q,
         remat="none",
         rngs=nnx.Rngs(key),

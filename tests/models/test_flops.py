@@ -20,7 +20,7 @@ from sora_jax.models.transformer import TransformerConfig
 from tests import small
 
 B, L, K, P, Q = 2, 24, 6, 5, BYTES_PER_TOKEN
-TEXT = ByteText(TextConfig(encoder="bytes", width=16, depth=2, heads=2, max_tokens=24))
+TEXT = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=2, heads=2, max_tokens=24))
 
 
 def config(*, extras: bool) -> TransformerConfig:

@@ -29,7 +29,7 @@ CONFIG = dataclasses.replace(small.TRANSFORMER, width=32, mlp_width=48, frequenc
 
 
 def build(key):
-    text = ByteText(TextConfig(encoder="bytes", width=16, depth=1, heads=2, max_tokens=24))
+    text = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=1, heads=2, max_tokens=24))
     return TextToVideo(CONFIG, text, patch_width=P, rngs=nnx.Rngs(key))
 
 

@@ -13,10 +13,10 @@ from sora_jax.models.bottleneck import KL
 from sora_jax.models.discriminator import AdversarialAutoencoder, Discriminator, DiscriminatorConfig
 from sora_jax.objectives.autoencoder import (
     AutoencoderLossConfig,
+    adversarial_loss,
     disturbed,
     gradient_error,
     halved,
-    judge,
     make_objective,
 )
 from tests import small
@@ -169,7 +169,7 @@ def judged():
 def test_the_autoencoder_is_pushed_by_a_share_of_its_other_gradient(judged):
     structure, weights, made, clip, pull = judged
     model = nnx.merge(structure, weights)
-    push = jax.jit(jax.grad(lambda made: judge(model, made, clip, pull, share=0.1)[0]))(made)
+    push = jax.jit(jax.grad(lambda made: adversarial_loss(model, made, clip, pull, share=0.1)[0]))(made)
     towards = jax.jit(jax.grad(lambda made: -jnp.mean(model(made))))(made)
     np.testing.assert_allclose(jnp.linalg.norm(push), 0.1 * jnp.linalg.norm(pull), rtol=1e-4)
     np.testing.assert_allclose(push / jnp.linalg.norm(push), towards / jnp.linalg.norm(towards), atol=1e-6)
@@ -180,7 +180,7 @@ def test_the_judge_learns_the_hinge_loss_and_nothing_of_the_push(judged):
     structure, weights, made, clip, pull = judged
 
     def loss(weights):
-        return judge(nnx.merge(structure, weights), made, clip, pull, share=0.1)[0]
+        return adversarial_loss(nnx.merge(structure, weights), made, clip, pull, share=0.1)[0]
 
     def hinge(weights):
         model = nnx.merge(structure, weights)

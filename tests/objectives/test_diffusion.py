@@ -61,6 +61,7 @@ def config(*, prediction="clean", dropout=0.0):
         path=small.path_config(prediction=prediction, loss_space="velocity", weighting="flat", min_sigma=0.05),
         noise=small.noise_config(),
         caption_dropout=dropout,
+        loss_bands=None,
     )
 
 
@@ -264,6 +265,24 @@ def test_the_noise_of_a_segment_goes_by_the_tokens_that_are_there(pack):
             )
     assert loss.weight == (segment_BL > 0).sum()
     assert metrics["fill"].value() == (segment_BL > 0).mean()
+
+
+def test_the_loss_of_bands_of_noise_adds_up_to_the_loss():
+    banded = dataclasses.replace(config(), loss_bands=(0.3, 0.5, 0.9))
+    objective = make_objective(banded, shares(0.0), dtype=jnp.float32, noise_range=(0.4, 1.0))
+    stub = Stub(lambda tokens_BLP, sigma_BL1: 0 * tokens_BLP + sigma_BL1)
+    loss, metrics = objective(stub, PACK, KEY)
+    bands = {name: mean for name, mean in metrics.items() if name.startswith("loss_")}
+    assert list(bands) == ["loss_0.4_0.5", "loss_0.5_0.9", "loss_0.9_1"], "none is outside of what is drawn"
+    np.testing.assert_allclose(np.sum(list(bands.values()), axis=0), loss, rtol=1e-5)
+    inside = np.asarray((stub.sigma_BL >= 0.5) & (stub.sigma_BL < 0.9) & (PACK["segment_BL"] > 0))
+    assert bands["loss_0.5_0.9"].weight == inside.sum() > 0
+
+
+@pytest.mark.parametrize("edges", [(0.0, 0.5), (0.6, 0.5), (1.0,)])
+def test_bands_that_do_not_rise_between_0_and_1_are_refused(edges):
+    with pytest.raises(UserError, match="loss_bands"):
+        dataclasses.replace(config(), loss_bands=edges)
 
 
 def test_the_loss_and_gradient_of_a_pack_with_token_drop_are_finite():

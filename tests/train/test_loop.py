@@ -219,14 +219,14 @@ def test_a_disk_without_room_is_told_before_anything_is_made(tmp_path, monkeypat
 
 def test_a_last_save_that_fails_is_tried_again_before_the_run_stops(whole, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("sora_jax.checkpoints.checkpoint._PAUSES", (0.0, 0.0))
-    write, failures = manifest.write, [OSError(28, "No space left on device")] * 2
+    write, failures = manifest.write_manifest, [OSError(28, "No space left on device")] * 2
 
     def flaky(*args, **kwargs):
         if failures:
             raise failures.pop()
         write(*args, **kwargs)
 
-    monkeypatch.setattr(manifest, "write", flaky)
+    monkeypatch.setattr(manifest, "write_manifest", flaky)
     with pytest.raises(Preempted, match="step 2 of videos is saved"):
         run(tmp_path, Stream(events={1: terminate}))
     assert sum("step 2 was not saved" in line for line in caplog.messages) == 2

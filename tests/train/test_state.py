@@ -192,3 +192,37 @@ def test_a_stage_freezes_averages_and_a_later_one_trains_them_on(maker):
 
 def shards(state):
     return [leaf.addressable_shards[0] for leaf in jax.tree.leaves([state.params, state.ema])]
+
+
+class Files:
+    """A model on disk that has `first`, its kernel all sevens."""
+
+    place, dtype = "models/public", jnp.dtype(jnp.bfloat16)
+
+    def has(self, name):
+        return name.startswith("first.")
+
+    def load(self, wanted):
+        return {n: jax.device_put(jnp.full(one.shape, 7, one.dtype), one.sharding) for n, one in wanted.items()}
+
+
+@pytest.mark.parametrize("trainable", [None, r"(?!first\.).*"])
+def test_a_state_begins_with_the_files_of_a_model(maker, trainable):
+    """What they have is frozen in its dtype, or trained in float32 with averages of its own."""
+    frozen_dtype = None if trainable is None else "bfloat16"
+    begun = dataclasses.replace(maker, source=Files(), trainable=trainable, frozen_dtype=frozen_dtype)
+    state, plain = begun.fresh(jax.random.key(3)), maker.fresh(jax.random.key(3))
+    given = {name for name in plain.params if name.startswith("first.")}
+    assert given
+    where = state.params if trainable is None else state.frozen
+    assert {str(where[name].dtype) for name in given} == {"float32" if trainable is None else "bfloat16"}
+    assert all(np.all(where[name] == 7) for name in given)
+    assert state.ema["width_0.1"].keys() == state.params.keys()
+    for name in state.params:
+        expected = where[name] if name in given else plain.params[name]
+        np.testing.assert_array_equal(state.params[name], expected)
+        np.testing.assert_array_equal(state.ema["width_0.1"][name], expected)
+        assert state.params[name] is not state.ema["width_0.1"][name]
+    assert jax.tree.structure(state) == jax.tree.structure(begun.abstract())
+    for leaf, shape in zip(jax.tree.leaves(state), jax.tree.leaves(begun.abstract()), strict=True):
+        assert leaf.sharding.is_equivalent_to(shape.sharding, leaf.ndim)

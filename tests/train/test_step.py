@@ -25,7 +25,7 @@ from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.loop import to_device
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.state import EmaConfig, StateMaker
-from sora_jax.train.step import StepConfig, make_step, mean_gradient, weights_digest
+from sora_jax.train.step import StepConfig, digest_and_norm, make_step, mean_gradient
 from tests import small
 from tests.small import generator
 
@@ -84,7 +84,7 @@ def objectives(kind):
     """Returns (build, objective, batch of a step, optimizer)."""
     if kind == "diffusion":
         config = diffusion_objective.DiffusionConfig(
-            path=small.path_config(), noise=small.noise_config(), caption_dropout=0.2
+            path=small.path_config(), noise=small.noise_config(), caption_dropout=0.2, loss_bands=None
         )
         objective = diffusion_objective.make_objective(config, small.known_config(), dtype=jnp.dtype(jnp.float32))
         return generator(4, depth=1), objective, packs, "adamw"
@@ -269,13 +269,13 @@ def test_the_digest_is_that_of_the_weights_on_any_mesh():
     for mesh_name in ("one device", "fsdp 8"):
         state = begin("diffusion", mesh_name)
         with jax.set_mesh(prepared("diffusion", mesh_name)[2]):
-            digests[mesh_name] = int(jax.jit(weights_digest)(state.params))
+            digests[mesh_name] = int(jax.jit(digest_and_norm)(state.params)[0])
     host = {name: np.array(value) for name, value in begin("diffusion", "one device").params.items()}
     bits = sum(int(value.view(np.uint32).sum(dtype=np.uint64)) for value in host.values())
     assert set(digests.values()) == {bits % 2**32}
     name = max(host, key=lambda name: host[name].size)
     host[name].flat[5] = np.nextafter(host[name].flat[5], np.float32(9))
-    assert int(weights_digest(host)) != bits % 2**32, "one element by one unit in the last place"
+    assert int(digest_and_norm(host)[0]) != bits % 2**32, "one element by one unit in the last place"
 
 
 @pytest.mark.parametrize("mesh_name", ["one device", "fsdp 8"])

@@ -19,7 +19,7 @@ from sora_jax.core import rng
 from sora_jax.train.metrics import read_metrics
 
 # Of one process; the longest start, which compiles, takes a minute on two idle cores.
-PATIENCE = 600.0
+DRILL_SECONDS = 600.0
 STEPS, EVERY = 200, 20  # of the run's last stage, and between its checkpoints
 STAGE = "videos"
 # The base config at a size of seconds. Every step is logged, so that the losses tell the order of the data.
@@ -109,7 +109,7 @@ class Running:
         """Sends it a signal."""
         self.process.send_signal(number)
 
-    def wait_for(self, come: Callable[[], bool], *, seconds: float = PATIENCE) -> bool:
+    def wait_for(self, come: Callable[[], bool], *, seconds: float = DRILL_SECONDS) -> bool:
         """Whether `come` was true before the process ended; raises TimeoutError after so many seconds."""
         until = time.monotonic() + seconds
         while not come():
@@ -121,7 +121,7 @@ class Running:
             time.sleep(0.002)
         return True
 
-    def wait(self, *, seconds: float = PATIENCE) -> Ended:
+    def wait(self, *, seconds: float = DRILL_SECONDS) -> Ended:
         """How it ended; one that does not end in time is killed, which its code then says."""
         try:
             code = self.process.wait(seconds)

@@ -12,7 +12,7 @@ from etils import epath
 
 from sora_jax.benchmarks.drills.bench import Bench
 from sora_jax.benchmarks.drills.registry import Result, Tally, drill
-from sora_jax.benchmarks.made_up_data import prepare_noise, time_step
+from sora_jax.benchmarks.made_up_data import prepare_noise, seconds_of_step
 from sora_jax.checkpoints import manifest
 from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.core import rng
@@ -58,7 +58,7 @@ def step_seconds(settings: Settings, bench: Bench) -> float:
         seed=0,
     )
     with rows.batches(threads=1) as batches:
-        return time_step(settings, list(itertools.islice(batches, 16)))
+        return seconds_of_step(settings, list(itertools.islice(batches, 16)))
 
 
 def save_seconds(settings: Settings, bench: Bench) -> tuple[float, float, float]:
@@ -86,5 +86,5 @@ def digest_speed(bench: Bench) -> float:
         content = np.random.default_rng(number).bytes(_DIGESTED_MB * 1_000_000 // 8)
         (folder / str(number)).write_bytes(content)
     began = time.perf_counter()
-    manifest.write(epath.Path(folder), name="speed")
+    manifest.write_manifest(epath.Path(folder), name="speed")
     return _DIGESTED_MB / 1e3 / (time.perf_counter() - began)

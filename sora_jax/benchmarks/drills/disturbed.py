@@ -19,14 +19,14 @@ import numpy as np
 
 from sora_jax.benchmarks.drills.bench import SMALL, STAGE
 from sora_jax.checkpoints import manifest
-from sora_jax.data.packing.packs import Pack
+from sora_jax.data.packing.packs import HostPack
 from sora_jax.data.packing.pipeline import RowDataset
 from sora_jax.train import loop
 
 
 def kill_in_save(step: int, moment: str) -> None:
     """SIGKILL while the checkpoint of `step` is saved: "before" or "after" its manifest is written, never committed."""
-    write = manifest.write
+    write = manifest.write_manifest
 
     def killed(directory: Any, *, name: str) -> None:
         if name != str(step):
@@ -36,7 +36,7 @@ def kill_in_save(step: int, moment: str) -> None:
             write(directory, name=name)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    manifest.write = killed
+    manifest.write_manifest = killed
 
 
 def nan_batch(first: int, count: int = 1) -> None:
@@ -87,7 +87,7 @@ def wild_batch(wanted: int) -> None:
     """Makes the batch of that number a hundred times as large, whenever it is read: a spike."""
     read, rows = RowDataset.__getitem__, SMALL["packing.rows"]
 
-    def wild(self: RowDataset, number: int) -> Pack:
+    def wild(self: RowDataset, number: int) -> HostPack:
         values = read(self, number)
         if number // rows != wanted:
             return values

@@ -104,7 +104,7 @@ class Refusals:
 
 def names(damaged: Path, said: str) -> bool:
     """Whether a message names a damaged file. Of the list of digests itself nobody can say which side is wrong."""
-    return damaged.name in said or (damaged.name == manifest.NAME and "is not used" in said)
+    return damaged.name in said or (damaged.name == manifest.MANIFEST and "is not used" in said)
 
 
 def _newest(workdir: Path) -> Path:

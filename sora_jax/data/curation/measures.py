@@ -164,7 +164,7 @@ class Verdict:
     reason: str | None
 
 
-def judge(clip: Clip, config: CurationConfig) -> Verdict:
+def assess(clip: Clip, config: CurationConfig) -> Verdict:
     """Returns what is thought of one clip; duplicates take two, see `duplicates.find_duplicates`."""
     scores = measure(clip, crop=config.letterbox == "crop")
     return Verdict(scores=scores, reason=refuse(scores, clip.pixels_THWC.shape[1:3], config))

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from sora_jax.core.errors import UserError
-
-FrameRange = tuple[int, int]
+from sora_jax.data.clips import FrameRange
 
 # Frames that a shot has at least: a flash is not two cuts.
 _SHORTEST_SHOT = 3

@@ -29,7 +29,8 @@ from sora_jax.data.curation.duplicates import find_duplicates
 from sora_jax.data.curation.letterbox import crop_bars
 from sora_jax.data.curation.measures import SMALL_SIDE, CurationConfig, Scores, measure, refuse
 from sora_jax.data.curation.shots import cut_windows, find_shots, load_detector
-from sora_jax.data.shards.files import SKIPPED_FILE, end_last_line, storage
+from sora_jax.data.shards.files import storage
+from sora_jax.data.shards.skipped import SKIPPED_FILE, end_last_line
 from sora_jax.data.sources.base import Source, digest, read_ahead
 
 TABLE_FILE = "windows.jsonl"

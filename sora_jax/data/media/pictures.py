@@ -66,6 +66,17 @@ class ReadLimits:
     allocate: Allocator = allocate_bytes
     tell: Tell = tell_nobody
 
+    def __post_init__(self):
+        assert all(limit is None or limit > 0 for limit in (self.max_frames, self.fps)), (self.max_frames, self.fps)
+
+    def within(self, window: tuple[int, int] | None) -> "ReadLimits":
+        """Returns these limits for frames (first, last), counted from 0, both included; None: for all."""
+        if window is None:
+            return self
+        first, last = window
+        assert 0 <= first <= last, window
+        return dataclasses.replace(self, first_frame=first, max_frames=last - first + 1)
+
     @property
     def stop(self) -> int | None:
         """The number of the frame at which decoding ends; None decodes all."""

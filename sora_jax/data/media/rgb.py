@@ -12,7 +12,7 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from PIL import Image
 
 from sora_jax.data.media.pictures import ReadLimits, on_white
-from sora_jax.data.media.tone import FORMAT, ToneMap, is_mapped
+from sora_jax.data.media.tone import TONE_FORMAT, ToneMap, is_mapped
 
 NEARLY_SQUARE = 0.01  # pixels this close to square are not resampled
 HD = (720, 1280)  # rows, columns, from either of which on untagged colours are taken for BT.709, as players do
@@ -55,7 +55,7 @@ class Converter:
         transparent = any(component.is_alpha for component in frame.format.components)
         size, how = (width, height), {"src_colorspace": _matrix(frame), "interpolation": TO_RGB, "threads": 1}
         if is_mapped(*tags) and not transparent:
-            pixels_HWC = self._mapped(self._to_planes.reformat(frame, *size, FORMAT, **how).to_ndarray(), tags)
+            pixels_HWC = self._mapped(self._to_planes.reformat(frame, *size, TONE_FORMAT, **how).to_ndarray(), tags)
             return pixels_HWC if turn is None else turned(pixels_HWC, bytes(turn))
         if frame.format.name.startswith(PLANES_FIRST) and not transparent:
             frame = self._to_planes.reformat(frame, *size, "gbrp", **how)

@@ -27,7 +27,7 @@ _MOST = 2 * _PEAK / _WHITE  # light in BT.709 of the most colourful peak, at mos
 _GAMMA = 2.4  # of a screen
 _STEPS = 4096  # of tables over the square root of light
 _BLOCK = 2**16  # pixels at once: they stay in the cache of a core
-FORMAT = "gbrp16le"  # what frames are converted to before they are mapped: to rgb48le FFmpeg loses green
+TONE_FORMAT = "gbrp16le"  # what frames are converted to before they are mapped: to rgb48le FFmpeg loses green
 
 
 def is_mapped(transfer: int, primaries: int) -> bool:

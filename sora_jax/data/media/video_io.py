@@ -8,7 +8,6 @@ list (`file_kinds`); sizes are checked before pixels are decoded.
 """
 
 import contextlib
-import dataclasses
 import os
 import stat
 import struct
@@ -105,11 +104,9 @@ def read_stream(
     returned need not be that array. With `opaque` a picture that one can see through is refused. `tell` is told how
     many frames the file has at that rate, where its headers say so.
 
-    Raises `BadClip` for whatever cannot be decoded to its end: an ending not in `MEDIA_SUFFIXES`, no video in it, over
-    `max_pixels` T * H * W, a damaged frame, none in the `window`, or (unless stopped by `max_frames` or `window`) a
-    file that is cut off, as `promises` tells it.
+    Raises `BadClip` for an ending not in `MEDIA_SUFFIXES`, no video, over `max_pixels` T * H * W, a damaged frame, none
+    in the `window`, or (unless stopped by `max_frames` or `window`) a file that is cut off, as `promises` tells it.
     """
-    assert all(limit is None or limit > 0 for limit in (max_frames, fps)), (max_frames, fps)
     limits = ReadLimits(
         source_id=name,
         max_frames=max_frames,
@@ -119,22 +116,25 @@ def read_stream(
         opaque=opaque,
         allocate=allocate,
         tell=tell,
-    )
-    if window is not None:
-        assert 0 <= window[0] <= window[1], window
-        limits = dataclasses.replace(limits, first_frame=window[0], max_frames=window[1] - window[0] + 1)
+    ).within(window)
     _check_ending(name)
+    with _damage_is_a_bad_clip(name), stream as file:
+        kind = _kind(file, name)
+        if kind != PICTURE:
+            return read_video(file, demuxer=kind, limits=limits)
+        return read_pictures(file, limits=limits, whole=window is not None)
+
+
+@contextlib.contextmanager
+def _damage_is_a_bad_clip(name: str) -> Iterator[None]:
+    """Raises `BadClip` for what libraries raise on damaged bytes."""
     try:
-        with stream as file:
-            kind = _kind(file, name)
-            if kind != PICTURE:
-                return read_video(file, demuxer=kind, limits=limits)
-            return read_pictures(file, limits=limits, whole=window is not None)
+        yield
     except UnidentifiedImageError as error:
-        raise BadClip(limits.source_id, f"is not an image ({', '.join(PICTURE_FORMATS)})") from error
+        raise BadClip(name, f"is not an image ({', '.join(PICTURE_FORMATS)})") from error
     except DECODING_ERRORS as error:
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BadClip(limits.source_id, f"cannot be decoded: {said.splitlines()[0][:120]}") from error
+        raise BadClip(name, f"cannot be decoded: {said.splitlines()[0][:120]}") from error
 
 
 def check_bytes(size: int, name: str) -> None:

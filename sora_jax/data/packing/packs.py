@@ -1,7 +1,7 @@
 """The pack: the one layout of rows that training, sampling and evaluation share.
 
 Letters: B rows, L tokens of a row, S segments of a row, K text tokens of a row, P patch width, Q bytes of a text token,
-J text tokens of the empty text.
+J text tokens of the empty text, C channels of what is shown beside the noise, M tokens of images of a row.
 
 A pack is a dict of numpy arrays, batch first:
   tokens_BLP        float32  patches of normalised latents, zero where padding
@@ -14,6 +14,10 @@ A pack is a dict of numpy arrays, batch first:
   grid_BS3          int32    (t, h, w) token grid of each segment, zero where absent
   time_step_BS      float32  distance in time position between neighbouring token frames, zero where absent
   sample_BS         int32    index in the prepared set (or of the request), -1 where absent
+Where the model is shown frames (`video/shown.py`) also
+  given_BLC         float32  patches of the mask and the latent of what is shown, the channel fastest
+  image_BME         float32  tokens of shown images, those of segment s in the s-th part of M; where it sees any
+  image_segment_BM  int32    1...S, 0 where padding
 
 With token drop a segment holds some of the tokens of its grid, in their order and with their own positions.
 """
@@ -28,8 +32,10 @@ import numpy as np
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
+from sora_jax.video.patches import patchify
+from sora_jax.video.shown import Shown, ShownConfig
 
-Pack = dict[str, np.ndarray]
+HostPack = dict[str, np.ndarray]
 Array = TypeVar("Array")
 
 _ALL = slice(None)
@@ -46,6 +52,7 @@ class PackLayout:
       temporal_stride: Frames of one latent frame after the first.
       time_rate: Time positions per second.
       tokenizer: What makes text tokens.
+      shown: How the model is shown frames; None: it is not.
     """
 
     budget: Budget
@@ -54,6 +61,7 @@ class PackLayout:
     temporal_stride: int
     time_rate: float
     tokenizer: Tokenizer
+    shown: ShownConfig | None = None
 
     def row(self) -> "Row":
         """Returns an empty row."""
@@ -67,7 +75,7 @@ class Row:
         budget, tokenizer = layout.budget, layout.tokenizer
         width = math.prod(layout.patch) * layout.channels
         self.layout = layout
-        self.arrays: Pack = {
+        self.arrays: HostPack = {
             "tokens_BLP": np.zeros((budget.tokens, width), np.float32),
             "position_BL3": np.zeros((budget.tokens, 3), np.float32),
             "segment_BL": np.zeros(budget.tokens, np.int32),
@@ -82,6 +90,8 @@ class Row:
             length = tokenizer.count("")
             for name, (wide, dtype) in tokenizer.arrays.items():
                 self.arrays[empty_name(name)] = np.zeros((length, wide), dtype)
+        if layout.shown is not None:
+            self.arrays |= _shown_arrays(layout, layout.shown)
         self._token = self._text = self._slot = 0
 
     def put(
@@ -93,10 +103,12 @@ class Row:
         text: Text,
         tokens_LP: np.ndarray | None,
         kept: np.ndarray | slice = _ALL,
+        shown: Shown | None = None,
     ) -> slice:
         """Adds a clip and returns where its tokens are; `tokens_LP` None leaves zeros to be filled by sampling.
 
         `text` are the arrays of its caption. Of the tokens on `grid` those numbered by `kept` are added, ascending.
+        `shown` is what the model is shown of it, where the layout has a place for that.
         What is added must fit: planning has seen to that.
         """
         step = shapes.time_step(
@@ -116,10 +128,21 @@ class Row:
         row["grid_BS3"][self._slot] = grid
         row["time_step_BS"][self._slot] = step
         row["sample_BS"][self._slot] = sample
+        if shown is not None:
+            self._put_shown(shown, there, kept)
         self._put_text(text)
         self._token = there.stop
         self._slot += 1
         return there
+
+    def _put_shown(self, shown: Shown, there: slice, kept: np.ndarray | slice) -> None:
+        assert self.layout.shown is not None
+        self.arrays["given_BLC"][there] = patchify(shown.given_THWC, self.layout.patch)[kept]
+        if shown.image_ME is not None:
+            count = self.layout.shown.tokens
+            place = slice(self._slot * count, (self._slot + 1) * count)
+            self.arrays["image_BME"][place] = shown.image_ME
+            self.arrays["image_segment_BM"][place] = self._slot + 1
 
     def put_empty(self, text: Text) -> None:
         """Sets the arrays of the empty text."""
@@ -137,6 +160,16 @@ class Row:
         self._text = there.stop
 
 
+def _shown_arrays(layout: PackLayout, shown: ShownConfig) -> HostPack:
+    """Returns the arrays of what an empty row is shown."""
+    tokens, images = layout.budget.tokens, layout.budget.segments * shown.tokens
+    arrays: HostPack = {"given_BLC": np.zeros((tokens, math.prod(layout.patch) * shown.channels), np.float32)}
+    if images:
+        arrays["image_BME"] = np.zeros((images, shown.image_width), np.float32)
+        arrays["image_segment_BM"] = np.zeros(images, np.int32)
+    return arrays
+
+
 def empty_name(name: str) -> str:
     """Returns "empty_BKE" of "text_BKE": how a pack calls an array of the empty text."""
     return f"empty_{name.removeprefix('text_')}"
@@ -147,6 +180,6 @@ def texts_of(pack: Mapping[str, Array]) -> dict[str, Array]:
     return {name: array for name, array in pack.items() if name.startswith("text_")}
 
 
-def stack_rows(rows: list[Row]) -> Pack:
+def stack_rows(rows: list[Row]) -> HostPack:
     """Returns the pack of several rows."""
     return {name: np.stack([row.arrays[name] for row in rows]) for name in rows[0].arrays}

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.packing.packs import Pack, PackLayout
+from sora_jax.data.packing.packs import HostPack, PackLayout
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan, choose_tokens
 from sora_jax.data.shards.files import EMPTY_TEXT_FILE
@@ -22,6 +22,7 @@ from sora_jax.data.shards.prepared import Prepared, PreparedSet
 from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
+from sora_jax.video.shown import Shown, ShownConfig, join, shown_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,8 @@ class RowDataset:
 
     `plan` says which samples each row holds, `plan.rejected` which samples fit none. `patch` is (pt, ph, pw);
     `time_rate` is in time positions per second; `mix` and `weights_G`, of the directories of `prepared`, are those of
-    `make_pools`, `token_drop` is that of `RowPlan`; `tokenizer` is the one that `prepared` was made with. Thread safe.
+    `make_pools`, `token_drop` is that of `RowPlan`; `tokenizer` is the one that `prepared` was made
+    with, `shown` how the model is shown frames. Thread safe.
 
     Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn, `DataError` when the
     empty text is not stored with the others.
@@ -123,6 +125,7 @@ class RowDataset:
         mix: Mapping[str, float] | None = None,
         weights_G: Sequence[float] | None = None,
         token_drop: tuple[float, float] = (0.0, 0.0),
+        shown: ShownConfig | None = None,
     ):
         if tokenizer.stored and prepared.empty_text is None:
             raise DataError(
@@ -138,6 +141,7 @@ class RowDataset:
             temporal_stride=prepared.header["strides"][0],
             time_rate=time_rate,
             tokenizer=tokenizer,
+            shown=shown,
         )
         self._seed = seed
         self._mix = None if mix is None else {**mix, **({"collections": list(weights_G)} if weights_G else {})}
@@ -164,7 +168,7 @@ class RowDataset:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, number: int) -> Pack:
+    def __getitem__(self, number: int) -> HostPack:
         """Returns row `number` >= 0: the arrays of a pack without their axis B."""
         planned = self.plan.row(number)
         row = self._layout.row()
@@ -183,6 +187,7 @@ class RowDataset:
                 text=self._text(sample, caption),
                 tokens_LP=patchify(sample.latent_THWC, patch),
                 kept=choose_tokens(shapes.count(grid), kept, seed=self._seed, draw=draw),
+                shown=self._shown(sample),
             )
         return row.arrays
 
@@ -191,6 +196,15 @@ class RowDataset:
         if sample.texts is not None:
             return sample.texts[caption]
         return self._layout.tokenizer.encode([sample.captions[caption]])[0]
+
+    def _shown(self, sample: Prepared) -> Shown | None:
+        """Returns what the model is shown of a sample: the frames that its shard was made for."""
+        if self._layout.shown is None:
+            return None
+        assert sample.shown_THWC is not None, sample.source_id
+        shown_T = shown_frames(sample.pixel_shape[0], last=self._layout.shown.last == "must")
+        given_THWC = join(sample.shown_THWC, shown_T, stride=self._layout.temporal_stride)
+        return Shown(given_THWC, sample.image_ME)
 
     def names(self, number: int) -> list[str]:
         """Returns what the samples of row `number` are called."""
@@ -247,12 +261,12 @@ class _Part:
     def __len__(self) -> int:
         return sys.maxsize // self._per_batch
 
-    def __getitem__(self, index: int) -> Pack:
+    def __getitem__(self, index: int) -> HostPack:
         batch, slot = divmod(index, self._own)
         return self._rows[self._start + batch * self._per_batch + self._offset + slot]
 
 
-class Batches(Iterator[Pack]):
+class Batches(Iterator[HostPack]):
     """Endless iterator of one process's packs, read ahead by threads; `next_row` is its whole state.
 
     `next_row` is the global number of the first row not yet returned (by any process). Close it when done
@@ -284,7 +298,7 @@ class Batches(Iterator[Pack]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __next__(self) -> Pack:
+    def __next__(self) -> HostPack:
         pack = next(self._iterator)
         self.next_row += self._rows_per_batch
         return pack

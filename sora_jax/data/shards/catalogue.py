@@ -17,7 +17,8 @@ import numpy as np
 
 from sora_jax.core.errors import DataError
 from sora_jax.data.shards import files
-from sora_jax.data.shards.files import SKIPPED_FILE, storage
+from sora_jax.data.shards.files import storage
+from sora_jax.data.shards.skipped import SKIPPED_FILE, read_skipped, skip_line
 from sora_jax.data.sources.base import Source, fingerprint
 
 CATALOGUE_FILE = "catalogue.npz"
@@ -42,14 +43,14 @@ def write_catalogue(directory: Path, source: Source) -> dict[str, str]:
 
     Raises `DataError` when a clip of the source is neither written nor skipped yet.
     """
-    written, skipped = files.read_written(directory), files.read_skipped(directory)
+    written, skipped = files.read_written(directory), read_skipped(directory)
     places, lines, missing, reasons = [], [], [], {}
     for index in range(len(source)):
         clip = (source.source_id(index), source.origin(index))
         if clip in written:
             places.append(written[clip])
         elif clip in skipped:
-            lines.append(files.skip_line(clip, skipped[clip]))
+            lines.append(skip_line(clip, skipped[clip]))
             reasons[clip[0]] = skipped[clip]
         else:
             missing.append(clip[0])

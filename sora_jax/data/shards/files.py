@@ -10,8 +10,9 @@ Letters: N samples, M captions, T H W C latents, k text tokens of a caption.
   NAME.skipped.jsonl          lines {"source_id", "origin", "reason"}
 
 A record is, little endian: uint32 crc32 of all that follows, uint32 length of the json, the json, the bfloat16 bytes of
-the latent, and those of the stored arrays of its captions; the empty text is a record of these alone. Nothing is ever
-unpickled. Format 2 is format 3 without anything stored of a text.
+the latent, those of the stored arrays of its captions, and those, bfloat16, of what a model is shown of the clip; the
+empty text is a record of the second alone. Nothing is ever unpickled. Format 2 is format 3 without anything stored of a
+text, format 3 is format 4 without anything that is shown.
 """
 
 import contextlib
@@ -34,23 +35,29 @@ from sora_jax.data.tokens import Text
 from sora_jax.data.words import words_of
 
 FORMAT = 3
-_READ_FORMATS = (2, FORMAT)
+_SHOWN_FORMAT = 4  # of shards that also hold what a model is shown: an older program says that it cannot read them
+_READ_FORMATS = (2, FORMAT, _SHOWN_FORMAT)
 HEADER_FILE = "header.json"
 EMPTY_TEXT_FILE = "empty_text.bin"
-SKIPPED_FILE = "skipped.jsonl"
-# What a header says, in words: fingerprints (of the autoencoder's weights, of the text encoder's name and version, of a
-# file of text tokens where there is one), then lists of C floats, [temporal, spatial] strides, and C.
+# What a header says, in words: fingerprints (of the autoencoder's weights, of the text encoder's name and version; of a
+# frozen one also of its file of text tokens and of how texts are cleaned and cut; of how frames are shown), then lists
+# of C floats, [temporal, spatial] strides, and C.
 _WORDS = {
     "autoencoder": "autoencoder",
     "text_encoder": "text encoder",
     "tokenizer": "tokenizer",
+    "cleaning": "cleaning of texts",
+    "text_tokens": "length of texts",
+    "shown": "way in which the model is shown frames",
     "latent_mean": "autoencoder's latent mean",
     "latent_scale": "autoencoder's latent scale",
     "strides": "autoencoder's strides",
     "channels": "autoencoder's channels",
 }
 HEADER_KEYS = frozenset(_WORDS)
-OPTIONAL_KEYS = frozenset({"tokenizer"})
+OPTIONAL_KEYS = frozenset({"tokenizer", "cleaning", "text_tokens", "shown"})
+
+_SHOWN = ("shown_THWC", "image_ME")
 
 ClipKey = tuple[str, str]  # a clip's source id and origin
 
@@ -64,7 +71,8 @@ class Prepared:
     that. `weights` says how often each caption is drawn; None: all alike. `origin` is the source's word for what
     the clip was made from (`data.sources.Source.origin`). `file_frames` are those of its file (`data.clips.Clip`),
     which only the index keeps. `texts` are the arrays of each caption, where the text encoder stores them
-    (`Tokenizer.stored`).
+    (`Tokenizer.stored`). `shown_THWC` and `image_ME` are what the model is shown of it, where it is shown frames
+    (`video/shown.py`): a latent as `latent_THWC`, of its shape, and tokens of images.
     """
 
     latent_THWC: np.ndarray
@@ -77,19 +85,26 @@ class Prepared:
     origin: str = ""
     file_frames: int | None = None
     texts: tuple[Text, ...] | None = None
+    shown_THWC: np.ndarray | None = None
+    image_ME: np.ndarray | None = None
 
 
 def encode_record(sample: Prepared) -> bytes:
-    """Returns the record of a sample; the latent is rounded to bfloat16."""
-    apart = ("latent_THWC", "texts", "file_frames")
+    """Returns the record of a sample; latents and tokens of images are rounded to bfloat16."""
+    apart = ("latent_THWC", "texts", "file_frames", *_SHOWN)
     known = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample) if f.name not in apart}
     if known["weights"] is None:
         del known["weights"]
     known["latent_shape"] = sample.latent_THWC.shape
-    latent = sample.latent_THWC.astype(ml_dtypes.bfloat16).tobytes()
-    if sample.texts is None:
-        return _sealed(known, latent)
-    return _sealed({**known, "texts": _shapes(sample.texts)}, latent + _bytes(sample.texts))
+    arrays = sample.latent_THWC.astype(ml_dtypes.bfloat16).tobytes()
+    if sample.texts is not None:
+        known["texts"] = _shapes(sample.texts)
+        arrays += _bytes(sample.texts)
+    for name in _SHOWN:
+        if (shown := getattr(sample, name)) is not None:
+            known[name] = shown.shape
+            arrays += shown.astype(ml_dtypes.bfloat16).tobytes()
+    return _sealed(known, arrays)
 
 
 def decode_record(record: bytes) -> Prepared:
@@ -97,6 +112,11 @@ def decode_record(record: bytes) -> Prepared:
     header, start = _opened(record)
     latent_THWC, start = _array(record, start, np.dtype(ml_dtypes.bfloat16), header["latent_shape"])
     texts, end = _texts(header["texts"], record, start) if "texts" in header else (None, start)
+    shown: dict[str, np.ndarray] = {}
+    for name in _SHOWN:
+        if name in header:
+            array, end = _array(record, end, np.dtype(ml_dtypes.bfloat16), header[name])
+            shown[name] = array.astype(np.float32)
     if end != len(record):
         raise ValueError(f"it has {len(record)} bytes, and {end} by its shapes")
     return Prepared(
@@ -109,6 +129,8 @@ def decode_record(record: bytes) -> Prepared:
         weights=tuple(header["weights"]) if "weights" in header else None,
         origin=header["origin"],
         texts=texts,
+        shown_THWC=shown.get("shown_THWC"),
+        image_ME=shown.get("image_ME"),
     )
 
 
@@ -222,23 +244,6 @@ def read_words(directory: Path) -> set[str] | None:
     return found if paths else None
 
 
-def skip_line(clip: ClipKey, reason: str) -> bytes:
-    """Returns the line that says why a clip is left out."""
-    source_id, origin = clip
-    return json.dumps({"source_id": source_id, "origin": origin, "reason": reason}).encode() + b"\n"
-
-
-def read_skipped(directory: Path) -> dict[ClipKey, str]:
-    """Returns the reason for every clip that writers left out; a line torn by a killed one is passed over."""
-    skipped = {}
-    for path in sorted(directory.glob(f"*.{SKIPPED_FILE}")):
-        for line in path.read_bytes().splitlines():
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                skipped[entry["source_id"], entry["origin"]] = entry["reason"]
-    return skipped
-
-
 def read_written(directory: Path) -> dict[ClipKey, tuple[str, int]]:
     """Returns (name of the index, number of the record) of every clip in committed shards."""
     written = {}
@@ -270,7 +275,8 @@ def write_header(directory: Path, header: Mapping[str, Any]) -> None:
     if not path.exists():
         # The process id keeps writers of one directory from writing into each other's temporary file.
         temporary = directory / f"{HEADER_FILE}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps({"format": FORMAT, **header}, indent=2) + "\n")
+        written = {"format": _SHOWN_FORMAT if "shown" in header else FORMAT, **header}
+        temporary.write_text(json.dumps(written, indent=2) + "\n")
         commit(temporary, path)
     check_same(directory, read_header(directory), header)
 
@@ -287,10 +293,8 @@ def read_header(directory: Path) -> dict[str, Any]:
             f"{path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"
         ) from error
     if (found := header.pop("format", None)) not in _READ_FORMATS:
-        raise UserError(
-            f"{path} is of format {found}, and {' and '.join(map(str, _READ_FORMATS))} are read here: prepare in a new "
-            "--workdir"
-        )
+        first, last = _READ_FORMATS[0], _READ_FORMATS[-1]
+        raise UserError(f"{path} is of format {found}, and {first} to {last} are read here: prepare in a new --workdir")
     return header
 
 
@@ -332,13 +336,6 @@ def check_same(directory: Path, header: Mapping[str, Any], expect: Mapping[str, 
             f"{directory} was prepared with something else: {'; '.join(changes)}: "
             "prepare into a new directory, or go back to what it was prepared with"
         )
-
-
-def end_last_line(path: Path) -> None:
-    """Ends a line torn by a killed writer, so that it does not swallow the next one."""
-    if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-        with path.open("ab") as file:
-            file.write(b"\n")
 
 
 def commit(temporary: Path, path: Path) -> None:

@@ -17,12 +17,14 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.shards import files
+from sora_jax.data.shards import files, skipped
 from sora_jax.data.shards.catalogue import read_catalogue
-from sora_jax.data.shards.files import HEADER_KEYS, OPTIONAL_KEYS, SKIPPED_FILE, ClipKey, Prepared, storage
+from sora_jax.data.shards.files import HEADER_KEYS, OPTIONAL_KEYS, ClipKey, Prepared, storage
+from sora_jax.data.shards.skipped import SKIPPED_FILE
 from sora_jax.data.tokens import Tokenizer
 
 _DIGITS = "[0-9]" * 6
+_INDEX, _RECORDS = ".index.npz", ".arrayrecord"
 
 
 class ShardWriter:
@@ -62,7 +64,7 @@ class ShardWriter:
             files.write_header(self._directory, header)
             for leftover in self._directory.glob(f"{name}-{_DIGITS}.*.tmp"):
                 leftover.unlink()
-            files.end_last_line(self._skipped())
+            skipped.end_last_line(self._skipped())
         self._empty_text = tokenizer.encode([""])[0] if tokenizer.stored else None
         if self._empty_text is not None:
             with storage(self._directory):
@@ -70,7 +72,7 @@ class ShardWriter:
         indices = self._directory.glob(f"{name}-{_DIGITS}.index.npz")
         numbers = [int(path.name.removeprefix(f"{name}-").split(".")[0]) for path in indices]
         self._number = 1 + max(numbers, default=-1)
-        self.done = frozenset({*files.read_written(self._directory), *files.read_skipped(self._directory)})
+        self.done = frozenset({*files.read_written(self._directory), *skipped.read_skipped(self._directory)})
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -85,6 +87,7 @@ class ShardWriter:
         assert sample.fps > 0, sample.fps
         if not np.all(np.isfinite(sample.latent_THWC)):
             raise DataError(f"the latent of {sample.source_id} is not finite: check the autoencoder")
+        assert sample.shown_THWC is None or sample.shown_THWC.shape == sample.latent_THWC.shape, sample.source_id
         assert sample.weights is None or len(sample.weights) == len(sample.captions), sample.weights
         if not sample.captions:
             texts = None if self._empty_text is None else (self._empty_text,)
@@ -104,7 +107,7 @@ class ShardWriter:
         """Records at once that a source's clip is left out, and why."""
         path = self._skipped()
         with storage(path), path.open("ab") as file:
-            file.write(files.skip_line(clip, reason))
+            file.write(skipped.skip_line(clip, reason))
 
     def close(self) -> None:
         """Commits the shard being written, if any; the writer may go on with the next one."""
@@ -193,23 +196,37 @@ class PreparedSet:
         return len(self._crc_N)
 
     def __getitem__(self, index: int) -> Prepared:
-        """Returns a sample with its latent normalised, (latent - mean) / scale for each channel.
+        """Returns a sample with its latents normalised, (latent - mean) / scale for each channel.
 
         Raises `DataError` that names the shard and the record when the record is damaged.
         """
+        sample = self.raw(index)
+        shown = sample.shown_THWC
+        return dataclasses.replace(
+            sample,
+            latent_THWC=(sample.latent_THWC - self._mean_C) / self._scale_C,
+            shown_THWC=None if shown is None else (shown - self._mean_C) / self._scale_C,
+        )
+
+    def raw(self, index: int) -> Prepared:
+        """Returns a sample with its latent as the writer was given it, rounded to bfloat16; raises as indexing does."""
         path, record_number = self._shards[self._shard_N[index]], int(self._record_N[index])
         try:
             record = self._reader(path).read([record_number])[0]
             if files.checksum(record) != self._crc_N[index]:
                 raise ValueError("it is not the record that the index was written for")
-            sample = files.decode_record(record)
+            return files.decode_record(record)
         except (LookupError, RuntimeError, TypeError, ValueError, OSError, struct.error) as error:
             raise DataError(
                 f"record {record_number} of shard {path} is damaged ({error}): "
                 "restore the shard from a copy, or prepare in a new --workdir"
             ) from error
-        latent_THWC = (sample.latent_THWC - self._mean_C) / self._scale_C
-        return dataclasses.replace(sample, latent_THWC=latent_THWC)
+
+    def source_ids(self) -> list[str]:
+        """Returns the source id of each sample, as the indices have it."""
+        indices = [path.with_name(path.name.replace(_RECORDS, _INDEX)) for path in self._shards]
+        made_from = [json.loads(files.read_index(path, only=("made_from",))["made_from"].tobytes()) for path in indices]
+        return [made_from[shard][record][0] for shard, record in zip(self._shard_N, self._record_N, strict=True)]
 
     def _list_samples(self, directory: Path) -> dict[str, np.ndarray]:
         """Returns what the indices know of a directory's samples, and where in `_shards` their records lie."""
@@ -217,9 +234,9 @@ class PreparedSet:
         catalogue = read_catalogue(directory)
         paths = [directory / name for name in catalogue.indices] if catalogue else files.index_paths(directory)
         if not paths:
-            skipped = len(files.read_skipped(directory))
+            left_out = len(skipped.read_skipped(directory))
             raise UserError(
-                f"{directory} holds no prepared samples and {skipped} skipped clips (see {SKIPPED_FILE}): "
+                f"{directory} holds no prepared samples and {left_out} skipped clips (see {SKIPPED_FILE}): "
                 "prepare in a new --workdir"
             )
         indices = [files.read_index(path) for path in paths]
@@ -228,7 +245,7 @@ class PreparedSet:
         records = {name: np.concatenate([index[name] for index in indices]) for name in names}
         records["shard_N"] = np.repeat(np.arange(len(paths), dtype=np.int32) + len(self._shards), counts)
         records["record_N"] = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
-        self._shards += [path.with_name(path.name.replace(".index.npz", ".arrayrecord")) for path in paths]
+        self._shards += [path.with_name(path.name.replace(_INDEX, _RECORDS)) for path in paths]
         if catalogue is None:
             return records
         first = np.cumsum([0, *counts[:-1]])

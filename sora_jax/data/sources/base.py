@@ -13,7 +13,7 @@ from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media.video_io import check_bytes
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
 from sora_jax.data.sources.folder_captions import read_captions
-from sora_jax.data.sources.remote import is_remote, place, reaching, read_file
+from sora_jax.data.sources.remote import is_remote, place, reaching, read_whole
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class FolderSource(DecodedSource):
     def _fetch(self, name: str) -> bytes:
         check_bytes(self._sizes[name] or 0, name)
         try:
-            return read_file(self._root / name)
+            return read_whole(self._root / name)
         except OSError as error:
             raise BadClip(name, f"cannot be read: {error.strerror or error}") from error
 

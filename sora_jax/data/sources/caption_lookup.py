@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.clips import FrameRange
 from sora_jax.data.sources.caption_tables import TABLE_SUFFIXES, Written, read_table
 from sora_jax.data.sources.remote import AnyPath, is_there, place, reaching
 from sora_jax.data.tokens import Captions, clean_captions
 
-FrameRange = tuple[int, int]
 Name = TypeVar("Name")
 
 _WINDOW = re.compile(r"(.+)#(\d{1,9})-(\d{1,9})", re.DOTALL)
@@ -93,7 +93,7 @@ class Settled:
     required: bool
 
 
-def settle(
+def settle_captions(
     names: Sequence[str],
     own: Sequence[Captions],
     windows: Mapping[str, dict[FrameRange, Captions]],

@@ -25,7 +25,7 @@ from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
-from sora_jax.data.sources.remote import AnyPath, read_file
+from sora_jax.data.sources.remote import AnyPath, read_whole
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 # In the order in which they are looked for.
@@ -96,7 +96,7 @@ def read_beside(name: str, data: bytes) -> list[Written]:
     if suffix_of(name) != ".json":
         return [Written(text)]
     row = parse_json(text)
-    return weighted(texts_of(row, *CAPTION_KEYS) or [], row) if isinstance(row, dict) else []
+    return weighted(captions_under(row, *CAPTION_KEYS) or [], row) if isinstance(row, dict) else []
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -115,7 +115,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return keys
 
 
-def texts_of(row: Mapping[str, Any], *keys: str) -> list[str] | None:
+def captions_under(row: Mapping[str, Any], *keys: str) -> list[str] | None:
     """Returns what is written under the first of `keys` that holds a text or a list of texts, None if none does."""
     for key in keys:
         texts = [row[key]] if isinstance(row.get(key), str) else row.get(key)
@@ -166,7 +166,7 @@ def _jsonl_rows(path: AnyPath) -> Iterator[_Row]:
         name = next((row[key] for key in FILE_KEYS if key in row), None) if isinstance(row, dict) else None
         if not isinstance(name, str):
             raise UserError(f'{place} of {path} must be {{"file": ..., "caption": ...}}, found {line[:60]!r}')
-        texts = texts_of(row, *CAPTION_KEYS)
+        texts = captions_under(row, *CAPTION_KEYS)
         if texts is None:
             raise UserError(f'{place} of {path} must have a "caption" that is a text or a list of texts')
         yield place, name, texts, row
@@ -243,7 +243,7 @@ def _parquet_rows(path: AnyPath) -> Iterator[_Row]:
             columns = _columns_of(names, path)
             batches = (batch.to_pylist() for batch in file.iter_batches(columns=list(columns)))
             for number, row in enumerate((row for rows in batches for row in rows), start=1):
-                name, texts = row[columns[0]], texts_of(row, columns[1])
+                name, texts = row[columns[0]], captions_under(row, columns[1])
                 if not isinstance(name, str) or not name or texts is None:
                     raise UserError(f"row {number} of {path} must have a file and a caption, a text or a list of texts")
                 yield f"row {number}", name, texts, row
@@ -255,6 +255,6 @@ def _parquet_rows(path: AnyPath) -> Iterator[_Row]:
 def read_text(path: AnyPath) -> str:
     """Returns a file's text with any line ends as they are; raises `UserError` where it is not UTF-8."""
     try:
-        return read_file(path).decode("utf-8-sig")
+        return read_whole(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error

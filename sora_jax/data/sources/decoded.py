@@ -5,10 +5,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 
-from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.clips import BadClip, Clip, FrameRange
 from sora_jax.data.media.guarded import ReaderPool
 from sora_jax.data.media.video_io import MAX_PIXELS
-from sora_jax.data.sources.caption_lookup import FrameRange
 from sora_jax.data.tokens import Captions
 
 

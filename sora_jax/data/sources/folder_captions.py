@@ -15,9 +15,10 @@ from absl import logging
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.printable import printable
+from sora_jax.data.clips import FrameRange
 from sora_jax.data.media.file_kinds import HEIC_REMEDY, MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.account import account
-from sora_jax.data.sources.caption_lookup import FrameRange, Names, look_up, read_named, window_named
+from sora_jax.data.sources.caption_lookup import Names, look_up, read_named, window_named
 from sora_jax.data.sources.caption_tables import (
     MOST_CAPTION_BYTES,
     NAMES_FILE,
@@ -36,7 +37,7 @@ from sora_jax.data.sources.remote import (
     list_folder,
     passed_over,
     place,
-    read_file,
+    read_whole,
 )
 from sora_jax.data.tokens import Captions
 
@@ -228,7 +229,7 @@ def _read_text(root: AnyPath, sizes: Mapping[str, int | None], name: str) -> lis
         size = f"{sizes[name]} bytes, over the {MOST_CAPTION_BYTES} of a caption"
         raise UserError(f"{root / name} has {size}: shorten or rename it")
     try:
-        return read_beside(name, read_file(root / name))
+        return read_beside(name, read_whole(root / name))
     except UnicodeDecodeError as error:
         raise UserError(f"{root / name} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except ValueError as error:

@@ -16,8 +16,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence, Set
 
+from sora_jax.data.clips import FrameRange
 from sora_jax.data.media.file_kinds import DEMUXERS, HEIC_SUFFIXES, MEDIA_SUFFIXES, suffix_of
-from sora_jax.data.sources.caption_lookup import FrameRange, Names, window_named
+from sora_jax.data.sources.caption_lookup import Names, window_named
 from sora_jax.data.sources.caption_tables import Written
 from sora_jax.data.tokens import NO_CAPTIONS, Captions, clean_captions
 

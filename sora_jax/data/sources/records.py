@@ -21,8 +21,8 @@ from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media import video_io
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.base import digest
-from sora_jax.data.sources.caption_lookup import settle
-from sora_jax.data.sources.caption_tables import Written, parse_json, texts_of, weighted
+from sora_jax.data.sources.caption_lookup import settle_captions
+from sora_jax.data.sources.caption_tables import Written, captions_under, parse_json, weighted
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
 from sora_jax.data.sources.remote import AnyPath, is_folder, is_there, list_folder, passed_over, place, reaching
 from sora_jax.data.tokens import clean_captions
@@ -132,7 +132,7 @@ class RecordSource(DecodedSource):
         self.damaged: list[str] = []
         for number in range(len(self._paths)):
             self._list_clips(number)
-        settled = settle(
+        settled = settle_captions(
             list(map(self.source_id, range(len(self._entries)))),
             [(entry.captions, entry.weights) for entry in self._entries],
             {},
@@ -252,7 +252,9 @@ def _parse(record: bytes) -> _Header | str:
     if not known:
         return f'must hold "file" and "bytes": it begins {bytes(record)[:40]!r}'
     try:
-        return _Header(header["file"], header["bytes"], weighted(texts_of(header, "caption", "captions") or [], header))
+        return _Header(
+            header["file"], header["bytes"], weighted(captions_under(header, "caption", "captions") or [], header)
+        )
     except ValueError as error:
         return str(error)
 

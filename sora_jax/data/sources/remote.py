@@ -154,7 +154,7 @@ def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def read_file(path: AnyPath) -> bytes:
+def read_whole(path: AnyPath) -> bytes:
     """Returns a whole file; raises `OSError`."""
     with _os_errors():
         if not is_remote(path):

@@ -27,7 +27,7 @@ from sora_jax.data.sources.base import digest
 from sora_jax.data.sources.caption_lookup import Names, Told, look_up, read_named
 from sora_jax.data.sources.caption_tables import parse_json, weighted
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
-from sora_jax.data.sources.remote import AnyPath, is_folder, list_files, place, reaching, read_file
+from sora_jax.data.sources.remote import AnyPath, is_folder, list_files, place, reaching, read_whole
 from sora_jax.data.tokens import Captions, clean_captions
 
 DEFAULT_SPLIT = "train"
@@ -230,7 +230,7 @@ def _check_classes(folder: AnyPath, files: Iterable[str]) -> None:
 def _read_json(path: AnyPath) -> Any:
     """Returns what a features.json says; raises `UserError` where it is none."""
     try:
-        return parse_json(read_file(path))
+        return parse_json(read_whole(path))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): write the data set again") from error
 

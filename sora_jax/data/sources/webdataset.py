@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, Unpack
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.clips import BadClip, Clip, FrameRange
 from sora_jax.data.media import file_kinds, video_io
 from sora_jax.data.sources.account import account
 from sora_jax.data.sources.base import digest
-from sora_jax.data.sources.caption_lookup import FrameRange, settle
+from sora_jax.data.sources.caption_lookup import settle_captions
 from sora_jax.data.sources.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
 from sora_jax.data.sources.pairing import by_key, heic_of, pair, windows_beside
@@ -90,7 +90,7 @@ class TarSource(DecodedSource):
         self._lengths = [tar.length for tar in contents]
         self._labels = labels
         self._samples = [sample for tar in contents for sample in tar.samples]
-        settled = settle(
+        settled = settle_captions(
             list(map(self.source_id, range(len(self._samples)))),
             [(sample.captions, sample.weights) for sample in self._samples],
             {name: found for tar in contents for name, found in tar.windows.items()},

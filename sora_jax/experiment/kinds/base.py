@@ -16,6 +16,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
+from sora_jax.checkpoints.frozen import Source
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core import rng
 from sora_jax.core.stop import StopSignal
@@ -203,6 +204,16 @@ class TrainKind(Kind[T]):
         """Leaves in the workdir what later stages need of the end of this one besides its checkpoint; nothing."""
         del run, name, state
 
+    def lineage(self, settings: Settings, name: str) -> Any:
+        """Returns which of several models of its kind a stage trains: those of one go on from one another."""
+        del settings, name
+        return None
+
+    def source(self, settings: Settings, name: str) -> Source | None:
+        """Returns the files that a stage begins with where no stage came before; None: there are none."""
+        del settings, name
+        return None
+
     def maker(self, settings: Settings, name: str, mesh: Mesh) -> StateMaker:
         """Returns what builds the states of a stage."""
         stage = self.of(settings, name)
@@ -213,6 +224,7 @@ class TrainKind(Kind[T]):
             mesh=mesh,
             trainable=stage.trainable,
             frozen_dtype=stage.frozen_dtype,
+            source=self.source(settings, name),
         )
 
     def recipe(self, settings: Settings, name: str, mesh: Mesh) -> Recipe:
@@ -238,7 +250,7 @@ class TrainKind(Kind[T]):
     def begin(self, run: Run, name: str, before: Before) -> TrainState:
         """Returns the end of the stage before, with what is new in this one, its counters at zero; or a fresh state.
 
-        A stage that names another run starts from that.
+        A stage that names another run starts from that; a fresh state has the weights of a public model, if any.
         """
         key, stage = rng.key(run.settings.seed, self.key), self.of(run.settings, name)
         maker = self.maker(run.settings, name, run.mesh)

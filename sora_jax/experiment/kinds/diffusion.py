@@ -1,28 +1,34 @@
 """The kind of stage that trains the transformer on prepared clips."""
 
 import dataclasses
+import functools
+import re
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
+from sora_jax.checkpoints.frozen import Source
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.printable import printable
 from sora_jax.core.sharding import batch_part, ways
-from sora_jax.core.tree import Params, abstract_model
+from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion.known import KnownConfig
 from sora_jax.experiment import activations, sample_log
+from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.kinds.base import Run, Show, TrainKind
-from sora_jax.experiment.loading import build_generator, example_jobs, limits_of, make_sampler
+from sora_jax.experiment.loading import build_generator, load_shower
 from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO, MixConfig, TrainStage
-from sora_jax.generate.scheduler import make_all
+from sora_jax.experiment.training_samples import TrainingSamples
 from sora_jax.models import flops
 from sora_jax.objectives import diffusion
 from sora_jax.preparation.encode import header
@@ -38,6 +44,7 @@ class DiffusionStage(TrainStage):
       mix: What is drawn.
       known: Which part of a clip is given.
       token_drop: Least and largest share of its tokens that a clip loses, in [0, 1).
+      noise_range: Lowest and highest noise level that is drawn; None: any.
     """
 
     trains = TEXT_TO_VIDEO
@@ -45,6 +52,7 @@ class DiffusionStage(TrainStage):
     mix: MixConfig
     known: KnownConfig
     token_drop: tuple[float, float]
+    noise_range: tuple[float, float] | None
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,6 +62,16 @@ class DiffusionStage(TrainStage):
                 f"token_drop ({least:g}, {largest:g}) must be two shares from 0 to less than 1, the smaller first; "
                 "(0, 0) drops nothing"
             )
+        low, high = self.levels
+        if not 0 <= low < high <= 1:
+            raise UserError(
+                f"noise_range ({low:g}, {high:g}) must be two levels from 0 to 1, the lower first; None draws from all"
+            )
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Lowest and highest noise level that is drawn."""
+        return self.noise_range or (0.0, 1.0)
 
     @property
     def gives_known_tokens(self) -> bool:
@@ -69,13 +87,24 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     key = "generator parameters"
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
-        """Returns which weights are those of no collection."""
-        unknown = self.of(settings, name).mix.collections.keys() - settings.collections
+        """Returns which weights are those of no collection, whether frames are given in two ways, and which expert."""
+        stage, said = self.of(settings, name), []
+        if stage.gives_known_tokens and settings.shown is not None:
+            said.append(
+                f"stages.{name}.known gives tokens, and this transformer is shown frames by its given_channels: set "
+                "known.none to 1 and the other shares to 0"
+            )
+        try:
+            self.lineage(settings, name)
+        except UserError as error:
+            said.append(f"stages.{name}.noise_range {stage.noise_range}: {error}")
+        unknown = stage.mix.collections.keys() - settings.collections
         if not unknown:
-            return []
+            return said
         return [
+            *said,
             f"stages.{name}.mix.collections names {', '.join(sorted(unknown))}; there are "
-            f"{', '.join(settings.collections)}"
+            f"{', '.join(settings.collections)}",
         ]
 
     def check(self, settings: Settings, name: str, mesh: Mesh) -> None:
@@ -92,6 +121,14 @@ class DiffusionKind(TrainKind[DiffusionStage]):
                 "devices: make them a multiple of these"
             )
 
+    def lineage(self, settings: Settings, name: str) -> int | None:
+        """Returns the transformer of the public model that the stage trains; None: the run makes its own."""
+        return expert_of(settings, self.of(settings, name).levels)
+
+    def source(self, settings: Settings, name: str) -> Source | None:
+        """Returns the files of that transformer."""
+        return source_of(settings, name)
+
     def build(self, settings: Settings, name: str, key: jax.Array) -> nnx.Module:
         """Returns a fresh text encoder and transformer."""
         del name
@@ -99,13 +136,14 @@ class DiffusionKind(TrainKind[DiffusionStage]):
 
     def objective(self, settings: Settings, name: str) -> Objective:
         """Returns the error of predictions over noise levels and known tokens."""
-        known, dtype = self.of(settings, name).known, compute_dtype(settings.precision)
-        return diffusion.make_objective(settings.diffusion, known, dtype=dtype)
+        stage, dtype = self.of(settings, name), compute_dtype(settings.precision)
+        return diffusion.make_objective(settings.diffusion, stage.known, dtype=dtype, noise_range=stage.levels)
 
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
         stage = self.of(run.settings, name)
-        made_with = header(run.codec, run.settings.text_encoder.tokenizer)
+        shower = load_shower(run.settings, run.codec)
+        made_with = header(run.codec, run.settings.text_encoder.tokenizer, shower)
         expected = {key: str(value) for key, value in made_with.items() if isinstance(value, str)}
         folders = [run.workdir.prepared(collection) for collection in run.settings.collections]
         stream = PackedBatches(
@@ -124,10 +162,14 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         transformer, packing = settings.transformer, settings.packing
         accumulate = self.of(settings, name).accumulate
         work = work_of_rows(settings, segment_tokens=segment_tokens)
-        asked = flops.step_flops(transformer, settings.text_encoder, patch_width=settings.patch_width, work=work)
-        again = asked / 3 if transformer.remat in ("full", "offload") else 0.0
-        if transformer.remat == "attention":
-            again = asked / 3 - transformer.depth * 4 * transformer.width * (work.pairs + work.text_pairs)
+        asked = flops.step_flops(
+            transformer,
+            settings.text_encoder,
+            patch_width=settings.patch_width,
+            work=work,
+            trained=self._share_trained(settings, name),
+        )
+        again = _recomputed(settings, work)
 
         def split(mesh: Mesh, params: Params) -> activations.Ways:
             widths = frozenset((transformer.mlp_width, transformer.width // transformer.heads))
@@ -153,6 +195,15 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             )
         ]
 
+    def _share_trained(self, settings: Settings, name: str) -> float:
+        """Returns the share of the parameters that a stage trains."""
+        trainable = self.of(settings, name).trainable
+        if trainable is None:
+            return 1.0
+        params = abstract_model(functools.partial(self.build, settings, name))[1]
+        trained = {one: value for one, value in params.items() if re.fullmatch(trainable, one)}
+        return count_parameters(trained) / count_parameters(params)
+
     def step_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
         """Returns how long a step takes, on average over the clips that are drawn."""
         mix = self.of(settings, name).mix
@@ -164,15 +215,45 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         return super().once_seconds(settings, name, costs) + settings.log.samples_per_stage * sampling
 
     def show(self, run: Run, name: str) -> Show:
-        """Shows samples of the configured prompts, the same at every moment."""
-        settings = run.settings
-        structure, _, _ = abstract_model(self.maker(settings, name, run.mesh).build)
-        sampler = make_sampler(settings, run.codec, structure, mesh=run.mesh)
-        frames = settings.sampling.frames if self.of(settings, name).mix.videos else 1
-        jobs, limits = example_jobs(settings, frames=frames), limits_of(settings)
+        """Shows samples of the configured prompts, the same at every moment, and beside them those without adapters."""
+        settings, maker = run.settings, self.maker(run.settings, name, run.mesh)
+
+        def other(expert: int) -> Params:
+            source = public_weights(settings, expert, frozen_dtype=self.of(settings, name).frozen_dtype)
+            assert source is not None
+            return _whole(source, maker.abstract_params())
+
+        samples = TrainingSamples(
+            settings,
+            run.codec,
+            abstract_model(maker.build)[0],
+            mesh=run.mesh,
+            frames=settings.sampling.frames if self.of(settings, name).mix.videos else 1,
+            expert=self.lineage(settings, name) or 0,
+            other=other,
+        )
 
         def show(state: TrainState, step: int) -> None:
-            made = make_all(sampler, state.averaged(track_name(settings.ema.widths[0])), jobs, limits)
-            sample_log.show_samples(run.workdir, run.metrics, name, step, jobs, [one.clip for one in made])
+            params = state.averaged(track_name(settings.ema.widths[0]))
+            before = samples.without_adapters(params)
+            clips = samples.made(params)
+            sample_log.show_samples(run.workdir, run.metrics, name, step, samples.jobs, clips, before)
 
         return show
+
+
+def _whole(source: Source, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+    """Returns all parameters of a generator that has those of a source, and adapters that add nothing to them."""
+    wanted = {n: jax.ShapeDtypeStruct(v.shape, source.dtype, sharding=v.sharding) for n, v in shapes.items()}
+    given = source.load({name: one for name, one in wanted.items() if source.has(name)})
+    rest = {n: jax.device_put(jnp.zeros(v.shape, v.dtype), v.sharding) for n, v in shapes.items() if n not in given}
+    return {**given, **rest}
+
+
+def _recomputed(settings: Settings, work: flops.Work) -> float:
+    """Returns the FLOPs of the forward pass that the backward pass does again, at least."""
+    transformer, text = settings.transformer, settings.text_encoder
+    if transformer.remat not in ("attention", "full", "offload"):
+        return 0.0
+    forward = flops.step_flops(transformer, text, patch_width=settings.patch_width, work=work) / 3
+    return forward - (flops.attention_flops(transformer, work) if transformer.remat == "attention" else 0.0)

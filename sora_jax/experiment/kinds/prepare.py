@@ -16,10 +16,11 @@ from sora_jax.data.fitting import Collection
 from sora_jax.data.shards.catalogue import read_catalogue
 from sora_jax.data.sources.base import fingerprint
 from sora_jax.experiment.kinds.base import Before, Kind, Run
-from sora_jax.experiment.loading import load_codec
+from sora_jax.experiment.loading import load_codec, load_shower
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import CONVOLUTIONS, Costs
 from sora_jax.experiment.stage_settings import Stage
+from sora_jax.preparation.captions import prepare_captions
 from sora_jax.preparation.encode import Share, finish, prepare
 from sora_jax.train.progress import Part
 from sora_jax.train.workdir import Workdir
@@ -120,6 +121,7 @@ def encode_share(
     """
     stage = prepare_stages(settings)[0]
     codec = load_codec(workdir, settings, mesh=_own_mesh(settings))
+    shower = load_shower(settings, codec)
     counts = clips_of_share(settings, collections, share)
     facts = {}
     for number, collection in enumerate(collections):
@@ -137,15 +139,37 @@ def encode_share(
             batch=stage.batch,
             clips_per_shard=stage.clips_per_shard,
             share=share,
+            shower=shower,
             progress=after,
         )
         facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}
     while not all(gather("a chunk", True)):  # others have chunks left
         stop.check(f"all {sum(counts)} clips of this process are prepared")
+    settings.text_encoder.release()
     every = gather("what was prepared", facts)
     facts = {key: sum(one[key] for one in every) for key in facts}
     print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
     return facts
+
+
+def reword_all(settings: Settings, workdir: Workdir, collections: Sequence[Collection], stop: StopSignal) -> None:
+    """Writes captions that changed into the shards of every collection; see `preparation.captions`."""
+    stage = prepare_stages(settings)[0]
+    for collection in collections:
+        total = len(collection.source)
+
+        def after(clips: int, total: int = total) -> None:
+            stop.check(f"{clips} of {total} clips have their captions")
+
+        summary = prepare_captions(
+            collection,
+            workdir.prepared(collection.name),
+            clips_per_shard=stage.clips_per_shard,
+            progress=after,
+        )
+        told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in dataclasses.asdict(summary).items())
+        print(f"  captions of {collection.name}: {told}; no clip was encoded", flush=True)
+    settings.text_encoder.release()
 
 
 def clips_of_share(settings: Settings, collections: Sequence[Collection], share: Share) -> list[int]:

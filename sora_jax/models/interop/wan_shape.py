@@ -110,6 +110,7 @@ class WanShape:
             given_channels=given or None,
             image_dim=self.image_dim,
             image_positions=self.image_positions,
+            lora=None,
         )
 
     def names(self) -> dict[str, tuple[Name, tuple[str, ...]]]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import struct
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,13 @@ class Tensor(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], *, shard_bytes: int | None) -> list[Path]:
+def write_weights(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    shard_bytes: int | None,
+    metadata: Mapping[str, str] = types.MappingProxyType({}),
+) -> list[Path]:
     """Writes the tensors by their names and returns the files.
 
     Raises UserError where weights are there already, StorageError where they cannot be written.
@@ -39,6 +46,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], *, shard_bytes: int
     Args:
       path: A folder, made if it is not there; or a name that ends in .safetensors, for one file.
       tensors: By name.
+      metadata: What the head of each file says besides.
       shard_bytes: Largest file of a folder; None: one file.
     """
     alone = path.suffix == ".safetensors"
@@ -53,7 +61,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], *, shard_bytes: int
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, names in zip(files, shards, strict=True):
-            _write(folder / file, {one: tensors[one] for one in names})
+            _write(folder / file, {one: tensors[one] for one in names}, metadata)
         if len(files) > 1:
             where = {one: file for file, names in zip(files, shards, strict=True) for one in names}
             index = {"metadata": {"total_size": sum(one.bytes for one in tensors.values())}, "weight_map": where}
@@ -75,11 +83,11 @@ def _shards(tensors: Mapping[str, Tensor], most: int | None) -> list[list[str]]:
     return shards
 
 
-def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes one file, under its name once it is whole."""
     # Of wide types first, so that each begins at a multiple of its width.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
-    head, end = {"__metadata__": {"format": "pt"}}, 0
+    head, end = {"__metadata__": {"format": "pt", **metadata}}, 0
     entries = {}
     for name in order:
         tensor = tensors[name]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import constrain, constrain_row_major
 from sora_jax.data.tokens import BYTE_TOKENIZER, BYTES_PER_TOKEN
@@ -29,6 +30,9 @@ class ByteText:
     tokenizer = BYTE_TOKENIZER
 
     def __init__(self, config: TextConfig):
+        """UserError where weights are given."""
+        if config.weights is not None:
+            raise UserError(f"text.weights {config.weights} with text.encoder 'bytes', which is trained: leave it None")
         self._config = config
         self.width = config.width
 
@@ -40,6 +44,12 @@ class ByteText:
     def module(self, *, remat: str, rngs: nnx.Rngs) -> "ByteEncoder":
         """Returns the encoder with fresh parameters."""
         return ByteEncoder(self._config, bytes_per_token=BYTES_PER_TOKEN, remat=remat, rngs=rngs)
+
+    def network(self) -> None:
+        """Returns None: nothing is frozen."""
+
+    def release(self) -> None:
+        """Does nothing: what is trained is no network of the encoder's own."""
 
 
 class TextBlock(nnx.Module):

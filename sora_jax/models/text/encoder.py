@@ -24,6 +24,7 @@ class TextConfig:
 
     Attributes:
       encoder: A key of `models.text.ENCODERS`.
+      weights: Where those of a frozen one lie; None for one that is trained, or whose weights a package brings.
       width: Of one that is trained with the model.
       depth: Blocks of the same.
       heads: Attention heads of the same.
@@ -31,6 +32,7 @@ class TextConfig:
     """
 
     encoder: str
+    weights: str | None
     width: int
     depth: int
     heads: int
@@ -50,4 +52,15 @@ class TextEncoder(TextCost, Protocol):
 
         `remat` is what the backward pass keeps, a key of `nn.stack.REMAT_POLICIES`.
         """
+        ...
+
+    def network(self) -> Callable[[jax.Array], nnx.Module] | None:
+        """Returns key -> the frozen network, int32 token_BK and length_B -> states; None where none is, or is known.
+
+        Where no weights are given it is of the shape of those that most people use, to be planned with.
+        """
+        ...
+
+    def release(self) -> None:
+        """Lets go of a frozen network, which `encode` loads again when it is asked for a text that it does not know."""
         ...

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
 from sora_jax.data.curation import frames, letterbox, measures
-from sora_jax.data.curation.measures import LIMITS, CurationConfig, Scores, judge, measure, refuse
+from sora_jax.data.curation.measures import LIMITS, CurationConfig, Scores, assess, measure, refuse
 
 OFF = CurationConfig(
     shots=False,
@@ -137,13 +137,13 @@ def test_dark_scenes_are_no_bars():
 
 def test_bars_are_kept_cropped_or_a_reason_to_drop():
     clip = clip_of(barred(20, 0))
-    kept, cropped = (judge(clip, dataclasses.replace(OFF, letterbox=choice)) for choice in (None, "crop"))
+    kept, cropped = (assess(clip, dataclasses.replace(OFF, letterbox=choice)) for choice in (None, "crop"))
     assert kept.reason is cropped.reason is None
     assert kept.scores.black_share == pytest.approx(40 / HEIGHT, abs=0.02)
     assert cropped.scores.black_share == 0
-    dropped = judge(clip, dataclasses.replace(OFF, letterbox="drop"))
+    dropped = assess(clip, dataclasses.replace(OFF, letterbox="drop"))
     assert dropped.reason == "bars of 20 + 20 rows and 0 + 0 columns are over 0.02 of a side"
-    assert judge(clip_of(barred(1, 0)), dataclasses.replace(OFF, letterbox="drop")).reason is None
+    assert assess(clip_of(barred(1, 0)), dataclasses.replace(OFF, letterbox="drop")).reason is None
 
 
 SCORES = Scores(
@@ -174,9 +174,9 @@ def test_each_threshold_drops_on_its_side_and_says_both_numbers(limit):
 
 def test_an_image_has_no_motion_and_is_not_dropped_for_it():
     config = dataclasses.replace(OFF, min_motion=1.0, max_static_share=0.0)
-    verdict = judge(clip_of(texture()[None]), config)
+    verdict = assess(clip_of(texture()[None]), config)
     assert (verdict.scores.motion, verdict.scores.static_share, verdict.reason) == (None, None, None)
-    assert judge(clip_of(moving(5, step=(0, 0))), config).reason is not None
+    assert assess(clip_of(moving(5, step=(0, 0))), config).reason is not None
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 1), (3, 2, 9), (2, 200, 3)])

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from sora_jax.data.media.tone import FORMAT, HLG, PQ, ToneMap, is_mapped, to_bt709
+from sora_jax.data.media.tone import HLG, PQ, TONE_FORMAT, ToneMap, is_mapped, to_bt709
 from sora_jax.data.media.video_io import read_clip
 
 BT2020 = 9
@@ -96,7 +96,7 @@ def test_what_is_of_bt_709_is_left_alone():
 )
 def test_files_are_shown_in_their_colours(tmp_path, transfer, primaries, matrix):
     signal_HWC = np.rint(65535 * in_wide(COLOURS, transfer)).astype(np.uint16)[None]
-    frame = av.VideoFrame.from_ndarray(signal_HWC.repeat(32, axis=0).repeat(16, axis=1), format=FORMAT)
+    frame = av.VideoFrame.from_ndarray(signal_HWC.repeat(32, axis=0).repeat(16, axis=1), format=TONE_FORMAT)
     with av.open(tmp_path / "a.mkv", "w") as container:
         stream = container.add_stream("ffv1", rate=10)
         stream.height, stream.width, stream.pix_fmt = 32, 80, "yuv444p10le"

@@ -1,5 +1,7 @@
 """Rows being filled: every clip in its place, padding elsewhere."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from sora_jax.data.packing.packs import PackLayout, stack_rows
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.video import shapes
+from sora_jax.video.shown import Shown, ShownConfig
 
 LAYOUT = PackLayout(
     budget=Budget(tokens=12, text_tokens=7, segments=3),
@@ -51,6 +54,28 @@ def test_clips_lie_one_after_the_other():
     assert arrays["tokens_BLP"][:, 0].tolist() == [1] * 6 + [2] * 4 + [0] * 2
     np.testing.assert_array_equal(arrays["grid_BS3"], [(2, 1, 3), (1, 2, 2), (0, 0, 0)])
     assert arrays["sample_BS"].tolist() == [7, 2, -1]
+
+
+def test_what_is_shown_lies_beside_the_tokens_of_its_clip_and_images_in_the_part_of_its_segment():
+    config = ShownConfig(channels=2, last="must", image_tokens=2, image_width=5)
+    row = dataclasses.replace(LAYOUT, shown=config).row()
+    given = np.arange(2 * 2 * 3 * 2, dtype=np.float32).reshape(2, 2, 3, 2)
+    kept = np.array([0, 2, 5])
+    row.put(**SECOND, tokens_LP=None)
+    there = row.put(**FIRST, tokens_LP=None, kept=kept, shown=Shown(given, np.full((4, 5), 3, np.float32)))
+    arrays = row.arrays
+    assert arrays["given_BLC"].shape == (12, 4)
+    np.testing.assert_array_equal(arrays["given_BLC"][there], given.transpose(0, 2, 1, 3).reshape(6, 4)[kept])
+    assert not np.delete(arrays["given_BLC"], there, axis=0).any()
+    assert arrays["image_segment_BM"].tolist() == [0] * 4 + [2] * 4 + [0] * 4
+    np.testing.assert_array_equal(arrays["image_BME"][:, 0], [0] * 4 + [3] * 4 + [0] * 4)
+
+
+def test_nothing_is_shown_where_the_layout_has_no_place_for_it():
+    assert not LAYOUT.row().arrays.keys() & {"given_BLC", "image_BME", "image_segment_BM"}
+    plain = dataclasses.replace(LAYOUT, shown=ShownConfig(channels=2, last="may")).row().arrays
+    assert "given_BLC" in plain
+    assert "image_BME" not in plain
 
 
 def test_positions_are_in_seconds_times_the_rate_and_in_patches():

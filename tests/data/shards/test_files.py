@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import ml_dtypes
 import numpy as np
@@ -76,6 +77,29 @@ def test_a_record_holds_what_is_stored_of_each_caption_at_its_own_length():
     assert len(longer) == len(record) + 3 * 2 + 4, "no caption is padded"
 
 
+@pytest.mark.parametrize("texts", [None, stored(2, 1)])
+@pytest.mark.parametrize("image", [None, np.ones((3, 5), np.float32)])
+def test_a_record_holds_what_a_model_is_shown(texts, image):
+    plain = dataclasses.replace(make_sample(), texts=texts)
+    sample = dataclasses.replace(plain, shown_THWC=plain.latent_THWC + 1, image_ME=image)
+    read = decode_record(encode_record(sample))
+    assert read.shown_THWC is not None
+    np.testing.assert_array_equal(read.shown_THWC, (plain.latent_THWC + 1).astype(ml_dtypes.bfloat16))
+    np.testing.assert_array_equal(read.latent_THWC, decode_record(encode_record(plain)).latent_THWC)
+    assert (read.image_ME is None) == (image is None)
+    np.testing.assert_array_equal(read.image_ME, image)
+    assert (read.texts is None) == (texts is None)
+
+
+def test_shards_with_what_is_shown_are_of_a_format_that_older_programs_refuse(tmp_path):
+    for name, header, expected in (("old", HEADER, 3), ("new", {**HEADER, "shown": "first"}, 4)):
+        (tmp_path / name).mkdir()
+        files.write_header(tmp_path / name, header)
+        assert json.loads((tmp_path / name / files.HEADER_FILE).read_text())["format"] == expected
+    with pytest.raises(UserError, match="way in which the model is shown frames changed from none to first"):
+        files.check_same(tmp_path, files.read_header(tmp_path / "old"), {"shown": "first"})
+
+
 def test_the_empty_text_is_written_once_and_noticed_when_damaged(tmp_path):
     assert files.read_empty_text(tmp_path) is None
     (first,), (second,) = stored(1), stored(2)
@@ -105,7 +129,7 @@ def test_a_header_of_another_format_or_damaged_is_refused(tmp_path):
         files.read_header(tmp_path)
     path = tmp_path / files.HEADER_FILE
     path.write_text('{"format": 0}')
-    with pytest.raises(UserError, match="is of format 0, and 2 and 3 are read here"):
+    with pytest.raises(UserError, match="is of format 0, and 2 to 4 are read here"):
         files.read_header(tmp_path)
     path.write_text('{"format": ')
     with pytest.raises(DataError, match=r"header\.json is damaged"):

@@ -16,8 +16,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.shards import files
-from sora_jax.data.shards.files import read_skipped
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
+from sora_jax.data.shards.skipped import read_skipped
 from sora_jax.data.tokens import BYTE_TOKENIZER
 
 HEADER = {

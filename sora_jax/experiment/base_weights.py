@@ -1,0 +1,80 @@
+"""The weights of a public model as what stages begin with: which transformer a stage trains, and where it lies."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from sora_jax.core.errors import UserError
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.stage_settings import TrainStage
+from sora_jax.models.interop.wan import load_wan
+from sora_jax.nn.lora import is_factor
+
+_TRANSFORMER = "transformer."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublicWeights:
+    """A transformer of a public model, as `checkpoints.frozen.Source`.
+
+    Attributes:
+      path: File or folder.
+      dtype: In which it is kept where it is frozen.
+    """
+
+    path: Path
+    dtype: jnp.dtype
+
+    @property
+    def place(self) -> str:
+        """Where it lies."""
+        return str(self.path)
+
+    def has(self, name: str) -> bool:
+        """Returns whether a parameter of the generator is one of the model: adapters, and text encoders, are not."""
+        return name.startswith(_TRANSFORMER) and not is_factor(name)
+
+    def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """Returns parameters by name, each of its dtype, where its sharding says; raises UserError as `load_wan`."""
+        loaded = load_wan(self.path, {name.removeprefix(_TRANSFORMER): one for name, one in wanted.items()})
+        return {f"{_TRANSFORMER}{name}": value for name, value in loaded.items()}
+
+
+def expert_of(settings: Settings, levels: tuple[float, float]) -> int | None:
+    """Returns which of the transformers of the public model is asked at a range of noise levels; None: of no model.
+
+    Raises UserError where that is the range of both of two.
+    """
+    if settings.public is None:
+        return None
+    boundary = settings.public.variant.boundary
+    low, high = levels
+    if boundary is None or low >= boundary:
+        return 0
+    if high <= boundary:
+        return 1
+    raise UserError(
+        f"levels {low:g} to {high:g} are of both experts of {settings.public.variant.title}: give each a stage of its "
+        f"own, with ({boundary:g}, 1.0) and (0.0, {boundary:g})"
+    )
+
+
+def source_of(settings: Settings, name: str) -> PublicWeights | None:
+    """Returns the transformer that a stage begins with and freezes; None: there is none."""
+    stage = settings.stages[name]
+    assert isinstance(stage, TrainStage), stage
+    return public_weights(settings, expert_of(settings, stage.levels), frozen_dtype=stage.frozen_dtype)
+
+
+def public_weights(settings: Settings, expert: int | None, *, frozen_dtype: str | None) -> PublicWeights | None:
+    """Returns the transformer `expert` of the public model of a run, frozen in a dtype (None: float32), if it has one.
+
+    Raises UserError where the folder has no such transformer.
+    """
+    if settings.public is None or expert is None:
+        return None
+    transformers = settings.public.transformers
+    return PublicWeights(path=transformers[expert], dtype=jnp.dtype(frozen_dtype or "float32"))

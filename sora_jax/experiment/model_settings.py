@@ -1,0 +1,105 @@
+"""What a public model brings to a config: the shapes of its files, and how it was made to be sampled."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sora_jax.core.config_files import load_config
+from sora_jax.core.errors import UserError
+from sora_jax.models.interop import variants
+from sora_jax.models.interop.model_folder import ModelFiles, find_model
+
+# What of the transformer is how it is computed and trained, not what it is: that stays as the config has it.
+_OWN = ("attention", "exchange", "remat", "lora")
+# Encoders whose weights come with a package, by the width of what they give; others lie in the model's folder.
+_ENCODERS = {384: "minilm"}
+# Rows of the sampler are as long as a video needs: those of the layout hold no more than an image.
+_ROW = {"tokens": 128, "text_tokens": variants.TEXT_TOKENS, "segments": 1, "rows": 1}
+
+
+def with_model(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config with what its `model` brings, as it is where there is none.
+
+    Shapes and what the network predicts are the model's. All else is the model's where the config has it as
+    configs/base.py, so that who says otherwise is heard. Raises UserError as `find_model`, and where a part is missing.
+    """
+    if tree.get("model") is None:
+        return dict(tree)
+    files = find_model(tree["model"])
+    result = _plain(tree)
+    base = _plain(load_config("configs/base.py"))
+    given = _brought(files, result, base)
+    for group, values in given.items():
+        _fill(result[group], values, base[group])
+    shape = files.shape.config(
+        time_rate=files.variant.time_rate, **{name: result["transformer"].get(name) for name in _OWN[:3]}
+    )
+    result["transformer"] |= {
+        field.name: getattr(shape, field.name) for field in dataclasses.fields(shape) if field.name not in _OWN
+    }
+    result["diffusion"]["path"]["prediction"] = "velocity"
+    if files.image is not None and result.get("image_encoder") is None:
+        result["image_encoder"] = str(files.image)
+    return result
+
+
+def _plain(tree: Any) -> Any:
+    """Returns a config as dictionaries, sequences in it as tuples."""
+    if isinstance(tree, ConfigDict | Mapping):
+        return {name: _plain(tree[name]) for name in tree}
+    return tuple(map(_plain, tree)) if isinstance(tree, list | tuple) else tree
+
+
+def _fill(group: dict[str, Any], values: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """Puts values in the place of those that are as in the base config, also within groups."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _fill(group[name], value, base[name])
+        elif group.get(name) == base.get(name):
+            group[name] = value
+
+
+def _brought(files: ModelFiles, tree: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns by group what a model brings where the config has nothing of its own."""
+    variant = files.variant
+    high, low = variant.guidance
+    return {
+        "autoencoder": _autoencoder(files, tree),
+        "text": _text(files, tree, base),
+        "packing": _ROW,
+        "sampling": {
+            "steps": variant.steps,
+            "solver": "unipc",
+            "grid": "wan",
+            "shift": variant.shift,
+            "fps": variant.fps,
+            "size": variant.sizes[0],
+            "frames": variant.frames,
+            "window": variant.frames,
+            "guidance": {"scale": high, "interval": (0.0, 1.0)},
+            "low_guidance": low if variant.experts > 1 else None,
+            "known_guidance": high,
+        },
+    }
+
+
+def _autoencoder(files: ModelFiles, tree: Mapping[str, Any]) -> dict[str, Any]:
+    group = tree["autoencoder"]
+    if group.get("weights") is not None or group.get("start_from") is not None:
+        return {}
+    if files.autoencoder is None:
+        raise UserError(files.lacks("autoencoder"))
+    return {"weights": str(files.autoencoder)}
+
+
+def _text(files: ModelFiles, tree: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    if tree["text"]["encoder"] != base["text"]["encoder"]:
+        return {"max_tokens": variants.TEXT_TOKENS}
+    if files.text is not None:
+        # The encoder finds its tokenizer in the folder that holds both.
+        return {"encoder": "umt5", "weights": str(files.text), "max_tokens": variants.TEXT_TOKENS}
+    if files.shape.text_dim in _ENCODERS:
+        return {"encoder": _ENCODERS[files.shape.text_dim]}
+    raise UserError(files.lacks("text"))

@@ -1,0 +1,236 @@
+"""LoRA adapters of Wan transformers as files: the common forms in, the one that most programs read out.
+
+Read are, all as safetensors (N a block, X a map; in brackets who writes them):
+    transformer.blocks.N.attn1.to_q.lora_A.weight        names of diffusers (diffusers, finetrainers)
+    diffusion_model.blocks.N.self_attn.q.lora_A.weight   names of Wan, or lora_down and lora_up (diffusion-pipe, LightX2V)
+    lora_unet_blocks_N_self_attn_q.lora_down.weight      (musubi)
+    base_model.model.blocks.N.X.lora_A.weight            (PEFT), with an adapter_config.json beside it
+    blocks.N.X.lora_A.default.weight                     (DiffSynth)
+Theirs: A is (r, in), B is (out, r), and what is added to a weight is (alpha / r) B A. Ours: A is (in, r) and B (r, out),
+stacked over blocks, with alpha / r in B.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from sora_jax.core.errors import UserError
+from sora_jax.models.interop.lora_names import Place, places_of
+from sora_jax.models.interop.weights import listed, read_weights
+
+_GIVE = "give the .safetensors file of an adapter for this model"
+_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_PREFIXES = re.compile(r"(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|transformer\.|lora_unet__?)+")
+# The end of a key, and what it is of an adapter.
+_PARTS = {
+    r"lora_(A|down)(\.default)?\.weight": "down",
+    r"lora_(B|up)(\.default)?\.weight": "up",
+    r"lora_(B|up)(\.default)?\.bias": "bias",
+    r"alpha": "alpha",
+    r"diff": "weight",
+    r"diff_b": "bias",
+}
+_KEY = re.compile(rf"(?P<module>.+?)\.(?P<part>{'|'.join(_PARTS)})")
+# Of adapters that are no product of two factors.
+_OTHERS = re.compile(r"\.(dora_scale|lora_magnitude_vector|lora_mid|hada_|lokr_|oft_|set_weight|w_norm|b_norm)")
+_EXPERT = re.compile(r"(high|low)[_-]?noise", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraFile:
+    """An adapter, or several in one file.
+
+    Attributes:
+      factors: By the name of a kernel its two factors, float32 (layers, in, r) and (layers, r, out), or without layers;
+        their product is added to the kernel. A layer that has none, or one of a lower rank, has zeros.
+      differences: By the name of a parameter what is added to it, float32.
+      expert: "high" or "low", the one of two transformers that it is for; None: the file does not say.
+      metadata: Of the file.
+      matched: Keys of the file, all of which were used.
+    """
+
+    factors: dict[str, tuple[np.ndarray, np.ndarray]]
+    differences: dict[str, np.ndarray]
+    expert: str | None
+    metadata: dict[str, str]
+    matched: int
+
+
+def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFile:
+    """Returns the adapter in a file, or in a folder of diffusers or PEFT.
+
+    Raises UserError where it is no such file, where a key is of nothing in the model, all of which are counted, where
+    an adapter has another shape than the model, and for DoRA, LoHa and LoKr.
+
+    Args:
+      path: Of the file or folder.
+      shapes: Of the parameters of our `Transformer`, by name; of its kernels those that adapters are added to.
+    """
+    file = _file(Path(path))
+    tensors = read_weights(file, remedy=_GIVE)
+    if others := [key for key in tensors if _OTHERS.search(key)]:
+        raise UserError(f"{file} is no plain LoRA, as {others[0]} shows, which is not read here: {_GIVE}")
+    metadata = _metadata(file)
+    places = places_of(shapes)
+    found, unmatched = _sorted(tensors, places)
+    if unmatched:
+        _refuse(file, unmatched, len(tensors))
+    scale = _scale_of(file, metadata)
+    factors: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+    differences: dict[str, np.ndarray] = {}
+    for module, parts in found.items():
+        place = places[module]
+        if "down" in parts or "up" in parts or "alpha" in parts:
+            layers = factors.setdefault(place.ours, {})
+            layers[place.layer or 0] = _factors(file, module, parts, shapes[place.ours], scale)
+        for kind in ("weight", "bias"):
+            if kind in parts:
+                _add(file, f"{module}, {kind}", differences, place.of(kind), parts[kind], shapes)
+    stacked = {ours: _stack(layers, shapes[ours]) for ours, layers in factors.items()}
+    told = metadata.get("expert") or next((one[1].lower() for one in [_EXPERT.search(file.name)] if one), None)
+    return LoraFile(factors=stacked, differences=differences, expert=told, metadata=metadata, matched=len(tensors))
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    return next((path / name for name in _FILES if (path / name).is_file()), path)
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    if file.is_dir():
+        return {}
+    with safe_open(file, framework="numpy") as part:
+        return dict(part.metadata() or {})
+
+
+def _sorted(
+    tensors: Mapping[str, np.ndarray], places: Mapping[str, Place]
+) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """Returns (tensors by module and what they are of it, keys that are of nothing)."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    unmatched = []
+    for key, value in tensors.items():
+        match = _KEY.fullmatch(_PREFIXES.sub("", key, count=1) if _PREFIXES.match(key) else key)
+        module = match["module"] if match else ""
+        kind = next((kind for end, kind in _PARTS.items() if match and re.fullmatch(end, match["part"])), "")
+        if module not in places or not places[module].takes(kind):
+            unmatched.append(key)
+        else:
+            found.setdefault(module, {})[kind] = np.asarray(value, np.float32)
+    return found, unmatched
+
+
+def _refuse(file: Path, unmatched: list[str], total: int) -> None:
+    """Raises UserError for keys that are of nothing in the model."""
+    image = [key for key in unmatched if re.search(r"k_img|v_img|add_[kv]_proj|img_emb|image_embedder", key)]
+    why = _GIVE
+    if len(image) == len(unmatched):
+        why = (
+            "they are of the attention to an image that I2V and FLF2V of Wan 2.1 have and this model has not: " + _GIVE
+        )
+    raise UserError(
+        f"{file}: {total - len(unmatched)} of {total} keys are of this model, {len(unmatched)} of nothing in it: "
+        f"{listed(unmatched)}; {why}"
+    )
+
+
+def _factors(
+    file: Path,
+    module: str,
+    parts: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
+    scale: Callable[[str, int], float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the factors of one map in our form."""
+    if "down" not in parts or "up" not in parts:
+        raise UserError(f"{file}: {module} has {', '.join(parts)} alone, and a LoRA is two factors: {_GIVE}")
+    down, up = parts["down"], parts["up"]
+    in_dim, out_dim = shape[-2:]
+    if down.ndim != 2 or up.ndim != 2 or (down.shape[1], up.shape[0], up.shape[1]) != (in_dim, out_dim, len(down)):
+        raise UserError(
+            f"{file}: the factors of {module} are {down.shape} and {up.shape}, and the map is {in_dim} to {out_dim} "
+            f"wide in this model: {_GIVE}"
+        )
+    times = float(parts["alpha"].reshape(())) / len(down) if "alpha" in parts else scale(module, len(down))
+    return down.T, up.T * np.float32(times)
+
+
+def _stack(
+    layers: Mapping[int, tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the factors of all layers, of the highest rank of them, the rest zeros: so products are as they were."""
+    if len(shape) == 2:
+        return layers[0]
+    depth, in_dim, out_dim = shape
+    rank = max(len(last) for _, last in layers.values())
+    first, second = np.zeros((depth, in_dim, rank), np.float32), np.zeros((depth, rank, out_dim), np.float32)
+    for layer, (one, other) in layers.items():
+        first[layer, :, : len(other)], second[layer, : len(other)] = one, other
+    return first, second
+
+
+def _add(
+    file: Path,
+    what: str,
+    differences: dict[str, np.ndarray],
+    place: Place,
+    value: np.ndarray,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Puts a difference in its place in that of all layers."""
+    shape = shapes[place.ours]
+    here = shape if place.layer is None else shape[1:]
+    value = value.T if place.form == "transpose" else value.reshape(here) if value.size == math.prod(here) else value
+    if value.shape != here:
+        raise UserError(f"{file}: the difference of {what} is {value.shape} instead of {here}: {_GIVE}")
+    whole = differences.setdefault(place.ours, np.zeros(shape, np.float32))
+    whole[() if place.layer is None else place.layer] = value
+
+
+def _scale_of(file: Path, metadata: Mapping[str, str]) -> Callable[[str, int], float]:
+    """Returns a function of (module, rank) that gives alpha / rank where the file has no tensor of alpha."""
+    config = _adapter_config(file, metadata)
+    root = bool(config.get("use_rslora"))
+
+    def scale(module: str, rank: int) -> float:
+        alpha = config.get("lora_alpha")
+        for pattern, one in (config.get("alpha_pattern") or {}).items():
+            if re.fullmatch(rf"(.*\.)?({pattern})", module):
+                alpha = one
+        if alpha is None:
+            return 1.0
+        return float(alpha) / (math.sqrt(rank) if root else rank)
+
+    return scale
+
+
+def _adapter_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the LoraConfig of PEFT that is in the file's head, or beside the file; empty where there is none."""
+    beside = (file if file.is_dir() else file.parent) / "adapter_config.json"
+    try:
+        if "lora_adapter_metadata" in metadata:
+            config = json.loads(metadata["lora_adapter_metadata"])
+            return {name.removeprefix("transformer."): value for name, value in config.items()}
+        if beside.is_file() and (file.is_dir() or file.name == _FILES[1]):
+            return dict(json.loads(beside.read_text()))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{file}: its LoraConfig is damaged ({error}); download it again") from error
+    return {}
+
+
+def described(file: LoraFile) -> str:
+    """Returns what a file holds, in a line."""
+    ranks: Iterable[int] = sorted({last.shape[-2] for _, last in file.factors.values()})
+    told = ", ".join(f"{name} {file.metadata[name]}" for name in ("base", "trigger", "expert") if name in file.metadata)
+    return (
+        f"{file.matched} keys, all matched: {len(file.factors)} kinds of maps of rank {', '.join(map(str, ranks))}"
+        f"{f', {len(file.differences)} differences' if file.differences else ''}{f'; {told}' if told else ''}"
+    )

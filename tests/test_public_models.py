@@ -1,0 +1,115 @@
+"""Public models as a user has them: a folder, one command, a video."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import sora_jax
+from sora_jax.core.errors import UserError
+from sora_jax.data.media.video_io import read_clip
+from sora_jax.experiment.loading import given_statistics
+from sora_jax.generate.job import read_job
+from sora_jax.generate.request import Request
+from sora_jax.models.interop.variants import VARIANTS, public_statistics
+from tests import public_model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    public_model.write_diffusers(root / "pipeline")
+    public_model.write_original(root / "experts", (5, 6))
+    return root
+
+
+def test_a_folder_makes_a_video(python, models, tmp_path):
+    """Two experts in the layout of the public code, the other parts as single files."""
+    output = tmp_path / "a.mp4"
+    done = python(
+        "-m",
+        "sora_jax.sample",
+        f"--model={models / 'experts'}",
+        "--prompt=a red circle",
+        "--size=16x16",
+        "--frames=5",
+        "--steps=3",
+        f"--output={output}",
+    )
+    assert done.returncode == 0, done.stderr
+    clip, fps = read_clip(output)
+    assert clip.shape == (5, 16, 16, 3)
+    assert fps == 16
+    assert len(np.unique(clip)) > 20
+    variant = VARIANTS["t2v_a14b"]
+    assert f"is {variant.title} (t2v_a14b)" in done.stdout
+    assert "3 steps of unipc on the grid wan with shift 12, guidance 4, 3 below level 0.875" in done.stdout
+    assert f"negative prompt: {variant.negative}" in done.stdout
+
+
+def test_a_model_brings_its_settings_and_what_is_said_otherwise_is_heard(models):
+    settings = sora_jax.open_model(models / "pipeline").settings
+    sampling, variant = settings.sampling, VARIANTS["t2v_1_3b"]
+    assert (sampling.steps, sampling.solver, sampling.grid, sampling.shift) == (50, "unipc", "wan", 5.0)
+    assert (sampling.size, sampling.frames, sampling.fps, sampling.window) == ((480, 832), 81, 16.0, 81)
+    assert (sampling.guidance.scale, sampling.guidance.interval, sampling.low_guidance) == (5.0, (0.0, 1.0), None)
+    assert (settings.text.encoder, settings.text.max_tokens, settings.transformer.text_pad_to) == ("umt5", 512, 512)
+    assert settings.transformer == public_model.TRANSFORMER
+    assert settings.diffusion.path.prediction == "velocity"
+    assert settings.autoencoder.channels == variant.out_channels
+    changes = {"sampling.grid": "diffusers", "sampling.steps": 30, "transformer.remat": "full", "transformer.width": 64}
+    changed = sora_jax.open_model(models / "pipeline", changes=changes).settings
+    assert (changed.sampling.grid, changed.sampling.shift, changed.sampling.steps) == ("diffusers", 5.0, 30)
+    assert (changed.transformer.remat, changed.transformer.width) == ("full", 24)
+    with pytest.raises(UserError, match="no such key or value"):
+        sora_jax.open_model(models / "pipeline", changes={"sampling.stepz": 3})
+
+
+def test_latents_of_a_public_model_have_its_statistics(models):
+    found = given_statistics(sora_jax.open_model(models / "pipeline").settings)
+    np.testing.assert_array_equal(found, public_statistics(16))
+
+
+def test_a_negative_prompt_is_the_models_own_until_one_is_given(models):
+    limits = sora_jax.open_model(models / "pipeline").limits
+    given = {None: VARIANTS["t2v_1_3b"].negative, "": "", "a square": "a square"}
+    for asked, meant in given.items():
+        request = Request(prompt=("a circle",), negative=asked, size="16x16", frames=5)
+        assert read_job(request, limits).negative == meant
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task=loop", "--video=CLIP"], "Wan2.1-T2V-1.3B was trained without known tokens .* which loop needs"),
+        (["--prompt=a", "--frames=85"], "which text of more than 81 frames needs"),
+        (["--prompt=a", "--frames=6"], "6"),
+        (["--prompt=a", "--size=20x16"], "20"),
+    ],
+)
+def test_what_a_variant_cannot_do_is_refused_by_name(models, arguments, said):
+    limits = sora_jax.open_model(models / "pipeline").limits
+    clip = np.zeros((9, 16, 16, 3), np.uint8)
+    options = dict(one.removeprefix("--").split("=") for one in arguments)
+    request = Request(
+        task=options.get("task", "text"),
+        prompt=(options["prompt"],) if "prompt" in options else (),
+        video=(options["video"],) if "video" in options else (),
+        size=options.get("size", "16x16"),
+        frames=int(options["frames"]) if "frames" in options else None,
+    )
+    with pytest.raises(UserError, match=said):
+        read_job(request, limits, lambda name, **_: (clip, 16.0))
+
+
+def test_a_folder_without_its_encoder_is_refused_in_a_sentence(python, models, tmp_path):
+    folder = shutil.copytree(models / "experts", tmp_path / "Wan2.2-T2V-A14B")
+    (folder / "umt5_xxl_fp16.safetensors").unlink()
+    (folder / "models_t5_umt5-xxl-enc-bf16.pth").write_bytes(b"PK\x03\x04")
+    done = python("-m", "sora_jax.sample", f"--model={folder}", "--prompt=a", "--frames=5")
+    assert done.returncode == 2
+    assert re.search(r"enc-bf16\.pth is a pickle.*put text_encoder/ of the model's diffusers folder", done.stderr)
+    done = python("-m", "sora_jax.sample", f"--workdir={tmp_path}", "--grid=wan", "--prompt=a")
+    assert done.returncode == 2
+    assert "--grid is for --model" in done.stderr
