@@ -232,13 +232,11 @@ class Transformer(nnx.Module):
           extent_BL3: float32 largest position of each token's segment, at least 1; used by `place_features` alone.
           text_BKE: Text features of the row.
           text_segment_BK: int32 segment of each text token, 0 for padding or a dropped caption.
-          given_BLC: What each token is given besides, in patches as the tokens are; there if and only if the config
-            has `given_channels`. Wan's order of channels is noise, mask, latent.
+          given_BLC: Patches of what each token is given besides, in Wan a mask and a latent; as `given_channels` says.
           image_BME: Tokens of given images from their encoder; None where no segment has an image.
           image_segment_BM: int32 segment of each, 0 for padding; those of a segment follow one another.
           reused: What may take the place of the blocks.
         """
-        config = self.config
         level_BGD, modulation, text_BKD = self.condition_embedder(levels_BG, text_BKE, text_segment_BK)
         x = self.patch_embedding(self._with_given(tokens_BLP, given_BLC))
         if self.place is not None:
@@ -248,21 +246,24 @@ class Transformer(nnx.Module):
         context = Context(
             modulation_BG6D=modulation,
             level_BL=level_BL,
-            rotation=rope.rotations(position_BL3, config.width // config.heads, config.rope_theta),
+            rotation=rope.rotations(position_BL3, self.config.width // self.config.heads, self.config.rope_theta),
             segment_BL=segment_BL,
             text_BKD=text_BKD,
             text_segment_BK=text_segment_BK,
             beside=self._beside(text_BKE, text_segment_BK, segment_BL, levels_BG, image_BME, image_segment_BM),
         )
-
-        def blocks() -> jax.Array:
-            return scan_blocks(self.blocks, x, lambda block, x: block(x, context), remat=config.remat)
-
+        blocks = functools.partial(self._through_blocks, x, context)
         done = blocks() if reused is None else jax.lax.cond(reused.now, lambda: x + reused.added_BLD, blocks)
-        added, x = done - x, done
+        return Prediction(self._output(done, level_BGD, level_BL), done - x)
+
+    def _through_blocks(self, x: jax.Array, context: Context) -> jax.Array:
+        return scan_blocks(self.blocks, x, lambda block, x: block(x, context), remat=self.config.remat)
+
+    def _output(self, x: jax.Array, level_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
+        """Returns the prediction of what the blocks gave, (B, L, P) float32."""
         shift, scale = (gather_level(level_BGD + self.modulation[...][i], level_BL).astype(x.dtype) for i in range(2))
         x = (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
-        return Prediction(self.proj_out(x).astype(jnp.float32), added)
+        return self.proj_out(x).astype(jnp.float32)
 
     def _with_given(self, tokens_BLP: jax.Array, given_BLC: jax.Array | None) -> jax.Array:
         """Returns the tokens as the patch embedding takes them."""

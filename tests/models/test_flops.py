@@ -57,6 +57,8 @@ def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras, give
         "grid_BS3": np.ones((B, 1, 3), np.int32),
         "time_step_BS": np.ones((B, 1), np.float32),
     }
+    if given is not None:
+        pack["given_BLC"] = np.zeros((B, L, shape.given_width), np.float32)
 
     def text(params):
         return merge_model(structure, params).encode_text(pack, np.float32)
@@ -69,7 +71,6 @@ def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras, give
             level_BL=np.zeros((B, L), np.int32),
             text_BKE=text_BKE,
             text_segment_BK=pack["text_segment_BK"],
-            given_BLC=None if given is None else np.zeros((B, L, shape.given_width), np.float32),
         )
 
     work = work_of(pack["segment_BL"], pack["text_segment_BK"])

@@ -11,7 +11,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.models.interop.variants import HEAD_DIM
 from sora_jax.models.interop.wan_names import Layout, rest_names
 from sora_jax.models.interop.wan_shape import CLASSES, FIXED, WanShape
-from sora_jax.models.interop.weights import KINDS, Stored, check_names, listed, read_headers
+from sora_jax.models.interop.weights import FLOAT_TYPES, Stored, check_names, listed, read_headers
 
 # Of the mask that says which frames are given, beside their latent: one for each frame of a latent one.
 MASK_CHANNELS = 4
@@ -77,7 +77,7 @@ def _bare(name: str) -> str:
 def _refuse(path: Path, tensors: Mapping[str, Stored]) -> None:
     """Raises UserError for quantised weights and for those of other models."""
     marked = [name for name in tensors if _QUANTISED.search(name)]
-    kinds = [f"{name} ({stored.kind})" for name, stored in tensors.items() if stored.kind not in KINDS]
+    kinds = [f"{name} ({stored.kind})" for name, stored in tensors.items() if stored.kind not in FLOAT_TYPES]
     if quantised := marked or kinds:
         raise UserError(
             f"{path} is quantised, as {quantised[0]} shows, which is not read here: give the bf16, fp16 or fp32 weights"

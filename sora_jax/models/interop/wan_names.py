@@ -63,7 +63,7 @@ _CONDITION = "condition_embedder"
 _IMAGE = f"{_CONDITION}.image_embedder"
 
 # The parts of a block.
-BLOCK: tuple[Name, ...] = (
+BLOCK_PARTS: tuple[Name, ...] = (
     *_attention("attn1", "self_attn"),
     *_attention("attn2", "cross_attn"),
     # The one before attention to the text, the only norm of a block with weights besides those of queries and keys.
@@ -106,7 +106,7 @@ def rest_names(*, image: bool, positions: bool) -> tuple[Name, ...]:
 
 def block_names(*, image: bool) -> tuple[Name, ...]:
     """Returns the parts of a block that attends to an image or not."""
-    return (*BLOCK, *(IMAGE_BLOCK if image else ()))
+    return (*BLOCK_PARTS, *(IMAGE_BLOCK if image else ()))
 
 
 def their_shape(shape: Sequence[int], form: Form, *, patch: tuple[int, int, int]) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".pickle")
 _CODE = re.compile(rb"\x80[\x01-\x05]|PK\x03\x04|\x93NUMPY|[(cl\]}]")
 _LONGEST_HEADER = 10**8  # bytes; the limit of the format
 # Those that weights of transformers come in, by the names of the format.
-KINDS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+FLOAT_TYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 # Those of the format that numpy knows and that say what they mean without scales in other arrays.
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
 
@@ -65,8 +65,8 @@ class Stored:
 
     @property
     def dtype(self) -> np.dtype:
-        """Its dtype; KeyError for one of `kind` that `KINDS` lacks."""
-        return np.dtype(KINDS[self.kind])
+        """Its dtype; KeyError for one of `kind` that `FLOAT_TYPES` lacks."""
+        return np.dtype(FLOAT_TYPES[self.kind])
 
     def open(self) -> np.ndarray:
         """Returns the array as a map of the file: what is not read of it takes no memory."""

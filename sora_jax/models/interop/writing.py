@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from sora_jax.core.errors import StorageError, UserError
-from sora_jax.models.interop.weights import KINDS, WEIGHTS
+from sora_jax.models.interop.weights import FLOAT_TYPES, WEIGHTS
 
 # Largest file of a folder, bytes, but for a tensor that is larger; as published.
 SHARD_BYTES = 5 * 10**9
-_NAMES = {np.dtype(dtype): kind for kind, dtype in KINDS.items()}
+_NAMES = {np.dtype(dtype): kind for kind, dtype in FLOAT_TYPES.items()}
 
 
 class Tensor(NamedTuple):
