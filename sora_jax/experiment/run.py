@@ -50,7 +50,8 @@ def run(
         raise UserError(f"--until={until} is no kind of stage: give one of {', '.join(KINDS)}")
     settings = fit_to_machine(read_settings(config))
     mesh = check_start(settings)
-    logging.info("texts: %s", "; ".join(settings.text_encoder.tokenizer.recipe.values()))  # or what is missing, at once
+    if settings.text_encoder.tokenizer.stored:  # what is missing of its files is told at once
+        logging.info("texts: %s", "; ".join(settings.text_encoder.tokenizer.recipe.values()))
     workdir = Workdir(path)
     collections = _open_clips(settings, workdir, until=until)
     compiled = holds_programs(use_compilation_cache())
