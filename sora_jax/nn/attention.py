@@ -100,10 +100,24 @@ def attend(
     attend_here = functools.partial(_attend_here, segments=segments, backend=backend)
     if mesh.empty or mesh.size == 1:
         return attend_here(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, repeated, ring=None)
+    arrays = query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM
+    return _attend_over(mesh, attend_here, arrays, repeated, along=along, exchange=exchange)
+
+
+def _attend_over(
+    mesh: AbstractMesh,
+    attend_here: Callable[..., jax.Array],
+    arrays: tuple[jax.Array, ...],
+    repeated: Repeated | None,
+    *,
+    along: tuple[str, str],
+    exchange: str,
+) -> jax.Array:
+    """Returns what `attend` does, where each device of a mesh has a part of the arrays, in the order of `attend`."""
     spread = _axis_of_several(along[1], mesh)
     # Heads of small models may not divide, nor do single clips; each device then has all of them.
-    heads = "heads" if query_BLNH.shape[2] % ways("heads", mesh) == 0 else None
-    batch = "batch" if query_BLNH.shape[0] % ways("batch", mesh) == 0 else None
+    heads = "heads" if arrays[0].shape[2] % ways("heads", mesh) == 0 else None
+    batch = "batch" if arrays[0].shape[0] % ways("batch", mesh) == 0 else None
     query, key = (spec((batch, name, heads, None)) for name in along)
     one = spec((heads, None))
     more = (one, one, P(*query[:2])) if repeated is not None else ()
@@ -121,7 +135,7 @@ def attend(
         in_specs=(query, key, key, P(*query[:2]), P(*key[:2]), *more),
         out_specs=query,
         check_vma=False,
-    )(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, *(repeated or ()))
+    )(*arrays, *(repeated or ()))
 
 
 def _axis_of_several(name: str, mesh: AbstractMesh) -> str | None:

@@ -71,13 +71,16 @@ def prepare_captions(
             to.close()
             progress(summary.unchanged + start + len(chunk))
     if left:
-        raise UserError(
-            f"{summary.rewritten} clips have their new captions, but {len(left)} of {len(source)} (the first: "
-            f"{left[0]}) are new, or of another size than those that were prepared: run prepare without "
-            "--captions_only, which encodes them"
-        )
+        raise _left_out(left, summary, clips=len(source))
     finish(collection, directory)
     return summary
+
+
+def _left_out(left: Sequence[str], summary: CaptionSummary, *, clips: int) -> UserError:
+    return UserError(
+        f"{summary.rewritten} clips have their new captions, but {len(left)} of {clips} (the first: {left[0]}) are "
+        "new, or of another size than those that were prepared: run prepare without --captions_only, which encodes them"
+    )
 
 
 def _reworded(

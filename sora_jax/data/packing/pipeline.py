@@ -127,11 +127,7 @@ class RowDataset:
         token_drop: tuple[float, float] = (0.0, 0.0),
         shown: ShownConfig | None = None,
     ):
-        if tokenizer.stored and prepared.empty_text is None:
-            raise DataError(
-                f"the prepared set holds the captions' states and not those of the empty text: {EMPTY_TEXT_FILE} is "
-                "missing; restore it from a copy, or run prepare, which writes it anew"
-            )
+        _check_empty_text(prepared, tokenizer)
         self._prepared = prepared
         self._packing = packing
         self._layout = PackLayout(
@@ -306,6 +302,15 @@ class Batches(Iterator[HostPack]):
     def close(self) -> None:
         """Ends the reading threads."""
         self._iterator.close()
+
+
+def _check_empty_text(prepared: PreparedSet, tokenizer: Tokenizer) -> None:
+    """Raises DataError where texts are stored, and not the empty one, which dropped captions leave."""
+    if tokenizer.stored and prepared.empty_text is None:
+        raise DataError(
+            f"the prepared set holds the captions' states and not those of the empty text: {EMPTY_TEXT_FILE} is "
+            "missing; restore it from a copy, or run prepare, which writes it anew"
+        )
 
 
 def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], *, fresh_data: bool = False) -> str:
