@@ -43,7 +43,7 @@ def config(folder, toy_config):
             config.stages[name].noise_range = noise_range
     config.run = ("prepare", *RANGES)
     config.shapes.num_clips, config.shapes.sides, config.packing.window = 16, ((16, 16),), 16
-    config.packing.rows, config.packing.text_tokens, config.text.max_tokens = 2, 64, 16
+    config.packing.rows, config.packing.text_tokens, config.text.max_tokens = 8, 64, 16
     config.transformer.lora.rank = 2
     config.diffusion.loss_bands = (0.5,)
     config.diffusion.noise.uniform_share = 1.0
