@@ -99,7 +99,8 @@ def _autoencoder(files: ModelFiles, tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(files: ModelFiles, tree: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    if tree["text"]["encoder"] != base["text"]["encoder"]:
+    own = tree["text"]
+    if own["encoder"] not in (base["text"]["encoder"], "umt5") or own.get("weights") is not None:
         return {"max_tokens": variants.TEXT_TOKENS}
     if files.text is not None:
         # The encoder finds its tokenizer in the folder that holds both.
