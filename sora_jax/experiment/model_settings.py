@@ -69,7 +69,8 @@ def _brought(files: ModelFiles, tree: Mapping[str, Any], base: Mapping[str, Any]
     return {
         "autoencoder": _autoencoder(files, tree),
         "text": _text(files, tree, base),
-        "packing": _ROW,
+        # As a whole: a config that has rows of its own may have as many as the base config.
+        "packing": _ROW if tree["packing"] == base["packing"] else {},
         # Of large frames few at once; it changes no number.
         "codec": {"chunk_frames": _CHUNK_FRAMES},
         "sampling": {
@@ -98,7 +99,8 @@ def _autoencoder(files: ModelFiles, tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(files: ModelFiles, tree: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    if tree["text"]["encoder"] != base["text"]["encoder"]:
+    own = tree["text"]
+    if own["encoder"] not in (base["text"]["encoder"], "umt5") or own.get("weights") is not None:
         return {"max_tokens": variants.TEXT_TOKENS}
     if files.text is not None:
         # The encoder finds its tokenizer in the folder that holds both.

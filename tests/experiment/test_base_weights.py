@@ -43,7 +43,7 @@ def config(folder, toy_config):
             config.stages[name].noise_range = noise_range
     config.run = ("prepare", *RANGES)
     config.shapes.num_clips, config.shapes.sides, config.packing.window = 16, ((16, 16),), 16
-    config.packing.rows, config.packing.text_tokens, config.text.max_tokens = 2, 64, 16
+    config.packing.rows, config.packing.text_tokens, config.text.max_tokens = 8, 64, 16
     config.transformer.lora.rank = 2
     config.diffusion.loss_bands = (0.5,)
     config.diffusion.noise.uniform_share = 1.0
@@ -92,6 +92,15 @@ def test_samples_lie_beside_those_without_the_adapter(workdir):
     for name in RANGES:
         shown = {path.name for path in (workdir.path / "samples" / name / "000002").iterdir()}
         assert shown == {"prompt_00.gif", "prompt_00_without.gif"}
+
+
+def test_a_config_of_its_own_rows_and_encoder_takes_the_files_of_the_model(config, folder):
+    """Also where it names the encoder without files, as the configs of public models do, and has the rows of base."""
+    asked = config.copy_and_resolve_references()
+    asked.text.encoder = "umt5"
+    settings = read_settings(asked)
+    assert settings.text.weights == str(folder / "text_encoder")
+    assert settings.packing.rows == read_settings(config).packing.rows == 8
 
 
 def test_a_stage_of_the_same_expert_goes_on_from_the_one_before(config):
