@@ -36,14 +36,14 @@ def main(_: Sequence[str]) -> None:
     use_huge_pages()
     # Here, because they bring jax: a second start should cost nothing.
     from sora_jax.core.errors import UserError
-    from sora_jax.experiment.run import prepare_share, reword, run
+    from sora_jax.experiment.run import prepare_share, rewrite_captions, run
     from sora_jax.preparation.encode import WHOLE, Share
 
     share = Share(index=_INDEX.value, count=_COUNT.value)
     if _CAPTIONS_ONLY.value and share != WHOLE:
         raise UserError("--captions_only is done by one process: leave --process_index and --process_count out")
     if _CAPTIONS_ONLY.value:
-        reword(_CONFIG.value, _WORKDIR.value)
+        rewrite_captions(_CONFIG.value, _WORKDIR.value)
     elif share == WHOLE:
         run(_CONFIG.value, _WORKDIR.value, until="prepare", fresh_data=_FRESH_DATA.value)
     else:

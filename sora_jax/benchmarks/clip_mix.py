@@ -21,7 +21,7 @@ from sora_jax.video import shapes
 # Token grids (time, rows, columns) of the mix, each as likely as the others: six images and six videos of 48 to 480
 # tokens, spaced by factors of 1.1 to 1.3. So sizes are about log-uniform over a range of ten, their mean 0.41 of the
 # largest.
-GRIDS: tuple[shapes.Size, ...] = (
+CLIP_GRIDS: tuple[shapes.Size, ...] = (
     *((1, 6, 8), (1, 8, 8), (1, 8, 9), (1, 9, 10), (1, 10, 11), (1, 12, 12)),
     *((2, 8, 11), (3, 8, 9), (4, 8, 8), (5, 8, 8), (4, 8, 12), (5, 8, 12)),
 )
@@ -66,7 +66,7 @@ class MadeUpClip:
         return len(self.tokens_LP)
 
 
-def draw_clips(count: int, layout: ClipLayout, *, grids: Sequence[shapes.Size] = GRIDS) -> list[MadeUpClip]:
+def draw_clips(count: int, layout: ClipLayout, *, grids: Sequence[shapes.Size] = CLIP_GRIDS) -> list[MadeUpClip]:
     """Returns the first `count` clips of the stream, their grids drawn alike often from `grids`; always the same."""
     generator = rng.generator(0, "clips of a mix")
     clips = []

@@ -23,7 +23,7 @@ _PROMPTS = _FLAGS.integer("prompts", MOST_PROMPTS, f"Held-out prompts, at most {
 _SEED = _FLAGS.integer("seed", 1_000, "Of the noise of the first prompt.", least=0)
 
 # Two words for each of the captions', none of which is in a caption of the drawn world.
-COLOURS = {
+COLOUR_WORDS = {
     "red": ("crimson", "scarlet"),
     "yellow": ("golden", "lemon"),
     "green": ("emerald", "grassy"),
@@ -31,24 +31,24 @@ COLOURS = {
     "blue": ("navy", "sapphire"),
     "purple": ("magenta", "violet"),
 }
-SHAPES = {"circle": ("disc", "round spot"), "square": ("box", "block"), "triangle": ("wedge", "pyramid")}
+SHAPE_WORDS = {"circle": ("disc", "round spot"), "square": ("box", "block"), "triangle": ("wedge", "pyramid")}
 # Of a direction without another word the verb is new.
-MOTIONS = {
+MOTION_WORDS = {
     "left": ("drifts to the left", "glides leftwards"),
     "right": ("drifts to the right", "glides rightwards"),
     "up": ("rises", "climbs upwards"),
     "down": ("sinks", "falls downwards"),
 }
-BACKGROUNDS = {"dark": ("black", "gloomy"), "grey": ("gray", "ashen"), "light": ("pale", "bright")}
+GROUND_WORDS = {"dark": ("black", "gloomy"), "grey": ("gray", "ashen"), "light": ("pale", "bright")}
 
 
-def reword(case: PromptCase, turn: int) -> PromptCase:
+def in_other_words(case: PromptCase, turn: int) -> PromptCase:
     """Returns the case of a prompt about one moving object in the words of one of two turns."""
     (thing,) = case.objects
     assert thing.motion is not None
-    colour, shape, motion = COLOURS[thing.colour], SHAPES[thing.shape], MOTIONS[thing.motion]
+    colour, shape, motion = COLOUR_WORDS[thing.colour], SHAPE_WORDS[thing.shape], MOTION_WORDS[thing.motion]
     way = turn % 2
-    prompt = f"a {colour[way]} {shape[way]} {motion[way]} against a {BACKGROUNDS[case.background][way]} backdrop"
+    prompt = f"a {colour[way]} {shape[way]} {motion[way]} against a {GROUND_WORDS[case.background][way]} backdrop"
     return PromptCase(prompt=prompt, background=case.background, objects=case.objects)
 
 
@@ -69,7 +69,7 @@ def main(_: Sequence[str]) -> None:
 
 def figures_of(name: str, run: Session, cases: Sequence[PromptCase], *, seed: int) -> list[Figure]:
     """Returns how a run follows prompts as captions are written, and reworded; noise is of `seed` and those after."""
-    reworded = [reword(case, number) for number, case in enumerate(cases)]
+    reworded = [in_other_words(case, number) for number, case in enumerate(cases)]
     seeds = [seed + number for number in range(len(cases))]
     figures = []
     for words, asked in (("captions", cases), ("reworded", reworded)):

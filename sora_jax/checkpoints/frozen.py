@@ -4,7 +4,8 @@
     STAGE/200/        its data have {"frozen": fingerprint}
 
 So a folder of checkpoints is whole without the run, or the stage, that the values came from. Those of a public model
-are not written once more: they lie in its files (`Source`), and the fingerprint tells whether these are still the same.
+are not written once more: they lie in its files (`WeightSource`), and the fingerprint tells whether these are still
+the same.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ _POLICY = CheckpointConfig(
 )
 
 
-class Source(Protocol):
+class WeightSource(Protocol):
     """Files of a model, whose parameters a stage begins with and may freeze."""
 
     @property
@@ -86,7 +87,7 @@ def save_frozen(
     params: Mapping[str, jax.Array],
     config: Mapping[str, Any],
     *,
-    source: Source | None = None,
+    source: WeightSource | None = None,
 ) -> str:
     """Writes the frozen parameters of the stage whose checkpoints are in `directory`; returns their fingerprint.
 
@@ -99,14 +100,14 @@ def save_frozen(
     return found
 
 
-def split(params: Mapping[str, Any], source: Source | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(params: Mapping[str, Any], source: WeightSource | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns (what of `params` is written beside the checkpoints, what `source` has)."""
     given = {name: value for name, value in params.items() if source is not None and source.has(name)}
     return {name: value for name, value in params.items() if name not in given}, given
 
 
 def load_frozen(
-    directory: str | os.PathLike[str], abstract: Mapping[str, Any], *, expected: str, source: Source | None = None
+    directory: str | os.PathLike[str], abstract: Mapping[str, Any], *, expected: str, source: WeightSource | None = None
 ) -> dict[str, Any]:
     """Returns the frozen parameters of a stage, where checkpoints were saved with the fingerprint `expected`.
 
@@ -139,7 +140,7 @@ def load_params(
     abstract: Mapping[str, Any],
     *,
     step: int | None = None,
-    source: Source | None = None,
+    source: WeightSource | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Returns (parameters by name, step) of a checkpoint, with those that its stage had frozen.
 
@@ -180,7 +181,7 @@ def load_params(
     return {name: params[name] for name in abstract}, int(path.name)
 
 
-def _load_given(source: Source, given: Mapping[str, Any]) -> dict[str, jax.Array]:
+def _load_given(source: WeightSource, given: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Returns parameters of a source in the dtype in which the stage kept them."""
     places = {name: one.sharding for name, one in given.items()}
     return source.load({n: jax.ShapeDtypeStruct(v.shape, source.dtype, sharding=places[n]) for n, v in given.items()})
@@ -195,7 +196,7 @@ def _data(path: epath.Path) -> dict[str, Any]:
     return json.loads((path / "data" / "metadata").read_text())
 
 
-def _check(folder: epath.Path, found: str, expected: str, source: Source | None = None) -> None:
+def _check(folder: epath.Path, found: str, expected: str, source: WeightSource | None = None) -> None:
     if found != expected and source is not None:
         raise UserError(
             f"the weights in {source.place} have the fingerprint {found}, and the checkpoints in {folder.parent} were "

@@ -53,7 +53,7 @@ class KnownConfig:
 
 
 # For models that are shown frames otherwise (`video/shown.py`).
-NOTHING = KnownConfig(none=1.0, first=0.0, last=0.0, ends=0.0, random_frames=0.0, region=0.0, max_level=0.0)
+NOTHING_KNOWN = KnownConfig(none=1.0, first=0.0, last=0.0, ends=0.0, random_frames=0.0, region=0.0, max_level=0.0)
 
 
 class Pattern(NamedTuple):

@@ -10,7 +10,7 @@ from absl import logging
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params
 from sora_jax.experiment.schema import Settings
-from sora_jax.models.interop.lora import LoraFile, described, read_lora
+from sora_jax.models.interop.lora import LoraFile, described_adapter, read_lora
 from sora_jax.nn.lora import IN, KERNEL, OUT, LoraConfig, adapters_of, add_product, is_factor
 
 # The name by which the adapter that a run has trained is called, in the place of a file.
@@ -92,7 +92,7 @@ class Adapters:
         result = []
         for path, weight in self.files:
             file = read_lora(path, shapes)
-            logging.info("%s at weight %g: %s", path, weight, described(file))
+            logging.info("%s at weight %g: %s", path, weight, described_adapter(file))
             if weight and (expert is None or file.expert in (None, expert)):
                 result.append(Added(file=file, weight=weight))
         return result

@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 
 from sora_jax.checkpoints import leaves, manifest
-from sora_jax.checkpoints.frozen import Source, find_params, load_params
+from sora_jax.checkpoints.frozen import WeightSource, find_params, load_params
 from sora_jax.checkpoints.reading import trusted_step
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core.config import differences
@@ -54,7 +54,9 @@ class InitialWeights:
     names: dict[str, str | None]
 
 
-def find_source(name: str, stage: TrainStage, params: Mapping[str, Any], files: Source | None = None) -> InitialWeights:
+def find_source(
+    name: str, stage: TrainStage, params: Mapping[str, Any], files: WeightSource | None = None
+) -> InitialWeights:
     """Returns where the weights of the stage `name` come from; `params` are its parameters, or their shapes.
 
     What is not there, and in the `files` of a public model, comes from these, and so it was there.

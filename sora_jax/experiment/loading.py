@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from sora_jax.checkpoints.frozen import Source, load_params
+from sora_jax.checkpoints.frozen import WeightSource, load_params
 from sora_jax.core.distributed import from_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
@@ -177,7 +177,7 @@ def load_weights(
     step: int | None = None,
     weights: Weights = "ema",
     places: Mapping[str, Sharding] | None = None,
-    source: Source | None = None,
+    source: WeightSource | None = None,
 ) -> tuple[Params, int]:
     """Returns (weights, step) of a stage's checkpoint, by default on the first device.
 

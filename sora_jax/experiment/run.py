@@ -159,7 +159,7 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
     print(f"share {share.index} of {share.count} is encoded: run prepare without a share when all are", flush=True)
 
 
-def reword(config: ConfigDict, path: str | os.PathLike[str]) -> None:
+def rewrite_captions(config: ConfigDict, path: str | os.PathLike[str]) -> None:
     """Writes captions that changed since clips were prepared into the shards, with the latents that are there.
 
     Raises UserError where nothing is prepared, and where clips are new or have changed.

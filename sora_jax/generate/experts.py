@@ -18,7 +18,7 @@ from sora_jax.core.tree import Params, merge_model
 from sora_jax.diffusion import solvers
 from sora_jax.generate.canvas import Canvas, CanvasBatch
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.sampler import Sampler, walk
+from sora_jax.generate.sampler import Sampler, walk_batch
 
 HIGH, LOW = 0, 1
 
@@ -90,7 +90,7 @@ def _part(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Callable
     @functools.cache
     def made(steps: tuple[int, int]) -> Any:
         def run(params: Params, batch: CanvasBatch, carry: solvers.Carry | None) -> solvers.Carry:
-            return walk(merge_model(structure, params), batch, carry, config, dtype=dtype, steps=steps)
+            return walk_batch(merge_model(structure, params), batch, carry, config, dtype=dtype, steps=steps)
 
         return together(jax.jit(run), every_time=True)
 

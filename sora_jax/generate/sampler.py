@@ -34,12 +34,12 @@ def make_solver(
     """Returns the jitted `(params, batch) -> clean tokens_BLP`, in which known tokens are as they were given."""
 
     def solve(params: Params, batch: CanvasBatch) -> jax.Array:
-        return walk(merge_model(structure, params), batch, None, config, dtype=dtype)[0]
+        return walk_batch(merge_model(structure, params), batch, None, config, dtype=dtype)[0]
 
     return jax.jit(solve)
 
 
-def walk(
+def walk_batch(
     model: TextToVideo,
     batch: CanvasBatch,
     carry: solvers.Carry | None,

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sora_jax.checkpoints import frozen
-from sora_jax.checkpoints.frozen import Source, load_frozen
+from sora_jax.checkpoints.frozen import WeightSource, load_frozen
 from sora_jax.checkpoints.reading import Restored
 from sora_jax.core import sharding, tree
 from sora_jax.core.compiling import run_once
@@ -144,7 +144,7 @@ class StateMaker:
     mesh: Mesh
     trainable: str | None = None
     frozen_dtype: str | None = None
-    source: Source | None = None
+    source: WeightSource | None = None
 
     def trains(self, name: str) -> bool:
         """Returns whether a parameter is trained."""

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from sora_jax.benchmarks.clip_mix import EQUAL_GRID, GRIDS, ClipLayout, bucketed, draw_clips, packed, padded_batches
+from sora_jax.benchmarks.clip_mix import (
+    CLIP_GRIDS,
+    EQUAL_GRID,
+    ClipLayout,
+    bucketed,
+    draw_clips,
+    packed,
+    padded_batches,
+)
 from sora_jax.video import shapes
 
 LAYOUT = ClipLayout(patch_width=4, text_dim=6, text_tokens=2, side_scale=1)
@@ -58,12 +66,12 @@ def test_the_stream_is_always_the_same_and_a_longer_one_begins_with_it_in_size()
 
 
 def test_the_mix_is_about_log_uniform():
-    counts = sorted(math.prod(grid) for grid in GRIDS)
+    counts = sorted(math.prod(grid) for grid in CLIP_GRIDS)
     steps = np.array(counts[1:]) / counts[:-1]
     assert (counts[0], counts[-1]) == (48, 480)
     assert steps.min() > 1.1
     assert steps.max() < 1.35
-    assert sum(grid[0] == 1 for grid in GRIDS) == len(GRIDS) // 2
+    assert sum(grid[0] == 1 for grid in CLIP_GRIDS) == len(CLIP_GRIDS) // 2
 
 
 @pytest.mark.parametrize("how", ["packed", "padded", "bucketed"])

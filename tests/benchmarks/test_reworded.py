@@ -22,7 +22,7 @@ def test_no_word_that_says_something_is_a_captions():
     world = ShapesWorld(settings.shapes.world(seed=0, split="train", num_clips=300))
     known = set().union(*(words_of(caption) for i in range(len(world)) for caption in world[i].captions))
     cases = heldout_prompts(MOST_PROMPTS)
-    prompts = [reworded.reword(case, turn) for turn in range(2) for case in cases]
+    prompts = [reworded.in_other_words(case, turn) for turn in range(2) for case in cases]
     said = set().union(*(words_of(one.prompt) for one in prompts))
     assert said & known - SILENT == {"left", "right"}  # half of the prompts of two directions; their verbs are new
     assert len({one.prompt for one in prompts}) == 2 * len(cases)

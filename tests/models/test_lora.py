@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model, merge_model, split_model
-from sora_jax.models.interop.lora import described, read_lora
+from sora_jax.models.interop.lora import described_adapter, read_lora
 from sora_jax.models.interop.lora_writing import save_lora
 from sora_jax.models.interop.variants import VARIANTS
 from sora_jax.models.interop.wan_shape import WanShape
@@ -85,7 +85,7 @@ def test_our_file_reads_back_and_says_what_it_is(ours):
     same_products(file)
     assert file.matched == len(load_file(ours)) == 2 * 10 * SHAPE.depth
     assert file.metadata == {"rank": "3", "alpha": "3", "base": "tiny", "format": "pt"}
-    assert "40 keys, all matched" in described(file)
+    assert "40 keys, all matched" in described_adapter(file)
 
 
 def test_every_key_is_one_that_other_programs_read(ours):

@@ -16,7 +16,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from sora_jax.checkpoints.frozen import Source
+from sora_jax.checkpoints.frozen import WeightSource
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core import rng
 from sora_jax.core.stop import StopSignal
@@ -209,7 +209,7 @@ class TrainKind(Kind[T]):
         del settings, name
         return None
 
-    def source(self, settings: Settings, name: str) -> Source | None:
+    def source(self, settings: Settings, name: str) -> WeightSource | None:
         """Returns the files that a stage begins with where no stage came before; None: there are none."""
         del settings, name
         return None

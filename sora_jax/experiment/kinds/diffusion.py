@@ -11,14 +11,14 @@ from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
-from sora_jax.checkpoints.frozen import Source
+from sora_jax.checkpoints.frozen import WeightSource
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.printable import printable
 from sora_jax.core.sharding import batch_part, ways
 from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.diffusion.known import NOTHING, KnownConfig
+from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
 from sora_jax.experiment import activations, sample_log
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
@@ -126,7 +126,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         """Returns the transformer of the public model that the stage trains; None: the run makes its own."""
         return expert_of(settings, self.of(settings, name).levels)
 
-    def source(self, settings: Settings, name: str) -> Source | None:
+    def source(self, settings: Settings, name: str) -> WeightSource | None:
         """Returns the files of that transformer."""
         return source_of(settings, name)
 
@@ -138,7 +138,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     def objective(self, settings: Settings, name: str) -> Objective:
         """Returns the error of predictions over noise levels and known tokens, none where frames are shown."""
         stage, dtype = self.of(settings, name), compute_dtype(settings.precision)
-        shares = stage.known if settings.shown is None else NOTHING
+        shares = stage.known if settings.shown is None else NOTHING_KNOWN
         return diffusion.make_objective(settings.diffusion, shares, dtype=dtype, noise_range=stage.levels)
 
     def stream(self, run: Run, name: str) -> PackedBatches:
@@ -251,7 +251,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         return show
 
 
-def _whole(source: Source, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+def _whole(source: WeightSource, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
     """Returns all parameters of a generator that has those of a source, and adapters that add nothing to them."""
     wanted = {n: jax.ShapeDtypeStruct(v.shape, source.dtype, sharding=v.sharding) for n, v in shapes.items()}
     given = source.load({name: one for name, one in wanted.items() if source.has(name)})

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import safe_open
 
 from sora_jax.core.errors import UserError
-from sora_jax.models.interop.lora_names import Place, places_of
+from sora_jax.models.interop.lora_names import AdaptedPlace, places_of
 from sora_jax.models.interop.weights import listed, read_weights
 
 _GIVE = "give the .safetensors file of an adapter for this model"
@@ -112,7 +112,7 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def _sorted(
-    tensors: Mapping[str, np.ndarray], places: Mapping[str, Place]
+    tensors: Mapping[str, np.ndarray], places: Mapping[str, AdaptedPlace]
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     """Returns (tensors by module and what they are of it, keys that are of nothing)."""
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -181,7 +181,7 @@ def _add(
     file: Path,
     what: str,
     differences: dict[str, np.ndarray],
-    place: Place,
+    place: AdaptedPlace,
     value: np.ndarray,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
@@ -226,7 +226,7 @@ def _adapter_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return {}
 
 
-def described(file: LoraFile) -> str:
+def described_adapter(file: LoraFile) -> str:
     """Returns what a file holds, in a line."""
     ranks: Iterable[int] = sorted({last.shape[-2] for _, last in file.factors.values()})
     told = ", ".join(f"{name} {file.metadata[name]}" for name in ("base", "trigger", "expert") if name in file.metadata)

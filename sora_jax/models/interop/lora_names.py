@@ -9,7 +9,7 @@ _BLOCKS = "blocks."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
+class AdaptedPlace:
     """A module of theirs, or of their transformer itself.
 
     Attributes:
@@ -30,16 +30,16 @@ class Place:
             return self.form == "transpose"
         return {"weight": self.form != "convolution", "bias": self.bias is not None}.get(kind, False)
 
-    def of(self, kind: str) -> "Place":
+    def of(self, kind: str) -> "AdaptedPlace":
         """Returns the place of a difference of its "weight" or "bias"."""
         if kind == "weight" or self.bias is None:
             return self
-        return Place(ours=self.bias, layer=self.layer, form="same", bias=None)
+        return AdaptedPlace(ours=self.bias, layer=self.layer, form="same", bias=None)
 
 
-def places_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
+def places_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, AdaptedPlace]:
     """Returns the modules of a transformer whose parameters have these shapes, by all their names."""
-    table: dict[str, Place] = {}
+    table: dict[str, AdaptedPlace] = {}
     for name in rest_names(image=True, positions=True):
         if name.ours in shapes and not name.ours.endswith(".bias"):
             _note(table, name, shapes, layer=None)
@@ -50,10 +50,12 @@ def places_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
     return table
 
 
-def _note(table: dict[str, Place], name: Name, shapes: Mapping[str, tuple[int, ...]], *, layer: int | None) -> None:
+def _note(
+    table: dict[str, AdaptedPlace], name: Name, shapes: Mapping[str, tuple[int, ...]], *, layer: int | None
+) -> None:
     ours = name.ours if layer is None else f"{_BLOCKS}{name.ours}"
     bias = f"{ours.rpartition('.')[0]}.bias"
-    place = Place(ours=ours, layer=layer, form=name.form, bias=bias if bias in shapes else None)
+    place = AdaptedPlace(ours=ours, layer=layer, form=name.form, bias=bias if bias in shapes else None)
     for layout in LAYOUTS:
         module = _module(name, layout, layer)
         table[module] = table[module.replace(".", "_")] = place

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -21,10 +21,9 @@ from safetensors.numpy import save_file
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.tree import abstract_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig, encoder_dims
+from sora_jax.models.interop.wan_names import LAYOUTS, Layout
 from sora_jax.models.interop.weights import WEIGHTS, HostParams, check_names, listed, read_shapes, read_weights
 
-Layout = Literal["diffusers", "original"]
-LAYOUTS: tuple[Layout, ...] = ("diffusers", "original")
 Shapes = Mapping[str, tuple[int, ...]]
 
 _CLASS = "AutoencoderKLWan"

@@ -35,7 +35,7 @@ _DIGESTED = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tensor:
+class StoredTensor:
     """Where a tensor lies: in `file` from the byte `start` on, of a dtype by the name of the format."""
 
     file: Path
@@ -91,7 +91,7 @@ class EncoderFiles:
                 return _TOKENIZERS[name](found.read().tobytes(), f"{found.file}: {tensor}")
         raise UserError(f"{self.path} has no tokenizer: put its tokenizer.json or spiece.model beside the weights")
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, StoredTensor]:
         """Returns the tensors but for an embedded tokenizer and lists of positions; UserError for quantised ones."""
         apart = (*_EMBEDDED, "position_ids")
         found = {name: tensor for name, tensor in self.tensors.items() if not name.endswith(apart)}
@@ -113,7 +113,7 @@ def text_weights_needed() -> str:
     raise UserError("text.weights is not given: pass --config.text.weights=DIR, the folder of the text encoder")
 
 
-def digest(weights: Mapping[str, Tensor]) -> str:
+def weights_digest(weights: Mapping[str, StoredTensor]) -> str:
     """Returns what tells weights from others: of names, dtypes, shapes and how each tensor begins; 16 hex digits.
 
     It does not depend on how many files there are. Not all bytes are read, as those of a large encoder take minutes.
@@ -150,9 +150,9 @@ def _weights(path: Path) -> list[Path]:
     raise UserError(f"{path} has {there} where one file of weights should be; {_GIVE}")
 
 
-def _tensors(files: list[Path]) -> dict[str, Tensor]:
+def _tensors(files: list[Path]) -> dict[str, StoredTensor]:
     """Returns where every tensor lies, by its name, after the checks of `read_shapes`."""
-    result: dict[str, Tensor] = {}
+    result: dict[str, StoredTensor] = {}
     for file in files:
         read_shapes(file)
         with file.open("rb") as stream:
@@ -160,7 +160,7 @@ def _tensors(files: list[Path]) -> dict[str, Tensor]:
             header = json.loads(stream.read(size))
         header.pop("__metadata__", None)
         part = {
-            name: Tensor(
+            name: StoredTensor(
                 file=file, dtype=one["dtype"], shape=tuple(one["shape"]), start=8 + size + one["data_offsets"][0]
             )
             for name, one in header.items()

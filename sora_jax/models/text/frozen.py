@@ -22,8 +22,8 @@ from sora_jax.data.tokens import Text, clean_caption
 from sora_jax.models.flops import Work
 from sora_jax.models.text.cleaning import Cleaning
 from sora_jax.models.text.encoder import TextConfig
-from sora_jax.models.text.files import EncoderFiles, digest
-from sora_jax.models.text.network import Network, Weights
+from sora_jax.models.text.files import EncoderFiles, weights_digest
+from sora_jax.models.text.network import Network, TextWeights
 from sora_jax.models.text.pieces import Pieces
 
 # Texts of which the states are kept: prompts come again, and the network need not.
@@ -57,7 +57,7 @@ class Family:
     states: str
     place: Callable[[], str]
     pieces: Callable[[EncoderFiles], Pieces]
-    weights: Callable[[EncoderFiles], Weights]
+    weights: Callable[[EncoderFiles], TextWeights]
     usual: Callable[[jax.Array], nnx.Module] | None = None
 
 
@@ -175,10 +175,10 @@ class FrozenTokenizer:
 
     @functools.cached_property
     def _digest(self) -> str:
-        return digest(self._weights.used)
+        return weights_digest(self._weights.used)
 
     @functools.cached_property
-    def _weights(self) -> Weights:
+    def _weights(self) -> TextWeights:
         return self._family.weights(self._files)
 
     @functools.cached_property

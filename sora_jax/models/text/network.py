@@ -18,7 +18,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import Params, abstract_model, merge_model
 from sora_jax.models.interop.weights import listed
-from sora_jax.models.text.files import Tensor
+from sora_jax.models.text.files import StoredTensor
 
 # Texts are filled up to a power of two from here on, and batches to a power of four, so few programs are compiled.
 _SHORTEST = 16
@@ -29,7 +29,7 @@ _BLOCKS = "blocks."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Weights:
+class TextWeights:
     """A network and where its parameters lie.
 
     Attributes:
@@ -45,14 +45,14 @@ class Weights:
 
     build: Callable[[jax.Array], nnx.Module]
     names: Mapping[str, str]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, StoredTensor]
     unused: str
     vocabulary: int
     width: int
     place: str
 
     @property
-    def used(self) -> dict[str, Tensor]:
+    def used(self) -> dict[str, StoredTensor]:
         """The tensors that are the network's, or nobody's."""
         return {name: tensor for name, tensor in self.tensors.items() if not re.match(self.unused, name)}
 
@@ -60,7 +60,7 @@ class Weights:
 class Network:
     """The weights on one device of this process: float32 on a CPU, else bfloat16."""
 
-    def __init__(self, weights: Weights):
+    def __init__(self, weights: TextWeights):
         """Reads the weights; UserError that lists tensors which are missing, of another shape or not known."""
         device = jax.local_devices()[0]
         self._on = jax.sharding.SingleDeviceSharding(device)
@@ -111,7 +111,7 @@ def pass_of(structure: Any) -> Any:
     return jax.jit(states)
 
 
-def load(weights: Weights, shapes: Params, *, dtype: np.dtype, place: jax.sharding.Sharding) -> Params:
+def load(weights: TextWeights, shapes: Params, *, dtype: np.dtype, place: jax.sharding.Sharding) -> Params:
     """Returns the parameters in `dtype` at `place`: on the host there is never more than one of them, cast.
 
     Raises UserError as `Network` says.
@@ -136,7 +136,7 @@ def _tensors_of(name: str, shape: jax.Array, names: Mapping[str, str]) -> list[s
     return [names[name.removeprefix(_BLOCKS)].format(number) for number in range(shape.shape[0])]
 
 
-def _check(weights: Weights, shapes: Params, wanted: Mapping[str, list[str]]) -> None:
+def _check(weights: TextWeights, shapes: Params, wanted: Mapping[str, list[str]]) -> None:
     faults = []
     for name, theirs in wanted.items():
         shape = shapes[name].shape[1:] if name.startswith(_BLOCKS) else shapes[name].shape

