@@ -56,8 +56,10 @@ class Adapters:
     own: float = 1.0
     files: tuple[tuple[str, float], ...] = ()
 
-    def merged(self, params: Params, lora: LoraConfig | None) -> Params:
+    def merged(self, params: Params, lora: LoraConfig | None, *, expert: str | None = None) -> Params:
         """Returns the parameters of a run's generator with all of it in kernels and biases, and no adapters.
+
+        Files of an `expert` ("high", "low"; None: there is one model) are those that `read` finds.
 
         Sums are taken in float32. What has weight 0 is read, and changes no bit. Raises UserError as `read`, and for
         another weight than 1 of `own` where the run has trained none.
@@ -75,7 +77,7 @@ class Adapters:
             for name, value in result.items()
             if name.startswith(_TRANSFORMER)
         }
-        for added in self.read(shapes):
+        for added in self.read(shapes, expert=expert):
             result |= {f"{_TRANSFORMER}{n}": added.to(n, result[f"{_TRANSFORMER}{n}"]) for n in added.names}
         return result
 

@@ -18,7 +18,7 @@ _TRANSFORMER = "transformer."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublicWeights:
-    """A transformer of a public model, as `checkpoints.frozen.Source`.
+    """A transformer of a public model, as `checkpoints.frozen.WeightSource`.
 
     Attributes:
       path: File or folder.
@@ -66,7 +66,14 @@ def source_of(settings: Settings, name: str) -> PublicWeights | None:
     """Returns the transformer that a stage begins with and freezes; None: there is none."""
     stage = settings.stages[name]
     assert isinstance(stage, TrainStage), stage
-    return public_weights(settings, expert_of(settings, stage.levels), frozen_dtype=stage.frozen_dtype)
+    return public_weights(settings, transformer_of(settings, name), frozen_dtype=stage.frozen_dtype)
+
+
+def transformer_of(settings: Settings, name: str) -> int | None:
+    """Returns which transformer of the public model a stage trains, as `expert_of`."""
+    stage = settings.stages[name]
+    assert isinstance(stage, TrainStage), stage
+    return expert_of(settings, stage.levels)
 
 
 def public_weights(settings: Settings, expert: int | None, *, frozen_dtype: str | None) -> PublicWeights | None:

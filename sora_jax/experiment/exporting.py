@@ -12,6 +12,7 @@ from sora_jax.experiment.loading import Weights, build_generator, load_codec, lo
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
+from sora_jax.generate.experts import EXPERTS
 from sora_jax.models.interop.lora_writing import LoraDtype, save_lora
 from sora_jax.models.interop.wan import save_wan
 from sora_jax.models.interop.wan_autoencoder import save_wan_autoencoder
@@ -23,7 +24,6 @@ from sora_jax.train.workdir import Workdir
 
 _TRANSFORMER = "transformer."
 # Of the two transformers of a model, in its order.
-_EXPERTS = ("high", "low")
 
 
 def export_autoencoder(workdir: Workdir, settings: Settings, output: str, layout: Layout) -> list[Path]:
@@ -87,8 +87,8 @@ def export_lora(
         facts = _facts(settings, trigger)
         path = Path(output if output.endswith(".safetensors") else f"{output}/lora.safetensors")
         if settings.public is not None and settings.public.variant.experts > 1 and expert is not None:
-            facts["expert"] = _EXPERTS[expert]
-            path = path.with_name(f"{path.stem}_{_EXPERTS[expert]}_noise.safetensors")
+            facts["expert"] = EXPERTS[expert]
+            path = path.with_name(f"{path.stem}_{EXPERTS[expert]}_noise.safetensors")
         files.append(save_lora(path, factors, scale=lora.scale, facts=facts, dtype=dtype))
     return files
 

@@ -17,10 +17,11 @@ from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
-from sora_jax.experiment.base_weights import source_of
+from sora_jax.experiment.base_weights import source_of, transformer_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.denoiser import SolverConfig
+from sora_jax.generate.experts import EXPERTS
 from sora_jax.generate.job import Job, ModelLimits, read_job
 from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
@@ -135,6 +136,7 @@ def load_generator(
     step: int | None = None,
     weights: Weights = "ema",
     mesh: Mesh | None = None,
+    expert: int | None = None,
 ) -> tuple[Params, str, int]:
     """Returns (parameters, stage, step) of the newest diffusion stage with a checkpoint.
 
@@ -144,6 +146,7 @@ def load_generator(
       step: Of the checkpoint; None takes the newest verified one.
       weights: As in `load_weights`.
       mesh: Devices that hold the parameters together, as in training; None: the first one alone.
+      expert: Of two transformers of a public model the one that is asked for; None: there is one.
 
     Raises:
       UserError: there is none.
@@ -154,6 +157,8 @@ def load_generator(
     def newest() -> str | None:
         for stage in reversed(settings.stages_of(TEXT_TO_VIDEO)):
             saved = workdir.checkpoints(stage)
+            if expert is not None and transformer_of(settings, stage) != expert:
+                continue
             if saved.exists() and any(path.name.isdecimal() for path in saved.iterdir()):
                 return stage
         return None
@@ -165,7 +170,8 @@ def load_generator(
             workdir, stage, params, track=track, step=step, weights=weights, places=places, source=source
         )
         return loaded, stage, found
-    raise UserError(f"{workdir.path} has no checkpoint of a transformer yet: run main until one is written")
+    which = "a transformer" if expert is None else f"the expert of {EXPERTS[expert]} noise levels"
+    raise UserError(f"{workdir.path} has no checkpoint of {which} yet: run main until one is written")
 
 
 def load_weights(

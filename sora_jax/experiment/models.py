@@ -20,6 +20,7 @@ from sora_jax.experiment.loading import (
 )
 from sora_jax.experiment.settings import Settings
 from sora_jax.generate.denoiser import SolverConfig
+from sora_jax.generate.experts import EXPERTS, HIGH, Experts, ExpertsSampler
 from sora_jax.generate.sampler import Sampler
 from sora_jax.models.codec import Codec
 from sora_jax.train.workdir import Workdir
@@ -53,28 +54,33 @@ class RunModels:
         self.weights: Weights = weights
         self._step, self._mesh, self._adapters = step, mesh, adapters
         self._samplers: dict[tuple[SolverConfig, int], Sampler] = {}
+        self._two = solver_config(settings).experts is not None
+        self._experts, self._found = Experts(self._load), dict[int, tuple[str, int]]()
 
     @functools.cached_property
     def codec(self) -> Codec:
         """The autoencoder; raises UserError while it is not trained."""
         return load_codec(self.workdir, self.settings, mesh=self._mesh)
 
-    @functools.cached_property
-    def _generator(self) -> tuple[Params, str, int]:
-        params, stage, step = load_generator(
-            self.workdir, self.settings, step=self._step, weights=self.weights, mesh=self._mesh
-        )
-        return self._adapters.merged(params, self.settings.transformer.lora), stage, step
-
     @property
     def params(self) -> Params:
-        """The parameters of the generator; raises UserError while there is no checkpoint of it."""
-        return self._generator[0]
+        """The parameters of the generator; none where there are two experts, which the sampler takes in turn.
+
+        Raises UserError while there is no checkpoint of it.
+        """
+        return {} if self._two else self._experts.take(HIGH)
 
     def facts(self) -> dict[str, Any]:
-        """Returns which weights the generator has: stage, step, and whether they are an average."""
-        _, stage, step = self._generator
-        return {"stage": stage, "step": step, "weights": self.weights, **self._adapters.facts()}
+        """Returns which weights the generator has: stage, step, and whether they are an average; of two, those read."""
+        if not self._found:
+            self._experts.take(HIGH)
+        stages, steps = zip(*self._found.values(), strict=True)
+        return {
+            "stage": ", ".join(stages),
+            "step": max(steps),
+            "weights": self.weights,
+            **self._adapters.facts(),
+        }
 
     def sampler(self, solver: SolverConfig | None = None, *, videos: int | None = None) -> Sampler:
         """Returns a sampler, the same one for the same solver (None: the configured one), as `make_sampler` makes it.
@@ -102,7 +108,19 @@ class RunModels:
             self.settings.text_encoder.release()
 
     def _make_sampler(self, solver: SolverConfig, rows: int) -> Sampler:
-        return make_sampler(self.settings, self.codec, self._structure(), solver=solver, mesh=self._mesh, videos=rows)
+        kind = Sampler if solver.experts is None else functools.partial(ExpertsSampler, self._experts)
+        return make_sampler(
+            self.settings, self.codec, self._structure(), solver=solver, mesh=self._mesh, videos=rows, kind=kind
+        )
+
+    def _load(self, number: int) -> Params:
+        """Returns the parameters of the generator, or of one of two experts."""
+        expert, title = (number, EXPERTS[number]) if self._two else (None, None)
+        params, stage, step = load_generator(
+            self.workdir, self.settings, step=self._step, weights=self.weights, mesh=self._mesh, expert=expert
+        )
+        self._found[number] = stage, step
+        return self._adapters.merged(params, self.settings.transformer.lora, expert=title)
 
     def _structure(self) -> Any:
         settings = without_adapters(self.settings)

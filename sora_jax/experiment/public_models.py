@@ -14,12 +14,10 @@ from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import param_shardings
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.experiment.adapters import NO_ADAPTERS, Adapters, without_adapters
-from sora_jax.experiment.loading import build_generator, given_codec, given_statistics, make_sampler
+from sora_jax.experiment.loading import build_generator, given_codec, given_statistics
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.settings import Settings
-from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.experts import HIGH, Experts, ExpertsSampler
-from sora_jax.generate.sampler import Sampler
+from sora_jax.generate.experts import EXPERTS
 from sora_jax.models.codec import Codec
 from sora_jax.models.interop.model_folder import ModelFiles
 from sora_jax.models.interop.wan import load_wan
@@ -43,7 +41,6 @@ class PublicModels(RunModels):
         super().__init__(Workdir(Path.cwd()), settings, mesh=mesh, adapters=adapters)
         assert settings.public is not None
         self.files: ModelFiles = settings.public
-        self._experts = Experts(self._load)
 
     @functools.cached_property
     def codec(self) -> Codec:
@@ -55,11 +52,6 @@ class PublicModels(RunModels):
                 "autoencoder, and no config.json with latents_mean and latents_std beside it: add one"
             )
         return given_codec(self.settings, *statistics, mesh=self._mesh)
-
-    @property
-    def params(self) -> Params:
-        """The parameters of the transformer; none where there are two experts, which the sampler takes in turn."""
-        return {} if len(self.files.transformers) > 1 else self._experts.take(HIGH)
 
     def check_run(self) -> None:
         """Raises UserError: there is none."""
@@ -74,12 +66,6 @@ class PublicModels(RunModels):
             "shift": sampling.shift,
             **self._adapters.facts(),
         }
-
-    def _make_sampler(self, solver: SolverConfig, rows: int) -> Sampler:
-        kind = Sampler if solver.experts is None else functools.partial(ExpertsSampler, self._experts)
-        return make_sampler(
-            self.settings, self.codec, self._structure(), solver=solver, mesh=self._mesh, videos=rows, kind=kind
-        )
 
     def _load(self, number: int) -> Params:
         """Returns the parameters of one transformer, products in the dtype of the computation, the rest in float32."""
@@ -96,9 +82,7 @@ class PublicModels(RunModels):
             )
             for name, one in shapes.items()
         }
-        path, expert = self.files.transformers[number], None
-        if len(self.files.transformers) > 1:
-            expert = "high" if number == HIGH else "low"
+        path, expert = self.files.transformers[number], EXPERTS[number] if self._two else None
         if self._adapters.own != 1:
             raise UserError(f"--lora=own:{self._adapters.own:g} is of a run, and this is a public model: name a file")
         added = self._adapters.read({name: one.shape for name, one in wanted.items()}, expert=expert)

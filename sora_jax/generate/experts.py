@@ -21,6 +21,8 @@ from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.sampler import Sampler, walk_batch
 
 HIGH, LOW = 0, 1
+# Their names, in files and messages.
+EXPERTS = ("high", "low")
 
 
 class Experts:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from sora_jax.checkpoints.frozen import NAME
+from sora_jax.checkpoints.frozen import FROZEN
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import make_mesh
 from sora_jax.experiment import loading
@@ -15,6 +15,7 @@ from sora_jax.experiment.base_weights import public_weights
 from sora_jax.experiment.kinds import training
 from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.run import run
+from sora_jax.experiment.session import open_session
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stages import stages_before
 from sora_jax.nn.lora import is_factor
@@ -80,7 +81,7 @@ def test_each_expert_is_trained_from_its_own_files_in_its_own_range(config, work
         bands[line["stage"]] |= {key for key in line if key.startswith("loss_")}
     assert bands == {"high": {"loss_0.875_1"}, "low": {"loss_0_0.5", "loss_0.5_0.875"}}
     for name in RANGES:
-        assert not (workdir.checkpoints(name) / NAME).exists(), "the model is not written once more"
+        assert not (workdir.checkpoints(name) / FROZEN).exists(), "the model is not written once more"
         params, files = loaded(settings, workdir, name)
         jax.tree.map(np.testing.assert_array_equal, {one: params[one] for one in files}, files)
         factors = {one: value for one, value in params.items() if one not in files}
@@ -131,3 +132,15 @@ def test_a_run_goes_on_with_the_model_elsewhere_and_with_no_other(config, folder
     moved.model = f"{tmp_path / 'other'}#t2v_a14b"
     with pytest.raises(UserError, match=r"the weights in .*other.* have the fingerprint .* give the model that they"):
         loaded(read_settings(moved), Workdir(tmp_path / "run"), "high")
+
+
+def test_a_run_samples_with_both_experts_and_says_which_is_not_trained(config, workdir, tmp_path):
+    session = open_session(workdir.path)
+    small = {"size": config.sampling.size, "frames": 5, "steps": 4}
+    (clip,) = session.sample("a red circle moves right", **small)
+    assert clip.shape[0] == 5
+    assert session.models.facts() == {"stage": "high, low", "step": 2, "weights": "ema"}
+    shutil.copytree(workdir.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "high")
+    with pytest.raises(UserError, match="no checkpoint of the expert of high noise levels yet"):
+        open_session(tmp_path / "run").sample("a red circle moves right", **small)
