@@ -99,10 +99,14 @@ def main(_: Sequence[str]) -> None:
 
 def _forget_paths(config: Any) -> None:
     """Lets a config that leaves paths to the user be read, those of clips and of public weights: nothing is read."""
+    from sora_jax.experiment.kinds import KINDS
+    from sora_jax.experiment.stage_settings import AUTOENCODER
+
     for data in (config.data, *config.more_data.values()):
         if data.source != "shapes" and not data.path:
             data.path = "none is read"
-    trained = any(config.stages[name].kind == "autoencoder" for name in config.run if name in config.stages)
+    trainers = [name for name, kind in KINDS.items() if kind.stage.trains == AUTOENCODER]
+    trained = any(config.stages[name].kind in trainers for name in config.run if name in config.stages)
     if not trained and config.model is None and config.autoencoder.weights is None:
         config.autoencoder.start_from = config.autoencoder.start_from or "none is read"
     for name in config.run if config.transformer.lora.rank is not None and config.model is None else ():

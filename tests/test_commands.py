@@ -193,12 +193,16 @@ def test_a_wrong_request_of_a_file_is_named_before_any_is_made(run, toy_workdir,
 
 def test_what_cannot_be_written_is_told_before_the_work(run, toy_workdir, tmp_path):
     (tmp_path / "file").touch()
+    autoencoder = ("--part=autoencoder", "--format=original")
     for name, arguments in (
         ("sample", [f"--workdir={toy_workdir}", "--prompt=red", f"--output={tmp_path}/file/a.mp4"]),
         ("sample", [f"--workdir={toy_workdir}", "--prompt=red", f"--output={tmp_path}/file/f_%d.png"]),
         ("inspect_data", [TOY, f"--output={tmp_path}/file/a.html"]),
         ("inspect_data", [TOY, f"--output={tmp_path}/a.html", f"--export={tmp_path}/file"]),
-        ("export", [f"--workdir={toy_workdir}", f"--output={tmp_path}/file"]),
+        (
+            "export",
+            [f"--workdir={toy_workdir}", "--part=autoencoder", "--format=original", f"--output={tmp_path}/file"],
+        ),
     ):
         done = run(name, *arguments)
         ends_in_a_sentence(done, f"StorageError: cannot write {tmp_path}/file/", code=74)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +38,12 @@ def find_config(name: str, places: Sequence[Path] = _PLACES) -> str:
 def load_config(name: str) -> Any:
     """Returns the config of a file, found as `find_config` says, as it is before the command line changes it."""
     _make_importable()
-    return runpy.run_path(find_config(name))["get_config"]()
+    spec = importlib.util.spec_from_file_location("config", find_config(name))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
 
 
 def found_in(arguments: Sequence[str], *, flag: str, places: Sequence[Path] = _PLACES) -> list[str]:

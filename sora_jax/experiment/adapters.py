@@ -1,7 +1,7 @@
 """Adapters of a run: what its stages train of it where there are some, and what is added to kernels to sample with."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,12 +20,12 @@ _TRANSFORMER = "transformer."
 _STAGE = {"trainable": r".*\.lora_[ab]", "frozen_dtype": "bfloat16"}
 
 
-def with_adapter_stages(tree: Mapping[str, Any]) -> dict[str, Any]:
+def with_adapter_stages(tree: Mapping[str, Any], kinds: Collection[str]) -> dict[str, Any]:
     """Returns a config in which stages of a transformer with adapters train these alone, unless they say what."""
     lora, stages = _group(tree, "transformer", "lora"), _group(tree, "stages")
     if lora.get("rank") is None:
         return {**tree}
-    ours = {name: {**stages[name], **_STAGE} if _asks(stages[name]) else stages[name] for name in stages}
+    ours = {name: {**stages[name], **_STAGE} if _asks(stages[name], kinds) else stages[name] for name in stages}
     return {**tree, "stages": ours}
 
 
@@ -35,8 +35,8 @@ def _group(tree: Any, *path: str) -> Any:
     return {} if tree is None else tree
 
 
-def _asks(stage: Any) -> bool:
-    return hasattr(stage, "get") and stage.get("kind") == "diffusion" and stage.get("trainable") is None
+def _asks(stage: Any, kinds: Collection[str]) -> bool:
+    return hasattr(stage, "get") and stage.get("kind") in kinds and stage.get("trainable") is None
 
 
 def without_adapters(settings: Settings) -> Settings:

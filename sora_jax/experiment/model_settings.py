@@ -69,8 +69,8 @@ def _brought(files: ModelFiles, tree: Mapping[str, Any], base: Mapping[str, Any]
     return {
         "autoencoder": _autoencoder(files, tree),
         "text": _text(files, tree, base),
-        # As a whole: a config that has rows of its own may have as many as the base config.
-        "packing": _ROW if tree["packing"] == base["packing"] else {},
+        # As a whole: a config that has rows of its own may have as many as the base config. They must hold a text.
+        "packing": _ROW if tree["packing"] == base["packing"] else {"text_tokens": variants.TEXT_TOKENS},
         # Of large frames few at once; it changes no number.
         "codec": {"chunk_frames": _CHUNK_FRAMES},
         "sampling": {

@@ -199,7 +199,7 @@ class Settings:
 
     def stages_of(self, model: str) -> list[str]:
         """Returns the names of the stages of the run that train a model (`Stage.trains`), in order."""
-        return [name for name in self.run if self.stages[name].trains == model]
+        return [name for name in self.run if name in self.stages and self.stages[name].trains == model]
 
     @property
     def has_autoencoder(self) -> bool:

@@ -19,7 +19,7 @@ from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.model_settings import with_model
 from sora_jax.experiment.ranges import out_of_range
 from sora_jax.experiment.schema import DataConfig, Settings
-from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
+from sora_jax.experiment.stage_settings import AUTOENCODER, TEXT_TO_VIDEO, Stage
 from sora_jax.models.interop.wan_autoencoder import config_of
 from sora_jax.train.changes import with_optimizers
 from sora_jax.train.workdir import MAIN
@@ -49,7 +49,8 @@ def read_settings(config: Any) -> Settings:
     problems = out_of_range(config)
     if problems:
         raise UserError("; ".join(problems))
-    config = with_model(with_adapter_stages(with_optimizers(_with_homes(config))))
+    generators = {name for name, kind in KINDS.items() if kind.stage.trains == TEXT_TO_VIDEO}
+    config = with_model(with_adapter_stages(with_optimizers(_with_homes(config)), generators))
     stages: dict[str, Stage] = {}
     for name in config["stages"]:
         try:

@@ -15,6 +15,7 @@ class Seeds:
     """A sampler that fills in the seed of each canvas plus the number of its window."""
 
     codec = Averages()
+    shower = None
 
     def __init__(self):
         self.rounds: list[list[int]] = []  # seeds of the canvases of each
@@ -127,8 +128,8 @@ def test_jobs_are_asked_for_only_when_there_is_room(seeds):
 
 def test_what_needs_no_canvas_is_done_at_once(seeds, monkeypatch):
     """No task is such a one yet; a conversation may be over before it has asked for anything."""
-    monkeypatch.setattr(scheduler, "TASKS", {"edit": lambda scene: iter(())})
-    sampler = SimpleNamespace(codec=seeds.codec, latents=None)
+    monkeypatch.setattr(scheduler, "MAKERS", {"edit": lambda scene: iter(())})
+    sampler = SimpleNamespace(shower=None, codec=seeds.codec, latents=None)
     rounds = Rounds(sampler, {}, LIMITS)  # nothing is solved
     rounds.add(a_job(1, task="edit", clips=(video(*range(5)),)), lambda _: None)
     assert [one.id for one in rounds.step()] == [0]

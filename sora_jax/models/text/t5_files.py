@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Mapping
 
+import jax
 from flax import nnx
 
 from sora_jax.core.errors import UserError
@@ -143,6 +144,12 @@ _XXL = T5Config(
     bias_in_each=True,
     eps=1e-6,
 )
+
+
+def _usual(key: jax.Array) -> T5Encoder:
+    return T5Encoder(_XXL, rngs=nnx.Rngs(key))
+
+
 UMT5 = Family(
     name="umt5",
     width=4096,
@@ -154,7 +161,7 @@ UMT5 = Family(
     place=text_weights_needed,
     pieces=_pieces,
     weights=functools.partial(read_t5, bias_in_each=True),
-    usual=lambda key: T5Encoder(_XXL, rngs=nnx.Rngs(key)),
+    usual=_usual,
 )
 T5 = Family(
     name="t5",
