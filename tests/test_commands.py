@@ -199,10 +199,7 @@ def test_what_cannot_be_written_is_told_before_the_work(run, toy_workdir, tmp_pa
         ("sample", [f"--workdir={toy_workdir}", "--prompt=red", f"--output={tmp_path}/file/f_%d.png"]),
         ("inspect_data", [TOY, f"--output={tmp_path}/file/a.html"]),
         ("inspect_data", [TOY, f"--output={tmp_path}/a.html", f"--export={tmp_path}/file"]),
-        (
-            "export",
-            [f"--workdir={toy_workdir}", "--part=autoencoder", "--format=original", f"--output={tmp_path}/file"],
-        ),
+        ("export", [f"--workdir={toy_workdir}", *autoencoder, f"--output={tmp_path}/file"]),
     ):
         done = run(name, *arguments)
         ends_in_a_sentence(done, f"StorageError: cannot write {tmp_path}/file/", code=74)

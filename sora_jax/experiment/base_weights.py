@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from sora_jax.core.errors import UserError
 from sora_jax.experiment.schema import Settings
-from sora_jax.experiment.stage_settings import TrainStage
 from sora_jax.models.interop.wan import load_wan
 from sora_jax.nn.lora import is_factor
 
@@ -64,16 +63,13 @@ def expert_of(settings: Settings, levels: tuple[float, float]) -> int | None:
 
 def source_of(settings: Settings, name: str) -> PublicWeights | None:
     """Returns the transformer that a stage begins with and freezes; None: there is none."""
-    stage = settings.stages[name]
-    assert isinstance(stage, TrainStage), stage
-    return public_weights(settings, transformer_of(settings, name), frozen_dtype=stage.frozen_dtype)
+    dtype = settings.stages[name].keeps_frozen_in
+    return public_weights(settings, transformer_of(settings, name), frozen_dtype=dtype)
 
 
 def transformer_of(settings: Settings, name: str) -> int | None:
     """Returns which transformer of the public model a stage trains, as `expert_of`."""
-    stage = settings.stages[name]
-    assert isinstance(stage, TrainStage), stage
-    return expert_of(settings, stage.levels)
+    return expert_of(settings, settings.stages[name].levels)
 
 
 def public_weights(settings: Settings, expert: int | None, *, frozen_dtype: str | None) -> PublicWeights | None:

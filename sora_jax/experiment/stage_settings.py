@@ -44,6 +44,11 @@ class Stage:
         return 0.0, 1.0
 
     @property
+    def keeps_frozen_in(self) -> FrozenDtype | None:
+        """In which parameters are kept that it does not train; None: as they were."""
+        return None
+
+    @property
     def gives_known_tokens(self) -> bool:
         """Whether the model learns to go on from parts of a clip that are given."""
         return False
@@ -79,6 +84,11 @@ class TrainStage(Stage):
         at_least_one(self, "steps", "accumulate")
         read_rules(self.start_rules, given=self.start_from is not None)
         check_trainable(self.trainable, self.frozen_dtype)
+
+    @property
+    def keeps_frozen_in(self) -> FrozenDtype | None:
+        """As `frozen_dtype`."""
+        return self.frozen_dtype
 
 
 def read_rules(rules: tuple[str, ...], *, given: bool) -> list[tuple[re.Pattern[str], str]]:

@@ -73,6 +73,7 @@ def loaded(settings, workdir, name):
     return params, source.load({one: value for one, value in kept.items() if not is_factor(one)})
 
 
+@pytest.mark.slow
 def test_each_expert_is_trained_from_its_own_files_in_its_own_range(config, workdir):
     settings = read_settings(config)
     assert [stages_before(settings, name) for name in RANGES] == [[], []]
@@ -89,6 +90,7 @@ def test_each_expert_is_trained_from_its_own_files_in_its_own_range(config, work
         assert all(np.any(value) for value in factors.values()), "also what began as zeros"
 
 
+@pytest.mark.slow
 def test_samples_lie_beside_those_without_the_adapter(workdir):
     for name in RANGES:
         shown = {path.name for path in (workdir.path / "samples" / name / "000002").iterdir()}
@@ -121,6 +123,7 @@ def test_a_range_of_both_experts_is_refused(config):
         check_start(settings, jax.devices()[:1], samples=False)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_model_elsewhere_and_with_no_other(config, folder, workdir, tmp_path):
     moved = config.copy_and_resolve_references()
     shutil.copytree(folder, tmp_path / "moved")
@@ -134,6 +137,7 @@ def test_a_run_goes_on_with_the_model_elsewhere_and_with_no_other(config, folder
         loaded(read_settings(moved), Workdir(tmp_path / "run"), "high")
 
 
+@pytest.mark.slow
 def test_a_run_samples_with_both_experts_and_says_which_is_not_trained(config, workdir, tmp_path):
     session = open_session(workdir.path)
     small = {"size": config.sampling.size, "frames": 5, "steps": 4}

@@ -18,6 +18,8 @@ from sora_jax.train.metrics import read_metrics
 from sora_jax.train.workdir import Workdir
 from tests.small_encoder import text_config, write_t5
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
