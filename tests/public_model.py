@@ -18,7 +18,7 @@ from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
 from sora_jax.models.interop.wan import save_wan
 from sora_jax.models.interop.wan_autoencoder import save_wan_autoencoder
 from sora_jax.models.interop.wan_shape import WanShape
-from sora_jax.models.interop.weights import WEIGHTS
+from sora_jax.models.interop.weights import WEIGHTS_FILE
 from sora_jax.models.transformer import Transformer, TransformerConfig
 from tests.small import random_params
 
@@ -159,7 +159,7 @@ def write_original(folder: Path, seeds: tuple[int, ...] = (5,)) -> Path:
     for part, seed in zip(parts, seeds, strict=True):
         save_wan(part, transformer_params(seed), dataclasses.replace(shape_of(), layout="original"))
     write_autoencoder(folder / "parts")
-    (folder / "parts" / WEIGHTS).rename(folder / "wan_2.1_vae.safetensors")
+    (folder / "parts" / WEIGHTS_FILE).rename(folder / "wan_2.1_vae.safetensors")
     write_text_encoder(folder / "parts", folder / "google" / "umt5-xxl")
     weights = umt5() | {"spiece_model": np.zeros(4, np.uint8)}
     save_file(weights, folder / "umt5_xxl_fp16.safetensors")

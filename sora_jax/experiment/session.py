@@ -43,7 +43,7 @@ from sora_jax.train.workdir import Workdir
 from sora_jax.video import latents
 
 # A size in px as (height, width) or "HEIGHTxWIDTH".
-Size = tuple[int, int] | str
+AskedSize = tuple[int, int] | str
 # A file, or an array of pixels.
 Media = str | os.PathLike[str] | np.ndarray
 # Adapters as files, or "own", with their weights, or as texts "FILE:WEIGHT".
@@ -148,7 +148,7 @@ class Session:
         prompt: str | Sequence[str] = (),
         *,
         task: Task = "text",
-        size: Size | list[Size] | None = None,
+        size: AskedSize | list[AskedSize] | None = None,
         frames: int | Sequence[int] | None = None,
         seconds: float | str | Sequence[float | str] | None = None,
         seed: int | Sequence[int] = 0,
@@ -280,6 +280,6 @@ def _several(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _sizes(size: Size | list[Size] | None) -> list[str]:
+def _sizes(size: AskedSize | list[AskedSize] | None) -> list[str]:
     sizes = size if isinstance(size, list) else _several(size and [size])
     return [one if isinstance(one, str) else f"{one[0]}x{one[1]}" for one in sizes]

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.model_folder import find_model
 from sora_jax.models.interop.wan import save_wan
-from sora_jax.models.interop.weights import WEIGHTS
+from sora_jax.models.interop.weights import WEIGHTS_FILE
 from tests import public_model
 
 
@@ -57,7 +57,7 @@ def test_the_original_layout_with_two_experts_is_found(original):
     assert found.variant.boundary == 0.875
     assert found.autoencoder == original / "wan_2.1_vae.safetensors"
     assert found.text == original / "umt5_xxl_fp16.safetensors"
-    (original / "low_noise_model" / WEIGHTS).unlink()
+    (original / "low_noise_model" / WEIGHTS_FILE).unlink()
     with pytest.raises(UserError, match="low_noise_model"):
         find_model(original)
     shutil.rmtree(original / "low_noise_model")
@@ -135,7 +135,7 @@ def test_models_of_one_shape_are_told_by_name(pipeline, tmp_path):
 
 def test_the_autoencoder_of_another_model_is_refused(pipeline):
     channels = public_model.shape_of().out_channels
-    weights = load_file(pipeline / "vae" / WEIGHTS)
+    weights = load_file(pipeline / "vae" / WEIGHTS_FILE)
     for name in ("quant_conv.weight", "quant_conv.bias"):
         weights[name] = np.repeat(weights[name], 3, axis=0)
     weights["quant_conv.weight"] = np.repeat(weights["quant_conv.weight"], 3, axis=1)
@@ -145,7 +145,7 @@ def test_the_autoencoder_of_another_model_is_refused(pipeline):
     weights["post_quant_conv.bias"] = np.repeat(weights["post_quant_conv.bias"], 3)
     weights["encoder.conv_out.weight"] = np.repeat(weights["encoder.conv_out.weight"], 3, axis=0)
     weights["encoder.conv_out.bias"] = np.repeat(weights["encoder.conv_out.bias"], 3)
-    save_file(weights, pipeline / "vae" / WEIGHTS)
+    save_file(weights, pipeline / "vae" / WEIGHTS_FILE)
     with pytest.raises(UserError, match=f"autoencoder of 48 channels and .* makes {channels}"):
         find_model(pipeline)
 

@@ -18,7 +18,7 @@ from sora_jax.models.interop.wan import load_wan, save_wan, to_wan
 from sora_jax.models.interop.wan_files import describe_wan
 from sora_jax.models.interop.wan_names import LAYOUTS
 from sora_jax.models.interop.wan_shape import WanShape, inexpressible
-from sora_jax.models.interop.weights import WEIGHTS
+from sora_jax.models.interop.weights import WEIGHTS_FILE
 from sora_jax.video import patches
 from tests import small
 
@@ -37,7 +37,7 @@ TEXT = WanShape(
     layout="diffusers",
 )
 FRAMES = dataclasses.replace(TEXT, in_channels=12, image_dim=10, image_positions=6)
-STEM = WEIGHTS.removesuffix(".safetensors")
+STEM = WEIGHTS_FILE.removesuffix(".safetensors")
 
 
 def linear(name, out_dim, in_dim):
@@ -147,7 +147,7 @@ def test_the_patch_embedding_is_the_convolution_of_noise_and_of_what_is_given(tm
     expected = np.einsum("DCTHW,THWC->D", weight, latent_THWC)
     noise, given = (patches.patchify(part, FRAMES.patch) for part in (latent_THWC[..., :4], latent_THWC[..., 4:]))
     save_wan(tmp_path, params_of(FRAMES), FRAMES)
-    save_file(load_file(tmp_path / WEIGHTS) | {"patch_embedding.weight": weight}, tmp_path / WEIGHTS)
+    save_file(load_file(tmp_path / WEIGHTS_FILE) | {"patch_embedding.weight": weight}, tmp_path / WEIGHTS_FILE)
     kernel = np.asarray(load_wan(tmp_path)["patch_embedding.kernel"])
     np.testing.assert_allclose((np.concatenate([noise, given], axis=-1) @ kernel)[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_listed(published):
 def write(folder, tensors, config=None):
     """Writes a transformer's folder of these tensors."""
     folder.mkdir(exist_ok=True)
-    save_file(tensors, folder / WEIGHTS)
+    save_file(tensors, folder / WEIGHTS_FILE)
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -200,7 +200,7 @@ def write(folder, tensors, config=None):
 def test_prefixes_are_stripped_and_heads_follow_from_the_width(tmp_path, prefix):
     wide = dataclasses.replace(TEXT, width=256, mlp_width=8, depth=1, layout="original")
     tensors = {f"{prefix}{name}": np.zeros(size, np.float16) for name, size in wide.shapes().items()}
-    assert describe_wan(write(tmp_path, tensors) / WEIGHTS) == wide
+    assert describe_wan(write(tmp_path, tensors) / WEIGHTS_FILE) == wide
     narrow = {f"{prefix}{name}": np.zeros(size, np.float16) for name, size in TEXT.shapes().items()}
     save_file(narrow, tmp_path / "narrow.safetensors")
     with pytest.raises(UserError, match=r"the width 24 is no multiple of 128.* put the config.json"):
@@ -221,14 +221,14 @@ def test_prefixes_are_stripped_and_heads_follow_from_the_width(tmp_path, prefix)
     ],
 )
 def test_other_models_and_quantised_ones_are_refused_by_name(tmp_path, published, name, said):
-    tensors = load_file(published / WEIGHTS) | {name: np.zeros(1, np.float32)}
+    tensors = load_file(published / WEIGHTS_FILE) | {name: np.zeros(1, np.float32)}
     with pytest.raises(UserError, match=said):
         describe_wan(write(tmp_path, tensors, json.loads((published / "config.json").read_text())))
 
 
 def test_types_that_need_scales_are_refused(tmp_path, published):
-    content = (published / WEIGHTS).read_bytes().replace(b'"dtype":"F32"', b'"dtype":"I32"', 1)
-    (tmp_path / WEIGHTS).write_bytes(content)
+    content = (published / WEIGHTS_FILE).read_bytes().replace(b'"dtype":"F32"', b'"dtype":"I32"', 1)
+    (tmp_path / WEIGHTS_FILE).write_bytes(content)
     with pytest.raises(UserError, match=r"is quantised, as \S+ \(I32\) shows, .* give the bf16, fp16 or fp32"):
         describe_wan(tmp_path)
     with pytest.raises(UserError, match="GGUF"):
@@ -248,7 +248,7 @@ def test_types_that_need_scales_are_refused(tmp_path, published):
 def test_a_config_of_another_model_is_refused(tmp_path, published, change, said):
     config = json.loads((published / "config.json").read_text()) | change
     with pytest.raises(UserError, match=said):
-        describe_wan(write(tmp_path, load_file(published / WEIGHTS), config))
+        describe_wan(write(tmp_path, load_file(published / WEIGHTS_FILE), config))
 
 
 def test_channels_that_are_no_mask_and_latent_are_refused(tmp_path):
@@ -282,7 +282,7 @@ def test_files_that_are_not_whole_are_refused_before_any_is_read(tmp_path, publi
 
 
 def test_a_folder_of_one_file_by_any_name_is_read(tmp_path, published):
-    (tmp_path / "wan.safetensors").write_bytes((published / WEIGHTS).read_bytes())
+    (tmp_path / "wan.safetensors").write_bytes((published / WEIGHTS_FILE).read_bytes())
     (tmp_path / "config.json").write_text((published / "config.json").read_text())
     assert describe_wan(tmp_path) == TEXT
 

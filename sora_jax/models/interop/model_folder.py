@@ -19,7 +19,7 @@ from sora_jax.models.interop.variants import VARIANTS, Variant
 from sora_jax.models.interop.wan_autoencoder import config_of
 from sora_jax.models.interop.wan_files import described
 from sora_jax.models.interop.wan_shape import WanShape
-from sora_jax.models.interop.weights import WEIGHTS, Stored, read_shapes
+from sora_jax.models.interop.weights import WEIGHTS_FILE, Stored, read_shapes
 
 _INDEX = "model_index.json"
 # Where parts lie in the folder, beside the folder itself, and what of a name of a tensor tells which part a file is.
@@ -157,14 +157,14 @@ def _of_files(folder: Path) -> dict[str, list[Path]]:
     if missing := [one for one in experts if not one.is_dir()]:
         if len(missing) == 1:
             raise UserError(f"{folder} lacks {missing[0].name}/, the other of two experts: download it again")
-        if any((folder / name).is_file() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
+        if any((folder / name).is_file() for name in (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json")):
             parts["transformer"].append(folder)
     else:
         parts["transformer"] += experts
     loose = sorted(file for name in _FOLDERS for file in (folder / name).glob("*.safetensors"))
     whole = bool(parts["transformer"])
     for file in loose:
-        if file.name.startswith(WEIGHTS.removesuffix(".safetensors")):
+        if file.name.startswith(WEIGHTS_FILE.removesuffix(".safetensors")):
             continue  # of the transformer in the folder itself
         part = _part_of(file)
         if part is not None and not (whole and part == "transformer"):
@@ -191,7 +191,7 @@ def _ordered(folder: Path, files: list[Path]) -> list[Path]:
     """Returns one transformer, or two with that for high noise levels first."""
     if not files:
         raise UserError(
-            f"{folder} holds no model: it has neither {_INDEX} nor {WEIGHTS} nor a .safetensors file of a transformer"
+            f"{folder} holds no model: it has neither {_INDEX} nor {WEIGHTS_FILE} nor a .safetensors file of a transformer"
         )
     if len(files) == 1:
         return files

@@ -22,7 +22,7 @@ from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.tree import abstract_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig, encoder_dims
 from sora_jax.models.interop.wan_names import LAYOUTS, Layout
-from sora_jax.models.interop.weights import WEIGHTS, HostParams, check_names, listed, read_shapes, read_weights
+from sora_jax.models.interop.weights import WEIGHTS_FILE, HostParams, check_names, listed, read_shapes, read_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -153,7 +153,7 @@ def save_wan_autoencoder(
     if problems := _inexpressible(config, layout):
         raise UserError(f"Wan's {layout} layout cannot express this autoencoder: {'; '.join(problems)}")
     folder = Path(folder)
-    file = folder / (WEIGHTS if layout == "diffusers" else _ORIGINAL_WEIGHTS)
+    file = folder / (WEIGHTS_FILE if layout == "diffusers" else _ORIGINAL_WEIGHTS)
     if file.exists() or (folder / "config.json").exists():
         raise UserError(f"{folder} holds a model already: give an empty folder, or a new one")
     table = _names(config, layout)

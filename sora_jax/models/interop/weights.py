@@ -23,7 +23,7 @@ from sora_jax.core.errors import UserError
 HostParams = dict[str, np.ndarray]
 
 # The file in which diffusers keeps the weights of a folder.
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 # Names in a message; a network has hundreds.
 _MOST_NAMED = 3
 _GIVE = "give one .safetensors file, or a model's folder of diffusers"
@@ -191,11 +191,11 @@ def _files(path: Path) -> list[Path]:
         raise UserError(_refusal(path))
     if path.suffix == ".safetensors" or path.is_file():
         return [path]
-    if (index := path / f"{WEIGHTS}.index.json").is_file():
+    if (index := path / f"{WEIGHTS_FILE}.index.json").is_file():
         return [path / name for name in _named(index)]
-    if not (path / WEIGHTS).is_file():
+    if not (path / WEIGHTS_FILE).is_file():
         return [_only_one(path)]
-    return [path / WEIGHTS]
+    return [path / WEIGHTS_FILE]
 
 
 def _only_one(folder: Path) -> Path:
@@ -203,13 +203,13 @@ def _only_one(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
     if len(found) > 1:
         raise UserError(
-            f"{folder} holds {listed([file.name for file in found])} without {WEIGHTS}.index.json: download that index "
+            f"{folder} holds {listed([file.name for file in found])} without {WEIGHTS_FILE}.index.json: download that index "
             "too, or give one file"
         )
     pickles = sorted(file for file in folder.glob("*") if file.suffix.lower() in _PICKLES)
     if pickles and not found:
         raise UserError(_refusal(pickles[0]))
-    return found[0] if found else folder / WEIGHTS
+    return found[0] if found else folder / WEIGHTS_FILE
 
 
 def _named(index: Path) -> list[str]:

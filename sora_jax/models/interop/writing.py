@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sora_jax.core.errors import StorageError, UserError
-from sora_jax.models.interop.weights import FLOAT_TYPES, WEIGHTS
+from sora_jax.models.interop.weights import FLOAT_TYPES, WEIGHTS_FILE
 
 # Largest file of a folder, bytes, but for a tensor that is larger; as published.
 SHARD_BYTES = 5 * 10**9
@@ -50,7 +50,7 @@ def write_weights(
       shard_bytes: Largest file of a folder; None: one file.
     """
     alone = path.suffix == ".safetensors"
-    folder, name = (path.parent, path.name) if alone else (path, WEIGHTS)
+    folder, name = (path.parent, path.name) if alone else (path, WEIGHTS_FILE)
     if path.is_file() or (not alone and any(path.glob("*.safetensors*"))):
         raise UserError(f"{path} holds weights already: give an empty folder, or another name")
     shards = _shards(tensors, None if alone else shard_bytes)
@@ -65,7 +65,7 @@ def write_weights(
         if len(files) > 1:
             where = {one: file for file, names in zip(files, shards, strict=True) for one in names}
             index = {"metadata": {"total_size": sum(one.bytes for one in tensors.values())}, "weight_map": where}
-            (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+            (folder / f"{WEIGHTS_FILE}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
     return [folder / file for file in files]
