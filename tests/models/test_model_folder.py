@@ -68,8 +68,8 @@ def test_the_original_layout_with_two_experts_is_found(original):
 def test_single_files_of_comfyui_are_told_by_what_they_hold(original, tmp_path):
     folder = tmp_path / "models"
     for place, file, name in (
-        ("diffusion_models", f"low_noise_model/{WEIGHTS}", "wan2.2_t2v_low_noise.safetensors"),
-        ("diffusion_models", f"high_noise_model/{WEIGHTS}", "wan2.2_t2v_high_noise.safetensors"),
+        ("diffusion_models", f"low_noise_model/{WEIGHTS_FILE}", "wan2.2_t2v_low_noise.safetensors"),
+        ("diffusion_models", f"high_noise_model/{WEIGHTS_FILE}", "wan2.2_t2v_high_noise.safetensors"),
         ("vae", "wan_2.1_vae.safetensors", "a.safetensors"),
         ("text_encoders", "umt5_xxl_fp16.safetensors", "b.safetensors"),
     ):

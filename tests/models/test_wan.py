@@ -122,7 +122,7 @@ def test_there_and_back_and_there_again_is_exact(tmp_path, shape, layout):
     }
     second = save_wan(tmp_path / "second", loaded, shape, shard_bytes=20_000)
     assert [file.read_bytes() for file in second] == [file.read_bytes() for file in first]
-    index = json.loads((tmp_path / "second" / f"{WEIGHTS}.index.json").read_text())
+    index = json.loads((tmp_path / "second" / f"{WEIGHTS_FILE}.index.json").read_text())
     assert set(index["weight_map"]) == set(shape.shapes())
     assert index["metadata"]["total_size"] == sum(value.nbytes for value in params.values())
 
@@ -269,7 +269,7 @@ def test_files_that_are_not_whole_are_refused_before_any_is_read(tmp_path, publi
     files[-1].unlink()
     with pytest.raises(UserError, match=f"{files[-1].name} does not exist"):
         load_wan(tmp_path / "parts")
-    (tmp_path / "parts" / f"{WEIGHTS}.index.json").unlink()
+    (tmp_path / "parts" / f"{WEIGHTS_FILE}.index.json").unlink()
     with pytest.raises(UserError, match=r"without diffusion_pytorch_model\.safetensors\.index\.json: download that"):
         load_wan(tmp_path / "parts")
     pickled = tmp_path / "pickled"

@@ -132,7 +132,7 @@ def test_an_index_names_safetensors_beside_it(tmp_path, written):
     save_file({"a": np.zeros(2, np.float32)}, tmp_path / "outside.safetensors")
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / f"{WEIGHTS}.index.json").write_text(written)
+    (folder / f"{WEIGHTS_FILE}.index.json").write_text(written)
     with pytest.raises(UserError, match=INDICES[written]):
         read_weights(folder)
 
@@ -141,5 +141,5 @@ def test_an_index_leads_to_all_its_files(tmp_path):
     for name in "ab":
         save_file({name: np.full(2, ord(name), np.float32)}, tmp_path / f"{name}.safetensors")
     index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
-    (tmp_path / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    (tmp_path / f"{WEIGHTS_FILE}.index.json").write_text(json.dumps(index))
     assert {name: array[0] for name, array in read_weights(tmp_path).items()} == {"a": 97.0, "b": 98.0}

@@ -191,7 +191,8 @@ def _ordered(folder: Path, files: list[Path]) -> list[Path]:
     """Returns one transformer, or two with that for high noise levels first."""
     if not files:
         raise UserError(
-            f"{folder} holds no model: it has neither {_INDEX} nor {WEIGHTS_FILE} nor a .safetensors file of a transformer"
+            f"{folder} holds no model: it has neither {_INDEX} nor {WEIGHTS_FILE} nor a .safetensors file of a "
+            "transformer"
         )
     if len(files) == 1:
         return files

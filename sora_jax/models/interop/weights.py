@@ -203,8 +203,8 @@ def _only_one(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
     if len(found) > 1:
         raise UserError(
-            f"{folder} holds {listed([file.name for file in found])} without {WEIGHTS_FILE}.index.json: download that index "
-            "too, or give one file"
+            f"{folder} holds {listed([file.name for file in found])} without {WEIGHTS_FILE}.index.json: download that "
+            "index too, or give one file"
         )
     pickles = sorted(file for file in folder.glob("*") if file.suffix.lower() in _PICKLES)
     if pickles and not found:
