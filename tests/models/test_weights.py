@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sora_jax.core.errors import UserError
-from sora_jax.models.interop.weights import read_shapes, read_weights
+from sora_jax.models.interop.weights import WEIGHTS_FILE, read_shapes, read_weights
 
 
 class Canary:
