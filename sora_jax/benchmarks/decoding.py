@@ -1,5 +1,6 @@
 """What it costs to decode in a child process, against bare PyAV on the same files; part of `benchmarks.data`."""
 
+import contextlib
 import os
 import statistics
 import time
@@ -92,7 +93,9 @@ def resident_bytes() -> int:
     """Returns the memory that this process and its children hold now."""
     own = [os.getpid()]
     for task in Path("/proc/self/task").iterdir():
-        own += map(int, (task / "children").read_text().split())
+        # A thread may have ended since its folder was listed; its children are then another's.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            own += map(int, (task / "children").read_text().split())
     pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in own)
     return pages * os.sysconf("SC_PAGE_SIZE")
 
