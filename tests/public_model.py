@@ -20,6 +20,7 @@ from sora_jax.models.interop.wan_autoencoder import save_wan_autoencoder
 from sora_jax.models.interop.wan_shape import WanShape
 from sora_jax.models.interop.weights import WEIGHTS_FILE
 from sora_jax.models.transformer import Transformer, TransformerConfig
+from tests import small
 from tests.small import random_params
 
 TEXT_DIM = 16
@@ -43,25 +44,18 @@ AUTOENCODER = AutoencoderConfig(
     codes=None,
     remat=False,
 )
-TRANSFORMER = TransformerConfig(
+TRANSFORMER = dataclasses.replace(
+    small.TRANSFORMER,
     patch=(1, 2, 2),
     width=24,
     depth=1,
-    heads=2,
     mlp_width=32,
     frequency_dim=16,
     rope_theta=10_000.0,
     time_rate=4.0,
-    attention="auto",
-    exchange="gather",
-    remat="none",
     pooled_text=False,
     place_features=False,
     text_pad_to=512,
-    given_channels=None,
-    image_dim=None,
-    image_positions=None,
-    lora=None,
 )
 
 

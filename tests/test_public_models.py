@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import sora_jax
+from configs import base, wan_lora
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.experiment.loading import given_statistics
+from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request
 from sora_jax.models.interop.variants import VARIANTS, public_statistics
@@ -123,3 +125,12 @@ def test_a_folder_without_its_encoder_is_refused_in_a_sentence(python, models, t
     done = python("-m", "sora_jax.sample", f"--workdir={tmp_path}", "--grid=wan", "--prompt=a")
     assert done.returncode == 2
     assert "--grid is for --model" in done.stderr
+
+
+def test_what_a_config_for_public_models_says_stays_also_where_the_base_config_says_so(models):
+    config = wan_lora.get_config("t2v_1_3b")
+    config.model, config.data.path = f"{models / 'pipeline'}#t2v_1_3b", str(models)
+    config.sampling.size, config.sampling.steps = base.get_config().sampling.size, base.get_config().sampling.steps
+    sampling = read_settings(config).sampling
+    assert (sampling.size, sampling.steps) == ((32, 32), 40)
+    assert (sampling.grid, sampling.shift, sampling.fps) == ("wan", 5.0, 16.0)

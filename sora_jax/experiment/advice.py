@@ -39,7 +39,12 @@ def advice(workdir: Workdir) -> list[str]:
 
 
 def words_never_seen(workdir: Workdir, settings: Settings, prompts: Sequence[str]) -> str:
-    """Returns a sentence about words of prompts that no caption of the run has; empty where there are none."""
+    """Returns a sentence about words of prompts that no caption of the run has; empty where there are none.
+
+    A public model was trained on captions that nobody here knows.
+    """
+    if settings.model is not None:
+        return ""
     known: set[str] = set()
     for name in settings.collections:
         words = read_words(workdir.prepared(name))

@@ -10,6 +10,7 @@ from sora_jax.core.config_files import load_config
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop import variants
 from sora_jax.models.interop.model_folder import ModelFiles, find_model
+from sora_jax.models.interop.variants import Variant
 
 # What of the transformer is how it is computed and trained, not what it is: that stays as the config has it.
 _OWN = ("attention", "exchange", "remat", "lora")
@@ -64,28 +65,33 @@ def _fill(group: dict[str, Any], values: Mapping[str, Any], base: Mapping[str, A
 
 def _brought(files: ModelFiles, tree: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """Returns by group what a model brings where the config has nothing of its own."""
-    variant = files.variant
-    high, low = variant.guidance
-    return {
-        "autoencoder": _autoencoder(files, tree),
-        "text": _text(files, tree, base),
+    brought = {"autoencoder": _autoencoder(files, tree), "text": _text(files, tree, base)}
+    # A config written for public models says all of the rest, also where that is as in the base config.
+    if tree["transformer"].get("text_pad_to") is not None:
+        return brought
+    return brought | {
         # As a whole: a config that has rows of its own may have as many as the base config. They must hold a text.
         "packing": _ROW if tree["packing"] == base["packing"] else {"text_tokens": variants.TEXT_TOKENS},
         # Of large frames few at once; it changes no number.
         "codec": {"chunk_frames": _CHUNK_FRAMES},
-        "sampling": {
-            "steps": variant.steps,
-            "solver": "unipc",
-            "grid": "wan",
-            "shift": variant.shift,
-            "fps": variant.fps,
-            "size": variant.sizes[0],
-            "frames": variant.frames,
-            "window": variant.frames,
-            "guidance": {"scale": high, "interval": (0.0, 1.0)},
-            "low_guidance": low if variant.experts > 1 else None,
-            "known_guidance": high,
-        },
+        "sampling": _sampling(files.variant),
+    }
+
+
+def _sampling(variant: Variant) -> dict[str, Any]:
+    high, low = variant.guidance
+    return {
+        "steps": variant.steps,
+        "solver": "unipc",
+        "grid": "wan",
+        "shift": variant.shift,
+        "fps": variant.fps,
+        "size": variant.sizes[0],
+        "frames": variant.frames,
+        "window": variant.frames,
+        "guidance": {"scale": high, "interval": (0.0, 1.0)},
+        "low_guidance": low if variant.experts > 1 else None,
+        "known_guidance": high,
     }
 
 

@@ -6,6 +6,8 @@ import pytest
 from sora_jax.models.interop import variants
 from sora_jax.models.interop.variants import VARIANTS
 
+TEXT_DIM = 4096  # of UMT5-XXL
+
 
 def _parameters(variant):
     """Counts those of the public transformer of these shapes, by its parts."""
@@ -13,7 +15,7 @@ def _parameters(variant):
     attention = 4 * (width**2 + width) + 2 * width
     block = 2 * attention + 2 * width + (2 * width * hidden + hidden + width) + 6 * width
     rest = variant.in_channels * patch * width + width + 2 * width + width * variant.out_channels * patch
-    rest += variant.out_channels * patch + (variants.TEXT_DIM + 1) * width + (width + 1) * width
+    rest += variant.out_channels * patch + (TEXT_DIM + 1) * width + (width + 1) * width
     rest += (variants.FREQUENCY_DIM + 1) * width + (width + 1) * width + (width + 1) * 6 * width
     if variant.image_dim is not None:
         image = variant.image_dim

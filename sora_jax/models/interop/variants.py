@@ -11,7 +11,6 @@ import numpy as np
 
 # What all have: text tokens that the transformer sees, width of their encoder, sinusoids of a noise level, head width.
 TEXT_TOKENS = 512
-TEXT_DIM = 4096
 FREQUENCY_DIM = 256
 HEAD_DIM = 128
 PATCH = (1, 2, 2)

@@ -74,11 +74,6 @@ class WanShape:
         """Numbers of a token's noise and of its prediction: what `Transformer` is built with."""
         return math.prod(self.patch) * self.out_channels
 
-    @property
-    def input_width(self) -> int:
-        """Numbers of what a token is given in all."""
-        return math.prod(self.patch) * self.in_channels
-
     def config(
         self, *, time_rate: float, remat: str, attention: str = "auto", exchange: str = "gather"
     ) -> TransformerConfig:
