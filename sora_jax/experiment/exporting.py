@@ -23,7 +23,6 @@ from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
 
 _TRANSFORMER = "transformer."
-# Of the two transformers of a model, in its order.
 
 
 def export_autoencoder(workdir: Workdir, settings: Settings, output: str, layout: Layout) -> list[Path]:

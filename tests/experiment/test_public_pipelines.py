@@ -1,9 +1,14 @@
 """Public models through our sampler and through diffusers' pipelines, from the same files."""
 
+import copy
+
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import sora_jax
+from sora_jax.experiment.exporting import export_lora
+from sora_jax.experiment.run import run
 from sora_jax.generate.canvas import Canvas
 from sora_jax.video.patches import unpatchify
 from tests import public_model
@@ -92,6 +97,38 @@ def padded(states_KE):
     return torch.from_numpy(rows)
 
 
+def opened(path, **options):
+    changes = {"sampling.grid": "diffusers", "sampling.shift": 3.0, "precision": "float32"}
+    return sora_jax.open_model(path, changes=changes, **options)
+
+
+def canvas_of(model):
+    stride = model.settings.token_stride
+    grid = 1 + (FRAMES - 1) // stride[0], SIZE[0] // stride[1], SIZE[1] // stride[2]
+    return Canvas(prompt=TEXTS[0], negative=TEXTS[1], grid=grid, fps=model.settings.sampling.fps, seed=7)
+
+
+def theirs(pipeline, model, channels, guidance, output_type):
+    """Returns what diffusers makes of the noise and the texts of our canvas."""
+    torch = pytest.importorskip("torch")
+    canvas = canvas_of(model)
+    noise = unpatchify(canvas.noise(model.settings.patch_width), grid=canvas.grid, patch=(1, 2, 2), channels=channels)
+    prompt, negative = (padded(one["text_BKE"]) for one in model.settings.text_encoder.tokenizer.encode(TEXTS))
+    with torch.no_grad():
+        return pipeline(
+            height=SIZE[0],
+            width=SIZE[1],
+            num_frames=FRAMES,
+            num_inference_steps=STEPS,
+            guidance_scale=guidance[0],
+            guidance_scale_2=guidance[1],
+            latents=torch.from_numpy(noise.transpose(3, 0, 1, 2).copy()[None]),
+            prompt_embeds=prompt,
+            negative_prompt_embeds=negative,
+            output_type=output_type,
+        ).frames[0]
+
+
 @pytest.mark.parametrize(
     ("experts", "channels", "options", "guidance"),
     [
@@ -102,36 +139,57 @@ def padded(states_KE):
     ids=["text", "two experts", "a time for each token"],
 )
 def test_latents_and_videos_are_those_of_diffusers(tmp_path, experts, channels, options, guidance):
-    torch = pytest.importorskip("torch")
     pipeline = write(tmp_path, experts=experts, channels=channels, **options)
-    changes = {"sampling.grid": "diffusers", "sampling.shift": 3.0, "precision": "float32"}
-    model = sora_jax.open_model(tmp_path, changes=changes)
+    model = opened(tmp_path)
     assert model.settings.sampling.guidance.scale == guidance[0]
-    stride = model.settings.token_stride
-    grid = 1 + (FRAMES - 1) // stride[0], SIZE[0] // stride[1], SIZE[1] // stride[2]
-    canvas = Canvas(prompt=TEXTS[0], negative=TEXTS[1], grid=grid, fps=model.settings.sampling.fps, seed=7)
     sampler = model.models.sampler(model.solver(steps=STEPS), videos=1)
-    (found_THWC,) = sampler.latents(model.models.params, [canvas])
-    noise = unpatchify(canvas.noise(model.settings.patch_width), grid=grid, patch=(1, 2, 2), channels=channels)
-    prompt, negative = (padded(one["text_BKE"]) for one in model.settings.text_encoder.tokenizer.encode(TEXTS))
-
-    def run(output_type):
-        with torch.no_grad():
-            return pipeline(
-                height=SIZE[0],
-                width=SIZE[1],
-                num_frames=FRAMES,
-                num_inference_steps=STEPS,
-                guidance_scale=guidance[0],
-                guidance_scale_2=guidance[1],
-                latents=torch.from_numpy(noise.transpose(3, 0, 1, 2).copy()[None]),
-                prompt_embeds=prompt,
-                negative_prompt_embeds=negative,
-                output_type=output_type,
-            ).frames[0]
-
-    wanted_THWC = run("latent").numpy().transpose(1, 2, 3, 0)
+    (found_THWC,) = sampler.latents(model.models.params, [canvas_of(model)])
+    wanted_THWC = theirs(pipeline, model, channels, guidance, "latent").numpy().transpose(1, 2, 3, 0)
     assert np.abs(wanted_THWC).std() > 0.1
     np.testing.assert_allclose(found_THWC, wanted_THWC, rtol=0, atol=1e-4)
-    (clip,) = sampler(model.models.params, [canvas])
-    np.testing.assert_allclose(clip, run("np") * 255, rtol=0, atol=0.6)  # of whole numbers
+    (clip,) = sampler(model.models.params, [canvas_of(model)])
+    np.testing.assert_allclose(clip, theirs(pipeline, model, channels, guidance, "np") * 255, rtol=0, atol=0.6)
+
+
+@pytest.mark.parametrize("experts", [1, 2])
+def test_adapters_of_twenty_steps_do_the_same_in_diffusers(tmp_path, toy_config, experts):
+    options = {"boundary_ratio": 0.875} if experts == 2 else {}
+    pipeline = write(tmp_path / "model", experts=experts, channels=16, **options)
+    stages = {"high": (0.875, 1.0), "low": (0.0, 0.875)} if experts == 2 else {"videos": None}
+    config = lora_config(toy_config(), f"{tmp_path / 'model'}#{'t2v_a14b' if experts == 2 else 't2v_1_3b'}", stages)
+    run(config, tmp_path / "run", until="diffusion")
+    session = sora_jax.open_run(tmp_path / "run")
+    files = export_lora(session.models.workdir, session.settings, str(tmp_path / "out"), dtype="float32")
+    assert len(files) == experts
+    guidance, before = ((4.0, 3.0) if experts == 2 else (5.0, None)), opened(tmp_path / "model")
+    plain = theirs(pipeline, before, 16, guidance, "latent").numpy()
+    for file, second in zip(files, (False, True), strict=False):
+        pipeline.load_lora_weights(str(file), adapter_name=file.stem, load_into_transformer_2=second)
+        part = pipeline.transformer_2 if second else pipeline.transformer
+        with safe_open(file, framework="numpy") as weights:
+            assert sum(".lora_" in name for name, _ in part.named_parameters()) == len(weights.keys())
+    wanted = theirs(pipeline, before, 16, guidance, "latent").numpy()
+    assert np.abs(wanted - plain).max() > 1e-2, "the adapters do something"
+    model = opened(tmp_path / "model", lora=[str(file) for file in files])
+    sampler = model.models.sampler(model.solver(steps=STEPS), videos=1)
+    (found_THWC,) = sampler.latents(model.models.params, [canvas_of(model)])
+    np.testing.assert_allclose(found_THWC, wanted.transpose(1, 2, 3, 0), rtol=1e-5, atol=1e-5)
+
+
+def lora_config(config, model, stages):
+    """Returns twenty steps on an adapter for each of the stages, in the range of noise that it names."""
+    config.model, videos = model, config.stages.videos
+    videos.update({"steps": 20, "mix": {"images": 0.0, "videos": 1.0}, "known": {"none": 1.0}})
+    videos.known.update(dict.fromkeys(("first", "last", "ends", "random_frames", "region"), 0.0))
+    with config.unlocked():
+        for name, noise_range in stages.items():
+            config.stages[name] = copy.deepcopy(videos)
+            config.stages[name].noise_range = noise_range
+    config.run = ("prepare", *stages)
+    config.shapes.num_clips, config.shapes.sides, config.packing.window = 16, ((16, 16),), 16
+    config.packing.rows, config.packing.text_tokens, config.text.max_tokens = 8, 64, 16
+    config.transformer.lora.rank, config.precision = 2, "float32"
+    config.diffusion.noise.uniform_share = 1.0
+    config.log.samples_per_stage, config.sampling.window = 0, 5
+    config.optimizer.name = "adamw"
+    return config
