@@ -170,7 +170,10 @@ class PixelBatches:
 
 
 class PackedBatches:
-    """Packs of prepared clips for the transformer. `part` is (index, count): what is read of a batch."""
+    """Packs of prepared clips for the transformer.
+
+    `part` is (index, count): what is read of a batch. `trained` is the share of the weights that have a gradient.
+    """
 
     def __init__(
         self,
@@ -180,10 +183,12 @@ class PackedBatches:
         mix: MixConfig,
         token_drop: tuple[float, float] = (0.0, 0.0),
         part: tuple[int, int] = (0, 1),
+        trained: float = 1.0,
     ):
         weights = mix.collections
         self._settings = settings
         self._part = part
+        self._trained = trained
         self._per_batch = settings.packing.rows
         self.rows = RowDataset(
             prepared,
@@ -220,6 +225,12 @@ class PackedBatches:
     def flops(self, batch: HostBatch) -> float:
         """Returns the model FLOPs of a step on a pack, all parts together, taken to be alike."""
         settings = self._settings
-        work = work_of(batch["segment_BL"], batch["text_segment_BK"])
-        flops = step_flops(settings.transformer, settings.text_encoder, patch_width=settings.patch_width, work=work)
+        work = work_of(batch["segment_BL"], batch["text_segment_BK"], batch.get("image_segment_BM"))
+        flops = step_flops(
+            settings.transformer,
+            settings.text_encoder,
+            patch_width=settings.patch_width,
+            work=work,
+            trained=self._trained,
+        )
         return self._part[1] * flops

@@ -74,7 +74,9 @@ def work_of_rows(settings: Settings, *, segment_tokens: int) -> flops.Work:
     text = max(1, min(settings.text.max_tokens, packing.text_tokens // count))
     segment_BL = np.repeat(np.arange(1, count + 1), segment_tokens)[None]
     text_segment_BK = np.repeat(np.arange(1, count + 1), text)[None]
-    row = flops.work_of(segment_BL, text_segment_BK)
+    images = 0 if settings.shown is None else settings.shown.tokens
+    image_segment_BM = np.repeat(np.arange(1, count + 1), images)[None]
+    row = flops.work_of(segment_BL, text_segment_BK, image_segment_BM)
     return sum((row for _ in range(packing.rows)), flops.NO_WORK)
 
 

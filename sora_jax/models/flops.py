@@ -4,7 +4,8 @@ Padding, blocks that a mask hides, dead text slots and recomputation count nothi
 raises the rate and never the count. A multiply-add is two FLOPs; norms, softmax and other elementwise work are left
 out, as is usual (PaLM, arXiv 2204.02311, appendix B).
 
-Letters: B rows, L tokens of a row, K text tokens of a row, S segments, n tokens and m text tokens of one segment.
+Letters: B rows, L tokens of a row, K text tokens and M image tokens of a row, S segments, n tokens, m text tokens and
+i image tokens of one segment.
 """
 
 import dataclasses
@@ -27,6 +28,8 @@ class Work:
       pairs: Sum of n², over which self-attention goes.
       text_pairs: Sum of n m, over which cross-attention goes.
       text_squares: Sum of m², over which the text encoder goes.
+      image_tokens: Sum of i.
+      image_pairs: Sum of n i, over which attention to images goes.
     """
 
     tokens: int
@@ -35,20 +38,24 @@ class Work:
     pairs: int
     text_pairs: int
     text_squares: int
+    image_tokens: int
+    image_pairs: int
 
     def __add__(self, other: "Work") -> "Work":
         mine, others = dataclasses.asdict(self), dataclasses.asdict(other)
         return Work(**{name: mine[name] + others[name] for name in mine})
 
 
-NO_WORK = Work(tokens=0, text_tokens=0, segments=0, pairs=0, text_pairs=0, text_squares=0)
+NO_WORK = Work(**dict.fromkeys((field.name for field in dataclasses.fields(Work)), 0))
 
 
-def work_of(segment_BL: np.ndarray, text_segment_BK: np.ndarray) -> Work:
-    """Returns what the rows of a pack hold; int32 segments, 0 for padding."""
-    slots = 1 + max(int(segment_BL.max(initial=0)), int(text_segment_BK.max(initial=0)))
-    n_BS = _counts(segment_BL, slots)
-    m_BS = _counts(text_segment_BK, slots)
+def work_of(segment_BL: np.ndarray, text_segment_BK: np.ndarray, image_segment_BM: np.ndarray | None = None) -> Work:
+    """Returns what the rows of a pack hold; int32 segments, 0 for padding; None where no clip has an image."""
+    if image_segment_BM is None:
+        image_segment_BM = np.zeros((len(segment_BL), 1), np.int32)
+    arrays = (segment_BL, text_segment_BK, image_segment_BM)
+    slots = 1 + max(int(array.max(initial=0)) for array in arrays)
+    n_BS, m_BS, i_BS = (_counts(array, slots) for array in arrays)
     return Work(
         tokens=int(n_BS.sum()),
         text_tokens=int(m_BS.sum()),
@@ -56,6 +63,8 @@ def work_of(segment_BL: np.ndarray, text_segment_BK: np.ndarray) -> Work:
         pairs=int((n_BS**2).sum()),
         text_pairs=int((n_BS * m_BS).sum()),
         text_squares=int((m_BS**2).sum()),
+        image_tokens=int(i_BS.sum()),
+        image_pairs=int((n_BS * i_BS).sum()),
     )
 
 
@@ -95,7 +104,7 @@ def attention_flops(config: TransformerConfig, work: Work) -> float:
     """Returns the FLOPs of attention, which multiplies with no weights, in one forward pass."""
     # The zeros that a text is padded with are one more key for each token.
     padding = work.tokens if config.text_pad_to is not None else 0
-    return float(config.depth * 4 * config.width * (work.pairs + work.text_pairs + padding))
+    return float(config.depth * 4 * config.width * (work.pairs + work.text_pairs + work.image_pairs + padding))
 
 
 def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: int, work: Work) -> float:
@@ -103,7 +112,9 @@ def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: 
     width = config.width
     token = 2 * (4 * width**2) + 2 * (2 * width**2) + 2 * (2 * width * config.mlp_width)
     text_token = 2 * (2 * width**2)
-    blocks = config.depth * (work.tokens * token + work.text_tokens * text_token) + attention_flops(config, work)
+    # An image token costs a block what a text token does: a key and a value.
+    beside = work.text_tokens + work.image_tokens
+    blocks = config.depth * (work.tokens * token + beside * text_token) + attention_flops(config, work)
 
     ends = work.tokens * 2 * ((2 * patch_width + config.given_width) * width)
     text = work.text_tokens * 2 * (text_dim * width + width**2)
@@ -114,4 +125,7 @@ def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: 
     place = 0
     if config.place_features:
         place = work.tokens * 2 * (2 * PLACE_DIM * width + width**2) + work.segments * 2 * text_dim * width
-    return float(blocks + ends + text + levels + place)
+    image = 0
+    if config.image_dim is not None:
+        image = work.image_tokens * 2 * (config.image_dim**2 + config.image_dim * width)
+    return float(blocks + ends + text + image + levels + place)

@@ -19,7 +19,7 @@ from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import TransformerConfig
 from tests import small
 
-B, L, K, P, Q = 2, 24, 6, 5, BYTES_PER_TOKEN
+B, L, K, M, P, Q = 2, 24, 6, 7, 5, BYTES_PER_TOKEN
 TEXT = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=2, heads=2, max_tokens=24))
 
 
@@ -44,9 +44,9 @@ def products(jaxpr) -> float:
     return total
 
 
-@pytest.mark.parametrize(("extras", "given"), [(False, None), (True, None), (False, 3)])
-def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras, given):
-    shape = dataclasses.replace(config(extras=extras), given_channels=given)
+@pytest.mark.parametrize(("extras", "given", "image"), [(False, None, None), (True, None, None), (False, 3, 8)])
+def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras, given, image):
+    shape = dataclasses.replace(config(extras=extras), given_channels=given, image_dim=image)
     structure, params, _ = abstract_model(lambda key: TextToVideo(shape, TEXT, patch_width=P, rngs=nnx.Rngs(key)))
     pack = {
         "position_BL3": np.zeros((B, L, 3), np.float32),
@@ -59,6 +59,9 @@ def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras, give
     }
     if given is not None:
         pack["given_BLC"] = np.zeros((B, L, shape.given_width), np.float32)
+    if image is not None:
+        pack["image_BME"] = np.zeros((B, M, image), np.float32)
+        pack["image_segment_BM"] = np.ones((B, M), np.int32)
 
     def text(params):
         return merge_model(structure, params).encode_text(pack, np.float32)
@@ -73,7 +76,7 @@ def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras, give
             text_segment_BK=pack["text_segment_BK"],
         )
 
-    work = work_of(pack["segment_BL"], pack["text_segment_BK"])
+    work = work_of(pack["segment_BL"], pack["text_segment_BK"], pack.get("image_segment_BM"))
     encoded = jax.eval_shape(text, params)
     assert products(jax.make_jaxpr(text)(params).jaxpr) == TEXT.flops(work)
     counted = transformer_flops(shape, text_dim=TEXT.width, patch_width=P, work=work)

@@ -154,6 +154,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             mix=stage.mix,
             token_drop=stage.token_drop,
             part=batch_part(run.mesh),
+            trained=self._share_trained(run.settings, name),
         )
         for sample, reason in stream.rows.left_out().items():
             logging.warning("%s: %s is left out: %s", name, printable(sample), reason)
