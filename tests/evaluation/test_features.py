@@ -1,0 +1,74 @@
+"""Networks from files: rows in the order of the clips, whatever their sizes, and files that say what they hold."""
+
+import dataclasses
+import hashlib
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sora_jax.core.errors import UserError
+from sora_jax.evaluation.features import load_image_features, load_video_features
+from sora_jax.models import i3d
+from sora_jax.models.random_features import random_features
+from sora_jax.video.pixels import to_float
+
+
+def clips_of(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+
+
+def mean_of(of, **changes):
+    """Returns a network whose row is the mean over everything that it looks at."""
+    axes = {"frame": (1, 2), "clip": (1, 2, 3)}[of]
+    load = {"frame": load_image_features, "clip": load_video_features}[of]
+    return dataclasses.replace(load(None), width=3, apply=lambda _, x: x.mean(axis=axes), **changes)
+
+
+def test_rows_come_in_the_order_of_clips_of_any_size():
+    clips = clips_of((3, 16, 16), (2, 8, 24), (3, 16, 16), (1, 8, 24))
+    videos, images = mean_of("clip"), mean_of("frame")
+    np.testing.assert_allclose(videos(clips), [clip.mean(axis=(0, 1, 2)) for clip in clips], rtol=1e-5)
+    np.testing.assert_allclose(images(clips), np.concatenate([clip.mean(axis=(1, 2)) for clip in clips]), rtol=1e-5)
+    assert videos([]).shape == (0, 3)
+
+
+def test_random_features_are_those_of_the_clip_alone():
+    videos = load_video_features(None)
+    assert (videos.name, videos.of, load_image_features(None).of) == ("random", "clip", "frame")
+    (clip,) = clips_of((1, 8, 8))
+    expected = np.asarray(jax.jit(random_features)(to_float(clip[None])))
+    np.testing.assert_allclose(videos([clip]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_are_filled_up_and_cut_again():
+    sizes = []
+
+    def fit(items):
+        sizes.append(len(items))
+        return items
+
+    network = mean_of("frame", fit=fit, at_once=2)
+    (clip,) = clips_of((37, 4, 4))
+    np.testing.assert_allclose(network([clip]), clip.mean(axis=(1, 2)), rtol=1e-5)
+    assert sizes == [16, 16, 8]  # of eight devices
+
+
+def test_a_clip_that_is_too_short_is_a_fault_of_the_caller():
+    with pytest.raises(AssertionError):
+        mean_of("clip", fewest_frames=9)(clips_of((8, 4, 4)))
+
+
+def test_a_file_says_by_its_names_which_network_it_holds(tmp_path):
+    path = tmp_path / "any.safetensors"
+    save_file({name: np.zeros(shape, np.float32) for name, shape in i3d.shapes().items()}, path)
+    network = load_video_features(path)
+    assert (network.name, network.width, network.fewest_frames) == ("i3d", 400, 9)
+    assert network.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=r"any.safetensors holds i3d, which is none for images: give the weights of "):
+        load_image_features(path)
+    save_file({"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}, path)
+    with pytest.raises(UserError, match=r"holds no network that is known here: give the weights of .*i3d"):
+        load_video_features(path)
