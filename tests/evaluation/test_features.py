@@ -114,7 +114,7 @@ def test_real_features_order_truth_blur_and_more_blur():
     network = load_image_features(open_nsfw_file())
     assert (network.name, network.width, network.of) == ("open_nsfw", 1024, "frame")
     rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (128, 8, 8, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    frames = rng.integers(0, 256, (48, 8, 8, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
     truth, other = frames[::2], frames[1::2]
     sets = [network([clip]) for clip in (other, blurred(other, 2), blurred(other, 16))]
     reference = network([truth])
