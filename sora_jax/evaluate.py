@@ -40,7 +40,9 @@ _DRAWS = _FLAGS.integer("draws", None, "Samples of each prompt; default: as in t
 _CACHE = _FLAGS.number("cache", None, "Of that solver; default: as in the config.", least=0.0)
 _LPIPS = _FLAGS.path("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
 _VIDEO_FEATURES = _FLAGS.path(
-    "video_features", None, "Weights of I3D, .safetensors; without them rFVD compares features of a random network."
+    "video_features",
+    None,
+    "Weights of I3D or VideoMAE, .safetensors; without them rFVD compares features of a random network.",
 )
 
 

@@ -17,12 +17,11 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
 from sora_jax.evaluation import pixels
 from sora_jax.evaluation.distances import frechet_distance
+from sora_jax.evaluation.features import FeatureNetwork, load_video_features
 from sora_jax.evaluation.resampling import resample
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import Codec
-from sora_jax.models.i3d import FEWEST_FRAMES, i3d_features
 from sora_jax.models.perceptual import NetworkWeights, lpips, smallest_side
-from sora_jax.models.random_features import random_features
 from sora_jax.video.latents import LatentStatistics, normalise
 from sora_jax.video.pixels import to_float
 
@@ -40,16 +39,16 @@ class Networks:
 
     Attributes:
       perceptual: As `models.perceptual.load_perceptual` gives them.
-      video: As `models.i3d.load_i3d` gives them.
+      video: Whose features the rFVD compares.
     """
 
     perceptual: NetworkWeights | None = None
-    video: NetworkWeights | None = None
+    video: FeatureNetwork = dataclasses.field(default_factory=lambda: load_video_features(None))
 
     @property
     def rfvd(self) -> str:
         """Returns the name of the distance, which says whose features it compares."""
-        return "rfvd_random" if self.video is None else "rfvd_i3d"
+        return f"rfvd_{self.video.name}"
 
     def lpips(self, truth_BTHWC: np.ndarray, made_BTHWC: np.ndarray) -> np.ndarray | None:
         """Returns the mean over the frames of each uint8 clip, (B,); None where they are too small or weights lack."""
@@ -59,9 +58,7 @@ class Networks:
 
     def features(self, clip_BTHWC: np.ndarray) -> np.ndarray | None:
         """Returns (B, D) of uint8 clips; None where they are too short."""
-        if self.video is None:
-            return np.asarray(_random_features(clip_BTHWC))
-        return np.asarray(_i3d(self.video, clip_BTHWC)) if clip_BTHWC.shape[1] >= FEWEST_FRAMES else None
+        return self.video(list(clip_BTHWC)) if clip_BTHWC.shape[1] >= self.video.fewest_frames else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,8 +158,9 @@ def judge_autoencoder(codec: Codec, clips: Iterable[Clip], networks: Networks | 
     total = _summary(codec, measured, networks.rfvd)
     if networks.perceptual is not None and "lpips" not in total:
         logging.warning("no LPIPS: no clip has %d px a side", smallest_side(networks.perceptual))
-    if networks.video is not None and networks.rfvd not in total:
-        logging.warning("no rFVD: I3D needs two clips of %d frames or more", FEWEST_FRAMES)
+    if networks.rfvd not in total and networks.video.fewest_frames > 1:
+        video = networks.video
+        logging.warning("no rFVD: %s needs two clips of %d frames or more", video.name, video.fewest_frames)
     exact = len({one.shape for one in measured}) <= _MOST_SHAPES
     groups: dict[tuple[int, ...], list[_Measured]] = {}
     for one in measured:
@@ -268,15 +266,3 @@ def _lpips(weights: NetworkWeights, truth_BTHWC: jax.Array, made_BTHWC: jax.Arra
             lambda pair: lpips(weights, to_float(pair[0]), to_float(pair[1])), tuple(both), batch_size=at_once
         )
     return distance_N11.reshape(batch, frames).mean(axis=1)
-
-
-@jax.jit
-def _i3d(weights: NetworkWeights, clip_BTHWC: jax.Array) -> jax.Array:
-    with jax.default_matmul_precision("highest"):
-        return jax.lax.map(lambda clip_THWC: i3d_features(weights, to_float(clip_THWC[None]))[0], clip_BTHWC)
-
-
-@jax.jit
-def _random_features(clip_BTHWC: jax.Array) -> jax.Array:
-    with jax.default_matmul_precision("highest"):
-        return random_features(to_float(clip_BTHWC))

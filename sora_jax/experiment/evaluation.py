@@ -21,6 +21,7 @@ from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompt
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
 from sora_jax.evaluation.evaluator import Judged, judge_prompts
+from sora_jax.evaluation.features import load_video_features
 from sora_jax.evaluation.reconstruction import Networks, ReconstructionScores, judge_autoencoder
 from sora_jax.evaluation.sizes import judge_sizes
 from sora_jax.evaluation.tasks import judge_tasks
@@ -33,7 +34,6 @@ from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.job import ModelLimits
 from sora_jax.models.codec import Codec
-from sora_jax.models.i3d import load_i3d
 from sora_jax.models.perceptual import load_perceptual
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
@@ -76,10 +76,10 @@ def check_asked(part: EvaluationPart, data: str | None, weights: Weights) -> Non
 
 
 def load_networks(lpips: str | None, video_features: str | None) -> Networks:
-    """Returns the networks of files with the weights of LPIPS and of I3D, each None where there is none."""
+    """Returns the networks of files with the weights of LPIPS and of a network of videos, None for no file."""
     return Networks(
         perceptual=jax.device_put(load_perceptual(lpips)) if lpips else None,
-        video=jax.device_put(load_i3d(video_features)) if video_features else None,
+        video=load_video_features(video_features),
     )
 
 

@@ -231,7 +231,7 @@ class Session:
           draws: Samples of each prompt; None: as in the config.
           guidance: Scale of the guidance by text; None: as in the config.
           lpips: File of weights of LPIPS; None: it is not measured.
-          video_features: File of weights of I3D; None: a random network takes its place.
+          video_features: File of weights of I3D or VideoMAE; None: a random network takes its place.
           **solver: solver, steps and cache, as of `sample`.
 
         Raises UserError for what this run has not, and for files that cannot be read.

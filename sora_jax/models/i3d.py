@@ -21,6 +21,7 @@ from sora_jax.nn.conv import same_conv
 # Frames that leave the two positions in time over which the last pooling averages.
 FEWEST_FRAMES = 9
 FEATURES = 400
+MARKER = "Conv3d_1a_7x7.conv3d.weight"
 _SIDE = 224  # px
 _EPSILON = 1e-3
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -74,17 +75,22 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
+def fit_i3d(clip_BTHWC: jax.Array) -> jax.Array:
+    """Returns clips of any size, float32 in [-1, 1], as the network reads them: 224 x 224 px."""
+    batch, frames = clip_BTHWC.shape[:2]
+    # Not antialiased, and the sides each by its own factor, as those whose numbers are compared do.
+    return jax.image.resize(clip_BTHWC, (batch, frames, _SIDE, _SIDE, 3), "linear", antialias=False)
+
+
 def i3d_features(weights: NetworkWeights, clip_BTHWC: jax.Array) -> jax.Array:
     """Returns the mean over time of the logits, float32 (B, 400).
 
     Args:
       weights: As `load_i3d` gives them.
-      clip_BTHWC: Clips in [-1, 1], C = 3, of `FEWEST_FRAMES` or more and any size.
+      clip_BTHWC: Clips as `fit_i3d` gives them, of `FEWEST_FRAMES` or more.
     """
-    batch, frames = clip_BTHWC.shape[:2]
-    assert frames >= FEWEST_FRAMES, frames
-    # Not antialiased, and the sides each by its own factor, as those whose numbers are compared do.
-    x = jax.image.resize(clip_BTHWC, (batch, frames, _SIDE, _SIDE, 3), "linear", antialias=False)
+    assert clip_BTHWC.shape[1] >= FEWEST_FRAMES, clip_BTHWC.shape
+    x = clip_BTHWC
     x = unit(weights, "Conv3d_1a_7x7", x, stride=2)
     x = _pool(x, (1, 3, 3), (1, 2, 2))
     x = unit(weights, "Conv3d_2c_3x3", unit(weights, "Conv3d_2b_1x1", x))

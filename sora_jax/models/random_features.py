@@ -8,6 +8,7 @@ Letters: B clips, T H W frames, rows, columns, C channels, D features.
 """
 
 import functools
+import hashlib
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,11 @@ def random_features(clip_BTHWC: jax.Array) -> jax.Array:
         x = jax.nn.relu(same_conv(x, jnp.asarray(kernel), stride=(time_stride, 2)))
         found.append(jnp.mean(x, axis=(1, 2, 3)))
     return jnp.concatenate(found, axis=-1)
+
+
+def random_digest() -> str:
+    """Returns the sha256 in hex of the network's weights: scores of one digest compare."""
+    return hashlib.sha256(b"".join(kernel.tobytes() for kernel in _kernels())).hexdigest()
 
 
 @functools.cache

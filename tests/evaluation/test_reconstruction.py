@@ -11,6 +11,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
 from sora_jax.evaluation import pixels, reconstruction
 from sora_jax.evaluation.distances import frechet_distance
+from sora_jax.evaluation.features import load_video_features
 from sora_jax.evaluation.reconstruction import Networks, judge_autoencoder
 from sora_jax.evaluation.resampling import resample
 from sora_jax.models import perceptual
@@ -118,11 +119,11 @@ def test_latents_are_told_in_the_units_of_the_run():
     assert total["dead_channels"] == 1
 
 
-def test_many_shapes_are_grouped_by_classes(monkeypatch):
+def test_many_shapes_are_grouped_by_classes():
     """Features stand in that need no program for each shape."""
-    monkeypatch.setattr(reconstruction, "_random_features", lambda clip: clip.mean(axis=(1, 2, 3)))
+    video = dataclasses.replace(load_video_features(None), width=3, apply=lambda _, clip: clip.mean(axis=(1, 2, 3)))
     shapes = [(frames, 16, width) for frames in (1, 5, 6, 9) for width in (16, 17, 18, 19)] + [(5, 40, 33)]
-    verdict = judge_autoencoder(Lossy(3), make_clips(*shapes))
+    verdict = judge_autoencoder(Lossy(3), make_clips(*shapes), Networks(video=video))
     found = [(row["frames"], row["size"], row["clips"]) for row in verdict.groups]
     assert found == [("1", "16-31 px", 4), ("4-7", "16-31 px", 8), ("4-7", "32-63 px", 1), ("8-15", "16-31 px", 4)]
 
@@ -165,10 +166,16 @@ def test_the_worst_clips_are_kept_worst_first():
 def test_networks_of_the_user_are_asked_where_clips_are_large_and_long_enough(monkeypatch, caplog):
     """Stand-ins: their numbers show which clips reached them, and that both are cut back to clips."""
     monkeypatch.setattr(perceptual, "_features", lambda weights, clip: [clip.reshape(-1, *clip.shape[2:])] * 5)
-    monkeypatch.setattr(reconstruction, "i3d_features", lambda weights, clip: clip.mean(axis=(1, 2, 3)))
+    video = dataclasses.replace(
+        load_video_features(None),
+        name="i3d",
+        width=3,
+        fewest_frames=9,
+        apply=lambda weights, clip: clip.mean(axis=(1, 2, 3)),
+    )
     first = {"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}
     lin = {f"lin{number}.model.1.weight": np.ones((1, 3, 1, 1), np.float32) for number in range(5)}
-    networks = Networks(perceptual={**first, **lin}, video={"any": np.zeros(1)})
+    networks = Networks(perceptual={**first, **lin}, video=video)
     clips = make_clips((9, 16, 12), (9, 16, 16), (9, 16, 16), (8, 16, 16))
     total = judge_autoencoder(Lossy(40), clips, networks).total
     assert total["lpips_clips"] == 3
@@ -183,7 +190,7 @@ def test_networks_of_the_user_are_asked_where_clips_are_large_and_long_enough(mo
     with caplog.at_level(logging.WARNING):
         judge_autoencoder(Lossy(40), clips[:1], networks)
     assert "no LPIPS: no clip has 16 px a side" in caplog.text
-    assert "no rFVD: I3D needs two clips of 9 frames or more" in caplog.text
+    assert "no rFVD: i3d needs two clips of 9 frames or more" in caplog.text
 
 
 def test_no_clip_at_all_is_told():

@@ -81,7 +81,8 @@ def test_the_shapes_are_those_of_the_public_file():
 def test_clips_of_any_size_become_400_numbers(frames, height, width):
     weights = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in i3d.shapes().items()}
     clip = jax.ShapeDtypeStruct((2, frames, height, width, 3), np.float32)
-    assert jax.eval_shape(i3d.i3d_features, weights, clip).shape == (2, 400)
+    fitted = jax.eval_shape(i3d.fit_i3d, clip)
+    assert jax.eval_shape(i3d.i3d_features, weights, fitted).shape == (2, 400)
 
 
 def torch_i3d(weights, x, *, module=None):
@@ -150,6 +151,6 @@ def test_the_features_agree_with_torch(frames, height, width):
     weights = random_weights(i3d.shapes())
     clip = np.random.default_rng(1).uniform(-1, 1, size=(1, frames, height, width, 3)).astype(np.float32)
     expected = torch_i3d(weights, as_torch(clip)).numpy()
-    found = jax.jit(i3d.i3d_features)(weights, clip)
+    found = jax.jit(i3d.i3d_features)(weights, i3d.fit_i3d(clip))
     assert expected.std() > 0.1
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
