@@ -167,6 +167,9 @@ def get_config() -> ConfigDict:
 
     c.ema = ema = ConfigDict()
     ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
+    ema.snapshots = placeholder(int)  # times per diffusion stage that the averages are kept, 1 or more, for --ema=WIDTH
+    # of evaluate, sample and export; 16 serve widths of 0.03 to 0.2. It needs two widths, such as (0.1, 0.05), and room
+    # for all averages each time; None: never
 
     c.optimizer = optimizer()  # of diffusion stages, each of which may set keys of its own otherwise
 

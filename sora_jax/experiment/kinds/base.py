@@ -166,9 +166,11 @@ class TrainKind(Kind[T]):
 
     Attributes:
       key: Name of the randomness that initialises its model.
+      keeps_averages: Whether averages of its model are kept on the way, `ema.snapshots` times.
     """
 
     key: ClassVar[str]
+    keeps_averages: ClassVar[bool] = False
 
     @abc.abstractmethod
     def build(self, settings: Settings, name: str, key: jax.Array) -> nnx.Module:
@@ -236,7 +238,7 @@ class TrainKind(Kind[T]):
             steps=stage.steps,
             accumulate=stage.accumulate,
             schedule=stage.schedule,
-            ema=settings.ema,
+            ema=settings.ema if self.keeps_averages else dataclasses.replace(settings.ema, snapshots=None),
             guard=settings.guard,
         )
         return Recipe(objective=self.objective(settings, name), maker=self.maker(settings, name, mesh), step=step)

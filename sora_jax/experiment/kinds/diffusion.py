@@ -85,6 +85,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     stage = DiffusionStage
     after = ("autoencoder", "prepare")
     key = "generator parameters"
+    keeps_averages = True
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
         """Returns which weights are those of no collection, and whether an adapter has nothing to adapt."""
