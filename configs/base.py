@@ -103,6 +103,9 @@ def get_config() -> ConfigDict:
     c.transformer = dit = ConfigDict()
     dit.patch = (1, 2, 2)  # latent positions of one token over (time, height, width)
     dit.width = 128  # D, a multiple of `heads`
+    dit.base_width = placeholder(int)  # the width at which the learning rates below were found, such as 64: those of
+    # this width are made of them (muP, docs/mathematics.md), and what is best there stays best. Heads keep their width:
+    # give as many times more of them, and of mlp_width. None: the rates are those of this width
     dit.depth = 4  # blocks
     dit.heads = 4  # attention heads
     dit.mlp_width = 512  # hidden width of the feed-forward

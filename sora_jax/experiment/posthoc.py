@@ -71,10 +71,12 @@ def load_average(
             f"{workdir.path} kept no averages to make one of width {width:g} of: those of its checkpoints are of "
             f"{', '.join(f'{one:g}' for one in widths)}; train with --config.ema.snapshots=16 and two ema.widths"
         )
-    return {**params, **mixed(kept, widths, Profile(updates=now.updates, width=width), trained)}, found
+    return {**params, **mix_averages(kept, widths, Profile(updates=now.updates, width=width), trained)}, found
 
 
-def mixed(kept: Sequence[Snapshot], widths: Sequence[float], wanted: Profile, abstract: Mapping[str, Any]) -> Params:
+def mix_averages(
+    kept: Sequence[Snapshot], widths: Sequence[float], wanted: Profile, abstract: Mapping[str, Any]
+) -> Params:
     """Returns the average of a profile, float32, of the tracks of `widths` in snapshots that can be trusted.
 
     `abstract` has a `jax.ShapeDtypeStruct` with a sharding for each parameter. Raises UserError as `mixture`.

@@ -216,12 +216,17 @@ class TrainKind(Kind[T]):
         del settings, name
         return None
 
+    def base_shapes(self, settings: Settings, name: str) -> dict[str, tuple[int, ...]] | None:
+        """Returns the shapes of the parameters at the width whose rates the config gives; None: at its own."""
+        del settings, name
+        return None
+
     def maker(self, settings: Settings, name: str, mesh: Mesh) -> StateMaker:
         """Returns what builds the states of a stage."""
         stage = self.of(settings, name)
         return StateMaker(
             build=functools.partial(self.build, settings, name),
-            make_optimizer=functools.partial(make_optimizer, stage.optimizer),
+            make_optimizer=functools.partial(make_optimizer, stage.optimizer, base=self.base_shapes(settings, name)),
             ema=settings.ema,
             mesh=mesh,
             trainable=stage.trainable,
