@@ -14,9 +14,10 @@ On two cores the sizes of four widths take about 2 minutes, and the rates of thr
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -31,13 +32,15 @@ from sora_jax.core import rng
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
-from sora_jax.core.tree import abstract_model, merge_model
+from sora_jax.core.tree import Batch, Params, abstract_model, merge_model
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.kinds.diffusion import DiffusionKind
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
+from sora_jax.models import transformer
+from sora_jax.models.text import bytes as bytes_
 from sora_jax.nn.linear import Linear
 from sora_jax.train.loop import to_device
 from sora_jax.train.optimizer import ScheduleConfig
@@ -66,7 +69,7 @@ _RATE = _FLAGS.number("rate", 5e-3, "At which activations are looked at.", least
 _LEAST = _FLAGS.number("least_rate", 1e-3, "The first of the grid, each twice the one before.", least=0.0)
 _RATES = _FLAGS.integer("rates", 6, "Of the grid.", least=2)
 _STEPS = _FLAGS.integer("steps", 120, "Of each training on the grid.", least=8)
-_SEEDS = _FLAGS.integer("seeds", 3, "Initialisations over which sizes are averaged.", least=1)
+_SEEDS = _FLAGS.integer("seeds", 3, "Initialisations of the widest over which sizes are averaged.", least=1)
 _ROWS = _FLAGS.integer("rows", 4, "Of a batch.", least=1)
 
 
@@ -117,11 +120,15 @@ class Trainer:
 
     def sizes(self, state: TrainState) -> dict[str, float]:
         """Returns the root mean square of what each linear map gives on the first batch, by its name and layer."""
-        model = merge_model(self._named, {**state.frozen, **state.params})
-        with jax.set_mesh(self._mesh), jax.disable_jit(), _observed() as seen:
-            batch = to_device(self._batches[0], self._mesh)
-            self._recipe.objective(model, batch, rng.key(0, "sizes"))
-        return dict(seen)
+        with jax.set_mesh(self._mesh):
+            seen = self._seen({**state.frozen, **state.params}, to_device(self._batches[0], self._mesh))
+        return {name: float(size) for name, size in seen.items()}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _seen(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
+        with _observed() as seen:
+            self._recipe.objective(merge_model(self._named, params), batch, rng.key(0, "sizes"))
+        return seen
 
 
 def main(_: Sequence[str]) -> None:
@@ -163,13 +170,17 @@ def read_batches(workdir: Workdir, settings: Settings, count: int) -> list[HostB
 
 
 def size_figures(family: Family, widths: Sequence[int], *, rate: float, seeds: int) -> list[Figure]:
-    """Returns the steepest slope over all activations after each of `LOOKED_AT` steps, and of which it is."""
+    """Returns the steepest slope over all activations after each of `LOOKED_AT` steps, and of which it is.
+
+    Sizes are averaged over `seeds` initialisations of the widest, and over as many more of narrower ones as their sizes
+    vary more: the variance of the size of a random vector falls with its length.
+    """
     constant = ScheduleConfig(learning_rate=rate, warmup_steps=0, decay_share=0.0, final_share=1.0)
     sizes: dict[int, list[dict[str, Any]]] = {step: [] for step in LOOKED_AT}
-    with tqdm(total=len(widths) * seeds, desc="sizes", leave=False) as bar:
+    with tqdm(total=sum(seeds * max(widths) // width for width in widths), desc="sizes", leave=False) as bar:
         for width in widths:
             trainer, found = Trainer(family, width), {step: list[dict[str, float]]() for step in LOOKED_AT}
-            for seed in range(seeds):
+            for seed in range(seeds * max(widths) // width):
                 for step, (state, _) in enumerate(trainer.train(constant, steps=LOOKED_AT[-1], seed=seed), start=1):
                     if step in found:
                         found[step].append(trainer.sizes(state))
@@ -223,7 +234,7 @@ def _figure(name: str, value: float, meaning: str, *, target: str | None = None)
 
 def _at_width(family: Family, width: int, name: str) -> Settings:
     """Returns the settings of the run with the transformer, and the optimizer of the stage `name`, of a family."""
-    transformer = dataclasses.replace(
+    shape = dataclasses.replace(
         family.settings.transformer,
         width=width,
         base_width=family.base_width,
@@ -234,7 +245,7 @@ def _at_width(family: Family, width: int, name: str) -> Settings:
     stage = DiffusionKind().of(family.settings, name)
     stage = dataclasses.replace(stage, optimizer=dataclasses.replace(stage.optimizer, name=family.optimizer))
     stages = {**family.settings.stages, name: stage}
-    return dataclasses.replace(family.settings, transformer=transformer, stages=stages)
+    return dataclasses.replace(family.settings, transformer=shape, stages=stages)
 
 
 def _with_names(model: nnx.Module) -> nnx.Module:
@@ -246,23 +257,39 @@ def _with_names(model: nnx.Module) -> nnx.Module:
 
 
 @contextlib.contextmanager
-def _observed() -> Iterator[dict[str, float]]:
-    """Yields the sizes of what linear maps give meanwhile, which fills as they are called; nothing may be traced."""
-    seen: dict[str, float] = {}
+def _observed() -> Iterator[dict[str, jax.Array]]:
+    """Yields the sizes of what linear maps give meanwhile, float32, which fills as they are called.
+
+    Blocks are called one by one: nothing comes out of a loop of the compiler but what is passed through it.
+    """
+    seen: dict[str, jax.Array] = {}
 
     def observed(method: Any) -> Any:
         def call(self: Any, *arguments: Any, **options: Any) -> jax.Array:
             given = method(self, *arguments, **options)
             called = getattr(self, _CALLED)
             layer = next(i for i in itertools.count() if f"{called} {i}" not in seen)
-            seen[f"{called} {layer}"] = float(jnp.sqrt(jnp.mean(jnp.square(given.astype(jnp.float32)))))
+            seen[f"{called} {layer}"] = jnp.sqrt(jnp.mean(jnp.square(given.astype(jnp.float32))))
             return given
 
         return call
 
     methods = {name: observed(getattr(Linear, name)) for name in ("__call__", "to_heads", "from_heads")}
-    with mock.patch.multiple(Linear, **methods):
+    with (
+        mock.patch.multiple(Linear, **methods),
+        mock.patch.object(transformer, "scan_blocks", _one_by_one),
+        mock.patch.object(bytes_, "scan_blocks", _one_by_one),
+    ):
         yield seen
+
+
+def _one_by_one(blocks: Any, x: jax.Array, apply: Callable[[Any, jax.Array], jax.Array], *, remat: str) -> jax.Array:
+    """Returns what `nn.stack.scan_blocks` does."""
+    del remat
+    structure, state = nnx.split(blocks)
+    for layer in range(jax.tree.leaves(state)[0].shape[0]):
+        x = apply(nnx.merge(structure, jax.tree.map(lambda leaf, layer=layer: leaf[layer], state)), x)
+    return x
 
 
 if __name__ == "__main__":
