@@ -103,6 +103,9 @@ def get_config() -> ConfigDict:
     c.transformer = dit = ConfigDict()
     dit.patch = (1, 2, 2)  # latent positions of one token over (time, height, width)
     dit.width = 128  # D, a multiple of `heads`
+    dit.base_width = placeholder(int)  # the width at which the learning rates below were found, such as 64: those of
+    # this width are made of them (muP, docs/mathematics.md), and what is best there stays best. Heads keep their width:
+    # give as many times more of them, and of mlp_width. None: the rates are those of this width
     dit.depth = 4  # blocks
     dit.heads = 4  # attention heads
     dit.mlp_width = 512  # hidden width of the feed-forward
@@ -167,6 +170,9 @@ def get_config() -> ConfigDict:
 
     c.ema = ema = ConfigDict()
     ema.widths = (0.1,)  # relative width of each average of the weights; sampling uses the first
+    ema.snapshots = placeholder(int)  # times per diffusion stage that the averages are kept, 1 or more, for --ema=WIDTH
+    # of evaluate, sample and export; 16 serve widths of 0.03 to 0.2. It needs two widths, such as (0.1, 0.05), and room
+    # for all averages each time; None: never
 
     c.optimizer = optimizer()  # of diffusion stages, each of which may set keys of its own otherwise
 

@@ -23,6 +23,7 @@ def open_run(
     *,
     checkpoint: str | int = "latest",
     weights: Literal["ema", "params"] = "ema",
+    ema: float | None = None,
     devices: Sequence[Any] | None = None,
     lora: Mapping[Any, float] | Sequence[str] = (),
 ) -> "Session":
@@ -32,17 +33,18 @@ def open_run(
       workdir: Its folder.
       checkpoint: Step of the newest diffusion stage with checkpoints, or "latest".
       weights: Of the transformer in that checkpoint: their average, or what its last step left.
+      ema: Relative width of that average, such as 0.08 (docs/checkpoints.md); None: the first of `ema.widths`.
       devices: Of jax, that hold the weights and share the work; None: all.
       lora: Files of adapters, and "own" for that of the run, with their weights, such as {"mine.safetensors": 0.8}
         (docs/lora.md).
 
     Raises:
-      UserError: The folder holds no run, or `checkpoint` or `weights` is none of these.
+      UserError: The folder holds no run, or `checkpoint`, `weights` or `ema` is none of these.
     """
     # Here, because it brings jax: a command that only starts another program should cost nothing.
     from sora_jax.experiment.session import open_session
 
-    return open_session(workdir, checkpoint=checkpoint, weights=weights, devices=devices, lora=lora)
+    return open_session(workdir, checkpoint=checkpoint, weights=weights, ema=ema, devices=devices, lora=lora)
 
 
 def open_model(

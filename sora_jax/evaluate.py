@@ -23,6 +23,9 @@ _CHECKPOINT = _FLAGS.checkpoint("Step of the newest diffusion stage with checkpo
 _WEIGHTS = _FLAGS.choice(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
+_EMA = _FLAGS.number(
+    "ema", None, "Relative width of that average, such as 0.08 (docs/checkpoints.md); default: the first of ema.widths."
+)
 _PART = _FLAGS.choice("part", "all", PARTS, "What of the run to judge.")
 _FLAGS.rename("evaluate", "part")
 _DATA = _FLAGS.path(
@@ -48,7 +51,7 @@ _VIDEO_FEATURES = _FLAGS.path(
 
 def main(_: Sequence[str]) -> None:
     """Evaluates the averaged weights, or those asked for."""
-    open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value).evaluate(
+    open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value, ema=_EMA.value).evaluate(
         _PART.value,
         data=_DATA.value,
         clips=_CLIPS.value,

@@ -18,7 +18,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.paths import check_writable
 from sora_jax.experiment.adapters import read_adapters
 from sora_jax.experiment.exporting import export_autoencoder, export_lora, export_transformer
-from sora_jax.experiment.loading import WEIGHTS
+from sora_jax.experiment.loading import WEIGHTS, check_ema
 from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.settings import read_settings
 from sora_jax.models.interop.wan_names import LAYOUTS
@@ -34,6 +34,9 @@ _FORMAT = _FLAGS.choice(
 )
 _CHECKPOINT = _FLAGS.checkpoint("Step of the newest diffusion stage with checkpoints, or latest.")
 _WEIGHTS = _FLAGS.choice("weights", "ema", WEIGHTS, "Of the transformer: their average, or what its last step left.")
+_EMA = _FLAGS.number(
+    "ema", None, "Relative width of that average, such as 0.08 (docs/checkpoints.md); default: the first of ema.widths."
+)
 _ADAPTERS = _FLAGS.strings(
     "lora", "FILE:WEIGHT, or own:WEIGHT, of adapters that are merged into a whole transformer; may be given often."
 )
@@ -53,20 +56,21 @@ def main(_: Sequence[str]) -> None:
 
 
 def _export(output: str) -> list[Path]:
+    check_ema(_EMA.value, _WEIGHTS.value)
     workdir = Workdir(_WORKDIR.value)
     settings, step = read_settings(workdir.config()), step_of(_CHECKPOINT.value)
     if _PART.value == "autoencoder" and _FORMAT.value == _LORA:
         raise UserError("an autoencoder has no adapter: pass --part=autoencoder --format=diffusers")
+    weights = {"step": step, "weights": _WEIGHTS.value, "ema": _EMA.value}
     if _FORMAT.value == _LORA:
-        dtype = _DTYPE.value or "bfloat16"
         return export_lora(
-            workdir, settings, output, step=step, weights=_WEIGHTS.value, dtype=dtype, trigger=_TRIGGER.value
+            workdir, settings, output, **weights, dtype=_DTYPE.value or "bfloat16", trigger=_TRIGGER.value
         )
     layout = LAYOUTS[LAYOUTS.index(_FORMAT.value)]
     if _PART.value == "autoencoder":
         return export_autoencoder(workdir, settings, output, layout)
     adapters = read_adapters(_ADAPTERS.value)
-    models = RunModels(workdir, settings, step=step, weights=_WEIGHTS.value, adapters=adapters)
+    models = RunModels(workdir, settings, **weights, adapters=adapters)
     return export_transformer(models, output, layout, dtype=_DTYPE.value)
 
 

@@ -36,6 +36,9 @@ _CHECKPOINT = _FLAGS.checkpoint("Step of the newest diffusion stage with checkpo
 _WEIGHTS = _FLAGS.choice(
     "weights", "ema", WEIGHTS, "Of the transformer in that checkpoint: their average, or what its last step left."
 )
+_EMA = _FLAGS.number(
+    "ema", None, "Relative width of that average, such as 0.08 (docs/checkpoints.md); default: the first of ema.widths."
+)
 _LORA = _FLAGS.strings(
     "lora",
     "FILE:WEIGHT of an adapter (docs/lora.md), or own:WEIGHT for that of the run, which otherwise has 1; may be given "
@@ -93,7 +96,9 @@ def _opened() -> Session:
         raise UserError(
             f"--{'/--'.join(key.split('.')[1] for key in given)} is for --model: a run has its own schedule"
         )
-    return open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value, lora=_LORA.value)
+    return open_run(
+        _WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value, ema=_EMA.value, lora=_LORA.value
+    )
 
 
 def main(_: Sequence[str]) -> None:

@@ -41,6 +41,7 @@ AUTOENCODER = AutoencoderConfig(
 TRANSFORMER = TransformerConfig(
     patch=(1, 1, 1),
     width=16,
+    base_width=None,
     depth=2,
     heads=2,
     mlp_width=16,

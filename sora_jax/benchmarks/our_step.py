@@ -23,7 +23,7 @@ from sora_jax.train.step import StepConfig, make_step
 
 OPTIMIZER = OptimizerConfig(name="adamw", b1=0.9, b2=0.95, weight_decay=0.01, clip_norm=1.0)
 LEARNING_RATE = 1e-4
-_EMA = EmaConfig(widths=(0.05,))
+_EMA = EmaConfig(widths=(0.05,), snapshots=None)
 
 
 def build_transformer(config: TransformerConfig, layout: ClipLayout, key: jax.Array) -> Transformer:

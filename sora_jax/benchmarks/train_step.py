@@ -155,6 +155,7 @@ def transformer_config(
     return TransformerConfig(
         patch=(1, 2, 2),
         width=width,
+        base_width=None,
         depth=depth,
         heads=heads,
         mlp_width=4 * width,

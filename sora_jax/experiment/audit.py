@@ -19,6 +19,7 @@ from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.kinds import training
 from sora_jax.experiment.schema import Settings
+from sora_jax.train.snapshots import AVERAGES
 from sora_jax.train.workdir import Workdir
 
 # Leaves read at once.
@@ -34,7 +35,7 @@ def checkpoint_faults(workdir: Workdir, settings: Settings) -> Iterator[tuple[st
     """
     root = workdir.path / "checkpoints"
     wanted = functools.cache(functools.partial(_wanted_leaves, settings))
-    paths = [*root.glob("*/*"), *root.glob(f"*/{frozen.FROZEN}/*")]
+    paths = [path for part in ("", f"{frozen.FROZEN}/", f"{AVERAGES}/") for path in root.glob(f"*/{part}*")]
     for path in sorted(paths, key=lambda path: (path.parent, len(path.name), path.name)):
         if path.name.isdecimal():
             directory, folder = epath.Path(path), path.parent.relative_to(root).as_posix()
@@ -44,7 +45,7 @@ def checkpoint_faults(workdir: Workdir, settings: Settings) -> Iterator[tuple[st
 
 
 def _wanted_leaves(settings: Settings, folder: str) -> dict[str, Any] | None:
-    """Returns what stands for the leaves of a stage's checkpoints in STAGE, or of what it froze in STAGE/frozen.
+    """Returns what stands for the leaves of checkpoints in the folder STAGE, STAGE/frozen or STAGE/averages.
 
     None where the config has no such stage.
     """
@@ -54,7 +55,8 @@ def _wanted_leaves(settings: Settings, folder: str) -> dict[str, Any] | None:
         return None
     mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
     state = kind.maker(settings, stage, mesh).abstract()
-    return leaves.by_name({"params": state.frozen} if part == frozen.FROZEN else state.saved)
+    parts: dict[str, Any] = {"": state.saved, frozen.FROZEN: {"params": state.frozen}, AVERAGES: {"ema": state.ema}}
+    return leaves.by_name(parts[part])
 
 
 def _leaf_faults(directory: epath.Path, wanted: Mapping[str, Any] | None) -> list[str]:

@@ -61,7 +61,7 @@ def changed(settings: Settings, *, draws: int | None = None, guidance: float | N
     return dataclasses.replace(settings, sampling=sampling, evaluation=evaluation)
 
 
-def check_asked(part: EvaluationPart, data: str | None, weights: Weights) -> None:
+def check_asked(part: EvaluationPart, data: str | None, weights: Weights, *, ema: float | None = None) -> None:
     """Raises UserError where a part cannot be judged on the data, or with the weights, that are asked for."""
     if part not in PARTS:
         raise UserError(f"part {part!r} is not one of: {', '.join(PARTS)}")
@@ -69,6 +69,8 @@ def check_asked(part: EvaluationPart, data: str | None, weights: Weights) -> Non
         raise UserError(
             f"--weights={weights} are of the transformer: the autoencoder is an average, judge another part"
         )
+    if part == "autoencoder" and ema is not None:
+        raise UserError(f"--ema={ema:g} is of the transformer: the autoencoder has one average, judge another part")
     if data is not None and part != "autoencoder":
         raise UserError(f"--data is for the autoencoder alone: pass --part=autoencoder, not {part}")
     if data not in (None, DRAWN) and not is_remote(data) and not Path(data).is_dir():

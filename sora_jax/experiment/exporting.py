@@ -8,8 +8,9 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.core.versions import own_version
 from sora_jax.experiment.kinds.diffusion import DiffusionKind
-from sora_jax.experiment.loading import Weights, build_generator, load_codec, load_weights
+from sora_jax.experiment.loading import Weights, build_generator, load_codec, load_weights, placed
 from sora_jax.experiment.models import RunModels
+from sora_jax.experiment.posthoc import load_average
 from sora_jax.experiment.settings import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.experts import EXPERTS
@@ -54,6 +55,7 @@ def export_lora(
     *,
     step: int | None = None,
     weights: Weights = "ema",
+    ema: float | None = None,
     dtype: LoraDtype = "bfloat16",
     trigger: str | None = None,
 ) -> list[Path]:
@@ -67,6 +69,7 @@ def export_lora(
       output: Of the file; of two, "high_noise" and "low_noise" come before its end.
       step: Of the checkpoint; None: the newest.
       weights: As in `load_weights`.
+      ema: Relative width of their average, as in `load_average`; None: that of `weights`.
       dtype: Of the file.
       trigger: What prompts should say; noted in the file.
     """
@@ -78,7 +81,7 @@ def export_lora(
         raise UserError(f"{workdir.path} has no checkpoint of a transformer yet: run main until one is written")
     files = []
     for expert, stage in experts.items():
-        params = _factors(workdir, settings, stage, step=step, weights=weights)
+        params = _factors(workdir, settings, stage, step=step, weights=weights, ema=ema)
         factors = {
             f"{name.removeprefix(_TRANSFORMER)}.{KERNEL}": (params[f"{name}.{IN}"], params[f"{name}.{OUT}"])
             for name in adapters_of(params)
@@ -102,9 +105,13 @@ def _stages(workdir: Workdir, settings: Settings) -> dict[int | None, str]:
     return result
 
 
-def _factors(workdir: Workdir, settings: Settings, stage: str, *, step: int | None, weights: Weights) -> Params:
+def _factors(
+    workdir: Workdir, settings: Settings, stage: str, *, step: int | None, weights: Weights, ema: float | None
+) -> Params:
     _, shapes, _ = abstract_model(lambda key: build_generator(settings, key))
     wanted = {name: shape for name, shape in shapes.items() if is_factor(name)}
+    if ema is not None:
+        return load_average(workdir, settings, stage, placed(wanted), width=ema, step=step)[0]
     track = track_name(settings.ema.widths[0])
     return load_weights(workdir, stage, wanted, track=track, step=step, weights=weights)[0]
 

@@ -18,6 +18,7 @@ from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.experiment.base_weights import source_of, transformer_of
+from sora_jax.experiment.posthoc import load_average
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.denoiser import SolverConfig
@@ -39,6 +40,12 @@ from sora_jax.train.workdir import Workdir
 Weights = Literal["ema", "params"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 _UNBOUND = 2**31
+
+
+def check_ema(ema: float | None, weights: Weights) -> None:
+    """Raises UserError where the width of an average is asked for, and weights that are none."""
+    if ema is not None and weights != "ema":
+        raise UserError(f"--ema={ema:g} is the width of an average, and --weights={weights} are none: pass one of both")
 
 
 def build_autoencoder(settings: Settings, key: jax.Array) -> Autoencoder:
@@ -135,6 +142,7 @@ def load_generator(
     *,
     step: int | None = None,
     weights: Weights = "ema",
+    ema: float | None = None,
     mesh: Mesh | None = None,
     expert: int | None = None,
 ) -> tuple[Params, str, int]:
@@ -145,6 +153,7 @@ def load_generator(
       settings: Of the run.
       step: Of the checkpoint; None takes the newest verified one.
       weights: As in `load_weights`.
+      ema: Relative width of the average, as in `load_average`; None: that of `weights`.
       mesh: Devices that hold the parameters together, as in training; None: the first one alone.
       expert: Of two transformers of a public model the one that is asked for; None: there is one.
 
@@ -166,6 +175,10 @@ def load_generator(
     if stage := from_first("the newest transformer", newest):
         track = track_name(settings.ema.widths[0])
         source = source_of(settings, stage)
+        if ema is not None:
+            shapes = placed(params, places)
+            loaded, found = load_average(workdir, settings, stage, shapes, width=ema, step=step, source=source)
+            return loaded, stage, found
         loaded, found = load_weights(
             workdir, stage, params, track=track, step=step, weights=weights, places=places, source=source
         )
@@ -190,10 +203,14 @@ def load_weights(
     `weights` are the average called `track` ("ema"), or what the last step left ("params"); `source` as in
     `load_params`.
     """
-    places = places or dict.fromkeys(abstract, SingleDeviceSharding(jax.local_devices()[0]))
-    shapes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in abstract.items()}
     part = "params" if weights == "params" else f"ema/{track}"
-    return load_params(workdir.checkpoints(stage), part, shapes, step=step, source=source)
+    return load_params(workdir.checkpoints(stage), part, placed(abstract, places), step=step, source=source)
+
+
+def placed(abstract: Params, places: Mapping[str, Sharding] | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns what stands for parameters, where they are to lie; None: on the first device."""
+    places = places or dict.fromkeys(abstract, SingleDeviceSharding(jax.local_devices()[0]))
+    return {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in abstract.items()}
 
 
 def limits_of(settings: Settings) -> ModelLimits:

@@ -13,7 +13,7 @@ from sora_jax.models.interop.model_folder import ModelFiles, find_model
 from sora_jax.models.interop.variants import Variant
 
 # What of the transformer is how it is computed and trained, not what it is: that stays as the config has it.
-_OWN = ("attention", "exchange", "remat", "lora")
+_OWN = ("attention", "exchange", "remat", "lora", "base_width")
 # Encoders whose weights come with a package, by the width of what they give; others lie in the model's folder.
 _ENCODERS = {384: "minilm"}
 _CHUNK_FRAMES = 4

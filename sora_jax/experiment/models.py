@@ -33,6 +33,7 @@ class RunModels:
       workdir: Of the run.
       settings: Of the run.
       weights: Of the generator: their average, or what its last step left. The autoencoder's are always an average.
+      ema: Relative width of that average; None: the first of the run.
 
     Args:
       step: Of the generator's checkpoint, as in `load_generator`.
@@ -47,11 +48,13 @@ class RunModels:
         *,
         step: int | None = None,
         weights: Weights = "ema",
+        ema: float | None = None,
         mesh: Mesh | None = None,
         adapters: Adapters = NO_ADAPTERS,
     ):
         self.workdir, self.settings = workdir, settings
         self.weights: Weights = weights
+        self.ema = ema
         self._step, self._mesh, self._adapters = step, mesh, adapters
         self._samplers: dict[tuple[SolverConfig, int], Sampler] = {}
         self._two = solver_config(settings).experts is not None
@@ -79,6 +82,7 @@ class RunModels:
             "stage": ", ".join(stages),
             "step": max(steps),
             "weights": self.weights,
+            **({} if self.ema is None else {"ema": self.ema}),
             **self._adapters.facts(),
         }
 
@@ -117,7 +121,13 @@ class RunModels:
         """Returns the parameters of the generator, or of one of two experts."""
         expert, title = (number, EXPERTS[number]) if self._two else (None, None)
         params, stage, step = load_generator(
-            self.workdir, self.settings, step=self._step, weights=self.weights, mesh=self._mesh, expert=expert
+            self.workdir,
+            self.settings,
+            step=self._step,
+            weights=self.weights,
+            ema=self.ema,
+            mesh=self._mesh,
+            expert=expert,
         )
         self._found[number] = stage, step
         return self._adapters.merged(params, self.settings.transformer.lora, expert=title)

@@ -50,6 +50,7 @@ RANGES: dict[str, Range] = {
     "autoencoder_loss.*": NOT_NEGATIVE,
     "transformer.patch": AT_LEAST_ONE,
     "transformer.width": AT_LEAST_ONE,
+    "transformer.base_width": AT_LEAST_ONE,
     "transformer.depth": AT_LEAST_ONE,
     "transformer.heads": AT_LEAST_ONE,
     "transformer.mlp_width": AT_LEAST_ONE,

@@ -29,7 +29,7 @@ from sora_jax.experiment import evaluation
 from sora_jax.experiment.adapters import read_adapters
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
-from sora_jax.experiment.loading import WEIGHTS, Weights, limits_of, solver_config
+from sora_jax.experiment.loading import WEIGHTS, Weights, check_ema, limits_of, solver_config
 from sora_jax.experiment.machine import free_memory
 from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.public_models import PublicModels
@@ -55,6 +55,7 @@ def open_session(
     *,
     checkpoint: str | int = "latest",
     weights: Weights = "ema",
+    ema: float | None = None,
     devices: Sequence[Any] | None = None,
     lora: Lora = (),
 ) -> "Session":
@@ -62,11 +63,12 @@ def open_session(
     step = step_of(checkpoint)
     if weights not in WEIGHTS:
         raise UserError(f"weights {weights!r} is not one of: {', '.join(WEIGHTS)}")
+    check_ema(ema, weights)
     adapters = read_adapters(lora)
     opened = Workdir(workdir)
     settings = read_settings(opened.config())
     cache = use_compilation_cache()
-    models = RunModels(opened, settings, step=step, weights=weights, mesh=_mesh(devices), adapters=adapters)
+    models = RunModels(opened, settings, step=step, weights=weights, ema=ema, mesh=_mesh(devices), adapters=adapters)
     return Session(models, cache=cache)
 
 
@@ -237,7 +239,7 @@ class Session:
         Raises UserError for what this run has not, and for files that cannot be read.
         """
         self.models.check_run()
-        evaluation.check_asked(part, data, self.models.weights)
+        evaluation.check_asked(part, data, self.models.weights, ema=self.models.ema)
         self.solver(**solver)  # says what is wrong with it
         check_writable(self.models.workdir.path / "evaluation.json")
         settings = evaluation.changed(self.settings, draws=draws, guidance=guidance, **solver)

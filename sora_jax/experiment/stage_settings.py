@@ -44,6 +44,11 @@ class Stage:
         return 0.0, 1.0
 
     @property
+    def begins_anew(self) -> bool:
+        """Whether it does not go on from the stage before it that trains the same model."""
+        return False
+
+    @property
     def keeps_frozen_in(self) -> FrozenDtype | None:
         """In which parameters are kept that it does not train; None: as they were."""
         return None
@@ -84,6 +89,11 @@ class TrainStage(Stage):
         at_least_one(self, "steps", "accumulate")
         read_rules(self.start_rules, given=self.start_from is not None)
         check_trainable(self.trainable, self.frozen_dtype)
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether another run gives its weights."""
+        return self.start_from is not None
 
     @property
     def keeps_frozen_in(self) -> FrozenDtype | None:

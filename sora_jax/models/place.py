@@ -18,11 +18,12 @@ class Place(nnx.Module):
     to find it first.
     """
 
-    def __init__(self, width: int, *, text_dim: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, base_width: int, text_dim: int, rngs: nnx.Rngs):
+        """`base_width` is as of `TransformerConfig`; the width itself where there is none."""
         self.alone = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)
         self.place = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)
         self.text = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs)
-        self.out = Linear(width, width, axes=("embed", None), std=0.02, rngs=rngs)
+        self.out = Linear(width, width, axes=("embed", None), std=0.02 * (base_width / width) ** 0.5, rngs=rngs)
 
     def __call__(self, place_BL3: jax.Array, pooled_BSE: jax.Array, segment_BL: jax.Array) -> jax.Array:
         features = place_features(place_BL3)

@@ -37,6 +37,8 @@ class TransformerConfig:
     Attributes:
       patch: Latent positions of one token over (time, height, width).
       width: D; a multiple of `heads`.
+      base_width: The width at which learning rates were found, of which those of this width are made (`nn.scaling`);
+        heads and `mlp_width` grow with the width. None: rates are those of this width.
       depth: Number of blocks.
       heads: Attention heads.
       mlp_width: Hidden width of the feed-forward.
@@ -58,6 +60,7 @@ class TransformerConfig:
 
     patch: tuple[int, int, int]
     width: int
+    base_width: int | None
     depth: int
     heads: int
     mlp_width: int
@@ -81,6 +84,8 @@ class TransformerConfig:
                 f"transformer: width {self.width} over {self.heads} heads is not an even head width; "
                 f"nearest: width {max(1, round(self.width / self.heads / 2)) * 2 * self.heads}"
             )
+        if self.base_width is not None:
+            self._check_base(self.base_width)
         if self.patch[0] != 1:
             raise UserError(
                 f"transformer: patch {self.patch} covers {self.patch[0]} latent frames; it must be 1, because the "
@@ -93,6 +98,26 @@ class TransformerConfig:
                 f"transformer: image_positions {self.image_positions} without image_dim: there are no image tokens"
             )
         check_backend(self.attention, self.exchange)
+
+    def at_base_width(self) -> "TransformerConfig":
+        """Returns the shape at `base_width`, whose rates are its own."""
+        base = self.base_width or self.width
+        heads, mlp_width = base * self.heads // self.width, base * self.mlp_width // self.width
+        return dataclasses.replace(self, width=base, base_width=None, heads=heads, mlp_width=mlp_width)
+
+    def _check_base(self, base: int) -> None:
+        head = self.width // self.heads
+        if base % head:
+            raise UserError(
+                f"transformer: base_width {base} is not a multiple of the head width {head}, which is the same at all "
+                f"widths: there are more heads; {self.heads} heads of {head} are right for a base_width of "
+                f"{max(1, round(base / head)) * head}"
+            )
+        if base * self.mlp_width % self.width:
+            raise UserError(
+                f"transformer: mlp_width {self.mlp_width} at width {self.width} is none at base_width {base}: make it "
+                f"a multiple of the width, such as {max(1, round(self.mlp_width / self.width)) * self.width}"
+            )
 
     @property
     def given_width(self) -> int:
@@ -197,10 +222,12 @@ class Transformer(nnx.Module):
             image_positions=config.image_positions,
             rngs=rngs,
         )
-        self.place = Place(width, text_dim=text_dim, rngs=rngs) if config.place_features else None
+        base_width = config.base_width or width
+        has_place = config.place_features
+        self.place = Place(width, base_width=base_width, text_dim=text_dim, rngs=rngs) if has_place else None
         self.blocks = stack_blocks(lambda r: adapted(Block(config, rngs=r), config.lora, rngs=r), config.depth, rngs)
         self.modulation = nnx.Param(
-            truncated_normal(rngs.params(), (2, width), width**-0.5), axes=("modulation", "embed")
+            truncated_normal(rngs.params(), (2, width), base_width**-0.5), axes=("modulation", "embed")
         )
         self.proj_out = Linear(width, patch_width, axes=("embed", "patch"), std=0.0, rngs=rngs)
         self.config = config

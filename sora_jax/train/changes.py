@@ -16,6 +16,7 @@ _FREE = (
     "sampling.*",
     "evaluation.*",
     "checkpoint.*",
+    "ema.snapshots",
     "mesh.*",
     "model",  # what was frozen of it, or encoded with it, is known by its digest
     "codec.*",

@@ -30,6 +30,7 @@ from sora_jax.train.clock import StepClock
 from sora_jax.train.metrics import MetricsWriter
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.reporter import HostBatch, LogConfig, Reporter, StepResult, Trouble
+from sora_jax.train.snapshots import Snapshots
 from sora_jax.train.state import StateMaker, TrainState, with_frozen
 from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.train.step_runner import StepRunner
@@ -133,22 +134,22 @@ class Position:
 def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any]]:
     """Returns the state after the last step of a stage, and facts about the way there.
 
-    Goes on from the newest verified checkpoint of the stage, if any, and from an older one after a spike that is to be
-    undone. Raises Preempted after saving when asked to stop, NumericsError after too many bad steps in a row, having
-    written what reproduces the last of them to the workdir's `failed`.
+    Goes on from the newest verified checkpoint of the stage, if any; from an older one after a spike to be undone.
+    Raises Preempted after saving when asked to stop, NumericsError after bad steps in a row, the last in `failed`.
     """
     name, steps, mesh, stop = job.step.name, job.step.steps, job.maker.mesh, context.stop
     show_at = _moments(steps, context.log.samples_per_stage)
+    kept = Snapshots(context.workdir.checkpoints(name), _moments(steps, job.step.ema.snapshots or 0))
     with (
         jax.set_mesh(mesh),
         Checkpointer(context.workdir.checkpoints(name), context.checkpoint) as saver,
         contextlib.closing(_runner(job, context)) as step,
         contextlib.ExitStack() as reading,
     ):
-        state, position, notes = _start(job, context, saver)
+        state, position, notes = _start(job, context, saver, kept)
         clock = StepClock(start=position.step, peak_flops=_peak_flops(mesh), show=context.progress.update)
         _show_what_was_missed(job, context, state, position, show_at)
-        batches, reporter = _begin(job, context, position, clock, reading)
+        batches, reporter = _begin(job, context, position, clock, reading, kept)
         while position.step < steps:
             failure.at(step=position.step + 1)
             with clock.waiting():
@@ -157,23 +158,23 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
             state, metrics = step(position.step, state, to_device(batch, mesh))  # dispatched, not waited for
             stop.worked()
             found = reporter.read(StepResult(done=position.step, number=number, batch=batch, metrics=metrics))
-
             saver.poll()
             stopped, shows = stop.asked(), position.step in show_at  # asked once: a signal may come at any line
-            settle = stopped or shows or position.step == steps
+            settle = stopped or shows or position.step in kept.moments or position.step == steps
             saves = saver.due(position.step) or settle
             if saves and found is None:
                 found = reporter.flush()  # no step is saved before its metrics are read
             if found is not None and found.rewind:
                 del state  # before another one takes as much memory
                 state, position = _rewind(job, context, saver, position, found.step.done)
-                batches, reporter = _begin(job, context, position, clock, reading)
+                batches, reporter = _begin(job, context, position, clock, reading, kept)
                 continue
             if found is not None:
                 raise _given_up(job, context, state, found, notes)
             if saves:
                 data, loss = position.facts() | job.stream.fingerprint() | notes, reporter.mean_loss(since=saver.newest)
                 saver.save(position.step, state.saved, data, context.workdir.config(), loss=loss, settle=settle)
+                kept.save(position.step, state, context.workdir.config())
             if stopped:
                 stop.check(f"step {position.step} of {name} is saved")
             if shows:
@@ -196,15 +197,21 @@ def _runner(job: TrainJob, context: RunContext) -> StepRunner:
 
 
 def _begin(
-    job: TrainJob, context: RunContext, position: Position, clock: StepClock, reading: contextlib.ExitStack
+    job: TrainJob,
+    context: RunContext,
+    position: Position,
+    clock: StepClock,
+    reading: contextlib.ExitStack,
+    kept: Snapshots,
 ) -> tuple[OpenBatches, Reporter]:
     """Returns the batches from a position on, which `reading` closes, and who reads the metrics of their steps.
 
-    Called again after a rewind: lines of metrics, the progress and the clock go back too.
+    Called again after a rewind: lines of metrics, averages that were kept, the progress and the clock go back too.
     """
     name, stream = job.step.name, job.stream
     failure.at(step=position.step)
     context.metrics.truncate(name, position.step)
+    kept.forget_after(position.step)
     context.progress.go_on_from(position.step)
     clock.back_to(position.step)
     reporter = Reporter(
@@ -248,10 +255,13 @@ def _show_what_was_missed(
         job.show(state, first)
 
 
-def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[TrainState, Position, dict[str, str]]:
+def _start(
+    job: TrainJob, context: RunContext, saver: Checkpointer, kept: Snapshots
+) -> tuple[TrainState, Position, dict[str, str]]:
     """Returns the state to go on from, where it is, and what checkpoints note of its frozen parameters."""
     abstract = job.maker.abstract()
     saver.check_room(abstract.saved)
+    kept.check_room(abstract)
     restored = saver.restore(abstract.saved)
     name = job.step.name
     folder = context.workdir.checkpoints(name)
@@ -268,6 +278,7 @@ def _start(job: TrainJob, context: RunContext, saver: Checkpointer) -> tuple[Tra
         logging.warning("%s: batches from step %d on are those of other data: %s", name, position.step, changes)
     logging.info("%s: going on from step %d", name, position.step)
     state = with_frozen(job.maker, restored, folder)
+    kept.save(position.step, state, context.workdir.config())  # where the last run was stopped before it could
     return state, position, _notes(state)
 
 

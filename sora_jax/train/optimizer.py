@@ -1,14 +1,16 @@
 """Optimizers from optax, with the learning rate left to the train step."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sora_jax.core.tree import Axes
+from sora_jax.core.tree import Axes, Params
 from sora_jax.nn.lora import is_factor
+from sora_jax.nn.scaling import rate_multiplier
 from sora_jax.train.muon import scale_by_muon
 
 
@@ -49,8 +51,13 @@ class ScheduleConfig:
     final_share: float
 
 
-def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransformation:
-    """Returns clip -> moments -> weight decay, at learning rate 1; the step multiplies by `-learning_rate`."""
+def make_optimizer(
+    config: OptimizerConfig, axes: Axes, *, base: Mapping[str, tuple[int, ...]] | None = None
+) -> optax.GradientTransformation:
+    """Returns clip -> moments -> weight decay, at learning rate 1; the step multiplies by `-learning_rate`.
+
+    `base` are the shapes of the parameters at the width whose rates are given (`nn.scaling`); None: at this one.
+    """
     matrices = {name: is_matrix(name, axes[name]) for name in axes}
     if config.name == "adamw":
         scale = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=1e-8)
@@ -61,7 +68,25 @@ def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransfo
     # Factors of adapters are decayed, and not made orthogonal: that is of a map, not of its factors.
     decayed = {name: matrices[name] or is_factor(name) for name in axes}
     decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), scale, decay)
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    if base is None:
+        return optax.chain(clip, scale, decay)
+    orthogonal = {name: matrix and config.name == "muon" for name, matrix in matrices.items() if decayed[name]}
+    return optax.chain(clip, scale, _at_width(base, axes, orthogonal), decay)
+
+
+def _at_width(
+    base: Mapping[str, tuple[int, ...]], axes: Axes, orthogonal: Mapping[str, bool]
+) -> optax.GradientTransformation:
+    """Returns what multiplies the updates of kernels, `orthogonal` or not, by what their width asks for."""
+
+    def scaled(updates: Any, _: Any) -> Params:
+        def multiplier(name: str) -> float:
+            return rate_multiplier(updates[name].shape, base[name], axes[name], orthogonal=orthogonal[name])
+
+        return {n: multiplier(n) * value if n in orthogonal else value for n, value in updates.items()}
+
+    return optax.stateless(scaled)
 
 
 def is_matrix(name: str, axes: tuple[str | None, ...]) -> bool:

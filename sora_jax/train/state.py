@@ -84,14 +84,25 @@ class EmaConfig:
     Attributes:
       widths: Relative width of each track's window, each in (0, 0.28): 0.05 averages over about the last 5 % of the
         updates so far. Sampling uses the first.
+      snapshots: How often in a stage all tracks are kept for `experiment.posthoc`; None: never.
     """
 
     widths: tuple[float, ...]
+    snapshots: int | None
 
     def __post_init__(self):
         if not self.widths or not all(0 < width < 0.28 for width in self.widths):
             raise UserError(
                 f"ema widths {self.widths} must be one or more numbers in (0, 0.28); 0.05 and 0.1 are usual"
+            )
+        if self.snapshots is None:
+            return
+        if self.snapshots < 1:
+            raise UserError(f"ema snapshots {self.snapshots} must be at least 1, or None to keep none")
+        if len(set(self.widths)) < 2:
+            raise UserError(
+                f"ema snapshots {self.snapshots} with the one width {self.widths[0]:g}: averages of another width are "
+                "made of two, set ema.widths=(0.1,0.05)"
             )
 
 

@@ -49,7 +49,7 @@ def maker(fsdp: int, widths=(0.1,), **model: Any) -> StateMaker:
     return StateMaker(
         build=functools.partial(Model, **model),
         make_optimizer=functools.partial(make_optimizer, optimizer),
-        ema=EmaConfig(widths=widths),
+        ema=EmaConfig(widths=widths, snapshots=None),
         mesh=mesh,
     )
 

@@ -315,6 +315,8 @@ def test_place_features_are_waves_of_the_unit_cube():
     ("change", "message"),
     [
         ({"width": 30, "heads": 4}, "width 30 over 4 heads is not an even head width; nearest: width 32"),
+        ({"width": 32, "heads": 2, "base_width": 24}, "base_width 24 is not a multiple of the head width 16"),
+        ({"width": 32, "heads": 4, "base_width": 8, "mlp_width": 50}, "mlp_width 50 .* make it a multiple .* as 64"),
         ({"width": 20, "heads": 4}, "nearest: width"),
         ({"remat": "some"}, "remat 'some' is none of none, dots, attention, full, offload"),
     ],
@@ -344,3 +346,13 @@ def test_gradients_of_many_tokens_are_added_up_in_float32():
     ones = jax.grad(lambda table: jnp.sum(gather.gather_by_product(table, level).astype(jnp.float32)))
     # bfloat16 stops counting at 256.
     np.testing.assert_array_equal(ones(jnp.zeros((1, 2, 1), jnp.bfloat16))[0, :, 0], [4096, 0])
+
+
+def test_a_wide_transformer_begins_as_the_base_one_does():
+    wide = dataclasses.replace(small.TRANSFORMER, width=64, heads=8, mlp_width=64, base_width=16)
+    assert wide.at_base_width() == small.TRANSFORMER
+    params = init_params(small.generator(4, width=64, heads=8, mlp_width=64, base_width=16), jax.random.key(0))
+    narrow = init_params(small.generator(4), jax.random.key(0))
+    for name, power in (("modulation", 0.0), ("place.out.kernel", -0.5), ("blocks.mlp_in.kernel", -0.5)):
+        sizes = [float(jnp.std(one[f"transformer.{name}"])) for one in (params, narrow)]
+        assert sizes[0] / sizes[1] == pytest.approx(4**power, rel=0.15), name

@@ -33,6 +33,7 @@ from sora_jax.train.metrics import MetricsWriter, read_metrics
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.progress import Part, RunProgress
 from sora_jax.train.reporter import LogConfig
+from sora_jax.train.snapshots import AVERAGES, find_snapshots
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.step import StepConfig
 from sora_jax.train.workdir import Workdir
@@ -108,12 +109,27 @@ def maker(trainable=None):
     config = OptimizerConfig(name="muon", b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=1.0)
     make = functools.partial(make_optimizer, config)
     return StateMaker(
-        build=Model, make_optimizer=make, ema=EmaConfig(widths=(0.1, 0.2)), mesh=MESH, trainable=trainable
+        build=Model,
+        make_optimizer=make,
+        ema=EmaConfig(widths=(0.1, 0.2), snapshots=None),
+        mesh=MESH,
+        trainable=trainable,
     )
 
 
 def run(
-    path, stream, *, every=4, keep=2, samples=3, log_every=2, fresh_data=False, trainable=None, profile=None, **guard
+    path,
+    stream,
+    *,
+    every=4,
+    keep=2,
+    samples=3,
+    log_every=2,
+    fresh_data=False,
+    trainable=None,
+    profile=None,
+    snapshots=None,
+    **guard,
 ):
     """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
     with Workdir(path) as workdir:
@@ -122,7 +138,13 @@ def run(
         schedule = ScheduleConfig(learning_rate=0.1, warmup_steps=2, decay_share=0.5, final_share=0.1)
         guarded = dataclasses.replace(ONLY_FINITE, **{"max_skipped_steps": 3, **guard})
         step = StepConfig(
-            name="videos", seed=0, steps=STEPS, accumulate=1, schedule=schedule, ema=maker().ema, guard=guarded
+            name="videos",
+            seed=0,
+            steps=STEPS,
+            accumulate=1,
+            schedule=schedule,
+            ema=dataclasses.replace(maker().ema, snapshots=snapshots),
+            guard=guarded,
         )
         job = TrainJob(
             objective=objective,
@@ -430,6 +452,31 @@ def test_a_stop_after_a_rewind_ends_with_the_same_bits(tmp_path, stop_at):
     state, _, _ = run(tmp_path / "stopped", again, **rewind)
     assert again.read == list(range(stop_at + 1, 14))
     jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def averages_in(path):
+    """Returns {updates: averages by track} that a stage kept."""
+    tracks = {"ema": maker().abstract().ema}
+    found = find_snapshots(path / "checkpoints" / "videos")
+    return {one.updates: load_tree(one.folder.parent, tracks, step=int(one.folder.name)).state["ema"] for one in found}
+
+
+def test_averages_are_kept_as_often_as_asked_also_of_a_run_that_was_stopped_or_went_back(tmp_path):
+    rewind = {"on_spike": "rewind", "rewind_steps": 2, "rewind_batches": 3, **SPIKES}
+    state, facts, _ = run(tmp_path / "whole", Stream(wild=[6]), snapshots=3, **rewind)
+    kept = averages_in(tmp_path / "whole")
+    assert facts["rewinds"] == 1
+    assert list(kept) == [3, 6, 9], "those of steps that were undone are replaced"
+    jax.tree.map(np.testing.assert_array_equal, kept[STEPS], state.ema)
+    # Killed after the checkpoint of a step and before its averages were written.
+    with pytest.raises(Preempted):
+        run(tmp_path / "stopped", Stream(events={6: terminate}), snapshots=3, every=1, keep=9)
+    averages = tmp_path / "stopped" / "checkpoints" / "videos" / AVERAGES
+    assert sorted(find_steps(epath.Path(averages))) == [3, 6]
+    shutil.rmtree(averages / "6")
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "videos" / "7")
+    run(tmp_path / "stopped", Stream(), snapshots=3, every=1, keep=9)
+    assert list(averages_in(tmp_path / "stopped")) == [3, 6, 9]
 
 
 def test_rewinds_come_to_an_end(tmp_path):

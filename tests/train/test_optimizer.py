@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sora_jax.checkpoints import leaves
+from sora_jax.nn.scaling import rate_multiplier
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, is_matrix, learning_rate, make_optimizer
 
 AXES = {
@@ -150,3 +152,28 @@ def test_state_is_kept_under_the_names_of_parameters(name):
         if names and leaf.shape == SHAPES.get(names[-1]):
             found.add(names[-1])
     assert found == SHAPES.keys()
+
+
+def test_rates_of_another_width_multiply_updates_of_kernels_and_not_their_decay():
+    given = config("muon", weight_decay=0.1)
+    wide = ("blocks.to_q.kernel", "head.kernel")
+    base = SHAPES | {"blocks.to_q.kernel": (2, 3, 2), "head.kernel": (2, 4)}
+    params = draw(0)
+    plain, other = (
+        optimizer.update(draw(1), optimizer.init(params), params)[0]
+        for optimizer in (make_optimizer(given, AXES), make_optimizer(given, AXES, base=base))
+    )
+    for parameter in SHAPES:
+        decay = 0.1 * params[parameter] * (parameter in MATRICES)
+        times = 1.0
+        if parameter in wide:
+            times = rate_multiplier(SHAPES[parameter], base[parameter], AXES[parameter], orthogonal=True)
+            assert times < 1
+        expected = times * (plain[parameter] - decay) + decay
+        np.testing.assert_allclose(other[parameter], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_rates_of_their_own_width_need_nothing_of_the_state():
+    given, params = config("muon"), draw(0)
+    plain, other = make_optimizer(given, AXES).init(params), make_optimizer(given, AXES, base=SHAPES).init(params)
+    assert leaves.by_name(plain).keys() == leaves.by_name(other).keys(), "checkpoints name them"

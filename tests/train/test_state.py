@@ -25,7 +25,7 @@ from sora_jax.train.state import (
     update_ema,
 )
 
-EMA = EmaConfig(widths=(0.1, 0.05))
+EMA = EmaConfig(widths=(0.1, 0.05), snapshots=None)
 
 
 def test_the_exponent_solves_its_equation():
@@ -65,7 +65,7 @@ def test_the_width_is_the_spread_of_the_average_over_time():
 @pytest.mark.parametrize("widths", [(), (0.0,), (0.1, 0.28), (-0.1,)])
 def test_widths_that_no_exponent_has_are_refused(widths):
     with pytest.raises(UserError, match=r"must be one or more numbers in \(0, 0.28\)"):
-        EmaConfig(widths=widths)
+        EmaConfig(widths=widths, snapshots=None)
 
 
 class Model(nnx.Module):

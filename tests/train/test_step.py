@@ -44,7 +44,7 @@ STEP = StepConfig(
     steps=STEPS,
     accumulate=1,
     schedule=ScheduleConfig(learning_rate=1e-2, warmup_steps=1, decay_share=0.5, final_share=0.1),
-    ema=EmaConfig(widths=(0.1,)),
+    ema=EmaConfig(widths=(0.1,), snapshots=None),
     guard=ONLY_FINITE,
 )
 LAYOUT = PackLayout(

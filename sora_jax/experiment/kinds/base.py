@@ -166,9 +166,11 @@ class TrainKind(Kind[T]):
 
     Attributes:
       key: Name of the randomness that initialises its model.
+      keeps_averages: Whether averages of its model are kept on the way, `ema.snapshots` times.
     """
 
     key: ClassVar[str]
+    keeps_averages: ClassVar[bool] = False
 
     @abc.abstractmethod
     def build(self, settings: Settings, name: str, key: jax.Array) -> nnx.Module:
@@ -214,12 +216,17 @@ class TrainKind(Kind[T]):
         del settings, name
         return None
 
+    def base_shapes(self, settings: Settings, name: str) -> dict[str, tuple[int, ...]] | None:
+        """Returns the shapes of the parameters at the width whose rates the config gives; None: at its own."""
+        del settings, name
+        return None
+
     def maker(self, settings: Settings, name: str, mesh: Mesh) -> StateMaker:
         """Returns what builds the states of a stage."""
         stage = self.of(settings, name)
         return StateMaker(
             build=functools.partial(self.build, settings, name),
-            make_optimizer=functools.partial(make_optimizer, stage.optimizer),
+            make_optimizer=functools.partial(make_optimizer, stage.optimizer, base=self.base_shapes(settings, name)),
             ema=settings.ema,
             mesh=mesh,
             trainable=stage.trainable,
@@ -236,7 +243,7 @@ class TrainKind(Kind[T]):
             steps=stage.steps,
             accumulate=stage.accumulate,
             schedule=stage.schedule,
-            ema=settings.ema,
+            ema=settings.ema if self.keeps_averages else dataclasses.replace(settings.ema, snapshots=None),
             guard=settings.guard,
         )
         return Recipe(objective=self.objective(settings, name), maker=self.maker(settings, name, mesh), step=step)

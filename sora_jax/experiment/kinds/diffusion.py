@@ -85,6 +85,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     stage = DiffusionStage
     after = ("autoencoder", "prepare")
     key = "generator parameters"
+    keeps_averages = True
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
         """Returns which weights are those of no collection, and whether an adapter has nothing to adapt."""
@@ -134,6 +135,14 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         """Returns a fresh text encoder and transformer."""
         del name
         return build_generator(settings, key)
+
+    def base_shapes(self, settings: Settings, name: str) -> dict[str, tuple[int, ...]] | None:
+        """Returns those of the generator at `transformer.base_width`."""
+        if settings.transformer.base_width is None:
+            return None
+        narrow = dataclasses.replace(settings, transformer=settings.transformer.at_base_width())
+        params = abstract_model(functools.partial(self.build, narrow, name))[1]
+        return {one: value.shape for one, value in params.items()}
 
     def objective(self, settings: Settings, name: str) -> Objective:
         """Returns the error of predictions over noise levels and known tokens, none where frames are shown."""

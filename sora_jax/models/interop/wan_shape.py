@@ -90,6 +90,7 @@ class WanShape:
         return TransformerConfig(
             patch=self.patch,
             width=self.width,
+            base_width=None,
             depth=self.depth,
             heads=self.heads,
             mlp_width=self.mlp_width,
