@@ -15,6 +15,7 @@ _FREE = (
     "log.*",
     "sampling.*",
     "evaluation.*",
+    *("scaling", "scaling.*"),
     "checkpoint.*",
     "mesh.*",
     "model",  # what was frozen of it, or encoded with it, is known by its digest
