@@ -127,11 +127,14 @@ def shared_child(study: Study, *, prepared: bool) -> tuple[Child, dict[str, Any]
 
 
 def run_children(
-    study: Study, children: Sequence[Child], *, done: Callable[[Child, float], None] = lambda child, seconds: None
+    study: Study,
+    children: Sequence[Child],
+    *,
+    done: Callable[[Child, float | None], None] = lambda child, seconds: None,
 ) -> None:
     """Makes the runs one after the other, and goes on with one that was interrupted; those that are made are left.
 
-    `done` is called after each, also those made before, with the seconds that it took now.
+    `done` is called after each with the seconds that it took now, None for one that was made before.
 
     Raises:
       Preempted: A signal came; the run under way has saved its state.
@@ -139,12 +142,14 @@ def run_children(
     """
     study.folder.mkdir(parents=True, exist_ok=True)
     for number, child in enumerate(children, start=1):
-        began = time.monotonic()
+        seconds = None
         if not study.is_done(child):
             log = study.folder / f"{child.name}.log"
             print(f"{number} of {len(children)}: {child.name}, which tells its progress in {log}", flush=True)
+            began = time.monotonic()
             _make(study, child, log)
-        done(child, time.monotonic() - began)
+            seconds = time.monotonic() - began
+        done(child, seconds)
 
 
 def _make(study: Study, child: Child, log: Path) -> None:
