@@ -141,7 +141,8 @@ def _draws(cells: Sequence[Cell], *, by_cell: bool) -> Iterator[list[Cell]]:
 def study_of(cells: Sequence[Cell], *, held_back: float) -> dict[str, Any]:
     """Returns what `scaling.json` says besides its runs: law, predicted, measured, best, optimum, monotone, beyond.
 
-    Budgets from `held_back` on are no part of `law`, which predicts them; `beyond` is of the law of all budgets.
+    Budgets from `held_back` on are no part of `law`, which predicts them: of each the loss of the best width by the law
+    of size, then by that of compute, and at last of each width that was run. `beyond` is of the law of all budgets.
     """
     early = [cell for cell in cells if cell.compute < held_back]
     late = [cell for cell in cells if cell.compute >= held_back]
@@ -149,19 +150,21 @@ def study_of(cells: Sequence[Cell], *, held_back: float) -> dict[str, Any]:
     of_size = fitted(early, fit_of_size, by_cell=True) if early else None
     predicted, measured = [], []
     for cell in hull(late):
-        law, asked = of_compute, of_budget(early, cell.compute)
-        if law is None:
-            law, asked = of_size, of_best(early, cell.compute)
-        if law is not None:
-            predicted.append({"compute": cell.compute, **law.prediction(asked, seeds=len(cell.losses))})
-            measured.append(_measured(cell, predicted[-1], law.law))
+        asked = {
+            "size": (of_size, of_best(early, cell.compute)),
+            "compute": (of_compute, of_budget(early, cell.compute)),
+        }
+        for name, (found, question) in asked.items():
+            if found is not None:
+                said = found.prediction(question, seeds=len(cell.losses))
+                predicted.append({"law": name, "compute": cell.compute, **said})
+                measured.append(_measured(cell, said, found.law))
     for cell in late:
         before = [one for one in early if one.width == cell.width]
         if of_size is not None and before:
-            asked = of_width(before[-1], cell.compute)
-            said = of_size.prediction(asked, seeds=len(cell.losses))
-            predicted.append({"compute": cell.compute, "width": cell.width, **said})
-            measured.append({**_measured(cell, said, of_size.law), "width": cell.width})
+            said = of_size.prediction(of_width(before[-1], cell.compute), seeds=len(cell.losses))
+            predicted.append({"law": "size", "compute": cell.compute, "width": cell.width, **said})
+            measured.append(_measured(cell, said, of_size.law))
     best = hull(cells)
     return {
         "law": {"compute": _said(of_compute), "size": _said(of_size)},
@@ -187,9 +190,9 @@ def of_width(cell: Cell, compute: float) -> Question:
 
 
 def of_best(cells: Sequence[Cell], compute: float) -> Question:
-    """Returns what asks a law of size for the loss of a budget at the best of all sizes."""
-    flops = _flops(cells, compute)
-    return lambda law, _: best_size(law, cells, flops)["loss"]
+    """Returns what asks a law of size for the loss of a budget at the best of the widths of `cells`."""
+    widths = [of_width(cell, compute) for cell in {cell.width: cell for cell in cells}.values()]
+    return lambda law, some: min(asked(law, some) for asked in widths)
 
 
 def best_size(law: Law, cells: Sequence[Cell], flops: float) -> dict[str, float]:

@@ -81,7 +81,7 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         judged = f", all that was asked for in {scores['all']:.1%}" if "all" in scores else ""
         lines.append(f"{best['compute']:g}x: width {best['width']}, loss {best['loss']:.4f}{judged}")
     for said, came in zip(result["predicted"], result["measured"], strict=True):
-        what = f"width {said['width']}" if "width" in said else "the best width"
+        what = f"width {said['width']}" if "width" in said else f"the best width by the law of {said['law']}"
         lines.append(
             f"predicted for {what} at {said['compute']:g}x: {said['loss']:.4f} ({said['low']:.4f} to "
             f"{said['high']:.4f}), measured {came['loss']:.4f}, off by {came['error']:.1%} of what is above the floor"

@@ -113,6 +113,7 @@ def _predictions(study: Mapping[str, Any]) -> str:
     rows = []
     for said, came in zip(study["predicted"], study["measured"], strict=True):
         what = f"width {said['width']}" if "width" in said else f"the best width ({came['width']})"
+        what += " by the law of compute" if said["law"] == "compute" else ""
         stderr = "" if came["stderr"] is None else f" ± {came['stderr']:.2g}"
         rows.append(
             [
