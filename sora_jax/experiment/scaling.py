@@ -20,6 +20,7 @@ from sora_jax.experiment.programs import work_of_rows
 from sora_jax.experiment.schema import ScalingConfig, Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.models.flops import step_flops
+from sora_jax.train.workdir import Workdir
 
 # Fewer show nothing but the first noise of training.
 _LEAST_STEPS = 10
@@ -153,14 +154,25 @@ def make_runs(study: Study, first: Child, rungs: Sequence[Rung]) -> None:
     run_children(study, [first, *(rung.child for rung in rungs)], done=done)
 
 
-def result_of(study: Study, rung: Rung) -> dict[str, Any]:
-    """Returns what a finished run came to, as `scaling.json` lists it.
+def results_of(study: Study, rungs: Sequence[Rung]) -> list[dict[str, Any]]:
+    """Returns what finished runs came to, as `scaling.json` lists them.
 
-    Its shape, `parameters` of the transformer, `tokens` trained on, `flops` (model FLOP, `models.flops`), the held-out
-    `loss` with its `stderr` over clips, `scores` by name, in [0, 1], and `seconds`. Raises UserError where it was not
-    judged on held-out clips.
+    Of each its shape, `parameters` of the transformer, `tokens` trained on, `flops` (model FLOP, `models.flops`), the
+    held-out `loss` with its `stderr` over clips, `scores` by name, in [0, 1], and `seconds`. Raises UserError where it
+    was not judged on held-out clips.
     """
-    settings, workdir = study.settings(rung.child), study.workdir(rung.child)
+    shapes = {(rung.width, rung.depth): rung for rung in rungs}
+    parameters = {shape: _parameters(study.settings(rung.child)) for shape, rung in shapes.items()}
+    settings = study.settings()
+    found = []
+    for rung in rungs:
+        run = _result_of(settings, study.workdir(rung.child), rung)
+        found.append({**run, "parameters": parameters[rung.width, rung.depth]})
+    return found
+
+
+def _result_of(settings: Settings, workdir: Workdir, rung: Rung) -> dict[str, Any]:
+    """Returns what one of them came to, but for its parameters; `settings` are what all have in common."""
     facts, judged = workdir.facts(), workdir.read_json("evaluation.json")
     held_out = judged.get("heldout", {})
     if "loss" not in held_out:
@@ -183,7 +195,6 @@ def result_of(study: Study, rung: Rung) -> dict[str, Any]:
         "compute": rung.compute,
         "seed": rung.seed,
         "held_back": rung.compute >= scaling_of(settings).first_held_back,
-        "parameters": _parameters(settings),
         "steps": rung.steps,
         "tokens": tokens,
         "flops": flops,

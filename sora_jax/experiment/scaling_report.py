@@ -9,7 +9,7 @@ from typing import Any
 from sora_jax.core.files import write_atomically
 from sora_jax.evaluation.budgets import band, study_of
 from sora_jax.experiment.children import Study
-from sora_jax.experiment.scaling import Rung, cells_of, result_of, scaling_of
+from sora_jax.experiment.scaling import Rung, cells_of, results_of, scaling_of
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.reports.scaling_page import SCALING_PAGE, write_scaling_page
 
@@ -19,13 +19,13 @@ SCALING_FILE = "scaling.json"
 def write_study(study: Study, rungs: Sequence[Rung], *, missing: int) -> dict[str, Any]:
     """Returns what finished runs say together, after writing both files and printing what matters of it.
 
-    `runs` are as of `experiment.scaling.result_of`, the rest as of `evaluation.budgets.study_of`; `scores` are means
+    `runs` are as of `experiment.scaling.results_of`, the rest as of `evaluation.budgets.study_of`; `scores` are means
     over seeds of the best width of each budget, `scores_monotone` whether the share of all that was asked for never
     falls, `falsified_by` a sentence; `missing` is how many runs are not made yet.
     """
     settings = study.settings()
     held_back = scaling_of(settings).first_held_back
-    runs = [result_of(study, rung) for rung in rungs]
+    runs = results_of(study, rungs)
     cells = cells_of(runs)
     found = study_of(cells, held_back=held_back)
     scores = [_mean_scores(runs, best) for best in found["best"]]
