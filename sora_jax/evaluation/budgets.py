@@ -111,10 +111,18 @@ class Fitted:
 
 
 def fitted(cells: Sequence[Cell], fit: Fitting, *, by_cell: bool) -> Fitted | None:
-    """Returns the law of cells with its bootstrap, which draws from the cells too where `by_cell`; None: too few."""
+    """Returns the law of cells with its bootstrap, which draws from the cells too where `by_cell`.
+
+    None where there are too few, or no more runs than the law has numbers: nothing then says how far off it may be.
+    """
     try:
         law = fit(cells, None)
     except ValueError:
+        return None
+    best = cells if by_cell else hull(cells)
+    sizes = [(cell.parameters, cell.tokens) if by_cell else (cell.flops,) for cell in best]
+    residuals = [np.log(np.array(one.losses) / law.loss(*size)) for one, size in zip(best, sizes, strict=True)]
+    if sum(map(len, residuals)) <= 1 + 2 * len(law.scales):
         return None
     drawn = []
     for some in _draws(cells, by_cell=by_cell):
@@ -122,12 +130,7 @@ def fitted(cells: Sequence[Cell], fit: Fitting, *, by_cell: bool) -> Fitted | No
             drawn.append((fit(some, law), some))
         except ValueError:
             continue  # a draw of too few different cells
-    if not drawn:
-        return None
-    best = cells if by_cell else hull(cells)
-    sizes = [(cell.parameters, cell.tokens) if by_cell else (cell.flops,) for cell in best]
-    residuals = [np.log(np.array(one.losses) / law.loss(*size)) for one, size in zip(best, sizes, strict=True)]
-    return Fitted(law=law, cells=cells, drawn=drawn, residuals=np.concatenate(residuals))
+    return Fitted(law=law, cells=cells, drawn=drawn, residuals=np.concatenate(residuals)) if drawn else None
 
 
 def _draws(cells: Sequence[Cell], *, by_cell: bool) -> Iterator[list[Cell]]:
