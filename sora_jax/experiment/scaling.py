@@ -78,7 +78,7 @@ def ladder(study: Study) -> tuple[Child, list[Rung]]:
                 name = min(steps, key=lambda name: steps[name])
                 raise UserError(
                     f"a budget of {compute:g} pays for {steps[name]} steps of {name} at width {width}, and fewer than "
-                    f"{_LEAST_STEPS} tell nothing: raise stages.{name}.steps, or leave out this width"
+                    f"{_LEAST_STEPS} tell nothing: raise stages.{name}.steps, or leave out this budget or width"
                 )
             flops = sum(_step_flops(sized) * count for count in steps.values())
             for seed in config.seeds:
@@ -164,14 +164,11 @@ def results_of(study: Study, rungs: Sequence[Rung]) -> list[dict[str, Any]]:
     held-out `loss` with its `stderr` over clips, `scores` by name, in [0, 1], and `seconds`. Raises UserError where it
     was not judged on held-out clips.
     """
+    settings = study.settings()
+    found = [_result_of(settings, study.workdir(rung.child), rung) for rung in rungs]
     shapes = {(rung.width, rung.depth): rung for rung in rungs}
     parameters = {shape: _parameters(study.settings(rung.child)) for shape, rung in shapes.items()}
-    settings = study.settings()
-    found = []
-    for rung in rungs:
-        run = _result_of(settings, study.workdir(rung.child), rung)
-        found.append({**run, "parameters": parameters[rung.width, rung.depth]})
-    return found
+    return [{**run, "parameters": parameters[run["width"], run["depth"]]} for run in found]
 
 
 def _result_of(settings: Settings, workdir: Workdir, rung: Rung) -> dict[str, Any]:

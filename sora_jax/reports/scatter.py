@@ -93,7 +93,7 @@ class _Scale:
             if len(found) >= _FEW_TICKS:
                 return found
         power = 10.0 ** math.floor(math.log10((high - low) / _FEW_TICKS))
-        step = next(factor * power for factor in (5, 2, 1) if factor * power <= (high - low) / _FEW_TICKS)
+        step = next(factor * power for factor in (5, 2, 1) if factor * power <= (high - low) / _FEW_TICKS * (1 + 1e-9))
         return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
