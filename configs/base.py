@@ -50,6 +50,8 @@ def get_config() -> ConfigDict:
     shapes.fps = (6.0, 8.0)  # frames per second
     shapes.max_objects = 1  # 1 or 2
     shapes.occluder = False  # whether some objects pass behind a bar
+    shapes.seed = placeholder(int)  # which clips are drawn and held out, 0 or more: runs of one value and several seeds
+    # can share what is prepared; None: `seed`
 
     c.autoencoder = ae = ConfigDict()  # preset `tiny`: 4x4 px and 4 frames to one position
     ae.weights = placeholder(
@@ -187,6 +189,8 @@ def get_config() -> ConfigDict:
     stage.kind = "prepare"  # encodes every clip once
     stage.batch = 32  # clips encoded at once
     stage.clips_per_shard = 1024  # records of one file
+    stage.start_from = placeholder(str)  # runs/a: what that run prepared is taken over, and only clips that it lacks
+    # are encoded; it must have the same autoencoder (autoencoder.start_from) and texts; None: all are encoded
 
     stages.images = diffusion_stage(
         steps=1100, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
@@ -253,6 +257,17 @@ def get_config() -> ConfigDict:
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1] (untried)
     sampling.low_guidance = placeholder(float)  # scale below the boundary of a public model with two experts
     sampling.known_guidance = 4.0  # scale where a part is given, which guidance leaves out with the text
+
+    c.scaling = scaling = ConfigDict()  # a study of how the loss falls with compute (docs/scaling.md): the runs of
+    # `python -m sora_jax.scaling`; a run by itself does not look at them
+    scaling.widths = (64, 96, 128)  # of the transformer, multiples of the width of its heads, which stays; so does the
+    # ratio of mlp_width to width
+    scaling.depths = (4, 4, 4)  # blocks, one number for each width
+    scaling.compute = (1.0, 2.0, 4.0)  # budgets, times the FLOP of this config as it stands; rising, more than 0. Each
+    # is trained at each width with as many steps as it pays for, and a schedule that ends there
+    scaling.seeds = (0, 1, 2)  # of each of these, 0 or more
+    scaling.held_back = placeholder(float)  # budgets from this one on are no part of the fit, which predicts them;
+    # None: the largest one
 
     c.evaluation = evaluation = ConfigDict()
     evaluation.prompts = 72  # held-out prompts that the oracle judges; 0 to 72

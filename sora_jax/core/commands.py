@@ -13,7 +13,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from absl import app, flags, logging
 
-from sora_jax.core.config_files import define_config
+from sora_jax.core.config_files import define_config, given_config
 from sora_jax.core.errors import UserError, report
 from sora_jax.core.paths import expanded
 from sora_jax.core.platforms import leave_out_tpu
@@ -41,6 +41,20 @@ class Flag(Generic[T]):
         """What was given, or else the default."""
         value: Any = flags.FLAGS[self.name].value
         return value
+
+
+class ConfigFlag(Flag[Any]):
+    """The config that the command line says, once `run_command` has read it."""
+
+    @property
+    def file(self) -> str:
+        """Where it was read, as another command is told it."""
+        return given_config(self.name)[0]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The keys that the command line changes, by full name, with their values."""
+        return given_config(self.name)[1]
 
 
 class Flags:
@@ -92,9 +106,10 @@ class Flags:
         how = flags.ArgumentSerializer()
         return self._noted(name, lambda: flags.DEFINE_multi(_PathParser(), how, name, [], help_))
 
-    def config(self, name: str, default: str, help_: str) -> Flag[Any]:
+    def config(self, name: str, default: str, help_: str) -> ConfigFlag:
         """Returns a flag of a config file, whose keys are flags as well; see `core.config_files`."""
-        return self._noted(name, lambda: define_config(name, default, help_))
+        self._definitions.append(lambda: define_config(name, default, help_))
+        return ConfigFlag(name)
 
     def workdir(self, help_: str = "The folder of the run.") -> Flag[str]:
         """Returns the flag of every command that writes or reads a run."""

@@ -38,12 +38,19 @@ def find_config(name: str, places: Sequence[Path] = _PLACES) -> str:
 def load_config(name: str) -> Any:
     """Returns the config of a file, found as `find_config` says, as it is before the command line changes it."""
     _make_importable()
-    spec = importlib.util.spec_from_file_location("config", find_config(name))
+    path, colon, word = find_config(name).partition(":")
+    spec = importlib.util.spec_from_file_location("config", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(word) if colon else module.get_config()
+
+
+def given_config(name: str) -> tuple[str, dict[str, Any]]:
+    """Returns (the file of the flag `--name`, found as `find_config` says; what the command line changes, by key)."""
+    flag = flags.FLAGS[name]
+    return config_flags.get_config_filename(flag), dict(config_flags.get_override_values(flag))
 
 
 def found_in(arguments: Sequence[str], *, flag: str, places: Sequence[Path] = _PLACES) -> list[str]:

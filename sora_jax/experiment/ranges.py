@@ -76,6 +76,10 @@ RANGES: dict[str, Range] = {
     "log.samples_per_stage": NOT_NEGATIVE,
     "sampling.size": AT_LEAST_ONE,
     "sampling.shift_base_tokens": POSITIVE,
+    "shapes.seed": NOT_NEGATIVE,
+    "scaling.widths": AT_LEAST_ONE,
+    "scaling.depths": AT_LEAST_ONE,
+    "scaling.seeds": NOT_NEGATIVE,
     "evaluation.*": NOT_NEGATIVE,
     "*data.*curation.*": NOT_NEGATIVE,
 }

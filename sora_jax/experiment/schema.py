@@ -79,10 +79,13 @@ class ShapesConfig:
     fps: tuple[float, ...]
     max_objects: int
     occluder: bool
+    seed: int | None
 
     def world(self, *, seed: int, split: str, num_clips: int | None = None) -> WorldConfig:
-        """Returns the world of one split; `num_clips` overrides the number that training draws."""
+        """Returns the world of one split; its own seed, if any, counts, and `num_clips` overrides that of training."""
         fields = dataclasses.asdict(self)
+        own = fields.pop("seed")
+        seed = seed if own is None else own
         if num_clips is not None:
             fields["num_clips"] = num_clips
         return WorldConfig(seed=seed, split="heldout" if split == "heldout" else "train", **fields)
@@ -155,12 +158,42 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """The runs of a study of scale; see `configs/base.py`."""
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    compute: tuple[float, ...]
+    seeds: tuple[int, ...]
+    held_back: float | None
+
+    def __post_init__(self):
+        if not self.widths or len(self.widths) != len(self.depths):
+            raise UserError(f"{len(self.widths)} widths and {len(self.depths)} depths: give one depth for each width")
+        rising = list(self.compute) == sorted({*self.compute})
+        if len(self.compute) < 3 or not rising or self.compute[0] <= 0:
+            raise UserError(f"compute {self.compute} must be three budgets or more, rising, of more than 0")
+        if len({*self.widths}) < len(self.widths) or len({*self.seeds}) < len(self.seeds) or not self.seeds:
+            raise UserError(f"widths {self.widths} and seeds {self.seeds}: give each once, and one at least")
+        if sum(budget < self.first_held_back for budget in self.compute) < 2 or self.first_held_back > self.compute[-1]:
+            raise UserError(
+                f"held_back {self.first_held_back:g} of the budgets {self.compute}: leave two or more below it to be "
+                "fitted, and one or more to be predicted"
+            )
+
+    @property
+    def first_held_back(self) -> float:
+        """The smallest budget that is no part of the fit."""
+        return self.compute[-1] if self.held_back is None else self.held_back
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything a run is told, by the names of `configs/base.py`.
 
     With `autoencoder_weights`, there `autoencoder.weights`, `autoencoder` is the shape of these. With these, or with
     `autoencoder_start_from`, there `autoencoder.start_from`, `run` has no stages that train one. `optimizer` is that of
-    stages that have none of their own.
+    stages that have none of their own. `scaling` is None in configs of before there were studies.
     """
 
     seed: int
@@ -191,6 +224,7 @@ class Settings:
     guard: GuardConfig
     sampling: SamplingConfig
     evaluation: EvaluationConfig
+    scaling: ScalingConfig | None
 
     @property
     def collections(self) -> dict[str, DataConfig]:

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,23 +46,32 @@ def pictures(workdir: Path, stage: str) -> str:
     """A table: a row per prompt with the name of its files, a column per step."""
     folder = workdir / "samples" / stage
     steps = sorted((path for path in entries(folder) if path.name.isdecimal()), key=lambda path: int(path.name))
-    steps = _spread(steps, _MOST_COLUMNS)
-    captions = read_object(folder / "prompts.json")
-    found = {step: {path.stem: path for path in entries(step) if path.suffix in _PICTURES} for step in steps}
-    names = sorted({name for files in found.values() for name in files})
+    columns = {f"step {int(step.name)}": pictures_in(step) for step in _spread(steps, _MOST_COLUMNS)}
+    table = picture_table(columns, read_object(folder / "prompts.json"))
+    return f"<h3>{escape(stage)}</h3>{table}" if table else ""
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder by their names without endings."""
+    return {path.stem: path for path in entries(folder) if path.suffix in _PICTURES}
+
+
+def picture_table(columns: Mapping[str, Mapping[str, Path]], captions: Mapping[str, Any]) -> str:
+    """A table of pictures: a row per name with its caption, a column per title; an empty string without pictures."""
+    names = sorted({name for files in columns.values() for name in files})
     if not names:
         return ""
     rows = []
     for name in names[:_MOST_ROWS]:
         prompt = printable(str(captions.get(name, "its words are not recorded")))
         cells = "".join(
-            f"<td>{_picture(found[step].get(name), alt=f'{prompt}, at step {int(step.name)}')}</td>" for step in steps
+            f"<td>{_picture(files.get(name), alt=f'{prompt}, at {title}')}</td>" for title, files in columns.items()
         )
         rows.append(f'<tr><th scope="row">{escape(prompt)} <small>{escape(name)}</small></th>{cells}</tr>')
-    head = "".join(f'<th scope="col">step {int(step.name)}</th>' for step in steps)
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in columns)
     more = f'<p class="note">and {len(names) - _MOST_ROWS} more rows</p>' if len(names) > _MOST_ROWS else ""
     table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<h3>{escape(stage)}</h3><div class="pictures">{table}</div>{more}'
+    return f'<div class="pictures">{table}</div>{more}'
 
 
 def sheets(folder: Path) -> tuple[str, str]:

@@ -15,6 +15,7 @@ _FREE = (
     "log.*",
     "sampling.*",
     "evaluation.*",
+    *("scaling", "scaling.*"),
     "checkpoint.*",
     "ema.snapshots",
     "mesh.*",

@@ -9,7 +9,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from sora_jax.core.config import at_least_one
-from sora_jax.core.distributed import gather, is_first, wait_for_all
+from sora_jax.core.distributed import from_first, gather, is_first, wait_for_all
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.stop import StopSignal
 from sora_jax.data.fitting import Collection
@@ -21,7 +21,8 @@ from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import CONVOLUTIONS, Costs
 from sora_jax.experiment.stage_settings import Stage
 from sora_jax.preparation.captions import prepare_captions
-from sora_jax.preparation.encode import Share, finish, prepare
+from sora_jax.preparation.encode import Share, finish, header, prepare
+from sora_jax.preparation.sharing import take_prepared
 from sora_jax.train.progress import Part
 from sora_jax.train.workdir import Workdir
 
@@ -34,6 +35,7 @@ class PrepareStage(Stage):
       kind: As in `Stage`.
       batch: Clips encoded at once.
       clips_per_shard: Records of one file.
+      start_from: Workdir of a run whose shards are taken over first; None: of none.
     """
 
     reads_clips = True
@@ -42,6 +44,7 @@ class PrepareStage(Stage):
     kind: str
     batch: int
     clips_per_shard: int
+    start_from: str | None
 
     def __post_init__(self):
         at_least_one(self, "batch", "clips_per_shard")
@@ -122,6 +125,7 @@ def encode_share(
     stage = prepare_stages(settings)[0]
     codec = load_codec(workdir, settings, mesh=_own_mesh(settings))
     shower = load_shower(settings, codec)
+    _take_over(stage, workdir, collections, header(codec, settings.text_encoder.tokenizer, shower))
     counts = clips_of_share(settings, collections, share)
     facts = {}
     for number, collection in enumerate(collections):
@@ -150,6 +154,21 @@ def encode_share(
     facts = {key: sum(one[key] for one in every) for key in facts}
     print("  " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items()), flush=True)
     return facts
+
+
+def _take_over(
+    stage: PrepareStage, workdir: Workdir, collections: Sequence[Collection], made_with: dict[str, object]
+) -> None:
+    """Takes over what the run that the stage names prepared, if it names one; see `preparation.sharing`."""
+    if stage.start_from is None:
+        return
+    start = Workdir(stage.start_from)
+
+    def take() -> None:
+        for one in collections:
+            take_prepared(start.prepared(one.name), workdir.prepared(one.name), made_with)
+
+    from_first("clips that another run prepared", take)
 
 
 def reword_all(settings: Settings, workdir: Workdir, collections: Sequence[Collection], stop: StopSignal) -> None:
@@ -182,6 +201,11 @@ def prepare_stages(settings: Settings) -> list[PrepareStage]:
     """Returns the stages of the run that encode clips: one, or none where it trains an autoencoder alone."""
     stages = (settings.stages[name] for name in settings.run)
     return [stage for stage in stages if isinstance(stage, PrepareStage)]
+
+
+def prepare_names(settings: Settings) -> list[str]:
+    """Returns the names of these stages."""
+    return [name for name in settings.run if isinstance(settings.stages[name], PrepareStage)]
 
 
 def _own_mesh(settings: Settings) -> Mesh:
