@@ -94,7 +94,8 @@ def _fit_place(shape: str, radius: float, mask_THW: np.ndarray, visible_HW: np.n
     frames, height, width = mask_THW.shape
     seen_THW = mask_THW * visible_HW
     place_K2, template_KP = _templates(shape, radius, height, width)
-    template_KP = template_KP * visible_HW.ravel()
+    if not visible_HW.all():
+        template_KP = template_KP * visible_HW.ravel()
     error_TK = (template_KP**2).sum(axis=1) - 2 * seen_THW.reshape(frames, -1) @ template_KP.T
     place_T2 = place_K2[error_TK.argmin(axis=1)]
     step = _FIRST_STEP

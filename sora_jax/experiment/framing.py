@@ -4,15 +4,15 @@ P prompts, S samples of each.
 """
 
 import dataclasses
-import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.core.files import write_atomically
+from sora_jax.core.files import beside, write_atomically
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_prompts
 from sora_jax.data.sources.shapes_world import ShapesWorld
@@ -131,10 +131,11 @@ def _samples(
     ]
     made = np.stack(models.sampler()(models.params, canvases))
     clips = made.reshape(len(cases), draws, *made.shape[1:])
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, clips=clips, facts=facts)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    partial = beside(path, ".tmp")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, clips=clips, facts=facts)
+    os.replace(partial, path)
     return clips
 
 
