@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
             "scaling.compute": (1.0, 2.0, 4.0, 8.0, 16.0),
             "scaling.seeds": (0, 1, 2),
             "scaling.held_back": 16.0,
-            # What all have in common is judged once elsewhere; the pictures of the page are those of the last step.
-            "evaluation.clips": 2,
+            # Held-out clips of the loss. The pictures of the page are those of the last step.
+            "evaluation.clips": 128,
             "evaluation.tasks": 0,
             "log.samples_per_stage": 1,
             "checkpoint.every_steps": 1000,

@@ -81,7 +81,7 @@ def fit_of_size(cells: Sequence[Cell], near: Law | None = None) -> Law:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fitted:
+class LawOfRuns:
     """A law and what else it could have been.
 
     Attributes:
@@ -110,11 +110,19 @@ class Fitted:
         return {"loss": asked(self.law, self.cells), "low": float(low), "high": float(high)}
 
 
-def fitted(cells: Sequence[Cell], fit: Fitting, *, by_cell: bool) -> Fitted | None:
-    """Returns the law of cells with its bootstrap, which draws from the cells too where `by_cell`; None: too few."""
+def fitted(cells: Sequence[Cell], fit: Fitting, *, by_cell: bool) -> LawOfRuns | None:
+    """Returns the law of cells with its bootstrap, which draws from the cells too where `by_cell`.
+
+    None where there are too few, or no more runs than the law has numbers: nothing then says how far off it may be.
+    """
     try:
         law = fit(cells, None)
     except ValueError:
+        return None
+    best = cells if by_cell else hull(cells)
+    sizes = [(cell.parameters, cell.tokens) if by_cell else (cell.flops,) for cell in best]
+    residuals = [np.log(np.array(one.losses) / law.loss(*size)) for one, size in zip(best, sizes, strict=True)]
+    if sum(map(len, residuals)) <= 1 + 2 * len(law.scales):
         return None
     drawn = []
     for some in _draws(cells, by_cell=by_cell):
@@ -122,12 +130,7 @@ def fitted(cells: Sequence[Cell], fit: Fitting, *, by_cell: bool) -> Fitted | No
             drawn.append((fit(some, law), some))
         except ValueError:
             continue  # a draw of too few different cells
-    if not drawn:
-        return None
-    best = cells if by_cell else hull(cells)
-    sizes = [(cell.parameters, cell.tokens) if by_cell else (cell.flops,) for cell in best]
-    residuals = [np.log(np.array(one.losses) / law.loss(*size)) for one, size in zip(best, sizes, strict=True)]
-    return Fitted(law=law, cells=cells, drawn=drawn, residuals=np.concatenate(residuals))
+    return LawOfRuns(law=law, cells=cells, drawn=drawn, residuals=np.concatenate(residuals)) if drawn else None
 
 
 def _draws(cells: Sequence[Cell], *, by_cell: bool) -> Iterator[list[Cell]]:
@@ -229,7 +232,7 @@ def _measured(cell: Cell, predicted: dict[str, float], law: Law) -> dict[str, An
     }
 
 
-def _said(found: Fitted | None) -> dict[str, Any] | None:
+def _said(found: LawOfRuns | None) -> dict[str, Any] | None:
     """Returns the numbers of a law, each with its interval."""
     if found is None:
         return None
@@ -246,7 +249,7 @@ def _said(found: Fitted | None) -> dict[str, Any] | None:
     }
 
 
-def _optimum(found: Fitted | None, best: Sequence[Cell]) -> list[dict[str, float]]:
+def _optimum(found: LawOfRuns | None, best: Sequence[Cell]) -> list[dict[str, float]]:
     """Returns of each budget what the law of size calls best: parameters, between `low` and `high`, tokens, loss."""
     if found is None:
         return []

@@ -78,7 +78,7 @@ def ladder(study: Study) -> tuple[Child, list[Rung]]:
                 name = min(steps, key=lambda name: steps[name])
                 raise UserError(
                     f"a budget of {compute:g} pays for {steps[name]} steps of {name} at width {width}, and fewer than "
-                    f"{_LEAST_STEPS} tell nothing: raise stages.{name}.steps, or leave out this width"
+                    f"{_LEAST_STEPS} tell nothing: raise stages.{name}.steps, or leave out this budget or width"
                 )
             flops = sum(_step_flops(sized) * count for count in steps.values())
             for seed in config.seeds:
@@ -136,7 +136,7 @@ def _step_flops(settings: Settings) -> float:
 def make_runs(study: Study, first: Child, rungs: Sequence[Rung]) -> None:
     """Makes the runs that are missing, `first` before all others, and says how long the rest will take.
 
-    Raises as `run_children`.
+    Raises as `run_children`, and UserError once a run was not judged on held-out clips.
     """
     planned = {rung.child.name: rung.flops for rung in rungs}
     left = sum(planned.values())
@@ -145,8 +145,11 @@ def make_runs(study: Study, first: Child, rungs: Sequence[Rung]) -> None:
 
     def done(child: Child, seconds: float | None) -> None:
         nonlocal left, made, spent
-        left -= planned.get(child.name, 0.0)
-        if seconds is not None and child.name in planned:
+        if child.name not in planned:
+            return
+        _held_out(study.workdir(child))
+        left -= planned[child.name]
+        if seconds is not None:
             made, spent = made + planned[child.name], spent + seconds
             rest = f"; about {left / made * spent / 60:.0f} min are left" if left > 0 else ""
             print(f"  {child.name} took {seconds / 60:.1f} min{rest}", flush=True)
@@ -161,25 +164,16 @@ def results_of(study: Study, rungs: Sequence[Rung]) -> list[dict[str, Any]]:
     held-out `loss` with its `stderr` over clips, `scores` by name, in [0, 1], and `seconds`. Raises UserError where it
     was not judged on held-out clips.
     """
+    settings = study.settings()
+    found = [_result_of(settings, study.workdir(rung.child), rung) for rung in rungs]
     shapes = {(rung.width, rung.depth): rung for rung in rungs}
     parameters = {shape: _parameters(study.settings(rung.child)) for shape, rung in shapes.items()}
-    settings = study.settings()
-    found = []
-    for rung in rungs:
-        run = _result_of(settings, study.workdir(rung.child), rung)
-        found.append({**run, "parameters": parameters[rung.width, rung.depth]})
-    return found
+    return [{**run, "parameters": parameters[run["width"], run["depth"]]} for run in found]
 
 
 def _result_of(settings: Settings, workdir: Workdir, rung: Rung) -> dict[str, Any]:
     """Returns what one of them came to, but for its parameters; `settings` are what all have in common."""
-    facts, judged = workdir.facts(), workdir.read_json("evaluation.json")
-    held_out = judged.get("heldout", {})
-    if "loss" not in held_out:
-        raise UserError(
-            f"{workdir.path} has no held-out loss, which the study fits: give data.heldout_share a share of the clips, "
-            "or take the drawn world"
-        )
+    facts, held_out = workdir.facts(), _held_out(workdir)
     tokens = flops = 0.0
     for name, steps in rung.steps.items():
         stage = facts["stages"][name]
@@ -187,7 +181,7 @@ def _result_of(settings: Settings, workdir: Workdir, rung: Rung) -> dict[str, An
         tokens += seconds * stage["tokens_per_second"]
         flops += seconds * stage["flops_per_second"]
     last = settings.stages_of(TEXT_TO_VIDEO)[-1]
-    scores = judged.get("shapes", {})
+    scores = workdir.read_json("evaluation.json").get("shapes", {})
     return {
         "name": rung.child.name,
         "width": rung.width,
@@ -204,6 +198,17 @@ def _result_of(settings: Settings, workdir: Workdir, rung: Rung) -> dict[str, An
         "scores": {name: value for name, value in scores.items() if isinstance(value, float)},
         "seconds": facts["seconds"],
     }
+
+
+def _held_out(workdir: Workdir) -> dict[str, Any]:
+    """Returns how a finished run does on held-out clips; raises UserError where it was not judged on any."""
+    held_out = workdir.read_json("evaluation.json").get("heldout", {})
+    if "loss" not in held_out:
+        raise UserError(
+            f"{workdir.path} has no held-out loss, which the study fits: give data.heldout_share a share of the clips, "
+            "or take the drawn world"
+        )
+    return held_out
 
 
 def _parameters(settings: Settings) -> int:

@@ -69,7 +69,7 @@ def _falsified_by(beyond: Mapping[str, float] | None) -> str | None:
         return None
     return (
         f"The law of all budgets is wrong if runs of {beyond['compute']:g}x compute ({beyond['flops']:.2g} FLOP), each "
-        f"a finished schedule at the best width, come to a mean held-out loss over {beyond['seeds']} seeds outside "
+        f"a finished schedule at the best width, come to a held-out loss, mean of {beyond['seeds']}, outside "
         f"{beyond['low']:.4f} to {beyond['high']:.4f}; it says {beyond['loss']:.4f}."
     )
 

@@ -170,7 +170,7 @@ def _optimum(study: Mapping[str, Any]) -> str:
     dots = [Dots(name="best width run", xs=[c["flops"] for c in best], ys=[c["parameters"] for c in best])]
     chart = scatter_chart("Parameters", dots, lines, x_name=_FLOP)
     rows = [
-        [f"{one['compute']:g}x", compact(one["flops"]), compact(one["parameters"]), compact(one["tokens"]), _text(one)]
+        [f"{one['compute']:g}x", f"{one['flops']:.3g}", compact(one["parameters"]), compact(one["tokens"]), _text(one)]
         for one in found
     ]
     return f'<div class="row">{chart}{_table(["budget", "FLOP", "N", "D", "loss there"], rows)}</div>'

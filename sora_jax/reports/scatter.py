@@ -92,9 +92,8 @@ class _Scale:
             found = [value for value in found if low <= value <= high]
             if len(found) >= _FEW_TICKS:
                 return found
-        rough = (high - low) / 4
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+        power = 10.0 ** math.floor(math.log10((high - low) / _FEW_TICKS))
+        step = next(factor * power for factor in (5, 2, 1) if factor * power <= (high - low) / _FEW_TICKS * (1 + 1e-9))
         return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

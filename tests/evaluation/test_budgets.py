@@ -93,6 +93,12 @@ def test_of_too_few_runs_no_law_is_made():
     assert band(ladder(widths=(64,), compute=(1, 4)), held_back=4) == []
 
 
+def test_as_many_runs_as_a_law_has_numbers_make_no_law():
+    once = ladder(widths=(64,), compute=(1, 2, 4, 8), seeds=1)
+    assert study_of(once, held_back=8)["law"]["compute"] is None, "three runs, three numbers"
+    assert study_of(ladder(widths=(64,), compute=(1, 2, 4, 8), seeds=2), held_back=8)["law"]["compute"] is not None
+
+
 def test_the_law_of_all_budgets_says_what_would_falsify_it(study):
     beyond = study["beyond"]
     truth = min(law(n, 64 * UNIT / (6 * n)) for n in np.geomspace(1e4, 1e8, 500))

@@ -97,7 +97,7 @@ def test_the_ladder_that_comes_with_the_package_stands():
     ("changes", "said"),
     [
         ({"scaling.widths": (8, 20)}, r"scaling.widths 20 is no multiple of 8, the width of a head"),
-        ({"scaling.compute": (0.5, 1.0, 32.0)}, r"a budget of 0.5 pays for \d steps of images at width 16"),
+        ({"scaling.compute": (0.5, 1.0, 32.0)}, r"a budget of 0.5 pays for \d steps of images at width 8"),
         ({"scaling.depths": (1,)}, r"2 widths and 1 depths: give one depth for each width"),
         ({"scaling.compute": (4.0, 2.0, 8.0)}, r"must be three budgets or more, rising, of more than 0"),
         ({"scaling.held_back": 8.0}, r"held_back 8 of the budgets .*: leave two or more below it"),
