@@ -26,7 +26,7 @@ _STEEP = 2.0
 _FILL = {"circle": np.pi, "square": np.pi, "triangle": 2.0}  # area over squared radius
 _CENTROID = {"circle": 0.0, "square": 0.0, "triangle": 1 / 3}  # rows below the centre of the box, in radii
 _EDGE = {"circle": 2 * np.pi, "square": 4 * np.sqrt(np.pi), "triangle": 2 + 2 * np.sqrt(5)}  # perimeter, in radii
-_BOX = {"circle": 1.0, "square": np.sqrt(np.pi) / 2, "triangle": 1.0}  # half of the box's side, in radii
+BOX = {"circle": 1.0, "square": np.sqrt(np.pi) / 2, "triangle": 1.0}  # half of the box's side, in radii
 _MOVES_K3 = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)], np.float32)
 _FIRST_STEP, _ROUNDS = 1 / 8, 8  # of the search: in radii, halved where no move is better
 
@@ -43,7 +43,7 @@ class Fit:
     def whole_T(self, visible_HW: np.ndarray) -> np.ndarray:
         """Returns in which frames the template lies within the frame, and behind a bar as little as it ever does."""
         row_T, column_T, radius_T = self.place_3T
-        half_T = _BOX[self.shape] * radius_T - _CUT
+        half_T = BOX[self.shape] * radius_T - _CUT
         height, width = self.mask_THW.shape[1:]
         inside_T = (row_T >= half_T) & (row_T <= height - half_T)
         inside_T &= (column_T >= half_T) & (column_T <= width - half_T)

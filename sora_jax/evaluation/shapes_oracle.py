@@ -62,16 +62,28 @@ def read(pixels_THWC: np.ndarray) -> Reading:
 
 def read_objects(pixels_THWC: np.ndarray, *, max_objects: int) -> tuple[Reading, ...]:
     """Returns readings of up to `max_objects` objects of different colours, the most visible first."""
+    visible_HW = unbarred(pixels_THWC)
+    readings, fits = [], []
+    for colour, alpha_THW in coverages(pixels_THWC, max_objects=max_objects):
+        reading, fit = _read_object(alpha_THW, visible_HW, colour=colour)
+        readings.append(reading)
+        fits.append(fit)
+    if any(fit is not None for fit in fits) and _is_stained(pixels_THWC, visible_HW, fits):
+        readings = [dataclasses.replace(reading, faults=(*reading.faults, "stain")) for reading in readings]
+    return tuple(readings)
+
+
+def coverages(pixels_THWC: np.ndarray, *, max_objects: int) -> list[tuple[str, np.ndarray]]:
+    """Returns (colour, noisy coverage of each pixel, about 0 to 1, (T, H, W)) of the most visible objects."""
     projection_GTHW = _projections(pixels_THWC)
     strength_THW = projection_GTHW.max(axis=0)
     nearest_THW = projection_GTHW.argmax(axis=0)
     seen_THW = np.maximum(strength_THW - _STRENGTH, 0)
     mass_G = np.array([seen_THW[nearest_THW == number].sum() for number in range(len(_COLOURS))])
     least = _SMALLEST * seen_THW.size * _STRENGTH
-    visible_HW = _visible(pixels_THWC)
-    readings, fits = [], []
     if mass_G.max() < _LEADING * mass_G.sum():
-        return ()
+        return []
+    found = []
     for number in np.argsort(-mass_G)[:max_objects]:
         if mass_G[number] < max(least, _SECOND * mass_G.max()):
             break
@@ -79,12 +91,8 @@ def read_objects(pixels_THWC: np.ndarray, *, max_objects: int) -> tuple[Reading,
         own_THW = (nearest_THW == number) | (strength_THW < _STRENGTH)
         alpha_THW = np.where(own_THW, projection_GTHW[number], 0)
         level = np.percentile(alpha_THW[own_THW & (alpha_THW > _STRENGTH)], 75)
-        reading, fit = _read_object(alpha_THW / level, visible_HW, colour=_COLOURS[number])
-        readings.append(reading)
-        fits.append(fit)
-    if any(fit is not None for fit in fits) and _is_stained(pixels_THWC, visible_HW, fits):
-        readings = [dataclasses.replace(reading, faults=(*reading.faults, "stain")) for reading in readings]
-    return tuple(readings)
+        found.append((_COLOURS[number], alpha_THW / level))
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +160,7 @@ def _projections(pixels_THWC: np.ndarray) -> np.ndarray:
     return np.einsum("thwc,gc->gthw", pixels - border_C, palette_GC)
 
 
-def _visible(pixels_THWC: np.ndarray) -> np.ndarray:
+def unbarred(pixels_THWC: np.ndarray) -> np.ndarray:
     """Returns (H, W), False where a bar may hide an object; its soft edges count as the bar."""
     # A bar stands still before what moves: its mean over time is the bar with less noise.
     pixels_HWC = pixels_THWC.mean(axis=0, dtype=np.float32)
