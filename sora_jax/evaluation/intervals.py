@@ -1,0 +1,105 @@
+"""How sure a number about two sets of clips is: intervals of 95 %, by what other clips would have given.
+
+A resampled set holds some clips twice, and a Fréchet distance of such sets lies higher than that of sets of as many
+different clips. So the bootstrap gives the deviation alone, and the interval lies around what was measured.
+
+Letters: N M samples of a set, D features, R rounds. numpy; float64 inside.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from sora_jax.evaluation.distances import frechet_distance
+
+# Deviations of a normal distribution that hold 95 % of it.
+_DEVIATIONS = 1.96
+# Rounds of the bootstrap, and fewer where each takes seconds: the deviation is then known to a sixth.
+_ROUNDS, _FEW_ROUNDS = 100, 20
+_LARGE = 512  # the smaller of samples and features, from which on a round takes long
+# Samples from which the deviation of a kernel distance is taken; of more it falls as their root.
+_MOST_IN_KERNEL = 2048
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interval:
+    """What was measured, and between which ends it would lie for other clips of the same kind, at 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+    def facts(self) -> dict[str, float]:
+        """Returns the three, fit for JSON."""
+        return dataclasses.asdict(self)
+
+
+def around(value: float, deviation: float, *, least: float = -np.inf) -> Interval:
+    """Returns the interval of a value with a standard error; its lower end is `least` or more."""
+    reach = _DEVIATIONS * deviation
+    return Interval(value=value, low=max(least, value - reach), high=value + reach)
+
+
+def mean_interval(values_N: np.ndarray) -> Interval:
+    """Returns the mean of two values or more, one of each clip."""
+    return around(float(values_N.mean()), float(values_N.std(ddof=1)) / np.sqrt(len(values_N)))
+
+
+def frechet_interval(first_ND: np.ndarray, second_MD: np.ndarray, generator: np.random.Generator) -> Interval:
+    """Returns the Fréchet distance of two sets of two clips or more, each with a row."""
+    small = min(len(first_ND), len(second_MD), first_ND.shape[1])
+    found = [
+        frechet_distance(_drawn(first_ND, generator), _drawn(second_MD, generator))
+        for _ in range(_ROUNDS if small < _LARGE else _FEW_ROUNDS)
+    ]
+    return around(frechet_distance(first_ND, second_MD), float(np.std(found, ddof=1)), least=0.0)
+
+
+def kernel_interval(
+    value: float, first_ND: np.ndarray, second_MD: np.ndarray, generator: np.random.Generator
+) -> Interval:
+    """Returns the interval of a kernel distance of two sets, each clip with a row; `value` is that of all.
+
+    Clips are drawn with their numbers as weights. A clip is no pair with itself however often it was drawn: the
+    distance would be biased.
+    """
+    first, second = (np.asarray(rows[:_MOST_IN_KERNEL], np.float64) for rows in (first_ND, second_MD))
+    own_NN, cross_NM, other_MM = _kernel(first, first), _kernel(first, second), _kernel(second, second)
+    for one in (own_NN, other_MM):
+        np.fill_diagonal(one, 0.0)
+    found = []
+    for _ in range(_ROUNDS):
+        a_N, b_M = (generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows))) for rows in (first, second))
+        found.append(
+            a_N @ own_NN @ a_N / _pairs(a_N)
+            + b_M @ other_MM @ b_M / _pairs(b_M)
+            - 2 * (a_N @ cross_NM @ b_M) / (len(first) * len(second))
+        )
+    used = min(len(first_ND), len(second_MD)) / min(len(first), len(second))
+    return around(value, float(np.std(found, ddof=1)) / np.sqrt(used))
+
+
+def earth_mover(first_N: np.ndarray, second_M: np.ndarray) -> float:
+    """Returns the mean distance by which one set of numbers must be moved to become the other (Wasserstein-1)."""
+    edges = np.sort(np.concatenate([first_N, second_M]))
+    shares = [
+        np.searchsorted(np.sort(values), edges[:-1], side="right") / len(values) for values in (first_N, second_M)
+    ]
+    return float(np.sum(np.abs(shares[0] - shares[1]) * np.diff(edges)))
+
+
+def _drawn(rows_ND: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Returns as many rows, drawn with replacement; not all the same."""
+    while True:
+        chosen = generator.integers(len(rows_ND), size=len(rows_ND))
+        if np.any(chosen != chosen[0]):
+            return rows_ND[chosen]
+
+
+def _kernel(first_ND: np.ndarray, second_MD: np.ndarray) -> np.ndarray:
+    return (first_ND @ second_MD.T / first_ND.shape[1] + 1) ** 3
+
+
+def _pairs(counts_N: np.ndarray) -> float:
+    """Returns how many pairs of different clips were drawn."""
+    return float(counts_N.sum() ** 2 - np.sum(np.square(counts_N)))
