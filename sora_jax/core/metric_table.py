@@ -1,7 +1,7 @@
 """What is measured: one row for every metric that training or an evaluation writes.
 
-The report, TensorBoard, the printed tables, the help of `evaluate` and the tables of docs/evaluation.md take names, units
-and meanings from here. A new metric is what computes it, and a row.
+The report, TensorBoard, the printed tables, the help of `evaluate` and the tables of docs/evaluation.md take names,
+units and meanings from here. A new metric is what computes it, and a row.
 """
 
 import dataclasses
@@ -215,8 +215,7 @@ METRICS: tuple[Metric, ...] = (
     _moved(
         "clip_similarity",
         "CLIP similarity",
-        "mean over up to 8 frames of the cosine between the frame and the caption, no factor and no prefix; it needs "
-        "`--image_features` of the same CLIP as well",
+        "mean over up to 8 frames of the cosine between the frame and the caption, by CLIP; no factor, no prefix",
         better="up",
         needs="text_features",
     ),

@@ -55,10 +55,8 @@ def frechet_interval(first_ND: np.ndarray, second_MD: np.ndarray, generator: np.
     return around(frechet_distance(first_ND, second_MD), float(np.std(found, ddof=1)), least=0.0)
 
 
-def kernel_interval(
-    value: float, first_ND: np.ndarray, second_MD: np.ndarray, generator: np.random.Generator
-) -> Interval:
-    """Returns the interval of a kernel distance of two sets, each clip with a row; `value` is that of all.
+def kernel_interval(first_ND: np.ndarray, second_MD: np.ndarray, generator: np.random.Generator) -> Interval:
+    """Returns the kernel distance of two sets of two clips or more, each with a row.
 
     Clips are drawn with their numbers as weights. A clip is no pair with itself however often it was drawn: the
     distance would be biased.
@@ -67,15 +65,14 @@ def kernel_interval(
     own_NN, cross_NM, other_MM = _kernel(first, first), _kernel(first, second), _kernel(second, second)
     for one in (own_NN, other_MM):
         np.fill_diagonal(one, 0.0)
-    found = []
-    for _ in range(_ROUNDS):
-        a_N, b_M = (generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows))) for rows in (first, second))
-        found.append(
-            a_N @ own_NN @ a_N / _pairs(a_N)
-            + b_M @ other_MM @ b_M / _pairs(b_M)
-            - 2 * (a_N @ cross_NM @ b_M) / (len(first) * len(second))
-        )
+
+    def distance(a_N: np.ndarray, b_M: np.ndarray) -> float:
+        own, other = a_N @ own_NN @ a_N / _pairs(a_N), b_M @ other_MM @ b_M / _pairs(b_M)
+        return float(own + other - 2 * (a_N @ cross_NM @ b_M) / (a_N.sum() * b_M.sum()))
+
+    found = [distance(_counts(len(first), generator), _counts(len(second), generator)) for _ in range(_ROUNDS)]
     used = min(len(first_ND), len(second_MD)) / min(len(first), len(second))
+    value = distance(np.ones(len(first)), np.ones(len(second)))
     return around(value, float(np.std(found, ddof=1)) / np.sqrt(used))
 
 
@@ -89,11 +86,16 @@ def earth_mover(first_N: np.ndarray, second_M: np.ndarray) -> float:
 
 
 def _drawn(rows_ND: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Returns as many rows, drawn with replacement; not all the same."""
+    """Returns as many rows, drawn with replacement."""
+    return np.repeat(rows_ND, _counts(len(rows_ND), generator), axis=0)
+
+
+def _counts(size: int, generator: np.random.Generator) -> np.ndarray:
+    """Returns how often each is drawn with replacement, in as many draws; at least two are drawn."""
     while True:
-        chosen = generator.integers(len(rows_ND), size=len(rows_ND))
-        if np.any(chosen != chosen[0]):
-            return rows_ND[chosen]
+        counts_N = generator.multinomial(size, np.full(size, 1 / size))
+        if np.count_nonzero(counts_N) > 1:
+            return counts_N
 
 
 def _kernel(first_ND: np.ndarray, second_MD: np.ndarray) -> np.ndarray:
