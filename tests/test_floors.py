@@ -47,6 +47,7 @@ ONE_MEANING = {
     "Blocks": "of a kernel",
     "shapes": "of the weights of a network that measures",
     "FEATURES": "how many numbers such a network makes of a clip",
+    "MARKER": "a tensor that no other network has",
     "kill_in_save": "a drill, and the disturbance that it applies",
     "nan_batch": "so",
     "wrong_element": "so",

@@ -24,7 +24,9 @@ from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.sharding import put_whole
-from sora_jax.models import i3d, random_features
+from sora_jax.models import clip_scores, i3d, inception, open_nsfw, random_features, videomae
+from sora_jax.models.clip_scores import ClipImages, ClipTexts
+from sora_jax.models.interop.onnx_weights import read_onnx
 from sora_jax.models.interop.weights import read_shapes
 from sora_jax.video.pixels import to_float
 
@@ -35,7 +37,7 @@ _READ_AT_ONCE = 2**24
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureNetwork:
-    """A frozen network: uint8 clips -> rows of numbers. The batch is split over the devices of this process.
+    """A frozen network: uint8 clips -> rows of numbers, on the devices of this process.
 
     Attributes:
       name: Of the network, such as "inception"; scores end in it.
@@ -43,7 +45,7 @@ class FeatureNetwork:
       width: D.
       digest: sha256 in hex of the weights' file; of random weights, of these.
       fewest_frames: That a clip must have.
-      weights: By name, on every device.
+      weights: By name, whole on every device.
       fit: uint8 items of one size, (B, T, H, W, 3) or (B, H, W, 3), -> what the network reads.
       apply: (weights, what `fit` returns) -> float32 (B, D).
       at_once: Items that a device looks at together, a power of two.
@@ -54,9 +56,9 @@ class FeatureNetwork:
     width: int
     digest: str
     fewest_frames: int
-    weights: Any
+    weights: Mapping[str, jax.Array]
     fit: Callable[[np.ndarray], np.ndarray | jax.Array]
-    apply: Callable[[Any, jax.Array], jax.Array]
+    apply: Callable[[Mapping[str, jax.Array], jax.Array], jax.Array]
     at_once: int
 
     def __call__(self, clips: Sequence[np.ndarray]) -> np.ndarray:
@@ -79,8 +81,15 @@ class FeatureNetwork:
         return np.concatenate([np.zeros((0, self.width), np.float32), *(found[number] for number in range(len(clips)))])
 
     def _rows(self, items: np.ndarray) -> np.ndarray:
-        """Returns the rows of items of one size, in batches of few sizes: the last is filled up with its last item."""
-        mesh = _mesh()
+        """Returns the rows of items of one size, in batches of few sizes: the last is filled up with its last item.
+
+        What one device can look at together is not spread over more.
+        """
+        mesh, weights = _mesh(), self.weights
+        if len(items) <= self.at_once:
+            first = mesh.devices.flat[0]
+            mesh = _mesh(first)
+            weights = {name: _on(first, value) for name, value in weights.items()}
         found = []
         while len(items):
             size = mesh.size
@@ -90,8 +99,31 @@ class FeatureNetwork:
             batch = np.concatenate([now, np.repeat(now[-1:], size - len(now), axis=0)])
             with jax.set_mesh(mesh):
                 fitted = jax.device_put(self.fit(batch), NamedSharding(mesh, P("data")))
-                found.append(to_host(self.apply(self.weights, fitted))[: len(now)])
+                found.append(to_host(self.apply(weights, fitted))[: len(now)])
         return np.concatenate(found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextFeatures:
+    """Texts and frames as points of one space, which lie near where they belong together.
+
+    Attributes:
+      texts: Texts -> float32 (N, D); its `count` says the tokens of a text, of which `positions` are read.
+      images: Frames -> rows of the same space; its name, width and digest are those of both.
+    """
+
+    texts: ClipTexts
+    images: FeatureNetwork
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """Returns how many of the texts lose their end."""
+        return sum(self.texts.count(text) > self.texts.positions for text in texts)
+
+    def cosines(self, texts: Sequence[str], clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns, for each text and its uint8 clip, the float32 cosine of the text with each frame, (T,)."""
+        text_ND, rows = _unit(self.texts(texts)), _unit(self.images(clips))
+        frames = np.split(rows, np.cumsum([len(clip) for clip in clips])[:-1])
+        return [frame_TD @ text_D for text_D, frame_TD in zip(text_ND, frames, strict=True)]
 
 
 def load_image_features(path: str | Path | None) -> FeatureNetwork:
@@ -108,6 +140,15 @@ def load_video_features(path: str | Path | None) -> FeatureNetwork:
     Raises UserError where the file is absent, damaged, or holds none of the networks that are known for videos.
     """
     return _load(path, of="clip") if path is not None else _random("clip")
+
+
+def load_text_features(path: str | Path) -> TextFeatures:
+    """Returns the two towers of a CLIP: a folder as transformers saves it, or its file with what belongs beside it.
+
+    Raises UserError where a tower, config.json or tokenizer.json is missing.
+    """
+    texts = ClipTexts(path)
+    return TextFeatures(texts=texts, images=_load_clip(Path(path)))
 
 
 def digest_of(path: Path) -> str:
@@ -131,7 +172,7 @@ class _Kind:
 
 def _load(path: str | Path, *, of: Literal["frame", "clip"]) -> FeatureNetwork:
     file = Path(path)
-    names = read_shapes(file)
+    names = read_onnx(file).weights if file.suffix == ".onnx" else read_shapes(file)
     held = [name for name, kind in _KINDS.items() if kind.marker in names]
     for name in held:
         if _KINDS[name].of == of:
@@ -150,9 +191,68 @@ def _load_i3d(file: Path) -> FeatureNetwork:
         digest=digest_of(file),
         fewest_frames=i3d.FEWEST_FRAMES,
         weights=_on_devices(i3d.load_i3d(file)),
-        fit=_fit_i3d,
+        fit=jax.jit(lambda clip: i3d.fit_i3d(to_float(clip))),
         apply=_compiled(i3d.i3d_features),
         at_once=1,
+    )
+
+
+def _load_videomae(file: Path) -> FeatureNetwork:
+    weights = videomae.load_videomae(file)
+    return FeatureNetwork(
+        name="videomae",
+        of="clip",
+        width=videomae.width_of(weights),
+        digest=digest_of(file),
+        fewest_frames=videomae.WINDOW,
+        weights=_on_devices(weights),
+        fit=jax.jit(videomae.fit_videomae),
+        apply=_compiled(videomae.videomae_features),
+        at_once=1,
+    )
+
+
+def _load_inception(file: Path) -> FeatureNetwork:
+    return FeatureNetwork(
+        name="inception",
+        of="frame",
+        width=inception.FEATURES,
+        digest=digest_of(file),
+        fewest_frames=1,
+        weights=_on_devices(inception.load_inception(file)),
+        fit=jax.jit(inception.fit_inception),
+        apply=_compiled(inception.inception_features),
+        at_once=8,
+    )
+
+
+def _load_clip(file: Path) -> FeatureNetwork:
+    images = ClipImages(file)
+    return FeatureNetwork(
+        name="clip",
+        of="frame",
+        width=images.width,
+        digest=digest_of(file),
+        fewest_frames=1,
+        weights=_on_devices(images.weights),
+        fit=images.fit,
+        apply=_compiled(images.features()),
+        at_once=8,
+    )
+
+
+def _load_open_nsfw(file: Path) -> FeatureNetwork:
+    graph = open_nsfw.load_open_nsfw(file)
+    return FeatureNetwork(
+        name="open_nsfw",
+        of="frame",
+        width=open_nsfw.FEATURES,
+        digest=digest_of(file),
+        fewest_frames=1,
+        weights=_on_devices(open_nsfw.float_weights(graph)),
+        fit=jax.jit(open_nsfw.fit_open_nsfw),
+        apply=_compiled(functools.partial(open_nsfw.open_nsfw_features, graph)),
+        at_once=8,
     )
 
 
@@ -162,7 +262,7 @@ def _random(of: Literal["frame", "clip"]) -> FeatureNetwork:
         name="random",
         of=of,
         width=random_features.FEATURES,
-        digest=random_features.digest(),
+        digest=random_features.random_digest(),
         fewest_frames=1,
         weights={},
         fit=clips,
@@ -172,13 +272,12 @@ def _random(of: Literal["frame", "clip"]) -> FeatureNetwork:
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "i3d": _Kind(of="clip", marker="Conv3d_1a_7x7.conv3d.weight", load=_load_i3d),
+    "inception": _Kind(of="frame", marker=inception.MARKER, load=_load_inception),
+    "clip": _Kind(of="frame", marker=clip_scores.MARKER, load=_load_clip),
+    "open_nsfw": _Kind(of="frame", marker=open_nsfw.MARKER, load=_load_open_nsfw),
+    "i3d": _Kind(of="clip", marker=i3d.MARKER, load=_load_i3d),
+    "videomae": _Kind(of="clip", marker=videomae.MARKER, load=_load_videomae),
 }
-
-
-@jax.jit
-def _fit_i3d(clip_BTHWC: jax.Array) -> jax.Array:
-    return i3d.fit_i3d(to_float(clip_BTHWC))
 
 
 def _compiled(features: Callable[[Any, jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
@@ -191,11 +290,21 @@ def _compiled(features: Callable[[Any, jax.Array], jax.Array]) -> Callable[[Any,
     return jax.jit(apply)
 
 
+def _unit(rows_ND: np.ndarray) -> np.ndarray:
+    return rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True)
+
+
 def _on_devices(weights: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: put_whole(value, _mesh()) for name, value in weights.items()}
 
 
+def _on(device: Any, whole: jax.Array) -> jax.Array:
+    """Returns what a device holds of an array that all hold whole; nothing is copied."""
+    return next(shard.data for shard in whole.addressable_shards if shard.device == device)
+
+
 @functools.cache
-def _mesh() -> jax.sharding.Mesh:
-    """Returns a mesh of one's own: whoever asks may be at work on one of all processes."""
-    return make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), jax.local_devices())
+def _mesh(device: Any = None) -> jax.sharding.Mesh:
+    """Returns a mesh of a device or of all of this process: whoever asks may be at work on another."""
+    devices = jax.local_devices() if device is None else [device]
+    return make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), devices)

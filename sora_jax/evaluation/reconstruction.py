@@ -58,7 +58,7 @@ class Networks:
 
     def features(self, clip_BTHWC: np.ndarray) -> np.ndarray | None:
         """Returns (B, D) of uint8 clips; None where they are too short."""
-        return self.video(clip_BTHWC) if clip_BTHWC.shape[1] >= self.video.fewest_frames else None
+        return self.video(list(clip_BTHWC)) if clip_BTHWC.shape[1] >= self.video.fewest_frames else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

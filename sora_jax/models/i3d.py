@@ -21,6 +21,7 @@ from sora_jax.nn.conv import same_conv
 # Frames that leave the two positions in time over which the last pooling averages.
 FEWEST_FRAMES = 9
 FEATURES = 400
+MARKER = "Conv3d_1a_7x7.conv3d.weight"
 _SIDE = 224  # px
 _EPSILON = 1e-3
 _NORM = ("weight", "bias", "running_mean", "running_var")

@@ -34,7 +34,7 @@ def random_features(clip_BTHWC: jax.Array) -> jax.Array:
     return jnp.concatenate(found, axis=-1)
 
 
-def digest() -> str:
+def random_digest() -> str:
     """Returns the sha256 in hex of the network's weights: scores of one digest compare."""
     return hashlib.sha256(b"".join(kernel.tobytes() for kernel in _kernels())).hexdigest()
 

@@ -24,7 +24,8 @@ def mean_of(of, **changes):
     """Returns a network whose row is the mean over everything that it looks at."""
     axes = {"frame": (1, 2), "clip": (1, 2, 3)}[of]
     load = {"frame": load_image_features, "clip": load_video_features}[of]
-    return dataclasses.replace(load(None), width=3, apply=lambda _, x: x.mean(axis=axes), **changes)
+    whole = {"width": 3, "fit": lambda items: items, "apply": lambda _, x: x.mean(axis=axes)}
+    return dataclasses.replace(load(None), **whole | changes)
 
 
 def test_rows_come_in_the_order_of_clips_of_any_size():
@@ -53,7 +54,8 @@ def test_batches_are_filled_up_and_cut_again():
     network = mean_of("frame", fit=fit, at_once=2)
     (clip,) = clips_of((37, 4, 4))
     np.testing.assert_allclose(network([clip]), clip.mean(axis=(1, 2)), rtol=1e-5)
-    assert sizes == [16, 16, 8]  # of eight devices
+    network([clip[:2]])
+    assert sizes == [16, 16, 8, 2]  # of eight devices, and of one
 
 
 def test_a_clip_that_is_too_short_is_a_fault_of_the_caller():

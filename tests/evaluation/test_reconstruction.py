@@ -9,7 +9,7 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
-from sora_jax.evaluation import pixels
+from sora_jax.evaluation import pixels, reconstruction
 from sora_jax.evaluation.distances import frechet_distance
 from sora_jax.evaluation.features import load_video_features
 from sora_jax.evaluation.reconstruction import Networks, judge_autoencoder
@@ -121,7 +121,7 @@ def test_latents_are_told_in_the_units_of_the_run():
 
 def test_many_shapes_are_grouped_by_classes():
     """Features stand in that need no program for each shape."""
-    video = dataclasses.replace(load_video_features(None), apply=lambda _, clip: clip.mean(axis=(1, 2, 3)))
+    video = dataclasses.replace(load_video_features(None), width=3, apply=lambda _, clip: clip.mean(axis=(1, 2, 3)))
     shapes = [(frames, 16, width) for frames in (1, 5, 6, 9) for width in (16, 17, 18, 19)] + [(5, 40, 33)]
     verdict = judge_autoencoder(Lossy(3), make_clips(*shapes), Networks(video=video))
     found = [(row["frames"], row["size"], row["clips"]) for row in verdict.groups]
@@ -167,7 +167,11 @@ def test_networks_of_the_user_are_asked_where_clips_are_large_and_long_enough(mo
     """Stand-ins: their numbers show which clips reached them, and that both are cut back to clips."""
     monkeypatch.setattr(perceptual, "_features", lambda weights, clip: [clip.reshape(-1, *clip.shape[2:])] * 5)
     video = dataclasses.replace(
-        load_video_features(None), name="i3d", fewest_frames=9, apply=lambda weights, clip: clip.mean(axis=(1, 2, 3))
+        load_video_features(None),
+        name="i3d",
+        width=3,
+        fewest_frames=9,
+        apply=lambda weights, clip: clip.mean(axis=(1, 2, 3)),
     )
     first = {"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}
     lin = {f"lin{number}.model.1.weight": np.ones((1, 3, 1, 1), np.float32) for number in range(5)}

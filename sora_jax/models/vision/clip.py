@@ -193,25 +193,26 @@ def _bicubic(length: int, side: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def describe_image_encoder(path: str | Path) -> ImageTowerConfig:
+def describe_image_encoder(path: str | Path, *, activation: str = "gelu") -> ImageTowerConfig:
     """Returns the shape of CLIP vision weights, from their head, and from config.json where it lies beside them.
 
     Args:
       path: The folder of an image encoder as transformers saves it, or one .safetensors file.
+      activation: Of weights whose config.json does not say it.
 
     Raises:
       UserError: there are none, or the config asks for something else than is known here.
     """
-    file = _file(Path(path))
+    file = image_tower_file(Path(path))
     shapes = read_shapes(file)
-    prefix = _prefix(shapes)
+    prefix = image_tower_prefix(shapes)
     layers = {int(match[1]) for name in shapes if (match := re.fullmatch(rf"{prefix}encoder\.layers\.(\d+)\..*", name))}
     needed = (f"{prefix}embeddings.patch_embedding.weight", f"{prefix}embeddings.position_embedding.weight")
     if not layers or any(name not in shapes for name in needed):
         raise UserError(f"{file} holds no image tower of CLIP ({needed[0]} and its layers); {_GIVE}")
     width, _, patch, _ = shapes[needed[0]]
     said = _said(file.parent / "config.json")
-    activation = said.get("hidden_act", "gelu")
+    activation = said.get("hidden_act", activation)
     if activation not in _ACTIVATIONS:
         raise UserError(
             f"{file.parent / 'config.json'}: hidden_act {activation!r} is none of {', '.join(_ACTIVATIONS)}"
@@ -233,12 +234,12 @@ def load_image_encoder(path: str | Path, *, fit: ImageFit = "squash") -> ImageEn
 
     Raises UserError where a tensor is missing or of another shape; the weights are read later.
     """
-    config, file = describe_image_encoder(path), _file(Path(path))
+    config, file = describe_image_encoder(path), image_tower_file(Path(path))
     shapes = read_shapes(file)
-    wanted = _public_shapes(config, _prefix(shapes))
+    wanted = image_tower_shapes(config, shapes)
     if faults := [f"{name} is {shapes.get(name, 'missing')}" for name in wanted if shapes.get(name) != wanted[name]]:
         raise UserError(f"{file} does not hold the image tower that it begins: {listed(faults)}; {_GIVE}")
-    return ImageEncoder(config, lambda: _from_public(config, read_weights(file)), fit=fit)
+    return ImageEncoder(config, lambda: read_image_tower(config, read_weights(file)), fit=fit)
 
 
 # (ours, the public name after the prefix); matrices are transposed
@@ -259,8 +260,9 @@ _LAYER = (
 )
 
 
-def _public_shapes(config: ImageTowerConfig, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of what is used of public weights, by name."""
+def image_tower_shapes(config: ImageTowerConfig, names: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of what the tower takes of public weights of such names, by name."""
+    prefix = image_tower_prefix(names)
     _, shapes, _ = abstract_model(lambda key: ImageTower(config, rngs=nnx.Rngs(key)))
     wanted: dict[str, tuple[int, ...]] = {
         f"{prefix}embeddings.class_embedding": (config.width,),
@@ -275,9 +277,9 @@ def _public_shapes(config: ImageTowerConfig, prefix: str) -> dict[str, tuple[int
     return wanted
 
 
-def _from_public(config: ImageTowerConfig, weights: HostParams) -> HostParams:
-    """Returns our parameters, float32, of public ones."""
-    prefix = _prefix(weights)
+def read_image_tower(config: ImageTowerConfig, weights: HostParams) -> HostParams:
+    """Returns the tower's parameters, float32, of public weights."""
+    prefix = image_tower_prefix(weights)
 
     def of(name: str) -> np.ndarray:
         return np.asarray(weights[prefix + name], np.float32)
@@ -294,12 +296,12 @@ def _from_public(config: ImageTowerConfig, weights: HostParams) -> HostParams:
     return params
 
 
-def _prefix(names: Collection[str]) -> str:
+def image_tower_prefix(names: Collection[str]) -> str:
     """Returns what the names begin with: transformers writes none since its version 5."""
     return "" if "embeddings.patch_embedding.weight" in names else "vision_model."
 
 
-def _file(path: Path) -> Path:
+def image_tower_file(path: Path) -> Path:
     """Returns the file of weights of a folder, or the file itself."""
     for name in _FILES:
         if (path / name).is_file():
