@@ -58,6 +58,9 @@ _IMAGE_FEATURES = _FLAGS.path(
     None,
     f"Weights of a network of images, for {with_weights('image_features')}; without them a random network looks.",
 )
+_TEXT_FEATURES = _FLAGS.path(
+    "text_features", None, f"Weights of CLIP, a folder or .safetensors, for {with_weights('text_features')}."
+)
 
 
 def main(_: Sequence[str]) -> None:
@@ -74,6 +77,7 @@ def main(_: Sequence[str]) -> None:
         samples=_SAMPLES.value,
         samples_from=_SAMPLES_FROM.value,
         image_features=_IMAGE_FEATURES.value,
+        text_features=_TEXT_FEATURES.value,
         solver=_SOLVER.value,
         steps=_STEPS.value,
         cache=_CACHE.value,

@@ -243,6 +243,11 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
+_WAYS = {"up": "larger is better", "down": "smaller is better", "": ""}
+# Which value is best, by `Metric.better`, as a table says it.
+BEST = {"up": "larger", "down": "smaller", "": "as real"}
+
+
 def metric_of(key: str) -> Metric | None:
     """Returns the row of a key of metrics.jsonl or evaluation.json; None where there is none."""
     exact = (one for one in METRICS if one.name == key)
@@ -256,11 +261,11 @@ def with_weights(option: str) -> str:
 
 def page_table(part: Part) -> str:
     """Returns the metrics of a part as a table of Markdown."""
-    lines = ["| score | unit | better | what it is |", "|---|---|---|---|"]
+    lines = ["| score | unit | | what it is |", "|---|---|---|---|"]
     for one in METRICS:
         if one.part == part:
             given = f"with `--{one.needs}=FILE`: " if one.needs else ""
-            lines.append(f"| `{one.shown_name}` | {one.unit} | {one.better} | {given}{one.says} |")
+            lines.append(f"| `{one.shown_name}` | {one.unit} | {_WAYS[one.better]} | {given}{one.says} |")
     return "\n".join(lines)
 
 

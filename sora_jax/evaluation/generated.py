@@ -12,18 +12,21 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.evaluation import motion
-from sora_jax.evaluation.features import FeatureNetwork
-from sora_jax.evaluation.intervals import earth_mover, frechet_interval, kernel_interval, mean_interval
+from sora_jax.evaluation.distances import LIMIT_PARTS, frechet_limit, kernel_distance
+from sora_jax.evaluation.features import FeatureNetwork, TextFeatures
+from sora_jax.evaluation.intervals import around, earth_mover, frechet_interval, mean_interval
 
 # Clips whose features are taken together.
 AT_ONCE = 32
+# Of which a distance can be told from chance at all.
+LEAST = 3
 # Clips of each set from which distances are those that others publish.
 USUAL = 2048
 _FRAMES_OF_TEXT = 8  # of a clip that are held against its caption
@@ -38,16 +41,6 @@ CLIP_SCORES: dict[str, Callable[[np.ndarray, float], float | None]] = {
         for distance in motion.DRIFT_DISTANCES
     },
 }
-
-
-class TextFeatures(Protocol):
-    """Holds captions against frames."""
-
-    digest: str
-
-    def cosines(self, texts: Sequence[str], clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns of each text and its uint8 clip the cosine with each frame, (T,)."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +94,7 @@ def measure_set(
 ) -> SetMeasures:
     """Returns what is kept of clips, which are taken some at a time; `done` is called with how many were measured.
 
-    Raises UserError where there are fewer than two.
+    Raises UserError where there are fewer than `LEAST`.
     """
     images, videos, sizes, digests = [], [], collections.Counter[tuple[int, ...]](), []
     scores: dict[str, list[float]] = collections.defaultdict(list)
@@ -120,8 +113,8 @@ def measure_set(
         sizes.update(clip.shape[:3] for clip in pixels)
         digests += map(digest_of_clip, pixels)
         done(len(digests))
-    if len(digests) < 2:
-        raise UserError(f"{len(digests)} clips cannot be compared with others: two are the least, 2,048 are usual")
+    if len(digests) < LEAST:
+        raise UserError(f"{len(digests)} clips are too few to be compared: {LEAST} are the least, {USUAL} are usual")
     return SetMeasures(
         image_ND=np.concatenate(images),
         video_ND=np.concatenate(videos) if sum(map(len, videos)) == len(digests) else None,
@@ -149,7 +142,8 @@ def compare_sets(real: SetMeasures, made: SetMeasures, judges: Judges, *, seed: 
     """Returns by the name of a metric what is found of two sets.
 
     Each has `value`, `low` and `high` (95 %), `samples` (made clips that count) and `weights` (sha256 of the file of
-    weights; None where no network looks).  A score of clips has
+    weights; None where no network looks). A Fréchet distance has its `limit` for ever more clips
+    where these outnumber the features by far. A score of clips has
     `real`, the mean over real clips, and `apart`, by how much its values must be moved to become those of real clips.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -163,8 +157,10 @@ def compare_sets(real: SetMeasures, made: SetMeasures, judges: Judges, *, seed: 
         facts = {"samples": len(made_ND), "weights": network.digest}
         generator = rng.generator(seed, "evaluation/bootstrap")
         found[f"{frechet}_{network.name}"] = {**frechet_interval(real_ND, made_ND, generator).facts(), **facts}
-        found[f"{kernel}_{network.name}"] = {**kernel_interval(real_ND, made_ND, generator).facts(), **facts}
-    digest = {} if judges.text is None else {SIMILARITY: judges.text.digest}
+        if min(len(real_ND), len(made_ND)) // LIMIT_PARTS > network.width:
+            found[f"{frechet}_{network.name}"]["limit"] = frechet_limit(real_ND, made_ND).value
+        found[f"{kernel}_{network.name}"] = {**around(*kernel_distance(real_ND, made_ND)).facts(), **facts}
+    digest = {} if judges.text is None else {SIMILARITY: judges.text.images.digest}
     for name, made_N in made.scores.items():
         here, there = (values[np.isfinite(values)] for values in (made_N, real.scores[name]))
         if len(here) < 2:

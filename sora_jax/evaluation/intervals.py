@@ -17,8 +17,6 @@ _DEVIATIONS = 1.96
 # Rounds of the bootstrap, and fewer where each takes seconds: the deviation is then known to a sixth.
 _ROUNDS, _FEW_ROUNDS = 100, 20
 _LARGE = 512  # the smaller of samples and features, from which on a round takes long
-# Samples from which the deviation of a kernel distance is taken; of more it falls as their root.
-_MOST_IN_KERNEL = 2048
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,27 +53,6 @@ def frechet_interval(first_ND: np.ndarray, second_MD: np.ndarray, generator: np.
     return around(frechet_distance(first_ND, second_MD), float(np.std(found, ddof=1)), least=0.0)
 
 
-def kernel_interval(first_ND: np.ndarray, second_MD: np.ndarray, generator: np.random.Generator) -> Interval:
-    """Returns the kernel distance of two sets of two clips or more, each with a row.
-
-    Clips are drawn with their numbers as weights. A clip is no pair with itself however often it was drawn: the
-    distance would be biased.
-    """
-    first, second = (np.asarray(rows[:_MOST_IN_KERNEL], np.float64) for rows in (first_ND, second_MD))
-    own_NN, cross_NM, other_MM = _kernel(first, first), _kernel(first, second), _kernel(second, second)
-    for one in (own_NN, other_MM):
-        np.fill_diagonal(one, 0.0)
-
-    def distance(a_N: np.ndarray, b_M: np.ndarray) -> float:
-        own, other = a_N @ own_NN @ a_N / _pairs(a_N), b_M @ other_MM @ b_M / _pairs(b_M)
-        return float(own + other - 2 * (a_N @ cross_NM @ b_M) / (a_N.sum() * b_M.sum()))
-
-    found = [distance(_counts(len(first), generator), _counts(len(second), generator)) for _ in range(_ROUNDS)]
-    used = min(len(first_ND), len(second_MD)) / min(len(first), len(second))
-    value = distance(np.ones(len(first)), np.ones(len(second)))
-    return around(value, float(np.std(found, ddof=1)) / np.sqrt(used))
-
-
 def earth_mover(first_N: np.ndarray, second_M: np.ndarray) -> float:
     """Returns the mean distance by which one set of numbers must be moved to become the other (Wasserstein-1)."""
     edges = np.sort(np.concatenate([first_N, second_M]))
@@ -96,12 +73,3 @@ def _counts(size: int, generator: np.random.Generator) -> np.ndarray:
         counts_N = generator.multinomial(size, np.full(size, 1 / size))
         if np.count_nonzero(counts_N) > 1:
             return counts_N
-
-
-def _kernel(first_ND: np.ndarray, second_MD: np.ndarray) -> np.ndarray:
-    return (first_ND @ second_MD.T / first_ND.shape[1] + 1) ** 3
-
-
-def _pairs(counts_N: np.ndarray) -> float:
-    """Returns how many pairs of different clips were drawn."""
-    return float(counts_N.sum() ** 2 - np.sum(np.square(counts_N)))

@@ -14,10 +14,19 @@ import numpy as np
 from absl import logging
 
 from sora_jax.core.errors import UserError
-from sora_jax.core.metric_table import metric_of, scores_in
+from sora_jax.core.metric_table import BEST, metric_of, scores_in
 from sora_jax.evaluation import show
-from sora_jax.evaluation.features import load_image_features, load_video_features
-from sora_jax.evaluation.generated import Judges, SetMeasures, Shown, compare_sets, measure_set, warnings_of
+from sora_jax.evaluation.features import load_image_features, load_text_features, load_video_features
+from sora_jax.evaluation.generated import (
+    LEAST,
+    USUAL,
+    Judges,
+    SetMeasures,
+    Shown,
+    compare_sets,
+    measure_set,
+    warnings_of,
+)
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.judged_clips import HELDOUT, SEED, Case, GivenClips, Maker, RealClips
 from sora_jax.experiment.loading import limits_of
@@ -38,17 +47,19 @@ class Comparison:
       samples: Clips of each set at most.
       samples_from: A folder whose clips are judged instead of the run's own; None: the run makes them.
       image_features: File of weights; None: random features. So for `video_features`.
+      text_features: Folder or file of CLIP; None: captions are not held against frames.
     """
 
     reference: str = HELDOUT
-    samples: int = 2048
+    samples: int = USUAL
     samples_from: str | None = None
     image_features: str | None = None
     video_features: str | None = None
+    text_features: str | None = None
 
     def __post_init__(self):
-        if self.samples < 2:
-            raise UserError(f"--samples={self.samples} cannot be compared: two are the least, 2048 are usual")
+        if self.samples < LEAST:
+            raise UserError(f"--samples={self.samples} cannot be compared: {LEAST} are the least, {USUAL} are usual")
         for name, path in (("reference", self.reference), ("samples_from", self.samples_from)):
             if path not in (None, HELDOUT) and not Path(path).is_dir():
                 raise UserError(f"--{name}={path} is not a folder: give one with videos or images")
@@ -60,6 +71,7 @@ class Comparison:
         return Judges(
             image=load_image_features(self.image_features),
             video=load_video_features(self.video_features),
+            text=load_text_features(self.text_features) if self.text_features else None,
         )
 
 
@@ -130,10 +142,9 @@ def score_rows(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns a row for each score of `distribution`, as tables show it."""
     rows = []
     for name, score in scores_in(facts):
-        row, better = metric_of(name), ""
-        if row is not None:
-            better = {"up": "larger", "down": "smaller", "": "as real"}[row.better]
-        rows.append({"score": name, **{key: value for key, value in score.items() if key != "weights"}, "best": better})
+        row = metric_of(name)
+        numbers = {key: value for key, value in score.items() if key != "weights"}
+        rows.append({"score": name, **numbers, "best": "" if row is None else BEST[row.better]})
     return rows
 
 

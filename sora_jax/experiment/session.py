@@ -225,6 +225,7 @@ class Session:
         samples: int | None = None,
         samples_from: str | None = None,
         image_features: str | None = None,
+        text_features: str | None = None,
         **solver: Any,
     ) -> dict[str, Any]:
         """Returns scores by part, as docs/evaluation.md explains them, after printing and writing them to the workdir.
@@ -241,6 +242,7 @@ class Session:
           samples: Clips of each set at most; None: 2,048.
           samples_from: A folder of clips to judge; None: the run makes them.
           image_features: File of weights of a network of images; None: a random network takes its place.
+          text_features: Folder or file of weights of CLIP; None: samples are not held against their captions.
           **solver: solver, steps and cache, as of `sample`.
 
         Raises UserError for what this run has not, and for files that cannot be read.
@@ -248,7 +250,8 @@ class Session:
         self.models.check_run()
         evaluation.check_asked(part, data, self.models.weights)
         given = {"reference": reference, "samples": samples, "samples_from": samples_from}
-        compared = comparison_of(part, video_features=video_features, image_features=image_features, **given)
+        given |= {"image_features": image_features, "text_features": text_features}
+        compared = comparison_of(part, video_features=video_features, **given)
         self.solver(**solver)  # says what is wrong with it
         check_writable(self.models.workdir.path / "evaluation.json")
         settings = evaluation.changed(self.settings, draws=draws, guidance=guidance, **solver)
