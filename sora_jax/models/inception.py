@@ -17,6 +17,7 @@ import numpy as np
 
 from sora_jax.models.interop.weights import pick, read_weights
 from sora_jax.models.perceptual import NetworkWeights
+from sora_jax.models.resizing import scale_as_pillow
 
 FEATURES = 2048
 MARKER = "Mixed_7c.branch3x3dbl_3b.conv.weight"
@@ -183,10 +184,9 @@ def shapes() -> dict[str, tuple[int, ...]]:
 def fit_inception(frame_NHWC: jax.Array) -> jax.Array:
     """Returns uint8 frames of any size as the network reads them: float32 of 299 x 299 px.
 
-    Pillow's bicubic filter, widened where it scales down, on channels that are not rounded: "clean" in clean-fid.
+    Pillow's bicubic filter on channels that are not rounded: "clean" in clean-fid.
     """
-    shape = (frame_NHWC.shape[0], _SIDE, _SIDE, 3)
-    scaled = jax.image.resize(frame_NHWC.astype(jnp.float32), shape, "cubic", antialias=True)
+    scaled = scale_as_pillow(frame_NHWC, (_SIDE, _SIDE), "bicubic")
     return (jnp.clip(scaled, 0, 255) - 128) / 128
 
 
@@ -209,7 +209,7 @@ def inception_features(weights: NetworkWeights, frame_NHWC: jax.Array) -> jax.Ar
 
 def _mixed(weights: NetworkWeights, name: str, module: _Module, x_NHWC: jax.Array) -> jax.Array:
     pooled = {
-        "average": _average_pool,
+        "average": average_pool,
         "max": lambda x: _max_pool(x, stride=1),
         "reduce": lambda x: _max_pool(x, stride=2),
     }[module.pooling](x_NHWC)
@@ -238,7 +238,7 @@ def _max_pool(x_NHWC: jax.Array, *, stride: int) -> jax.Array:
     return jax.lax.reduce_window(x_NHWC, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
 
 
-def _average_pool(x_NHWC: jax.Array) -> jax.Array:
+def average_pool(x_NHWC: jax.Array) -> jax.Array:
     """Returns means over the neighbours of each position that lie inside."""
 
     def total(x: jax.Array) -> jax.Array:

@@ -9,13 +9,13 @@ Letters: N frames, H W C pixels.
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.onnx_graph import check_operations, run_graph
 from sora_jax.models.interop.onnx_weights import OnnxGraph, read_onnx
 from sora_jax.models.perceptual import NetworkWeights
+from sora_jax.models.resizing import scale_as_pillow
 
 FEATURES = 1024
 MARKER = "fc_nsfw/MatMul/ReadVariableOp:0"
@@ -45,8 +45,7 @@ def fit_open_nsfw(frame_NHWC: jax.Array) -> jax.Array:
     Pillow's bilinear filter to 256 x 256, then the centre. The JPEG that its authors put between is left out: it would
     change made frames and real ones alike.
     """
-    shape = (frame_NHWC.shape[0], _SCALED, _SCALED, 3)
-    scaled = jax.image.resize(frame_NHWC.astype(jnp.float32), shape, "linear", antialias=True)
+    scaled = scale_as_pillow(frame_NHWC, (_SCALED, _SCALED), "bilinear")
     first = (_SCALED - _SIDE) // 2
     return scaled[:, first : first + _SIDE, first : first + _SIDE, ::-1] - _MEAN_C
 
