@@ -9,10 +9,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from sora_jax.core.errors import UserError
-from sora_jax.evaluation.features import load_image_features, load_video_features
+from sora_jax.evaluation.distances import frechet_distance, kernel_distance
+from sora_jax.evaluation.features import load_image_features, load_text_features, load_video_features
 from sora_jax.models import i3d
 from sora_jax.models.random_features import random_features
 from sora_jax.video.pixels import to_float
+from tests.models.test_clip_scores import write_whole_clip
+from tests.models.test_onnx import open_nsfw_file, real, write
 
 
 def clips_of(*shapes, seed=0):
@@ -74,3 +77,49 @@ def test_a_file_says_by_its_names_which_network_it_holds(tmp_path):
     save_file({"features.0.weight": np.zeros((64, 3, 3, 3), np.float32)}, path)
     with pytest.raises(UserError, match=r"holds no network that is known here: give the weights of .*i3d"):
         load_video_features(path)
+
+
+def test_a_clip_is_read_for_texts_and_for_images(tmp_path):
+    folder = write_whole_clip(tmp_path)
+    both, images = load_text_features(folder), load_image_features(folder)
+    assert (images.name, images.of, images.width) == ("clip", "frame", both.texts.width)
+    assert both.images.digest == images.digest
+    clips = clips_of((2, 20, 16), (1, 20, 16))
+    words = ["red", "blue " * 90]
+    assert both.cut(words) == 1
+    first, second = both.cosines(words, clips)
+    assert (first.shape, second.shape) == ((2,), (1,))
+    point, text = both.images(clips)[2], both.texts(words)[1]
+    assert second[0] == pytest.approx(point @ text / np.linalg.norm(point) / np.linalg.norm(text), abs=1e-5)
+
+
+def test_a_foreign_onnx_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"a.onnx is no ONNX file: it holds no operation"):
+        load_image_features(write(tmp_path / "a.onnx", [], []))
+
+
+def blurred(clip_THWC, times):
+    """Returns the clip after so many passes of a filter of three pixels along rows and columns."""
+    x = clip_THWC.astype(np.float32)
+    for _ in range(times):
+        for axis in (1, 2):
+            x = (np.roll(x, 1, axis) + 2 * x + np.roll(x, -1, axis)) / 4
+    return np.rint(x).astype(np.uint8)
+
+
+@real
+@pytest.mark.slow
+def test_real_features_order_truth_blur_and_more_blur():
+    """Noise in boxes of colour stands in for photographs; the halves of one set lie nearest."""
+    network = load_image_features(open_nsfw_file())
+    assert (network.name, network.width, network.of) == ("open_nsfw", 1024, "frame")
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (48, 8, 8, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    truth, other = frames[::2], frames[1::2]
+    sets = [network([clip]) for clip in (other, blurred(other, 2), blurred(other, 16))]
+    reference = network([truth])
+    frechet = [frechet_distance(reference, made) for made in sets]
+    kernel = [kernel_distance(reference, made).value for made in sets]
+    assert frechet == sorted(frechet)
+    assert kernel == sorted(kernel)
+    assert frechet[1] > 1.1 * frechet[0]

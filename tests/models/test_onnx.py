@@ -100,10 +100,10 @@ def test_a_graph_does_what_it_says_and_only_what_is_asked_for(tmp_path):
     assert (graph.inputs, graph.outputs, len(graph.nodes)) == (("x",), ("y",), 10)
     assert graph.nodes[1].attributes == {"strides": [2, 1], "pads": [1, 0, 0, 2]}
     x = np.random.default_rng(1).normal(size=(1, 6, 5, 3)).astype(np.float32)
-    found = run_graph(graph, {}, {"x": x}, "y")
+    found = jax.jit(lambda x: run_graph(graph, {}, {"x": x}, "y"))(x)
     np.testing.assert_allclose(found[0], slow_graph(x, kernel, matrix), rtol=1e-5)
     del graph.weights["matrix"]
-    assert run_graph(graph, {}, {"x": x}, "m").shape == (1, 4, 2, 2)
+    assert jax.eval_shape(lambda x: run_graph(graph, {}, {"x": x}, "m"), x).shape == (1, 4, 2, 2)
 
 
 def test_files_that_are_not_whole_or_hold_what_is_not_run_end_in_a_sentence(tmp_path):
@@ -136,12 +136,13 @@ def test_files_that_are_not_whole_or_hold_what_is_not_run_end_in_a_sentence(tmp_
 
 
 @real
+@pytest.mark.slow
 def test_the_real_open_nsfw_agrees_with_onnxruntime():
-    """Its numbers for these frames, by onnxruntime 1.32."""
+    """Its numbers for these frames, by onnxruntime 1.32, of which two differ by more than a hundredth."""
+    expected = [[0.9972079396247864, 0.0027920163702219725], [0.9621926546096802, 0.037807319313287735]]
     graph = open_nsfw.load_open_nsfw(open_nsfw_file())
     frames = np.random.RandomState(0).randint(0, 256, (2, 24, 40, 3)).astype(np.uint8)
     fitted = open_nsfw.fit_open_nsfw(frames)
     with jax.default_matmul_precision("highest"):
         found = jax.jit(lambda x: open_nsfw.open_nsfw_classes(graph, graph.weights, x))(fitted)
-    np.testing.assert_allclose(found, EXPECTED, atol=1e-6)
-    assert np.std(EXPECTED) > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-6)
