@@ -5,6 +5,7 @@
   python -m sora_jax.evaluate --workdir=runs/base --solver=dpm --steps=12
   python -m sora_jax.evaluate --workdir=runs/base --part=tasks --clips=32
   python -m sora_jax.evaluate --workdir=runs/base --part=autoencoder --data=DIR
+  python -m sora_jax.evaluate --workdir=runs/base --part=distribution --samples=256
 
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
 """
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 from sora_jax import open_run
 from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.metric_table import with_weights
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.evaluation import PARTS
 from sora_jax.experiment.loading import WEIGHTS
@@ -47,6 +49,21 @@ _VIDEO_FEATURES = _FLAGS.path(
     None,
     "Weights of I3D or VideoMAE, .safetensors; without them rFVD compares features of a random network.",
 )
+_REFERENCE = _FLAGS.path(
+    "reference", None, "Of the distribution: a folder of real clips with captions; default: clips that were held out."
+)
+_SAMPLES = _FLAGS.integer("samples", None, "Clips of each set of the distribution at most; default: 2048.", least=1)
+_SAMPLES_FROM = _FLAGS.path(
+    "samples_from", None, "A folder of clips to judge, of any model; default: this run makes one for each caption."
+)
+_IMAGE_FEATURES = _FLAGS.path(
+    "image_features",
+    None,
+    f"Weights of a network of images, for {with_weights('image_features')}; without them a random network looks.",
+)
+_TEXT_FEATURES = _FLAGS.path(
+    "text_features", None, f"Weights of CLIP, a folder or .safetensors, for {with_weights('text_features')}."
+)
 
 
 def main(_: Sequence[str]) -> None:
@@ -59,6 +76,11 @@ def main(_: Sequence[str]) -> None:
         guidance=_GUIDANCE.value,
         lpips=_LPIPS.value,
         video_features=_VIDEO_FEATURES.value,
+        reference=_REFERENCE.value,
+        samples=_SAMPLES.value,
+        samples_from=_SAMPLES_FROM.value,
+        image_features=_IMAGE_FEATURES.value,
+        text_features=_TEXT_FEATURES.value,
         solver=_SOLVER.value,
         steps=_STEPS.value,
         cache=_CACHE.value,

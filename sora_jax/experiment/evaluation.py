@@ -44,7 +44,7 @@ _EVALUATION_SEED = 1_000
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-EvaluationPart = Literal["autoencoder", "generator", "tasks", "all"]
+EvaluationPart = Literal["autoencoder", "generator", "tasks", "distribution", "all"]
 PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
@@ -301,11 +301,11 @@ def evaluation_clips(workdir: Workdir, settings: Settings, *, count: int | None 
 
 
 def print_metrics(result: dict[str, Any]) -> None:
-    """Prints evaluation results, a line for each part; lists within are left to tables."""
+    """Prints evaluation results, a line for each part; lists and scores with intervals are left to tables."""
     for part, values in result.items():
         words = [
             f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
             for name, value in values.items()
-            if not isinstance(value, list)
+            if not isinstance(value, list | dict)
         ]
         print(f"{part}: {', '.join(words)}", flush=True)

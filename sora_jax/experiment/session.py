@@ -28,6 +28,7 @@ from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment import evaluation
 from sora_jax.experiment.adapters import read_adapters
 from sora_jax.experiment.compile_times import compiling_told
+from sora_jax.experiment.distribution import comparison_of, judge_distribution
 from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.loading import WEIGHTS, Weights, check_ema, limits_of, solver_config
 from sora_jax.experiment.machine import free_memory
@@ -222,6 +223,11 @@ class Session:
         guidance: float | None = None,
         lpips: str | None = None,
         video_features: str | None = None,
+        reference: str | None = None,
+        samples: int | None = None,
+        samples_from: str | None = None,
+        image_features: str | None = None,
+        text_features: str | None = None,
         **solver: Any,
     ) -> dict[str, Any]:
         """Returns scores by part, as docs/evaluation.md explains them, after printing and writing them to the workdir.
@@ -234,15 +240,25 @@ class Session:
           guidance: Scale of the guidance by text; None: as in the config.
           lpips: File of weights of LPIPS; None: it is not measured.
           video_features: File of weights of I3D or VideoMAE; None: a random network takes its place.
+          reference: Of the part "distribution": a folder of real clips; None or "heldout": clips that were held out.
+          samples: Clips of each set at most; None: 2,048.
+          samples_from: A folder of clips to judge; None: the run makes them.
+          image_features: File of weights of a network of images; None: a random network takes its place.
+          text_features: Folder or file of weights of CLIP; None: samples are not held against their captions.
           **solver: solver, steps and cache, as of `sample`.
 
         Raises UserError for what this run has not, and for files that cannot be read.
         """
         self.models.check_run()
         evaluation.check_asked(part, data, self.models.weights, ema=self.models.ema)
+        given = {"reference": reference, "samples": samples, "samples_from": samples_from}
+        given |= {"image_features": image_features, "text_features": text_features}
+        compared = comparison_of(part, video_features=video_features, **given)
         self.solver(**solver)  # says what is wrong with it
         check_writable(self.models.workdir.path / "evaluation.json")
         settings = evaluation.changed(self.settings, draws=draws, guidance=guidance, **solver)
+        if compared is not None:
+            return judge_distribution(self.models, settings, compared)
         networks = evaluation.load_networks(lpips, video_features)
         if data is not None:
             return evaluation.evaluate_data(self.models, settings, data, count=clips, networks=networks)

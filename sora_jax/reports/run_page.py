@@ -7,12 +7,13 @@ escaped. No script, no network: pictures are inside the page, curves are SVG.
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from sora_jax.core.files import write_atomically
+from sora_jax.core.metric_table import BEST, metric_of, scores_in
 from sora_jax.core.printable import printable
 from sora_jax.reports.charts import Series, compact, line_chart
 from sora_jax.reports.pictures import picture_stages, pictures, read_object, sheets
@@ -33,17 +34,6 @@ _NAMES = {
     "mfu": "MFU",
     "peak_memory_gb": "peak memory",
     "device_memory_gb": "peak memory of a device",
-    "skipped": "steps skipped",
-    "unbroken": "steps skipped in a row",
-    "spikes": "spikes",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-}
-# Of curves whose name does not say it.
-_MEANINGS = {
-    "skipped": "so many steps of the stage changed nothing, as loss or gradient was not finite or far beyond the usual",
-    "unbroken": "so many of the latest steps changed nothing; guard.max_skipped_steps of them end the run",
-    "spikes": "so many steps had a loss or gradient further from the usual than guard.spike_deviations allows",
 }
 _CLEAN = (
     "Shares of held-out prompts, as read from pixels. Clean: one whole object of the shape that was asked for, with "
@@ -182,13 +172,28 @@ def _evaluation(evaluation: RunFacts) -> str:
     for group, values in evaluation.items():
         values = values if isinstance(values, dict) else {"": values}
         share = group.startswith(("shapes", "size_"))
+        scores = dict(scores_in(values))
         lists = {key: _records(value, share=share) for key, value in values.items() if isinstance(value, list)}
         rows = [
-            [_words(key), _shown(key, value, share=share) or ""] for key, value in values.items() if key not in lists
+            [_words(key), _shown(key, value, share=share) or ""]
+            for key, value in values.items()
+            if key not in {**lists, **scores}
         ]
         tables.append(f"<div><h3>{escape(_words(group))}</h3>{_table([], rows)}</div>")
+        tables += [f"<div><h3>{escape(_words(group))}, scores</h3>{_scores(scores)}</div>"] if scores else []
         tables += [f"<div><h3>{escape(_words(f'{group} {key}'))}</h3>{one}</div>" for key, one in lists.items() if one]
     return f'<div class="row">{"".join(tables)}</div>' if tables else ""
+
+
+def _scores(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each score that has an interval, with what it is."""
+    head, rows = ["score", "value", "95 % from", "to", "real clips", "unit", "best", "what it is"], []
+    for name, score in scores.items():
+        row = metric_of(name)
+        numbers = [_shown(name, score.get(key)) or "" for key in ("value", "low", "high", "real")]
+        told = [row.unit, BEST[row.better], row.says] if row is not None else ["", "", ""]
+        rows.append([name, *numbers, *told])
+    return _table(head, rows)
 
 
 def _curves(stage: str, lines: list[RunFacts]) -> str:
@@ -205,7 +210,8 @@ def _curves(stage: str, lines: list[RunFacts]) -> str:
     more = "".join(
         line_chart(_words(key), [series(key, smooth="loss" in key or "norm" in key)], unit="") for key in keys
     )
-    said = "; ".join(f"{_words(key)}: {_MEANINGS[key]}" for key in keys if key in _MEANINGS)
+    rows = {key: metric_of(key) for key in keys}
+    said = "; ".join(f"{row.title}: {row.says}" for row in rows.values() if row is not None and row.part == "training")
     note = f'<p class="note">{escape(said)}</p>' if said else ""
     folded = f'<details><summary>more curves</summary><div class="row">{more}</div>{note}</details>' if more else ""
     return f'<h3>{escape(stage)}</h3><div class="row">{main}</div>{folded}' if main or more else ""
@@ -265,7 +271,7 @@ def _shown(key: str, value: Any, *, share: bool = False) -> str | None:
         return None if value is None else _text(value)
     if key in ("fill", "data_wait", "mfu") or (share and isinstance(value, float) and 0 <= value <= 1):
         return f"{value:.1%}"
-    if key == "psnr":
+    if (row := metric_of(key)) is not None and row.unit == "dB":
         return f"{value:.2f} dB"
     if key.endswith("memory_gb"):
         return f"{value:.2f} GB"
@@ -287,7 +293,8 @@ def duration(seconds: float) -> str:
 
 
 def _words(key: str) -> str:
-    return _NAMES.get(key, str(key).replace("_", " "))
+    row = metric_of(str(key))
+    return _NAMES.get(key) or (row.title if row is not None else str(key).replace("_", " "))
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:

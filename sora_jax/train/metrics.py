@@ -21,6 +21,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from sora_jax.core.errors import StorageError
+from sora_jax.core.metric_table import metric_of
 from sora_jax.data.media.writer import encode_gif, encode_png
 
 METRICS_FILE = "metrics.jsonl"
@@ -59,8 +60,7 @@ class MetricsWriter:
         except OSError as error:
             raise self._refused(error) from error
         # TensorBoard can show where a curve became NaN.
-        tagged = [_Summary.Value(tag=f"{stage}/{name}", simple_value=values[name]) for name in values]
-        self._add(stage, step, summary=_Summary(value=tagged))
+        self._add(stage, step, summary=_Summary(value=[self._scalar(stage, name, values[name]) for name in values]))
 
     def write_image(self, stage: str, step: int, name: str, pixels_HWC: np.ndarray) -> None:
         """Writes one picture, uint8 (H, W, 3), to TensorBoard."""
@@ -101,6 +101,12 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _scalar(self, stage: str, name: str, value: float) -> Any:
+        """Returns a value as TensorBoard reads it, with what it is where the table of metrics knows."""
+        row = metric_of(name)
+        said = {} if row is None else {"metadata": {"summary_description": row.says}}
+        return _Summary.Value(tag=f"{stage}/{name}", simple_value=value, **said)
 
     def _add_image(self, stage: str, step: int, name: str, content: bytes, *, size: tuple[int, ...]) -> None:
         height, width = size

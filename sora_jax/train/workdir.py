@@ -42,6 +42,7 @@ class Workdir:
       prepared/                      shards, catalogue, skipped.jsonl
       prepared/NAME/                 the same of each further collection; so for curation
       samples/STAGE/STEP/NAME.gif    the same prompts, or clips, as training proceeds
+      generated/KEY/                 clips that an evaluation had made, by weights and solver
       evaluation.json, report.html   the result
     """
 
@@ -156,6 +157,10 @@ class Workdir:
     def samples(self, stage: str, step: int) -> Path:
         """Returns the folder of what a stage shows at a step."""
         return self.path / "samples" / stage / f"{step:06d}"
+
+    def generated(self, key: str) -> Path:
+        """Returns the folder of the clips that an evaluation had made."""
+        return self.path / "generated" / key
 
     def facts(self) -> dict[str, Any]:
         """Returns run.json: {"stages": {name: facts}, ...}; empty before the first stage ends."""

@@ -1,0 +1,236 @@
+"""The two sets of clips by which a generator is judged: real ones, and what is made of their captions, or a folder."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from sora_jax.core import rng
+from sora_jax.core.distributed import from_first, is_first, wait_for_all
+from sora_jax.core.errors import UserError
+from sora_jax.core.paths import beside
+from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.fitting import ClipBudget
+from sora_jax.data.sources.base import FolderSource, Source, read_ahead
+from sora_jax.data.sources.shapes_world import ShapesWorld
+from sora_jax.data.tokens import clean_caption
+from sora_jax.evaluation.generated import Shown
+from sora_jax.experiment.datasets import clip_limits
+from sora_jax.experiment.loading import limits_of, solver_config
+from sora_jax.experiment.models import RunModels
+from sora_jax.experiment.schema import Settings
+from sora_jax.generate.canvas import Canvas
+from sora_jax.train.progress import Progress
+from sora_jax.video import shapes
+
+# Instead of a folder: clips that the run never trained on.
+HELDOUT = "heldout"
+# Of the noise of the first sample; training, examples and prompts use others.
+SEED = 2_000
+_MADE_AT_ONCE = 64
+MOST_SHOWN = 12  # clips that are kept to be looked at
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a made clip must have in common with the real one whose caption it follows."""
+
+    caption: str
+    shape: tuple[int, int, int]
+    fps: float
+
+    def digest(self) -> str:
+        """Returns a few characters that no other case has."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:12]
+
+
+class _FittedClips:
+    """Clips of one source as the run would see them: the first frames, as many as its samples have, at its sizes.
+
+    Attributes:
+      source: Where they come from.
+      left_out: How many of those that were read cannot be used.
+    """
+
+    def __init__(self, settings: Settings, source: Source, count: int):
+        self.source, self._count, self._settings = source, count, settings
+        self._frames = limits_of(settings).frames
+        self._limits: ClipBudget = dataclasses.replace(clip_limits(settings, settings.data), max_frames=self._frames)
+        self.left_out = 0
+
+    def clips(self) -> Iterator[Clip]:
+        """Yields up to so many clips, in an order that depends on how many there are alone."""
+        order = rng.generator(0, "evaluation/order").permutation(len(self.source)).tolist()
+        found = 0
+        with read_ahead(self._fit, order, readers=self._settings.data.readers) as fitted:
+            for one in fitted:
+                if isinstance(one, BadClip):
+                    self.left_out += 1
+                    logging.warning("left out: %s", one)
+                    continue
+                yield one
+                found += 1
+                if found == self._count:
+                    return
+
+    def _fit(self, index: int) -> Clip | BadClip:
+        try:
+            clip = self._limits.fit(self.source, index).clip
+        except BadClip as error:
+            return error
+        frames = len(clip.pixels_THWC)
+        if frames != self._frames:
+            return BadClip(clip.source_id, f"has {frames} frames, and samples of this run have {self._frames}")
+        return clip
+
+
+class GivenClips(_FittedClips):
+    """Clips of a folder that some model made, with or without captions."""
+
+    def __init__(self, settings: Settings, folder: str, count: int):
+        data = settings.data
+        frames = limits_of(settings).frames
+        super().__init__(
+            settings, FolderSource(folder, captions_required=False, max_frames=frames, fps=data.fps), count
+        )
+
+    def read(self) -> Iterator[Shown]:
+        """Yields the clips."""
+        for clip in self.clips():
+            caption = clean_caption(clip.captions[0]) if clip.captions else None
+            yield Shown(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
+
+
+class RealClips(_FittedClips):
+    """Real clips, none twice, each with one of its captions.
+
+    Attributes:
+      held_out: Whether the run never trained on them, as far as can be told.
+      cases: Of those that were read.
+      first: Some of them, to be shown.
+    """
+
+    def __init__(self, settings: Settings, reference: str, count: int, *, captioned: bool):
+        source, self.held_out = _reference(settings, reference, count, captioned=captioned)
+        super().__init__(settings, source, count)
+        self._captioned = captioned
+        self.cases: list[Case] = []
+        self.first: list[np.ndarray] = []
+        self._tokenizer, self._text_tokens = settings.text_encoder.tokenizer, settings.text.max_tokens
+
+    def read(self) -> Iterator[Shown]:
+        """Yields the clips, and notes what each is."""
+        for clip in self.clips():
+            caption = self._caption(clip)
+            if caption is None and self._captioned:
+                self.left_out += 1
+                logging.warning("left out: %s: has no caption that a sample could follow", clip.source_id)
+                continue
+            frames, height, width = clip.pixels_THWC.shape[:3]
+            self.cases.append(Case(caption=caption or "", shape=(frames, height, width), fps=float(clip.fps)))
+            if len(self.first) < MOST_SHOWN:
+                self.first.append(clip.pixels_THWC)
+            yield Shown(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
+
+    def tell(self) -> None:
+        """Warns where there are fewer clips than were asked for: none is counted twice to make up for it."""
+        if len(self.cases) < self._count:
+            logging.warning(
+                "the reference has %d clips that can be used, not %d: each counts once, and as many samples are judged",
+                len(self.cases),
+                self._count,
+            )
+
+    def _caption(self, clip: Clip) -> str | None:
+        if not clip.captions:
+            return None
+        weights = np.asarray(clip.weights or np.ones(len(clip.captions)))
+        chosen = rng.generator(0, "evaluation/caption", len(self.cases)).choice(len(weights), p=weights / weights.sum())
+        return self._tokenizer.cut(clip.captions[chosen], self._text_tokens)
+
+
+def _reference(settings: Settings, reference: str, count: int, *, captioned: bool) -> tuple[Source, bool]:
+    """Returns the real clips, and whether the run never trained on them."""
+    frames, data = limits_of(settings).frames, settings.data
+    if reference == HELDOUT:
+        if data.source != "shapes":
+            raise UserError("this run holds no clips out: give --reference=DIR, a folder of captioned clips")
+        drawn = settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count)
+        alike = {"image_share": float(frames == 1), **({"frames": (frames,)} if frames > 1 else {})}
+        return ShapesWorld(dataclasses.replace(drawn, **alike)), True
+    source = FolderSource(reference, captions_required=captioned, max_frames=frames, fps=data.fps)
+    folder = Path(reference).resolve()
+    trained = [Path(one.path).resolve() for one in settings.collections.values() if one.path is not None]
+    held_out = not any(folder == path or path in folder.parents for path in trained)
+    if not held_out:
+        logging.warning(
+            "the run was trained on %s: samples that copy it come out best, so give clips that it never saw",
+            reference,
+        )
+    return source, held_out
+
+
+class Maker:
+    """Makes clips of captions once, and keeps them in the workdir.
+
+    Attributes:
+      facts: Which weights and which solver make them.
+    """
+
+    def __init__(self, models: RunModels, settings: Settings):
+        self._models, self._settings = models, settings
+        sampling, solver = settings.sampling, solver_config(settings)
+        known = models.facts()
+        self.facts = {**known, "solver": f"{sampling.solver} {sampling.steps}", "guidance": sampling.guidance.scale}
+        told = json.dumps({**known, "solver": repr(solver)}, sort_keys=True)
+        self._folder = models.workdir.generated(hashlib.sha256(told.encode()).hexdigest()[:12])
+
+    def path(self, number: int, case: Case) -> Path:
+        """Returns the file of the sample of a case; of equal cases each has its own noise."""
+        return self._folder / f"{number:06d}_{case.digest()}.npy"
+
+    def read(self, cases: Sequence[Case]) -> Iterator[Shown]:
+        """Yields the clip of each case, in their order, after making those that are not there."""
+        self._make(cases)
+        for number, case in enumerate(cases):
+            yield Shown(clip_THWC=np.load(self.path(number, case)), fps=case.fps, caption=case.caption)
+
+    def _make(self, cases: Sequence[Case]) -> None:
+        missing = [number for number, case in enumerate(cases) if not self.path(number, case).exists()]
+        todo: list[int] = from_first("samples that are missing", lambda: missing)
+        if len(todo) < len(cases):
+            print(f"{len(cases) - len(todo)} of {len(cases)} samples are made already", flush=True)
+        if not todo:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._models.read_texts(cases[number].caption for number in todo)
+        sampler = self._models.sampler(solver_config(self._settings), videos=len(todo))
+        with contextlib.closing(Progress("samples made", total=len(todo), unit="videos")) as progress:
+            for start in range(0, len(todo), _MADE_AT_ONCE):
+                part = todo[start : start + _MADE_AT_ONCE]
+                clips = sampler(self._models.params, [self._canvas(number, cases[number]) for number in part])
+                for number, clip_THWC in zip(part, clips, strict=True):
+                    _keep(self.path(number, cases[number]), clip_THWC)
+                progress.update(start + len(part))
+        wait_for_all("samples are made")
+
+    def _canvas(self, number: int, case: Case) -> Canvas:
+        settings = self._settings
+        grid = shapes.clip_token_grid(case.shape, stride=settings.stride, patch=settings.transformer.patch)
+        negative = limits_of(settings).negative
+        return Canvas(prompt=case.caption, grid=grid, fps=case.fps, seed=SEED + number, negative=negative)
+
+
+def _keep(path: Path, clip_THWC: np.ndarray) -> None:
+    """Writes the pixels whole or not at all."""
+    if is_first():
+        temporary = beside(path, ".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, clip_THWC)
+        os.replace(temporary, path)
