@@ -1,1 +1,1 @@
-"""Further drawn worlds, each with one thing to be understood: what is hidden, near and far, kept, asked for, falling."""
+"""Further drawn worlds, each about one thing: what is hidden, near or far, what lasts, a game, how things move."""

@@ -5,6 +5,7 @@ vanishes, and the player is green from then on instead of blue.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -103,12 +104,16 @@ class GameScene:
 
 
 def draw_game(generator: np.random.Generator, form: ClipForm) -> GameScene:
-    """Returns a game drawn from the generator; half of the coins lie where the player comes by."""
-    actions = tuple(pick(generator, tuple(DIRECTIONS)) for _ in range((form.frames - 1) // FRAMES_OF_ACTION))
-    order = generator.permutation(ROWS * COLUMNS)
-    cells = [(int(number) // COLUMNS, int(number) % COLUMNS) for number in order]
-    game = GameScene(form=form, actions=actions, walls=tuple(cells[:_WALLS]), coin=cells[-1], start=cells[_WALLS])
-    passed = [cell for cell in game.cells() if cell != game.start]
+    """Returns a game drawn from the generator: most actions move the player, and half of the coins lie on its way."""
+    while True:
+        actions = tuple(pick(generator, tuple(DIRECTIONS)) for _ in range((form.frames - 1) // FRAMES_OF_ACTION))
+        order = generator.permutation(ROWS * COLUMNS)
+        cells = [(int(number) // COLUMNS, int(number) % COLUMNS) for number in order]
+        game = GameScene(form=form, actions=actions, walls=tuple(cells[:_WALLS]), coin=cells[-1], start=cells[_WALLS])
+        path = game.cells()
+        if 2 * sum(before != after for before, after in itertools.pairwise(path)) > len(actions):
+            break
+    passed = [cell for cell in path if cell != game.start]
     if passed and generator.random() < 0.5:
         return dataclasses.replace(game, coin=passed[generator.integers(len(passed))])
     return game

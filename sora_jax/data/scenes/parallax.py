@@ -151,29 +151,33 @@ class TurningScene:
         pixels_THWC = plain(form, self.ground.level)
         corners_T42 = self.corners_T42(angle_T)
         drop = np.array([_EDGE * form.height * np.cos(_TILT), 0.0])
-        for frame_HWC, corners_42, angle in zip(pixels_THWC, corners_T42, angle_T, strict=True):
-            for side in range(4):
-                # The side between two corners faces the eye where its normal does.
-                if np.cos(angle + np.pi / 2 + side * np.pi / 2) <= 0:
-                    continue
-                pair_22 = corners_42[[side, (side + 1) % 4]]
-                face_42 = np.concatenate([pair_22, pair_22[::-1] + drop])
-                paint(frame_HWC[None], _polygon(form, face_42)[None], PALETTE[self.colours[side % 2]])
-            paint(frame_HWC[None], _polygon(form, corners_42)[None], _TOP)
+        for side in range(4):
+            # The side between two corners faces the eye where its normal does.
+            facing_T = np.cos(angle_T + np.pi / 2 + side * np.pi / 2) > 0
+            pair_T22 = corners_T42[:, [side, (side + 1) % 4]]
+            face_T42 = np.concatenate([pair_T22, pair_T22[:, ::-1] + drop], axis=1)
+            cover_THW = facing_T[:, None, None] * _polygons(form, face_T42)
+            paint(pixels_THWC, cover_THW, PALETTE[self.colours[side % 2]])
+        paint(pixels_THWC, _polygons(form, corners_T42), _TOP)
         return pixels_THWC
 
 
-def _polygon(form: ClipForm, corners_N2: np.ndarray) -> np.ndarray:
-    """Returns about the share of each pixel that a convex polygon covers (H, W), whichever way it goes around."""
+def _polygons(form: ClipForm, corners_TN2: np.ndarray) -> np.ndarray:
+    """Returns about the share of each pixel that a convex polygon covers (T, H, W), whichever way it goes around."""
     row_H1, column_W = centres(form)
-    middle = corners_N2.mean(axis=0)
-    cover_HW = np.ones((form.height, form.width), np.float32)
-    for first, second in zip(corners_N2, np.roll(corners_N2, -1, axis=0), strict=True):
-        along = (second - first) / max(float(np.linalg.norm(second - first)), 1e-6)
-        inside_HW = (row_H1 - first[0]) * along[1] - (column_W - first[1]) * along[0]
-        centre = (middle[0] - first[0]) * along[1] - (middle[1] - first[1]) * along[0]
-        cover_HW *= np.clip(0.5 + np.sign(centre) * inside_HW, 0, 1)
-    return cover_HW
+    cover_THW = np.ones((len(corners_TN2), form.height, form.width), np.float32)
+    middle_T2 = corners_TN2.mean(axis=1)
+    for number in range(corners_TN2.shape[1]):
+        first_T2, second_T2 = corners_TN2[:, number], corners_TN2[:, (number + 1) % corners_TN2.shape[1]]
+        along_T2 = second_T2 - first_T2
+        along_T2 = along_T2 / np.maximum(np.linalg.norm(along_T2, axis=1, keepdims=True), 1e-6)
+        to_middle_T2 = middle_T2 - first_T2
+        side_T = np.sign(to_middle_T2[:, 0] * along_T2[:, 1] - to_middle_T2[:, 1] * along_T2[:, 0])
+        row_T, column_T = (side_T * along_T2[:, 1]), (side_T * along_T2[:, 0])
+        offset_T = 0.5 - first_T2[:, 0] * row_T + first_T2[:, 1] * column_T
+        row_T, column_T, offset_T = (part.astype(np.float32)[:, None, None] for part in (row_T, column_T, offset_T))
+        cover_THW *= np.clip(row_H1 * row_T - column_W * column_T + offset_T, 0, 1)
+    return cover_THW
 
 
 def draw_depth(generator: np.random.Generator, form: ClipForm) -> PassingScene | TurningScene:
