@@ -190,9 +190,11 @@ def draw_lasting(generator: np.random.Generator, form: ClipForm) -> PaintingScen
         (top, bottom), (left, right) = rows[:: sign_of(upright)], columns[:: sign_of(sideways)]
         first = generator.random() < 0.5
         turn = (top, right) if first else (bottom, left)
-        corners = tuple((float(row), float(column)) for row, column in ((top, left), turn, (bottom, right)))
+        begin, corner, end = ((float(row), float(column)) for row, column in ((top, left), turn, (bottom, right)))
         directions = (sideways, upright) if first else (upright, sideways)
-        return PaintingScene(form=form, colour=colour, directions=directions, ground=ground, corners=corners)
+        return PaintingScene(
+            form=form, colour=colour, directions=directions, ground=ground, corners=(begin, corner, end)
+        )
     mouth, dot = _MOUTH * height, _DOT * height
     # Far enough apart in hue that neither is taken for the other.
     food = list(PALETTE)[(list(PALETTE).index(colour) + int(generator.integers(2, 5))) % len(PALETTE)]

@@ -21,7 +21,7 @@ def read_game(scene: GameScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
     poor_THW, rich_THW = (cover_of(pixels_THWC, colour) for colour in (POOR, RICH))
     player_THW = poor_THW + rich_THW
     truth_THWC = scene.render()
-    area = sum(cover_of(truth_THWC[:1], colour) for colour in (POOR, RICH)).sum()
+    area = sum(float(cover_of(truth_THWC[:1], colour).sum()) for colour in (POOR, RICH))
     mass_T = player_THW.sum(axis=(1, 2)) / area
     there_T = (mass_T > _LEAST) & (mass_T < _MOST)
     cell = np.array([scene.form.height / ROWS, scene.form.width / COLUMNS])
