@@ -1,5 +1,8 @@
 """Does a camera's motion give near and far things their own speeds, and does a cube turn as one?"""
 
+import dataclasses
+import functools
+
 import numpy as np
 
 from sora_jax.data.scenes.parallax import PassingScene, TurningScene
@@ -87,10 +90,16 @@ def _jitter(wall_TW: np.ndarray, speed: float) -> float:
     return float(np.sqrt(np.mean(np.square(found))))
 
 
+@functools.lru_cache(maxsize=64)
+def _cubes(scene: TurningScene) -> np.ndarray:
+    """Returns the chroma of the scene's cube at all `_ANGLES`, flat (A, D); what was made and its floor ask for it."""
+    return chroma(scene.draw_cubes(_ANGLES)).reshape(len(_ANGLES), -1)
+
+
 def read_turning(scene: TurningScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
     """Returns whether the picture is that of a `cube`, and its upper `corners` are where a steady turn has them."""
     seen_TD = chroma(pixels_THWC[given:]).reshape(len(pixels_THWC) - given, -1)
-    cubes_AD = chroma(scene.draw_cubes(_ANGLES)).reshape(len(_ANGLES), -1)
+    cubes_AD = _cubes(dataclasses.replace(scene, direction="left", start=0.0, turn=0.0))
     power_A = np.sum(cubes_AD**2, axis=1)
     squares_TA = np.sum(seen_TD**2, axis=1)[:, None] - 2 * seen_TD @ cubes_AD.T + power_A
     best_T = squares_TA.argmin(axis=1)
