@@ -43,6 +43,8 @@ def get_config() -> ConfigDict:
     c.more_data = ConfigDict()  # further collections, by name: each is a `collection()` (docs/data.md)
 
     c.shapes = shapes = ConfigDict()  # the drawn world (data/sources/shapes_world.py)
+    shapes.worlds = placeholder(tuple)  # names of further worlds, that take turns instead (data/scenes): "permanence",
+    # "parallax", "trail", "game", "physics"; they have no images, max_objects and occluder. None: shapes that move
     shapes.num_clips = 4096  # clips that training draws; half of them images
     shapes.sides = ((24, 24), (32, 32), (24, 40), (40, 24))  # (height, width), px, 16 to 64
     shapes.frames = (5, 9, 13)  # frames of a moving clip, 2 to 17
@@ -274,6 +276,8 @@ def get_config() -> ConfigDict:
     evaluation.draws = 1  # samples of each prompt, 1 or more: scores vary less
     evaluation.clips = 64  # held-out clips that the autoencoder is judged on
     evaluation.tasks = 8  # held-out clips that each way of prompting is judged on at the end of a run; 0: none
+    evaluation.probe_clips = 72  # clips of each of `shapes.worlds` that are gone on with from their first frames, and
+    # judged by what must come (docs/evaluation.md); 0: none
     return c.lock()
 
 

@@ -6,6 +6,7 @@
   python -m sora_jax.evaluate --workdir=runs/base --part=tasks --clips=32
   python -m sora_jax.evaluate --workdir=runs/base --part=autoencoder --data=DIR
   python -m sora_jax.evaluate --workdir=runs/base --part=distribution --samples=256
+  python -m sora_jax.evaluate --workdir=runs/worlds --part=probes
 
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
 """
@@ -36,7 +37,10 @@ _DATA = _FLAGS.path(
     "A folder of videos and images to judge the autoencoder on, instead of the run's own clips; shapes: drawn ones.",
 )
 _CLIPS = _FLAGS.integer(
-    "clips", None, "How many clips to judge the autoencoder, or tasks, on; default: as in the config.", least=1
+    "clips",
+    None,
+    "How many clips to judge the autoencoder, tasks, or each world of probes on; default: as in the config.",
+    least=1,
 )
 _SOLVER = _FLAGS.choice("solver", None, list(METHODS), "Of the samples; default: as in the config.")
 _STEPS = _FLAGS.integer("steps", None, "Of that solver; default: as in the config.", least=1)

@@ -19,7 +19,6 @@ from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, Source
 from sora_jax.data.sources.decoded import DecodedSource
 from sora_jax.data.sources.prefixed import PrefixedSource
-from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.data.sources.table import SOURCES
 from sora_jax.data.sources.webdataset import TarSource
 from sora_jax.experiment.schema import DataConfig, Settings
@@ -63,7 +62,7 @@ def open_collections(settings: Settings, *, look: bool = False) -> list[Collecti
 
 def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     if data.source == "shapes":
-        return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
+        return settings.shapes.source(seed=settings.seed, split="train")
     needed = any(settings.stages[name].reads_captions for name in settings.run)
     source = _open_path(data, captions_required=(None if look else True) if needed else False)
     if needed and not source.captions_required:

@@ -42,7 +42,10 @@ def _evaluation(settings: Settings, costs: Costs) -> Part:
     """Returns what is expected of the evaluation."""
     config, speed = settings.evaluation, costs.speed
     seconds = config.clips * speed.seconds(costs.pixels * (costs.encode + costs.decode), CONVOLUTIONS)
-    if settings.data.source == "shapes":
+    if settings.probed:
+        worlds = settings.shapes.worlds or ()
+        seconds += costs.sampling_seconds(len(worlds) * (config.probe_clips or 0))
+    elif settings.data.source == "shapes":
         seconds += costs.sampling_seconds(config.prompts) + _TASKS * costs.sampling_seconds(config.tasks)
     once = speed.once(*COMPILING)
     return Part(

@@ -22,6 +22,7 @@ from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
 from sora_jax.evaluation.evaluator import Judged, judge_prompts
 from sora_jax.evaluation.features import load_video_features
+from sora_jax.evaluation.probes.judge import judge_probes
 from sora_jax.evaluation.reconstruction import Networks, ReconstructionScores, judge_autoencoder
 from sora_jax.evaluation.sizes import judge_sizes
 from sora_jax.evaluation.tasks import judge_tasks
@@ -44,7 +45,7 @@ _EVALUATION_SEED = 1_000
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-EvaluationPart = Literal["autoencoder", "generator", "tasks", "distribution", "all"]
+EvaluationPart = Literal["autoencoder", "generator", "tasks", "distribution", "probes", "all"]
 PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
@@ -100,7 +101,8 @@ def evaluate(
     `autoencoder`: as `evaluation.reconstruction` says, on `count` (by default as configured) held-out clips where there
     are any (`held_out`); a picture of the worst is written. For the drawn world `shapes`: on held-out prompts, and
     where it shows two objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as
-    `evaluation.tasks` says, on `count` clips (by default as configured); sheets of these samples are written beside.
+    `evaluation.tasks` says, on `count` clips (by default as configured); sheets of these samples are written beside. Of
+    further drawn worlds `probes`, as `evaluation.probes.judge` says, on `count` clips of each.
     `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
     with it. With one of `PARTS` alone the file keeps what it says of the other. `judged` is called with how many of the
     `JUDGEMENTS` are done, `work` is entered once all is loaded.
@@ -110,19 +112,22 @@ def evaluate(
     if part in ("generator", "tasks") and not sets:
         raise UserError("only of a drawn world can be told how prompts are followed: pass --part=autoencoder")
     of_tasks = _clips_of_tasks(settings, part, count) if sets else 0
+    of_probes = _clips_of_probes(settings, part, count)
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():
         result = workdir.read_json("evaluation.json")
-    maker = _Maker(models, settings) if part != "autoencoder" and sets else None
+    maker = _Maker(models, settings) if (part != "autoencoder" and sets) or of_probes else None
     with work or contextlib.nullcontext():
         if part in ("autoencoder", "all"):
             result |= _autoencoder(workdir, settings, codec, networks, count=count, needed=part == "autoencoder")
             judged(1)
-        if maker is not None and part in ("generator", "all"):
+        if maker is not None and sets and part in ("generator", "all"):
             result |= maker.follow(sets)
             judged(2)
         if maker is not None and of_tasks:
             result |= maker.tasks(sets["shapes"], limits_of(settings), count=of_tasks)
+        if maker is not None and of_probes:
+            result["probes"] = maker.probes(limits_of(settings), count=of_probes)
     judged(JUDGEMENTS)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)
@@ -159,7 +164,7 @@ def evaluate_data(
     data = settings.data
     count = count or settings.evaluation.clips
     if path == DRAWN:
-        source = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
+        source = settings.shapes.source(seed=settings.seed, split="heldout", num_clips=count)
     else:
         source = FolderSource(path, captions_required=False, max_frames=data.max_frames, fps=data.fps)
     limits = clip_limits(settings, data)
@@ -204,7 +209,8 @@ def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     # A model that is shown frames makes nothing of a prompt alone.
     has_generator = bool(settings.stages_of(TEXT_TO_VIDEO)) and settings.shown is None
     count = settings.evaluation.prompts
-    if not (has_generator and settings.data.source == "shapes" and count):
+    drawn = settings.data.source == "shapes" and settings.shapes.worlds is None
+    if not (has_generator and drawn and count):
         return {}
     draws = settings.evaluation.draws
     sets = {"shapes": heldout_prompts(count) * draws}
@@ -222,6 +228,18 @@ def _clips_of_tasks(settings: Settings, part: str, count: int | None) -> int:
     if part == "tasks":
         return max(2, count or settings.evaluation.tasks)
     return settings.evaluation.tasks if part == "all" and possible else 0
+
+
+def _clips_of_probes(settings: Settings, part: str, count: int | None) -> int:
+    """Returns how many clips of each world are gone on with, 0 for none; UserError where that is asked for in vain."""
+    possible = settings.probed and limits_of(settings).knows
+    if part == "probes" and not possible:
+        raise UserError(
+            "probes need a run on further worlds, trained with known tokens; this is none: train configs/worlds.py"
+        )
+    if part == "probes":
+        return count or settings.evaluation.probe_clips or 1
+    return (settings.evaluation.probe_clips or 0) if part == "all" and possible else 0
 
 
 class _Maker:
@@ -273,6 +291,16 @@ class _Maker:
             self._show_verdicts(f"size_{name}", one)
         return {**parts, **{f"size_{name}": scores for name, scores in sizes.scores.items()}}
 
+    def probes(self, limits: ModelLimits, *, count: int) -> dict[str, Any]:
+        """Returns how far what is made keeps to the drawn worlds, on `count` clips of each."""
+        settings = self._settings
+        spec = settings.shapes.worlds_spec(seed=settings.seed, split="heldout")
+        judged = judge_probes(self._sampler, self._params, limits, spec, count=count, seed=_EVALUATION_SEED)
+        for name, clips in judged.clips.items():
+            self._show(f"probe_{name}", clips, judged.prompts[name])
+        print(f"probes, by what is shown:\n{show.table(judged.scores['groups'])}", flush=True)
+        return {**judged.scores, **self._facts}
+
     def _show(self, name: str, clips: list[np.ndarray], prompts: list[str]) -> None:
         sample_log.show_sheet(self._folder, name, clips, prompts, fps=self._settings.sampling.fps)
 
@@ -291,7 +319,7 @@ def evaluation_clips(workdir: Workdir, settings: Settings, *, count: int | None 
     """
     count = count or settings.evaluation.clips
     if settings.data.source == "shapes":
-        world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
+        world = settings.shapes.source(seed=settings.seed, split="heldout", num_clips=count)
         limits = clip_limits(settings, settings.data)
         collections = [Collection(name="heldout", source=world, limits=limits, readers=1)]
     else:

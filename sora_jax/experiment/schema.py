@@ -10,13 +10,15 @@ from sora_jax.core.mesh import MeshConfig
 from sora_jax.core.precision import Precision
 from sora_jax.data.curation.measures import CurationConfig
 from sora_jax.data.packing.pipeline import PackingConfig
+from sora_jax.data.scenes.worlds import DrawnWorlds, WorldSplit, WorldsSpec
+from sora_jax.data.sources.base import Source
 from sora_jax.data.sources.shapes_prompts import MOST_PROMPTS, heldout_prompts
-from sora_jax.data.sources.shapes_world import WorldConfig
+from sora_jax.data.sources.shapes_world import ShapesWorld, Split, WorldConfig
 from sora_jax.data.sources.table import SOURCES
 from sora_jax.diffusion.grids import Grid
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.diffusion.solvers import METHODS
-from sora_jax.experiment.stage_settings import AUTOENCODER, Stage
+from sora_jax.experiment.stage_settings import AUTOENCODER, TEXT_TO_VIDEO, Stage
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
@@ -70,8 +72,9 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShapesConfig:
-    """The drawn world; see `data.sources.shapes_world.WorldConfig`."""
+    """What is drawn; see `data.sources.shapes_world.WorldConfig`, and with `worlds` `data.scenes.worlds.WorldsSpec`."""
 
+    worlds: tuple[str, ...] | None
     num_clips: int
     sides: tuple[tuple[int, int], ...]
     frames: tuple[int, ...]
@@ -86,9 +89,31 @@ class ShapesConfig:
         fields = dataclasses.asdict(self)
         own = fields.pop("seed")
         seed = seed if own is None else own
+        del fields["worlds"]
         if num_clips is not None:
             fields["num_clips"] = num_clips
         return WorldConfig(seed=seed, split="heldout" if split == "heldout" else "train", **fields)
+
+    def worlds_spec(self, *, seed: int, split: WorldSplit, num_clips: int | None = None) -> WorldsSpec:
+        """Returns what further worlds, of which there must be some, draw in one split; `num_clips` as of `world`."""
+        assert self.worlds is not None
+        if self.image_share:
+            raise UserError(f"image_share {self.image_share:g} with worlds: their clips are videos, set 0")
+        return WorldsSpec(
+            seed=seed,
+            num_clips=self.num_clips if num_clips is None else num_clips,
+            kinds=self.worlds,
+            sides=self.sides,
+            frames=self.frames,
+            fps=self.fps,
+            split=split,
+        )
+
+    def source(self, *, seed: int, split: Split, num_clips: int | None = None) -> Source:
+        """Returns the clips of one split, of the drawn world or of further ones; `num_clips` as of `world`."""
+        if self.worlds is None:
+            return ShapesWorld(self.world(seed=seed, split=split, num_clips=num_clips))
+        return DrawnWorlds(self.worlds_spec(seed=seed, split=split, num_clips=num_clips))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +173,7 @@ class EvaluationConfig:
     draws: int
     clips: int
     tasks: int
+    probe_clips: int | None
 
     def __post_init__(self):
         at_least_one(self, "draws", "clips")
@@ -265,6 +291,12 @@ class Settings:
             tokens, width = tower.tokens, tower.width
         last = "never" if transformer.image_positions is None else "must"
         return ShownConfig(channels=transformer.given_channels, last=last, image_tokens=tokens, image_width=width)
+
+    @property
+    def probed(self) -> bool:
+        """Whether the run makes videos of further drawn worlds, of which is known what must come."""
+        drawn = self.data.source == "shapes" and self.shapes.worlds is not None
+        return drawn and bool(self.stages_of(TEXT_TO_VIDEO)) and self.shown is None
 
     @property
     def longest(self) -> int:

@@ -133,7 +133,7 @@ def _conflicts(settings: Settings) -> list[str]:
         problems.append(f"seed {settings.seed} must be 0 or more")
     elif any(data.source == "shapes" for data in settings.collections.values()):
         try:
-            settings.shapes.world(seed=settings.seed, split="train")
+            settings.shapes.source(seed=settings.seed, split="train")
         except UserError as error:
             problems.append(f"shapes: {error}")
     for name, data in settings.collections.items():
