@@ -82,6 +82,8 @@ RANGES: dict[str, Range] = {
     "scaling.seeds": NOT_NEGATIVE,
     "evaluation.*": NOT_NEGATIVE,
     "*data.*curation.*": NOT_NEGATIVE,
+    "*data.*heldout_share": DECAY,
+    "log.validate_every": AT_LEAST_ONE,
 }
 
 
