@@ -50,6 +50,8 @@ def get_config() -> ConfigDict:
     shapes.fps = (6.0, 8.0)  # frames per second
     shapes.max_objects = 1  # 1 or 2
     shapes.occluder = False  # whether some objects pass behind a bar
+    shapes.wordings = placeholder(int)  # captions in other words that a clip has beside its four plain ones, 1 or more,
+    # for a text encoder that knows what words have in common (untried); None: none
 
     c.autoencoder = ae = ConfigDict()  # preset `tiny`: 4x4 px and 4 frames to one position
     ae.weights = placeholder(

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.core.commands import Flags, run_command
@@ -304,7 +303,7 @@ def new_prompts(count: int) -> list[PromptCase]:
     return [cases[number % len(cases)] for number in range(count)]
 
 
-def _changed(config: str, changes: dict[str, Any]) -> ConfigDict:
+def _changed(config: str, changes: dict[str, Any]) -> Any:
     changed = load_config(config)
     changed.update_from_flattened_dict(changes)
     return changed

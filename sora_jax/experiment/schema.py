@@ -79,6 +79,7 @@ class ShapesConfig:
     fps: tuple[float, ...]
     max_objects: int
     occluder: bool
+    wordings: int | None
 
     def world(self, *, seed: int, split: str, num_clips: int | None = None) -> WorldConfig:
         """Returns the world of one split; `num_clips` overrides the number that training draws."""
