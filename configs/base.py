@@ -54,6 +54,8 @@ def get_config() -> ConfigDict:
     shapes.occluder = False  # whether some objects pass behind a bar
     shapes.seed = placeholder(int)  # which clips are drawn and held out, 0 or more: runs of one value and several seeds
     # can share what is prepared; None: `seed`
+    shapes.wordings = placeholder(int)  # captions in other words that a clip has beside its four plain ones, 1 or more,
+    # for a text encoder that knows what words have in common (untried); None: none
 
     c.autoencoder = ae = ConfigDict()  # preset `tiny`: 4x4 px and 4 frames to one position
     ae.weights = placeholder(

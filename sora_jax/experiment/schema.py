@@ -84,6 +84,7 @@ class ShapesConfig:
     max_objects: int
     occluder: bool
     seed: int | None
+    wordings: int | None
 
     def world(self, *, seed: int, split: str, num_clips: int | None = None) -> WorldConfig:
         """Returns the world of one split; its own seed, if any, counts, and `num_clips` overrides that of training."""

@@ -18,6 +18,7 @@ import numpy as np
 from sora_jax.core import rng as rng_lib
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
+from sora_jax.data.sources import shapes_wordings
 
 # Six hues about 60 degrees apart, so that a blurred or faded sample still has one nearest name.
 PALETTE = {
@@ -57,6 +58,8 @@ class WorldConfig:
     max_objects: int  # 1, or 2: half of the clips then show two
     occluder: bool  # half of the moving one-object clips then pass behind a bar
     split: Split
+    # Captions in other words that each clip has as well; None: none, and not in the digest of the world.
+    wordings: int | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         _check(self.seed >= 0, f"world seed must be 0 or more, got {self.seed}")
@@ -72,6 +75,7 @@ class WorldConfig:
         for rate in self.fps:
             _check(rate > 0, f"fps must be over 0, got {rate}")
         _check(self.max_objects in (1, 2), f"max_objects must be 1 or 2, got {self.max_objects}")
+        _check(self.wordings is None or self.wordings >= 1, f"wordings must be 1 or more, or None, got {self.wordings}")
         _check(self.split in ("train", "heldout"), f"split is 'train' or 'heldout', got {self.split!r}")
 
 
@@ -116,7 +120,9 @@ class ShapesWorld:
 
     def __init__(self, config: WorldConfig):
         self.config = config
-        tables = (_DRAWING, PALETTE, SHAPES, MOTIONS, BACKGROUNDS, RADII, PAIR_RADIUS, BAR_COLOUR)
+        tables: tuple[object, ...] = (_DRAWING, PALETTE, SHAPES, MOTIONS, BACKGROUNDS, RADII, PAIR_RADIUS, BAR_COLOUR)
+        if config.wordings is not None:
+            tables += (config.wordings, shapes_wordings.TABLES)
         endless = dataclasses.replace(config, num_clips=1)
         self._origin = hashlib.sha256(repr((endless, tables)).encode()).hexdigest()[:16]
 
@@ -135,9 +141,17 @@ class ShapesWorld:
         return Clip(
             pixels_THWC=render(scene),
             fps=scene.fps,
-            captions=describe(scene),
+            captions=(*describe(scene), *self._reworded(index, scene)),
             source_id=self.source_id(index),
         )
+
+    def _reworded(self, index: int, scene: Scene) -> tuple[str, ...]:
+        if self.config.wordings is None:
+            return ()
+        things = [(thing.colour, thing.shape, thing.motion) for thing in scene.objects]
+        generator = rng_lib.generator(self.config.seed, f"shapes/{self.config.split}/wordings", index)
+        found = shapes_wordings.reword(generator, things=things, ground=scene.background, count=self.config.wordings)
+        return found if scene.bar is None else tuple(f"{one} behind a bar" for one in found)
 
     def source_id(self, index: int) -> str:
         """Returns the name of clip `index`, unique over seeds and splits."""
