@@ -115,13 +115,13 @@ class LossGrid:
         parts = 1 if mesh is None else ways("batch", mesh)
         self._names = prepared.source_ids()
         self._batches = _packed(prepared, layout, rows=-(-rows // parts) * parts, seed=seed)
-        present = np.concatenate([batch["sample_BS"].ravel() for batch in self._batches])
-        self._clips = np.sort(present[present >= 0])
-        if not len(self._clips):
+        if not self._batches:
             raise UserError(
                 f"none of {len(prepared)} held-out clips fits a row of {layout.budget.tokens} tokens and "
                 f"{layout.budget.text_tokens} text tokens: raise packing.tokens or packing.text_tokens"
             )
+        present = np.concatenate([batch["sample_BS"].ravel() for batch in self._batches])
+        self._clips = np.sort(present[present >= 0])
         shapes = [prepared[index].pixel_shape for index in self._clips.tolist()]
         self._frames, self._sizes = [one[0] for one in shapes], [one[1:] for one in shapes]
         self._measure = _make_measure(structure, config, dtype, mesh)

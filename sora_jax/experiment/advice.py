@@ -20,6 +20,8 @@ from sora_jax.train.workdir import Workdir
 _LONG = 0.5
 # Lines of metrics from which on a trend is looked for, and the least fall of the loss over the last fifth of them.
 _LEAST_LINES, _LEAST_FALL = 20, 0.03
+# Rise of the held-out loss over its lowest, as a share, from which on a stage overfits.
+_LEAST_RISE = 0.02
 _MOST_WORDS = 8
 
 
@@ -118,12 +120,36 @@ def _of_loss(workdir: Workdir, settings: Settings) -> Iterator[str]:
     done = workdir.facts()["stages"]
     lines = read_metrics(workdir.path)
     for name in settings.stages_of(TEXT_TO_VIDEO)[-1:]:
+        if said := _overfitting(name, [line for line in lines if line["stage"] == name]):
+            yield said
+            continue
         losses = [line["loss"] for line in lines if line["stage"] == name and isinstance(line.get("loss"), float)]
         if name in done and (fall := _fall(losses)) is not None:
             yield (
                 f"the loss of {name} still fell by {fall:.0%} in its last fifth: more steps would help, "
                 f"stages.{name}.steps (docs/checkpoints.md says how another run goes on from this one)"
             )
+
+
+def _overfitting(name: str, lines: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a sentence where the held-out loss of a stage rises and that of its own clips falls; "" where not.
+
+    The held-out clips and their noise stay the same, so its rise is one of the weights.
+    """
+    heldout = [(line["step"], line["heldout_loss"]) for line in lines if isinstance(line.get("heldout_loss"), float)]
+    own = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float)]
+    if len(heldout) < 3 or len(own) < _LEAST_LINES:
+        return ""
+    (at, best), (_, last) = min(heldout, key=lambda one: one[1]), heldout[-1]
+    then = [loss for step, loss in own if step <= at][-len(own) // 5 :]
+    before, now = float(np.mean(then or [math.inf])), float(np.mean([loss for _, loss in own[-len(own) // 5 :]]))
+    if last < (1 + _LEAST_RISE) * best or not now < before < math.inf:
+        return ""
+    return (
+        f"{name} overfits: its loss on held-out clips was lowest at step {at}, {best:.3g}, and is {last:.3g} at the "
+        f"end, while that on its own clips fell from {before:.3g} to {now:.3g}: train on more clips, or fewer steps, "
+        f"stages.{name}.steps"
+    )
 
 
 def _fall(losses: Sequence[float]) -> float | None:

@@ -57,7 +57,7 @@ def replay(run: Run, name: str, *, step: int | None, steps: int) -> Iterator[Rep
     recipe = recipe_of(run.settings, name, run.mesh)
     structure, _, axes = abstract_model(recipe.maker.build)
     step_function = make_step(recipe.objective, structure, recipe.maker.optimizer(axes), recipe.step)
-    then = {line["step"]: line for line in read_metrics(run.workdir.path) if line["stage"] == name}
+    then = {line["step"]: line for line in read_metrics(run.workdir.path) if line["stage"] == name and "digest" in line}
     mesh = recipe.maker.mesh
     with jax.set_mesh(mesh):
         folder = run.workdir.checkpoints(name)

@@ -112,6 +112,42 @@ def histogram(title: str, values: Sequence[float], *, unit: str) -> str:
     )
 
 
+def heat_map(title: str, xs: Sequence[float], rows: Sequence[tuple[str, Sequence[float | None]]]) -> str:
+    """The HTML of a `<figure>`: a row of cells over the steps `xs` for each (name, values); empty without rows.
+
+    A cell is the darker the lower its value is among those of its row, whose last value stands at its end.
+    """
+    if not rows:
+        return ""
+    left, right, top = _LEFT + 16, _WIDTH - _LEFT, _TOP
+    high, wide = min(24.0, (_HEIGHT - _TOP - _BOTTOM) / len(rows)), (right - left) / len(xs)
+    parts = []
+    for number, (name, values) in enumerate(rows):
+        known = [value for value in values if value is not None]
+        if not known:
+            continue
+        low, span = min(known), (max(known) - min(known)) or 1.0
+        y = top + number * high
+        for place, value in enumerate(values):
+            if value is not None:
+                parts.append(
+                    f'<rect class="bar" x="{left + place * wide:.1f}" y="{y:.1f}" width="{wide:.2f}" '
+                    f'height="{high - 1:.1f}" opacity="{1 - 0.85 * (value - low) / span:.2f}">'
+                    f"<title>{escape(name)}, step {compact(xs[place])}: {compact(value)}</title></rect>"
+                )
+        middle = y + high / 2 + 4
+        parts.append(f'<text x="{left - 6}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<text x="{right + 4}" y="{middle:.1f}">{compact(known[-1])}</text>')
+    bottom = top + len(rows) * high + 16
+    ends = f"{compact(xs[0])} to {compact(xs[-1])}"
+    parts.append(f'<text x="{left}" y="{bottom:.1f}">step {ends}, the darker the lower; at the end: last</text>')
+    return (
+        f'<figure class="chart"><figcaption><span>{escape(title)}</span></figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {bottom + 8:.0f}" role="img" aria-label="{escape(title)} over steps">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
 def compact(value: float) -> str:
     """The number in at most about five characters: 0.0123, 45.6, 12.3k, 4.5M."""
     if value == 0 or not math.isfinite(value):

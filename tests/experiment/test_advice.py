@@ -83,6 +83,23 @@ def test_the_share_of_the_frames_that_is_used_is_told_where_it_is_known(workdir)
     assert "is not used (23 of 500 frames in the files of videos, 4.6 %, are): take windows over" in frames
 
 
+def test_overfitting_is_told_instead_of_advice_to_train_on(workdir):
+    write_losses(workdir, np.linspace(0.5, 0.3, 40))
+    path = workdir.path / "metrics.jsonl"
+    rising = [
+        {"stage": "videos", "step": step, "heldout_loss": loss} for step, loss in ((9, 0.6), (19, 0.5), (39, 0.52))
+    ]
+    path.write_text("\n".join([path.read_text(), *map(json.dumps, rising)]))
+    (said,) = advice(workdir)
+    assert said.startswith(
+        "videos overfits: its loss on held-out clips was lowest at step 19, 0.5, and is 0.52 at the end, while that on "
+        "its own clips fell from 0.4"
+    )
+    path.write_text(path.read_text().replace("0.52", "0.505"))
+    (said,) = advice(workdir)
+    assert said.startswith("the loss of videos still fell"), "so little is no rise"
+
+
 def test_everything_is_told_in_a_sentence_and_what_matters_most_first(workdir, toy_config):
     (workdir.path / "prepared").rename(workdir.path / "before")
     write_clips(workdir, [(1, "a cat"), (3, "a dog"), (3, "a cat"), (2, "a <b>")])

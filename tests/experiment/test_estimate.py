@@ -39,7 +39,7 @@ def test_a_run_has_its_stages_and_an_evaluation(parts):
         ("prepare", 96, "clips"),
         ("images", 6, "steps"),
         ("videos", 8, "steps"),
-        (EVALUATION, 3, "judgements"),
+        (EVALUATION, 4, "judgements"),
     ]
     assert all(part.each > 0 and part.once > 0 and part.took is None for part in found.values())
     assert list(parts(until="prepare")) == ["autoencoder", "prepare"]

@@ -158,6 +158,12 @@ def test_the_evaluation_has_what_was_promised(toy_workdir):
     assert 0 < evaluation["autoencoder"]["psnr"] < 100
     assert -1 <= evaluation["autoencoder"]["ssim"] <= 1
     assert evaluation["autoencoder"]["held_out"] is True
+    heldout = evaluation["heldout"]
+    assert heldout["clips"] == 8
+    assert heldout["loss"] > heldout["stderr"] > 0
+    assert np.mean([one["loss"] for one in heldout["by_level"]]) == pytest.approx(heldout["loss"])
+    assert {one["frames"] for one in heldout["by_duration"]} == {1, 5}
+    assert {one["size"] for one in heldout["by_size"]} == {"16x16", "16x24"}
 
 
 def test_the_run_leaves_curves_samples_and_a_report(toy_workdir, toy_config):

@@ -135,6 +135,20 @@ def test_groups_of_prompts_are_shares_and_pictures_of_verdicts_are_named(workdir
     assert len(page.images) == 5 + 1
 
 
+def test_a_held_out_loss_has_a_curve_and_heat_maps(workdir):
+    with MetricsWriter(workdir) as metrics:
+        for step, loss in ((10, 0.5), (20, 0.4)):
+            scalars = {"heldout_loss": loss, "heldout_stderr": 0.01, "heldout_loss_level_0.0625": 2 * loss}
+            metrics.write("videos", step, {**scalars, "heldout_loss_level_0.188": loss, "heldout_loss_frames_9": loss})
+    text = report(workdir).read_text()
+    words = Page(text).words
+    for said in ("Held-out loss ± 0.01", "Held-out loss by noise level", "0.0625", "frames 9", "step 10 to 20"):
+        assert said in words, said
+    assert "by size" not in words
+    assert text.count('opacity="0.15"') == text.count('opacity="1.00"') == 3, "of each row the highest and the lowest"
+    assert "heldout" not in words, "no curve among the others"
+
+
 def test_the_text_of_users_is_escaped_and_the_page_is_self_contained(workdir):
     text = report(workdir).read_text()
     page = Page(text)

@@ -129,6 +129,7 @@ def run(
     trainable=None,
     profile=None,
     snapshots=None,
+    validate=None,
     **guard,
 ):
     """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
@@ -153,6 +154,7 @@ def run(
             step=step,
             stream=stream,
             show=show,
+            validate=lambda state: {"heldout_loss": float(state.step)},
         )
         progress = RunProgress([Part(name="videos", total=STEPS, unit="steps", each=1.0, once=0.0)])
         progress.begin("videos")
@@ -169,7 +171,7 @@ def run(
                     keep_every_hours=None,
                 ),
                 log=LogConfig(
-                    every_steps=log_every, samples_per_stage=samples, validate_every=None, profile_steps=profile
+                    every_steps=log_every, samples_per_stage=samples, validate_every=validate, profile_steps=profile
                 ),
                 stop=asked,
                 progress=progress,
@@ -274,6 +276,15 @@ def test_lines_of_metrics_are_means_since_the_last(whole, tmp_path):
         pair = single[2 * number : 2 * number + 2]
         for name in ("loss", "gradient_norm", "size"):
             np.testing.assert_allclose(line[name], np.mean([part[name] for part in pair]), rtol=1e-6)
+
+
+def test_a_state_is_validated_every_so_often_and_at_the_end_also_where_the_run_was_stopped(whole, tmp_path):
+    with pytest.raises(Preempted):
+        run(tmp_path, Stream(events={3: terminate}), validate=4)
+    state, *_ = run(tmp_path, Stream(), validate=4)
+    lines = [(line["step"], line["heldout_loss"]) for line in read_metrics(tmp_path) if "heldout_loss" in line]
+    assert lines == [(4, 4.0), (8, 8.0), (9, 9.0)]
+    jax.tree.map(np.testing.assert_array_equal, state, whole[1])
 
 
 @pytest.mark.parametrize("stop_at", [0, 3, 5, 8])

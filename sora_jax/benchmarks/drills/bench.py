@@ -297,7 +297,7 @@ def steps_done(workdir: Path) -> int:
 
 def losses(workdir: Path) -> dict[int, float]:
     """Returns the loss of each step of the last stage."""
-    return {line["step"]: line["loss"] for line in read_metrics(workdir) if line["stage"] == STAGE}
+    return {line["step"]: line["loss"] for line in read_metrics(workdir) if line["stage"] == STAGE and "loss" in line}
 
 
 def saved_steps(workdir: Path) -> list[int]:
