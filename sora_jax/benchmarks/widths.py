@@ -233,7 +233,7 @@ def _figure(name: str, value: float, meaning: str, *, target: str | None = None)
 
 
 def _at_width(study: WidthStudy, width: int, name: str) -> Settings:
-    """Returns the settings of the run with the transformer, and the optimizer of the stage `name`, of a study."""
+    """Returns the settings of the run with the transformer of a width, and the optimizer of the stage `name`."""
     shape = dataclasses.replace(
         study.settings.transformer,
         width=width,
