@@ -8,8 +8,6 @@ The clips are those that a run has prepared, in the same batches for all. `sizes
 activation's root mean square against the logarithm of the width, after 2 and after 10 steps (in the first the gates
 are shut, and hide what is behind them). `rates`: the mean loss over the last quarter of a short schedule on a grid of
 rates, and where the best of each width lies. --base_width=0 leaves muP out (`nn.scaling`), to compare with.
-
-On two cores the sizes of four widths take about 2 minutes, and the rates of three about 8.
 """
 
 import contextlib
