@@ -8,8 +8,6 @@ The clips are those that a run has prepared, in the same batches for all. `sizes
 activation's root mean square against the logarithm of the width, after 2 and after 10 steps (in the first the gates
 are shut, and hide what is behind them). `rates`: the mean loss over the last quarter of a short schedule on a grid of
 rates, and where the best of each width lies. --base_width=0 leaves muP out (`nn.scaling`), to compare with.
-
-On two cores the sizes of four widths take about 2 minutes, and the rates of three about 8.
 """
 
 import contextlib
@@ -74,7 +72,7 @@ _ROWS = _FLAGS.integer("rows", 4, "Of a batch.", least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Family:
+class WidthStudy:
     """Transformers that differ in their width alone, and what they are trained on.
 
     Attributes:
@@ -97,16 +95,16 @@ class Family:
 class Trainer:
     """The transformer of one width: one compiled step for all rates and seeds."""
 
-    def __init__(self, family: Family, width: int):
-        name = family.settings.stages_of(TEXT_TO_VIDEO)[-1]
-        settings, kind = _at_width(family, width, name), DiffusionKind()
+    def __init__(self, study: WidthStudy, width: int):
+        name = study.settings.stages_of(TEXT_TO_VIDEO)[-1]
+        settings, kind = _at_width(study, width, name), DiffusionKind()
         self._mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
         self._recipe = kind.recipe(settings, name, self._mesh)
         maker = self._recipe.maker
         structure, _, axes = abstract_model(maker.build)
         self._named, _, _ = abstract_model(lambda key: _with_names(maker.build(key)))
         self._step = make_step(self._recipe.objective, structure, maker.optimizer(axes), self._recipe.step)
-        self._batches = family.batches
+        self._batches = study.batches
 
     def train(self, schedule: ScheduleConfig, *, steps: int, seed: int = 0) -> Iterator[tuple[TrainState, float]]:
         """Yields (the state, the loss before) after each step; a state holds until the next is asked for."""
@@ -133,17 +131,17 @@ class Trainer:
 
 def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
-    family = family_of_flags()
+    study = study_of_flags()
     figures = []
     if _PART.value != "rates":
-        figures += size_figures(family, _SIZES.value, rate=_RATE.value, seeds=_SEEDS.value)
+        figures += size_figures(study, _SIZES.value, rate=_RATE.value, seeds=_SEEDS.value)
     if _PART.value != "sizes":
         rates = [_LEAST.value * 2**i for i in range(_RATES.value)]
-        figures += rate_figures(family, _TRAINED.value, rates, steps=_STEPS.value)
+        figures += rate_figures(study, _TRAINED.value, rates, steps=_STEPS.value)
     publish(figures, _JSON.value)
 
 
-def family_of_flags() -> Family:
+def study_of_flags() -> WidthStudy:
     """Returns what the flags say; raises UserError where the run has no prepared clips."""
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
@@ -151,7 +149,7 @@ def family_of_flags() -> Family:
         raise UserError(f"{workdir.path} trains no transformer: give a --workdir that does")
     settings = dataclasses.replace(settings, packing=dataclasses.replace(settings.packing, rows=_ROWS.value))
     count = _STEPS.value if _PART.value != "sizes" else LOOKED_AT[-1]
-    return Family(
+    return WidthStudy(
         settings=settings,
         base_width=_BASE.value or None,
         head_width=_HEAD.value,
@@ -169,7 +167,7 @@ def read_batches(workdir: Workdir, settings: Settings, count: int) -> list[HostB
         return list(itertools.islice(batches, count))
 
 
-def size_figures(family: Family, widths: Sequence[int], *, rate: float, seeds: int) -> list[Figure]:
+def size_figures(study: WidthStudy, widths: Sequence[int], *, rate: float, seeds: int) -> list[Figure]:
     """Returns the steepest slope over all activations after each of `LOOKED_AT` steps, and of which it is.
 
     Sizes are averaged over `seeds` initialisations of the widest, and over as many more of narrower ones as their sizes
@@ -179,7 +177,7 @@ def size_figures(family: Family, widths: Sequence[int], *, rate: float, seeds: i
     sizes: dict[int, list[dict[str, Any]]] = {step: [] for step in LOOKED_AT}
     with tqdm(total=sum(seeds * max(widths) // width for width in widths), desc="sizes", leave=False) as bar:
         for width in widths:
-            trainer, found = Trainer(family, width), {step: list[dict[str, float]]() for step in LOOKED_AT}
+            trainer, found = Trainer(study, width), {step: list[dict[str, float]]() for step in LOOKED_AT}
             for seed in range(seeds * max(widths) // width):
                 for step, (state, _) in enumerate(trainer.train(constant, steps=LOOKED_AT[-1], seed=seed), start=1):
                     if step in found:
@@ -205,13 +203,13 @@ def slopes_of(widths: Sequence[int], logarithms: Sequence[Mapping[str, Any]]) ->
     return {name: float(x @ y / (x @ x)) for name, y in table.items()}
 
 
-def rate_figures(family: Family, widths: Sequence[int], rates: Sequence[float], *, steps: int) -> list[Figure]:
+def rate_figures(study: WidthStudy, widths: Sequence[int], rates: Sequence[float], *, steps: int) -> list[Figure]:
     """Returns the mean loss over the last quarter by width and rate, the best rates, and how far apart these are."""
     figures: list[Figure] = []
     best: dict[int, int] = {}
     with tqdm(total=len(widths) * len(rates), desc="rates", leave=False) as bar:
         for width in widths:
-            trainer, losses = Trainer(family, width), []
+            trainer, losses = Trainer(study, width), []
             for rate in rates:
                 schedule = ScheduleConfig(
                     learning_rate=rate, warmup_steps=steps // 10, decay_share=0.5, final_share=0.02
@@ -232,20 +230,20 @@ def _figure(name: str, value: float, meaning: str, *, target: str | None = None)
     return Figure(name=name, value=value, target=target, meaning=meaning)
 
 
-def _at_width(family: Family, width: int, name: str) -> Settings:
-    """Returns the settings of the run with the transformer, and the optimizer of the stage `name`, of a family."""
+def _at_width(study: WidthStudy, width: int, name: str) -> Settings:
+    """Returns the settings of the run with the transformer of a width, and the optimizer of the stage `name`."""
     shape = dataclasses.replace(
-        family.settings.transformer,
+        study.settings.transformer,
         width=width,
-        base_width=family.base_width,
-        heads=width // family.head_width,
+        base_width=study.base_width,
+        heads=width // study.head_width,
         mlp_width=4 * width,
-        depth=family.depth,
+        depth=study.depth,
     )
-    stage = DiffusionKind().of(family.settings, name)
-    stage = dataclasses.replace(stage, optimizer=dataclasses.replace(stage.optimizer, name=family.optimizer))
-    stages = {**family.settings.stages, name: stage}
-    return dataclasses.replace(family.settings, transformer=shape, stages=stages)
+    stage = DiffusionKind().of(study.settings, name)
+    stage = dataclasses.replace(stage, optimizer=dataclasses.replace(stage.optimizer, name=study.optimizer))
+    stages = {**study.settings.stages, name: stage}
+    return dataclasses.replace(study.settings, transformer=shape, stages=stages)
 
 
 def _with_names(model: nnx.Module) -> nnx.Module:

@@ -19,21 +19,23 @@ def test_the_slope_of_a_power_is_its_exponent():
 
 
 @pytest.fixture(scope="module")
-def family(toy_workdir):
+def study(toy_workdir):
     workdir = Workdir(toy_workdir)
     settings = read_settings(workdir.config())
     batches = widths.read_batches(workdir, settings, 4)
-    return widths.Family(settings=settings, base_width=16, head_width=8, depth=2, optimizer="adamw", batches=batches)
+    return widths.WidthStudy(
+        settings=settings, base_width=16, head_width=8, depth=2, optimizer="adamw", batches=batches
+    )
 
 
 @pytest.mark.slow
-def test_outputs_of_wide_transformers_grow_without_it_and_stay_with_it(family):
+def test_outputs_of_wide_transformers_grow_without_it_and_stay_with_it(study):
     constant = ScheduleConfig(learning_rate=2e-3, warmup_steps=0, decay_share=0.0, final_share=1.0)
     growth = {}
     for base in (16, None):
         sizes = []
         for width in (16, 128):
-            trainer = widths.Trainer(dataclasses.replace(family, base_width=base), width)
+            trainer = widths.Trainer(dataclasses.replace(study, base_width=base), width)
             *_, (state, loss) = trainer.train(constant, steps=4)
             assert np.isfinite(loss)
             sizes.append(trainer.sizes(state))
@@ -45,8 +47,8 @@ def test_outputs_of_wide_transformers_grow_without_it_and_stay_with_it(family):
 
 
 @pytest.mark.slow
-def test_the_figures_name_the_best_rate(family):
-    figures = {one.name: one.value for one in widths.rate_figures(family, (16, 32), (1e-5, 4e-3), steps=8)}
+def test_the_figures_name_the_best_rate(study):
+    figures = {one.name: one.value for one in widths.rate_figures(study, (16, 32), (1e-5, 4e-3), steps=8)}
     assert figures["best_rates_apart"] == 0
     assert figures["best_rate_32"] == 4e-3
     assert figures["loss_32_0.004"] < figures["loss_32_1e-05"]

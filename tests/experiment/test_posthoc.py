@@ -15,7 +15,9 @@ from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.experiment.evaluation import check_asked
 from sora_jax.experiment.loading import check_ema
+from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.posthoc import load_average
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.snapshots import AVERAGES, Snapshots, find_snapshots
@@ -137,3 +139,15 @@ def test_averages_that_changed_are_not_used(trained, settings, tmp_path):
     file.write_bytes(contents)
     with pytest.raises(StorageError, match="none of the 1 checkpoints"):
         load_average(copy, settings, "videos", on_one_device(), width=TRACKED)
+
+
+def test_a_run_is_opened_with_an_average_of_its_width(toy_workdir, toy_config):
+    own = read_settings(toy_config())
+    plain, asked = (RunModels(Workdir(toy_workdir), own, ema=width) for width in (None, own.ema.widths[0]))
+    jax.tree.map(np.testing.assert_array_equal, plain.params, asked.params)
+    assert "ema" not in plain.facts()
+    assert asked.facts()["ema"] == own.ema.widths[0]
+    with pytest.raises(UserError, match=r"kept no averages to make one of width 0.08 of"):
+        _ = RunModels(Workdir(toy_workdir), own, ema=0.08).params
+    with pytest.raises(UserError, match=r"--ema=0.08 is of the transformer: the autoencoder has one average"):
+        check_asked("autoencoder", None, "ema", ema=0.08)
