@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
             "transformer.heads": 8,
             "transformer.mlp_width": 512,
             # One stage: a budget is one schedule.
-            "stages.videos.steps": 90,
+            "stages.videos.steps": 80,
             "stages.videos.mix.images": 0.4,
             "stages.videos.mix.videos": 0.6,
             "stages.videos.schedule.learning_rate": 5.2e-3,

@@ -39,7 +39,8 @@ def main(_: Sequence[str]) -> None:
 
     # The runs need the devices; the study itself computes nothing worth one.
     jax.config.update("jax_platforms", "cpu")
-    study = Study(folder=Path(_WORKDIR.value), file=_CONFIG.file, given=_CONFIG.given)
+    # The runs note where they took things from: the same, wherever the next command is given.
+    study = Study(folder=Path(_WORKDIR.value).absolute(), file=_CONFIG.file, given=_CONFIG.given)
     first, rungs = ladder(study)
     if _DO.value == "print":
         for child in (first, *(rung.child for rung in rungs)):
