@@ -23,7 +23,7 @@ _LEAST_OVERLAP = 0.6  # with the best template, mean over frames, below which th
 _LEAST_SEEN = 0.1  # of the template's area; a frame that shows less tells nothing
 _OUTSIDE = 0.8  # radii that a centre may lie beyond the frame
 _SIZES = (0.94, 1.0, 1.06)  # times the radii of the world: what is made is not exact
-_UNUSUAL = 1.3  # times the error of a template of another size than the world's
+_UNUSUAL = 1.3  # times the error, and one pixel, of a template of another size than the world's
 _MOVES_K2 = np.array(list(itertools.product((0, 1, -1), repeat=2)), np.float32)
 _FIRST_STEP, _ROUNDS = 0.5, 3  # px, of the search around the best whole pixel; halved in each round
 
@@ -71,7 +71,7 @@ def read_framing(pixels_THWC: np.ndarray) -> Framing | None:
     radii = [radius * scale for radius in of_world for scale in _SIZES]
     fits = [_fit_place(shape, radius, mask_THW, visible_HW) for shape in SHAPES for radius in radii]
     # A size of the world explains a subject better than one that only fits a little closer.
-    best = min(fits, key=lambda fit: fit.error * (1.0 if fit.radius in of_world else _UNUSUAL))
+    best = min(fits, key=lambda fit: (fit.error + 1.0) * (1.0 if fit.radius in of_world else _UNUSUAL))
     if not best.seen_T.any() or best.overlap < _LEAST_OVERLAP:
         return None
     return _framing(best.shape, best.radius, best.place_T2[best.seen_T], size)
@@ -129,21 +129,26 @@ def _templates(shape: str, radius: float, height: int, width: int) -> tuple[np.n
 
 def _draw(shape: str, radius: float, places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns masks (..., H, W) of a template with its centre at `places` (..., 2)."""
+    return steep(_cover(shape, radius, places, size))
+
+
+def _cover(shape: str, radius: float, places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the share of each pixel that such templates cover (..., H, W)."""
     row = np.arange(size[0], dtype=np.float32)[:, None] + 0.5 - places[..., 0, None, None]
     column = np.arange(size[1], dtype=np.float32) + 0.5 - places[..., 1, None, None]
-    return steep(coverage(shape, row, column, radius=radius))
+    return coverage(shape, row, column, radius=radius)
 
 
 def _area(shape: str, radius: float) -> float:
     side = 2 * int(np.ceil(radius)) + 2
-    return float(_draw(shape, radius, np.array([side / 2, side / 2]), (side, side)).sum())
+    return float(_cover(shape, radius, np.array([side / 2, side / 2]), (side, side)).sum())
 
 
 def _framing(shape: str, radius: float, place_T2: np.ndarray, size: tuple[int, int]) -> Framing:
     """Returns how an object with its centres at `place_T2` lies in a frame of `size`."""
     near_T2, far_T2 = place_T2, np.array(size) - place_T2
     margin_T = np.minimum(near_T2, far_T2).min(axis=1) / radius - BOX[shape]
-    visible_T = _draw(shape, radius, place_T2, size).sum(axis=(1, 2))
+    visible_T = _cover(shape, radius, place_T2, size).sum(axis=(1, 2))
     return Framing(in_view_T=np.clip(visible_T / _area(shape, radius), 0, 1), margin_T=margin_T)
 
 
