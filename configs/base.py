@@ -282,7 +282,7 @@ def collection() -> ConfigDict:
     data.fps = placeholder(float)  # rate that faster videos are resampled to, Hz; slower ones and None: the clip's own
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
     data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
-    data.square_crop = False  # cut clips to their central squares, as is common; to compare with (untried)
+    data.square_crop = False  # cut clips to their central squares, as is common; to compare with (docs/framing.md)
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
     data.readers = 2  # clips decoded side by side, each by a process; a fast device wants as many as there are cores
     data.curation = curation = ConfigDict()  # what is kept of raw videos (untried); all off: every file, from its start
