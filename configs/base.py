@@ -300,7 +300,7 @@ def collection() -> ConfigDict:
         float
     )  # share of the clips, in (0, 1), that training never sees and a held-out loss is measured on; by a digest of
     # their file's name, so always the same ones. None: none; of the drawn world, that has its own, leave it None
-    data.square_crop = False  # cut clips to their central squares, as is common; to compare with (untried)
+    data.square_crop = False  # cut clips to their central squares, as is common; to compare with (docs/framing.md)
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
     data.readers = 2  # clips decoded side by side, each by a process; a fast device wants as many as there are cores
     data.curation = curation = ConfigDict()  # what is kept of raw videos (untried); all off: every file, from its start

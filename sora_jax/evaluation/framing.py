@@ -23,8 +23,9 @@ _LEAST_OVERLAP = 0.6  # with the best template, mean over frames, below which th
 _LEAST_SEEN = 0.1  # of the template's area; a frame that shows less tells nothing
 _OUTSIDE = 0.8  # radii that a centre may lie beyond the frame
 _SIZES = (0.94, 1.0, 1.06)  # times the radii of the world: what is made is not exact
-_UNUSUAL = 1.3  # times the error of a template of another size than the world's
+_UNUSUAL = 1.3  # times the error, and one pixel, of a template of another size than the world's
 _MOVES_K2 = np.array(list(itertools.product((0, 1, -1), repeat=2)), np.float32)
+_REFINED = 6  # templates, those that explain a clip best at whole pixels
 _FIRST_STEP, _ROUNDS = 0.5, 3  # px, of the search around the best whole pixel; halved in each round
 
 
@@ -69,12 +70,24 @@ def read_framing(pixels_THWC: np.ndarray) -> Framing | None:
     size = mask_THW.shape[1:]
     of_world = [share * min(size) for share in RADII.values()]
     radii = [radius * scale for radius in of_world for scale in _SIZES]
-    fits = [_fit_place(shape, radius, mask_THW, visible_HW) for shape in SHAPES for radius in radii]
+    rough = [_find(shape, radius, mask_THW, visible_HW) for shape in SHAPES for radius in radii]
+    rough.sort(key=lambda found: found.error)
+    fits = [_refine(found, mask_THW, visible_HW) for found in rough[:_REFINED]]
     # A size of the world explains a subject better than one that only fits a little closer.
-    best = min(fits, key=lambda fit: fit.error * (1.0 if fit.radius in of_world else _UNUSUAL))
+    best = min(fits, key=lambda fit: (fit.error + 1.0) * (1.0 if fit.radius in of_world else _UNUSUAL))
     if not best.seen_T.any() or best.overlap < _LEAST_OVERLAP:
         return None
     return _framing(best.shape, best.radius, best.place_T2[best.seen_T], size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Where a template has the least squared error at whole pixels; `error` is that but for a constant of the clip."""
+
+    shape: str
+    radius: float
+    place_T2: np.ndarray
+    error: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,22 +102,30 @@ class _Placed:
     overlap: float  # intersection over union within the frame, mean over frames that show it
 
 
-def _fit_place(shape: str, radius: float, mask_THW: np.ndarray, visible_HW: np.ndarray) -> _Placed:
-    """Returns where the template has the least squared error over visible pixels: any whole px, then finer."""
+def _find(shape: str, radius: float, mask_THW: np.ndarray, visible_HW: np.ndarray) -> _Found:
+    """Returns the best places of a template; only visible pixels count."""
     frames, height, width = mask_THW.shape
-    seen_THW = mask_THW * visible_HW
     place_K2, template_KP = _templates(shape, radius, height, width)
     if not visible_HW.all():
         template_KP = template_KP * visible_HW.ravel()
-    error_TK = (template_KP**2).sum(axis=1) - 2 * seen_THW.reshape(frames, -1) @ template_KP.T
-    place_T2 = place_K2[error_TK.argmin(axis=1)]
+    seen_TP = (mask_THW * visible_HW).reshape(frames, -1)
+    error_TK = np.einsum("kp,kp->k", template_KP, template_KP) - 2 * seen_TP @ template_KP.T
+    best_T = error_TK.argmin(axis=1)
+    error = float(error_TK[np.arange(frames), best_T].sum())
+    return _Found(shape=shape, radius=radius, place_T2=place_K2[best_T], error=error)
+
+
+def _refine(found: _Found, mask_THW: np.ndarray, visible_HW: np.ndarray) -> _Placed:
+    """Returns the template at the best places to an eighth of a pixel."""
+    shape, radius, place_T2 = found.shape, found.radius, found.place_T2
+    size, seen_THW = mask_THW.shape[1:], mask_THW * visible_HW
     step = _FIRST_STEP
     for _ in range(_ROUNDS):
         places_KT2 = place_T2 + step * _MOVES_K2[:, None]
-        error_KT = ((_draw(shape, radius, places_KT2, (height, width)) * visible_HW - seen_THW) ** 2).sum(axis=(2, 3))
-        place_T2 = places_KT2[error_KT.argmin(axis=0), np.arange(frames)]
+        error_KT = ((_draw(shape, radius, places_KT2, size) * visible_HW - seen_THW) ** 2).sum(axis=(2, 3))
+        place_T2 = places_KT2[error_KT.argmin(axis=0), np.arange(len(place_T2))]
         step /= 2
-    drawn_THW = _draw(shape, radius, place_T2, (height, width)) * visible_HW
+    drawn_THW = _draw(shape, radius, place_T2, size) * visible_HW
     shared_T = np.minimum(drawn_THW, seen_THW).sum(axis=(1, 2))
     union_T = np.maximum(drawn_THW, seen_THW).sum(axis=(1, 2))
     seen_T = seen_THW.sum(axis=(1, 2)) > _LEAST_SEEN * _area(shape, radius)
@@ -129,21 +150,26 @@ def _templates(shape: str, radius: float, height: int, width: int) -> tuple[np.n
 
 def _draw(shape: str, radius: float, places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns masks (..., H, W) of a template with its centre at `places` (..., 2)."""
+    return steep(_cover(shape, radius, places, size))
+
+
+def _cover(shape: str, radius: float, places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the share of each pixel that such templates cover (..., H, W)."""
     row = np.arange(size[0], dtype=np.float32)[:, None] + 0.5 - places[..., 0, None, None]
     column = np.arange(size[1], dtype=np.float32) + 0.5 - places[..., 1, None, None]
-    return steep(coverage(shape, row, column, radius=radius))
+    return coverage(shape, row, column, radius=radius)
 
 
 def _area(shape: str, radius: float) -> float:
     side = 2 * int(np.ceil(radius)) + 2
-    return float(_draw(shape, radius, np.array([side / 2, side / 2]), (side, side)).sum())
+    return float(_cover(shape, radius, np.array([side / 2, side / 2]), (side, side)).sum())
 
 
 def _framing(shape: str, radius: float, place_T2: np.ndarray, size: tuple[int, int]) -> Framing:
     """Returns how an object with its centres at `place_T2` lies in a frame of `size`."""
     near_T2, far_T2 = place_T2, np.array(size) - place_T2
     margin_T = np.minimum(near_T2, far_T2).min(axis=1) / radius - BOX[shape]
-    visible_T = _draw(shape, radius, place_T2, size).sum(axis=(1, 2))
+    visible_T = _cover(shape, radius, place_T2, size).sum(axis=(1, 2))
     return Framing(in_view_T=np.clip(visible_T / _area(shape, radius), 0, 1), margin_T=margin_T)
 
 

@@ -34,11 +34,11 @@ def write_framing_page(path: Path, study: Mapping[str, Any], pictures: Path) -> 
     sections.append(_section("Runs", _runs(study["runs"]), "They differ in data.square_crop alone."))
     title = escape(path.parent.name)
     samples = f"{study['prompts']} prompts, {study['draws']} samples of each at each size"
-    head = f"<header><h1>{title}</h1><p>{escape(verdict(study))}</p><p>{samples}</p></header>"
+    head = f"<header><h1>{title}</h1><p>{escape(_verdict(study))}</p><p>{samples}</p></header>"
     write_atomically(path, HTML_PAGE.format(title=title, body=head + "".join(sections)))
 
 
-def verdict(study: Mapping[str, Any]) -> str:
+def _verdict(study: Mapping[str, Any]) -> str:
     """Returns in a sentence what the study found."""
     if study["gap"] is None:
         return "No pair of samples shows a subject in both: train longer."
