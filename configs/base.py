@@ -202,6 +202,8 @@ def get_config() -> ConfigDict:
     c.log = log = ConfigDict()
     log.every_steps = 20  # steps between lines of metrics.jsonl
     log.samples_per_stage = 5  # times per stage that fixed prompts are sampled, or clips reconstructed
+    log.validate_every = FieldReference(500, field_type=int)  # steps between measurements of the loss on held-out
+    # clips, also at the end of a stage, of evaluation.clips of them (docs/evaluation.md); None: none
     log.profile_steps = placeholder(tuple)  # first and last step of each stage that a trace is written of, such as
     # (10, 13), to profile/ in the workdir (docs/debugging.md); None: no trace
 
@@ -251,7 +253,7 @@ def get_config() -> ConfigDict:
     c.evaluation = evaluation = ConfigDict()
     evaluation.prompts = 72  # held-out prompts that the oracle judges; 0 to 72
     evaluation.draws = 1  # samples of each prompt, 1 or more: scores vary less
-    evaluation.clips = 64  # held-out clips that the autoencoder is judged on
+    evaluation.clips = 64  # held-out clips that the autoencoder is judged on, and the held-out loss is measured on
     evaluation.tasks = 8  # held-out clips that each way of prompting is judged on at the end of a run; 0: none
     return c.lock()
 
@@ -267,6 +269,10 @@ def collection() -> ConfigDict:
     data.fps = placeholder(float)  # rate that faster videos are resampled to, Hz; slower ones and None: the clip's own
     data.min_tokens = 4  # per clip; smaller clips are skipped and named
     data.max_tokens = 126  # per clip; larger clips are scaled down to fit, keeping their aspect ratio
+    data.heldout_share = placeholder(
+        float
+    )  # share of the clips, in (0, 1), that training never sees and a held-out loss is measured on; by a digest of
+    # their file's name, so always the same ones. None: none; of the drawn world, that has its own, leave it None
     data.square_crop = False  # cut clips to their central squares, as is common; to compare with (untried)
     data.max_bad_share = 0.2  # share of clips that may fail to decode; above it the run ends with code 66
     data.readers = 2  # clips decoded side by side, each by a process; a fast device wants as many as there are cores

@@ -52,12 +52,16 @@ class ClipBudget:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Clips that are cut, prepared and weighted as one; `readers` of them are read side by side."""
+    """Clips that are cut, prepared and weighted as one; `readers` of them are read side by side.
+
+    `heldout` are clips of the same kind that training never sees; None: there are none.
+    """
 
     name: str
     source: Source
     limits: ClipBudget
     readers: int = 1
+    heldout: Source | None = None
 
 
 class FittedSource:

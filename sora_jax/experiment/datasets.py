@@ -20,6 +20,7 @@ from sora_jax.data.sources.base import FolderSource, Source
 from sora_jax.data.sources.decoded import DecodedSource
 from sora_jax.data.sources.prefixed import PrefixedSource
 from sora_jax.data.sources.shapes_world import ShapesWorld
+from sora_jax.data.sources.split import split_source
 from sora_jax.data.sources.table import SOURCES
 from sora_jax.data.sources.webdataset import TarSource
 from sora_jax.experiment.schema import DataConfig, Settings
@@ -56,14 +57,19 @@ def open_collections(settings: Settings, *, look: bool = False) -> list[Collecti
             source=_open_source(data, settings, look=look),
             limits=clip_limits(settings, data),
             readers=data.readers,
+            heldout=_drawn(settings, split="heldout") if data.source == "shapes" else None,
         )
         for name, data in settings.collections.items()
     ]
 
 
+def _drawn(settings: Settings, *, split: str) -> ShapesWorld:
+    return ShapesWorld(settings.shapes.world(seed=settings.seed, split=split))
+
+
 def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     if data.source == "shapes":
-        return ShapesWorld(settings.shapes.world(seed=settings.seed, split="train"))
+        return _drawn(settings, split="train")
     needed = any(settings.stages[name].reads_captions for name in settings.run)
     source = _open_path(data, captions_required=(None if look else True) if needed else False)
     if needed and not source.captions_required:
@@ -119,10 +125,28 @@ def curate(collection: Collection, data: DataConfig, directory: Path, *, writes:
 def curate_all(
     collections: list[Collection], settings: Settings, workdir: Workdir, *, writes: bool
 ) -> list[Collection]:
-    """Returns what curation keeps of each collection; `writes` as in `curate`."""
-    return [
-        curate(one, settings.collections[one.name], workdir.curation(one.name), writes=writes) for one in collections
-    ]
+    """Returns what curation keeps of each collection, without the clips that are held out; `writes` as in `curate`.
+
+    Raises UserError where a share holds out no clip, or all.
+    """
+    found = []
+    for one in collections:
+        data = settings.collections[one.name]
+        kept = curate(one, data, workdir.curation(one.name), writes=writes)
+        found.append(hold_out(kept, data))
+    return found
+
+
+def hold_out(collection: Collection, data: DataConfig) -> Collection:
+    """Returns a collection with the clips apart that `data.heldout_share` holds out; raises as `split_source`.
+
+    After curation, which drops repeats: no clip is held out of which training sees a copy that curation found.
+    """
+    if not data.heldout_share:
+        return collection
+    source, heldout = split_source(collection.source, data.heldout_share)
+    logging.info("%s: %d of %d clips are held out", collection.name, len(heldout), len(collection.source))
+    return dataclasses.replace(collection, source=source, heldout=heldout)
 
 
 def clip_limits(settings: Settings, data: DataConfig) -> ClipBudget:

@@ -107,8 +107,8 @@ def judge_distribution(
     # What is missing is said before anything is measured.
     maker = Maker(models, settings) if folder is None else None
     given = None if folder is None else GivenClips(settings, folder, count)
-    real_clips = RealClips(settings, asked.reference, count, captioned=given is None)
-    real = _measured("real clips", real_clips.read(), judges, total=min(count, len(real_clips.source)))
+    real_clips = RealClips(models.workdir, settings, asked.reference, count, captioned=given is None)
+    real = _measured("real clips", real_clips.read(), judges, total=min(count, len(real_clips)))
     real_clips.tell()
     facts: dict[str, Any] = {"reference": asked.reference, "held_out": real_clips.held_out}
     facts["clips"] = len(real_clips.cases)
@@ -119,7 +119,7 @@ def judge_distribution(
         else:
             assert given is not None
             facts["samples_from"] = folder
-            made = _measured("samples", given.read(), judges, total=min(count, len(given.source)))
+            made = _measured("samples", given.read(), judges, total=min(count, len(given)))
     warnings = warnings_of(real, made, judges)
     for warning in warnings:
         logging.warning("%s", warning)
@@ -132,7 +132,7 @@ def judge_distribution(
         "repeats": made.repeats,
         "warnings": warnings,
     }
-    result = _write(models, {**facts, **compare_sets(real, made, judges, seed=settings.seed)})
+    result = _write(models, {**facts, **compare_sets(real, made, judges)})
     if maker is not None:
         _show_pairs(models, real_clips.first, maker, real_clips.cases)
     return result

@@ -14,8 +14,8 @@ from sora_jax.train.progress import Part
 from sora_jax.train.workdir import Workdir
 
 EVALUATION = "evaluation"
-# Of the autoencoder, of held-out prompts, of tasks.
-JUDGEMENTS = 3
+# Of the autoencoder, of the loss on held-out clips, of held-out prompts, of tasks.
+JUDGEMENTS = 4
 # Seconds to compile its programs, and to load them where they lie compiled.
 COMPILING = (25.0, 12.0)
 # How often `evaluation.tasks` videos are made: for each task, and for sizes and durations never seen.

@@ -28,6 +28,8 @@ from sora_jax.evaluation.tasks import judge_tasks
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
 from sora_jax.experiment.estimate import JUDGEMENTS
+from sora_jax.experiment.heldout import make_loss_grid, prepare_heldout
+from sora_jax.experiment.kinds.prepare import prepare_stages
 from sora_jax.experiment.loading import Weights, limits_of, solver_config
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
@@ -44,7 +46,7 @@ _EVALUATION_SEED = 1_000
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-EvaluationPart = Literal["autoencoder", "generator", "tasks", "distribution", "all"]
+EvaluationPart = Literal["autoencoder", "heldout", "generator", "tasks", "distribution", "all"]
 PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
@@ -96,7 +98,8 @@ def evaluate(
     """Returns the metrics of a run's models, after writing them to evaluation.json and printing them.
 
     `autoencoder`: as `evaluation.reconstruction` says, on `count` (by default as configured) held-out clips where there
-    are any (`held_out`); a picture of the worst is written. For the drawn world `shapes`: on held-out prompts, and
+    are any (`held_out`); a picture of the worst is written. `heldout`: the loss of the generator on `count` held-out
+    clips, as `evaluation.loss_grid` says. For the drawn world `shapes`: on held-out prompts, and
     where it shows two objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as
     `evaluation.tasks` says, on `count` clips (by default as configured); sheets of these samples are written beside.
     `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
@@ -106,19 +109,22 @@ def evaluate(
     workdir, codec = models.workdir, models.codec
     sets = _prompt_sets(settings)
     if part in ("generator", "tasks") and not sets:
-        raise UserError("only of a drawn world can be told how prompts are followed: pass --part=autoencoder")
+        raise UserError("only of a drawn world can be told how prompts are followed: pass --part=heldout")
     of_tasks = _clips_of_tasks(settings, part, count) if sets else 0
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():
         result = workdir.read_json("evaluation.json")
-    maker = _Maker(models, settings) if part != "autoencoder" and sets else None
+    maker = _Maker(models, settings) if part in ("generator", "tasks", "all") and sets else None
     with work or contextlib.nullcontext():
         if part in ("autoencoder", "all"):
             result |= _autoencoder(workdir, settings, codec, networks, count=count, needed=part == "autoencoder")
             judged(1)
+        if part in ("heldout", "all"):
+            result |= _heldout(models, settings, count=count, needed=part == "heldout")
+            judged(2)
         if maker is not None and part in ("generator", "all"):
             result |= maker.follow(sets)
-            judged(2)
+            judged(3)
         if maker is not None and of_tasks:
             result |= maker.tasks(sets["shapes"], limits_of(settings), count=of_tasks)
     judged(JUDGEMENTS)
@@ -141,6 +147,29 @@ def _autoencoder(
     verdict = judge_autoencoder(codec, clips, networks)
     _show_verdict(workdir, verdict, "worst_reconstructions")
     return {"autoencoder": {**verdict.facts(), "held_out": held_out}}
+
+
+def _heldout(models: RunModels, settings: Settings, *, count: int | None, needed: bool) -> dict[str, Any]:
+    """Returns the loss of the generator on held-out clips; nothing where there are none, unless this is `needed`."""
+    if not settings.stages_of(TEXT_TO_VIDEO) or not prepare_stages(settings):
+        if needed:
+            raise UserError("this run trains no transformer, of which a held-out loss is: pass --part=autoencoder")
+        return {}
+    try:
+        held = curate_all(open_collections(settings), settings, models.workdir, writes=False)
+        count, batch = count or settings.evaluation.clips, prepare_stages(settings)[0].batch
+        clips = prepare_heldout(models.workdir, settings, held, models.codec, count=count, batch=batch)
+        params = models.params
+        if not params:
+            raise UserError("there are two experts of the noise levels, each with a loss of its own: see its training")
+    except UserError as error:
+        if needed:
+            raise
+        logging.warning("there is no held-out loss: %s", error)
+        return {}
+    table = make_loss_grid(settings, models.structure(), clips, mesh=models.mesh)(params)
+    print(show.table(table.facts()["by_level"]), flush=True)
+    return {"heldout": {**table.facts(), **models.facts()}}
 
 
 def evaluate_data(
@@ -285,17 +314,20 @@ class _Maker:
 def evaluation_clips(workdir: Workdir, settings: Settings, *, count: int | None = None) -> tuple[list[Clip], bool]:
     """Returns the clips that the autoencoder is judged on, and whether training never saw them.
 
-    The drawn world holds clips out. Other sources hold none out, so their own clips are judged and the result says so.
+    The drawn world holds clips out, others do with `data.heldout_share`. Where none are, their own clips are judged and
+    the result says so.
     """
     count = count or settings.evaluation.clips
     if settings.data.source == "shapes":
         world = ShapesWorld(settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count))
         limits = clip_limits(settings, settings.data)
-        collections = [Collection(name="heldout", source=world, limits=limits, readers=1)]
+        held_out, collections = True, [Collection(name="heldout", source=world, limits=limits, readers=1)]
     else:
         collections = curate_all(open_collections(settings), settings, workdir, writes=False)
+        held = [dataclasses.replace(one, source=one.heldout) for one in collections if one.heldout is not None]
+        held_out, collections = bool(held), held or collections
     clips = sample_log.choose_clips(FittedSource(collections), count=count, sizes=_SIZES_JUDGED)
-    return clips, settings.data.source == "shapes"
+    return clips, held_out
 
 
 def print_metrics(result: dict[str, Any]) -> None:

@@ -70,6 +70,11 @@ class RunModels:
         """
         return {} if self._two else self._experts.take(HIGH)
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that share the work; None: the first one."""
+        return self._mesh
+
     def facts(self) -> dict[str, Any]:
         """Returns which weights the generator has: stage, step, and whether they are an average; of two, those read."""
         if not self._found:
@@ -110,7 +115,7 @@ class RunModels:
     def _make_sampler(self, solver: SolverConfig, rows: int) -> Sampler:
         kind = Sampler if solver.experts is None else functools.partial(ExpertsSampler, self._experts)
         return make_sampler(
-            self.settings, self.codec, self._structure(), solver=solver, mesh=self._mesh, videos=rows, kind=kind
+            self.settings, self.codec, self.structure(), solver=solver, mesh=self._mesh, videos=rows, kind=kind
         )
 
     def _load(self, number: int) -> Params:
@@ -122,7 +127,8 @@ class RunModels:
         self._found[number] = stage, step
         return self._adapters.merged(params, self.settings.transformer.lora, expert=title)
 
-    def _structure(self) -> Any:
+    def structure(self) -> Any:
+        """Returns the structure of the generator, as `params` fill it."""
         settings = without_adapters(self.settings)
         return abstract_model(lambda key: build_generator(settings, key))[0]
 

@@ -77,6 +77,8 @@ RANGES: dict[str, Range] = {
     "sampling.shift_base_tokens": POSITIVE,
     "evaluation.*": NOT_NEGATIVE,
     "*data.*curation.*": NOT_NEGATIVE,
+    "*data.*heldout_share": DECAY,
+    "log.validate_every": AT_LEAST_ONE,
 }
 
 

@@ -51,6 +51,7 @@ class DataConfig:
     min_tokens: int
     max_tokens: int
     square_crop: bool
+    heldout_share: float | None
     max_bad_share: float
     readers: int
     curation: CurationConfig

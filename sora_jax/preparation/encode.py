@@ -87,6 +87,7 @@ def prepare(
     clips_per_shard: int,
     share: Share = WHOLE,
     shower: Shower | None = None,
+    whole_batches: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Summary:
     """Returns the summary of writing all clips of a share that are not written yet; `finish` makes them a set.
@@ -99,6 +100,7 @@ def prepare(
       clips_per_shard: Clips of a chunk.
       share: Of this process.
       shower: Encodes what the model is shown of each clip; None: it is shown nothing.
+      whole_batches: Whether batches of all sizes are filled up with repeats, as where their programs are compiled.
       progress: Called after each chunk with the number of clips, of the share, that are done.
     """
     source, tokenizer, summary = collection.source, collection.limits.tokenizer, Summary()
@@ -110,7 +112,8 @@ def prepare(
         summary.already_done = len(own) - len(todo)
         for start in range(0, len(todo), clips_per_shard):
             chunk = todo[start : start + clips_per_shard]
-            for sample in _Encoder(collection, codec, shower, batch, writer, summary).encode(chunk):
+            encoder = _Encoder(collection, codec, shower, batch, writer, summary, whole_batches=whole_batches)
+            for sample in encoder.encode(chunk):
                 writer.add(sample)
             writer.close()
             progress(summary.already_done + start + len(chunk))
@@ -142,10 +145,13 @@ class _Encoder:
         batch: int,
         writer: ShardWriter,
         summary: Summary,
+        *,
+        whole_batches: bool,
     ):
         self._source, self._limits, self._readers = collection.source, collection.limits, collection.readers
         self._codec, self._shower, self._batch, self._writer, self._summary = codec, shower, batch, writer, summary
         self._waiting: dict[tuple[int, ...], dict[int, Fitted]] = collections.defaultdict(dict)
+        self._whole_batches = whole_batches
         self._common: set[tuple[int, ...]] = set()  # sizes that filled a batch
         self._samples: dict[int, Prepared] = {}
 
@@ -160,7 +166,8 @@ class _Encoder:
                     self._add(index, fitted)
         for size, members in self._waiting.items():
             # A rest is filled up with repeats, so that its size is not compiled for another batch.
-            self._encode_batch(members, length=self._batch if size in self._common else len(members))
+            fills = self._whole_batches or size in self._common
+            self._encode_batch(members, length=self._batch if fills else len(members))
         samples = [self._samples[index] for index in indices if index in self._samples]
         return with_texts(samples, self._limits.tokenizer) if self._limits.tokenizer.stored else samples
 

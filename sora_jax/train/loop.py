@@ -79,6 +79,7 @@ class TrainJob:
       step: What fixes the step.
       stream: The data.
       show: Called with the state at `log.samples_per_stage` moments.
+      validate: Returns what is measured of a state, every `log.validate_every` steps and at the end; None: nothing is.
     """
 
     objective: Objective
@@ -87,6 +88,7 @@ class TrainJob:
     step: StepConfig
     stream: Stream
     show: Callable[[TrainState, int], None]
+    validate: Callable[[TrainState], dict[str, float]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,7 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
             state, metrics = step(position.step, state, to_device(batch, mesh))  # dispatched, not waited for
             stop.worked()
             found = reporter.read(StepResult(done=position.step, number=number, batch=batch, metrics=metrics))
-
+            _validate(job, context, clock, state, position.step)
             saver.poll()
             stopped, shows = stop.asked(), position.step in show_at  # asked once: a signal may come at any line
             settle = stopped or shows or position.step == steps
@@ -228,6 +230,16 @@ def _given_up(
     names = job.stream.names(found.step.number)
     dump.write_failed(context.workdir, job.step.name, state, found.step, names=names, notes=notes)
     return NumericsError(found.reason)
+
+
+def _validate(job: TrainJob, context: RunContext, clock: StepClock, state: TrainState, step: int) -> None:
+    """Writes what is measured of a state, where it is time, before the step is saved: lines up to a checkpoint stay."""
+    every = context.log.validate_every
+    if job.validate is None or every is None or (step % every and step != job.step.steps):
+        return
+    jax.block_until_ready(state.step)  # whose time is not that of the measurement
+    with clock.paused():
+        context.metrics.write(job.step.name, step, job.validate(state))
 
 
 def _show(job: TrainJob, context: RunContext, clock: StepClock, state: TrainState, position: Position) -> None:

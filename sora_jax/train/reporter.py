@@ -24,10 +24,11 @@ _MOST_NAMED = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """How often a stage reports, and of which steps, the first and the last, it writes a trace."""
+    """How often a stage reports, validates and shows, and of which steps, first and last, it writes a trace."""
 
     every_steps: int
     samples_per_stage: int
+    validate_every: int | None
     profile_steps: tuple[int, int] | None
 
     def __post_init__(self):

@@ -41,6 +41,7 @@ class Workdir:
       curation/                      what was measured of raw videos, and what was dropped
       prepared/                      shards, catalogue, skipped.jsonl
       prepared/NAME/                 the same of each further collection; so for curation
+      heldout/, heldout/NAME/        shards of clips that training never sees
       samples/STAGE/STEP/NAME.gif    the same prompts, or clips, as training proceeds
       generated/KEY/                 clips that an evaluation had made, by weights and solver
       evaluation.json, report.html   the result
@@ -153,6 +154,10 @@ class Workdir:
     def prepared(self, collection: str = MAIN) -> Path:
         """Returns the folder of a collection's shards."""
         return self.path / "prepared" / ("" if collection == MAIN else collection)
+
+    def heldout(self, collection: str = MAIN) -> Path:
+        """Returns the folder of the shards of a collection's held-out clips."""
+        return self.path / "heldout" / ("" if collection == MAIN else collection)
 
     def samples(self, stage: str, step: int) -> Path:
         """Returns the folder of what a stage shows at a step."""

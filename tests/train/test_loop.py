@@ -146,7 +146,9 @@ def run(
                     keep_every_steps=None,
                     keep_every_hours=None,
                 ),
-                log=LogConfig(every_steps=log_every, samples_per_stage=samples, profile_steps=profile),
+                log=LogConfig(
+                    every_steps=log_every, samples_per_stage=samples, validate_every=None, profile_steps=profile
+                ),
                 stop=asked,
                 progress=progress,
                 fresh_data=fresh_data,
@@ -383,7 +385,7 @@ def test_a_trace_of_the_steps_that_are_named_is_written(tmp_path, caplog):
 @pytest.mark.parametrize("steps", [(0, 3), (3, 2)])
 def test_steps_that_cannot_be_traced_are_refused(steps):
     with pytest.raises(UserError, match="must be the first and the last step of a trace, counted from 1"):
-        LogConfig(every_steps=1, samples_per_stage=0, profile_steps=steps)
+        LogConfig(every_steps=1, samples_per_stage=0, validate_every=None, profile_steps=steps)
 
 
 def test_debugging_names_the_operation_that_makes_a_nan_and_donates_nothing(tmp_path):

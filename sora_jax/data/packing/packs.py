@@ -38,7 +38,7 @@ from sora_jax.video.shown import Shown, ShownConfig
 HostPack = dict[str, np.ndarray]
 Array = TypeVar("Array")
 
-_ALL = slice(None)
+ALL_TOKENS = slice(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Row:
         fps: float,
         text: Text,
         tokens_LP: np.ndarray | None,
-        kept: np.ndarray | slice = _ALL,
+        kept: np.ndarray | slice = ALL_TOKENS,
         shown: Shown | None = None,
     ) -> slice:
         """Adds a clip and returns where its tokens are; `tokens_LP` None leaves zeros to be filled by sampling.

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.packing.packs import HostPack, PackLayout
+from sora_jax.data.packing.packs import ALL_TOKENS, HostPack, PackLayout, Row
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan, choose_tokens
 from sora_jax.data.shards.files import EMPTY_TEXT_FILE
@@ -174,33 +174,9 @@ class RowDataset:
         columns = (planned.samples_S, planned.captions_S, planned.tokens_S, planned.draws_S)
         for index, caption, kept, draw in zip(*(column_S.tolist() for column_S in columns), strict=True):
             sample = self._prepared[index]
-            t, h, w, _ = sample.latent_THWC.shape
-            grid = shapes.token_grid((t, h, w), patch)
-            row.put(
-                sample=index,
-                grid=grid,
-                fps=sample.fps,
-                text=self._text(sample, caption),
-                tokens_LP=patchify(sample.latent_THWC, patch),
-                kept=choose_tokens(shapes.count(grid), kept, seed=self._seed, draw=draw),
-                shown=self._shown(sample),
-            )
+            count = shapes.count(shapes.token_grid(sample.latent_THWC.shape[:3], patch))
+            put_sample(row, index, sample, caption, kept=choose_tokens(count, kept, seed=self._seed, draw=draw))
         return row.arrays
-
-    def _text(self, sample: Prepared, caption: int) -> Text:
-        """Returns the arrays of one of a sample's captions: those that the shard has, or made of its words."""
-        if sample.texts is not None:
-            return sample.texts[caption]
-        return self._layout.tokenizer.encode([sample.captions[caption]])[0]
-
-    def _shown(self, sample: Prepared) -> Shown | None:
-        """Returns what the model is shown of a sample: the frames that its shard was made for."""
-        if self._layout.shown is None:
-            return None
-        assert sample.shown_THWC is not None, sample.source_id
-        shown_T = shown_frames(sample.pixel_shape[0], last=self._layout.shown.last == "must")
-        given_THWC = join(sample.shown_THWC, shown_T, stride=self._layout.temporal_stride)
-        return Shown(given_THWC, sample.image_ME)
 
     def names(self, number: int) -> list[str]:
         """Returns what the samples of row `number` are called."""
@@ -242,6 +218,37 @@ class RowDataset:
             process_count=process_count,
             threads=threads,
         )
+
+
+def put_sample(row: Row, index: int, sample: Prepared, caption: int, *, kept: np.ndarray | slice = ALL_TOKENS) -> slice:
+    """Adds a prepared sample, with one of its captions, to a row under its index; as `Row.put`."""
+    layout = row.layout
+    t, h, w, _ = sample.latent_THWC.shape
+    return row.put(
+        sample=index,
+        grid=shapes.token_grid((t, h, w), layout.patch),
+        fps=sample.fps,
+        text=_text(sample, caption, layout.tokenizer),
+        tokens_LP=patchify(sample.latent_THWC, layout.patch),
+        kept=kept,
+        shown=_shown(sample, layout),
+    )
+
+
+def _text(sample: Prepared, caption: int, tokenizer: Tokenizer) -> Text:
+    """Returns the arrays of one of a sample's captions: those that the shard has, or made of its words."""
+    if sample.texts is not None:
+        return sample.texts[caption]
+    return tokenizer.encode([sample.captions[caption]])[0]
+
+
+def _shown(sample: Prepared, layout: PackLayout) -> Shown | None:
+    """Returns what the model is shown of a sample: the frames that its shard was made for."""
+    if layout.shown is None:
+        return None
+    assert sample.shown_THWC is not None, sample.source_id
+    shown_T = shown_frames(sample.pixel_shape[0], last=layout.shown.last == "must")
+    return Shown(join(sample.shown_THWC, shown_T, stride=layout.temporal_stride), sample.image_ME)
 
 
 class _Part:

@@ -41,6 +41,7 @@ T = TypeVar("T", bound=TrainStage)
 # Returns the end of the stage before, of those that train the same model; None where there is none.
 Before = Callable[[], TrainState | None]
 Show = Callable[[TrainState, int], None]
+Validate = Callable[[TrainState], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,6 +201,11 @@ class TrainKind(Kind[T]):
         del run, name
         return lambda state, step: None
 
+    def validation(self, run: Run, name: str) -> Validate | None:
+        """Returns what measures a state on clips that are held out, by names of curves; None: nothing does."""
+        del run, name
+        return None
+
     def finish(self, run: Run, name: str, state: TrainState) -> None:
         """Leaves in the workdir what later stages need of the end of this one besides its checkpoint; nothing."""
         del run, name, state
@@ -283,6 +289,7 @@ class TrainKind(Kind[T]):
             step=recipe.step,
             stream=self.stream(run, name),
             show=self.show(run, name),
+            validate=None if run.settings.log.validate_every is None else self.validation(run, name),
         )
         state, facts = train(job, run.context)
         self.finish(run, name, state)

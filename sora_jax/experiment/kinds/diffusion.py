@@ -22,7 +22,9 @@ from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
 from sora_jax.experiment import activations, sample_log
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
-from sora_jax.experiment.kinds.base import Run, Show, TrainKind
+from sora_jax.experiment.heldout import NONE_HELD_OUT, make_loss_grid, prepare_heldout
+from sora_jax.experiment.kinds.base import Run, Show, TrainKind, Validate
+from sora_jax.experiment.kinds.prepare import prepare_stages
 from sora_jax.experiment.loading import build_generator, load_shower
 from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
 from sora_jax.experiment.schema import Settings
@@ -249,6 +251,19 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             sample_log.show_samples(run.workdir, run.metrics, name, step, samples.jobs, clips, before)
 
         return show
+
+    def validation(self, run: Run, name: str) -> Validate | None:
+        """Measures the loss of the averaged weights on held-out clips, at the noise levels of the stage."""
+        settings = run.settings
+        if not any(one.heldout is not None for one in run.collections):
+            logging.info("%s: there is no held-out loss: %s", name, NONE_HELD_OUT)
+            return None
+        count, batch = settings.evaluation.clips, prepare_stages(settings)[0].batch
+        clips = prepare_heldout(run.workdir, settings, run.collections, run.codec, count=count, batch=batch)
+        structure = abstract_model(self.maker(settings, name, run.mesh).build)[0]
+        grid = make_loss_grid(settings, structure, clips, noise_range=self.of(settings, name).levels, mesh=run.mesh)
+        track = track_name(settings.ema.widths[0])
+        return lambda state: grid(state.averaged(track)).scalars()
 
 
 def _whole(source: WeightSource, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Params:

@@ -1,0 +1,79 @@
+"""Held-out clips as the transformer sees them, and what their loss is measured with."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from sora_jax.core.distributed import is_first, wait_for_all
+from sora_jax.core.errors import UserError
+from sora_jax.core.precision import compute_dtype
+from sora_jax.data.fitting import Collection
+from sora_jax.data.shards.prepared import PreparedSet
+from sora_jax.data.sources.split import ChosenSource
+from sora_jax.evaluation.loss_grid import LossGrid
+from sora_jax.experiment.loading import load_codec, load_shower, pack_layout
+from sora_jax.experiment.sample_log import evenly
+from sora_jax.experiment.schema import Settings
+from sora_jax.models.codec import Codec
+from sora_jax.preparation.encode import finish, prepare
+from sora_jax.train.workdir import Workdir
+
+# Said where a loss cannot be measured.
+NONE_HELD_OUT = "no clips are held out: set data.heldout_share, such as 0.02, before training in a new workdir"
+
+
+def prepare_heldout(
+    workdir: Workdir, settings: Settings, collections: Sequence[Collection], codec: Codec, *, count: int, batch: int
+) -> PreparedSet:
+    """Returns up to `count` held-out clips, evenly of all collections that have some, encoded where they are not yet.
+
+    `batch` clips are encoded at once. The first process does it; all must call this. Raises UserError where no
+    collection holds clips out, DataError where too many cannot be used.
+    """
+    holding = [one for one in collections if one.heldout is not None]
+    if not holding:
+        raise UserError(NONE_HELD_OUT)
+    if is_first():
+        own = codec if jax.process_count() == 1 else load_codec(workdir, settings)
+        for one in holding:
+            _prepare(workdir, settings, one, own, count=-(-count // len(holding)), batch=batch)
+    wait_for_all("held-out clips are encoded")
+    return PreparedSet(*(workdir.heldout(one.name) for one in holding))
+
+
+def _prepare(
+    workdir: Workdir, settings: Settings, collection: Collection, codec: Codec, *, count: int, batch: int
+) -> None:
+    """Makes up to `count` held-out clips of a collection a set."""
+    assert collection.heldout is not None, collection.name
+    chosen = ChosenSource(collection.heldout, evenly(len(collection.heldout), count))
+    few = Collection(name=collection.name, source=chosen, limits=collection.limits, readers=collection.readers)
+    folder, shower = workdir.heldout(collection.name), load_shower(settings, codec)
+    # Whole batches: their programs are those that encoded what is trained on.
+    prepare(few, codec, folder, batch=batch, clips_per_shard=len(chosen), shower=shower, whole_batches=True)
+    finish(few, folder)
+    settings.text_encoder.release()
+
+
+def make_loss_grid(
+    settings: Settings,
+    structure: Any,
+    prepared: PreparedSet,
+    *,
+    noise_range: tuple[float, float] = (0.0, 1.0),
+    mesh: Mesh | None = None,
+) -> LossGrid:
+    """Returns what measures the loss of a generator of the run on held-out clips; arguments as of `LossGrid`."""
+    return LossGrid(
+        structure,
+        prepared,
+        pack_layout(settings),
+        rows=settings.packing.rows,
+        config=settings.diffusion.path,
+        dtype=compute_dtype(settings.precision),
+        seed=settings.seed,
+        noise_range=noise_range,
+        mesh=mesh,
+    )
