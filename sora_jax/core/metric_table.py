@@ -66,9 +66,7 @@ def _moved(name: str, title: str, says: str, **facts: Any) -> Metric:
 
 METRICS: tuple[Metric, ...] = (
     _trained("loss", "loss", "what training minimises, mean over the tokens of the step", better="down"),
-    _trained(
-        "heldout_loss", "held-out loss", "the loss on clips that training never sees, at fixed noise", better="down"
-    ),
+    _trained("heldout_loss", "held-out loss", "loss on clips that training never sees, at fixed noise", better="down"),
     _trained("heldout_stderr", "error of the held-out loss", "standard error of that over clips"),
     _trained("heldout_loss_*", "held-out loss by group", "the same by noise level, size and duration", better="down"),
     _trained(

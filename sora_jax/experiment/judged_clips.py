@@ -179,8 +179,6 @@ def _held(workdir: Workdir, settings: Settings, count: int) -> list[Collection]:
 def _folder(settings: Settings, path: str, *, captioned: bool) -> Collection:
     frames, data = limits_of(settings).frames, settings.data
     source = FolderSource(path, captions_required=captioned, max_frames=frames, fps=data.fps)
-    if not len(source):
-        raise UserError(f"{path} has no {'captioned ' if captioned else ''}clip")
     return Collection(name=path, source=source, limits=clip_limits(settings, data), readers=data.readers)
 
 

@@ -14,7 +14,7 @@ from sora_jax.evaluation.generated import Judges, Shown, compare_sets, measure_s
 
 WORLD = WorldConfig(
     seed=0,
-    num_clips=64,
+    num_clips=32,
     sides=((16, 16),),
     frames=(5,),
     image_share=0.0,
@@ -45,9 +45,9 @@ def shown(clips):
 
 @pytest.fixture(scope="module")
 def sets():
-    """Returns what is measured of half of the world, of the other half, and of that spoiled in several ways."""
+    """Returns what is measured of drawn clips, of their mirror images, as likely, and of these spoiled."""
     clips = [clip.pixels_THWC for clip in map(ShapesWorld(WORLD).__getitem__, range(WORLD.num_clips))]
-    real, made = clips[::2], clips[1::2]
+    real, made = clips, [clip[:, :, ::-1] for clip in clips]
     spoiled = {
         "real": real,
         "truth": made,
@@ -68,8 +68,7 @@ def found(sets):
 @pytest.mark.parametrize("name", ["fvd_random", "kvd_random", "fid_random", "kid_random"])
 def test_distances_grow_with_blur(found, name):
     values = [found[kind][name]["value"] for kind in ("truth", "blurred", "more blurred")]
-    assert values == sorted(values)
-    assert found["truth"][name]["high"] < found["more blurred"][name]["low"]
+    assert values[0] < values[1] < values[2]
     assert {one[name]["samples"] for one in found.values()} == {32}
 
 
@@ -81,9 +80,11 @@ def test_scores_of_motion_leave_those_of_real_clips_with_blur(found, name):
 
 def test_shuffled_frames_are_seen_by_what_looks_at_several(found):
     truth, other = found["truth"], found["shuffled"]
-    assert other["fvd_random"]["value"] > 2 * truth["fvd_random"]["value"]
-    assert other["kvd_random"]["low"] > truth["kvd_random"]["value"]
-    assert abs(other["fid_random"]["value"] - truth["fid_random"]["value"]) < truth["fid_random"]["value"] / 2
+    more = {name: other[name]["value"] / truth[name]["value"] for name in ("fvd_random", "fid_random")}
+    assert more["fvd_random"] > 1.2
+    # The frame of a clip that counts is another one then.
+    assert abs(more["fid_random"] - 1) < (more["fvd_random"] - 1) / 2
+    assert other["kvd_random"]["value"] > truth["kvd_random"]["value"]
     for name in ("temporal_flickering", "smoothness_blend"):
         assert other[name]["apart"] > 2 * truth[name]["apart"]
 

@@ -1,4 +1,4 @@
-"""Real clips and those made of their captions are chosen once each; what is made is kept, and judged by what was asked."""
+"""Real clips, and those made of their captions, count once each; what is made is kept, and judged as was asked."""
 
 import json
 import logging
@@ -66,7 +66,7 @@ def test_what_a_model_made_needs_no_captions(settings, tmp_path):
     given = GivenClips(settings, str(folder(tmp_path / "made", 5, 5, 5, captioned=False)), 2)
     assert [one.caption for one in given.read()] == [None, None]
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="none has no clip"):
+    with pytest.raises(UserError, match="none holds 0 files but no video or image"):
         GivenClips(settings, str(tmp_path / "none"), 2)
 
 
