@@ -14,7 +14,7 @@ from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig
 from sora_jax.evaluation.features import load_image_features, load_video_features
-from sora_jax.evaluation.generated import Judges, Shown, compare_sets, measure_set
+from sora_jax.evaluation.generated import Judges, JudgedClip, compare_sets, measure_set
 
 _FLAGS = Flags()
 _JSON = _FLAGS.string("json", None, "Where to write the figures.")
@@ -58,8 +58,8 @@ def judging_figures(count: int, *, frames: int, side: int) -> list[Figure]:
     return [Figure(name="seconds", value=seconds, target="under 60", meaning=told), *figures]
 
 
-def _shown(clips: Sequence[np.ndarray]) -> list[Shown]:
-    return [Shown(clip_THWC=clip_THWC, fps=8.0, caption=None) for clip_THWC in clips]
+def _shown(clips: Sequence[np.ndarray]) -> list[JudgedClip]:
+    return [JudgedClip(clip_THWC=clip_THWC, fps=8.0, caption=None) for clip_THWC in clips]
 
 
 def _blurred(clip_THWC: np.ndarray) -> np.ndarray:

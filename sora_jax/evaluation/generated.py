@@ -52,7 +52,7 @@ class Judges:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Shown:
+class JudgedClip:
     """A clip of a set, uint8 (T, H, W, 3), its frames per second, and the caption that it is to follow, if any."""
 
     clip_THWC: np.ndarray
@@ -89,7 +89,7 @@ def digest_of_clip(clip_THWC: np.ndarray) -> str:
 
 
 def measure_set(
-    clips: Iterable[Shown], judges: Judges, done: Callable[[int], None] = lambda count: None
+    clips: Iterable[JudgedClip], judges: Judges, done: Callable[[int], None] = lambda count: None
 ) -> SetMeasures:
     """Returns what is kept of clips, which are taken some at a time; `done` is called with how many were measured.
 
@@ -123,7 +123,7 @@ def measure_set(
     )
 
 
-def _similarity(part: Sequence[Shown], judges: Judges) -> list[float]:
+def _similarity(part: Sequence[JudgedClip], judges: Judges) -> list[float]:
     """Returns the mean over frames of the cosine between each and the caption of its clip."""
     found = [np.nan] * len(part)
     told = {number: one.caption for number, one in enumerate(part) if one.caption is not None}

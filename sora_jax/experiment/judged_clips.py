@@ -20,7 +20,7 @@ from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.data.sources.base import FolderSource, read_ahead
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.data.tokens import clean_caption
-from sora_jax.evaluation.generated import Shown
+from sora_jax.evaluation.generated import JudgedClip
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
 from sora_jax.experiment.heldout import NONE_HELD_OUT
 from sora_jax.experiment.loading import limits_of, solver_config
@@ -104,11 +104,11 @@ class GivenClips(_FittedClips):
     def __init__(self, settings: Settings, folder: str, count: int):
         super().__init__(settings, [_folder(settings, folder, captioned=False)], count)
 
-    def read(self) -> Iterator[Shown]:
+    def read(self) -> Iterator[JudgedClip]:
         """Yields the clips."""
         for clip in self.clips():
             caption = clean_caption(clip.captions[0]) if clip.captions else None
-            yield Shown(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
+            yield JudgedClip(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
 
 
 class RealClips(_FittedClips):
@@ -130,7 +130,7 @@ class RealClips(_FittedClips):
         self.first: list[np.ndarray] = []
         self._tokenizer, self._text_tokens = settings.text_encoder.tokenizer, settings.text.max_tokens
 
-    def read(self) -> Iterator[Shown]:
+    def read(self) -> Iterator[JudgedClip]:
         """Yields the clips, and notes what each is."""
         for clip in self.clips():
             caption = self._caption(clip)
@@ -142,7 +142,7 @@ class RealClips(_FittedClips):
             self.cases.append(Case(caption=caption or "", shape=(frames, height, width), fps=float(clip.fps)))
             if len(self.first) < MOST_SHOWN:
                 self.first.append(clip.pixels_THWC)
-            yield Shown(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
+            yield JudgedClip(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
 
     def tell(self) -> None:
         """Warns where there are fewer clips than were asked for: none is counted twice to make up for it."""
@@ -213,11 +213,11 @@ class Maker:
         """Returns the file of the sample of a case; of equal cases each has its own noise."""
         return self._folder / f"{number:06d}_{case.digest()}.npy"
 
-    def read(self, cases: Sequence[Case]) -> Iterator[Shown]:
+    def read(self, cases: Sequence[Case]) -> Iterator[JudgedClip]:
         """Yields the clip of each case, in their order, after making those that are not there."""
         self._make(cases)
         for number, case in enumerate(cases):
-            yield Shown(clip_THWC=np.load(self.path(number, case)), fps=case.fps, caption=case.caption)
+            yield JudgedClip(clip_THWC=np.load(self.path(number, case)), fps=case.fps, caption=case.caption)
 
     def _make(self, cases: Sequence[Case]) -> None:
         missing = [number for number, case in enumerate(cases) if not self.path(number, case).exists()]

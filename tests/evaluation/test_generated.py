@@ -10,7 +10,7 @@ from sora_jax.core.metric_table import metric_of
 from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig
 from sora_jax.evaluation import generated
 from sora_jax.evaluation.features import load_image_features, load_video_features
-from sora_jax.evaluation.generated import Judges, Shown, compare_sets, measure_set, warnings_of
+from sora_jax.evaluation.generated import Judges, JudgedClip, compare_sets, measure_set, warnings_of
 
 WORLD = WorldConfig(
     seed=0,
@@ -40,7 +40,7 @@ def shuffled(clip):
 
 
 def shown(clips):
-    return [Shown(clip_THWC=clip, fps=8.0, caption=None) for clip in clips]
+    return [JudgedClip(clip_THWC=clip, fps=8.0, caption=None) for clip in clips]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ class Captions:
 def test_captions_are_held_against_frames_where_there_are_any():
     clip, captions = np.zeros((11, 8, 8, 3), np.uint8), Captions()
     judges = dataclasses.replace(PLAIN, text=captions)
-    made = [Shown(clip_THWC=clip, fps=8.0, caption=caption) for caption in ("0.1", None, "0.3")]
+    made = [JudgedClip(clip_THWC=clip, fps=8.0, caption=caption) for caption in ("0.1", None, "0.3")]
     measured = measure_set(made, judges)
     assert captions.frames == [8, 8], "of a long clip eight"
     assert measured.scores["clip_similarity"] == pytest.approx([0.1, np.nan, 0.3], nan_ok=True)

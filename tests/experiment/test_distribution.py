@@ -11,7 +11,7 @@ import pytest
 import sora_jax
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import encode_gif
-from sora_jax.experiment.distribution import Comparison, comparison_of, score_rows
+from sora_jax.experiment.distribution import SetComparison, comparison_of, score_rows
 from sora_jax.experiment.judged_clips import HELDOUT, GivenClips, RealClips
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.workdir import Workdir
@@ -91,12 +91,12 @@ def test_clips_that_were_trained_on_are_told(toy_config, tmp_path, caplog):
 )
 def test_what_cannot_be_compared_is_said_at_once(given, fault):
     with pytest.raises(UserError, match=fault):
-        Comparison(**given)
+        SetComparison(**given)
 
 
 def test_what_is_for_the_distribution_is_refused_elsewhere():
     assert comparison_of("all", video_features=None, samples=None) is None
-    assert comparison_of("distribution", video_features=None, samples=5) == Comparison(samples=5)
+    assert comparison_of("distribution", video_features=None, samples=5) == SetComparison(samples=5)
     with pytest.raises(UserError, match="--samples is for the distribution alone: pass --part=distribution, not tasks"):
         comparison_of("tasks", video_features=None, samples=5)
 
