@@ -14,7 +14,7 @@ from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig
 from sora_jax.evaluation.features import load_image_features, load_video_features
-from sora_jax.evaluation.generated import Judges, JudgedClip, compare_sets, measure_set
+from sora_jax.evaluation.generated import JudgedClip, Judges, compare_sets, measure_set
 
 _FLAGS = Flags()
 _JSON = _FLAGS.string("json", None, "Where to write the figures.")

@@ -20,9 +20,9 @@ from sora_jax.evaluation.features import load_image_features, load_text_features
 from sora_jax.evaluation.generated import (
     LEAST,
     USUAL,
+    JudgedClip,
     Judges,
     SetMeasures,
-    JudgedClip,
     compare_sets,
     measure_set,
     warnings_of,

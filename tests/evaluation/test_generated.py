@@ -10,7 +10,7 @@ from sora_jax.core.metric_table import metric_of
 from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig
 from sora_jax.evaluation import generated
 from sora_jax.evaluation.features import load_image_features, load_video_features
-from sora_jax.evaluation.generated import Judges, JudgedClip, compare_sets, measure_set, warnings_of
+from sora_jax.evaluation.generated import JudgedClip, Judges, compare_sets, measure_set, warnings_of
 
 WORLD = WorldConfig(
     seed=0,
