@@ -9,7 +9,7 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-Part = Literal["training", "autoencoder", "prompts", "distribution"]
+MetricPart = Literal["training", "autoencoder", "prompts", "distribution"]
 
 _EVEN_MEAN = "mean over clips"
 _SHARE = "share of prompts"
@@ -32,7 +32,7 @@ class Metric:
     """
 
     name: str
-    part: Part
+    part: MetricPart
     title: str
     unit: str = ""
     needs: str = ""
@@ -66,6 +66,9 @@ def _moved(name: str, title: str, says: str, **facts: Any) -> Metric:
 
 METRICS: tuple[Metric, ...] = (
     _trained("loss", "loss", "what training minimises, mean over the tokens of the step", better="down"),
+    _trained("heldout_loss", "held-out loss", "loss on clips that training never sees, at fixed noise", better="down"),
+    _trained("heldout_stderr", "error of the held-out loss", "standard error of that over clips"),
+    _trained("heldout_loss_*", "held-out loss by group", "the same by noise level, size and duration", better="down"),
     _trained(
         "skipped",
         "steps skipped",
@@ -259,7 +262,7 @@ def with_weights(option: str) -> str:
     return ", ".join(one.shown_name for one in METRICS if one.needs == option)
 
 
-def page_table(part: Part) -> str:
+def page_table(part: MetricPart) -> str:
     """Returns the metrics of a part as a table of Markdown."""
     lines = ["| score | unit | | what it is |", "|---|---|---|---|"]
     for one in METRICS:

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.evaluation import motion
-from sora_jax.evaluation.distances import LIMIT_PARTS, frechet_limit, kernel_distance
+from sora_jax.evaluation.distances import LIMIT_PARTS, frechet_estimate, frechet_limit, kernel_distance
 from sora_jax.evaluation.features import FeatureNetwork, TextFeatures
-from sora_jax.evaluation.intervals import around, earth_mover, frechet_interval, mean_interval
+from sora_jax.evaluation.intervals import around, earth_mover, mean_interval
 
 # Clips whose features are taken together.
 AT_ONCE = 32
@@ -53,7 +52,7 @@ class Judges:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Shown:
+class JudgedClip:
     """A clip of a set, uint8 (T, H, W, 3), its frames per second, and the caption that it is to follow, if any."""
 
     clip_THWC: np.ndarray
@@ -90,7 +89,7 @@ def digest_of_clip(clip_THWC: np.ndarray) -> str:
 
 
 def measure_set(
-    clips: Iterable[Shown], judges: Judges, done: Callable[[int], None] = lambda count: None
+    clips: Iterable[JudgedClip], judges: Judges, done: Callable[[int], None] = lambda count: None
 ) -> SetMeasures:
     """Returns what is kept of clips, which are taken some at a time; `done` is called with how many were measured.
 
@@ -124,7 +123,7 @@ def measure_set(
     )
 
 
-def _similarity(part: Sequence[Shown], judges: Judges) -> list[float]:
+def _similarity(part: Sequence[JudgedClip], judges: Judges) -> list[float]:
     """Returns the mean over frames of the cosine between each and the caption of its clip."""
     found = [np.nan] * len(part)
     told = {number: one.caption for number, one in enumerate(part) if one.caption is not None}
@@ -138,7 +137,7 @@ def _similarity(part: Sequence[Shown], judges: Judges) -> list[float]:
     return found
 
 
-def compare_sets(real: SetMeasures, made: SetMeasures, judges: Judges, *, seed: int = 0) -> dict[str, dict[str, Any]]:
+def compare_sets(real: SetMeasures, made: SetMeasures, judges: Judges) -> dict[str, dict[str, Any]]:
     """Returns by the name of a metric what is found of two sets.
 
     Each has `value`, `low` and `high` (95 %), `samples` (made clips that count) and `weights` (sha256 of the file of
@@ -155,8 +154,7 @@ def compare_sets(real: SetMeasures, made: SetMeasures, judges: Judges, *, seed: 
         if real_ND is None or made_ND is None:
             continue
         facts = {"samples": len(made_ND), "weights": network.digest}
-        generator = rng.generator(seed, "evaluation/bootstrap")
-        found[f"{frechet}_{network.name}"] = {**frechet_interval(real_ND, made_ND, generator).facts(), **facts}
+        found[f"{frechet}_{network.name}"] = {**around(*frechet_estimate(real_ND, made_ND), least=0.0).facts(), **facts}
         if min(len(real_ND), len(made_ND)) // LIMIT_PARTS > network.width:
             found[f"{frechet}_{network.name}"]["limit"] = frechet_limit(real_ND, made_ND).value
         found[f"{kernel}_{network.name}"] = {**around(*kernel_distance(real_ND, made_ND)).facts(), **facts}

@@ -20,9 +20,9 @@ from sora_jax.evaluation.features import load_image_features, load_text_features
 from sora_jax.evaluation.generated import (
     LEAST,
     USUAL,
+    JudgedClip,
     Judges,
     SetMeasures,
-    Shown,
     compare_sets,
     measure_set,
     warnings_of,
@@ -39,7 +39,7 @@ DISTRIBUTION = "distribution"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
+class SetComparison:
     """What is to be compared.
 
     Attributes:
@@ -75,14 +75,14 @@ class Comparison:
         )
 
 
-def comparison_of(part: str, *, video_features: str | None, **given: Any) -> Comparison | None:
-    """Returns what is to be compared, of the fields of `Comparison` that are not None; None for another part.
+def comparison_of(part: str, *, video_features: str | None, **given: Any) -> SetComparison | None:
+    """Returns what is to be compared, of the fields of `SetComparison` that are not None; None for another part.
 
     Raises UserError where another part is given what is for this one.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     if part == DISTRIBUTION:
-        return Comparison(video_features=video_features, **chosen)
+        return SetComparison(video_features=video_features, **chosen)
     if chosen:
         raise UserError(f"--{next(iter(chosen))} is for the distribution alone: pass --part={DISTRIBUTION}, not {part}")
     return None
@@ -91,7 +91,7 @@ def comparison_of(part: str, *, video_features: str | None, **given: Any) -> Com
 def judge_distribution(
     models: RunModels,
     settings: Settings,
-    asked: Comparison,
+    asked: SetComparison,
     work: contextlib.AbstractContextManager[None] | None = None,
 ) -> dict[str, Any]:
     """Returns all of evaluation.json after putting there, as `distribution`, how made clips compare with real ones.
@@ -107,8 +107,8 @@ def judge_distribution(
     # What is missing is said before anything is measured.
     maker = Maker(models, settings) if folder is None else None
     given = None if folder is None else GivenClips(settings, folder, count)
-    real_clips = RealClips(settings, asked.reference, count, captioned=given is None)
-    real = _measured("real clips", real_clips.read(), judges, total=min(count, len(real_clips.source)))
+    real_clips = RealClips(models.workdir, settings, asked.reference, count, captioned=given is None)
+    real = _measured("real clips", real_clips.read(), judges, total=min(count, len(real_clips)))
     real_clips.tell()
     facts: dict[str, Any] = {"reference": asked.reference, "held_out": real_clips.held_out}
     facts["clips"] = len(real_clips.cases)
@@ -119,7 +119,7 @@ def judge_distribution(
         else:
             assert given is not None
             facts["samples_from"] = folder
-            made = _measured("samples", given.read(), judges, total=min(count, len(given.source)))
+            made = _measured("samples", given.read(), judges, total=min(count, len(given)))
     warnings = warnings_of(real, made, judges)
     for warning in warnings:
         logging.warning("%s", warning)
@@ -132,7 +132,7 @@ def judge_distribution(
         "repeats": made.repeats,
         "warnings": warnings,
     }
-    result = _write(models, {**facts, **compare_sets(real, made, judges, seed=settings.seed)})
+    result = _write(models, {**facts, **compare_sets(real, made, judges)})
     if maker is not None:
         _show_pairs(models, real_clips.first, maker, real_clips.cases)
     return result
@@ -148,7 +148,7 @@ def score_rows(facts: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _measured(name: str, clips: Iterator[Shown], judges: Judges, *, total: int) -> SetMeasures:
+def _measured(name: str, clips: Iterator[JudgedClip], judges: Judges, *, total: int) -> SetMeasures:
     with contextlib.closing(Progress(f"{name} measured", total=total, unit="clips")) as progress:
         return measure_set(clips, judges, done=progress.update)
 

@@ -16,17 +16,19 @@ from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import UserError
 from sora_jax.core.paths import beside
 from sora_jax.data.clips import BadClip, Clip
-from sora_jax.data.fitting import ClipBudget
-from sora_jax.data.sources.base import FolderSource, Source, read_ahead
+from sora_jax.data.fitting import Collection, FittedSource
+from sora_jax.data.sources.base import FolderSource, read_ahead
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.data.tokens import clean_caption
-from sora_jax.evaluation.generated import Shown
-from sora_jax.experiment.datasets import clip_limits
+from sora_jax.evaluation.generated import JudgedClip
+from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
+from sora_jax.experiment.heldout import NONE_HELD_OUT
 from sora_jax.experiment.loading import limits_of, solver_config
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
 from sora_jax.generate.canvas import Canvas
 from sora_jax.train.progress import Progress
+from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
 
 # Instead of a folder: clips that the run never trained on.
@@ -54,21 +56,27 @@ class _FittedClips:
     """Clips of one source as the run would see them: the first frames, as many as its samples have, at its sizes.
 
     Attributes:
-      source: Where they come from.
       left_out: How many of those that were read cannot be used.
     """
 
-    def __init__(self, settings: Settings, source: Source, count: int):
-        self.source, self._count, self._settings = source, count, settings
+    def __init__(self, settings: Settings, collections: Sequence[Collection], count: int):
         self._frames = limits_of(settings).frames
-        self._limits: ClipBudget = dataclasses.replace(clip_limits(settings, settings.data), max_frames=self._frames)
+        cut = [dataclasses.replace(one.limits, max_frames=self._frames) for one in collections]
+        self._source = FittedSource(
+            [dataclasses.replace(one, limits=limits) for one, limits in zip(collections, cut, strict=True)]
+        )
+        self._readers, self._count = settings.data.readers, count
         self.left_out = 0
+
+    def __len__(self) -> int:
+        """Returns how many clips there may be."""
+        return min(self._count, len(self._source))
 
     def clips(self) -> Iterator[Clip]:
         """Yields up to so many clips, in an order that depends on how many there are alone."""
-        order = rng.generator(0, "evaluation/order").permutation(len(self.source)).tolist()
+        order = rng.generator(0, "evaluation/order").permutation(len(self._source)).tolist()
         found = 0
-        with read_ahead(self._fit, order, readers=self._settings.data.readers) as fitted:
+        with read_ahead(self._fit, order, readers=self._readers) as fitted:
             for one in fitted:
                 if isinstance(one, BadClip):
                     self.left_out += 1
@@ -81,7 +89,7 @@ class _FittedClips:
 
     def _fit(self, index: int) -> Clip | BadClip:
         try:
-            clip = self._limits.fit(self.source, index).clip
+            clip = self._source[index]
         except BadClip as error:
             return error
         frames = len(clip.pixels_THWC)
@@ -94,17 +102,13 @@ class GivenClips(_FittedClips):
     """Clips of a folder that some model made, with or without captions."""
 
     def __init__(self, settings: Settings, folder: str, count: int):
-        data = settings.data
-        frames = limits_of(settings).frames
-        super().__init__(
-            settings, FolderSource(folder, captions_required=False, max_frames=frames, fps=data.fps), count
-        )
+        super().__init__(settings, [_folder(settings, folder, captioned=False)], count)
 
-    def read(self) -> Iterator[Shown]:
+    def read(self) -> Iterator[JudgedClip]:
         """Yields the clips."""
         for clip in self.clips():
             caption = clean_caption(clip.captions[0]) if clip.captions else None
-            yield Shown(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
+            yield JudgedClip(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
 
 
 class RealClips(_FittedClips):
@@ -116,15 +120,17 @@ class RealClips(_FittedClips):
       first: Some of them, to be shown.
     """
 
-    def __init__(self, settings: Settings, reference: str, count: int, *, captioned: bool):
-        source, self.held_out = _reference(settings, reference, count, captioned=captioned)
-        super().__init__(settings, source, count)
+    def __init__(self, workdir: Workdir, settings: Settings, reference: str, count: int, *, captioned: bool):
+        self.held_out = reference == HELDOUT or not _is_trained_on(settings, reference)
+        held = reference == HELDOUT
+        found = _held(workdir, settings, count) if held else [_folder(settings, reference, captioned=captioned)]
+        super().__init__(settings, found, count)
         self._captioned = captioned
         self.cases: list[Case] = []
         self.first: list[np.ndarray] = []
         self._tokenizer, self._text_tokens = settings.text_encoder.tokenizer, settings.text.max_tokens
 
-    def read(self) -> Iterator[Shown]:
+    def read(self) -> Iterator[JudgedClip]:
         """Yields the clips, and notes what each is."""
         for clip in self.clips():
             caption = self._caption(clip)
@@ -136,7 +142,7 @@ class RealClips(_FittedClips):
             self.cases.append(Case(caption=caption or "", shape=(frames, height, width), fps=float(clip.fps)))
             if len(self.first) < MOST_SHOWN:
                 self.first.append(clip.pixels_THWC)
-            yield Shown(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
+            yield JudgedClip(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
 
     def tell(self) -> None:
         """Warns where there are fewer clips than were asked for: none is counted twice to make up for it."""
@@ -155,25 +161,37 @@ class RealClips(_FittedClips):
         return self._tokenizer.cut(clip.captions[chosen], self._text_tokens)
 
 
-def _reference(settings: Settings, reference: str, count: int, *, captioned: bool) -> tuple[Source, bool]:
-    """Returns the real clips, and whether the run never trained on them."""
-    frames, data = limits_of(settings).frames, settings.data
-    if reference == HELDOUT:
-        if data.source != "shapes":
-            raise UserError("this run holds no clips out: give --reference=DIR, a folder of captioned clips")
+def _held(workdir: Workdir, settings: Settings, count: int) -> list[Collection]:
+    """Returns the clips that the run never trained on; of the drawn world those as long as its samples."""
+    frames = limits_of(settings).frames
+    if settings.data.source == "shapes":
         drawn = settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count)
         alike = {"image_share": float(frames == 1), **({"frames": (frames,)} if frames > 1 else {})}
-        return ShapesWorld(dataclasses.replace(drawn, **alike)), True
-    source = FolderSource(reference, captions_required=captioned, max_frames=frames, fps=data.fps)
-    folder = Path(reference).resolve()
+        world = ShapesWorld(dataclasses.replace(drawn, **alike))
+        return [Collection(name=HELDOUT, source=world, limits=clip_limits(settings, settings.data))]
+    collections = curate_all(open_collections(settings), settings, workdir, writes=False)
+    found = [dataclasses.replace(one, source=one.heldout) for one in collections if one.heldout is not None]
+    if not found:
+        raise UserError(f"{NONE_HELD_OUT}; or give --reference=DIR, a folder of captioned clips")
+    return found
+
+
+def _folder(settings: Settings, path: str, *, captioned: bool) -> Collection:
+    frames, data = limits_of(settings).frames, settings.data
+    source = FolderSource(path, captions_required=captioned, max_frames=frames, fps=data.fps)
+    return Collection(name=path, source=source, limits=clip_limits(settings, data), readers=data.readers)
+
+
+def _is_trained_on(settings: Settings, path: str) -> bool:
+    """Returns whether a folder is, or lies in, one that the run was trained on, after warning of it."""
+    folder = Path(path).resolve()
     trained = [Path(one.path).resolve() for one in settings.collections.values() if one.path is not None]
-    held_out = not any(folder == path or path in folder.parents for path in trained)
-    if not held_out:
+    found = any(folder == one or one in folder.parents for one in trained)
+    if found:
         logging.warning(
-            "the run was trained on %s: samples that copy it come out best, so give clips that it never saw",
-            reference,
+            "the run was trained on %s: samples that copy it come out best, so give clips that it never saw", path
         )
-    return source, held_out
+    return found
 
 
 class Maker:
@@ -195,11 +213,11 @@ class Maker:
         """Returns the file of the sample of a case; of equal cases each has its own noise."""
         return self._folder / f"{number:06d}_{case.digest()}.npy"
 
-    def read(self, cases: Sequence[Case]) -> Iterator[Shown]:
+    def read(self, cases: Sequence[Case]) -> Iterator[JudgedClip]:
         """Yields the clip of each case, in their order, after making those that are not there."""
         self._make(cases)
         for number, case in enumerate(cases):
-            yield Shown(clip_THWC=np.load(self.path(number, case)), fps=case.fps, caption=case.caption)
+            yield JudgedClip(clip_THWC=np.load(self.path(number, case)), fps=case.fps, caption=case.caption)
 
     def _make(self, cases: Sequence[Case]) -> None:
         missing = [number for number, case in enumerate(cases) if not self.path(number, case).exists()]

@@ -236,34 +236,33 @@ class Session:
           part: Of the run to judge.
           data: A folder to judge the autoencoder on, or "shapes"; None: the run's own clips.
           clips: How many of them, or how many for each task; None: as in the config.
-          draws: Samples of each prompt; None: as in the config.
-          guidance: Scale of the guidance by text; None: as in the config.
+          draws: Samples of each prompt, and `guidance` the scale of the guidance by text; None: as in the config.
           lpips: File of weights of LPIPS; None: it is not measured.
           video_features: File of weights of I3D or VideoMAE; None: a random network takes its place.
           reference: Of the part "distribution": a folder of real clips; None or "heldout": clips that were held out.
           samples: Clips of each set at most; None: 2,048.
           samples_from: A folder of clips to judge; None: the run makes them.
           image_features: File of weights of a network of images; None: a random network takes its place.
-          text_features: Folder or file of weights of CLIP; None: samples are not held against their captions.
+          text_features: Folder or file of CLIP, by which captions are held against frames; None: they are not.
           **solver: solver, steps and cache, as of `sample`.
 
         Raises UserError for what this run has not, and for files that cannot be read.
         """
         self.models.check_run()
         evaluation.check_asked(part, data, self.models.weights, ema=self.models.ema)
-        given = {"reference": reference, "samples": samples, "samples_from": samples_from}
-        given |= {"image_features": image_features, "text_features": text_features}
-        compared = comparison_of(part, video_features=video_features, **given)
+        sets = {"reference": reference, "samples": samples, "samples_from": samples_from}
+        looks = {"image_features": image_features, "text_features": text_features}
+        compared = comparison_of(part, video_features=video_features, **sets, **looks)
         self.solver(**solver)  # says what is wrong with it
         check_writable(self.models.workdir.path / "evaluation.json")
         settings = evaluation.changed(self.settings, draws=draws, guidance=guidance, **solver)
         if compared is not None:
             return judge_distribution(self.models, settings, compared)
-        networks = evaluation.load_networks(lpips, video_features)
+        asked: Any = {"count": clips, "networks": evaluation.load_networks(lpips, video_features)}
         if data is not None:
-            return evaluation.evaluate_data(self.models, settings, data, count=clips, networks=networks)
+            return evaluation.evaluate_data(self.models, settings, data, **asked)
         work = compiling_told("evaluation", COMPILING, settings, self.cache)
-        return evaluation.evaluate(self.models, settings, part=part, count=clips, networks=networks, work=work)
+        return evaluation.evaluate(self.models, settings, part=part, work=work, **asked)
 
 
 def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any], **asked: Any) -> list[Job]:

@@ -213,8 +213,8 @@ def _curves(stage: str, lines: list[RunFacts]) -> str:
     more = "".join(
         line_chart(_words(key), [series(key, smooth="loss" in key or "norm" in key)], unit="") for key in keys
     )
-    rows = {key: metric_of(key) for key in keys}
-    said = "; ".join(f"{row.title}: {row.says}" for row in rows.values() if row is not None and row.part == "training")
+    rows = dict.fromkeys(map(metric_of, keys))
+    said = "; ".join(f"{row.title}: {row.says}" for row in rows if row is not None and row.part == "training")
     note = f'<p class="note">{escape(said)}</p>' if said else ""
     folded = f'<details><summary>more curves</summary><div class="row">{more}</div>{note}</details>' if more else ""
     return f'<h3>{escape(stage)}</h3><div class="row">{main}</div>{folded}' if main or more else ""
@@ -297,7 +297,8 @@ def duration(seconds: float) -> str:
 
 def _words(key: str) -> str:
     row = metric_of(str(key))
-    return _NAMES.get(key) or (row.title if row is not None else str(key).replace("_", " "))
+    exact = row is not None and row.name == key
+    return _NAMES.get(key) or (row.title if exact else str(key).replace("_", " "))
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:

@@ -38,6 +38,7 @@ def test_flow_is_as_long_as_the_motion():
     assert [px[speed] for speed in (1, 2, 3)] == pytest.approx([1, 2, 3], rel=0.35)
     assert motion.dynamic_flow(disc(2), fps=8.0) * SIZE[0] == pytest.approx(8 * px[2])
     assert motion.dynamic_flow(disc(1)[:1], fps=1.0) is None
+    assert motion.dynamic_flow(disc(2)[[2, 0, 4, 1, 3]], fps=1.0) * SIZE[0] > 1.5 * px[2], "frames are shuffled"
 
 
 def test_flow_points_where_things_go():
