@@ -24,7 +24,7 @@ from sora_jax.data.sources.shapes_world import BAR_COLOUR, PALETTE, SHAPES, cove
 
 HIDINGS = ("behind", "rests", "pans")
 _SIDEWAYS = ("left", "right")
-_RADIUS = 0.18  # of the height
+_RADIUS = 0.2  # of the height
 _MARGIN = 1.0  # px by which a bar is wider on each side than what it hides
 _STRIPES, _CONTRAST = 0.42, 14.0  # length of a wave of the ground that a camera passes, of the height; grey values
 

@@ -5,10 +5,11 @@ import numpy as np
 from sora_jax.data.scenes.physics import BallScene
 from sora_jax.evaluation.probes.tracking import ProbeVerdict, cover_of, distance, middle_of, probe_verdict
 
+_SPAN = 4  # frames, over which velocities are taken: a slow ball moves less in one than a place can be told
 _OFF = 0.25  # of the speed, that velocities may be off, mean over frames
 _SIZES = (0.65, 1.5)  # of the ball's area, over the true one
 _FARTHEST = 0.15  # of the height, that it may be from its place, mean over frames
-_ENDS = 4  # frames at both ends of what is made, of which energies and directions are compared
+_ENDS = 4  # frames at both ends of what is made, of which energies are compared
 
 
 def read_ball(scene: BallScene, pixels_THWC: np.ndarray, given: int) -> ProbeVerdict:
@@ -25,11 +26,11 @@ def read_ball(scene: BallScene, pixels_THWC: np.ndarray, given: int) -> ProbeVer
         return probe_verdict(
             {"there": False, "velocity": False, "place": False}, velocity_error=1.0, energy_drift=1.0, angle_error=180.0
         )
-    made_T2, wanted_T2 = np.diff(place_T2, axis=0), np.diff(true_T2, axis=0)
+    made_T2, wanted_T2 = (np.asarray(place[_SPAN:] - place[:-_SPAN]) / _SPAN for place in (place_T2, true_T2))
     speed = np.linalg.norm(wanted_T2, axis=1).mean()
     error = float(np.linalg.norm(made_T2 - wanted_T2, axis=1).mean() / speed)
     drift = abs(_energy(scene, place_T2[-_ENDS - 1 :]) / _energy(scene, place_T2[: _ENDS + 1]) - 1)
-    last, due = made_T2[-_ENDS:].mean(axis=0), wanted_T2[-_ENDS:].mean(axis=0)
+    last, due = made_T2[-1], wanted_T2[-1]
     cosine = last @ due / max(float(np.linalg.norm(last) * np.linalg.norm(due)), 1e-6)
     return probe_verdict(
         {

@@ -6,6 +6,7 @@ from sora_jax.data.scenes.drawing import centres
 from sora_jax.data.scenes.game import COIN, COLUMNS, FRAMES_OF_ACTION, POOR, RICH, ROWS, GameScene
 from sora_jax.evaluation.probes.tracking import ProbeVerdict, cover_of, distance, middle_of, probe_verdict
 
+_TURNING = "cyan"  # between both colours of the player, as an autoencoder blends them when it takes the coin
 _LEAST, _MOST = 0.4, 1.7  # of the player's area
 _THERE = 0.4  # of the coin's colour, mean over its middle
 _OFF_PATH = 0.3  # cells, that the player may be from its place, mean over frames
@@ -19,7 +20,7 @@ def read_game(scene: GameScene, pixels_THWC: np.ndarray, given: int) -> ProbeVer
     in which the player is in one.
     """
     poor_THW, rich_THW = (cover_of(pixels_THWC, colour) for colour in (POOR, RICH))
-    player_THW = poor_THW + rich_THW
+    player_THW = poor_THW + rich_THW + cover_of(pixels_THWC, _TURNING)
     truth_THWC = scene.render()
     area = sum(float(cover_of(truth_THWC[:1], colour).sum()) for colour in (POOR, RICH))
     mass_T = player_THW.sum(axis=(1, 2)) / area
