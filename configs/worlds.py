@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
         {
             "run": ("autoencoder", "prepare", "videos"),
             "shapes.worlds": ("permanence", "parallax", "trail", "game", "physics"),
-            "shapes.num_clips": 8192,
+            "shapes.num_clips": 4096,
             "shapes.sides": ((24, 40),),
             "shapes.frames": (17,),
             "shapes.image_share": 0.0,

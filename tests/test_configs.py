@@ -158,8 +158,8 @@ def test_a_config_is_read(name):
             read_settings(config)
         config.data.path = "clips"
     settings = read_settings(config)
-    first = {"folder.py": ["warmup"], "scaling.py": []}.get(name, ["images"])
-    whole = ("autoencoder", "prepare", *first, "videos")
+    before = {"folder.py": ("warmup",), "scaling.py": (), "worlds.py": ()}.get(name, ("images",))
+    whole = ("autoencoder", "prepare", *before, "videos")
     kinds = [settings.stages[stage].kind for stage in settings.run]
     assert settings.run == whole if not name.startswith("autoencoder") else set(kinds) == {"autoencoder"}
     assert read_settings(config.to_dict()) == settings, "as in config.json"

@@ -62,7 +62,7 @@ def draw_ground(generator: np.random.Generator) -> Ground:
     return Ground(name=name, level=BACKGROUNDS[name] + int(generator.integers(-5, 6)))
 
 
-def pick(generator: np.random.Generator, choices: tuple[str, ...]) -> str:
+def one_of(generator: np.random.Generator, choices: tuple[str, ...]) -> str:
     """Returns one of `choices`, all equally likely."""
     return choices[generator.integers(len(choices))]
 
@@ -95,6 +95,6 @@ def rectangle(
     return rows * np.clip(half_width + 0.5 - np.abs(column_offset), 0, 1)
 
 
-def finish(pixels_THWC: np.ndarray) -> np.ndarray:
+def as_pixels(pixels_THWC: np.ndarray) -> np.ndarray:
     """Returns pixels as uint8."""
     return np.round(np.clip(pixels_THWC, 0, 255)).astype(np.uint8)

@@ -9,7 +9,7 @@ import itertools
 
 import numpy as np
 
-from sora_jax.data.scenes.drawing import ClipForm, centres, finish, paint, pick, plain, rectangle
+from sora_jax.data.scenes.drawing import ClipForm, as_pixels, centres, one_of, paint, plain, rectangle
 from sora_jax.data.sources.shapes_world import DIRECTIONS, PALETTE, coverage
 
 ROWS, COLUMNS = 3, 5
@@ -100,13 +100,13 @@ class GameScene:
         cover_THW = rectangle(row_H1 - row_T11, column_W - column_T11, half_height=half, half_width=half)
         paint(pixels_THWC, ~rich_T11 * cover_THW, PALETTE[POOR])
         paint(pixels_THWC, rich_T11 * cover_THW, PALETTE[RICH])
-        return finish(pixels_THWC)
+        return as_pixels(pixels_THWC)
 
 
 def draw_game(generator: np.random.Generator, form: ClipForm) -> GameScene:
     """Returns a game drawn from the generator: most actions move the player, and half of the coins lie on its way."""
     while True:
-        actions = tuple(pick(generator, tuple(DIRECTIONS)) for _ in range((form.frames - 1) // FRAMES_OF_ACTION))
+        actions = tuple(one_of(generator, tuple(DIRECTIONS)) for _ in range((form.frames - 1) // FRAMES_OF_ACTION))
         order = generator.permutation(ROWS * COLUMNS)
         cells = [(int(number) // COLUMNS, int(number) % COLUMNS) for number in order]
         game = GameScene(form=form, actions=actions, walls=tuple(cells[:_WALLS]), coin=cells[-1], start=cells[_WALLS])

@@ -8,7 +8,17 @@ import dataclasses
 
 import numpy as np
 
-from sora_jax.data.scenes.drawing import ClipForm, Ground, centres, draw_ground, finish, paint, pick, plain, sign_of
+from sora_jax.data.scenes.drawing import (
+    ClipForm,
+    Ground,
+    as_pixels,
+    centres,
+    draw_ground,
+    one_of,
+    paint,
+    plain,
+    sign_of,
+)
 from sora_jax.data.sources.shapes_world import PALETTE, SHAPES, coverage
 
 DISTANCES = {"twice": 2, "three times": 3}
@@ -89,7 +99,7 @@ class PassingScene:
         offset_T1W = column_W - self.column_T()[:, None, None]
         cover_THW = coverage(self.shape, row_H1 - self.start[0], offset_T1W, radius=self.radius)
         paint(pixels_THWC, cover_THW, PALETTE[self.colour])
-        return finish(pixels_THWC)
+        return as_pixels(pixels_THWC)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +153,7 @@ class TurningScene:
 
     def render(self) -> np.ndarray:
         """Returns the pixels, uint8 (T, H, W, 3)."""
-        return finish(self.draw_cubes(self.angle_T()))
+        return as_pixels(self.draw_cubes(self.angle_T()))
 
     def draw_cubes(self, angle_T: np.ndarray) -> np.ndarray:
         """Returns the cube at any angles, float32 (T, H, W, 3)."""
@@ -182,10 +192,10 @@ def _polygons(form: ClipForm, corners_TN2: np.ndarray) -> np.ndarray:
 
 def draw_depth(generator: np.random.Generator, form: ClipForm) -> PassingScene | TurningScene:
     """Returns a scene drawn from the generator, of both kinds equally often."""
-    passing, direction, ground = generator.random() < 0.5, pick(generator, _SIDEWAYS), draw_ground(generator)
-    colour = pick(generator, tuple(PALETTE))
+    passing, direction, ground = generator.random() < 0.5, one_of(generator, _SIDEWAYS), draw_ground(generator)
+    colour = one_of(generator, tuple(PALETTE))
     if not passing:
-        other = pick(generator, tuple(name for name in PALETTE if name != colour))
+        other = one_of(generator, tuple(name for name in PALETTE if name != colour))
         turn = np.deg2rad(generator.uniform(*_TURNS))
         start = float(generator.uniform(0, np.pi))
         return TurningScene(
@@ -202,9 +212,9 @@ def draw_depth(generator: np.random.Generator, form: ClipForm) -> PassingScene |
     return PassingScene(
         form=form,
         colour=colour,
-        shape=pick(generator, SHAPES),
+        shape=one_of(generator, SHAPES),
         direction=direction,
-        distance=pick(generator, tuple(DISTANCES)),
+        distance=one_of(generator, tuple(DISTANCES)),
         ground=dataclasses.replace(ground, level=level),
         waves_N3=waves,
         start=(

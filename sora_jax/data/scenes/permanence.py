@@ -11,11 +11,11 @@ import numpy as np
 from sora_jax.data.scenes.drawing import (
     ClipForm,
     Ground,
+    as_pixels,
     centres,
     draw_ground,
-    finish,
+    one_of,
     paint,
-    pick,
     plain,
     rectangle,
     sign_of,
@@ -24,7 +24,7 @@ from sora_jax.data.sources.shapes_world import BAR_COLOUR, PALETTE, SHAPES, cove
 
 HIDINGS = ("behind", "rests", "pans")
 _SIDEWAYS = ("left", "right")
-_RADIUS = 0.18  # of the height
+_RADIUS = 0.2  # of the height
 _MARGIN = 1.0  # px by which a bar is wider on each side than what it hides
 _STRIPES, _CONTRAST = 0.42, 14.0  # length of a wave of the ground that a camera passes, of the height; grey values
 
@@ -129,13 +129,13 @@ class HidingScene:
         if self.bar is not None:
             cover_HW = rectangle(0 * row_H1, column_W - self.bar, half_height=1.0, half_width=self.half_bar)
             paint(pixels_THWC, cover_HW, BAR_COLOUR)
-        return finish(pixels_THWC)
+        return as_pixels(pixels_THWC)
 
 
 def draw_hiding(generator: np.random.Generator, form: ClipForm) -> HidingScene:
     """Returns a scene drawn from the generator."""
-    variant, direction = pick(generator, HIDINGS), pick(generator, _SIDEWAYS)
-    colour, shape, ground = pick(generator, tuple(PALETTE)), pick(generator, SHAPES), draw_ground(generator)
+    variant, direction = one_of(generator, HIDINGS), one_of(generator, _SIDEWAYS)
+    colour, shape, ground = one_of(generator, tuple(PALETTE)), one_of(generator, SHAPES), draw_ground(generator)
     radius, width, forward = _RADIUS * form.height, form.width, sign_of(direction)
     row = generator.uniform(radius + 1, form.height - radius - 1)
     if variant == "pans":

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from sora_jax.data.scenes.drawing import ClipForm, Ground, centres, draw_ground, finish, paint, pick, plain
+from sora_jax.data.scenes.drawing import ClipForm, Ground, as_pixels, centres, draw_ground, one_of, paint, plain
 from sora_jax.data.sources.shapes_world import PALETTE, coverage
 
 LAWS = ("flies", "bounces", "falls")
@@ -84,13 +84,13 @@ class BallScene:
         pixels_THWC = plain(self.form, self.ground.level)
         cover_THW = coverage("circle", row_H1 - row_T11, column_W - column_T11, radius=self.radius)
         paint(pixels_THWC, cover_THW, PALETTE[self.colour])
-        return finish(pixels_THWC)
+        return as_pixels(pixels_THWC)
 
 
 def draw_ball(generator: np.random.Generator, form: ClipForm, *, outside: bool = False) -> BallScene:
     """Returns a scene drawn from the generator, of a ball within the frame all the time; `outside`: a faster one."""
-    variant, colour, size = pick(generator, LAWS), pick(generator, tuple(PALETTE)), pick(generator, tuple(BALLS))
-    speed = "outside" if outside else pick(generator, tuple(_SPEEDS))
+    variant, colour, size = one_of(generator, LAWS), one_of(generator, tuple(PALETTE)), one_of(generator, tuple(BALLS))
+    speed = "outside" if outside else one_of(generator, tuple(_SPEEDS))
     ground, radius = draw_ground(generator), BALLS[size] * form.height
     room_2 = np.array([form.height, form.width]) - 2 * radius
     while True:

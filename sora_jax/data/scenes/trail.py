@@ -10,11 +10,11 @@ import numpy as np
 from sora_jax.data.scenes.drawing import (
     ClipForm,
     Ground,
+    as_pixels,
     centres,
     draw_ground,
-    finish,
+    one_of,
     paint,
-    pick,
     plain,
     rectangle,
     sign_of,
@@ -101,7 +101,7 @@ class PaintingScene:
         pixels_THWC = plain(self.form, self.ground.level)
         paint(pixels_THWC, self.trail_THW(), PALETTE[self.colour])
         paint(pixels_THWC, self.brush_THW(), _BRUSH_COLOUR)
-        return finish(pixels_THWC)
+        return as_pixels(pixels_THWC)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ class EatingScene:
             coverage("circle", row_H1 - self.row, offset_T1W, radius=_MOUTH * self.form.height),
             PALETTE[self.colour],
         )
-        return finish(pixels_THWC)
+        return as_pixels(pixels_THWC)
 
 
 def _progress_T(form: ClipForm) -> np.ndarray:
@@ -180,8 +180,8 @@ def _progress_T(form: ClipForm) -> np.ndarray:
 
 def draw_lasting(generator: np.random.Generator, form: ClipForm) -> PaintingScene | EatingScene:
     """Returns a scene drawn from the generator, of both kinds equally often."""
-    painting, ground, colour = generator.random() < 0.5, draw_ground(generator), pick(generator, tuple(PALETTE))
-    sideways, upright = pick(generator, _SIDEWAYS), pick(generator, _UPRIGHT)
+    painting, ground, colour = generator.random() < 0.5, draw_ground(generator), one_of(generator, tuple(PALETTE))
+    sideways, upright = one_of(generator, _SIDEWAYS), one_of(generator, _UPRIGHT)
     height, width = form.height, form.width
     if painting:
         margin = _BRUSH * height

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from sora_jax.data.scenes.parallax import PassingScene, TurningScene
-from sora_jax.evaluation.probes.tracking import Verdict, chroma, cover_of, distance, middle_of, verdict
+from sora_jax.evaluation.probes.tracking import ProbeVerdict, chroma, cover_of, distance, middle_of, probe_verdict
 
 _RATIO = 0.1  # of the ratio of distances, that it may be off
 _RIGID = 0.5  # px, root mean square of what a steady motion leaves
@@ -19,7 +19,7 @@ _UNLIKE_CUBE = 0.4  # of a cube's squared chroma, that may differ from a cube's
 _CORNERS = 0.07  # of the height, that corners may be off, mean over frames
 
 
-def read_passing(scene: PassingScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
+def read_passing(scene: PassingScene, pixels_THWC: np.ndarray, given: int) -> ProbeVerdict:
     """Returns whether speeds have the `ratio` of distances, both layers are `rigid` and the object is in `place`."""
     made_THWC, first = pixels_THWC[given - 1 :], given - 1
     cover_THW = cover_of(made_THWC, scene.colour)
@@ -28,14 +28,14 @@ def read_passing(scene: PassingScene, pixels_THWC: np.ndarray, given: int) -> Ve
     frame_T = np.arange(len(made_THWC), dtype=np.float64)
     error = distance(place_T2, truth_T2)
     if not np.isfinite(error):
-        return verdict({"ratio": False, "rigid": False, "place": False, "wall": False}, ratio_error=1.0)
+        return probe_verdict({"ratio": False, "rigid": False, "place": False, "wall": False}, ratio_error=1.0)
     near, start = np.polyfit(frame_T, place_T2[:, 1], 1)
     near_residual = float(np.sqrt(np.mean((place_T2[:, 1] - start - near * frame_T) ** 2)))
     rows = np.abs(np.arange(scene.form.height) + 0.5 - scene.start[0]) > scene.radius + 1
     wall_TW = made_THWC.mean(axis=-1, dtype=np.float64)[:, rows].mean(axis=1)
     far, unlike = _steady_speed(wall_TW)
     off = abs(near / far / scene.ratio - 1) if abs(far) > 1e-3 else 1.0
-    return verdict(
+    return probe_verdict(
         {
             "ratio": off <= _RATIO,
             "rigid": max(near_residual, _jitter(wall_TW, far)) <= _RIGID,
@@ -96,7 +96,7 @@ def _cubes(scene: TurningScene) -> np.ndarray:
     return chroma(scene.draw_cubes(_ANGLES)).reshape(len(_ANGLES), -1)
 
 
-def read_turning(scene: TurningScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
+def read_turning(scene: TurningScene, pixels_THWC: np.ndarray, given: int) -> ProbeVerdict:
     """Returns whether the picture is that of a `cube`, and its upper `corners` are where a steady turn has them."""
     seen_TD = chroma(pixels_THWC[given:]).reshape(len(pixels_THWC) - given, -1)
     cubes_AD = _cubes(dataclasses.replace(scene, direction="left", start=0.0, turn=0.0))
@@ -109,7 +109,7 @@ def read_turning(scene: TurningScene, pixels_THWC: np.ndarray, given: int) -> Ve
     off_T = np.mod(_ANGLES[best_T] - truth_T + np.pi / 2, np.pi) - np.pi / 2
     corners_T42, moved_T42 = scene.corners_T42(truth_T), scene.corners_T42(truth_T + off_T)
     error = float(np.linalg.norm(corners_T42 - moved_T42, axis=-1).mean())
-    return verdict(
+    return probe_verdict(
         {"cube": unlike < _UNLIKE_CUBE, "corners": error < _CORNERS * scene.form.height},
         corners_px=error,
     )

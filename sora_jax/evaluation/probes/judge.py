@@ -17,7 +17,7 @@ from sora_jax.evaluation.probes.lasting import read_eating, read_painting
 from sora_jax.evaluation.probes.motion_laws import read_ball
 from sora_jax.evaluation.probes.permanence import read_hiding
 from sora_jax.evaluation.probes.play import read_game
-from sora_jax.evaluation.probes.tracking import Verdict
+from sora_jax.evaluation.probes.tracking import ProbeVerdict
 from sora_jax.generate.job import Job, ModelLimits
 from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
@@ -29,7 +29,7 @@ _GAP = 2  # px of white between what is true and what was made
 _LONG = "trail_long"
 
 # Of what is drawn as `variant`: the name of its score, and who reads it.
-READERS: dict[str, tuple[str, Callable[..., Verdict]]] = {
+READERS: dict[str, tuple[str, Callable[..., ProbeVerdict]]] = {
     "behind": ("permanence", read_hiding),
     "rests": ("permanence", read_hiding),
     "pans": ("permanence", read_hiding),
@@ -67,7 +67,7 @@ class _Case:
     frames: int  # of the clip that is made
 
 
-def read_scene(scene: DrawnScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
+def read_scene(scene: DrawnScene, pixels_THWC: np.ndarray, given: int) -> ProbeVerdict:
     """Returns the verdict on a clip, uint8 (T, H, W, 3), whose first `given` frames are those of the scene."""
     return READERS[scene.variant][1](scene, pixels_THWC, given)
 
@@ -84,7 +84,7 @@ def judge_probes(
     cases = [case for kind in spec.kinds for case in _cases(spec, kind, limits, count)]
     jobs = [_job(case, seed=seed + number) for number, case in enumerate(cases)]
     videos = make_all(sampler, params, jobs, limits)
-    found: dict[str, list[tuple[_Case, Verdict, Verdict | None]]] = {}
+    found: dict[str, list[tuple[_Case, ProbeVerdict, ProbeVerdict | None]]] = {}
     clips: dict[str, list[np.ndarray]] = {}
     prompts: dict[str, list[str]] = {}
     for case, job, video in zip(cases, jobs, videos, strict=True):
@@ -134,7 +134,7 @@ def _job(case: _Case, *, seed: int) -> Job:
     )
 
 
-def _summary(name: str, made: Sequence[Verdict], floor: Sequence[Verdict]) -> dict[str, float]:
+def _summary(name: str, made: Sequence[ProbeVerdict], floor: Sequence[ProbeVerdict]) -> dict[str, float]:
     """Returns the figures of one score by name."""
     right, count = _mean(made, "right"), len(made)
     found = {name: right, f"{name}_stderr": float(np.sqrt(right * (1 - right) / count)), f"{name}_clips": count}
@@ -152,11 +152,11 @@ def _summary(name: str, made: Sequence[Verdict], floor: Sequence[Verdict]) -> di
     return found
 
 
-def _mean(verdicts: Sequence[Verdict], part: str) -> float:
+def _mean(verdicts: Sequence[ProbeVerdict], part: str) -> float:
     return float(np.mean([verdict[part] for verdict in verdicts]))
 
 
-def _groups(found: dict[str, list[tuple[_Case, Verdict, Verdict | None]]]) -> list[dict[str, Any]]:
+def _groups(found: dict[str, list[tuple[_Case, ProbeVerdict, ProbeVerdict | None]]]) -> list[dict[str, Any]]:
     """Returns a row for each thing that is shown under each score."""
     rows = []
     for name, members in found.items():

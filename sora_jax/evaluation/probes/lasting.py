@@ -7,11 +7,11 @@ import numpy as np
 
 from sora_jax.data.scenes.drawing import centres
 from sora_jax.data.scenes.trail import EatingScene, PaintingScene
-from sora_jax.evaluation.probes.tracking import Verdict, cover_of, distance, middle_of, verdict
+from sora_jax.evaluation.probes.tracking import ProbeVerdict, cover_of, distance, middle_of, probe_verdict
 
-_KEPT = 0.9  # of painted pixels, at the end
+_KEPT = 0.9  # of painted pixels
 _LIKE = 0.7  # intersection over union of trails, mean over frames
-_PAINTED, _STILL_PAINTED = 0.6, 0.4  # of a pixel's colour, at some time and at the end
+_PAINTED, _STILL_PAINTED = 0.6, 0.4  # of a pixel's colour, at first and later
 _THERE = 0.4  # of a dot's colour
 _STEADY, _EATEN = 0.95, 0.9  # shares of frames without a revival, and of dots and frames that are right
 _FARTHEST = 0.1  # of the height, that the mouth may be from its place, mean over frames
@@ -22,8 +22,11 @@ def _frames(pixels_THWC: np.ndarray, scene_frames: int, given: int) -> np.ndarra
     return np.minimum(np.arange(given, len(pixels_THWC)), scene_frames - 1)
 
 
-def read_painting(scene: PaintingScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
-    """Returns whether new frames show the `trail` so far, and what share of what they show is `kept` to the end."""
+def read_painting(scene: PaintingScene, pixels_THWC: np.ndarray, given: int) -> ProbeVerdict:
+    """Returns whether new frames show the `trail` so far, and whether what was painted is `kept`.
+
+    `kept_share` is that of painted pixels that are still painted, in the last frame or, where it is less, on average.
+    """
     frames = _frames(pixels_THWC, scene.form.frames, given)
     cover_THW = cover_of(pixels_THWC[given:], scene.colour)
     open_THW = scene.brush_THW()[frames] < 0.05
@@ -31,13 +34,16 @@ def read_painting(scene: PaintingScene, pixels_THWC: np.ndarray, given: int) -> 
     seen_THW = (cover_THW > 0.5) & open_THW
     shared_T = (trail_THW & seen_THW).sum(axis=(1, 2))
     like = float(np.mean(shared_T / np.maximum((trail_THW | seen_THW).sum(axis=(1, 2)), 1)))
-    painted_HW = ((cover_THW > _PAINTED) & open_THW).any(axis=0) & open_THW[-1]
-    kept = float(np.mean(cover_THW[-1][painted_HW] > _STILL_PAINTED)) if painted_HW.any() else 0.0
+    before_THW = np.logical_or.accumulate((cover_THW > _PAINTED) & open_THW, axis=0)[:-1] & open_THW[1:]
+    left_T = (before_THW & (cover_THW[1:] > _STILL_PAINTED)).sum(axis=(1, 2)) / np.maximum(
+        before_THW.sum(axis=(1, 2)), 1
+    )
+    kept = float(min(left_T.mean(), left_T[-1]))
     parts = {"trail": like >= _LIKE, "kept": kept >= _KEPT}
-    return verdict(parts, kept_share=kept, trail_overlap=like)
+    return probe_verdict(parts, kept_share=kept, trail_overlap=like)
 
 
-def read_eating(scene: EatingScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
+def read_eating(scene: EatingScene, pixels_THWC: np.ndarray, given: int) -> ProbeVerdict:
     """Returns whether dots are `eaten` when the mouth comes, `steady`: none comes back, and the mouth is in `place`."""
     frames = _frames(pixels_THWC, scene.form.frames, given)
     food_THW = cover_of(pixels_THWC, scene.food)
@@ -53,7 +59,7 @@ def read_eating(scene: EatingScene, pixels_THWC: np.ndarray, given: int) -> Verd
     place_T2 = middle_of(cover_of(pixels_THWC[given:], scene.colour))
     true_T2 = np.stack([np.full(len(frames), scene.row), scene.column_T()[frames]], axis=1)
     error = distance(place_T2, true_T2)
-    return verdict(
+    return probe_verdict(
         {
             "eaten": agreed >= _EATEN,
             "steady": steady >= _STEADY,

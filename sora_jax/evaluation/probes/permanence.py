@@ -4,7 +4,7 @@ import numpy as np
 
 from sora_jax.data.scenes.permanence import HidingScene
 from sora_jax.evaluation import shapes_oracle
-from sora_jax.evaluation.probes.tracking import Verdict, cover_of, distance, middle_of, verdict
+from sora_jax.evaluation.probes.tracking import ProbeVerdict, cover_of, distance, middle_of, probe_verdict
 
 _HIDDEN, _WHOLE = 0.05, 0.99  # shares of the object's width in sight
 _FARTHEST = 0.1  # of the height, that it may be from its place, mean over frames
@@ -12,7 +12,7 @@ _SIZES = (0.65, 1.5)  # of its area, over the true one
 _GHOST = 0.25  # of its area, that may be seen while it is hidden
 
 
-def read_hiding(scene: HidingScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
+def read_hiding(scene: HidingScene, pixels_THWC: np.ndarray, given: int) -> ProbeVerdict:
     """Returns whether the object is `gone` while it is hidden, and after that has its colour, shape, size and place."""
     shown_T, number_T = scene.shown_T(), np.arange(scene.form.frames)
     hidden_T = shown_T < _HIDDEN
@@ -25,7 +25,7 @@ def read_hiding(scene: HidingScene, pixels_THWC: np.ndarray, given: int) -> Verd
     size = cover_THW[after_T].sum(axis=(1, 2)).mean() / area
     ghost = cover_THW[hidden_T & (number_T >= given)].sum(axis=(1, 2)).max() / area
     error = distance(middle_of(cover_THW[after_T]), middle_of(truth_THW[after_T]))
-    return verdict(
+    return probe_verdict(
         {
             "gone": ghost < _GHOST,
             "colour": reading.colour == scene.colour,

@@ -4,22 +4,23 @@ import numpy as np
 
 from sora_jax.data.scenes.drawing import centres
 from sora_jax.data.scenes.game import COIN, COLUMNS, FRAMES_OF_ACTION, POOR, RICH, ROWS, GameScene
-from sora_jax.evaluation.probes.tracking import Verdict, cover_of, distance, middle_of, verdict
+from sora_jax.evaluation.probes.tracking import ProbeVerdict, cover_of, distance, middle_of, probe_verdict
 
+_TURNING = "cyan"  # between both colours of the player, as an autoencoder blends them when it takes the coin
 _LEAST, _MOST = 0.4, 1.7  # of the player's area
 _THERE = 0.4  # of the coin's colour, mean over its middle
 _OFF_PATH = 0.3  # cells, that the player may be from its place, mean over frames
 _MIDDLE = 0.2  # radius of that, of a cell's height
 
 
-def read_game(scene: GameScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
+def read_game(scene: GameScene, pixels_THWC: np.ndarray, given: int) -> ProbeVerdict:
     """Returns whether the player is in its cell after every action, on its `path` between, and the `coin` where due.
 
     `free`: it is never in a wall. `actions` is the share of actions that lead to the right cell, `walls` that of frames
     in which the player is in one.
     """
     poor_THW, rich_THW = (cover_of(pixels_THWC, colour) for colour in (POOR, RICH))
-    player_THW = poor_THW + rich_THW
+    player_THW = poor_THW + rich_THW + cover_of(pixels_THWC, _TURNING)
     truth_THWC = scene.render()
     area = sum(float(cover_of(truth_THWC[:1], colour).sum()) for colour in (POOR, RICH))
     mass_T = player_THW.sum(axis=(1, 2)) / area
@@ -38,7 +39,7 @@ def read_game(scene: GameScene, pixels_THWC: np.ndarray, given: int) -> Verdict:
     near_HW = (row_H1 - row) ** 2 + (column_W - column) ** 2 < (_MIDDLE * cell[0]) ** 2
     left = cover_of(pixels_THWC[-1:], COIN)[0][near_HW].mean() > _THERE
     rich = bool(scene.rich_T()[-1])
-    return verdict(
+    return probe_verdict(
         {
             "cells": all(right),
             "path": off_path < _OFF_PATH,

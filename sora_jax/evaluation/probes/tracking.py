@@ -8,7 +8,7 @@ import numpy as np
 from sora_jax.data.sources.shapes_world import PALETTE
 
 # What a verdict on one clip says by name: a share in [0, 1] (what is right or wrong: 1 or 0), or an error.
-Verdict = dict[str, float]
+ProbeVerdict = dict[str, float]
 
 _FAINTEST = 0.3  # of a colour's own chroma, below which a pixel is not of it
 _PALETTE_GC = np.array(list(PALETTE.values()), np.float32)
@@ -47,6 +47,6 @@ def distance(first_T2: np.ndarray, second_T2: np.ndarray) -> float:
     return mean if np.isfinite(mean) else np.inf
 
 
-def verdict(parts: dict[str, bool], **errors: float) -> Verdict:
+def probe_verdict(parts: dict[str, bool], **errors: float) -> ProbeVerdict:
     """Returns `right`, whether all parts are, with each of them and with errors."""
     return {"right": float(all(parts.values()))} | {name: float(value) for name, value in (parts | errors).items()}
