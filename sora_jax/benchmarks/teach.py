@@ -25,7 +25,15 @@ from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.config_files import load_config
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_prompts
-from sora_jax.data.sources.shapes_world import BACKGROUNDS, DIRECTIONS, SHAPES, Attributes, ShapesWorld, WorldConfig
+from sora_jax.data.sources.shapes_world import (
+    BACKGROUNDS,
+    DIRECTIONS,
+    SHAPES,
+    STILL,
+    Attributes,
+    ShapesWorld,
+    WorldConfig,
+)
 from sora_jax.evaluation.evaluator import judge_clips
 from sora_jax.experiment.exporting import export_autoencoder, export_lora, export_transformer
 from sora_jax.experiment.models import RunModels
@@ -106,6 +114,10 @@ _LORA_CHANGES: dict[str, Any] = _PACKING | {
     "transformer.remat": "none",
     "transformer.lora.rank": 8,
     "diffusion.caption_dropout": 0.0,
+    # Those of a public model have a negative prompt that is longer than these texts.
+    "sampling.prompts": (),
+    "sampling.size": (_SIDE, _SIDE),
+    "sampling.frames": _FRAMES,
     f"stages.{_STAGE}.schedule.warmup_steps": 10,
     f"stages.{_STAGE}.frozen_dtype": "float32",
 }
@@ -257,7 +269,7 @@ def sample(model: Path, cases: Sequence[PromptCase], *, lora: dict[Path, float])
 
 
 def write_clips(folder: Path, count: int, *, new: bool) -> None:
-    """Writes the first clips that are of the new colour, or of any other, with their captions, as a folder of data."""
+    """Writes the first moving clips of the new colour, or of any other, with their captions, as a folder of data."""
     if (folder / "captions.jsonl").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -276,7 +288,8 @@ def write_clips(folder: Path, count: int, *, new: bool) -> None:
     )
     lines: list[str] = []
     for index in range(len(world)):
-        if (world.scene(index).objects[0].colour == NEW_COLOUR) == new:
+        (thing,) = world.scene(index).objects
+        if (thing.colour == NEW_COLOUR) == new and thing.motion != STILL:  # of frames that are equal a gif keeps one
             name, clip = f"{len(lines):05d}.gif", world[index]
             write_clip(folder / name, clip.pixels_THWC, fps=_FPS)
             lines.append(json.dumps({"file_name": name, "captions": clip.captions}))

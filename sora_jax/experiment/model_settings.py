@@ -112,5 +112,5 @@ def _text(files: ModelFiles, tree: Mapping[str, Any], base: Mapping[str, Any]) -
         # The encoder finds its tokenizer in the folder that holds both.
         return {"encoder": "umt5", "weights": str(files.text), "max_tokens": variants.TEXT_TOKENS}
     if files.shape.text_dim in _ENCODERS:
-        return {"encoder": _ENCODERS[files.shape.text_dim]}
+        return {"encoder": _ENCODERS[files.shape.text_dim], "max_tokens": variants.TEXT_TOKENS}
     raise UserError(files.lacks("text"))
