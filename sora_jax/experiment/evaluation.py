@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
-import numpy as np
 from absl import logging
 
 from sora_jax.core.distributed import is_first
@@ -17,32 +16,23 @@ from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.base import FolderSource, read_ahead
 from sora_jax.data.sources.remote import is_remote
-from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
-from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
-from sora_jax.evaluation.evaluator import Judged, judge_prompts
 from sora_jax.evaluation.features import load_video_features
-from sora_jax.evaluation.probes.judge import judge_probes
 from sora_jax.evaluation.reconstruction import Networks, ReconstructionScores, judge_autoencoder
-from sora_jax.evaluation.sizes import judge_sizes
-from sora_jax.evaluation.tasks import judge_tasks
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
 from sora_jax.experiment.estimate import JUDGEMENTS
+from sora_jax.experiment.generator_evaluation import GeneratorJudge, clips_of_probes, clips_of_tasks, prompt_sets
 from sora_jax.experiment.heldout import make_loss_grid, prepare_heldout
 from sora_jax.experiment.kinds.prepare import prepare_stages
-from sora_jax.experiment.loading import Weights, limits_of, solver_config
+from sora_jax.experiment.loading import Weights, limits_of
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
-from sora_jax.generate.job import ModelLimits
 from sora_jax.models.codec import Codec
 from sora_jax.models.perceptual import load_perceptual
 from sora_jax.train.workdir import Workdir
-from sora_jax.video import shapes
 
-# Of the noise of evaluation; training and examples use others.
-_EVALUATION_SEED = 1_000
 # Sizes of the clips that the autoencoder is judged on: each is compiled for.
 _SIZES_JUDGED = 12
 
@@ -111,16 +101,16 @@ def evaluate(
     `JUDGEMENTS` are done, `work` is entered once all is loaded.
     """
     workdir, codec = models.workdir, models.codec
-    sets = _prompt_sets(settings)
+    sets = prompt_sets(settings)
     if part in ("generator", "tasks") and not sets:
         raise UserError("only of a drawn world can be told how prompts are followed: pass --part=heldout")
-    of_tasks = _clips_of_tasks(settings, part, count) if sets else 0
-    of_probes = _clips_of_probes(settings, part, count)
+    of_tasks = clips_of_tasks(settings, part, count) if sets else 0
+    of_probes = clips_of_probes(settings, part, count)
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():
         result = workdir.read_json("evaluation.json")
     asked = of_probes or (part in ("generator", "tasks", "all") and sets)
-    maker = _Maker(models, settings) if asked else None
+    maker = GeneratorJudge(models, settings) if asked else None
     with work or contextlib.nullcontext():
         if part in ("autoencoder", "all"):
             result |= _autoencoder(workdir, settings, codec, networks, count=count, needed=part == "autoencoder")
@@ -232,114 +222,6 @@ def _show_verdict(workdir: Workdir, verdict: ReconstructionScores, name: str) ->
     folder = workdir.path / "samples" / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     write_clip(folder / f"{name}.png", show.worst_picture(verdict.worst)[None], fps=1.0)
-
-
-def _prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
-    """Returns the held-out prompts of a drawn world by the name of their set; none where nothing answers them."""
-    # A model that is shown frames makes nothing of a prompt alone.
-    has_generator = bool(settings.stages_of(TEXT_TO_VIDEO)) and settings.shown is None
-    count = settings.evaluation.prompts
-    drawn = settings.data.source == "shapes" and settings.shapes.worlds is None
-    if not (has_generator and drawn and count):
-        return {}
-    draws = settings.evaluation.draws
-    sets = {"shapes": heldout_prompts(count) * draws}
-    if settings.shapes.max_objects == 2:
-        sets["shapes_pairs"] = heldout_pair_prompts(count) * draws
-    return sets
-
-
-def _clips_of_tasks(settings: Settings, part: str, count: int | None) -> int:
-    """Returns how many clips tasks are to be judged on, 0 for not; UserError where they are asked for and cannot be."""
-    limits = limits_of(settings)
-    possible = limits.knows and limits.frames > 1
-    if part == "tasks" and not possible:
-        raise UserError("tasks need a run whose samples are videos, trained with known tokens; this is none")
-    if part == "tasks":
-        return max(2, count or settings.evaluation.tasks)
-    return settings.evaluation.tasks if part == "all" and possible else 0
-
-
-def _clips_of_probes(settings: Settings, part: str, count: int | None) -> int:
-    """Returns how many clips of each world are gone on with, 0 for none; UserError where that is asked for in vain."""
-    possible = settings.probed and limits_of(settings).knows
-    if part == "probes" and not possible:
-        raise UserError(
-            "probes need a run on further worlds, trained with known tokens; this is none: train configs/worlds.py"
-        )
-    if part == "probes":
-        return count or settings.evaluation.probe_clips or 1
-    return (settings.evaluation.probe_clips or 0) if part == "all" and possible else 0
-
-
-class _Maker:
-    """The generator of a run, and what it is judged on."""
-
-    def __init__(self, models: RunModels, settings: Settings):
-        self._settings, self._params = settings, models.params
-        solver, sampling = solver_config(settings), settings.sampling
-        self._sampler = models.sampler(solver)
-        self._exact = models.sampler(dataclasses.replace(solver, cache=0.0))
-        self._facts = {**models.facts(), "solver": f"{sampling.solver} {sampling.steps}"}
-        self._folder = models.workdir.path / "samples" / "evaluation"
-        self._folder.mkdir(parents=True, exist_ok=True)
-
-    def follow(self, sets: dict[str, list[PromptCase]]) -> dict[str, Any]:
-        """Returns by set how far samples follow its prompts, after writing a sheet of them, named as the set."""
-        sampling, settings = self._settings.sampling, self._settings
-        size = (sampling.frames, *sampling.size)
-        grid = shapes.clip_token_grid(size, stride=settings.stride, patch=settings.transformer.patch)
-        result = {}
-        for name, cases in sets.items():
-            judged = judge_prompts(
-                self._sampler, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
-            )
-            self._show(name, judged.clips, judged.prompts)
-            self._show_verdicts(name, judged)
-            result[name] = {**judged.facts(), **self._facts}
-            if sampling.cache > 0:
-                exact = judge_prompts(
-                    self._exact, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
-                )
-                differences = [np.abs(a.astype(np.float32) - b) for a, b in zip(judged.clips, exact.clips, strict=True)]
-                result[name]["cache"] = sampling.cache
-                result[name]["cache_error"] = float(np.mean(differences))
-        return result
-
-    def tasks(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
-        """Returns how well each task does on `count` held-out clips, and unseen sizes on as many prompts."""
-        settings = self._settings
-        drawn = settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count)
-        of_samples = {"sides": (limits.size,), "frames": (limits.frames,), "image_share": 0.0, "max_objects": 1}
-        world = ShapesWorld(dataclasses.replace(drawn, **of_samples))
-        judged = judge_tasks(self._sampler, self._params, limits, world)
-        for name, clips in judged.clips.items():
-            self._show(f"task_{name}", clips, judged.prompts[name])
-        sizes = judge_sizes(self._sampler, self._params, limits, cases[:count], seed=_EVALUATION_SEED)
-        parts = {f"task_{name}": scores for name, scores in judged.scores.items()}
-        for name, one in sizes.judged.items():
-            self._show_verdicts(f"size_{name}", one)
-        return {**parts, **{f"size_{name}": scores for name, scores in sizes.scores.items()}}
-
-    def probes(self, limits: ModelLimits, *, count: int) -> dict[str, Any]:
-        """Returns how far what is made keeps to the drawn worlds, on `count` clips of each."""
-        settings = self._settings
-        spec = settings.shapes.worlds_spec(seed=settings.seed, split="heldout")
-        judged = judge_probes(self._sampler, self._params, limits, spec, count=count, seed=_EVALUATION_SEED)
-        for name, clips in judged.clips.items():
-            self._show(f"probe_{name}", clips, judged.prompts[name])
-        print(f"probes, by what is shown:\n{show.table(judged.scores['groups'])}", flush=True)
-        return {**judged.scores, **self._facts}
-
-    def _show(self, name: str, clips: list[np.ndarray], prompts: list[str]) -> None:
-        sample_log.show_sheet(self._folder, name, clips, prompts, fps=self._settings.sampling.fps)
-
-    def _show_verdicts(self, name: str, judged: Judged) -> None:
-        """Prints the table of groups and writes the picture of every sample beside what the oracle says of it."""
-        if judged.groups:
-            print(f"{name}, by group:\n{show.table(judged.groups)}", flush=True)
-        if is_first():
-            write_clip(self._folder / f"{name}_verdicts.png", show.verdicts_picture(judged)[None], fps=1.0)
 
 
 def evaluation_clips(workdir: Workdir, settings: Settings, *, count: int | None = None) -> tuple[list[Clip], bool]:

@@ -18,7 +18,7 @@ from sora_jax.core.printable import printable
 from sora_jax.reports.charts import Series, compact, line_chart
 from sora_jax.reports.pictures import picture_stages, pictures, read_object, sheets
 from sora_jax.reports.style import HTML_PAGE
-from sora_jax.reports.validation import HELDOUT, heldout_charts
+from sora_jax.reports.validation import VALIDATED, heldout_charts
 from sora_jax.train.metrics import read_metrics
 
 REPORT_FILE = "report.html"
@@ -208,7 +208,7 @@ def _curves(stage: str, lines: list[RunFacts]) -> str:
     main += line_chart("Throughput", [series("tokens_per_second", smooth=True)], unit="tokens/s", zero=True)
     main += line_chart("Shares", shares, unit="", share=True)
     main += heldout_charts(lines)
-    found = dict.fromkeys(key for line in lines for key in line if not key.startswith(HELDOUT))
+    found = dict.fromkeys(key for line in lines for key in line if not key.startswith(VALIDATED))
     keys = [key for key in found if key not in _CHARTED | _NO_CURVES]
     more = "".join(
         line_chart(_words(key), [series(key, smooth="loss" in key or "norm" in key)], unit="") for key in keys

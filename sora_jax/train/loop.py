@@ -165,8 +165,7 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
             stopped, shows = stop.asked(), position.step in show_at  # asked once: a signal may come at any line
             settle = stopped or shows or position.step in kept.moments or position.step == steps
             saves = saver.due(position.step) or settle
-            if saves and found is None:
-                found = reporter.flush()  # no step is saved before its metrics are read
+            found = found or (reporter.flush() if saves else None)  # no step is saved before its metrics are read
             if found is not None and found.rewind:
                 del state  # before another one takes as much memory
                 state, position = _rewind(job, context, saver, position, found.step.done)

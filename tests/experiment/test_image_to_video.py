@@ -13,7 +13,7 @@ from sora_jax.core.mesh import make_mesh
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.experiment import datasets, evaluation, loading
+from sora_jax.experiment import datasets, generator_evaluation, loading
 from sora_jax.experiment.programs import sampling_program
 from sora_jax.experiment.run import run
 from sora_jax.experiment.settings import read_settings
@@ -129,8 +129,8 @@ def test_without_an_image_encoder_or_an_image_the_remedy_is_named(toy_config):
     assert settings.shown is not None
     assert settings.shown.tokens == 514, "as that of all public models makes them"
     assert loading.example_jobs(settings, frames=5) == [], "no image is named to be animated"
-    assert evaluation._prompt_sets(settings) == {}, "no prompt alone is judged"
-    assert evaluation._prompt_sets(read_settings(toy_config()))
+    assert generator_evaluation.prompt_sets(settings) == {}, "no prompt alone is judged"
+    assert generator_evaluation.prompt_sets(read_settings(toy_config()))
     codec: Any = SimpleNamespace()
     with pytest.raises(UserError, match=r"--config\.image_encoder=DIR"):
         loading.load_shower(settings, codec)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.scenes.worlds import WORLDS, DrawnWorlds
-from sora_jax.experiment.evaluation import _clips_of_probes
+from sora_jax.experiment.generator_evaluation import clips_of_probes
 from sora_jax.experiment.settings import read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,15 +26,15 @@ def test_settings_of_worlds_draw_them():
     source = settings.shapes.source(seed=0, split="heldout", num_clips=5)
     assert isinstance(source, DrawnWorlds)
     assert [source.scene(index).held_out for index in range(5)] == [True] * 5
-    assert _clips_of_probes(settings, "all", None) == _clips_of_probes(settings, "probes", None) == 72
-    assert (_clips_of_probes(settings, "probes", 3), _clips_of_probes(settings, "autoencoder", 3)) == (3, 0)
+    assert clips_of_probes(settings, "all", None) == clips_of_probes(settings, "probes", None) == 72
+    assert (clips_of_probes(settings, "probes", 3), clips_of_probes(settings, "autoencoder", 3)) == (3, 0)
 
 
 def test_what_probes_cannot_judge_is_refused():
     base = read_settings(load("base.py"))
-    assert (base.probed, _clips_of_probes(base, "all", None)) == (False, 0)
+    assert (base.probed, clips_of_probes(base, "all", None)) == (False, 0)
     with pytest.raises(UserError, match=r"probes need a run on further worlds.*train configs/worlds\.py"):
-        _clips_of_probes(base, "probes", None)
+        clips_of_probes(base, "probes", None)
     config = load("worlds.py")
     config.update_from_flattened_dict({"shapes.image_share": 0.5})
     with pytest.raises(UserError, match=r"image_share 0\.5 with worlds"):
