@@ -22,7 +22,7 @@ _SIZES = 400  # that the best one is sought among, from a tenth of the smallest 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rung:
+class BudgetPoint:
     """The runs of one width and budget.
 
     Attributes:
@@ -54,18 +54,18 @@ class Rung:
 
 
 # How cells become a law.
-Fitting = Callable[[Sequence[Rung], Law | None], Law]
+Fitting = Callable[[Sequence[BudgetPoint], Law | None], Law]
 # What a law, and the cells that it was fitted to, say of something.
-Question = Callable[[Law, Sequence[Rung]], float]
+Question = Callable[[Law, Sequence[BudgetPoint]], float]
 
 
-def hull(cells: Sequence[Rung]) -> list[Rung]:
+def hull(cells: Sequence[BudgetPoint]) -> list[BudgetPoint]:
     """Returns of each budget the width with the lowest mean loss, budgets rising."""
     budgets = sorted({cell.compute for cell in cells})
     return [min((cell for cell in cells if cell.compute == one), key=lambda cell: cell.loss) for one in budgets]
 
 
-def fit_of_compute(cells: Sequence[Rung], near: Law | None = None) -> Law:
+def fit_of_compute(cells: Sequence[BudgetPoint], near: Law | None = None) -> Law:
     """Returns L = E + A C^-a of the best width of each budget; raises ValueError with fewer than three budgets."""
     best = [(cell.flops, loss) for cell in hull(cells) for loss in cell.losses]
     flops_R, loss_R = np.array(best).T
@@ -73,7 +73,7 @@ def fit_of_compute(cells: Sequence[Rung], near: Law | None = None) -> Law:
     return fit_law(loss_R, flops_R[None], near=near)
 
 
-def fit_of_size(cells: Sequence[Rung], near: Law | None = None) -> Law:
+def fit_of_size(cells: Sequence[BudgetPoint], near: Law | None = None) -> Law:
     """Returns L = E + A N^-a + B D^-b of all runs; raises ValueError with fewer than five widths and budgets."""
     each = [(cell.parameters, cell.tokens, loss) for cell in cells for loss in cell.losses]
     parameters_R, tokens_R, loss_R = np.array(each).T
@@ -92,8 +92,8 @@ class LawOfRuns:
     """
 
     law: Law
-    cells: Sequence[Rung]
-    drawn: Sequence[tuple[Law, Sequence[Rung]]]
+    cells: Sequence[BudgetPoint]
+    drawn: Sequence[tuple[Law, Sequence[BudgetPoint]]]
     residuals: np.ndarray
 
     def interval(self, asked: Question) -> tuple[float, float]:
@@ -110,7 +110,7 @@ class LawOfRuns:
         return {"loss": asked(self.law, self.cells), "low": float(low), "high": float(high)}
 
 
-def fitted(cells: Sequence[Rung], fit: Fitting, *, by_cell: bool) -> LawOfRuns | None:
+def fitted(cells: Sequence[BudgetPoint], fit: Fitting, *, by_cell: bool) -> LawOfRuns | None:
     """Returns the law of cells with its bootstrap, which draws from the cells too where `by_cell`.
 
     None where there are too few, or no more runs than the law has numbers: nothing then says how far off it may be.
@@ -133,7 +133,7 @@ def fitted(cells: Sequence[Rung], fit: Fitting, *, by_cell: bool) -> LawOfRuns |
     return LawOfRuns(law=law, cells=cells, drawn=drawn, residuals=np.concatenate(residuals)) if drawn else None
 
 
-def _draws(cells: Sequence[Rung], *, by_cell: bool) -> Iterator[list[Rung]]:
+def _draws(cells: Sequence[BudgetPoint], *, by_cell: bool) -> Iterator[list[BudgetPoint]]:
     rng = np.random.default_rng(0)
     for _ in range(_DRAWS):
         chosen = rng.choice(len(cells), size=len(cells)) if by_cell else range(len(cells))
@@ -141,7 +141,7 @@ def _draws(cells: Sequence[Rung], *, by_cell: bool) -> Iterator[list[Rung]]:
         yield [dataclasses.replace(one, losses=tuple(rng.choice(one.losses, size=len(one.losses)))) for one in some]
 
 
-def study_of(cells: Sequence[Rung], *, held_back: float) -> dict[str, Any]:
+def study_of(cells: Sequence[BudgetPoint], *, held_back: float) -> dict[str, Any]:
     """Returns what `scaling.json` says besides its runs: law, predicted, measured, best, optimum, monotone, beyond.
 
     Budgets from `held_back` on are no part of `law`, which predicts them: of each the loss of the best width by the law
@@ -180,25 +180,25 @@ def study_of(cells: Sequence[Rung], *, held_back: float) -> dict[str, Any]:
     }
 
 
-def of_budget(cells: Sequence[Rung], compute: float) -> Question:
+def of_budget(cells: Sequence[BudgetPoint], compute: float) -> Question:
     """Returns what asks a law of compute for the loss of a budget, whose FLOP are in proportion to those of `cells`."""
     flops = _flops(cells, compute)
     return lambda law, _: float(law.loss(flops))
 
 
-def of_width(cell: Rung, compute: float) -> Question:
+def of_width(cell: BudgetPoint, compute: float) -> Question:
     """Returns what asks a law of size for the loss of a cell's width at another budget, its tokens in proportion."""
     tokens = cell.tokens * compute / cell.compute
     return lambda law, _: float(law.loss(cell.parameters, tokens))
 
 
-def of_best(cells: Sequence[Rung], compute: float) -> Question:
+def of_best(cells: Sequence[BudgetPoint], compute: float) -> Question:
     """Returns what asks a law of size for the loss of a budget at the best of the widths of `cells`."""
     widths = [of_width(cell, compute) for cell in {cell.width: cell for cell in cells}.values()]
     return lambda law, some: min(asked(law, some) for asked in widths)
 
 
-def best_size(law: Law, cells: Sequence[Rung], flops: float) -> dict[str, float]:
+def best_size(law: Law, cells: Sequence[BudgetPoint], flops: float) -> dict[str, float]:
     """Returns the parameters and tokens that a law of size gives the lowest loss for so many FLOP, and that loss.
 
     A token takes k N^p FLOP, as read from the cells.
@@ -215,11 +215,11 @@ def best_size(law: Law, cells: Sequence[Rung], flops: float) -> dict[str, float]
     return {"parameters": float(sizes_S[best]), "tokens": float(tokens_S[best]), "loss": float(loss_S[best])}
 
 
-def _flops(cells: Sequence[Rung], compute: float) -> float:
+def _flops(cells: Sequence[BudgetPoint], compute: float) -> float:
     return float(np.mean([cell.flops / cell.compute for cell in cells])) * compute
 
 
-def _measured(cell: Rung, predicted: dict[str, float], law: Law) -> dict[str, Any]:
+def _measured(cell: BudgetPoint, predicted: dict[str, float], law: Law) -> dict[str, Any]:
     """Returns how a cell came out, and how far off a prediction was: `error`, as a share of loss above the floor."""
     return {
         "compute": cell.compute,
@@ -249,7 +249,7 @@ def _said(found: LawOfRuns | None) -> dict[str, Any] | None:
     }
 
 
-def _optimum(found: LawOfRuns | None, best: Sequence[Rung]) -> list[dict[str, float]]:
+def _optimum(found: LawOfRuns | None, best: Sequence[BudgetPoint]) -> list[dict[str, float]]:
     """Returns of each budget what the law of size calls best: parameters, between `low` and `high`, tokens, loss."""
     if found is None:
         return []
@@ -262,7 +262,7 @@ def _optimum(found: LawOfRuns | None, best: Sequence[Rung]) -> list[dict[str, fl
     return result
 
 
-def _beyond(cells: Sequence[Rung]) -> dict[str, float] | None:
+def _beyond(cells: Sequence[BudgetPoint]) -> dict[str, float] | None:
     """Returns what the law of all budgets says of a larger one, as yet unmeasured: what would falsify it."""
     found = fitted(cells, fit_of_compute, by_cell=False)
     if found is None:
@@ -272,7 +272,7 @@ def _beyond(cells: Sequence[Rung]) -> dict[str, float] | None:
     return {"compute": compute, "flops": _flops(cells, compute), "seeds": seeds, **said}
 
 
-def band(cells: Sequence[Rung], *, held_back: float, points: int = 40) -> list[dict[str, float]]:
+def band(cells: Sequence[BudgetPoint], *, held_back: float, points: int = 40) -> list[dict[str, float]]:
     """Returns the law of compute, of budgets below `held_back`, at FLOP from below the smallest to beyond the largest.
 
     Of each `flops`, `loss` and its interval, `low` to `high`; empty where there are too few budgets for a law.

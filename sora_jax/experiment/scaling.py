@@ -12,7 +12,7 @@ from typing import Any
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model, count_parameters
-from sora_jax.evaluation.budgets import Rung
+from sora_jax.evaluation.budgets import BudgetPoint
 from sora_jax.experiment.children import Child, Study, run_children, shared_child
 from sora_jax.experiment.kinds import training
 from sora_jax.experiment.loading import build_generator
@@ -217,13 +217,13 @@ def _parameters(settings: Settings) -> int:
     return count_parameters({name: leaf for name, leaf in shapes.items() if name.startswith(_TRANSFORMER)})
 
 
-def cells_of(runs: Sequence[dict[str, Any]]) -> list[Rung]:
+def cells_of(runs: Sequence[dict[str, Any]]) -> list[BudgetPoint]:
     """Returns the runs by width and budget, budgets rising."""
     groups: dict[tuple[float, int], list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault((run["compute"], run["width"]), []).append(run)
     return [
-        Rung(
+        BudgetPoint(
             width=width,
             compute=compute,
             parameters=some[0]["parameters"],

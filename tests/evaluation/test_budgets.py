@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sora_jax.evaluation import budgets
-from sora_jax.evaluation.budgets import Rung, band, best_size, fit_of_size, hull, study_of
+from sora_jax.evaluation.budgets import BudgetPoint, band, best_size, fit_of_size, hull, study_of
 
 PARAMETERS = {48: 1.5e5, 64: 2.6e5, 96: 6e5, 128: 1e6}
 UNIT = 2e12
@@ -39,7 +39,7 @@ def ladder(*, widths=tuple(PARAMETERS), compute=(1, 2, 4, 8, 16), seeds=3, noise
             losses = law(parameters, tokens) * np.exp(noise * rng.normal(size=seeds))
             losses *= wrong if budget == max(compute) else 1.0
             shape = {"width": width, "compute": budget, "parameters": parameters, "tokens": tokens, "flops": flops}
-            cells.append(Rung(**shape, losses=tuple(losses)))
+            cells.append(BudgetPoint(**shape, losses=tuple(losses)))
     return cells
 
 
