@@ -15,7 +15,8 @@ _GHOST = 0.25  # of its area, that may be seen while it is hidden
 def read_hiding(scene: HidingScene, pixels_THWC: np.ndarray, given: int) -> ProbeVerdict:
     """Returns whether the object is `gone` while it is hidden, and after that has its colour, shape, size and place."""
     shown_T, number_T = scene.shown_T(), np.arange(scene.form.frames)
-    hidden_T = shown_T < _HIDDEN
+    # In a short clip no frame may show it wholly hidden; then those count that show least.
+    hidden_T = shown_T <= max(_HIDDEN, shown_T.min())
     last_hidden = number_T[hidden_T].max()
     after_T = (number_T > last_hidden) & (shown_T > _WHOLE) & (number_T >= given)
     reading = shapes_oracle.read(pixels_THWC[after_T])
@@ -23,7 +24,7 @@ def read_hiding(scene: HidingScene, pixels_THWC: np.ndarray, given: int) -> Prob
     truth_THW = cover_of(scene.render(), scene.colour)
     area = truth_THW[after_T].sum(axis=(1, 2)).mean()
     size = cover_THW[after_T].sum(axis=(1, 2)).mean() / area
-    ghost = cover_THW[hidden_T & (number_T >= given)].sum(axis=(1, 2)).max() / area
+    ghost = cover_THW[hidden_T & (number_T >= given)].sum(axis=(1, 2)).max(initial=0.0) / area
     error = distance(middle_of(cover_THW[after_T]), middle_of(truth_THW[after_T]))
     return probe_verdict(
         {

@@ -75,6 +75,13 @@ def unlike(scene: DrawnScene, other: DrawnScene) -> bool:
     return scene.captions()[0] != other.captions()[0]
 
 
+@pytest.mark.parametrize("kind", WORLDS)
+def test_the_truth_is_right_in_the_shortest_clips(kind):
+    world = DrawnWorlds(dataclasses.replace(SPEC, kinds=(kind,), frames=(9,)))
+    drawn = [scene for scene in map(world.scene, range(COUNT)) if scene.variant != "turning"]
+    assert [right(scene, scene.render()) for scene in drawn] == [1.0] * len(drawn)
+
+
 def test_errors_say_by_how_much():
     scene = next(scene for scene in scenes("physics") if scene.variant == "flies")
     assert isinstance(scene, BallScene)
