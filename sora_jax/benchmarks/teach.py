@@ -121,9 +121,9 @@ _LORA_CHANGES: dict[str, Any] = _PACKING | {
     f"stages.{_STAGE}.schedule.warmup_steps": 10,
     f"stages.{_STAGE}.frozen_dtype": "float32",
 }
-# As the run was trained, and not as the public models were.
-_SAMPLING: dict[str, Any] = {"sampling.steps": 20, "sampling.shift": 3.0}
-_GUIDANCE = 2.0
+# As the run is sampled, where public models have another solver and more of both.
+_SOLVER, _SOLVER_STEPS = "stochastic", 20
+_GUIDANCE = 1.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -256,7 +256,7 @@ def train_adapter(folder: Path, model: Path, clips: Path, sizes: Sizes) -> Path:
 
 def sample(model: Path, cases: Sequence[PromptCase], *, lora: dict[Path, float]) -> list[np.ndarray]:
     """Returns a clip for each prompt by a public model, noise of seed 0 for the first, and so on."""
-    opened = open_public(model, changes=_SAMPLING, lora={str(file): weight for file, weight in lora.items()})
+    opened = open_public(model, lora={str(file): weight for file, weight in lora.items()})
     return opened.sample(
         [case.prompt for case in cases],
         size=(_SIDE, _SIDE),
@@ -265,6 +265,8 @@ def sample(model: Path, cases: Sequence[PromptCase], *, lora: dict[Path, float])
         seed=list(range(len(cases))),
         negative="",
         guidance=_GUIDANCE,
+        solver=_SOLVER,
+        steps=_SOLVER_STEPS,
     )
 
 
