@@ -7,7 +7,7 @@ The way of who adapts a public model, on the drawn world at a size of minutes. A
 clips of every colour but one; it is exported as a folder of diffusers, and what follows reads that as `--model`: an
 adapter is trained on clips of the colour left out, exported, and added in sampling. The oracle judges prompts of the
 new colour and of the old ones, both in combinations that no clip has, from the same noise before and after. With
---folder the parts stay there, and those that are made are not made again.
+--folder the parts stay there, and those that are made are not made again: `seconds` is then of what was left to do.
 """
 
 import dataclasses
@@ -249,8 +249,9 @@ def train_adapter(folder: Path, model: Path, clips: Path, sizes: Sizes) -> Path:
     config.stages[_STAGE].schedule.learning_rate = sizes.rate
     workdir, file = folder / "adapter", folder / "adapter.safetensors"
     run(config, workdir, until="diffusion")
-    opened = Workdir(workdir)
-    export_lora(opened, read_settings(opened.config()), str(file), dtype="float32", trigger=NEW_COLOUR)
+    if not file.exists():
+        opened = Workdir(workdir)
+        export_lora(opened, read_settings(opened.config()), str(file), dtype="float32", trigger=NEW_COLOUR)
     return file
 
 
