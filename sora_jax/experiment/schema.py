@@ -88,13 +88,10 @@ class ShapesConfig:
 
     def world(self, *, seed: int, split: str, num_clips: int | None = None) -> WorldConfig:
         """Returns the world of one split; its own seed, if any, counts, and `num_clips` overrides that of training."""
-        fields = dataclasses.asdict(self)
-        own = fields.pop("seed")
-        seed = seed if own is None else own
-        del fields["worlds"]
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("seed", "worlds")}
         if num_clips is not None:
             fields["num_clips"] = num_clips
-        return WorldConfig(seed=seed, split="heldout" if split == "heldout" else "train", **fields)
+        return WorldConfig(seed=self._own_seed(seed), split="heldout" if split == "heldout" else "train", **fields)
 
     def worlds_spec(self, *, seed: int, split: WorldSplit, num_clips: int | None = None) -> WorldsSpec:
         """Returns what further worlds, of which there must be some, draw in one split; `num_clips` as of `world`."""
@@ -102,7 +99,7 @@ class ShapesConfig:
         if self.image_share:
             raise UserError(f"image_share {self.image_share:g} with worlds: their clips are videos, set 0")
         return WorldsSpec(
-            seed=seed,
+            seed=self._own_seed(seed),
             num_clips=self.num_clips if num_clips is None else num_clips,
             kinds=self.worlds,
             sides=self.sides,
@@ -110,6 +107,9 @@ class ShapesConfig:
             fps=self.fps,
             split=split,
         )
+
+    def _own_seed(self, seed: int) -> int:
+        return seed if self.seed is None else self.seed
 
     def source(self, *, seed: int, split: Split, num_clips: int | None = None) -> Source:
         """Returns the clips of one split, of the drawn world or of further ones; `num_clips` as of `world`."""

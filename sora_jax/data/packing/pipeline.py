@@ -262,7 +262,7 @@ class _Part:
         self._offset = process * self._own
 
     def __len__(self) -> int:
-        return sys.maxsize // self._per_batch
+        return sys.maxsize // (2 * self._per_batch)  # grain adds to it
 
     def __getitem__(self, index: int) -> HostPack:
         batch, slot = divmod(index, self._own)

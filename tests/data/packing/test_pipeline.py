@@ -173,6 +173,12 @@ def test_batches_from_any_row_are_the_tail_of_the_whole_sequence(prepared, start
         assert_equal({name: array[b % 4] for name, array in pack.items()}, row)
 
 
+def test_a_batch_may_be_one_row(prepared):
+    rows = make_rows(prepared, packing=dataclasses.replace(PACKING, rows=1))
+    (pack,) = take(rows, 1)
+    assert_equal({name: array[0] for name, array in pack.items()}, rows[0])
+
+
 def test_the_state_is_the_next_row_and_nothing_earlier_is_read(prepared, monkeypatch):
     with make_rows(prepared).batches() as batches:
         packs = [next(batches) for _ in range(5)]
