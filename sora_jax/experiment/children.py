@@ -165,20 +165,24 @@ def _make(study: Study, child: Child, log: Path) -> None:
 
 def _run(words: Sequence[str], log: Path) -> tuple[int, str | None]:
     """Returns (how a command ended, the name of the signal that was passed on to it, if any)."""
-    stopped: list[str] = []
-    with log.open("ab") as said:
-        # In a group of its own: Ctrl-C comes from here alone, once.
-        process = subprocess.Popen(
-            words, stdout=said, stderr=subprocess.STDOUT, process_group=0, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-        )
+    stopped: list[signal.Signals] = []
+    running: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        stopped.append(signal.Signals(number).name)
-        process.send_signal(number)
+        stopped.append(signal.Signals(number))
+        for process in running:
+            process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return process.wait(), next(iter(stopped), None)
+        with log.open("ab") as said:
+            # In a group of its own: Ctrl-C comes from here alone, once.
+            environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+            process = subprocess.Popen(words, stdout=said, stderr=said, process_group=0, env=environment)
+        running.append(process)
+        for number in tuple(stopped):  # came before there was a process to pass it on to
+            process.send_signal(number)
+        return process.wait(), stopped[0].name if stopped else None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -35,8 +35,9 @@ def prepare_heldout(
     holding = [one for one in collections if one.heldout is not None]
     if not holding:
         raise UserError(NONE_HELD_OUT)
+    # Of several processes each has one of its own, for which all must read the checkpoint together.
+    own = codec if jax.process_count() == 1 else load_codec(workdir, settings)
     if is_first():
-        own = codec if jax.process_count() == 1 else load_codec(workdir, settings)
         for one in holding:
             _prepare(workdir, settings, one, own, count=-(-count // len(holding)), batch=batch)
     wait_for_all("held-out clips are encoded")

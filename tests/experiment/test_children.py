@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 
 import pytest
 from absl import flags
@@ -122,8 +123,8 @@ def test_a_signal_is_passed_on_and_stops_the_study(made, study):
 
     def stop():
         log = study.folder / "a.log"
-        while not (log.exists() and log.read_text()):
-            pass
+        while not (log.exists() and "ready" in log.read_text()):
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
