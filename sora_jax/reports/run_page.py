@@ -297,8 +297,9 @@ def duration(seconds: float) -> str:
 
 def _words(key: str) -> str:
     row = metric_of(str(key))
-    exact = row is not None and row.name == key
-    return _NAMES.get(key) or (row.title if exact else str(key).replace("_", " "))
+    if key in _NAMES:
+        return _NAMES[key]
+    return row.title if row is not None and row.name == key else str(key).replace("_", " ")
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:
