@@ -60,6 +60,7 @@ def test_it_is_evaluated_and_shown(workdir):
     assert "second" in page
 
 
+@pytest.mark.slow
 def test_a_judged_stage_that_was_stopped_ends_as_if_it_was_not(python, workdir, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(workdir, again)

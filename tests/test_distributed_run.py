@@ -96,6 +96,7 @@ def test_two_processes_prepare_and_judge_as_one_does(alone, together):
     assert facts["stages"]["prepare"]["written"] == 48
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(alone, tmp_path):
     """The autoencoder, begun by two processes and finished by one."""
     running = start(tmp_path, "--until=autoencoder")

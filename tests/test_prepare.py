@@ -54,6 +54,7 @@ def heap(python, tmp_path):
     return folder, workdir, command
 
 
+@pytest.mark.slow
 def test_processes_share_a_heap_that_grows(heap):
     folder, workdir, command = heap
     early = command("prepare", "--process_index=1", "--process_count=2")

@@ -165,7 +165,7 @@ def _write(models: RunModels, facts: dict[str, Any]) -> dict[str, Any]:
 def _show_pairs(models: RunModels, real: Sequence[np.ndarray], maker: Maker, cases: Sequence[Case]) -> None:
     """Writes a sheet of some real clips, each beside what was made of its caption."""
     shown = cases[: len(real)]
-    made = [np.load(maker.path(number, case)) for number, case in enumerate(shown)]
+    made = [np.load(maker.path(number, case), allow_pickle=False) for number, case in enumerate(shown)]
     pairs = [np.concatenate([left, right], axis=2) for left, right in zip(real, made, strict=True)]
     folder = models.workdir.path / "samples" / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)

@@ -217,7 +217,9 @@ class Maker:
         """Yields the clip of each case, in their order, after making those that are not there."""
         self._make(cases)
         for number, case in enumerate(cases):
-            yield JudgedClip(clip_THWC=np.load(self.path(number, case)), fps=case.fps, caption=case.caption)
+            yield JudgedClip(
+                clip_THWC=np.load(self.path(number, case), allow_pickle=False), fps=case.fps, caption=case.caption
+            )
 
     def _make(self, cases: Sequence[Case]) -> None:
         missing = [number for number, case in enumerate(cases) if not self.path(number, case).exists()]

@@ -14,6 +14,7 @@ def values(figures):
     return {figure.name: figure.value for figure in figures}
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_user_runs_it(python, tmp_path):
     path = tmp_path / "new" / "data.json"
     done = python(

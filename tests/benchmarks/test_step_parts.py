@@ -10,6 +10,7 @@ from sora_jax.experiment.settings import read_settings
 from tests import toy
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_user_runs_it(python, tmp_path):
     path = tmp_path / "parts.json"
     done = python(

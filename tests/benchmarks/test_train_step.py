@@ -104,6 +104,7 @@ def test_rates_are_those_of_real_tokens():
     )
 
 
+@pytest.mark.slow
 def test_without_torch_ours_is_measured_and_said_so(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     measured = train_step.figures_of(SHALLOW, [])

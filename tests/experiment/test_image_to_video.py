@@ -67,6 +67,7 @@ def workdir(config, tmp_path_factory):
     return Workdir(path)
 
 
+@pytest.mark.slow
 def test_shards_hold_what_training_shows(config, workdir):
     settings, prepared = read_settings(config), PreparedSet(workdir.prepared())
     sample = prepared[0]

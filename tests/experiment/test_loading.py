@@ -186,7 +186,7 @@ def test_a_drawn_world_is_judged_on_clips_held_out_and_a_folder_on_its_own(toy_c
 
 def test_only_a_drawn_world_tells_how_prompts_are_followed(workdir, settings):
     folder = dataclasses.replace(settings, data=dataclasses.replace(settings.data, source="folder", path="clips"))
-    with pytest.raises(UserError, match=r"only of a drawn world .* pass --part=autoencoder"):
+    with pytest.raises(UserError, match=r"only of a drawn world .* pass --part=heldout"):
         evaluation.evaluate(RunModels(workdir, folder), folder, part="generator")
 
 
@@ -208,8 +208,8 @@ def test_a_world_of_two_objects_is_asked_for_pairs_as_well(workdir, settings, tm
     two = dataclasses.replace(settings, shapes=dataclasses.replace(settings.shapes, max_objects=2))
     models = RunModels(copy, settings)
     alone, both = evaluation.evaluate(models, settings), evaluation.evaluate(models, two)
-    assert alone.keys() == {"autoencoder", "shapes"}
-    assert both.keys() == {"autoencoder", "shapes", "shapes_pairs"}
+    assert alone.keys() == {"autoencoder", "heldout", "shapes"}
+    assert both.keys() == {"autoencoder", "heldout", "shapes", "shapes_pairs"}
     assert both["shapes"] == alone["shapes"]
     assert both["shapes_pairs"]["prompts"] == settings.evaluation.prompts
     assert copy.read_json("evaluation.json") == both

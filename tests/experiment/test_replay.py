@@ -38,6 +38,7 @@ def test_the_first_wrong_step_is_named(python, toy_workdir, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_step_at_which_a_run_gave_up_is_run_again(python, toy_workdir, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(toy_workdir, workdir)
