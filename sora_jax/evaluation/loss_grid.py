@@ -10,7 +10,7 @@ Letters: N clips, V noise levels, B rows, L tokens, S segments, P patch width.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import batch_part, replicated, ways
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packing.packs import HostPack, PackLayout, Row, stack_rows
-from sora_jax.data.packing.pipeline import put_sample
+from sora_jax.data.packing.pipeline import clips_by_kind, put_sample
 from sora_jax.data.packing.plan import plan_window
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion import known, path
@@ -91,6 +91,7 @@ class LossGrid:
       dtype: Of the computation.
       seed: Of the run.
       noise_range: Lowest and highest noise level.
+      kinds: Of the clips that are measured, "images" and "videos"; where there are none of these, all are.
       mesh: Devices, also of several processes, that hold the weights and share the rows; None: the first one.
 
     Raises UserError where no clip fits a row.
@@ -107,6 +108,7 @@ class LossGrid:
         dtype: Any,
         seed: int,
         noise_range: tuple[float, float] = (0.0, 1.0),
+        kinds: Iterable[str] = ("images", "videos"),
         mesh: Mesh | None = None,
     ):
         self._mesh, self._seed = mesh, seed
@@ -114,10 +116,12 @@ class LossGrid:
         self.levels = tuple(low + (high - low) * (number + 0.5) / LEVELS for number in range(LEVELS))
         parts = 1 if mesh is None else ways("batch", mesh)
         self._names = prepared.source_ids()
-        self._batches = _packed(prepared, layout, rows=-(-rows // parts) * parts, seed=seed)
+        by_kind = clips_by_kind(prepared.grid_N3)
+        chosen = sorted(index for kind in kinds for index in by_kind[kind].tolist()) or [*range(len(prepared))]
+        self._batches = _packed(prepared, chosen, layout, rows=-(-rows // parts) * parts, seed=seed)
         if not self._batches:
             raise UserError(
-                f"none of {len(prepared)} held-out clips fits a row of {layout.budget.tokens} tokens and "
+                f"none of {len(chosen)} held-out clips fits a row of {layout.budget.tokens} tokens and "
                 f"{layout.budget.text_tokens} text tokens: raise packing.tokens or packing.text_tokens"
             )
         present = np.concatenate([batch["sample_BS"].ravel() for batch in self._batches])
@@ -202,22 +206,25 @@ def _make_measure(
     return together(jax.jit(measure, out_shardings=None if mesh is None else replicated(mesh)), every_time=True)
 
 
-def _packed(prepared: PreparedSet, layout: PackLayout, *, rows: int, seed: int) -> list[HostPack]:
-    """Returns batches of so many rows that hold each clip once, with its first caption that fits a row."""
-    tokens_N = np.prod(prepared.grid_N3 // layout.patch, axis=1)
+def _packed(
+    prepared: PreparedSet, chosen: Sequence[int], layout: PackLayout, *, rows: int, seed: int
+) -> list[HostPack]:
+    """Returns batches of so many rows that hold each of some clips once, with its first caption that fits a row."""
+    tokens_N = np.prod(prepared.grid_N3[list(chosen)] // layout.patch, axis=1)
+    lengths_N = [prepared.text_lengths[index] for index in chosen]
     captions_N = [
         next((number for number, length in enumerate(lengths) if length <= layout.budget.text_tokens), 0)
-        for lengths in prepared.text_lengths
+        for lengths in lengths_N
     ]
-    text_N = [lengths[caption] for lengths, caption in zip(prepared.text_lengths, captions_N, strict=True)]
+    text_N = [lengths[caption] for lengths, caption in zip(lengths_N, captions_N, strict=True)]
     plan = plan_window(tokens_N, np.array(text_N), layout.budget, seed=seed)
     filled: list[Row] = []
     for number in range(-(-len(plan) // rows) * rows):
         row = layout.row()
         if prepared.empty_text is not None:
             row.put_empty(prepared.empty_text)
-        for index in plan.row(number).tolist() if number < len(plan) else ():
-            put_sample(row, index, prepared[index], captions_N[index])
+        for place in plan.row(number).tolist() if number < len(plan) else ():
+            put_sample(row, chosen[place], prepared[chosen[place]], captions_N[place])
         filled.append(row)
     return [stack_rows(filled[start : start + rows]) for start in range(0, len(filled), rows)]
 

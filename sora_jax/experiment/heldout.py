@@ -1,6 +1,6 @@
 """Held-out clips as the transformer sees them, and what their loss is measured with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -64,6 +64,7 @@ def make_loss_grid(
     prepared: PreparedSet,
     *,
     noise_range: tuple[float, float] = (0.0, 1.0),
+    kinds: Iterable[str] = ("images", "videos"),
     mesh: Mesh | None = None,
 ) -> LossGrid:
     """Returns what measures the loss of a generator of the run on held-out clips; arguments as of `LossGrid`."""
@@ -76,5 +77,6 @@ def make_loss_grid(
         dtype=compute_dtype(settings.precision),
         seed=settings.seed,
         noise_range=noise_range,
+        kinds=kinds,
         mesh=mesh,
     )

@@ -77,6 +77,12 @@ def test_a_clip_has_the_same_loss_whatever_it_is_packed_with_and_wherever_it_is_
     assert np.all(table.loss_NV > 0)
 
 
+def test_clips_of_the_kinds_that_are_asked_for_are_measured_and_all_where_there_are_none(prepared, table):
+    images = [number for number, (frames, _, _) in enumerate(GRIDS) if frames == 1]
+    np.testing.assert_allclose(grid(prepared, kinds=["images"])(PARAMS).loss_NV, table.loss_NV[images], rtol=1e-4)
+    assert grid(prepared, kinds=[])(PARAMS).frames == table.frames
+
+
 def test_levels_and_noise_are_those_of_the_seed(prepared, table):
     assert np.array_equal(grid(prepared)(PARAMS).loss_NV, table.loss_NV)
     other = grid(prepared, seed=1)(PARAMS)

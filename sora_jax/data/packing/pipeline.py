@@ -51,6 +51,11 @@ class PackingConfig:
         return Budget(tokens=self.tokens, text_tokens=self.text_tokens, segments=self.segments)
 
 
+def clips_by_kind(grid_N3: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the numbers of "images" (clips of one latent frame) and of "videos"; grid_N3 are sizes of latents."""
+    return {"images": np.flatnonzero(grid_N3[:, 0] == 1), "videos": np.flatnonzero(grid_N3[:, 0] > 1)}
+
+
 def make_pools(
     grid_N3: np.ndarray,
     mix: Mapping[str, float] | None,
@@ -69,7 +74,7 @@ def make_pools(
     """
     if mix is None:
         return [Pool(ids_N=np.arange(len(grid_N3)), share=1.0)]
-    kinds = {"images": np.flatnonzero(grid_N3[:, 0] == 1), "videos": np.flatnonzero(grid_N3[:, 0] > 1)}
+    kinds = clips_by_kind(grid_N3)
     for kind, weight in mix.items():
         if kind not in kinds:
             raise UserError(f"the mix names {kind!r}: it can give weights to {' and '.join(kinds)}")

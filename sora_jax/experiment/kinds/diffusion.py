@@ -263,15 +263,16 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         return show
 
     def validation(self, run: Run, name: str) -> Validate | None:
-        """Measures the loss of the averaged weights on held-out clips, at the noise levels of the stage."""
-        settings = run.settings
+        """Measures the loss of the averaged weights on held-out clips: of kinds, at noise levels as the stage sees."""
+        settings, stage = run.settings, self.of(run.settings, name)
         if not any(one.heldout is not None for one in run.collections):
             logging.info("%s: there is no held-out loss: %s", name, NONE_HELD_OUT)
             return None
         count, batch = settings.evaluation.clips, prepare_stages(settings)[0].batch
         clips = prepare_heldout(run.workdir, settings, run.collections, run.codec, count=count, batch=batch)
         structure = abstract_model(self.maker(settings, name, run.mesh).build)[0]
-        grid = make_loss_grid(settings, structure, clips, noise_range=self.of(settings, name).levels, mesh=run.mesh)
+        seen = {"noise_range": stage.levels, "kinds": stage.mix.kinds}
+        grid = make_loss_grid(settings, structure, clips, **seen, mesh=run.mesh)
         track = track_name(settings.ema.widths[0])
         return lambda state: grid(state.averaged(track)).scalars()
 
