@@ -41,10 +41,10 @@ def framing_runs(study: Study) -> tuple[Child, list[Child]]:
     from prompts alone.
     """
     settings = study.settings()
-    if settings.data.source != "shapes":
+    if settings.data.source != "shapes" or settings.shapes.worlds is not None:
         raise UserError(
-            f"data.source is {settings.data.source!r}: where the subject of a clip lies is known in the drawn world "
-            "alone; take a config with data.source 'shapes', such as configs/base.py"
+            f"data.source is {settings.data.source!r} and shapes.worlds {settings.shapes.worlds}: where the subject of "
+            "a clip lies is known in the plain drawn world alone; take a config of it, such as configs/base.py"
         )
     if not settings.stages_of(TEXT_TO_VIDEO) or settings.shown is not None or not settings.evaluation.prompts:
         raise UserError(

@@ -18,7 +18,6 @@ from sora_jax.core.paths import beside
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.data.sources.base import FolderSource, read_ahead
-from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.data.tokens import clean_caption
 from sora_jax.evaluation.generated import JudgedClip
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
@@ -165,9 +164,9 @@ def _held(workdir: Workdir, settings: Settings, count: int) -> list[Collection]:
     """Returns the clips that the run never trained on; of the drawn world those as long as its samples."""
     frames = limits_of(settings).frames
     if settings.data.source == "shapes":
-        drawn = settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count)
         alike = {"image_share": float(frames == 1), **({"frames": (frames,)} if frames > 1 else {})}
-        world = ShapesWorld(dataclasses.replace(drawn, **alike))
+        drawn = dataclasses.replace(settings.shapes, **alike)
+        world = drawn.source(seed=settings.seed, split="heldout", num_clips=count)
         return [Collection(name=HELDOUT, source=world, limits=clip_limits(settings, settings.data))]
     collections = curate_all(open_collections(settings), settings, workdir, writes=False)
     found = [dataclasses.replace(one, source=one.heldout) for one in collections if one.heldout is not None]

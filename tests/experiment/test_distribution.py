@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import sora_jax
+from configs import worlds
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import encode_gif
 from sora_jax.experiment.distribution import SetComparison, comparison_of, score_rows
@@ -49,6 +50,15 @@ def test_held_out_clips_of_the_drawn_world_are_as_long_as_samples(settings, tmp_
     assert len({one.clip_THWC.tobytes() for one in shown}) == 6
     more = real(settings, tmp_path, count=6)
     assert [one.caption for one in more.read()] == [one.caption for one in shown], "the same each time"
+
+
+def test_held_out_clips_of_further_worlds_are_theirs(tmp_path):
+    of_worlds = read_settings(worlds.get_config())
+    clips = real(of_worlds, tmp_path, count=2)
+    world = of_worlds.shapes.source(seed=of_worlds.seed, split="heldout", num_clips=2)
+    told = {caption for number in range(2) for caption in world[number].captions}
+    assert len(list(clips.read())) == 2
+    assert {case.caption for case in clips.cases} <= told
 
 
 def test_clips_of_a_folder_count_once_and_short_ones_not(settings, tmp_path, caplog):

@@ -75,7 +75,7 @@ def test_two_runs_differ_in_square_crops_alone(study):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"data.source": "folder", "data.path": "clips"}, "the drawn world alone"),
+        ({"data.source": "folder", "data.path": "clips"}, "the plain drawn world alone"),
         ({"shapes.sides": ((16, 16), (24, 24))}, "are all square"),
         ({"evaluation.prompts": 0}, "evaluation.prompts of 1 or more"),
     ],
@@ -83,6 +83,11 @@ def test_two_runs_differ_in_square_crops_alone(study):
 def test_a_config_whose_framing_cannot_be_judged_is_refused(tmp_path, given, said):
     with pytest.raises(UserError, match=said):
         framing_runs(Study(folder=tmp_path, file=TOY, given=given))
+
+
+def test_further_worlds_are_refused(tmp_path):
+    with pytest.raises(UserError, match="the plain drawn world alone"):
+        framing_runs(Study(folder=tmp_path, file="configs/worlds.py", given={}))
 
 
 def test_what_is_cut_is_told_with_its_gap_and_shown_in_pairs(study, painted, capsys):
