@@ -217,7 +217,7 @@ def get_config() -> ConfigDict:
     log.every_steps = 20  # steps between lines of metrics.jsonl
     log.samples_per_stage = 5  # times per stage that fixed prompts are sampled, or clips reconstructed
     log.validate_every = FieldReference(500, field_type=int)  # steps between measurements of the loss on held-out
-    # clips, also at the end of a stage, of evaluation.clips of them (docs/evaluation.md); None: none
+    # clips, also at the end of a stage, of evaluation.clips of them (docs/evaluation.md); 0: none
     log.profile_steps = placeholder(tuple)  # first and last step of each stage that a trace is written of, such as
     # (10, 13), to profile/ in the workdir (docs/debugging.md); None: no trace
 

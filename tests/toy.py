@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
             "checkpoint.keep": 2,
             "log.every_steps": 2,
             "log.samples_per_stage": 2,
-            "log.validate_every": None,
+            "log.validate_every": 0,
             "sampling.steps": 2,
             "sampling.size": (16, 16),
             "sampling.frames": 5,

@@ -83,7 +83,7 @@ RANGES: dict[str, Range] = {
     "evaluation.*": NOT_NEGATIVE,
     "*data.*curation.*": NOT_NEGATIVE,
     "*data.*heldout_share": DECAY,
-    "log.validate_every": AT_LEAST_ONE,
+    "log.validate_every": NOT_NEGATIVE,
 }
 
 

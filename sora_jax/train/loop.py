@@ -242,7 +242,7 @@ def _given_up(
 def _validate(job: TrainJob, context: RunContext, clock: StepClock, state: TrainState, step: int) -> None:
     """Writes what is measured of a state, where it is time, before the step is saved: lines up to a checkpoint stay."""
     every = context.log.validate_every
-    if job.validate is None or every is None or (step % every and step != job.step.steps):
+    if job.validate is None or not every or (step % every and step != job.step.steps):
         return
     jax.block_until_ready(state.step)  # whose time is not that of the measurement
     with clock.paused():

@@ -296,7 +296,7 @@ class TrainKind(Kind[T]):
             step=recipe.step,
             stream=self.stream(run, name),
             show=self.show(run, name),
-            validate=None if run.settings.log.validate_every is None else self.validation(run, name),
+            validate=self.validation(run, name) if run.settings.log.validate_every else None,
         )
         state, facts = train(job, run.context)
         self.finish(run, name, state)
