@@ -59,11 +59,10 @@ def load_average(
     folder, widths = workdir.checkpoints(stage), settings.ema.widths
     exact = width in widths
     path = trusted_step(folder, step=step)
-    track = track_name(width if exact else widths[0])
-    params, found = load_params(folder, f"ema/{track}", abstract, step=int(path.name), source=source)
+    track, found = f"ema/{track_name(width if exact else widths[0])}", int(path.name)
     if exact:
-        return params, found
-    trained = {name: abstract[name] for name in find_params(path, f"ema/{track}")[0] if name in abstract}
+        return load_params(folder, track, abstract, step=found, source=source)
+    trained = {name: abstract[name] for name in find_params(path, track)[0] if name in abstract}
     now = Snapshot(folder=path, updates=_updates(path))
     kept = [*_kept(workdir, settings, stage, trained, before=now.updates), now]
     if len(kept) == 1 or len(widths) == 1:
@@ -71,6 +70,8 @@ def load_average(
             f"{workdir.path} kept no averages to make one of width {width:g} of: those of its checkpoints are of "
             f"{', '.join(f'{one:g}' for one in widths)}; train with --config.ema.snapshots=16 and two ema.widths"
         )
+    rest = {name: one for name, one in abstract.items() if name not in trained}  # what the stage had frozen
+    params = load_params(folder, track, rest, step=found, source=source)[0] if rest else {}
     return {**params, **mix_averages(kept, widths, Profile(updates=now.updates, width=width), trained)}, found
 
 
