@@ -8,7 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from sora_jax.data.sources.shapes_world import BACKGROUNDS, DIRECTIONS
+from sora_jax.data.sources.shapes_world import BACKGROUNDS, DIRECTIONS, PALETTE, SHAPES
+
+SIDEWAYS = ("left", "right")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,11 @@ def one_of(generator: np.random.Generator, choices: tuple[str, ...]) -> str:
 def sign_of(direction: str) -> int:
     """Returns -1 for left and up, 1 for right and down."""
     return sum(DIRECTIONS[direction])
+
+
+def third_of(colour: str, shape: str, direction: str) -> int:
+    """Returns 0, 1 or 2: of which third of the combinations of an object that goes left or right this one is."""
+    return (list(PALETTE).index(colour) + 2 * SHAPES.index(shape) + SIDEWAYS.index(direction)) % 3
 
 
 def plain(form: ClipForm, level: float) -> np.ndarray:

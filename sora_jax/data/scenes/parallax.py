@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from sora_jax.data.scenes.drawing import (
+    SIDEWAYS,
     ClipForm,
     Ground,
     as_pixels,
@@ -18,11 +19,11 @@ from sora_jax.data.scenes.drawing import (
     paint,
     plain,
     sign_of,
+    third_of,
 )
 from sora_jax.data.sources.shapes_world import PALETTE, SHAPES, coverage
 
 DISTANCES = {"twice": 2, "three times": 3}
-_SIDEWAYS = ("left", "right")
 _RADIUS = 0.2  # of the height
 _WAVES, _CONTRAST = 4, 30.0  # sines that make a wall, and about their sum's deviation in grey values
 _LENGTHS = (0.3, 0.75)  # of these, of the height
@@ -73,8 +74,7 @@ class PassingScene:
     @property
     def held_out(self) -> bool:
         """A third of the combinations of colour, shape and direction."""
-        number = list(PALETTE).index(self.colour) + 2 * SHAPES.index(self.shape) + _SIDEWAYS.index(self.direction)
-        return number % 3 == 1
+        return third_of(self.colour, self.shape, self.direction) == 1
 
     def column_T(self) -> np.ndarray:
         """Returns the column of the object's centre in every frame, px."""
@@ -128,7 +128,7 @@ class TurningScene:
     def held_out(self) -> bool:
         """A third of the combinations of both colours and the direction."""
         first, second = (list(PALETTE).index(name) for name in self.colours)
-        return (first + second + _SIDEWAYS.index(self.direction)) % 3 == 1
+        return (first + second + SIDEWAYS.index(self.direction)) % 3 == 1
 
     def angle_T(self) -> np.ndarray:
         """Returns how far the cube has turned in every frame, radians."""
@@ -192,7 +192,7 @@ def _polygons(form: ClipForm, corners_TN2: np.ndarray) -> np.ndarray:
 
 def draw_depth(generator: np.random.Generator, form: ClipForm) -> PassingScene | TurningScene:
     """Returns a scene drawn from the generator, of both kinds equally often."""
-    passing, direction, ground = generator.random() < 0.5, one_of(generator, _SIDEWAYS), draw_ground(generator)
+    passing, direction, ground = generator.random() < 0.5, one_of(generator, SIDEWAYS), draw_ground(generator)
     colour = one_of(generator, tuple(PALETTE))
     if not passing:
         other = one_of(generator, tuple(name for name in PALETTE if name != colour))

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from sora_jax.data.scenes.drawing import (
+    SIDEWAYS,
     ClipForm,
     Ground,
     as_pixels,
@@ -19,11 +20,11 @@ from sora_jax.data.scenes.drawing import (
     plain,
     rectangle,
     sign_of,
+    third_of,
 )
 from sora_jax.data.sources.shapes_world import BAR_COLOUR, PALETTE, SHAPES, coverage
 
 HIDINGS = ("behind", "rests", "pans")
-_SIDEWAYS = ("left", "right")
 _RADIUS = 0.2  # of the height
 _MARGIN = 1.0  # px by which a bar is wider on each side than what it hides
 _STRIPES, _CONTRAST = 0.42, 14.0  # length of a wave of the ground that a camera passes, of the height; grey values
@@ -63,8 +64,7 @@ class HidingScene:
     @property
     def held_out(self) -> bool:
         """A third of the combinations of colour, shape and direction."""
-        number = list(PALETTE).index(self.colour) + 2 * SHAPES.index(self.shape) + _SIDEWAYS.index(self.direction)
-        return number % 3 == 0
+        return third_of(self.colour, self.shape, self.direction) == 0
 
     def camera_T(self) -> np.ndarray:
         """Returns how far the camera has moved to the right, px."""
@@ -134,7 +134,7 @@ class HidingScene:
 
 def draw_hiding(generator: np.random.Generator, form: ClipForm) -> HidingScene:
     """Returns a scene drawn from the generator."""
-    variant, direction = one_of(generator, HIDINGS), one_of(generator, _SIDEWAYS)
+    variant, direction = one_of(generator, HIDINGS), one_of(generator, SIDEWAYS)
     colour, shape, ground = one_of(generator, tuple(PALETTE)), one_of(generator, SHAPES), draw_ground(generator)
     radius, width, forward = _RADIUS * form.height, form.width, sign_of(direction)
     row = generator.uniform(radius + 1, form.height - radius - 1)

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from sora_jax.data.scenes.drawing import (
+    SIDEWAYS,
     ClipForm,
     Ground,
     as_pixels,
@@ -22,7 +23,7 @@ from sora_jax.data.scenes.drawing import (
 from sora_jax.data.sources.shapes_world import DIRECTIONS, PALETTE, coverage
 
 DOTS = 4
-_SIDEWAYS, _UPRIGHT = ("left", "right"), ("up", "down")
+_UPRIGHT = ("up", "down")
 _MOVING = 0.75  # of a clip, after which brush and mouth rest
 _HALF_TRAIL, _BRUSH = 0.09, 0.15  # of the height: half the width of a trail, radius of the brush
 _BRUSH_COLOUR = (250, 250, 250)
@@ -136,7 +137,7 @@ class EatingScene:
     def held_out(self) -> bool:
         """A third of the combinations of both colours and the direction."""
         first, second = (list(PALETTE).index(name) for name in (self.colour, self.food))
-        return (first + 2 * second + _SIDEWAYS.index(self.direction)) % 3 == 0
+        return (first + 2 * second + SIDEWAYS.index(self.direction)) % 3 == 0
 
     @property
     def dot_radius(self) -> float:
@@ -181,7 +182,7 @@ def _progress_T(form: ClipForm) -> np.ndarray:
 def draw_lasting(generator: np.random.Generator, form: ClipForm) -> PaintingScene | EatingScene:
     """Returns a scene drawn from the generator, of both kinds equally often."""
     painting, ground, colour = generator.random() < 0.5, draw_ground(generator), one_of(generator, tuple(PALETTE))
-    sideways, upright = one_of(generator, _SIDEWAYS), one_of(generator, _UPRIGHT)
+    sideways, upright = one_of(generator, SIDEWAYS), one_of(generator, _UPRIGHT)
     height, width = form.height, form.width
     if painting:
         margin = _BRUSH * height
