@@ -183,77 +183,40 @@ def _load(path: str | Path, *, of: Literal["frame", "clip"]) -> FeatureNetwork:
     raise UserError(f"{file} holds {there}: give the weights of {wanted}; {_REMEDY}")
 
 
+def _from_file(file: Path, name: str, weights: Mapping[str, np.ndarray], features: Any, **facts: Any) -> FeatureNetwork:
+    """Returns the network of a file: of a frame at a time, where `facts` do not say otherwise."""
+    usual = {"of": "frame", "fewest_frames": 1, "at_once": 8}
+    found = {"name": name, "digest": digest_of(file), "weights": _on_devices(weights), "apply": _compiled(features)}
+    return FeatureNetwork(**{**usual, **found, **facts})
+
+
 def _load_i3d(file: Path) -> FeatureNetwork:
-    return FeatureNetwork(
-        name="i3d",
-        of="clip",
-        width=i3d.FEATURES,
-        digest=digest_of(file),
-        fewest_frames=i3d.FEWEST_FRAMES,
-        weights=_on_devices(i3d.load_i3d(file)),
-        fit=jax.jit(lambda clip: i3d.fit_i3d(to_float(clip))),
-        apply=_compiled(i3d.i3d_features),
-        at_once=1,
-    )
+    fit = jax.jit(lambda clip: i3d.fit_i3d(to_float(clip)))
+    facts = {"of": "clip", "width": i3d.FEATURES, "fewest_frames": i3d.FEWEST_FRAMES, "at_once": 1}
+    return _from_file(file, "i3d", i3d.load_i3d(file), i3d.i3d_features, fit=fit, **facts)
 
 
 def _load_videomae(file: Path) -> FeatureNetwork:
-    weights = videomae.load_videomae(file)
-    return FeatureNetwork(
-        name="videomae",
-        of="clip",
-        width=videomae.width_of(weights),
-        digest=digest_of(file),
-        fewest_frames=videomae.WINDOW,
-        weights=_on_devices(weights),
-        fit=jax.jit(videomae.fit_videomae),
-        apply=_compiled(videomae.videomae_features),
-        at_once=1,
-    )
+    weights, fit = videomae.load_videomae(file), jax.jit(videomae.fit_videomae)
+    facts = {"of": "clip", "width": videomae.width_of(weights), "fewest_frames": videomae.WINDOW, "at_once": 1}
+    return _from_file(file, "videomae", weights, videomae.videomae_features, fit=fit, **facts)
 
 
 def _load_inception(file: Path) -> FeatureNetwork:
-    return FeatureNetwork(
-        name="inception",
-        of="frame",
-        width=inception.FEATURES,
-        digest=digest_of(file),
-        fewest_frames=1,
-        weights=_on_devices(inception.load_inception(file)),
-        fit=jax.jit(inception.fit_inception),
-        apply=_compiled(inception.inception_features),
-        at_once=8,
-    )
+    weights, fit = inception.load_inception(file), jax.jit(inception.fit_inception)
+    return _from_file(file, "inception", weights, inception.inception_features, fit=fit, width=inception.FEATURES)
 
 
 def _load_clip(file: Path) -> FeatureNetwork:
     images = ClipImages(file)
-    return FeatureNetwork(
-        name="clip",
-        of="frame",
-        width=images.width,
-        digest=digest_of(file),
-        fewest_frames=1,
-        weights=_on_devices(images.weights),
-        fit=images.fit,
-        apply=_compiled(images.features()),
-        at_once=8,
-    )
+    return _from_file(file, "clip", images.weights, images.features(), fit=images.fit, width=images.width)
 
 
 def _load_open_nsfw(file: Path) -> FeatureNetwork:
-    graph = open_nsfw.load_open_nsfw(file)
-    return FeatureNetwork(
-        name="open_nsfw",
-        of="frame",
-        width=open_nsfw.FEATURES,
-        digest=digest_of(file),
-        fewest_frames=1,
-        weights=_on_devices(open_nsfw.float_weights(graph)),
-        fit=jax.jit(open_nsfw.fit_open_nsfw),
-        apply=_compiled(functools.partial(open_nsfw.open_nsfw_features, graph)),
-        at_once=8,
-    )
+    graph, fit = open_nsfw.load_open_nsfw(file), jax.jit(open_nsfw.fit_open_nsfw)
+    features = functools.partial(open_nsfw.open_nsfw_features, graph)
+    weights = open_nsfw.float_weights(graph)
+    return _from_file(file, "open_nsfw", weights, features, fit=fit, width=open_nsfw.FEATURES)
 
 
 def _random(of: Literal["frame", "clip"]) -> FeatureNetwork:

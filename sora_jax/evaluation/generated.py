@@ -9,7 +9,6 @@ Letters: N clips, T H W C pixels, D features.
 import collections
 import dataclasses
 import functools
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.curation.duplicates import pixel_digest
 from sora_jax.evaluation import motion
 from sora_jax.evaluation.distances import LIMIT_PARTS, frechet_estimate, frechet_limit, kernel_distance
 from sora_jax.evaluation.features import FeatureNetwork, TextFeatures
@@ -83,11 +83,6 @@ class SetMeasures:
         return len(self.digests) - len(set(self.digests))
 
 
-def digest_of_clip(clip_THWC: np.ndarray) -> str:
-    """Returns what tells clips apart by their pixels."""
-    return hashlib.sha256(repr(clip_THWC.shape).encode() + np.ascontiguousarray(clip_THWC).tobytes()).hexdigest()
-
-
 def measure_set(
     clips: Iterable[JudgedClip], judges: Judges, done: Callable[[int], None] = lambda count: None
 ) -> SetMeasures:
@@ -110,7 +105,7 @@ def measure_set(
             scores[name] += [np.nan if value is None else value for value in values]
         scores[SIMILARITY] += _similarity(part, judges)
         sizes.update(clip.shape[:3] for clip in pixels)
-        digests += map(digest_of_clip, pixels)
+        digests += map(pixel_digest, pixels)
         done(len(digests))
     if len(digests) < LEAST:
         raise UserError(f"{len(digests)} clips are too few to be compared: {LEAST} are the least, {USUAL} are usual")
