@@ -1,8 +1,10 @@
 """Tiny public models that tests write as people download them, without torch: safetensors, JSON, a tokenizer."""
 
+import copy
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,21 @@ def write_original(folder: Path, seeds: tuple[int, ...] = (5,)) -> Path:
     weights = umt5() | {"spiece_model": np.zeros(4, np.uint8)}
     save_file(weights, folder / "umt5_xxl_fp16.safetensors")
     return folder
+
+
+def adapter_config(config: Any, model: str, stages: Mapping[str, tuple[float, float] | None], *, steps: int) -> Any:
+    """Returns a toy config that trains an adapter in each of the stages, in the range of noise that it names."""
+    config.model, videos = model, config.stages.videos
+    videos.update({"steps": steps, "mix": {"images": 0.0, "videos": 1.0}, "known": {"none": 1.0}})
+    videos.known.update(dict.fromkeys(("first", "last", "ends", "random_frames", "region"), 0.0))
+    with config.unlocked():
+        for name, noise_range in stages.items():
+            config.stages[name] = copy.deepcopy(videos)
+            config.stages[name].noise_range = noise_range
+    config.run = ("prepare", *stages)
+    config.shapes.num_clips, config.shapes.sides, config.packing.window = 16, ((16, 16),), 16
+    config.packing.rows, config.packing.text_tokens, config.text.max_tokens = 8, 64, 16
+    config.transformer.lora.rank, config.optimizer.name = 2, "adamw"
+    config.diffusion.noise.uniform_share = 1.0
+    config.log.samples_per_stage, config.sampling.window = 0, 5
+    return config

@@ -121,3 +121,18 @@ def random_params(shapes: dict[str, Any], seed: int = 0) -> dict[str, jax.Array]
             value *= 0.3
         params[name] = jnp.asarray(value, jnp.float32)
     return params
+
+
+def conv_weights(shapes: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Returns random weights of a network of convolutions and batch norms through which signals keep their size."""
+    rng, weights = np.random.default_rng(0), {}
+    for name, shape in shapes.items():
+        value = rng.normal(size=shape)
+        if name.endswith(("conv.weight", "conv3d.weight")):
+            value *= (2 / np.prod(shape[1:])) ** 0.5
+        elif name.endswith(("running_var", "bn.weight")):
+            value = rng.uniform(0.8, 1.2, size=shape)
+        else:
+            value *= 0.1
+        weights[name] = value.astype(np.float32)
+    return weights

@@ -1,6 +1,5 @@
 """Stages that begin with the files of a public model: two experts, an adapter each, and what lies in the workdir."""
 
-import copy
 import shutil
 
 import jax
@@ -21,7 +20,7 @@ from sora_jax.experiment.stages import stages_before
 from sora_jax.nn.lora import is_factor
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.workdir import Workdir
-from tests.public_model import write_diffusers
+from tests.public_model import adapter_config, write_diffusers
 
 RANGES = {"high": (0.875, 1.0), "low": (0.0, 0.875)}
 
@@ -33,24 +32,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(folder, toy_config):
-    config = toy_config()
-    config.model = f"{folder}#t2v_a14b"
-    videos = config.stages.videos
-    videos.update({"steps": 2, "mix": {"images": 0.0, "videos": 1.0}, "known": {"none": 1.0}})
-    videos.known.update(dict.fromkeys(("first", "last", "ends", "random_frames", "region"), 0.0))
-    with config.unlocked():
-        for name, noise_range in RANGES.items():
-            config.stages[name] = copy.deepcopy(videos)
-            config.stages[name].noise_range = noise_range
-    config.run = ("prepare", *RANGES)
-    config.shapes.num_clips, config.shapes.sides, config.packing.window = 16, ((16, 16),), 16
-    config.packing.rows, config.packing.text_tokens, config.text.max_tokens = 8, 64, 16
-    config.transformer.lora.rank = 2
+    config = adapter_config(toy_config(), f"{folder}#t2v_a14b", RANGES, steps=2)
     config.diffusion.loss_bands = (0.5,)
-    config.diffusion.noise.uniform_share = 1.0
     config.log.samples_per_stage, config.log.every_steps, config.sampling.steps = 1, 1, 2
     config.sampling.prompts, config.sampling.window = ("a red circle moves",), 5
-    config.optimizer.name = "adamw"
     return config
 
 

@@ -1,7 +1,5 @@
 """Public models through our sampler and through diffusers' pipelines, from the same files."""
 
-import copy
-
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -156,7 +154,9 @@ def test_adapters_of_twenty_steps_do_the_same_in_diffusers(tmp_path, toy_config,
     options = {"boundary_ratio": 0.875} if experts == 2 else {}
     pipeline = write(tmp_path / "model", experts=experts, channels=16, **options)
     stages = {"high": (0.875, 1.0), "low": (0.0, 0.875)} if experts == 2 else {"videos": None}
-    config = lora_config(toy_config(), f"{tmp_path / 'model'}#{'t2v_a14b' if experts == 2 else 't2v_1_3b'}", stages)
+    variant = "t2v_a14b" if experts == 2 else "t2v_1_3b"
+    config = public_model.adapter_config(toy_config(), f"{tmp_path / 'model'}#{variant}", stages, steps=20)
+    config.precision = "float32"
     run(config, tmp_path / "run", until="diffusion")
     session = sora_jax.open_run(tmp_path / "run")
     files = export_lora(session.models.workdir, session.settings, str(tmp_path / "out"), dtype="float32")
@@ -174,22 +174,3 @@ def test_adapters_of_twenty_steps_do_the_same_in_diffusers(tmp_path, toy_config,
     sampler = model.models.sampler(model.solver(steps=STEPS), videos=1)
     (found_THWC,) = sampler.latents(model.models.params, [canvas_of(model)])
     np.testing.assert_allclose(found_THWC, wanted.transpose(1, 2, 3, 0), rtol=1e-5, atol=1e-5)
-
-
-def lora_config(config, model, stages):
-    """Returns twenty steps on an adapter for each of the stages, in the range of noise that it names."""
-    config.model, videos = model, config.stages.videos
-    videos.update({"steps": 20, "mix": {"images": 0.0, "videos": 1.0}, "known": {"none": 1.0}})
-    videos.known.update(dict.fromkeys(("first", "last", "ends", "random_frames", "region"), 0.0))
-    with config.unlocked():
-        for name, noise_range in stages.items():
-            config.stages[name] = copy.deepcopy(videos)
-            config.stages[name].noise_range = noise_range
-    config.run = ("prepare", *stages)
-    config.shapes.num_clips, config.shapes.sides, config.packing.window = 16, ((16, 16),), 16
-    config.packing.rows, config.packing.text_tokens, config.text.max_tokens = 8, 64, 16
-    config.transformer.lora.rank, config.precision = 2, "float32"
-    config.diffusion.noise.uniform_share = 1.0
-    config.log.samples_per_stage, config.sampling.window = 0, 5
-    config.optimizer.name = "adamw"
-    return config

@@ -7,20 +7,7 @@ from safetensors.numpy import save_file
 
 from sora_jax.core.errors import UserError
 from sora_jax.models import i3d
-
-
-def random_weights(shapes):
-    rng, weights = np.random.default_rng(0), {}
-    for name, shape in shapes.items():
-        value = rng.normal(size=shape)
-        if name.endswith("conv3d.weight"):
-            value *= (2 / np.prod(shape[1:])) ** 0.5
-        elif name.endswith(("running_var", "bn.weight")):
-            value = rng.uniform(0.8, 1.2, size=shape)
-        else:
-            value *= 0.1
-        weights[name] = value.astype(np.float32)
-    return weights
+from tests.small import conv_weights
 
 
 def unit_weights(name, width_in, width, kernel):
@@ -49,7 +36,7 @@ def slow_unit(weights, name, x_THWC, stride):
 
 @pytest.mark.parametrize(("size", "stride", "side"), [((4, 5, 6), 2, 3), ((5, 4, 7), 2, 7), ((3, 4, 3), 1, 3)])
 def test_a_unit_is_the_slow_one(size, stride, side):
-    weights = random_weights(unit_weights("a", 3, 4, (side,) * 3))
+    weights = conv_weights(unit_weights("a", 3, 4, (side,) * 3))
     x = np.random.default_rng(1).normal(size=(*size, 3)).astype(np.float32)
     found = i3d.unit(weights, "a", x[None], stride=stride)[0]
     np.testing.assert_allclose(found, slow_unit(weights, "a", x, stride), atol=1e-5)
@@ -138,7 +125,7 @@ def as_torch(clip_BTHWC):
 
 @pytest.mark.parity
 def test_an_inception_module_agrees_with_torch():
-    weights = random_weights({name: shape for name, shape in i3d.shapes().items() if name.startswith("Mixed_3b")})
+    weights = conv_weights({name: shape for name, shape in i3d.shapes().items() if name.startswith("Mixed_3b")})
     x = np.random.default_rng(1).uniform(size=(1, 3, 5, 6, 192)).astype(np.float32)
     expected = torch_i3d(weights, as_torch(x), module="Mixed_3b").numpy().transpose(0, 2, 3, 4, 1)
     assert expected.std() > 0.1
@@ -148,7 +135,7 @@ def test_an_inception_module_agrees_with_torch():
 @pytest.mark.parity
 @pytest.mark.parametrize(("frames", "height", "width"), [(9, 40, 64), (17, 300, 20)])
 def test_the_features_agree_with_torch(frames, height, width):
-    weights = random_weights(i3d.shapes())
+    weights = conv_weights(i3d.shapes())
     clip = np.random.default_rng(1).uniform(-1, 1, size=(1, frames, height, width, 3)).astype(np.float32)
     expected = torch_i3d(weights, as_torch(clip)).numpy()
     found = jax.jit(i3d.i3d_features)(weights, i3d.fit_i3d(clip))

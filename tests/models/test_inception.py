@@ -7,20 +7,7 @@ from safetensors.numpy import save_file
 
 from sora_jax.core.errors import UserError
 from sora_jax.models import inception
-
-
-def random_weights(shapes):
-    rng, weights = np.random.default_rng(0), {}
-    for name, shape in shapes.items():
-        value = rng.normal(size=shape)
-        if name.endswith("conv.weight"):
-            value *= (2 / np.prod(shape[1:])) ** 0.5
-        elif name.endswith(("running_var", "bn.weight")):
-            value = rng.uniform(0.8, 1.2, size=shape)
-        else:
-            value *= 0.1
-        weights[name] = value.astype(np.float32)
-    return weights
+from tests.small import conv_weights
 
 
 def test_frames_are_scaled_without_rounding_and_stay_in_range():
@@ -122,7 +109,7 @@ def torch_inception(weights, x, torch):
 @pytest.mark.parity
 def test_the_features_agree_with_torch():
     torch = pytest.importorskip("torch")
-    weights = random_weights(inception.shapes())
+    weights = conv_weights(inception.shapes())
     frame = np.random.default_rng(1).uniform(-1, 1, size=(1, 299, 299, 3)).astype(np.float32)
     with torch.no_grad():
         expected = torch_inception(weights, torch.from_numpy(frame.transpose(0, 3, 1, 2).copy()), torch).numpy()
