@@ -155,6 +155,12 @@ def get_config() -> ConfigDict:
     packing.rows = 8  # B, rows of a global batch
     packing.window = 2048  # clips planned together; more packs tighter, and plans longer
 
+    c.context = context = ConfigDict()  # clips given beside the one that is made (docs/decisions/016), to train with
+    context.kinds = ()  # controls that prepare makes of every clip and encodes beside it, of `CONTROLS` in
+    # preparation/controls.py; stages name in `context` how often each is given
+    context.dropout = 0.1  # chance, in [0, 1), that a clip beside is left out again, each by itself
+    context.max_level = 0.05  # clips beside carry a noise level uniform in [0, max_level], less than 1
+
     c.diffusion = diffusion = ConfigDict()
     diffusion.caption_dropout = 0.1  # share of clips that train without their caption, for guidance
     diffusion.loss_bands = placeholder(tuple)  # noise levels in (0, 1), rising, such as (0.5, 0.9), between which the
@@ -419,4 +425,6 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     s.token_drop = (0.0, 0.0)  # least and largest share of its tokens that a clip loses each time, in [0, 1); untried
     s.noise_range = placeholder(tuple)  # lowest and highest noise level that is drawn, in [0, 1], such as (0.875, 1.0)
     # for the first of two experts: the law of `diffusion.noise`, cut off there. None: all levels
+    s.context = placeholder(ConfigDict)  # shares, of sum 1, of what is given beside clips, of `context.kinds`, such as
+    # ConfigDict({"none": 0.5, "grey": 0.5}); "edges+boxes" gives both. Rows are planned with it. None: nothing
     return s

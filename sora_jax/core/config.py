@@ -74,7 +74,7 @@ def _build(cls: Any, tree: Any, path: str, problems: list[str]) -> Any:
 
 def _group(hint: Any, value: Any) -> Any:
     """Returns the class of a group that may also be None, where it is not; otherwise the hint."""
-    options = [one for one in typing.get_args(hint) if dataclasses.is_dataclass(one)]
+    options = [one for one in typing.get_args(hint) if dataclasses.is_dataclass(one) or typing.get_origin(one) is dict]
     return options[0] if options and type(None) in typing.get_args(hint) and value is not None else hint
 
 
@@ -102,6 +102,8 @@ def _matches(value: Any, hint: Any) -> bool:
         return len(value) == len(args) and all(map(_matches, value, args))
     if origin is typing.Literal:
         return value in args
+    if origin is dict:
+        return isinstance(value, ConfigDict | Mapping)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:

@@ -24,8 +24,9 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import batch_part, replicated, ways
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packing.packs import HostPack, PackLayout, Row, stack_rows
-from sora_jax.data.packing.pipeline import clips_by_kind, put_sample
+from sora_jax.data.packing.pipeline import put_sample
 from sora_jax.data.packing.plan import plan_window
+from sora_jax.data.packing.pools import clips_by_kind
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion import known, path
 from sora_jax.models.text_to_video import Pack

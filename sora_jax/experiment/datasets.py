@@ -14,6 +14,7 @@ from sora_jax.data.crops import CropConfig, CropStream
 from sora_jax.data.curation.source import CuratedSource, VideoFiles
 from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.media.file_kinds import HEIC_REMEDY
+from sora_jax.data.packing.context import ContextMix
 from sora_jax.data.packing.pipeline import Batches, RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, Source
@@ -203,6 +204,7 @@ class PackedBatches:
         token_drop: tuple[float, float] = (0.0, 0.0),
         part: tuple[int, int] = (0, 1),
         trained: float = 1.0,
+        context: ContextMix | None = None,
     ):
         weights = mix.collections
         self._settings = settings
@@ -220,6 +222,7 @@ class PackedBatches:
             weights_G=[weights.get(name, 0.0) for name in settings.collections] if weights else None,
             token_drop=token_drop,
             shown=settings.shown,
+            context=context,
         )
 
     def batches(self, start: int) -> Batches:

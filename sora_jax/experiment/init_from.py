@@ -31,6 +31,8 @@ from sora_jax.train.state import StateMaker, TrainState, track_name
 from sora_jax.train.workdir import Workdir
 
 _FRESH = "fresh"
+# Vectors that begin at zero, of clips beside, that another run may have had none of.
+_ROLES = "transformer.roles.vectors"
 # The name under which the autoencoder of another run is kept: none of a stage.
 _TAKEN = "taken_autoencoder"
 # What may differ between two configs of an autoencoder that is the same.
@@ -78,8 +80,9 @@ def find_source(
     for ours, theirs in names.items():
         if theirs is None:
             continue
-        if theirs not in there and theirs == ours and (is_factor(ours) or (files is not None and files.has(ours))):
-            names[ours] = None  # an adapter begins as initialised where there was none
+        new = is_factor(ours) or ours == _ROLES
+        if theirs not in there and theirs == ours and (new or (files is not None and files.has(ours))):
+            names[ours] = None  # an adapter begins as initialised where there was none, and so do vectors of roles
         elif theirs not in there:
             problems.append(f"{theirs}, for {ours}, is not there" if theirs != ours else f"{ours} is not there")
         elif leaves.form(there[theirs]) != leaves.form(params[ours]):

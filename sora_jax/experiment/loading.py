@@ -60,6 +60,7 @@ def build_generator(settings: Settings, key: jax.Array) -> TextToVideo:
         settings.text_encoder,
         patch_width=settings.patch_width,
         rngs=nnx.Rngs(key),
+        roles=bool(settings.context.kinds),
     )
 
 

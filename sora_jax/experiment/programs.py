@@ -131,9 +131,9 @@ def step_program(objective: Objective, maker: StateMaker, step: StepConfig, plan
     )
 
 
-def pack_shapes(settings: Settings, rows: int, place: NamedSharding | None = None) -> BatchShapes:
-    """Returns the shapes of a pack of the run, which lies at `place`."""
-    row = pack_layout(settings).row().arrays
+def pack_shapes(settings: Settings, rows: int, place: NamedSharding | None = None, *, parts: int = 0) -> BatchShapes:
+    """Returns the shapes of a pack of the run, which lies at `place`, with up to `parts` clips beside each."""
+    row = dataclasses.replace(pack_layout(settings), parts=parts).row().arrays
     return {n: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype, sharding=place) for n, v in row.items()}
 
 

@@ -55,14 +55,12 @@ def make_objective(
 
     `shares` says which tokens are given, how often. The loss is the mean over all tokens to be predicted of
     `path.token_loss`, so a long clip weighs by its tokens. `dtype` is that of the computation; noise, loss and levels
-    are float32. Levels are drawn from `noise_range` alone. Clips beside, in packs that have some, carry a level uniform
-    up to that of their role, the number in `context_levels` that `ROLES` gives it, and have no loss.
+    are float32. Levels are drawn from `noise_range` alone; those of clips beside up to `context_levels`, by role.
     """
 
     def objective(model: TextToVideo, pack: Pack, key: jax.Array) -> tuple[Mean, dict[str, Mean]]:
         noise_key, level_key, known_key, known_level_key, drop_key = jax.random.split(key, 5)
-        segment_BL, own_BL, grid_BS3 = pack["segment_BL"], own_segments(pack), pack["grid_BS3"]
-        segments = grid_BS3.shape[0], grid_BS3.shape[1]
+        segment_BL, (rows, slots) = pack["segment_BL"], pack["time_step_BS"].shape
         sigma_BS = _draw_levels(level_key, pack, config, noise_range)
         known_BL = _draw_known(known_key, pack, shares)
         clean_BLP = pack["tokens_BLP"].astype(jnp.float32)
@@ -73,10 +71,10 @@ def make_objective(
             known_BL=known_BL,
             segment_BL=segment_BL,
             sigma_BS=sigma_BS,
-            known_sigma_BS=known.draw_known_level(known_level_key, segments, shares),
+            known_sigma_BS=known.draw_known_level(known_level_key, (rows, slots), shares),
             **_draw_context(known_level_key, pack, context_levels),
         )
-        shown = without_caption(pack, jax.random.bernoulli(drop_key, config.caption_dropout, segments))
+        shown = without_caption(pack, jax.random.bernoulli(drop_key, config.caption_dropout, (rows, slots)))
         prediction = model.predict(
             given.tokens_BLP,
             pack,
@@ -90,10 +88,9 @@ def make_objective(
         loss_BL = path.token_loss(
             prediction.tokens_BLP, clean_BLP=clean_BLP, noise_BLP=noise_BLP, sigma_BL=sigma_BL, config=config.path
         )
-        wanted_BL = ((own_BL > 0) & ~known_BL).astype(jnp.float32)
-        fill = Mean.of((segment_BL > 0).astype(jnp.float32))
+        wanted_BL = ((own_segments(pack) > 0) & ~known_BL).astype(jnp.float32)
         bands = _by_band(loss_BL, wanted_BL, sigma_BL, edges=config.loss_bands, noise_range=noise_range)
-        return Mean.of(loss_BL, wanted_BL), {"fill": fill, **bands}
+        return Mean.of(loss_BL, wanted_BL), {"fill": Mean.of((segment_BL > 0).astype(jnp.float32)), **bands}
 
     return objective
 

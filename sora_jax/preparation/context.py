@@ -41,9 +41,9 @@ class Control:
 Controls = Mapping[str, Control]
 
 
-def describe(controls: Controls) -> str:
-    """Returns what shards say of how clips beside were made."""
-    return "; ".join(f"{name}: {controls[name].recipe}" for name in sorted(controls))
+def recipes(controls: Controls) -> dict[str, str]:
+    """Returns what shards say of how clips beside were made, by name."""
+    return {name: controls[name].recipe for name in sorted(controls)}
 
 
 def made_beside(
@@ -93,6 +93,8 @@ class ContextEncoder:
 
     def add(self, index: int, clip: Clip) -> None:
         """Adds what is beside the fitted clip that has the number `index`."""
+        if not self._controls:
+            return
         self._encoded[index] = {}
         for name, control in self._controls.items():
             made = made_beside(clip, name, control, self._stride)

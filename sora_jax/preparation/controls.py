@@ -11,7 +11,7 @@ from sora_jax.data.clips import Clip
 from sora_jax.preparation.context import Control, Drawn
 
 
-def grey(clip: Clip, generator: np.random.Generator) -> tuple[Clip, Drawn]:
+def half_grey(clip: Clip, generator: np.random.Generator) -> tuple[Clip, Drawn]:
     """Returns the luma of a clip (BT.601), at half its size."""
     del generator
     luma_THW = clip.pixels_THWC @ np.array([0.299, 0.587, 0.114])
@@ -23,5 +23,5 @@ def grey(clip: Clip, generator: np.random.Generator) -> tuple[Clip, Drawn]:
 
 # By the names that `context.kinds` and the shares of stages have.
 CONTROLS: dict[str, Control] = {
-    "grey": Control(make=grey, role="grey", scale=2, recipe="luma at 1/2"),
+    "grey": Control(make=half_grey, role="grey", scale=2, recipe="luma at 1/2"),
 }

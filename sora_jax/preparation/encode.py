@@ -21,6 +21,7 @@ from sora_jax.data.sources.base import read_ahead
 from sora_jax.data.tokens import Tokenizer
 from sora_jax.models.codec import Codec
 from sora_jax.models.vision.shown import Shower
+from sora_jax.preparation.context import ContextEncoder, Controls, recipes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,12 +66,15 @@ class Summary:
     cut_captions: int = 0
 
 
-def header(codec: Codec, tokenizer: Tokenizer, shower: Shower | None = None) -> dict[str, object]:
-    """Returns what the shards say they were made with; `shower` where the model is shown frames."""
+def header(
+    codec: Codec, tokenizer: Tokenizer, shower: Shower | None = None, controls: Controls | None = None
+) -> dict[str, object]:
+    """Returns what the shards say they were made with; `shower` where the model is shown frames, `controls` if any."""
     return {
         "autoencoder": codec.fingerprint(),
         **tokenizer.recipe,
         **({} if shower is None else {"shown": shower.recipe()}),
+        **({"context": recipes(controls)} if controls else {}),
         "latent_mean": codec.mean_C.tolist(),
         "latent_scale": codec.scale_C.tolist(),
         "strides": list(codec.stride[:2]),
@@ -87,6 +91,7 @@ def prepare(
     clips_per_shard: int,
     share: Share = WHOLE,
     shower: Shower | None = None,
+    controls: Controls | None = None,
     whole_batches: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Summary:
@@ -100,11 +105,12 @@ def prepare(
       clips_per_shard: Clips of a chunk.
       share: Of this process.
       shower: Encodes what the model is shown of each clip; None: it is shown nothing.
+      controls: What is made and encoded beside each clip, by name; None: nothing.
       whole_batches: Whether batches of all sizes are filled up with repeats, as where their programs are compiled.
       progress: Called after each chunk with the number of clips, of the share, that are done.
     """
     source, tokenizer, summary = collection.source, collection.limits.tokenizer, Summary()
-    made_with = header(codec, tokenizer, shower)
+    made_with = header(codec, tokenizer, shower, controls)
     shards = {"header": made_with, "tokenizer": tokenizer, "records_per_shard": clips_per_shard}
     with ShardWriter(directory, name=share.name, **shards) as writer:
         own = share.of(len(source), chunk=clips_per_shard)
@@ -112,7 +118,8 @@ def prepare(
         summary.already_done = len(own) - len(todo)
         for start in range(0, len(todo), clips_per_shard):
             chunk = todo[start : start + clips_per_shard]
-            encoder = _Encoder(collection, codec, shower, batch, writer, summary, whole_batches=whole_batches)
+            beside = ContextEncoder(controls or {}, codec, batch=batch, stride=collection.limits.stride)
+            encoder = _Encoder(collection, codec, shower, beside, batch, writer, summary, whole_batches=whole_batches)
             for sample in encoder.encode(chunk):
                 writer.add(sample)
             writer.close()
@@ -142,6 +149,7 @@ class _Encoder:
         collection: Collection,
         codec: Codec,
         shower: Shower | None,
+        beside: ContextEncoder,
         batch: int,
         writer: ShardWriter,
         summary: Summary,
@@ -150,6 +158,7 @@ class _Encoder:
     ):
         self._source, self._limits, self._readers = collection.source, collection.limits, collection.readers
         self._codec, self._shower, self._batch, self._writer, self._summary = codec, shower, batch, writer, summary
+        self._beside = beside
         self._waiting: dict[tuple[int, ...], dict[int, Fitted]] = collections.defaultdict(dict)
         self._whole_batches = whole_batches
         self._common: set[tuple[int, ...]] = set()  # sizes that filled a batch
@@ -168,6 +177,8 @@ class _Encoder:
             # A rest is filled up with repeats, so that its size is not compiled for another batch.
             fills = self._whole_batches or size in self._common
             self._encode_batch(members, length=self._batch if fills else len(members))
+        for index, context in self._beside.encoded().items():
+            self._samples[index] = dataclasses.replace(self._samples[index], context=context)
         samples = [self._samples[index] for index in indices if index in self._samples]
         return with_texts(samples, self._limits.tokenizer) if self._limits.tokenizer.stored else samples
 
@@ -180,6 +191,7 @@ class _Encoder:
 
     def _add(self, index: int, fitted: Fitted) -> None:
         """Adds a clip to those of its size, and encodes these when there are enough."""
+        self._beside.add(index, fitted.clip)
         size = fitted.clip.pixels_THWC.shape
         self._waiting[size][index] = fitted
         if len(self._waiting[size]) == self._batch:

@@ -41,6 +41,7 @@ _PLACE = re.compile(r"(data|more_data\.(?P<name>[^.]+))\.(path|captions)")
 _LATER = {
     "text": {"encoder": "bytes"},
     "transformer": {"lora": {"rank": None, "alpha": None, "targets": None}},
+    "context": {"kinds": [], "dropout": 0.1, "max_level": 0.05},
 }
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
 _MOST_LISTED = 5
@@ -48,7 +49,7 @@ _MOST_LISTED = 5
 
 def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config, also of an earlier version, with the keys that came later."""
-    return with_optimizers({key: {**_LATER[key], **value} if key in _LATER else value for key, value in tree.items()})
+    return with_optimizers({**tree, **{key: {**group, **tree.get(key, {})} for key, group in _LATER.items()}})
 
 
 def moved(lines: Sequence[str], *, main: str) -> dict[str, str]:

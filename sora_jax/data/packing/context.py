@@ -11,7 +11,7 @@ import numpy as np
 
 from sora_jax.core.errors import UserError
 
-NOTHING = "none"
+_NOTHING = "none"
 # Between the kinds of a set.
 _AND = "+"
 
@@ -39,7 +39,7 @@ class ContextMix:
 
     @property
     def _sets(self) -> list[tuple[str, ...]]:
-        return [() if name == NOTHING else tuple(name.split(_AND)) for name in self.shares]
+        return [() if name == _NOTHING else tuple(name.split(_AND)) for name in self.shares]
 
     @property
     def kinds(self) -> tuple[str, ...]:

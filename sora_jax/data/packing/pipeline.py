@@ -5,7 +5,6 @@ G collections.
 """
 
 import dataclasses
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,9 +13,11 @@ import grain
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
+from sora_jax.data.packing.context import ContextMix
 from sora_jax.data.packing.packs import ALL_TOKENS, HostPack, PackLayout, Row
 from sora_jax.data.packing.plan import Budget
-from sora_jax.data.packing.rows import Lengths, Pool, RowPlan, choose_tokens
+from sora_jax.data.packing.pools import make_pools
+from sora_jax.data.packing.rows import Lengths, RowPlan, choose_tokens
 from sora_jax.data.shards.files import EMPTY_TEXT_FILE
 from sora_jax.data.shards.prepared import Prepared, PreparedSet
 from sora_jax.data.tokens import Text, Tokenizer
@@ -51,61 +52,6 @@ class PackingConfig:
         return Budget(tokens=self.tokens, text_tokens=self.text_tokens, segments=self.segments)
 
 
-def clips_by_kind(grid_N3: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the numbers of "images" (clips of one latent frame) and of "videos"; grid_N3 are sizes of latents."""
-    return {"images": np.flatnonzero(grid_N3[:, 0] == 1), "videos": np.flatnonzero(grid_N3[:, 0] > 1)}
-
-
-def make_pools(
-    grid_N3: np.ndarray,
-    mix: Mapping[str, float] | None,
-    *,
-    collection_N: np.ndarray | None = None,
-    weights_G: Sequence[float] | None = None,
-) -> list[Pool]:
-    """Returns the pools of samples to draw from.
-
-    Without a `mix` every sample is drawn once in each epoch. A mix gives "images" (clips of one latent frame)
-    and "videos" weights: their shares of the samples drawn; a kind left out is not drawn. `weights_G` (0 or more)
-    shares each kind out among the collections that have clips of it; `collection_N` says in which one a sample is.
-    Without them all clips of a kind are drawn alike.
-
-    Raises `UserError` for an unknown kind, a weight that is not positive, or a kind without samples.
-    """
-    if mix is None:
-        return [Pool(ids_N=np.arange(len(grid_N3)), share=1.0)]
-    kinds = clips_by_kind(grid_N3)
-    for kind, weight in mix.items():
-        if kind not in kinds:
-            raise UserError(f"the mix names {kind!r}: it can give weights to {' and '.join(kinds)}")
-        if not 0 < weight < math.inf:
-            raise UserError(f"the mix gives {kind} the weight {weight}: make it positive or leave {kind} out")
-        if not len(kinds[kind]):
-            raise UserError(
-                f"the mix gives {kind} the weight {weight}, but 0 of {len(grid_N3)} prepared samples are "
-                f"{kind}: prepare some, or leave {kind} out of the mix"
-            )
-    if not mix:
-        raise UserError(f"the mix is empty: give weights to {' or '.join(kinds)}, or leave it out")
-    pools = [Pool(ids_N=kinds[kind], share=float(mix[kind])) for kind in sorted(mix)]
-    if weights_G is None or collection_N is None:
-        return pools
-    return [part for pool in pools for part in _share_out(pool, collection_N, weights_G)]
-
-
-def _share_out(pool: Pool, collection_N: np.ndarray, weights_G: Sequence[float]) -> list[Pool]:
-    """Returns a pool for each collection that has samples in `pool` and a weight."""
-    members = {number: pool.ids_N[collection_N[pool.ids_N] == number] for number in np.flatnonzero(weights_G).tolist()}
-    members = {number: ids_N for number, ids_N in members.items() if len(ids_N)}
-    if not members:
-        raise UserError(
-            f"none of the {len(pool.ids_N)} samples of a kind in the mix is in a collection that has a weight: "
-            "give a weight to another collection in mix.collections, or leave that kind out of the mix"
-        )
-    total = sum(weights_G[number] for number in members)
-    return [Pool(ids_N=ids_N, share=pool.share * weights_G[number] / total) for number, ids_N in members.items()]
-
-
 class RowDataset:
     """The packed rows of a prepared set by number, without end; a grain source of single rows.
 
@@ -131,6 +77,7 @@ class RowDataset:
         weights_G: Sequence[float] | None = None,
         token_drop: tuple[float, float] = (0.0, 0.0),
         shown: ShownConfig | None = None,
+        context: ContextMix | None = None,
     ):
         _check_empty_text(prepared, tokenizer)
         self._prepared = prepared
@@ -143,18 +90,13 @@ class RowDataset:
             time_rate=time_rate,
             tokenizer=tokenizer,
             shown=shown,
+            parts=0 if context is None else context.parts,
         )
+        self._context = context
         self._seed = seed
         self._mix = None if mix is None else {**mix, **({"collections": list(weights_G)} if weights_G else {})}
         self._token_drop = token_drop
-        for sample in np.flatnonzero(np.any(prepared.grid_N3 % patch, axis=1))[:1].tolist():
-            shapes.token_grid(tuple(prepared.grid_N3[sample].tolist()), patch)
-        lengths = Lengths(
-            tokens_N=np.prod(prepared.grid_N3 // patch, axis=1),
-            text_tokens_M=prepared.text_tokens_M,
-            caption_start_N1=prepared.caption_start_N1,
-            weights_M=prepared.weights_M,
-        )
+        lengths = _lengths(prepared, context, patch)
         pools = make_pools(prepared.grid_N3, mix, collection_N=prepared.directory_N, weights_G=weights_G)
         self.plan = RowPlan(
             lengths,
@@ -164,6 +106,7 @@ class RowDataset:
             window=packing.window,
             rows_per_batch=packing.rows,
             token_drop=token_drop,
+            context=context,
         )
 
     def __len__(self) -> int:
@@ -176,11 +119,14 @@ class RowDataset:
         if self._prepared.empty_text is not None:
             row.put_empty(self._prepared.empty_text)
         patch = self._layout.patch
-        columns = (planned.samples_S, planned.captions_S, planned.tokens_S, planned.draws_S)
-        for index, caption, kept, draw in zip(*(column_S.tolist() for column_S in columns), strict=True):
+        kinds = () if self._context is None else self._context.kinds
+        columns = (planned.samples_S, planned.captions_S, planned.tokens_S, planned.draws_S, planned.context_SX)
+        for index, caption, kept, draw, given in zip(*(column_S.tolist() for column_S in columns), strict=True):
             sample = self._prepared[index]
             count = shapes.count(shapes.token_grid(sample.latent_THWC.shape[:3], patch))
-            put_sample(row, index, sample, caption, kept=choose_tokens(count, kept, seed=self._seed, draw=draw))
+            chosen = choose_tokens(count, kept, seed=self._seed, draw=draw)
+            beside = [kind for kind, is_given in zip(kinds, given, strict=True) if is_given]
+            put_sample(row, index, sample, caption, kept=chosen, beside=beside)
         return row.arrays
 
     def names(self, number: int) -> list[str]:
@@ -199,6 +145,7 @@ class RowDataset:
             "patch": list(self._layout.patch),
             "mix": self._mix,
             "token_drop": list(self._token_drop),
+            **({} if self._context is None else {"context": dataclasses.asdict(self._context)}),
             **dataclasses.asdict(self._packing),
         }
 
@@ -225,8 +172,16 @@ class RowDataset:
         )
 
 
-def put_sample(row: Row, index: int, sample: Prepared, caption: int, *, kept: np.ndarray | slice = ALL_TOKENS) -> slice:
-    """Adds a prepared sample, with one of its captions, to a row under its index; as `Row.put`."""
+def put_sample(
+    row: Row,
+    index: int,
+    sample: Prepared,
+    caption: int,
+    *,
+    kept: np.ndarray | slice = ALL_TOKENS,
+    beside: Sequence[str] = (),
+) -> slice:
+    """Adds a prepared sample to a row under its index, with one of its captions and the clips `beside` it; as `put`."""
     layout = row.layout
     t, h, w, _ = sample.latent_THWC.shape
     return row.put(
@@ -237,7 +192,33 @@ def put_sample(row: Row, index: int, sample: Prepared, caption: int, *, kept: np
         tokens_LP=patchify(sample.latent_THWC, layout.patch),
         kept=kept,
         shown=_shown(sample, layout),
+        context=[(sample.context or {})[kind] for kind in beside],
     )
+
+
+def _lengths(prepared: PreparedSet, context: ContextMix | None, patch: shapes.Size) -> Lengths:
+    """Returns what planning knows; UserError for a latent that is not divisible by the patch."""
+    for sample in np.flatnonzero(np.any(prepared.grid_N3 % patch, axis=1))[:1].tolist():
+        shapes.token_grid(tuple(prepared.grid_N3[sample].tolist()), patch)
+    return Lengths(
+        tokens_N=np.prod(prepared.grid_N3 // patch, axis=1),
+        text_tokens_M=prepared.text_tokens_M,
+        caption_start_N1=prepared.caption_start_N1,
+        weights_M=prepared.weights_M,
+        context_NX=None if context is None else _context_tokens(prepared, context, patch),
+    )
+
+
+def _context_tokens(prepared: PreparedSet, context: ContextMix, patch: shapes.Size) -> np.ndarray:
+    """Returns context_NX, the tokens of the clips beside each sample; UserError for kinds that were not prepared."""
+    lacking = [kind for kind in context.kinds if kind not in prepared.context_grids]
+    if lacking:
+        raise UserError(
+            f"context has {', '.join(lacking)}, and the clips were prepared with "
+            f"{', '.join(prepared.context_grids) or 'nothing beside them'}: add it to context.kinds and prepare anew"
+        )
+    columns = [np.prod(prepared.context_grids[kind] // patch, axis=1) for kind in context.kinds]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(prepared), 0), np.int64)
 
 
 def _text(sample: Prepared, caption: int, tokenizer: Tokenizer) -> Text:

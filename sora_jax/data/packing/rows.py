@@ -26,6 +26,7 @@ import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
+from sora_jax.data.packing.context import ContextMix
 from sora_jax.data.packing.plan import Budget, Rejected, WindowPlan, balance_order, find_rejected, plan_window
 from sora_jax.data.packing.shuffle import shuffle
 
@@ -35,13 +36,15 @@ class Lengths:
     """All that planning knows about N prepared samples: `tokens_N` of each, `text_tokens_M` of each caption.
 
     Integers >= 1; sample i has the captions `caption_start_N1[i]` up to `caption_start_N1[i + 1]`, at least
-    one. `weights_M` > 0 says how often each is drawn next to the others of its sample; None: all alike.
+    one. `context_NX` are the tokens of clips beside, by kinds of the mix of context, 0 where a sample has none; None:
+    there are none. `weights_M` > 0 says how often each is drawn next to the others of its sample; None: all alike.
     """
 
     tokens_N: np.ndarray
     text_tokens_M: np.ndarray
     caption_start_N1: np.ndarray
     weights_M: np.ndarray | None = None
+    context_NX: np.ndarray | None = None
 
     def __post_init__(self):
         assert self.weights_M is None or np.all(self.weights_M > 0), "a caption without weight"
@@ -67,7 +70,8 @@ class PlannedRow:
     """One row: int64 `samples_S`, the caption chosen for each (its number within the sample), `tokens_S` that it holds.
 
     A sample of which it holds fewer tokens than there are loses the others to token drop: `choose_tokens` says which,
-    by the number of the draw, `draws_S`. `window` is the window it was planned in, `epoch` the one in which that
+    by the number of the draw, `draws_S`. Beside them it has clips of the kinds in `context_SX` (bool), of `beside_S`
+    tokens. `window` is the window it was planned in, `epoch` the one in which that
     window begins.
     """
 
@@ -75,6 +79,8 @@ class PlannedRow:
     captions_S: np.ndarray
     tokens_S: np.ndarray
     draws_S: np.ndarray
+    context_SX: np.ndarray
+    beside_S: np.ndarray
     window: int
     epoch: int
 
@@ -128,11 +134,13 @@ class Draws:
 
 
 class _Window(NamedTuple):
-    """The draws of a window: sample, caption (its number within the sample) and tokens that stay; and their rows."""
+    """The draws of a window: sample, caption (its number within the sample), tokens that stay, what is beside; rows."""
 
     samples_W: np.ndarray
     captions_W: np.ndarray
     tokens_W: np.ndarray
+    context_WX: np.ndarray
+    beside_W: np.ndarray
     plan: WindowPlan
 
 
@@ -146,7 +154,8 @@ class RowPlan:
     Each draw chooses one of the sample's captions that fit a row, by their weights, before the window is
     planned, so that text is packed at the length it really has. In the same way each draw loses a share of its
     tokens, uniform in `token_drop` (least, largest), to the nearest token; at least one stays. A sample must
-    fit a row whole all the same.
+    fit a row whole all the same. `context` says which clips each draw has beside it: a sample that lacks one, or
+    fits no row with them, goes without.
 
     Raises `UserError` when no sample of a pool fits a row.
     """
@@ -161,8 +170,10 @@ class RowPlan:
         window: int,
         rows_per_batch: int,
         token_drop: tuple[float, float] = (0.0, 0.0),
+        context: ContextMix | None = None,
     ):
         self._lengths = lengths
+        self._context = context
         self._budget = budget
         self._seed = seed
         self._window_draws = window
@@ -196,7 +207,7 @@ class RowPlan:
     def _plan_batch(self, batch: int) -> list[PlannedRow]:
         start = batch * self._rows_per_batch
         rows = [self._locate(number) for number in range(start, start + self._rows_per_batch)]
-        cost_B = np.array([np.sum(row.tokens_S.astype(float) ** 2) for row in rows])
+        cost_B = np.array([np.sum((row.tokens_S + row.beside_S).astype(float) ** 2) for row in rows])
         return [rows[slot] for slot in balance_order(cost_B)]
 
     def _locate(self, number: int) -> PlannedRow:
@@ -210,6 +221,8 @@ class RowPlan:
             captions_S=drawn.captions_W[members_S],
             tokens_S=drawn.tokens_W[members_S],
             draws_S=start + members_S,
+            context_SX=drawn.context_WX[members_S],
+            beside_S=drawn.beside_W[members_S],
             window=window,
             epoch=start // self._draws.per_epoch,
         )
@@ -223,9 +236,22 @@ class RowPlan:
         share_W = rng.generator(self._seed, "token drop", window).uniform(*self._token_drop, len(tokens_W))
         tokens_W = np.maximum(1, tokens_W - np.rint(share_W * tokens_W).astype(np.int64))
         text_W = self._lengths.text_tokens_M[captions_W]
-        plan = plan_window(tokens_W, text_W, self._budget, seed=self._seed, window=window)
+        context_WX, beside_W = self._draw_context(samples_W, tokens_W, window)
+        plan = plan_window(tokens_W + beside_W, text_W, self._budget, seed=self._seed, window=window)
         assert not plan.rejected, plan.rejected
-        return _Window(samples_W, captions_W - self._lengths.caption_start_N1[samples_W], tokens_W, plan)
+        captions_W -= self._lengths.caption_start_N1[samples_W]
+        return _Window(samples_W, captions_W, tokens_W, context_WX, beside_W, plan)
+
+    def _draw_context(self, samples_W: np.ndarray, tokens_W: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (which kinds of clips each draw has beside it, their tokens)."""
+        mix, context_NX = self._context, self._lengths.context_NX
+        if mix is None or context_NX is None:
+            return np.zeros((len(samples_W), 0), bool), np.zeros(len(samples_W), np.int64)
+        there_WX = context_NX[samples_W].astype(np.int64)
+        drawn_WX = mix.draw(len(samples_W), rng.generator(self._seed, "context", window)) & (there_WX > 0)
+        total_W = tokens_W + np.sum(there_WX * drawn_WX, axis=1)
+        drawn_WX &= (total_W <= self._budget.tokens)[:, None]
+        return drawn_WX, np.sum(there_WX * drawn_WX, axis=1)
 
     def _choose_captions(self, samples_W: np.ndarray, chance_W: np.ndarray) -> np.ndarray:
         """Returns the caption, among all M, on which each chance in [0, 1) falls; those that fit no row have none."""

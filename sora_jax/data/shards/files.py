@@ -9,16 +9,13 @@ Letters: N samples, M captions, T H W C latents, k text tokens of a caption.
                               without it does not exist
   NAME.skipped.jsonl          lines {"source_id", "origin", "reason"}
 
-A record is, little endian: uint32 crc32 of all that follows, uint32 length of the json, the json, the bfloat16 bytes of
-the latent, those of the stored arrays of its captions, and those, bfloat16, of what a model is shown of the clip; the
-empty text is a record of the second alone. Nothing is ever unpickled. Format 2 is format 3 without anything stored of a
-text, format 3 is format 4 without anything that is shown.
+Records are those of `data/shards/records.py`. Format 2 is format 3 without anything stored of a text, format 3 is
+format 4 without anything that is shown, format 4 is format 5 without clips beside.
 """
 
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import struct
 import zipfile
@@ -27,16 +24,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from sora_jax.core.errors import DataError, StorageError, UserError
+from sora_jax.data.shards import records
+from sora_jax.data.shards.records import Prepared
 from sora_jax.data.tokens import Text
 from sora_jax.data.words import words_of
 
 FORMAT = 3
 _SHOWN_FORMAT = 4  # of shards that also hold what a model is shown: an older program says that it cannot read them
-_READ_FORMATS = (2, FORMAT, _SHOWN_FORMAT)
+_CONTEXT_FORMAT = 5  # of shards that also hold clips beside
+_READ_FORMATS = (2, FORMAT, _SHOWN_FORMAT, _CONTEXT_FORMAT)
 HEADER_FILE = "header.json"
 EMPTY_TEXT_FILE = "empty_text.bin"
 # What a header says, in words: fingerprints (of the autoencoder's weights, of the text encoder's name and version; of a
@@ -49,135 +48,16 @@ _WORDS = {
     "cleaning": "cleaning of texts",
     "text_tokens": "length of texts",
     "shown": "way in which the model is shown frames",
+    "context": "way in which clips beside are made",
     "latent_mean": "autoencoder's latent mean",
     "latent_scale": "autoencoder's latent scale",
     "strides": "autoencoder's strides",
     "channels": "autoencoder's channels",
 }
 HEADER_KEYS = frozenset(_WORDS)
-OPTIONAL_KEYS = frozenset({"tokenizer", "cleaning", "text_tokens", "shown"})
-
-_SHOWN = ("shown_THWC", "image_ME")
+OPTIONAL_KEYS = frozenset({"tokenizer", "cleaning", "text_tokens", "shown", "context"})
 
 ClipKey = tuple[str, str]  # a clip's source id and origin
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Prepared:
-    """One sample: float32 `latent_THWC`, and what is known about the clip that it was made from.
-
-    `latent_THWC` is raw when it is given to a writer and normalised when it comes from a `PreparedSet`.
-    `pixel_shape` is the encoded clip's (frames, height, width), `trimmed_frames` how many were cut before
-    that. `weights` says how often each caption is drawn; None: all alike. `origin` is the source's word for what
-    the clip was made from (`data.sources.Source.origin`). `file_frames` are those of its file (`data.clips.Clip`),
-    which only the index keeps. `texts` are the arrays of each caption, where the text encoder stores them
-    (`Tokenizer.stored`). `shown_THWC` and `image_ME` are what the model is shown of it, where it is shown frames
-    (`video/shown.py`): a latent as `latent_THWC`, of its shape, and tokens of images.
-    """
-
-    latent_THWC: np.ndarray
-    fps: float
-    captions: tuple[str, ...]
-    source_id: str
-    pixel_shape: tuple[int, int, int]
-    trimmed_frames: int
-    weights: tuple[float, ...] | None = None
-    origin: str = ""
-    file_frames: int | None = None
-    texts: tuple[Text, ...] | None = None
-    shown_THWC: np.ndarray | None = None
-    image_ME: np.ndarray | None = None
-
-
-def encode_record(sample: Prepared) -> bytes:
-    """Returns the record of a sample; latents and tokens of images are rounded to bfloat16."""
-    apart = ("latent_THWC", "texts", "file_frames", *_SHOWN)
-    known = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample) if f.name not in apart}
-    if known["weights"] is None:
-        del known["weights"]
-    known["latent_shape"] = sample.latent_THWC.shape
-    arrays = sample.latent_THWC.astype(ml_dtypes.bfloat16).tobytes()
-    if sample.texts is not None:
-        known["texts"] = _shapes(sample.texts)
-        arrays += _bytes(sample.texts)
-    for name in _SHOWN:
-        if (shown := getattr(sample, name)) is not None:
-            known[name] = shown.shape
-            arrays += shown.astype(ml_dtypes.bfloat16).tobytes()
-    return _sealed(known, arrays)
-
-
-def decode_record(record: bytes) -> Prepared:
-    """Returns the sample of a record, its latent float32; raises `ValueError` when the checksum is wrong."""
-    header, start = _opened(record)
-    latent_THWC, start = _array(record, start, np.dtype(ml_dtypes.bfloat16), header["latent_shape"])
-    texts, end = _texts(header["texts"], record, start) if "texts" in header else (None, start)
-    shown: dict[str, np.ndarray] = {}
-    for name in _SHOWN:
-        if name in header:
-            array, end = _array(record, end, np.dtype(ml_dtypes.bfloat16), header[name])
-            shown[name] = array.astype(np.float32)
-    if end != len(record):
-        raise ValueError(f"it has {len(record)} bytes, and {end} by its shapes")
-    return Prepared(
-        latent_THWC=latent_THWC.astype(np.float32),
-        fps=header["fps"],
-        captions=tuple(header["captions"]),
-        source_id=header["source_id"],
-        pixel_shape=tuple(header["pixel_shape"]),
-        trimmed_frames=header["trimmed_frames"],
-        weights=tuple(header["weights"]) if "weights" in header else None,
-        origin=header["origin"],
-        texts=texts,
-        shown_THWC=shown.get("shown_THWC"),
-        image_ME=shown.get("image_ME"),
-    )
-
-
-def _sealed(header: Mapping[str, Any], arrays: bytes) -> bytes:
-    """Returns a record."""
-    text = json.dumps(header).encode()
-    body = struct.pack("<I", len(text)) + text + arrays
-    return struct.pack("<I", zlib.crc32(body)) + body
-
-
-def _opened(record: bytes) -> tuple[dict[str, Any], int]:
-    """Returns (json, where the arrays begin) of a record; raises `ValueError` when the checksum is wrong."""
-    if zlib.crc32(record[4:]) != checksum(record):
-        raise ValueError("its checksum does not match its contents")
-    start = 8 + struct.unpack_from("<I", record, 4)[0]
-    return json.loads(record[8:start]), start
-
-
-def _shapes(texts: Sequence[Text]) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
-    """Returns the dtype and the shape of every array."""
-    return [{name: (array.dtype.name, array.shape) for name, array in text.items()} for text in texts]
-
-
-def _bytes(texts: Sequence[Text]) -> bytes:
-    return b"".join(np.ascontiguousarray(array).tobytes() for text in texts for array in text.values())
-
-
-def _texts(shapes: Sequence[Mapping[str, Any]], record: bytes, start: int) -> tuple[tuple[Text, ...], int]:
-    """Returns the arrays, of these dtypes and shapes, whose bytes begin at `start`, and where they end."""
-    texts = []
-    for named in shapes:
-        text: Text = {}
-        for name, (dtype, shape) in named.items():
-            text[name], start = _array(record, start, np.dtype(dtype), shape)
-        texts.append(text)
-    return tuple(texts), start
-
-
-def _array(record: bytes, start: int, dtype: np.dtype, shape: Sequence[int]) -> tuple[np.ndarray, int]:
-    """Returns the array whose bytes begin at `start`, and where they end."""
-    end = start + math.prod(shape) * dtype.itemsize
-    return np.frombuffer(memoryview(record)[start:end], dtype).reshape(shape), end
-
-
-def checksum(record: bytes) -> int:
-    """Returns the crc32 that a record carries."""
-    return struct.unpack_from("<I", record)[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,6 +74,7 @@ class Entry:
     origin: str
     words: frozenset[str]
     file_frames: int | None
+    context: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, sample: Prepared, *, crc: int, text_tokens: Sequence[int]) -> "Entry":
@@ -209,11 +90,21 @@ class Entry:
             origin=sample.origin,
             words=frozenset().union(*map(words_of, sample.captions)),
             file_frames=sample.file_frames,
+            context={name: clip.latent_THWC.shape[:3] for name, clip in (sample.context or {}).items()},
         )
 
 
-def write_index(path: Path, entries: Sequence[Entry]) -> None:
-    """Writes the index of a shard whose records are `entries`, in order."""
+def context_grids(name: str) -> str:
+    """Returns what the index calls the latent grids, zero where there is none, of the clips beside of one name."""
+    return f"context_{name}_N3"
+
+
+def write_index(path: Path, entries: Sequence[Entry], *, context: Collection[str] = ()) -> None:
+    """Writes the index of a shard whose records are `entries`, in order; `context` names all clips beside."""
+    beside: dict[str, Any] = {
+        context_grids(name): np.array([entry.context.get(name, (0, 0, 0)) for entry in entries], np.int32)
+        for name in context
+    }
     made_from = json.dumps([[entry.source_id, entry.origin] for entry in entries]).encode()
     words = json.dumps(sorted(frozenset().union(*(entry.words for entry in entries)))).encode()
     with path.open("wb") as file:
@@ -229,6 +120,7 @@ def write_index(path: Path, entries: Sequence[Entry]) -> None:
             crc_N=np.array([entry.crc for entry in entries], np.uint32),
             made_from=np.frombuffer(made_from, np.uint8),
             words=np.frombuffer(words, np.uint8),
+            **beside,
         )
 
 
@@ -275,7 +167,8 @@ def write_header(directory: Path, header: Mapping[str, Any]) -> None:
     if not path.exists():
         # The process id keeps writers of one directory from writing into each other's temporary file.
         temporary = directory / f"{HEADER_FILE}.{os.getpid()}.tmp"
-        written = {"format": _SHOWN_FORMAT if "shown" in header else FORMAT, **header}
+        known = _CONTEXT_FORMAT if "context" in header else _SHOWN_FORMAT if "shown" in header else FORMAT
+        written = {"format": known, **header}
         temporary.write_text(json.dumps(written, indent=2) + "\n")
         commit(temporary, path)
     check_same(directory, read_header(directory), header)
@@ -303,7 +196,7 @@ def write_empty_text(directory: Path, text: Text) -> None:
     path = directory / EMPTY_TEXT_FILE
     if not path.exists():
         temporary = directory / f"{EMPTY_TEXT_FILE}.{os.getpid()}.tmp"
-        temporary.write_bytes(_sealed({"texts": _shapes([text])}, _bytes([text])))
+        temporary.write_bytes(records.sealed({"texts": records.shapes_of([text])}, records.bytes_of([text])))
         commit(temporary, path)
 
 
@@ -314,8 +207,8 @@ def read_empty_text(directory: Path) -> Text | None:
         return None
     try:
         record = path.read_bytes()
-        header, start = _opened(record)
-        return _texts(header["texts"], record, start)[0][0]
+        header, start = records.opened(record)
+        return records.texts_in(header["texts"], record, start)[0][0]
     except (ValueError, TypeError, LookupError, OSError, struct.error) as error:
         raise DataError(
             f"{path} is damaged ({error}): restore it from a copy, or prepare in a new --workdir"

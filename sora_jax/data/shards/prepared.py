@@ -17,9 +17,10 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.shards import files, skipped
+from sora_jax.data.shards import files, records, skipped
 from sora_jax.data.shards.catalogue import read_catalogue
-from sora_jax.data.shards.files import HEADER_KEYS, OPTIONAL_KEYS, ClipKey, Prepared, storage
+from sora_jax.data.shards.files import HEADER_KEYS, OPTIONAL_KEYS, ClipKey, storage
+from sora_jax.data.shards.records import Prepared
 from sora_jax.data.shards.skipped import SKIPPED_FILE
 from sora_jax.data.tokens import Tokenizer
 
@@ -56,6 +57,7 @@ class ShardWriter:
         self._name = name
         self._records_per_shard = records_per_shard
         self._channels = header["channels"]
+        self._context = tuple(header.get("context", {}))
         self._tokenizer = tokenizer
         self._entries: list[files.Entry] = []
         self._writer: ArrayRecordWriter | None = None
@@ -96,10 +98,10 @@ class ShardWriter:
         assert (sample.texts is not None) == self._tokenizer.stored, sample.source_id
         for length, text in zip(lengths, sample.texts or (), strict=self._tokenizer.stored):
             assert {len(array) for array in text.values()} == {length}, (sample.source_id, length)
-        record = files.encode_record(sample)
+        record = records.encode_record(sample)
         with storage(self._path("arrayrecord")):
             self._open_writer().write(record)
-        self._entries.append(files.Entry.of(sample, crc=files.checksum(record), text_tokens=lengths))
+        self._entries.append(files.Entry.of(sample, crc=records.checksum(record), text_tokens=lengths))
         if len(self._entries) == self._records_per_shard:
             self.close()
 
@@ -119,7 +121,7 @@ class ShardWriter:
             self._writer = None
             # The index comes last: without it the shard does not exist.
             files.commit(self._path("arrayrecord.tmp"), records)
-            files.write_index(self._path("index.npz.tmp"), self._entries)
+            files.write_index(self._path("index.npz.tmp"), self._entries, context=self._context)
             files.commit(self._path("index.npz.tmp"), index)
         self._entries = []
         self._number += 1
@@ -146,7 +148,8 @@ class PreparedSet:
     `empty_text` the stored arrays of the empty text, None where nothing of texts is stored.
     In the order of samples: `directory_N` int32 the number of the directory, `grid_N3` int32 latent sizes (t, h, w),
     `fps_N` float32, `trimmed_frames_N` int32, and of each caption `text_tokens_M` int32 and `weights_M` float64, those
-    of sample i from `caption_start_N1[i]` up to `caption_start_N1[i + 1]`.
+    of sample i from `caption_start_N1[i]` up to `caption_start_N1[i + 1]`. `context_grids` are, by name, latent sizes
+    of clips beside, int32 (N, 3), zero where a sample has none.
 
     Raises `UserError` when a directory holds no prepared samples, or one made with something else than the first,
     `DataError` when an index is damaged.
@@ -164,6 +167,8 @@ class PreparedSet:
         self.trimmed_frames_N = joined["trimmed_frames_N"]
         self.text_tokens_M = joined["text_tokens_M"]
         self.weights_M = joined["weights_M"]
+        names = self.header.get("context", {})
+        self.context_grids = {name: joined[files.context_grids(name)] for name in names}
         self.caption_start_N1 = np.concatenate([[0], np.cumsum(joined["captions_N"], dtype=np.int64)])
         self._shard_N, self._record_N, self._crc_N = joined["shard_N"], joined["record_N"], joined["crc_N"]
         self._mean_C = np.array(self.header["latent_mean"], np.float32)
@@ -201,11 +206,17 @@ class PreparedSet:
         Raises `DataError` that names the shard and the record when the record is damaged.
         """
         sample = self.raw(index)
-        shown = sample.shown_THWC
+        shown, context = sample.shown_THWC, sample.context
+        if context is not None:
+            context = {
+                name: dataclasses.replace(clip, latent_THWC=(clip.latent_THWC - self._mean_C) / self._scale_C)
+                for name, clip in context.items()
+            }
         return dataclasses.replace(
             sample,
             latent_THWC=(sample.latent_THWC - self._mean_C) / self._scale_C,
             shown_THWC=None if shown is None else (shown - self._mean_C) / self._scale_C,
+            context=context,
         )
 
     def raw(self, index: int) -> Prepared:
@@ -213,9 +224,9 @@ class PreparedSet:
         path, record_number = self._shards[self._shard_N[index]], int(self._record_N[index])
         try:
             record = self._reader(path).read([record_number])[0]
-            if files.checksum(record) != self._crc_N[index]:
+            if records.checksum(record) != self._crc_N[index]:
                 raise ValueError("it is not the record that the index was written for")
-            return files.decode_record(record)
+            return records.decode_record(record)
         except (LookupError, RuntimeError, TypeError, ValueError, OSError, struct.error) as error:
             raise DataError(
                 f"record {record_number} of shard {path} is damaged ({error}): "

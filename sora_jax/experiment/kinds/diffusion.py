@@ -17,6 +17,7 @@ from sora_jax.core.precision import compute_dtype
 from sora_jax.core.printable import printable
 from sora_jax.core.sharding import batch_part, ways
 from sora_jax.core.tree import Params, abstract_model, count_parameters
+from sora_jax.data.packing.context import ContextMix
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
 from sora_jax.experiment import activations, sample_log
@@ -47,6 +48,7 @@ class DiffusionStage(TrainStage):
       known: Which part of a clip is given.
       token_drop: Least and largest share of its tokens that a clip loses, in [0, 1).
       noise_range: Lowest and highest noise level that is drawn; None: any.
+      context: Shares of what is given beside clips, as of `ContextMix`; None: nothing is.
     """
 
     trains = TEXT_TO_VIDEO
@@ -55,6 +57,7 @@ class DiffusionStage(TrainStage):
     known: KnownConfig
     token_drop: tuple[float, float]
     noise_range: tuple[float, float] | None
+    context: dict[str, float] | None
 
     def __post_init__(self):
         super().__post_init__()
@@ -91,7 +94,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
         """Returns which weights are those of no collection, and whether an adapter has nothing to adapt."""
-        stage, said = self.of(settings, name), []
+        stage, said = self.of(settings, name), _context_conflicts(settings, name, self.of(settings, name))
         lora, first = settings.transformer.lora, settings.stages_of(TEXT_TO_VIDEO)[:1] == [name]
         if lora is not None and lora.rank is not None and first and stage.start_from is None and settings.model is None:
             said.append(
@@ -150,7 +153,13 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         """Returns the error of predictions over noise levels and known tokens, none where frames are shown."""
         stage, dtype = self.of(settings, name), compute_dtype(settings.precision)
         shares = stage.known if settings.shown is None else NOTHING_KNOWN
-        return diffusion.make_objective(settings.diffusion, shares, dtype=dtype, noise_range=stage.levels)
+        return diffusion.make_objective(
+            settings.diffusion,
+            shares,
+            dtype=dtype,
+            noise_range=stage.levels,
+            context_levels=settings.context.max_levels(),
+        )
 
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
@@ -166,6 +175,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             token_drop=stage.token_drop,
             part=batch_part(run.mesh),
             trained=self._share_trained(run.settings, name),
+            context=_mix_of_context(run.settings, stage),
         )
         for sample, reason in stream.rows.left_out().items():
             logging.warning("%s: %s is left out: %s", name, printable(sample), reason)
@@ -175,6 +185,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds."""
         transformer, packing = settings.transformer, settings.packing
         accumulate = self.of(settings, name).accumulate
+        mix = _mix_of_context(settings, self.of(settings, name))
         work = work_of_rows(settings, segment_tokens=segment_tokens)
         asked = flops.step_flops(
             transformer,
@@ -200,7 +211,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             StepBatch(
                 what=f"packing.rows is {packing.rows}",
                 size=packing.rows,
-                shapes=pack_shapes(settings, packing.rows),
+                shapes=pack_shapes(settings, packing.rows, parts=0 if mix is None else mix.parts),
                 ways=split,
                 flops=asked,
                 recomputed=again,
@@ -275,6 +286,27 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         grid = make_loss_grid(settings, structure, clips, **seen, mesh=run.mesh)
         track = track_name(settings.ema.widths[0])
         return lambda state: grid(state.averaged(track)).scalars()
+
+
+def _mix_of_context(settings: Settings, stage: DiffusionStage) -> ContextMix | None:
+    """Returns what a stage gives beside clips, how often; None where it gives nothing."""
+    mix = None if stage.context is None else ContextMix(shares=stage.context, dropout=settings.context.dropout)
+    return mix if mix is not None and mix.parts else None
+
+
+def _context_conflicts(settings: Settings, name: str, stage: DiffusionStage) -> list[str]:
+    """Returns what is wrong with the shares of context of a stage, in words."""
+    try:
+        mix = _mix_of_context(settings, stage)
+    except UserError as error:
+        return [f"stages.{name}.context: {error}"]
+    lacking = [] if mix is None else [kind for kind in mix.kinds if kind not in settings.context.kinds]
+    if not lacking:
+        return []
+    return [
+        f"stages.{name}.context names {', '.join(lacking)}, and context.kinds, which is prepared, has "
+        f"{', '.join(settings.context.kinds) or 'none'}: name it there too"
+    ]
 
 
 def _whole(source: WeightSource, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Params:

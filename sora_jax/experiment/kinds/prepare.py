@@ -125,7 +125,8 @@ def encode_share(
     stage = prepare_stages(settings)[0]
     codec = load_codec(workdir, settings, mesh=_own_mesh(settings))
     shower = load_shower(settings, codec)
-    _take_over(stage, workdir, collections, header(codec, settings.text_encoder.tokenizer, shower))
+    controls = settings.context.controls()
+    _take_over(stage, workdir, collections, header(codec, settings.text_encoder.tokenizer, shower, controls))
     counts = clips_of_share(settings, collections, share)
     facts = {}
     for number, collection in enumerate(collections):
@@ -144,6 +145,7 @@ def encode_share(
             clips_per_shard=stage.clips_per_shard,
             share=share,
             shower=shower,
+            controls=controls,
             progress=after,
         )
         facts = {key: facts.get(key, 0) + value for key, value in dataclasses.asdict(summary).items()}

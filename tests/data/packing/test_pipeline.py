@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.packing.pipeline import PackingConfig, RowDataset, check_resume, make_pools
+from sora_jax.data.packing.pipeline import PackingConfig, RowDataset, check_resume
+from sora_jax.data.packing.pools import make_pools
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.tokens import BYTE_TOKENIZER, BYTES_PER_TOKEN
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sora_jax.core.errors import DataError, StorageError, UserError
 from sora_jax.data.shards import files
-from sora_jax.data.shards.files import Prepared, decode_record, encode_record
+from sora_jax.data.shards.records import Prepared, decode_record, encode_record
 
 HEADER = {
     "autoencoder": "a1",

@@ -15,7 +15,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.shards import files
+from sora_jax.data.shards import records
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.shards.skipped import read_skipped
 from sora_jax.data.tokens import BYTE_TOKENIZER
@@ -208,7 +208,7 @@ def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path):
 )
 def test_a_record_that_somebody_else_wrote_is_damaged_though_its_checksum_is_right(tmp_path, monkeypatch, header):
     body = struct.pack("<I", len(header)) + header + bytes(8)
-    monkeypatch.setattr(files, "encode_record", lambda _: struct.pack("<I", zlib.crc32(body)) + body)
+    monkeypatch.setattr(records, "encode_record", lambda _: struct.pack("<I", zlib.crc32(body)) + body)
     write(tmp_path, range(1))
     with pytest.raises(DataError, match=r"record 0 of shard .* is damaged"):
         PreparedSet(tmp_path)[0]
