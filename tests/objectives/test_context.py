@@ -1,10 +1,12 @@
 """Clips beside in the diffusion objective: they are seen, at their own level, and nothing is asked of them."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sora_jax.data.packing.packs import own_segments, stack_rows
 from sora_jax.data.tokens import BYTE_TOKENIZER
@@ -36,14 +38,19 @@ def make_pack(value=1.0, *, beside=True):
     return {name: jnp.asarray(array) for name, array in stack_rows([row]).items()}
 
 
-def test_clips_beside_have_levels_of_their_own_and_no_loss():
-    pack = make_pack()
-    stub = Stub(lambda noisy_BLP, sigma_BL: jnp.where(pack["part_BL"][..., None] > 0, jnp.nan, noisy_BLP))
+def loss_of(pack, answer):
+    model: Any = Stub(answer)
     objective = make_objective(config(), shares(0.5), dtype=jnp.float32, context_levels=LEVELS)
-    loss, metrics = objective(stub, pack, KEY)
-    assert np.isfinite(float(loss.total))
-    assert float(loss.weight) <= 14
-    assert float(metrics["fill"].total) == 14 + 4
+    return objective(model, pack, KEY)
+
+
+def test_nothing_is_asked_of_clips_beside():
+    pack = make_pack()
+    beside = pack["part_BL"][..., None] > 0
+    losses = [loss_of(pack, lambda x, _, a=added: jnp.where(beside, a, 0.9 * x))[0].value() for added in (0.0, 9.0)]
+    assert losses[0] == losses[1] > 0
+    fill = loss_of(pack, lambda x, _: x)[1]["fill"]
+    assert float(fill.value()) == pytest.approx((14 + 4) / 20)
 
 
 def test_a_clip_at_level_0_is_seen_bit_for_bit_and_another_under_its_noise():
@@ -53,7 +60,7 @@ def test_a_clip_at_level_0_is_seen_bit_for_bit_and_another_under_its_noise():
         seen.update(noisy=np.asarray(noisy_BLP), sigma=np.asarray(sigma_BL))
         return noisy_BLP
 
-    make_objective(config(), shares(0.5), dtype=jnp.float32, context_levels=LEVELS)(Stub(answer), pack, KEY)
+    loss_of(pack, answer)
     part_BL = np.asarray(pack["part_BL"])
     np.testing.assert_array_equal(seen["noisy"][part_BL == 1], 1.0)
     np.testing.assert_array_equal(seen["sigma"][part_BL == 1], 0.0)
