@@ -37,7 +37,7 @@ from sora_jax.train.workdir import Workdir
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-EvaluationPart = Literal["autoencoder", "heldout", "generator", "tasks", "distribution", "probes", "all"]
+EvaluationPart = Literal["autoencoder", "heldout", "generator", "tasks", "distribution", "probes", "refine", "all"]
 PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
@@ -101,14 +101,14 @@ def evaluate(
     """
     workdir, codec = models.workdir, models.codec
     sets = prompt_sets(settings)
-    if part in ("generator", "tasks") and not sets:
+    if part in ("generator", "tasks", "refine") and not sets:
         raise UserError("only of a drawn world can be told how prompts are followed: pass --part=heldout")
     of_tasks = clips_of_tasks(settings, part, count) if sets else 0
     of_probes = clips_of_probes(settings, part, count)
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():
         result = workdir.read_json("evaluation.json")
-    asked = of_probes or (part in ("generator", "tasks", "all") and sets)
+    asked = of_probes or (part in ("generator", "tasks", "refine", "all") and sets)
     maker = GeneratorJudge(models, settings) if asked else None
     with work or contextlib.nullcontext():
         if part in ("autoencoder", "all"):
@@ -122,6 +122,9 @@ def evaluate(
             judged(3)
         if maker is not None and of_tasks:
             result |= maker.tasks(sets["shapes"], limits_of(settings), count=of_tasks)
+        if maker is not None and part == "refine":
+            count = max(2, count or settings.evaluation.clips)
+            result["refine"] = maker.refining(sets["shapes"], limits_of(settings), count=count)
         if maker is not None and of_probes:
             result["probes"] = maker.probes(limits_of(settings), count=of_probes)
     judged(JUDGEMENTS)
