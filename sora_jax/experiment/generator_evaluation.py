@@ -66,6 +66,15 @@ def clips_of_probes(settings: Settings, part: str, count: int | None) -> int:
     return (settings.evaluation.probe_clips or 0) if part == "all" and possible else 0
 
 
+def clips_of_refining(settings: Settings, part: str, count: int | None) -> int:
+    """Returns how many clips refining is judged on, 0 for not; UserError where it is asked for in vain."""
+    if part != "refine":
+        return 0
+    if limits_of(settings).frames < 2:
+        raise UserError("refining is judged on videos, and the samples of this run are images (sampling.frames 1)")
+    return max(2, count or settings.evaluation.clips)
+
+
 class GeneratorJudge:
     """The generator of a run, and what it is judged on."""
 
@@ -99,6 +108,19 @@ class GeneratorJudge:
                 result[name]["cache"] = sampling.cache
                 result[name]["cache_error"] = float(np.mean(differences))
         return result
+
+    def clips(
+        self, sets: dict[str, list[PromptCase]], limits: ModelLimits, *, tasks: int, refining: int, probes: int
+    ) -> dict[str, Any]:
+        """Returns by part what is judged on clips, on so many of each; 0: that is not judged."""
+        found: dict[str, Any] = {}
+        if tasks:
+            found |= self.tasks(sets["shapes"], limits, count=tasks)
+        if refining:
+            found["refine"] = self.refining(sets["shapes"], limits, count=refining)
+        if probes:
+            found["probes"] = self.probes(limits, count=probes)
+        return found
 
     def tasks(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns how well each task does on `count` held-out clips, and unseen sizes on as many prompts."""

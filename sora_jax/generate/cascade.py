@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sora_jax.core.errors import UserError
 
@@ -43,11 +43,18 @@ def read_refinements(text: str) -> tuple[Refinement, ...]:
     return tuple(steps)
 
 
-def plan_passes(refine: Sequence[Refinement], *, size: tuple[int, int], frames: int, fps: float) -> tuple[Pass, ...]:
-    """Returns the passes to a video of `frames` frames, the smallest and slowest first; one without refinements.
+def plan_passes(
+    refine: Sequence[Refinement],
+    *,
+    size: tuple[int, int],
+    frames: int,
+    fps: float,
+    check: Callable[[tuple[int, int]], object] = lambda size: None,
+) -> tuple[Pass, ...]:
+    """Returns the passes to a video of `frames` frames, the smallest and slowest first; none without refinements.
 
     The last may have a few frames more than `frames`, as a pass has a frame where the one before it has one. Raises
-    UserError where a side is no multiple of what it is to be multiplied by.
+    UserError where a side is no multiple of what it is to be multiplied by, or `check` raises it for a size.
     """
     passes = [Pass(size=size, frames=frames, fps=fps)]
     for kind, factor in reversed(refine):
@@ -60,5 +67,16 @@ def plan_passes(refine: Sequence[Refinement], *, size: tuple[int, int], frames: 
             if height % factor or width % factor:
                 raise UserError(f"{height}x{width} px are not {factor} times a size in whole px, as refine asks for")
             earlier = dataclasses.replace(later, size=(height // factor, width // factor))
+            _check_small(earlier.size, size, check)
         passes.insert(0, earlier)
-    return tuple(passes)
+    return tuple(passes) if refine else ()
+
+
+def _check_small(small: tuple[int, int], size: tuple[int, int], check: Callable[[tuple[int, int]], object]) -> None:
+    try:
+        check(small)
+    except UserError as error:
+        raise UserError(
+            f"{size[0]}x{size[1]} px are refined from {small[0]}x{small[1]} px: {error}; ask for another size, or for "
+            "refine=none"
+        ) from error

@@ -6,6 +6,7 @@ Letters: T H W C frames, rows, columns, colours of pixels.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -187,22 +188,18 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
 def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> Job:
     """Returns the job of a request; raises UserError for all that the model cannot do."""
     prompts, negative = _texts(request, limits)
-    mask = None
     image, last = (_image(name, read) for name in (request.image, request.last_image))
     videos = [read(name) for name in request.video]
     clips, rates = [clip for clip, _ in videos], [rate for _, rate in videos]
     _check_alike(request, clips)
-    if request.mask:
-        mask = mask_as_long(request.mask, read(request.mask, opaque=True)[0], clips[0])
+    mask = mask_as_long(request.mask, read(request.mask, opaque=True)[0], clips[0]) if request.mask else None
     size = _settle_size(request, limits, [*clips, *([] if image is None else [image])])
+    fps = request.fps or (rates[0] if rates else limits.fps)
     if not request.enlarges:
         clips = [covering(clip, size) for clip in clips]
         image, last = (None if one is None else covering(one, size) for one in (image, last))
-        mask = None if mask is None else whiter(covering(mask, size))
-    fps = request.fps or (rates[0] if rates else limits.fps)
-    if not request.enlarges:
         _check_room(request, limits, clips, rates, fps)
-        mask = None if mask is None else in_time(mask, rates[0], fps)
+        mask = None if mask is None else in_time(whiter(covering(mask, size)), rates[0], fps)
         clips = [in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
     before, frames = _settle_frames(request, limits, clips, fps)
     if request.enlarges:
@@ -222,26 +219,8 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         mask_THW=mask,
     )
     _check_limits(job, limits)
-    return dataclasses.replace(job, passes=_passes(job, limits))
-
-
-def _passes(job: Job, limits: ModelLimits) -> tuple[Pass, ...]:
-    """Returns the passes of a video of a prompt alone, none for one; UserError where the strides do not divide one."""
-    asked = job.request.refinements()
-    refine = limits.refine if asked is None and job.request.task == "text" else asked
-    if not refine:
-        return ()
-    passes = plan_passes(refine, size=job.size, frames=job.frames, fps=job.fps)
-    for one in passes:
-        try:
-            limits.grid(limits.first, one.size)
-        except UserError as error:
-            height, width = job.size
-            raise UserError(
-                f"{height}x{width} px are refined from {one.size[0]}x{one.size[1]} px: {error}; ask for another size, "
-                "or for refine=none"
-            ) from error
-    return passes
+    refine, grid = request.refinements(limits.refine), functools.partial(limits.grid, limits.first)
+    return dataclasses.replace(job, passes=plan_passes(refine, size=size, frames=frames, fps=fps, check=grid))
 
 
 def _texts(request: Request, limits: ModelLimits) -> tuple[tuple[str, ...], str]:

@@ -131,9 +131,11 @@ class Request:
         """By which height and width are multiplied."""
         return self.scale if self.task == "upscale" else 1.0
 
-    def refinements(self) -> tuple[Refinement, ...] | None:
-        """Returns what `refine` asks for, None where that is left open; raises UserError where it cannot be read."""
-        return None if self.refine is None else read_refinements(self.refine)
+    def refinements(self, default: tuple[Refinement, ...] = ()) -> tuple[Refinement, ...]:
+        """Returns what `refine` asks for, of text `default` where it is left open; UserError for what is unreadable."""
+        if self.refine is None:
+            return default if self.task == "text" else ()
+        return read_refinements(self.refine)
 
     def spans(self) -> tuple[float, float] | None:
         """Returns (seconds before, seconds after) that `seconds` asks for; None where it asks for nothing.

@@ -1,12 +1,16 @@
 """Stages of the autoencoder that freeze its encoder: what they train, and what of them is refused."""
 
 import jax
+import numpy as np
 import pytest
 
+from sora_jax.checkpoints.reading import load_tree
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.experiment.loading import load_codec
 from sora_jax.experiment.recipes import state_maker
 from sora_jax.experiment.settings import read_settings
+from sora_jax.train.workdir import Workdir
 from tests.toy_autoencoder import get_config
 
 
@@ -48,3 +52,17 @@ def test_there_must_be_an_encoder_to_keep():
         read_settings(config)
     config.update_from_flattened_dict({"stages.second.start_from": "runs/other/checkpoints/first"})
     assert read_settings(config).run == ("second",)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_every_bit_of_its_encoder(python, tmp_path):
+    """The first stage's average is what the second freezes, and what is used in the end."""
+    asked = ("--config=tests/toy_autoencoder.py", f"--workdir={tmp_path}", "--config.stages.second.freeze=encoder")
+    done = python("-m", "sora_jax.main", *asked)
+    assert done.returncode == 0, done.stderr
+    opened = Workdir(tmp_path)
+    codec = load_codec(opened, read_settings(opened.config()))
+    before = load_tree(opened.checkpoints("first"), {"ema": {"width_0.1": codec.params}}).state["ema"]["width_0.1"]
+    same = {name for name in codec.params if np.array_equal(before[name], codec.params[name])}
+    assert {name for name in codec.params if name.startswith("encoder.")} <= same
+    assert not {name for name in same if name.startswith("decoder.conv_in")}

@@ -6,8 +6,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.generate.cascade import Pass, check_refinements, plan_passes, read_refinements
 
 
-def test_without_refinements_there_is_one_pass():
-    assert plan_passes((), size=(32, 40), frames=9, fps=8.0) == (Pass(size=(32, 40), frames=9, fps=8.0),)
+def test_without_refinements_there_are_no_passes():
+    assert plan_passes((), size=(32, 40), frames=9, fps=8.0) == ()
 
 
 def test_passes_go_from_small_and_slow_to_what_is_wanted():
