@@ -4,11 +4,12 @@ One model then animates images, extends in both directions, loops, connects and 
 `Pattern` per segment; sampling writes one down (animate: head 1; extend: head k or tail k; connect: both);
 `known_tokens` turns either into the same mask, and `condition` makes of it what the network is given.
 
-A segment has at most two noise levels, its own and that of its known tokens. They are kept as a table per
-row, levels_BG with G = 2 S (own levels first), and an index into it per token.
+A segment has two noise levels, its own and that of its known tokens, and one for each clip that is given beside it
+(`video/parts.py`). They are kept as a table per row, levels_BG with G = 2 S (own levels first), or G = (2 + A) S where
+up to A clips are beside, and an index into it per token.
 
-Letters: B rows, L tokens, S segments of a row, G = 2 S levels of a row, P patch width. Segment ids are 1 ... S, 0
-padding.
+Letters: B rows, L tokens, S segments of a row, G levels of a row, A clips beside a segment at most, R roles, P patch
+width. Segment ids are 1 ... S, 0 padding.
 """
 
 import dataclasses
@@ -169,6 +170,11 @@ def draw_known_level(key: jax.Array, segments: tuple[int, int], config: KnownCon
     return config.max_level * jax.random.uniform(key, segments)
 
 
+def draw_context_level(key: jax.Array, role_BSA: jax.Array, max_level_R: tuple[float, ...]) -> jax.Array:
+    """Returns context_sigma_BSA float32 for clips beside: uniform in [0, that of their role]."""
+    return jnp.asarray(max_level_R, jnp.float32)[role_BSA] * jax.random.uniform(key, role_BSA.shape)
+
+
 class Conditioned(NamedTuple):
     """What the network is given of the tokens."""
 
@@ -185,30 +191,41 @@ def condition(
     segment_BL: jax.Array,
     sigma_BS: jax.Array,
     known_sigma_BS: jax.Array,
+    part_BL: jax.Array | None = None,
+    context_sigma_BSA: jax.Array | None = None,
 ) -> Conditioned:
     """Returns what the network is given where segments have level sigma_BS and their known tokens known_sigma_BS.
 
     Training calls this with levels that it drew, sampling with those that it starts from. A known token at level 0 is
-    `clean_BLP` bit for bit, an unknown one at level 1 is `noise_BLP`.
+    `clean_BLP` bit for bit, an unknown one at level 1 is `noise_BLP`. Where a pack has clips beside, `part_BL` says
+    which tokens are theirs, never known ones, and context_sigma_BSA their levels.
     """
-    levels_BG = level_table(sigma_BS, known_sigma_BS)
-    level_BL = level_index(segment_BL, known_BL, num_segments=sigma_BS.shape[-1])
+    levels_BG = level_table(sigma_BS, known_sigma_BS, context_sigma_BSA)
+    level_BL = level_index(segment_BL, known_BL, num_segments=sigma_BS.shape[-1], part_BL=part_BL)
     noisy_BLP = path.add_noise(clean_BLP, noise=noise_BLP, sigma=token_level(levels_BG, level_BL))
     return Conditioned(noisy_BLP, levels_BG, level_BL)
 
 
-def level_table(sigma_BS: jax.Array, known_sigma_BS: jax.Array) -> jax.Array:
-    """Returns levels_BG: the segments' own levels, then those of their known tokens.
+def level_table(
+    sigma_BS: jax.Array, known_sigma_BS: jax.Array, context_sigma_BSA: jax.Array | None = None
+) -> jax.Array:
+    """Returns levels_BG: the segments' own levels, then those of their known tokens, then of the clips beside, in turn.
 
-    Leading axes broadcast: a schedule (steps + 1, B, S) gives a table per step, in which known levels stand
-    still and therefore `solvers.solve` leaves known tokens as they were given.
+    Leading axes broadcast: a schedule (steps + 1, B, S) gives a table per step, in which the other levels stand
+    still and therefore `solvers.solve` leaves known tokens and clips beside as they were given.
     """
-    return jnp.concatenate(jnp.broadcast_arrays(sigma_BS, known_sigma_BS), axis=-1)
+    beside = () if context_sigma_BSA is None else jnp.unstack(context_sigma_BSA, axis=-1)
+    return jnp.concatenate(jnp.broadcast_arrays(sigma_BS, known_sigma_BS, *beside), axis=-1)
 
 
-def level_index(segment_BL: jax.Array, known_BL: jax.Array, *, num_segments: int) -> jax.Array:
+def level_index(
+    segment_BL: jax.Array, known_BL: jax.Array, *, num_segments: int, part_BL: jax.Array | None = None
+) -> jax.Array:
     """Returns level_BL int32, each token's column of levels_BG; padding has column 0."""
-    return jnp.maximum(segment_BL - 1, 0) + num_segments * (known_BL & (segment_BL > 0))
+    first_BL = jnp.maximum(segment_BL - 1, 0)
+    if part_BL is not None:
+        first_BL += num_segments * jnp.where(part_BL > 0, 1 + part_BL, 0)
+    return first_BL + num_segments * (known_BL & (segment_BL > 0))
 
 
 def token_level(levels_BG: jax.Array, level_BL: jax.Array) -> jax.Array:

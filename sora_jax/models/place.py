@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.models.conditions import pool_text
 from sora_jax.nn.gather import gather_level
 from sora_jax.nn.linear import Linear
 
@@ -25,8 +26,17 @@ class Place(nnx.Module):
         self.text = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs)
         self.out = Linear(width, width, axes=("embed", None), std=0.02 * (base_width / width) ** 0.5, rngs=rngs)
 
-    def __call__(self, place_BL3: jax.Array, pooled_BSE: jax.Array, segment_BL: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        place_BL3: jax.Array,
+        text_BKE: jax.Array,
+        text_segment_BK: jax.Array,
+        segment_BL: jax.Array,
+        segments: int,
+    ) -> jax.Array:
+        """Returns (B, L, D) float32; place_BL3 is in [0, 1], of up to `segments` in a row."""
         features = place_features(place_BL3)
+        pooled_BSE = pool_text(text_BKE, text_segment_BK, segments)
         text_BLD = gather_level(self.text(pooled_BSE), jnp.maximum(segment_BL - 1, 0))
         return self.alone(features) + self.out(self.place(features) * text_BLD)
 

@@ -1,6 +1,6 @@
 """The text-to-video model: a text encoder and the diffusion transformer, over packed rows.
 
-Shapes: B rows, L tokens, S segments, G = 2 S noise levels, K text tokens, J those of the empty text, E width of
+Shapes: B rows, L tokens, S segments, G noise levels, K text tokens, J those of the empty text, E width of
 the text encoder, P patch width.
 """
 
@@ -10,6 +10,7 @@ from flax import nnx
 
 from sora_jax.data.packing.packs import empty_name, texts_of
 from sora_jax.diffusion import known
+from sora_jax.models.roles import parts_of
 from sora_jax.models.text.encoder import TextEncoder
 from sora_jax.models.transformer import Prediction, Reused, Transformer, TransformerConfig
 
@@ -26,9 +27,13 @@ class TextToVideo(nnx.Module):
         *,
         patch_width: int,
         rngs: nnx.Rngs,
+        roles: bool = False,
     ):
+        """`roles` says whether clips may be given beside the one that is made."""
         self.text = text.module(remat=transformer.remat, rngs=rngs)
-        self.transformer = Transformer(transformer, patch_width=patch_width, text_dim=text.width, rngs=rngs)
+        self.transformer = Transformer(
+            transformer, patch_width=patch_width, text_dim=text.width, rngs=rngs, roles=roles
+        )
 
     @jax.named_scope("text_encoder")
     def encode_text(self, pack: Pack, dtype: jnp.dtype) -> jax.Array:
@@ -63,6 +68,7 @@ class TextToVideo(nnx.Module):
             given_BLC=pack.get("given_BLC"),
             image_BME=pack.get("image_BME"),
             image_segment_BM=pack.get("image_segment_BM"),
+            parts=parts_of(pack),
             reused=reused,
         )
 

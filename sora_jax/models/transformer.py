@@ -2,8 +2,8 @@
 
 Shapes: B rows, L tokens, S segments, G noise levels, K text tokens, M image tokens, P patch width, C width of what is
 given, D width, E width of the text's or image's encoder, N heads, H head width. A noise level is a property of a
-segment or of its known tokens, so modulation is computed for the G = 2 S levels of a row and gathered by token, never
-for every token (`diffusion.known`).
+segment, of its known tokens or of a clip beside it, so modulation is computed for the G levels of a row, 2 S without
+clips beside, and gathered by token, never for every token (`diffusion.known`).
 """
 
 import dataclasses
@@ -18,8 +18,9 @@ from flax import nnx
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import constrain, constrain_row_major
 from sora_jax.models.block_attention import Attention, Beside, ImageTokens, Padding
-from sora_jax.models.conditions import ConditionEmbedder, log_text_padding, pool_text
+from sora_jax.models.conditions import ConditionEmbedder, log_text_padding
 from sora_jax.models.place import Place
+from sora_jax.models.roles import Parts, Roles
 from sora_jax.nn import rope
 from sora_jax.nn.activation import gelu
 from sora_jax.nn.attention import check_backend
@@ -131,13 +132,14 @@ class Context:
     """What every block sees besides the tokens.
 
     Attributes:
-      modulation_BG6D: float32 modulation of each of the G = 2 S noise levels of a row.
+      modulation_BG6D: float32 modulation of each of the G noise levels of a row.
       level_BL: int32 index into G of each token.
       rotation: cos and sin of the rotary angles.
       segment_BL: int32 segment of each token.
       text_BKD: Projected text tokens.
       text_segment_BK: int32 segment of each text token.
       beside: What else attention to the text sees.
+      segments: S.
     """
 
     modulation_BG6D: jax.Array
@@ -147,6 +149,7 @@ class Context:
     text_BKD: jax.Array
     text_segment_BK: jax.Array
     beside: Beside
+    segments: int = dataclasses.field(metadata={"static": True})
 
 
 class Block(nnx.Module):
@@ -172,7 +175,7 @@ class Block(nnx.Module):
         shift1, scale1, gate1, shift3, scale3, gate3 = (
             gather_level(table_BG6D[:, :, i].astype(x_BLD.dtype), context.level_BL) for i in range(6)
         )
-        segment, segments = context.segment_BL, table_BG6D.shape[1] // 2
+        segment, segments = context.segment_BL, context.segments
         with jax.named_scope("self_attention"):
             y = (layer_norm(x_BLD) * (1 + scale1) + shift1).astype(x_BLD.dtype)
             x_BLD = x_BLD + gate1 * self.attn1(y, y, segment, segment, context.rotation, segments=segments)
@@ -205,10 +208,13 @@ class Transformer(nnx.Module):
     """Noisy tokens, noise levels and text -> a prediction per token.
 
     Differences from Wan's code, none in its mathematics: rows are packed, time positions are real time, each token has
-    its own noise level out of two per segment.
+    its own noise level out of two per segment and one per clip beside, whose tokens a vector of their role is added to.
     """
 
-    def __init__(self, config: TransformerConfig, *, patch_width: int, text_dim: int, rngs: nnx.Rngs):
+    def __init__(
+        self, config: TransformerConfig, *, patch_width: int, text_dim: int, rngs: nnx.Rngs, roles: bool = False
+    ):
+        """`roles` says whether there may be clips beside, whose roles have vectors."""
         width = config.width
         # What is given follows the noisy patch: so a token's rows of the kernel are two, and not one of each position.
         given = config.given_width
@@ -230,6 +236,7 @@ class Transformer(nnx.Module):
             truncated_normal(rngs.params(), (2, width), base_width**-0.5), axes=("modulation", "embed")
         )
         self.proj_out = Linear(width, patch_width, axes=("embed", "patch"), std=0.0, rngs=rngs)
+        self.roles = Roles(width) if roles else None
         self.config = config
 
     def __call__(
@@ -246,30 +253,31 @@ class Transformer(nnx.Module):
         given_BLC: jax.Array | None = None,
         image_BME: jax.Array | None = None,
         image_segment_BM: jax.Array | None = None,
+        parts: Parts | None = None,
         reused: Reused | None = None,
     ) -> Prediction:
         """Returns prediction_BLP and what the blocks added.
 
         Args:
           tokens_BLP: Noisy tokens, in the dtype of the computation.
-          levels_BG: float32 noise levels, G = 2 S: of the segments, then of their known tokens.
+          levels_BG: float32 noise levels: of the segments, then of their known tokens, then of the clips beside.
           level_BL: int32 index into G of each token.
           position_BL3: float32 (time position, row, column).
           segment_BL: int32 segment of each token, 0 for padding.
           extent_BL3: float32 largest position of each token's segment, at least 1; used by `place_features` alone.
-          text_BKE: Text features of the row.
-          text_segment_BK: int32 segment of each text token, 0 for padding or a dropped caption.
+          text_BKE, text_segment_BK: Text features, and their int32 segments, 0 for padding or a dropped caption.
           given_BLC: Patches of what each token is given besides, in Wan a mask and a latent; as `given_channels` says.
-          image_BME: Tokens of given images from their encoder; None where no segment has an image.
-          image_segment_BM: int32 segment of each, 0 for padding; those of a segment follow one another.
+          image_BME, image_segment_BM: Tokens of given images, and their int32 segments, in order; None: no images.
+          parts: Which tokens are of clips beside, whose S A levels are the last; None: none are.
           reused: What may take the place of the blocks.
         """
-        level_BGD, modulation, text_BKD = self.condition_embedder(levels_BG, text_BKE, text_segment_BK)
+        segments = levels_BG.shape[1] // 2 if parts is None else parts.role_BSA.shape[1]
+        level_BGD, modulation, text_BKD = self.condition_embedder(levels_BG, text_BKE, text_segment_BK, segments)
         x = self.patch_embedding(self._with_given(tokens_BLP, given_BLC))
         if self.place is not None:
-            pooled_BSE = pool_text(text_BKE, text_segment_BK, levels_BG.shape[1] // 2)
-            x = x + self.place(position_BL3 / extent_BL3, pooled_BSE, segment_BL).astype(x.dtype)
-        x = constrain(x, "batch", "length", "features")
+            place_BLD = self.place(position_BL3 / extent_BL3, text_BKE, text_segment_BK, segment_BL, segments)
+            x = x + place_BLD.astype(x.dtype)
+        x = self._with_roles(x, parts, segment_BL)
         context = Context(
             modulation_BG6D=modulation,
             level_BL=level_BL,
@@ -277,20 +285,30 @@ class Transformer(nnx.Module):
             segment_BL=segment_BL,
             text_BKD=text_BKD,
             text_segment_BK=text_segment_BK,
-            beside=self._beside(text_BKE, text_segment_BK, segment_BL, levels_BG, image_BME, image_segment_BM),
+            beside=self._beside(text_BKE, text_segment_BK, segment_BL, segments, image_BME, image_segment_BM),
+            segments=segments,
         )
-        blocks = functools.partial(self._through_blocks, x, context)
-        done = blocks() if reused is None else jax.lax.cond(reused.now, lambda: x + reused.added_BLD, blocks)
-        return Prediction(self._output(done, level_BGD, level_BL), done - x)
+        return self._prediction(x, self._through_blocks(x, context, reused), level_BGD, level_BL)
 
-    def _through_blocks(self, x: jax.Array, context: Context) -> jax.Array:
-        return scan_blocks(self.blocks, x, lambda block, x: block(x, context), remat=self.config.remat)
+    def _through_blocks(self, x: jax.Array, context: Context, reused: Reused | None) -> jax.Array:
+        def blocks() -> jax.Array:
+            return scan_blocks(self.blocks, x, lambda block, x: block(x, context), remat=self.config.remat)
 
-    def _output(self, x: jax.Array, level_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
-        """Returns the prediction of what the blocks gave, (B, L, P) float32."""
+        return blocks() if reused is None else jax.lax.cond(reused.now, lambda: x + reused.added_BLD, blocks)
+
+    def _prediction(self, x: jax.Array, done: jax.Array, level_BGD: jax.Array, level_BL: jax.Array) -> Prediction:
+        """Returns the prediction of what the blocks made of x."""
         shift, scale = (gather_level(level_BGD + self.modulation[...][i], level_BL).astype(x.dtype) for i in range(2))
-        x = (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
-        return self.proj_out(x).astype(jnp.float32)
+        output_BLD = (layer_norm(done) * (1 + scale) + shift).astype(x.dtype)
+        return Prediction(self.proj_out(output_BLD).astype(jnp.float32), done - x)
+
+    def _with_roles(self, x: jax.Array, parts: Parts | None, segment_BL: jax.Array) -> jax.Array:
+        """Returns the tokens, those of clips beside with the vectors of their roles, spread over the devices."""
+        if parts is not None:
+            if self.roles is None:
+                raise ValueError("clips beside for a transformer without roles")
+            x = x + self.roles(parts, segment_BL).astype(x.dtype)
+        return constrain(x, "batch", "length", "features")
 
     def _with_given(self, tokens_BLP: jax.Array, given_BLC: jax.Array | None) -> jax.Array:
         """Returns the tokens as the patch embedding takes them."""
@@ -306,14 +324,14 @@ class Transformer(nnx.Module):
         text_BKE: jax.Array,
         text_segment_BK: jax.Array,
         segment_BL: jax.Array,
-        levels_BG: jax.Array,
+        segments: int,
         image_BME: jax.Array | None,
         image_segment_BM: jax.Array | None,
     ) -> Beside:
         """Returns what attention to the text sees besides the text."""
         embedder, padding, image = self.condition_embedder, None, None
         if (pad_to := self.config.text_pad_to) is not None:
-            table_BS = log_text_padding(text_segment_BK, levels_BG.shape[1] // 2, pad_to)
+            table_BS = log_text_padding(text_segment_BK, segments, pad_to)
             padding = Padding(
                 zero_11D=embedder.of_text(jnp.zeros((1, 1, text_BKE.shape[-1]), text_BKE.dtype)),
                 log_count_BL=gather_level(table_BS[..., None], segment_BL)[..., 0],

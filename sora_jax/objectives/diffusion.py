@@ -1,6 +1,6 @@
 """The diffusion objective over a pack: noise, known tokens, caption dropout, prediction, loss.
 
-Shapes: B rows, L tokens, S segments, G = 2 S noise levels, P patch width.
+Shapes: B rows, L tokens, S segments, G noise levels, A clips beside a segment at most, P patch width.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.mean import Mean
+from sora_jax.data.packing.packs import own_segments
 from sora_jax.diffusion import known, noise_levels, path
 from sora_jax.models.text_to_video import Pack, TextToVideo, without_caption
 
@@ -48,17 +49,19 @@ def make_objective(
     *,
     dtype: jnp.dtype,
     noise_range: tuple[float, float] = (0.0, 1.0),
+    context_levels: tuple[float, ...] | None = None,
 ) -> Callable[[TextToVideo, Pack, jax.Array], tuple[Mean, dict[str, Mean]]]:
     """Returns the objective `(generator, pack, key) -> (loss, metrics)`.
 
     `shares` says which tokens are given, how often. The loss is the mean over all tokens to be predicted of
     `path.token_loss`, so a long clip weighs by its tokens. `dtype` is that of the computation; noise, loss and levels
-    are float32. Levels are drawn from `noise_range` alone.
+    are float32. Levels are drawn from `noise_range` alone. Clips beside, in packs that have some, carry a level uniform
+    up to that of their role, the number in `context_levels` that `ROLES` gives it, and have no loss.
     """
 
     def objective(model: TextToVideo, pack: Pack, key: jax.Array) -> tuple[Mean, dict[str, Mean]]:
         noise_key, level_key, known_key, known_level_key, drop_key = jax.random.split(key, 5)
-        segment_BL, grid_BS3 = pack["segment_BL"], pack["grid_BS3"]
+        segment_BL, own_BL, grid_BS3 = pack["segment_BL"], own_segments(pack), pack["grid_BS3"]
         segments = grid_BS3.shape[0], grid_BS3.shape[1]
         sigma_BS = _draw_levels(level_key, pack, config, noise_range)
         known_BL = _draw_known(known_key, pack, shares)
@@ -71,6 +74,7 @@ def make_objective(
             segment_BL=segment_BL,
             sigma_BS=sigma_BS,
             known_sigma_BS=known.draw_known_level(known_level_key, segments, shares),
+            **_draw_context(known_level_key, pack, context_levels),
         )
         shown = without_caption(pack, jax.random.bernoulli(drop_key, config.caption_dropout, segments))
         prediction = model.predict(
@@ -86,7 +90,7 @@ def make_objective(
         loss_BL = path.token_loss(
             prediction.tokens_BLP, clean_BLP=clean_BLP, noise_BLP=noise_BLP, sigma_BL=sigma_BL, config=config.path
         )
-        wanted_BL = ((segment_BL > 0) & ~known_BL).astype(jnp.float32)
+        wanted_BL = ((own_BL > 0) & ~known_BL).astype(jnp.float32)
         fill = Mean.of((segment_BL > 0).astype(jnp.float32))
         bands = _by_band(loss_BL, wanted_BL, sigma_BL, edges=config.loss_bands, noise_range=noise_range)
         return Mean.of(loss_BL, wanted_BL), {"fill": fill, **bands}
@@ -96,7 +100,7 @@ def make_objective(
 
 def _draw_levels(key: jax.Array, pack: Pack, config: DiffusionConfig, noise_range: tuple[float, float]) -> jax.Array:
     """Returns sigma_BS float32, the noise level of each segment."""
-    tokens_BS = known.count_tokens(pack["segment_BL"], pack["grid_BS3"].shape[1])
+    tokens_BS = known.count_tokens(own_segments(pack), pack["grid_BS3"].shape[1])
     return noise_levels.draw(key, tokens_BS, config.noise, within=noise_range)
 
 
@@ -105,11 +109,20 @@ def _draw_known(key: jax.Array, pack: Pack, shares: known.KnownConfig) -> jax.Ar
     return known.draw_known(
         key,
         position_BL3=pack["position_BL3"],
-        segment_BL=pack["segment_BL"],
+        segment_BL=own_segments(pack),
         grid_BS3=pack["grid_BS3"],
         time_step_BS=pack["time_step_BS"],
         config=shares,
     )
+
+
+def _draw_context(key: jax.Array, pack: Pack, max_level_R: tuple[float, ...] | None) -> dict[str, jax.Array]:
+    """Returns what `known.condition` is told of the clips beside, where a pack has some."""
+    if "part_BL" not in pack:
+        return {}
+    assert max_level_R is not None, "clips beside, and no levels of them"
+    drawn_BSA = known.draw_context_level(jax.random.fold_in(key, 1), pack["role_BSA"], max_level_R)
+    return {"part_BL": pack["part_BL"], "context_sigma_BSA": drawn_BSA}
 
 
 def _by_band(

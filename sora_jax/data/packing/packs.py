@@ -1,7 +1,8 @@
 """The pack: the one layout of rows that training, sampling and evaluation share.
 
 Letters: B rows, L tokens of a row, S segments of a row, K text tokens of a row, P patch width, Q bytes of a text token,
-J text tokens of the empty text, C channels of what is shown beside the noise, M tokens of images of a row.
+J text tokens of the empty text, C channels of what is shown beside the noise, M tokens of images of a row, A clips
+beside one at most.
 
 A pack is a dict of numpy arrays, batch first:
   tokens_BLP        float32  patches of normalised latents, zero where padding
@@ -18,20 +19,26 @@ Where the model is shown frames (`video/shown.py`) also
   given_BLC         float32  patches of the mask and the latent of what is shown, the channel fastest
   image_BME         float32  tokens of shown images, those of segment s in the s-th part of M; where it sees any
   image_segment_BM  int32    1...S, 0 where padding
+Where clips are given beside the one that is made (`video/parts.py`) also
+  part_BL           int32    which clip of its segment a token is of: 0 the one that is made, 1...A those beside it
+  role_BSA          int32    role of each clip beside, a value of `ROLES`; 0 where there is none
+The tokens of clips beside lie behind those of the one that is made and have its segment; `grid_BS3`, `time_step_BS` and
+`sample_BS` are of that one alone.
 
 With token drop a segment holds some of the tokens of its grid, in their order and with their own positions.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
+from sora_jax.video.parts import ROLES, ContextClip
 from sora_jax.video.patches import patchify
 from sora_jax.video.shown import Shown, ShownConfig
 
@@ -53,6 +60,7 @@ class PackLayout:
       time_rate: Time positions per second.
       tokenizer: What makes text tokens.
       shown: How the model is shown frames; None: it is not.
+      parts: A, the most clips that are given beside one; 0: there are none, and no arrays that say so.
     """
 
     budget: Budget
@@ -62,6 +70,7 @@ class PackLayout:
     time_rate: float
     tokenizer: Tokenizer
     shown: ShownConfig | None = None
+    parts: int = 0
 
     def row(self) -> "Row":
         """Returns an empty row."""
@@ -92,6 +101,9 @@ class Row:
                 self.arrays[empty_name(name)] = np.zeros((length, wide), dtype)
         if layout.shown is not None:
             self.arrays |= _shown_arrays(layout, layout.shown)
+        if layout.parts:
+            self.arrays["part_BL"] = np.zeros(budget.tokens, np.int32)
+            self.arrays["role_BSA"] = np.zeros((budget.segments, layout.parts), np.int32)
         self._token = self._text = self._slot = 0
 
     def put(
@@ -104,11 +116,13 @@ class Row:
         tokens_LP: np.ndarray | None,
         kept: np.ndarray | slice = ALL_TOKENS,
         shown: Shown | None = None,
+        context: Sequence[ContextClip] = (),
     ) -> slice:
         """Adds a clip and returns where its tokens are; `tokens_LP` None leaves zeros to be filled by sampling.
 
         `text` are the arrays of its caption. Of the tokens on `grid` those numbered by `kept` are added, ascending.
-        `shown` is what the model is shown of it, where the layout has a place for that.
+        `shown` is what the model is shown of it, where the layout has a place for that. The clips of `context` are
+        given beside it, normalised, at most `parts` of them: their tokens follow its own, and are not in the slice.
         What is added must fit: planning has seen to that.
         """
         step = shapes.time_step(
@@ -130,10 +144,27 @@ class Row:
         row["sample_BS"][self._slot] = sample
         if shown is not None:
             self._put_shown(shown, there, kept)
-        self._put_text(text)
         self._token = there.stop
+        for number, clip in enumerate(context, start=1):
+            self._put_context(clip, number)
+        self._put_text(text)
         self._slot += 1
         return there
+
+    def _put_context(self, clip: ContextClip, number: int) -> None:
+        """Adds the clip that is `number` of those beside the one in the present slot."""
+        layout, row = self.layout, self.arrays
+        tokens_LP = patchify(clip.latent_THWC, layout.patch)
+        there = slice(self._token, self._token + len(tokens_LP))
+        assert there.stop <= len(row["segment_BL"]), (there, len(row["segment_BL"]))
+        row["tokens_BLP"][there] = tokens_LP
+        row["position_BL3"][there] = clip.positions(
+            layout.patch, temporal_stride=layout.temporal_stride, time_rate=layout.time_rate
+        )
+        row["segment_BL"][there] = self._slot + 1
+        row["part_BL"][there] = number
+        row["role_BSA"][self._slot, number - 1] = ROLES[clip.role]
+        self._token = there.stop
 
     def _put_shown(self, shown: Shown, there: slice, kept: np.ndarray | slice) -> None:
         assert self.layout.shown is not None
@@ -173,6 +204,13 @@ def _shown_arrays(layout: PackLayout, shown: ShownConfig) -> HostPack:
 def empty_name(name: str) -> str:
     """Returns "empty_BKE" of "text_BKE": how a pack calls an array of the empty text."""
     return f"empty_{name.removeprefix('text_')}"
+
+
+def own_segments(pack: Mapping[str, Any]) -> Any:
+    """Returns segment_BL with 0 also where a token is of a clip beside: the tokens that are made."""
+    if "part_BL" not in pack:
+        return pack["segment_BL"]
+    return pack["segment_BL"] * (pack["part_BL"] == 0)
 
 
 def texts_of(pack: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,0 +1,69 @@
+"""Which clips are given beside a clip, how often.
+
+Letters: W draws, X kinds of clips beside, Y sets of them.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from sora_jax.core.errors import UserError
+
+NOTHING = "none"
+# Between the kinds of a set.
+_AND = "+"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContextMix:
+    """Shares of sets of clips beside, that sum to 1: "none", "edges", "edges+boxes".
+
+    Of the set that is drawn each clip is left out again with the chance `dropout`, by itself, in [0, 1): so what is
+    trained with several sees also some of them, and none.
+    Raises UserError for shares that do not sum to 1, and for a kind twice in a set.
+    """
+
+    shares: Mapping[str, float]
+    dropout: float
+
+    def __post_init__(self):
+        listed = ", ".join(f"{name} {share:g}" for name, share in self.shares.items())
+        if min(self.shares.values(), default=-1) < 0 or abs(sum(self.shares.values()) - 1) > 1e-6:
+            raise UserError(f"shares of context sum to {sum(self.shares.values()):g}, not 1 (each 0 or more): {listed}")
+        if any(len({*kinds}) < len(kinds) or not all(kinds) for kinds in self._sets):
+            raise UserError(f"context names a kind twice in one set, or none between two +: {listed}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"context.dropout {self.dropout:g} is outside [0, 1)")
+
+    @property
+    def _sets(self) -> list[tuple[str, ...]]:
+        return [() if name == NOTHING else tuple(name.split(_AND)) for name in self.shares]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of clips beside that occur, sorted."""
+        return tuple(sorted({*itertools.chain.from_iterable(self._sets)}))
+
+    @property
+    def parts(self) -> int:
+        """P, the most clips that are given beside one."""
+        return max(map(len, self._sets))
+
+    def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Returns bool (W, X), which of `kinds` each of `count` draws is given."""
+        sets_YX = np.array([[kind in one for kind in self.kinds] for one in self._sets], bool)
+        sets_YX = sets_YX.reshape(len(self.shares), len(self.kinds))
+        reached_Y = np.cumsum([*self.shares.values()])
+        chance_W = generator.random(count) * reached_Y[-1]
+        set_W = np.minimum(np.searchsorted(reached_Y, chance_W, side="right"), len(sets_YX) - 1)
+        return sets_YX[set_W] & (generator.random((count, len(self.kinds))) >= self.dropout)
+
+    def expected(self) -> dict[str, float]:
+        """Returns how often each kind is given, as a share of the clips that have it."""
+        named = zip(self._sets, self.shares.values(), strict=True)
+        totals = dict.fromkeys(self.kinds, 0.0)
+        for kinds, share in named:
+            totals |= {kind: totals[kind] + share * (1 - self.dropout) for kind in kinds}
+        return totals

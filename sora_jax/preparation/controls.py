@@ -1,0 +1,27 @@
+"""What is given beside a clip and computed of its pixels alone: one table. A new control is a function and a row.
+
+Letters: T H W C pixels.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from sora_jax.data.clips import Clip
+from sora_jax.preparation.context import Control, Drawn
+
+
+def grey(clip: Clip, generator: np.random.Generator) -> tuple[Clip, Drawn]:
+    """Returns the luma of a clip (BT.601), at half its size."""
+    del generator
+    luma_THW = clip.pixels_THWC @ np.array([0.299, 0.587, 0.114])
+    frames, height, width = luma_THW.shape
+    half_THW = luma_THW.reshape(frames, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
+    pixels_THWC = np.repeat(np.rint(half_THW).astype(np.uint8)[..., None], 3, axis=-1)
+    return dataclasses.replace(clip, pixels_THWC=pixels_THWC), {}
+
+
+# By the names that `context.kinds` and the shares of stages have.
+CONTROLS: dict[str, Control] = {
+    "grey": Control(make=grey, role="grey", scale=2, recipe="luma at 1/2"),
+}
