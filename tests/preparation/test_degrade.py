@@ -1,10 +1,14 @@
 """Smaller and slower forms of clips: sizes, rates, what is drawn, and that it is noted."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
+from sora_jax.preparation.context import made_beside
+from sora_jax.preparation.controls import CONTROLS
 from sora_jax.preparation.degrade import LowConfig, degraded
 
 LOW = LowConfig(space=(2,), time=(1, 2, 4))
@@ -65,3 +69,12 @@ def test_short_clips_keep_two_frames():
 def test_what_is_no_factor_is_refused(factors):
     with pytest.raises(UserError, match="must be whole numbers from 1 on"):
         LowConfig(**{"space": (2,), "time": (1,), **factors})
+
+
+def test_low_is_a_control_of_whole_tokens_whose_size_and_rate_say_what_was_drawn():
+    clip = dataclasses.replace(a_clip(), pixels_THWC=a_clip().pixels_THWC[:, :, :20])
+    beside, scale, facts = made_beside(clip, "low", CONTROLS["low"], (4, 8, 8)) or pytest.fail("there is none")
+    assert scale == 2
+    assert beside.pixels_THWC.shape[1:3] == (8, 16), "half of 16 x 32, which the clip is continued to"
+    assert (len(beside.pixels_THWC) - 1) % 4 == 0
+    assert beside.fps == 8 / int(facts["time"])
