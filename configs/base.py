@@ -262,6 +262,10 @@ def get_config() -> ConfigDict:
     sampling.frames = 9  # of those samples
     sampling.window = placeholder(int)  # frames made at once at most; longer videos slide; None: as training sees
     sampling.overlap = placeholder(int)  # frames that a window keeps of the one before it; None: up to half
+    sampling.refine = placeholder(
+        tuple
+    )  # (("space", 2), ("time", 4)): a video of a prompt is made small, with half the
+    # height and width and a fourth of the frames, then larger, then faster (docs/sampling.md; untried); None: at once
     sampling.max_seconds = 60.0  # longest video that may be asked for
     sampling.guidance = guidance = ConfigDict()
     guidance.scale = 1.5  # 1: none; more stretches outlines
@@ -383,6 +387,8 @@ def autoencoder_stage(
     )  # a regular expression of whole names of parameters, such as r"transformer\..*": these
     # are trained, all others frozen, without moments and averages (docs/checkpoints.md); None: all are trained
     s.frozen_dtype = placeholder(str)  # "float32" or "bfloat16": what frozen ones are kept in; None: float32
+    s.freeze = placeholder(str)  # "encoder": the decoder alone is trained, as Video LDM does (arXiv 2304.08818), and
+    # latents stay as they are; a stage must come before, or start_from be given (untried); None: both are trained
     s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none (untried)
     s.optimizer = optimizer()
     return s

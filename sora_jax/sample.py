@@ -63,9 +63,14 @@ _AT = _FLAGS.number("at", 0.0, "When the image is shown: 0 at the start, 1 at th
 _VIDEO = _FLAGS.paths("video", "The video; two to connect.")
 _MASK = _FLAGS.path("mask", None, "White where fill makes something new: an image, or a video.")
 _STRENGTH = _FLAGS.number(
-    "strength", None, "How much is made anew, 0 to 1; default: edit 0.6, loop 0.3, connect 0.1, upscale 0.4."
+    "strength",
+    None,
+    "How much is made anew, 0 to 1; default: edit 0.6, loop 0.3, connect 0.1, upscale and interpolate 0.4.",
 )
 _SCALE = _FLAGS.number("scale", 2.0, "By which upscale multiplies height and width.")
+_REFINE = _FLAGS.string(
+    "refine", None, "Make it small and slow first: space:2,time:4, or none for at once; default: as in the config."
+)
 _KEEP_PIXELS = _FLAGS.switch("keep_pixels", False, "Give given frames back as they are, not as the autoencoder.")
 _STEPS = _FLAGS.integer("steps", None, "Solver steps; default: as in the config.", least=1)
 _SOLVER = _FLAGS.choice("solver", None, list(METHODS), "The solver; default: as in the config.")
@@ -124,6 +129,7 @@ def main(_: Sequence[str]) -> None:
             at=_AT.value,
             strength=_STRENGTH.value,
             scale=_SCALE.value,
+            refine=_REFINE.value,
             guidance=_GUIDANCE.value,
             keep_pixels=_KEEP_PIXELS.value,
         )

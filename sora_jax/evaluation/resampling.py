@@ -19,13 +19,12 @@ def resample(pixels_THWC: np.ndarray, *, values: int) -> np.ndarray:
     highest PSNR is taken. Lanczos along each axis, both ways, in float32.
     """
     sizes = dict.fromkeys(scaled_size(pixels_THWC.shape, values=values, time=time) for time in (1, 2, 4))
-    clips = []
+    clips, (frames, height, width) = [], pixels_THWC.shape[:3]
     for size in sizes:
         clip = pixels_THWC.astype(np.float32)
-        for target in (size, pixels_THWC.shape[:3]):
-            for axis in range(3):
-                clip = _resize(clip, target[axis], axis=axis)
-        clips.append(np.clip(np.rint(clip), 0, 255).astype(np.uint8))
+        for target in (size, (frames, height, width)):
+            clip = _resized(clip, target)
+        clips.append(_rounded(clip))
     return max(clips, key=lambda clip: psnr(pixels_THWC, clip))
 
 
@@ -36,6 +35,21 @@ def scaled_size(shape: tuple[int, ...], *, values: int, time: int) -> Size:
     scale = min(1.0, math.sqrt(values / (3 * frames * height * width)))
     rows = max(1, min(math.floor(height * scale), values // (3 * frames)))
     return frames, rows, max(1, min(width, values // (3 * frames * rows)))
+
+
+def lanczos(pixels_THWC: np.ndarray, size: Size) -> np.ndarray:
+    """Returns a uint8 clip of (frames, height, width) `size`: Lanczos along each axis, in float32."""
+    return _rounded(_resized(pixels_THWC.astype(np.float32), size))
+
+
+def _resized(clip_THWC: np.ndarray, size: Size) -> np.ndarray:
+    for axis in range(3):
+        clip_THWC = _resize(clip_THWC, size[axis], axis=axis)
+    return clip_THWC
+
+
+def _rounded(clip_THWC: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(clip_THWC), 0, 255).astype(np.uint8)
 
 
 def _resize(clip_THWC: np.ndarray, size: int, *, axis: int) -> np.ndarray:

@@ -22,7 +22,13 @@ from sora_jax.evaluation.reconstruction import Networks, ReconstructionScores, j
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
 from sora_jax.experiment.estimate import JUDGEMENTS
-from sora_jax.experiment.generator_evaluation import GeneratorJudge, clips_of_probes, clips_of_tasks, prompt_sets
+from sora_jax.experiment.generator_evaluation import (
+    GeneratorJudge,
+    clips_of_probes,
+    clips_of_refining,
+    clips_of_tasks,
+    prompt_sets,
+)
 from sora_jax.experiment.heldout import make_loss_grid, prepare_heldout
 from sora_jax.experiment.kinds.prepare import prepare_stages
 from sora_jax.experiment.loading import Weights, limits_of
@@ -37,7 +43,7 @@ from sora_jax.train.workdir import Workdir
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-EvaluationPart = Literal["autoencoder", "heldout", "generator", "tasks", "distribution", "probes", "all"]
+EvaluationPart = Literal["autoencoder", "heldout", "generator", "tasks", "distribution", "probes", "refine", "all"]
 PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
@@ -94,21 +100,22 @@ def evaluate(
     are any (`held_out`); a picture of the worst is written. `heldout`: the loss of the generator on `count` held-out
     clips, as `evaluation.loss_grid` says. For the drawn world `shapes`: on held-out prompts, and where it shows two
     objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as `evaluation.tasks` says, on `count`
-    clips; of further drawn worlds `probes`, as `evaluation.probes.judge` says. Sheets of samples are written beside.
+    clips; asked for by itself `refine`, as `evaluation.refining` says; of further drawn worlds `probes`, as
+    `evaluation.probes.judge` says. Sheets of samples are written beside.
     `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
     with it. With one of `PARTS` alone the file keeps the others. `judged` is called with how many of the `JUDGEMENTS`
     are done, `work` is entered once all is loaded.
     """
     workdir, codec = models.workdir, models.codec
     sets = prompt_sets(settings)
-    if part in ("generator", "tasks") and not sets:
+    if part in ("generator", "tasks", "refine") and not sets:
         raise UserError("only of a drawn world can be told how prompts are followed: pass --part=heldout")
     of_tasks = clips_of_tasks(settings, part, count) if sets else 0
-    of_probes = clips_of_probes(settings, part, count)
+    of_probes, of_refining = clips_of_probes(settings, part, count), clips_of_refining(settings, part, count)
     result: dict[str, Any] = {}
     if part != "all" and (workdir.path / "evaluation.json").exists():
         result = workdir.read_json("evaluation.json")
-    asked = of_probes or (part in ("generator", "tasks", "all") and sets)
+    asked = of_probes or (part in ("generator", "tasks", "refine", "all") and sets)
     maker = GeneratorJudge(models, settings) if asked else None
     with work or contextlib.nullcontext():
         if part in ("autoencoder", "all"):
@@ -120,10 +127,8 @@ def evaluate(
         if maker is not None and sets and part in ("generator", "all"):
             result |= maker.follow(sets)
             judged(3)
-        if maker is not None and of_tasks:
-            result |= maker.tasks(sets["shapes"], limits_of(settings), count=of_tasks)
-        if maker is not None and of_probes:
-            result["probes"] = maker.probes(limits_of(settings), count=of_probes)
+        if maker is not None:
+            result |= maker.clips(sets, limits_of(settings), tasks=of_tasks, refining=of_refining, probes=of_probes)
     judged(JUDGEMENTS)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)

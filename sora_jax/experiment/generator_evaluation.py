@@ -13,6 +13,7 @@ from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
 from sora_jax.evaluation.evaluator import Judged, judge_prompts
 from sora_jax.evaluation.probes.judge import judge_probes
+from sora_jax.evaluation.refining import judge_refining
 from sora_jax.evaluation.sizes import judge_sizes
 from sora_jax.evaluation.tasks import judge_tasks
 from sora_jax.experiment import sample_log
@@ -65,6 +66,15 @@ def clips_of_probes(settings: Settings, part: str, count: int | None) -> int:
     return (settings.evaluation.probe_clips or 0) if part == "all" and possible else 0
 
 
+def clips_of_refining(settings: Settings, part: str, count: int | None) -> int:
+    """Returns how many clips refining is judged on, 0 for not; UserError where it is asked for in vain."""
+    if part != "refine":
+        return 0
+    if limits_of(settings).frames < 2:
+        raise UserError("refining is judged on videos, and the samples of this run are images (sampling.frames 1)")
+    return max(2, count or settings.evaluation.clips)
+
+
 class GeneratorJudge:
     """The generator of a run, and what it is judged on."""
 
@@ -99,13 +109,22 @@ class GeneratorJudge:
                 result[name]["cache_error"] = float(np.mean(differences))
         return result
 
+    def clips(
+        self, sets: dict[str, list[PromptCase]], limits: ModelLimits, *, tasks: int, refining: int, probes: int
+    ) -> dict[str, Any]:
+        """Returns by part what is judged on clips, on so many of each; 0: that is not judged."""
+        found: dict[str, Any] = {}
+        if tasks:
+            found |= self.tasks(sets["shapes"], limits, count=tasks)
+        if refining:
+            found["refine"] = self.refining(sets["shapes"], limits, count=refining)
+        if probes:
+            found["probes"] = self.probes(limits, count=probes)
+        return found
+
     def tasks(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns how well each task does on `count` held-out clips, and unseen sizes on as many prompts."""
-        settings = self._settings
-        drawn = settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count)
-        of_samples = {"sides": (limits.size,), "frames": (limits.frames,), "image_share": 0.0, "max_objects": 1}
-        world = ShapesWorld(dataclasses.replace(drawn, **of_samples))
-        judged = judge_tasks(self._sampler, self._params, limits, world)
+        judged = judge_tasks(self._sampler, self._params, limits, self._world(limits, count=count))
         for name, clips in judged.clips.items():
             self._show(f"task_{name}", clips, judged.prompts[name])
         sizes = judge_sizes(self._sampler, self._params, limits, cases[:count], seed=_EVALUATION_SEED)
@@ -113,6 +132,21 @@ class GeneratorJudge:
         for name, one in sizes.judged.items():
             self._show_verdicts(f"size_{name}", one)
         return {**parts, **{f"size_{name}": scores for name, scores in sizes.scores.items()}}
+
+    def refining(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
+        """Returns how much is won by refining, on `count` held-out clips and as many prompts."""
+        world = self._world(limits, count=count)
+        judged = judge_refining(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
+        for name, clips in judged.clips.items():
+            self._show(f"refine_{name}", clips, judged.prompts[name])
+        return {**judged.scores, **self._facts}
+
+    def _world(self, limits: ModelLimits, *, count: int) -> ShapesWorld:
+        """Returns `count` held-out clips of one moving object, at the size and of the length of samples."""
+        settings = self._settings
+        drawn = settings.shapes.world(seed=settings.seed, split="heldout", num_clips=count)
+        of_samples = {"sides": (limits.size,), "frames": (limits.frames,), "image_share": 0.0, "max_objects": 1}
+        return ShapesWorld(dataclasses.replace(drawn, **of_samples))
 
     def probes(self, limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns how far what is made keeps to the drawn worlds, on `count` clips of each."""

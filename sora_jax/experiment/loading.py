@@ -240,6 +240,7 @@ def limits_of(settings: Settings) -> ModelLimits:
         frames=sampling.frames,
         fps=sampling.fps,
         known_guidance=sampling.known_guidance,
+        refine=sampling.refine or (),
         # Queries, keys, values, attention and the hidden layer; and a few images of the widest features.
         token_bytes=4.0 * (6 * transformer.width + 2 * transformer.mlp_width),
         pixel_bytes=4.0 * 4 * widest / settings.autoencoder.patch**2,
@@ -263,10 +264,12 @@ def example_jobs(settings: Settings, *, frames: int) -> list[Job]:
     Raises UserError as `read_job`.
     """
     limits, sampling = limits_of(settings), settings.sampling
-    requests = [Request(prompt=(prompt,), frames=frames) for prompt in sampling.prompts]
-    if settings.shown is not None:
-        images = {"image": sampling.image, "last_image": sampling.last_image}
-        requests = [dataclasses.replace(one, task="animate", **images) for one in requests if sampling.image]
+    if settings.shown is None:
+        requests = [Request(prompt=(prompt,), frames=frames, refine="none") for prompt in sampling.prompts]
+    else:
+        given: Any = {"task": "animate", "image": sampling.image, "last_image": sampling.last_image}
+        prompts = sampling.prompts if sampling.image else ()
+        requests = [Request(prompt=(prompt,), frames=frames, **given) for prompt in prompts]
     return [read_job(request, limits) for request in requests]
 
 

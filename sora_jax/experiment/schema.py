@@ -19,6 +19,7 @@ from sora_jax.diffusion.grids import Grid
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.stage_settings import AUTOENCODER, TEXT_TO_VIDEO, Stage
+from sora_jax.generate.cascade import check_refinements
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
@@ -142,6 +143,7 @@ class SamplingConfig:
     guidance: GuidanceConfig
     low_guidance: float | None
     known_guidance: float
+    refine: tuple[tuple[str, int], ...] | None
     cache: float
 
     def __post_init__(self):
@@ -155,6 +157,7 @@ class SamplingConfig:
             raise UserError(f"overlap {self.overlap} leaves nothing of the window {self.window} to be made")
         if self.cache < 0:
             raise UserError(f"cache {self.cache:g} is negative; 0 is none")
+        check_refinements(self.refine or ())
         if self.known_guidance < 0:
             raise UserError(f"known_guidance {self.known_guidance:g} is negative; 1 is no guidance")
         if self.low_guidance is not None and self.low_guidance < 0:

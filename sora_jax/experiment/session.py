@@ -181,7 +181,8 @@ class Session:
           mask: White where fill makes something new: a file, uint8 as of `video`, or bool (T, H, W) or (H, W).
           solver: A name of `diffusion.solvers.METHODS`; `steps` are its steps.
           cache: Change of the modulation up to which steps reuse earlier work.
-          **options: negative, fps, at, strength, scale, guidance, keep_pixels: as of `generate.request.Request`.
+          **options: negative, fps, at, strength, scale, refine, guidance and keep_pixels of
+            `generate.request.Request`.
 
         Raises UserError for what the model cannot make, and for files that cannot be read.
         """

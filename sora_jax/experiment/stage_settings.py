@@ -91,6 +91,11 @@ class TrainStage(Stage):
         check_trainable(self.trainable, self.frozen_dtype)
 
     @property
+    def trained(self) -> str | None:
+        """Regular expression of the names of the parameters that are trained; None: all are."""
+        return self.trainable
+
+    @property
     def begins_anew(self) -> bool:
         """Whether another run gives its weights."""
         return self.start_from is not None

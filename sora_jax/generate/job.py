@@ -6,6 +6,7 @@ Letters: T H W C frames, rows, columns, colours of pixels.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ import numpy as np
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import covering
 from sora_jax.data.tokens import Tokenizer, check_prompt, clean_caption
+from sora_jax.generate.cascade import Pass, Refinement, plan_passes
 from sora_jax.generate.given import Read, in_time, read_file
 from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request
@@ -54,6 +56,7 @@ class ModelLimits:
       chunk: Of these frames at most, and rows and columns of a tile; None: those of the window, whole.
       room: Bytes that the machine has left for these; None: it is not known.
       shown: How it is shown frames instead of known tokens; None: it is not.
+      refine: How a video of a prompt alone is refined from a smaller one, where a request leaves it open.
       by_area: Whether what is made of given frames has as many pixels as `size`, in their aspect; else it is as large.
     """
 
@@ -77,6 +80,7 @@ class ModelLimits:
     name: str = "this run"
     negative: str = ""
     shown: ShownConfig | None = None
+    refine: tuple[Refinement, ...] = ()
     by_area: bool = False
 
     @property
@@ -144,6 +148,7 @@ class Job:
       last_image_THWC: That of the end, as `image_THWC`.
       clips: The videos, uint8 (T, H, W, 3), of that size and rate; for upscale as they are.
       mask_THW: Where something new is made, bool, T that of the video.
+      passes: In which it is made, small and slow ones first; empty: at once.
     """
 
     request: Request
@@ -158,6 +163,7 @@ class Job:
     last_image_THWC: np.ndarray | None = None
     clips: tuple[np.ndarray, ...] = ()
     mask_THW: np.ndarray | None = None
+    passes: tuple[Pass, ...] = ()
 
 
 def check_request(request: Request, limits: ModelLimits, read: Read = read_file) -> bool:
@@ -176,31 +182,27 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
     _settle_size(request, limits, clips)
     _check_knows(request, limits, slides=False)
     adds = request.task in ("extend", "loop", "connect")
-    return not adds and (len(clips[0]) == 1 or (request.task == "upscale" and request.frames == 1))
+    return not adds and (len(clips[0]) == 1 or (request.enlarges and request.frames == 1))
 
 
 def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> Job:
     """Returns the job of a request; raises UserError for all that the model cannot do."""
     prompts, negative = _texts(request, limits)
-    mask = None
     image, last = (_image(name, read) for name in (request.image, request.last_image))
     videos = [read(name) for name in request.video]
     clips, rates = [clip for clip, _ in videos], [rate for _, rate in videos]
     _check_alike(request, clips)
-    if request.mask:
-        mask = mask_as_long(request.mask, read(request.mask, opaque=True)[0], clips[0])
+    mask = mask_as_long(request.mask, read(request.mask, opaque=True)[0], clips[0]) if request.mask else None
     size = _settle_size(request, limits, [*clips, *([] if image is None else [image])])
-    if request.task != "upscale":
+    fps = request.fps or (rates[0] if rates else limits.fps)
+    if not request.enlarges:
         clips = [covering(clip, size) for clip in clips]
         image, last = (None if one is None else covering(one, size) for one in (image, last))
-        mask = None if mask is None else whiter(covering(mask, size))
-    fps = request.fps or (rates[0] if rates else limits.fps)
-    if request.task != "upscale":
         _check_room(request, limits, clips, rates, fps)
-        mask = None if mask is None else in_time(mask, rates[0], fps)
+        mask = None if mask is None else in_time(whiter(covering(mask, size)), rates[0], fps)
         clips = [in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
     before, frames = _settle_frames(request, limits, clips, fps)
-    if request.task == "upscale":
+    if request.enlarges:
         fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     job = Job(
         request=request,
@@ -217,7 +219,8 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         mask_THW=mask,
     )
     _check_limits(job, limits)
-    return job
+    refine, grid = request.refinements(limits.refine), functools.partial(limits.grid, limits.first)
+    return dataclasses.replace(job, passes=plan_passes(refine, size=size, frames=frames, fps=fps, check=grid))
 
 
 def _texts(request: Request, limits: ModelLimits) -> tuple[tuple[str, ...], str]:
@@ -255,10 +258,10 @@ def _settle_size(request: Request, limits: ModelLimits, given: Sequence[np.ndarr
     if size is None:
         size = limits.size if not given else (int(given[0].shape[1]), int(given[0].shape[2]))
         _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
-        if given and limits.by_area and request.task != "upscale":
+        if given and limits.by_area and not request.enlarges:
             size = size_of_area(limits.size, size, step=(rows, columns))
-        if request.task == "upscale":
-            size = round(size[0] * request.scale / rows) * rows, round(size[1] * request.scale / columns) * columns
+        if request.enlarges:
+            size = round(size[0] * request.factor / rows) * rows, round(size[1] * request.factor / columns) * columns
     try:
         limits.grid(limits.first, size)
     except UserError as error:
@@ -276,9 +279,9 @@ def _settle_frames(request: Request, limits: ModelLimits, clips: list[np.ndarray
         if request.frames is not None:
             return 0, request.frames
         return 0, limits.frames if spans is None else limits.legal(spans[1] * fps)
-    if request.task in ("edit", "fill", "upscale"):
-        if spans is not None or (request.frames is not None and request.task != "upscale"):
-            more = "; for more frames in it pass --fps or --frames" if request.task == "upscale" else ""
+    if request.enlarges or request.task in ("edit", "fill"):
+        if spans is not None or (request.frames is not None and not request.enlarges):
+            more = "; for more frames in it pass --fps or --frames" if request.enlarges else ""
             raise UserError(f"task {request.task} keeps the duration of its video: leave out frames and seconds{more}")
         return 0, len(clips[0])
     if request.frames is not None:
@@ -348,7 +351,7 @@ def _check_knows(request: Request, limits: ModelLimits, *, slides: bool) -> None
     task = request.task
     if limits.shown is not None:
         check_shown(request, limits.shown, slides=slides)
-    elif not limits.knows and (slides or task not in ("text", "edit", "upscale")):
+    elif not limits.knows and (slides or not (request.enlarges or task in ("text", "edit"))):
         what = f"{task} of more than {limits.window} frames" if task == "text" else task
         raise UserError(
             f"{limits.name} was trained without known tokens (known.none is 1 in its stages), which {what} needs: "

@@ -13,16 +13,17 @@ from typing import Any, Literal, get_args
 from sora_jax.core.errors import UserError
 from sora_jax.core.paths import expanded
 from sora_jax.data.sources.caption_tables import parse_json, read_text
+from sora_jax.generate.cascade import Refinement, read_refinements
 
-Task = Literal["text", "animate", "extend", "loop", "connect", "edit", "fill", "upscale"]
+Task = Literal["text", "animate", "extend", "loop", "connect", "edit", "fill", "upscale", "interpolate"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 # Prompts, images and videos that a task takes, and whether a mask.
 _PROMPTS = {"text": (1, 1), "edit": (1, 1), "connect": (0, 2)}
 _IMAGES = {"animate": 1}
-_VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1}
+_VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1, "interpolate": 1}
 # How much of what is given is made anew, where that is a question.
-DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4}
+DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4, "interpolate": 0.4}
 _DURATION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # Seeds are 32 bits wide.
 _SEEDS = 2**32
@@ -49,6 +50,8 @@ class Request:
       at: When the image is shown, a share of the duration, in [0, 1].
       strength: How much of what is given is made anew, in [0, 1]; None: as `DEFAULT_STRENGTH`.
       scale: Of `upscale`: height and width are multiplied by it.
+      refine: Of `text`: "space:2,time:4" makes it with half the height and width and a fourth of the frames first, then
+        larger, then faster; "none": at once; None: as the run has it.
       guidance: Scale of the guidance by text, 1 for none; None: as the run has it.
       keep_pixels: Whether given frames come back as they are instead of through the autoencoder.
       output: File to write; None: named by task, prompt and seed.
@@ -71,6 +74,7 @@ class Request:
     at: float = 0.0
     strength: float | None = None
     scale: float = 2.0
+    refine: str | None = None
     guidance: float | None = None
     keep_pixels: bool = False
     output: str | None = None
@@ -108,7 +112,30 @@ class Request:
             raise UserError(f"scale {self.scale:g} must be 1 or more")
         if task == "upscale" and self.scale == 1 and (self.size, self.frames, self.fps) == (None, None, None):
             raise UserError("upscale with scale 1 enlarges nothing: pass --fps or --frames for more frames, or --size")
+        if task == "interpolate" and self.frames is None and self.fps is None:
+            raise UserError("interpolate makes more frames in the same time: pass --fps or --frames")
+        if task == "interpolate" and self.size is not None:
+            raise UserError(f"size {self.size}: interpolate keeps the size of its video, upscale with --fps does both")
+        if self.refine is not None and task != "text":
+            raise UserError(f"refine {self.refine} is for task text, not for {task}: upscale makes a video larger")
+        self.refinements()
         self.spans()
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether a given video is made larger, or faster, or both."""
+        return self.task in ("upscale", "interpolate")
+
+    @property
+    def factor(self) -> float:
+        """By which height and width are multiplied."""
+        return self.scale if self.task == "upscale" else 1.0
+
+    def refinements(self, default: tuple[Refinement, ...] = ()) -> tuple[Refinement, ...]:
+        """Returns what `refine` asks for, of text `default` where it is left open; UserError for what is unreadable."""
+        if self.refine is None:
+            return default if self.task == "text" else ()
+        return read_refinements(self.refine)
 
     def spans(self) -> tuple[float, float] | None:
         """Returns (seconds before, seconds after) that `seconds` asks for; None where it asks for nothing.

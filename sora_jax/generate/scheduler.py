@@ -13,8 +13,9 @@ import numpy as np
 from sora_jax.core.tree import Params
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.job import Job, ModelLimits
+from sora_jax.generate.refine import in_passes
 from sora_jax.generate.sampler import Sampler
-from sora_jax.generate.tasks import MAKERS, Making
+from sora_jax.generate.tasks import Making
 from sora_jax.generate.video_builder import VideoBuilder
 
 # Takes frames, uint8 (T, H, W, 3), in their order.
@@ -99,7 +100,7 @@ class Rounds:
         while self._waiting and len(self._running) < self._most:
             number, job, sink = self._waiting.popleft()
             scene = VideoBuilder(job, self._limits, self._sampler.codec, sink, self._sampler.shower)
-            done += self._advance(number, scene, MAKERS[job.request.task](scene), None)
+            done += self._advance(number, scene, in_passes(scene), None)
         if not self._running:
             return done
         asked = list(self._running.items())

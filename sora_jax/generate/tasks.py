@@ -113,7 +113,7 @@ def fill(scene: VideoBuilder) -> Making:
 
 
 def upscale(scene: VideoBuilder) -> Making:
-    """A small video made anew at a larger size and rate, from its enlarged and interpolated self under some noise."""
+    """A video made anew at a larger size, or rate, or both, from its enlarged, interpolated self under some noise."""
     job, (clip,) = scene.job, scene.job.clips
     between = _at(clip, np.linspace(0, len(clip) - 1, job.frames))
     yield from _rework(scene, covering(between, job.size), strength=job.strength)
@@ -128,6 +128,7 @@ MAKERS: dict[str, Callable[[VideoBuilder], Making]] = {
     "edit": edit,
     "fill": fill,
     "upscale": upscale,
+    "interpolate": upscale,
 }
 
 

@@ -4,8 +4,10 @@ Letters: t h w token grid, T H W C pixels or latent.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 
@@ -38,8 +40,14 @@ class VideoBuilder:
         self.job, self.limits, self.emit = job, limits, emit
         self.notes: dict[str, float] = {}
         self._codec, self._shower = codec, shower
-        self._windows = 0
+        self._windows = itertools.count()
         self._first_statistics: np.ndarray | None = None
+
+    def part(self, job: Job, emit: Callable[[np.ndarray], None]) -> Self:
+        """Returns the builder of a job that is a part of this one: its canvases have noise of their own."""
+        part = type(self)(job, self.limits, self._codec, emit, self._shower)
+        part.notes, part._windows = self.notes, self._windows
+        return part
 
     @property
     def overlap(self) -> int:
@@ -115,7 +123,6 @@ class VideoBuilder:
             latent[: len(head)], known[: len(head) // patch[0]] = head, True
         if tail is not None:
             latent[-len(tail) :], known[len(known) - len(tail) // patch[0] :] = tail, True
-        self._windows += 1
         guidance = self.job.request.guidance
         if guidance is None and known.any():
             # Between two subjects, where no clip of the data is, guidance makes the one jump into the other.
@@ -126,7 +133,7 @@ class VideoBuilder:
             grid=grid,
             fps=self.job.fps,
             seed=self.job.request.seed,
-            window=self._windows - 1,
+            window=next(self._windows),
             latent_THWC=latent,
             known_thw=known,
             strength=strength,

@@ -4,11 +4,13 @@ Letters: T H W C pixels.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from sora_jax.data.clips import Clip
 from sora_jax.preparation.context import Control, Drawn
+from sora_jax.preparation.degrade import LowConfig, degraded
 
 
 def half_grey(clip: Clip, generator: np.random.Generator) -> tuple[Clip, Drawn]:
@@ -21,7 +23,11 @@ def half_grey(clip: Clip, generator: np.random.Generator) -> tuple[Clip, Drawn]:
     return dataclasses.replace(clip, pixels_THWC=pixels_THWC), {}
 
 
+# Half as large, and up to four times slower: what a refiner is given.
+_LOW = LowConfig(space=(2,), time=(1, 2, 4))
+
 # By the names that `context.kinds` and the shares of stages have.
 CONTROLS: dict[str, Control] = {
     "grey": Control(make=half_grey, role="grey", scale=2, recipe="luma at 1/2"),
+    "low": Control(make=functools.partial(degraded, config=_LOW), role="low", scale=2, recipe=_LOW.recipe),
 }

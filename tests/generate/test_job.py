@@ -208,3 +208,21 @@ def test_what_cannot_be_made_is_told_in_one_sentence(files, task, asked, said):
 def test_a_size_of_which_training_s_rows_hold_little_has_windows_of_three_frames_of_tokens(files, size, tokens):
     job = read(files, size=size, frames=29)
     assert LIMITS.windows(29, job.size)[0] == tokens
+
+
+def test_passes_are_settled_where_they_are_asked_for(files):
+    limits = dataclasses.replace(LIMITS, size=(8, 8), refine=(("space", 2), ("time", 4)))
+    (small, large, fast) = read(files, limits=limits).passes
+    assert [one.size for one in (small, large, fast)] == [(4, 4), (8, 8), (8, 8)]
+    assert [one.frames for one in (small, large, fast)] == [4, 4, 13]
+    assert [one.fps for one in (small, large, fast)] == [2.0, 2.0, 8.0]
+    assert read(files, limits=limits, refine="none").passes == ()
+    assert len(read(files, refine="space:2", size="8x8").passes) == 2
+    assert read(files, "upscale", limits=limits, video=("a.gif",)).passes == ()
+    with pytest.raises(UserError, match=r"6x4 px are refined from 3x2 px: .*ask for another size, or for refine=none"):
+        read(files, refine="space:2", size="6x4")
+
+
+def test_interpolate_keeps_size_and_duration(files):
+    job = read(files, "interpolate", video=("a.gif",), fps=20.0)
+    assert (job.size, job.frames, job.fps, job.strength) == ((8, 8), 33, 20.0, 0.4)

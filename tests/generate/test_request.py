@@ -112,7 +112,7 @@ def test_an_empty_file_or_none_says_so(tmp_path):
         ({"fps": 0.0}, "0 frames per second must be more than 0"),
         ({"seed": -1}, "seed -1 must be 0 or more"),
         ({"strength": 1.5}, "strength 1.5 is outside [0, 1]"),
-        ({"strength": 0.5}, "strength 0.5 is for edit, loop, connect, upscale, not for text"),
+        ({"strength": 0.5}, "strength 0.5 is for edit, loop, connect, upscale, interpolate, not for text"),
         ({"at": -0.5}, "at -0.5 is outside [0, 1]"),
         ({"guidance": -1.0}, "guidance -1 is negative"),
         ({"scale": 0.9}, "scale 0.9 must be 1 or more"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sora_jax.generate import scheduler
+from sora_jax.generate import refine
 from sora_jax.generate.scheduler import Rounds, make_all, run_jobs
 from tests.generate.test_tasks import LIMITS, Averages, job, video
 
@@ -128,7 +128,7 @@ def test_jobs_are_asked_for_only_when_there_is_room(seeds):
 
 def test_what_needs_no_canvas_is_done_at_once(seeds, monkeypatch):
     """No task is such a one yet; a conversation may be over before it has asked for anything."""
-    monkeypatch.setattr(scheduler, "MAKERS", {"edit": lambda scene: iter(())})
+    monkeypatch.setattr(refine, "MAKERS", {"edit": lambda scene: iter(())})
     sampler = SimpleNamespace(shower=None, codec=seeds.codec, latents=None)
     rounds = Rounds(sampler, {}, LIMITS)  # nothing is solved
     rounds.add(a_job(1, task="edit", clips=(video(*range(5)),)), lambda _: None)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Self
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ from sora_jax.video import shapes
 _CLIPS_MEASURED, _SIZES_MEASURED = 128, 12
 # Clips whose reconstruction is shown as the autoencoder trains.
 _CLIPS_SHOWN, _SIZES_SHOWN = 6, 3
+# What a stage trains that freezes the encoder: latents, and the bottleneck that makes them, stay as they are.
+_DECODER = r"(decoder|discriminator)\..*"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class AutoencoderStage(TrainStage):
     Attributes:
       crops: The windows.
       adversarial: Length of the discriminator's gradient, as a share of the other terms'; 0: no discriminator.
+      freeze: "encoder": only the decoder is trained, and the latent of a clip stays as it was; None: both are.
     """
 
     trains = AUTOENCODER
@@ -54,11 +57,19 @@ class AutoencoderStage(TrainStage):
 
     crops: CropConfig
     adversarial: float
+    freeze: Literal["encoder"] | None
 
     def __post_init__(self):
         super().__post_init__()
+        if self.freeze is not None and self.trainable is not None:
+            raise UserError(f"freeze {self.freeze!r} and trainable {self.trainable!r} both say what is trained")
         if self.adversarial < 0:
             raise UserError(f"adversarial {self.adversarial:g} must be 0 for no discriminator, or more; 0.05 is usual")
+
+    @property
+    def trained(self) -> str | None:
+        """Regular expression of the names of the parameters that are trained; None: all are."""
+        return self.trainable if self.freeze is None else _DECODER
 
     @property
     def cache_mb(self) -> int:
@@ -91,6 +102,12 @@ class AutoencoderKind(TrainKind[AutoencoderStage]):
                 shapes.latent_grid(bucket[:3], settings.stride)
             except UserError as error:
                 problems.append(f"stages.{name}.crops.buckets {bucket}: {error}")
+        stage, first = self.of(settings, name), settings.stages_of(AUTOENCODER)[:1] == [name]
+        if stage.freeze is not None and first and not stage.begins_anew:
+            problems.append(
+                f"stages.{name}.freeze {stage.freeze!r} keeps what an earlier stage trained, and there is none: put "
+                f"one before it in run, or give stages.{name}.start_from"
+            )
         return problems
 
     def check(self, settings: Settings, name: str, mesh: Mesh) -> None:

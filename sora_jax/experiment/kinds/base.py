@@ -235,7 +235,7 @@ class TrainKind(Kind[T]):
             make_optimizer=functools.partial(make_optimizer, stage.optimizer, base=self.base_shapes(settings, name)),
             ema=settings.ema,
             mesh=mesh,
-            trainable=stage.trainable,
+            trainable=stage.trained,
             frozen_dtype=stage.frozen_dtype,
             source=self.source(settings, name),
         )

@@ -222,7 +222,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
 
     def _share_trained(self, settings: Settings, name: str) -> float:
         """Returns the share of the parameters that a stage trains."""
-        trainable = self.of(settings, name).trainable
+        trainable = self.of(settings, name).trained
         if trainable is None:
             return 1.0
         params = abstract_model(functools.partial(self.build, settings, name))[1]
