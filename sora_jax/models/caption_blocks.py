@@ -31,7 +31,7 @@ class BlockShape(NamedTuple):
     exchange: str
 
 
-class Clip(NamedTuple):
+class ClipTokens(NamedTuple):
     """What the text decoder sees of the clips of rows."""
 
     tokens_BLD: jax.Array
@@ -130,7 +130,7 @@ class TextHalfBlock(nnx.Module):
         self.feed = FeedForward(shape, rngs=rngs)
 
     @jax.named_scope("text_block")
-    def __call__(self, x_BKD: jax.Array, segment_BK: jax.Array, clip: Clip | None, *, segments: int) -> jax.Array:
+    def __call__(self, x_BKD: jax.Array, segment_BK: jax.Array, clip: ClipTokens | None, *, segments: int) -> jax.Array:
         x_BKD = constrain_row_major(x_BKD, "batch", "text", "features")
         y = self.norm1(x_BKD)
         x_BKD = x_BKD + self.attn1(y, self.attn1.keys(y), segment_BK, segment_BK, segments=segments, causal=True)
@@ -194,7 +194,7 @@ class Pooler(nnx.Module):
         self.attn = KeptAttention(shape, along=("segments", "length"), rngs=rngs)
 
     @jax.named_scope("pooler")
-    def __call__(self, clip: Clip, segments: int) -> Clip:
+    def __call__(self, clip: ClipTokens, segments: int) -> ClipTokens:
         """Returns the gathered vectors, those of a segment behind one another; of one without tokens, nothing's."""
         table_MD = self.norm_queries(self.queries[...].astype(clip.tokens_BLD.dtype))
         rows, queries = clip.tokens_BLD.shape[0], table_MD.shape[0]
@@ -204,4 +204,4 @@ class Pooler(nnx.Module):
         keys = self.attn.keys(self.norm_tokens(clip.tokens_BLD))
         pooled_BMD = self.attn(query_BMD, keys, segment_BM, clip.segment_BL, segments=segments)
         present_BM = jnp.any(segment_BM[:, :, None] == clip.segment_BL[:, None], axis=-1)
-        return Clip(pooled_BMD, jnp.where(present_BM, segment_BM, 0))
+        return ClipTokens(pooled_BMD, jnp.where(present_BM, segment_BM, 0))

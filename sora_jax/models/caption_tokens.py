@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.diffusion import known
 
-END = 257
+END_SYMBOL = 257
 SYMBOLS = 258
 
 
-class Texts(NamedTuple):
+class CaptionTexts(NamedTuple):
     """Captions of rows; int32."""
 
     text_BKQ: jax.Array
@@ -26,7 +26,7 @@ class Texts(NamedTuple):
     position_BK: jax.Array  # place within the caption, START 0
 
 
-def with_end(pack: dict[str, jax.Array], segments: int) -> Texts:
+def with_end(pack: dict[str, jax.Array], segments: int) -> CaptionTexts:
     """Returns the captions of a pack, each with END behind it: K + S tokens, where the pack has K.
 
     Segments of a row follow one another, as they do in a pack. A segment without text has no END either.
@@ -47,8 +47,8 @@ def with_end(pack: dict[str, jax.Array], segments: int) -> Texts:
         empty = jnp.zeros((rows, total, *both.shape[2:]), jnp.int32)
         return empty.at[jnp.arange(rows)[:, None], place_BM].set(both, mode="drop")
 
-    end_BSQ = jnp.zeros((rows, segments, text_BKQ.shape[-1]), jnp.int32).at[..., 0].set(END)
-    return Texts(
+    end_BSQ = jnp.zeros((rows, segments, text_BKQ.shape[-1]), jnp.int32).at[..., 0].set(END_SYMBOL)
+    return CaptionTexts(
         placed(text_BKQ, end_BSQ),
         placed(segment_BK, jnp.broadcast_to(ids_S, (rows, segments))),
         placed(pack["text_position_BK"], count_BS),
@@ -67,17 +67,17 @@ def is_start(text_BKQ: jax.Array) -> jax.Array:
 
 def is_end(text_BKQ: jax.Array) -> jax.Array:
     """Returns whether each token is END, bool (B, K)."""
-    return text_BKQ[..., 0] == END
+    return text_BKQ[..., 0] == END_SYMBOL
 
 
 def asked_slots(text_BKQ: jax.Array) -> jax.Array:
     """Returns which slots of a token say something, bool (B, K, Q): up to the first empty one, and of END the first."""
-    goes_on_BKQ = (text_BKQ > 0) & (text_BKQ < END)
+    goes_on_BKQ = (text_BKQ > 0) & (text_BKQ < END_SYMBOL)
     before_BKQ = jnp.cumprod(goes_on_BKQ[..., :-1].astype(jnp.int32), axis=-1) > 0
     return jnp.pad(before_BKQ, ((0, 0), (0, 0), (1, 0)), constant_values=True)
 
 
-def digest_captions(texts: Texts, segments: int) -> jax.Array:
+def digest_captions(texts: CaptionTexts, segments: int) -> jax.Array:
     """Returns a number of each segment's caption, uint32 (B, S), equal for equal captions; 0 where there is none.
 
     Two others have the same one in 4e9 pairs.

@@ -18,8 +18,8 @@ from flax import nnx
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import constrain
 from sora_jax.data.tokens import BYTES_PER_TOKEN
-from sora_jax.models.caption_blocks import BlockShape, Clip, ClipBlock, Keys, Pooler, TextHalfBlock
-from sora_jax.models.caption_tokens import SYMBOLS, Texts, asked_slots, is_end, is_start
+from sora_jax.models.caption_blocks import BlockShape, ClipBlock, ClipTokens, Keys, Pooler, TextHalfBlock
+from sora_jax.models.caption_tokens import SYMBOLS, CaptionTexts, asked_slots, is_end, is_start
 from sora_jax.models.place import PLACE_DIM, place_features
 from sora_jax.models.speller import Speller
 from sora_jax.models.text.bytes import spelled
@@ -32,7 +32,7 @@ from sora_jax.nn.norm import LayerNorm
 from sora_jax.nn.stack import REMAT_POLICIES, map_blocks, scan_blocks, stack_blocks
 
 # How far the encoder's attention goes.
-ENCODERS = ("clip", "frame")
+CLIP_ENCODERS = ("clip", "frame")
 _TIME_DIM = 32
 
 
@@ -47,7 +47,7 @@ class CaptionerConfig:
       mlp_width: Hidden width of the feed-forwards.
       unimodal: Blocks of the half of the text decoder that sees the text alone.
       multimodal: Blocks of the half that sees the clip as well.
-      encoder: One of `ENCODERS`: whether tokens of the encoder see their clip or their latent frame of it.
+      encoder: One of `CLIP_ENCODERS`: whether tokens of the encoder see their clip or their latent frame of it.
       generative_queries: Vectors of a clip that the text decoder sees, gathered from its tokens; 0: all its tokens.
       local_width: W, of the model that writes the bytes of a token.
       embedding: E, of what clips and texts are compared by.
@@ -85,8 +85,8 @@ class CaptionerConfig:
                 f"captioner: depth {self.depth}, unimodal {self.unimodal} and multimodal {self.multimodal} must each "
                 "be at least 1"
             )
-        if self.encoder not in ENCODERS:
-            raise UserError(f"captioner: encoder {self.encoder!r} is none of {', '.join(ENCODERS)}")
+        if self.encoder not in CLIP_ENCODERS:
+            raise UserError(f"captioner: encoder {self.encoder!r} is none of {', '.join(CLIP_ENCODERS)}")
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"captioner: remat {self.remat!r} is none of {', '.join(REMAT_POLICIES)}")
         check_backend(self.attention, self.exchange)
@@ -100,18 +100,18 @@ class CaptionerConfig:
 class ClipFeatures(NamedTuple):
     """What the encoder makes of the clips of rows."""
 
-    clip: Clip  # what the text decoder sees: tokens, or what generative queries gathered
+    clip: ClipTokens  # what the text decoder sees: tokens, or what generative queries gathered
     embedding_BSE: jax.Array  # float32 of length 1; of no meaning where a segment has no tokens
 
 
-class Read(NamedTuple):
+class CaptionFeatures(NamedTuple):
     """What the unimodal half makes of captions."""
 
     states_BKD: jax.Array
     embedding_BSE: jax.Array  # float32 of length 1; of no meaning where a segment has no END
 
 
-class Scores(NamedTuple):
+class CaptionScores(NamedTuple):
     """How likely captions are; of the slots of each token, given all that is before it."""
 
     log_probability_BKQ: jax.Array  # float32, natural; 0 where nothing is asked
@@ -186,7 +186,7 @@ class Captioner(nnx.Module):
         x = scan_blocks(
             self.blocks, x, lambda block, x: block(x, ids_BL, rotation, segments=several), remat=config.remat
         )
-        clip = Clip(self.norm_clip(x), segment_BL)
+        clip = ClipTokens(self.norm_clip(x), segment_BL)
         if self.generative is not None:
             clip = self.generative(clip, segments)
         # In a cascade the contrastive query sees what the generative ones gathered.
@@ -194,7 +194,7 @@ class Captioner(nnx.Module):
         return ClipFeatures(clip, self.clip_out(pooled_BSD))
 
     @jax.named_scope("text_reader")
-    def read(self, texts: Texts, segments: int, dtype: jnp.dtype) -> Read:
+    def read(self, texts: CaptionTexts, segments: int, dtype: jnp.dtype) -> CaptionFeatures:
         """Returns what captions say, without a clip."""
         segment_BK = texts.segment_BK
         x = constrain(self._embedded(texts.text_BKQ, texts.position_BK, dtype), "batch", "text", "features")
@@ -206,10 +206,10 @@ class Captioner(nnx.Module):
         )
         ends_BSK = (segment_BK[:, None] == jnp.arange(1, segments + 1)[:, None]) & is_end(texts.text_BKQ)[:, None]
         end_BSD = jnp.einsum("BSK,BKD->BSD", ends_BSK.astype(jnp.float32), x.astype(jnp.float32), precision="highest")
-        return Read(x, self.text_out(end_BSD))
+        return CaptionFeatures(x, self.text_out(end_BSD))
 
     @jax.named_scope("text_decoder")
-    def score(self, texts: Texts, states_BKD: jax.Array, features: ClipFeatures) -> Scores:
+    def score(self, texts: CaptionTexts, states_BKD: jax.Array, features: ClipFeatures) -> CaptionScores:
         """Returns how likely captions are, given the clips of their segments; of one without tokens, given nothing.
 
         `states_BKD` is what `read` made of the texts.
@@ -230,7 +230,7 @@ class Captioner(nnx.Module):
         asked_BKQ = asked_slots(wanted_BKQ) & follows_BK[..., None]
         best_BKQ = jnp.argmax(logits_BKQV, axis=-1) == wanted_BKQ
         first = ((0, 0), (1, 0), (0, 0))
-        return Scores(
+        return CaptionScores(
             jnp.pad(jnp.where(asked_BKQ, found_BKQ, 0.0), first), jnp.pad(asked_BKQ, first), jnp.pad(best_BKQ, first)
         )
 

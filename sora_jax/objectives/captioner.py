@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from sora_jax.core.errors import UserError
 from sora_jax.core.mean import Mean
 from sora_jax.diffusion import known
-from sora_jax.models.caption_tokens import Texts, digest_captions, with_end
-from sora_jax.models.captioner import Captioner, ClipFeatures, Read, Scores
+from sora_jax.models.caption_tokens import CaptionTexts, digest_captions, with_end
+from sora_jax.models.captioner import Captioner, CaptionFeatures, CaptionScores, ClipFeatures
 from sora_jax.models.text_to_video import Pack
 
 CONTRASTS = ("softmax", "sigmoid")
@@ -85,7 +85,7 @@ def make_objective(
 
 
 def _captioning(
-    scores: Scores, texts: Texts, worded_BS: jax.Array, prompt_BS: jax.Array | None
+    scores: CaptionScores, texts: CaptionTexts, worded_BS: jax.Array, prompt_BS: jax.Array | None
 ) -> tuple[Mean, dict[str, Mean]]:
     """Returns the captioning loss and how often whole tokens are foretold rightly."""
     given_BS = jnp.ones_like(worded_BS, jnp.int32) if prompt_BS is None else prompt_BS
@@ -100,7 +100,7 @@ def _captioning(
 def _contrastive(
     model: Captioner,
     features: ClipFeatures,
-    read: Read,
+    read: CaptionFeatures,
     digest_BS: jax.Array,
     paired_BS: jax.Array,
     config: CaptionerLossConfig,
