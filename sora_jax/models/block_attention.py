@@ -63,7 +63,7 @@ class Attention(nnx.Module):
         context_segment_BM: jax.Array,
         rotation: tuple[jax.Array, jax.Array] | None,
         *,
-        segments: int,
+        segments: int | None,
         beside: Beside | None = None,
     ) -> jax.Array:
         heads = self.heads

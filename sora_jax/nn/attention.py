@@ -1,4 +1,4 @@
-"""The one door to attention over packed rows: each query sees the keys of its own segment only.
+"""The one door to attention over packed rows: each query sees the keys of its own segment, if causal none behind it.
 
 Behind it are several ways to the same numbers (`BACKENDS`); which one is taken depends on the platform and the lengths,
 is said in the log, and can be overridden. On a mesh each device attends for its rows, heads and queries; keys that are
@@ -22,10 +22,10 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import RULES, spec, ways
 from sora_jax.nn.flash import NOTHING, Kernel, flash, flash_with_logsum, merge
-from sora_jax.nn.kernels import cudnn, pallas_gpu
+from sora_jax.nn.kernels import cudnn, pallas_gpu, pallas_tpu
 from sora_jax.nn.kernels.blocked import Blocks, blocked
 from sora_jax.nn.kernels.dense import dense
-from sora_jax.nn.kernels.pallas_tpu import pallas_tpu
+from sora_jax.nn.kernels.seen import causal_ids, segment_of
 from sora_jax.nn.kernels.splash import attend_splash
 
 BACKENDS = {
@@ -42,19 +42,19 @@ EXCHANGES = ("gather", "ring")
 _FEW_SCORES = {"cpu": 256 * 256, "gpu": 1024 * 1024, "tpu": 1024 * 1024}
 
 
-def _blocked(queries: int, keys: int) -> Kernel:
+def _blocked(queries: int, keys: int, causal: bool) -> Kernel:
     """Returns blocks of plain XLA. On CPU small ones multiply hardly slower; few keys are those of short texts."""
     if current_platform() != "cpu":
-        return blocked()
-    return blocked(Blocks(queries=128, keys=64 if keys >= queries else 32))
+        return blocked(Blocks(causal=causal))
+    return blocked(Blocks(queries=128, keys=64 if keys >= queries else 32, causal=causal))
 
 
-# Backends whose results over parts of a row can be merged: kernels for numbers of queries and of keys.
-_KERNELS: dict[str, Callable[[int, int], Kernel]] = {
-    "dense": lambda _, __: dense(),
+# Backends whose results over parts of a row can be merged: kernels for numbers of queries and of keys, causal or not.
+_KERNELS: dict[str, Callable[[int, int, bool], Kernel]] = {
+    "dense": lambda _, __, causal: dense(causal=causal),
     "blocked": _blocked,
-    "pallas_tpu": lambda _, __: pallas_tpu(),
-    "pallas_gpu": lambda _, __: pallas_gpu.pallas_gpu(),
+    "pallas_tpu": lambda _, __, causal: pallas_tpu.pallas_tpu(pallas_tpu.Blocks(causal=causal)),
+    "pallas_gpu": lambda _, __, causal: pallas_gpu.pallas_gpu(pallas_gpu.Blocks(causal=causal)),
 }
 
 
@@ -74,6 +74,7 @@ def attend(
     key_segment_BM: jax.Array,
     *,
     segments: int | None = None,
+    causal: bool = False,
     along: tuple[str, str] = ("length", "length"),
     backend: str = "auto",
     exchange: str = "gather",
@@ -91,16 +92,23 @@ def attend(
       query_segment_BL: int32 segment of each query.
       key_segment_BM: int32 segment of each key.
       segments: S, the largest id that can occur, of segments in one piece each; None if unknown, which rules out cuDNN.
+      causal: Whether a query sees no key behind it in the row. Queries and keys are then of the same L tokens. Where
+        these are spread over devices, "splash" and "cudnn", which do not know their places, leave it to "auto".
       along: Logical axes (`core.sharding.RULES`) of L and M.
       backend: One of `BACKENDS`, or "auto".
       exchange: One of `EXCHANGES`, for keys that are spread over several devices.
       repeated: A key that is seen besides. Backends whose results cannot be merged leave it to "auto".
     """
     mesh = jax.sharding.get_abstract_mesh()
-    attend_here = functools.partial(_attend_here, segments=segments, backend=backend)
-    if mesh.empty or mesh.size == 1:
-        return attend_here(query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM, repeated, ring=None)
+    if causal:
+        if query_BLNH.shape[1] != key_BMNH.shape[1]:
+            raise ValueError(f"causal attention of {query_BLNH.shape[1]} queries to {key_BMNH.shape[1]} keys")
+        # Made of whole rows, before any is spread.
+        query_segment_BL, key_segment_BM = causal_ids(query_segment_BL), causal_ids(key_segment_BM)
+    attend_here = functools.partial(_attend_here, segments=segments, causal=causal, backend=backend)
     arrays = query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM
+    if mesh.empty or mesh.size == 1:
+        return attend_here(*arrays, repeated, ring=None, spread=False)
     return _attend_over(mesh, attend_here, arrays, repeated, along=along, exchange=exchange)
 
 
@@ -128,7 +136,7 @@ def _attend_over(
             key, value, key_segment = map(gather, (key, value, key_segment))
         ring = spread if exchange == "ring" else None
         once_more = Repeated(*repeated) if repeated else None
-        return attend_here(query, key, value, query_segment, key_segment, once_more, ring=ring)
+        return attend_here(query, key, value, query_segment, key_segment, once_more, ring=ring, spread=bool(spread))
 
     return jax.shard_map(
         on_device,
@@ -153,25 +161,33 @@ def _attend_here(
     repeated: Repeated | None,
     *,
     segments: int | None,
+    causal: bool,
     backend: str,
     ring: str | None,
+    spread: bool,
 ) -> jax.Array:
-    """Returns attention of what one device has, and of what comes around the `ring`, a mesh axis."""
+    """Returns attention of what one device has, and of what comes around the `ring`, a mesh axis.
+
+    `spread` are keys that came from several devices. With `causal` segments are those of `causal_ids`.
+    """
+    if causal and spread:
+        backend, segments = backend if backend in _KERNELS else "auto", None
     if repeated is not None:
         backend = backend if backend in _KERNELS else "auto"
-        backend = choose(backend, query, key, segments=None, ring=ring is not None)
-        kernel = _KERNELS[backend](query.shape[1], key.shape[1])
+        backend = choose(backend, query, key, segments=None, ring=ring is not None, causal=causal)
+        kernel = _KERNELS[backend](query.shape[1], key.shape[1], causal)
         found: Any = flash_with_logsum(kernel, ring, query, key, value, query_segment, key_segment)
         mixed, logsum = found
         return _with_repeated(query, mixed, logsum, repeated)
-    backend = choose(backend, query, key, segments=segments, ring=ring is not None)
+    backend = choose(backend, query, key, segments=segments, ring=ring is not None, causal=causal)
     arrays = query, key, value, query_segment, key_segment
+    if backend in _KERNELS:
+        return flash(_KERNELS[backend](query.shape[1], key.shape[1], causal), ring, *arrays)
+    whole = *arrays[:3], *(segment_of(ids, causal=causal) for ids in arrays[3:])
     if backend == "splash":
-        return attend_splash(*arrays)
-    if backend == "cudnn":
-        assert segments is not None
-        return cudnn.attend_cudnn(*arrays, segments=segments)
-    return flash(_KERNELS[backend](query.shape[1], key.shape[1]), ring, *arrays)
+        return attend_splash(*whole, causal=causal)
+    assert segments is not None
+    return cudnn.attend_cudnn(*whole, segments=segments, causal=causal)
 
 
 def _with_repeated(query: jax.Array, mixed: jax.Array, logsum_BLN: jax.Array, repeated: Repeated) -> jax.Array:
@@ -185,13 +201,15 @@ def _with_repeated(query: jax.Array, mixed: jax.Array, logsum_BLN: jax.Array, re
     return merge(mixed.astype(jnp.float32), logsum_BLN, value, score_BLN)[0].astype(query.dtype)
 
 
-def choose(backend: str, query_BLNH: Any, key_BMNH: Any, *, segments: int | None, ring: bool) -> str:
+def choose(
+    backend: str, query_BLNH: Any, key_BMNH: Any, *, segments: int | None, ring: bool, causal: bool = False
+) -> str:
     """Returns the backend for queries and keys of one device: `backend`, or with "auto" the best that there is.
 
     Raises UserError for a name that is none, and one that cannot do what is asked.
     """
     if backend != "auto":
-        _check(backend, segments=segments, ring=ring)
+        _check(backend, segments=segments, ring=ring, causal=causal)
         return backend
     platform = current_platform()
     few = query_BLNH.shape[1] * key_BMNH.shape[1] <= _FEW_SCORES[platform]
@@ -199,7 +217,13 @@ def choose(backend: str, query_BLNH: Any, key_BMNH: Any, *, segments: int | None
         return "dense"
     if platform == "tpu":
         found = "pallas_tpu"
-    elif platform == "gpu" and not ring and segments is not None and cudnn.takes(query_BLNH) and cudnn.works():
+    elif (
+        platform == "gpu"
+        and not ring
+        and segments is not None
+        and cudnn.takes(query_BLNH)
+        and cudnn.works(causal=causal)
+    ):
         found = "cudnn"
     elif platform == "gpu" and pallas_gpu.takes(query_BLNH):
         found = "pallas_gpu"
@@ -207,6 +231,10 @@ def choose(backend: str, query_BLNH: Any, key_BMNH: Any, *, segments: int | None
         found = "blocked"
     _announce(found, platform, query_BLNH.shape[1], key_BMNH.shape[1])
     return found
+
+
+def _cudnn_takes(query_BLNH: Any, *, causal: bool) -> bool:
+    return cudnn.takes(query_BLNH) and cudnn.works(causal=causal)
 
 
 def check_backend(backend: str, exchange: str) -> None:
@@ -222,11 +250,11 @@ def check_backend(backend: str, exchange: str) -> None:
         )
 
 
-def _check(backend: str, *, segments: int | None, ring: bool) -> None:
+def _check(backend: str, *, segments: int | None, ring: bool, causal: bool) -> None:
     check_backend(backend, "ring" if ring else "gather")
     if backend == "cudnn" and segments is None:
         raise UserError("attention backend 'cudnn' must know how many segments a row has: pass `segments`")
-    if backend == "cudnn" and not cudnn.works():
+    if backend == "cudnn" and not cudnn.works(causal=causal):
         raise UserError("attention backend 'cudnn' does not work on this machine (see the log): take auto")
 
 

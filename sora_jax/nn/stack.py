@@ -61,3 +61,18 @@ def scan_blocks(blocks: Any, x: jax.Array, apply: Callable[[Any, jax.Array], jax
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
     depth = jax.tree.leaves(state)[0].shape[0]
     return jax.lax.scan(body, x, state, unroll=(depth <= _FEW and remat == "none") or debugging.is_on())[0]
+
+
+def map_blocks(blocks: Any, x: Any, kept: Any, apply: Callable[[Any, Any, Any], tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Returns `x` after every block in turn, and what each gave: `x, given = apply(block, x, kept of the block)`.
+
+    Arrays of `kept`, and of what is given, have a leading axis of blocks. Nothing is computed again for gradients.
+    """
+    structure, state = nnx.split(blocks)
+
+    def body(carry: Any, layer: Any) -> tuple[Any, Any]:
+        weights, mine = layer
+        return apply(nnx.merge(structure, weights), carry, mine)
+
+    depth = jax.tree.leaves(state)[0].shape[0]
+    return jax.lax.scan(body, x, (state, kept), unroll=depth <= _FEW or debugging.is_on())

@@ -20,7 +20,7 @@ from sora_jax.nn.stack import REMAT_POLICIES
 L, M, N, H = 14, 11, 2, 4
 
 
-def slow_attend(*arrays):
+def slow_attend(*arrays, causal=False):
     """Returns the definition, one query of one head at a time, in float64."""
     query_BLNH, key_BMNH, value_BMNH = (np.asarray(x, np.float64) for x in arrays[:3])
     query_segment_BL, key_segment_BM = arrays[3:]
@@ -28,6 +28,7 @@ def slow_attend(*arrays):
     for row, position, head in np.ndindex(*query_BLNH.shape[:3]):
         segment = query_segment_BL[row, position]
         seen = np.flatnonzero((key_segment_BM[row] == segment) & (segment > 0))
+        seen = seen[seen <= position] if causal else seen
         if len(seen):
             scores = key_BMNH[row, seen, head] @ query_BLNH[row, position, head] / np.sqrt(query_BLNH.shape[-1])
             weights = np.exp(scores - scores.max())
@@ -119,6 +120,17 @@ def test_nothing_leaks_from_a_segment_or_from_padding(changed):
         assert (after[here] != before[here]).all()
 
 
+@pytest.mark.parametrize("backend", ["dense", "blocked"])
+def test_a_causal_query_sees_its_segment_up_to_itself(backend):
+    query, key, value = inputs(9, rows=2)
+    arrays = query[:, :M], key, value
+    attend_causal = jax.jit(functools.partial(attention.attend, causal=True, backend=backend))
+    expected = slow_attend(*arrays, KEY_SEGMENT, KEY_SEGMENT, causal=True)
+    np.testing.assert_allclose(attend_causal(*arrays, KEY_SEGMENT, KEY_SEGMENT), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="causal attention of 14 queries to 11 keys"):
+        attention.attend(query, key, value, QUERY_SEGMENT, KEY_SEGMENT, causal=True)
+
+
 def test_bfloat16_keeps_its_dtype_and_scores_in_float32():
     # Scores near 300 differ by less than bfloat16 could tell apart there.
     query = jnp.full((1, 1, 1, 4), 12.0, jnp.bfloat16)
@@ -135,9 +147,13 @@ def test_bfloat16_keeps_its_dtype_and_scores_in_float32():
 MESHES = [(8, 1, 1, 1), (1, 2, 4, 1), (2, 1, 2, 2), (1, 1, 8, 1)]
 
 
-@pytest.mark.parametrize(("exchange", "backend"), [("gather", "auto"), ("ring", "dense"), ("ring", "blocked")])
-@pytest.mark.parametrize("sizes", MESHES)
-def test_a_mesh_changes_no_number(sizes, exchange, backend):
+WAYS = [("gather", "auto", False), ("ring", "dense", False), ("ring", "blocked", False)]
+CAUSAL_WAYS = [("gather", "splash", True), ("ring", "dense", True)]  # "splash" leaves spread rows to another
+ON_MESHES = [(sizes, *way) for sizes in MESHES for way in WAYS] + [(MESHES[2], *way) for way in CAUSAL_WAYS]
+
+
+@pytest.mark.parametrize(("sizes", "exchange", "backend", "causal"), ON_MESHES)
+def test_a_mesh_changes_no_number(sizes, exchange, backend, causal):
     """Rows, tokens and heads are spread over devices; keys are gathered, or passed around with their segments."""
     mesh = make_mesh(MeshConfig(**dict(zip(MESH_AXES, sizes, strict=True))))
     rng = np.random.default_rng(5)
@@ -145,16 +161,21 @@ def test_a_mesh_changes_no_number(sizes, exchange, backend):
     lengths = [rng.multinomial(length - 6, rng.dirichlet(np.ones(1 + row))).tolist() for row in range(rows)]
     segment = np.stack([row_of(row, length) for row in lengths])
     arrays = [rng.normal(size=(rows, length, N, H)).astype(np.float32) for _ in range(3)]
+    alone = "auto" if backend == "splash" else backend
 
-    def both(*arrays):
+    def both(*arrays, backend=backend):
         def loss(*arrays):
-            mixed = attention.attend(*arrays, segment, segment, exchange=exchange, backend=backend)
+            mixed = attention.attend(*arrays, segment, segment, exchange=exchange, backend=backend, causal=causal)
             return jnp.sum(jnp.sin(mixed)), mixed
 
         (_, mixed), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*arrays)
         return mixed, *gradients
 
-    expected = jax.jit(both)(*arrays)
+    expected = jax.jit(functools.partial(both, backend=alone))(*arrays)
+    if causal:
+        np.testing.assert_allclose(
+            expected[0], slow_attend(*arrays, segment, segment, causal=True), rtol=1e-4, atol=1e-5
+        )
     with jax.set_mesh(mesh):
         place = NamedSharding(mesh, spec(("batch", "length", "heads", None)))
         step = jax.jit(both)

@@ -101,19 +101,20 @@ class ByteEncoder(nnx.Module):
           dtype: Of the computation and the result.
         """
         text_BKQ, position_BK = pack["text_BKQ"], pack["text_position_BK"]
-        x = self._spelled(text_BKQ)
+        x = spelled(self.table[...], text_BKQ)
         is_start = jnp.all(text_BKQ == 0, axis=-1, keepdims=True)
         x = jnp.where(is_start, self.start[...], x) + sinusoid(position_BK, x.shape[-1], max_period=1_000.0)
         x = constrain(x.astype(dtype), "batch", "text", "features")
         x = scan_blocks(self.blocks, x, lambda block, x: block(x, segment_BK), remat=self.remat)
         return self.norm(x)
 
-    def _spelled(self, text_BKQ: jax.Array) -> jax.Array:
-        """Returns the sum of the table's entries of each piece's bytes, (B, K, D) float32."""
-        table_QVD = self.table[...]
-        if current_platform() == "cpu":
-            slots = jnp.arange(text_BKQ.shape[-1])
-            return jnp.sum(table_QVD[slots, text_BKQ] * (text_BKQ > 0)[..., None], axis=-2)
-        # By a product with ones and zeros: accelerators gather, and add up gradients, row by row.
-        ones_BKQV = jax.nn.one_hot(text_BKQ, NUM_BYTES) * (jnp.arange(NUM_BYTES) > 0)
-        return jnp.einsum("BKQV,QVD->BKD", ones_BKQV, table_QVD, precision="highest")
+
+def spelled(table_QVD: jax.Array, text_BKQ: jax.Array) -> jax.Array:
+    """Returns the sum of a table's entries of the symbols in each piece's slots, (B, K, D) float32; 0 has none."""
+    if current_platform() == "cpu":
+        slots = jnp.arange(text_BKQ.shape[-1])
+        return jnp.sum(table_QVD[slots, text_BKQ] * (text_BKQ > 0)[..., None], axis=-2)
+    # By a product with ones and zeros: accelerators gather, and add up gradients, row by row.
+    symbols = table_QVD.shape[1]
+    ones_BKQV = jax.nn.one_hot(text_BKQ, symbols) * (jnp.arange(symbols) > 0)
+    return jnp.einsum("BKQV,QVD->BKD", ones_BKQV, table_QVD, precision="highest")

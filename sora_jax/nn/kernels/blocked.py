@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from sora_jax.nn.flash import NOTHING, Kernel
 from sora_jax.nn.kernels.ranges import padded, visible_blocks
+from sora_jax.nn.kernels.seen import sees
 
 # Below every score and above that of a hidden key: what is left of a hidden key is exp(-9e29), exactly zero.
 _LEAST = NOTHING / 10
@@ -23,10 +24,14 @@ _LEAST = NOTHING / 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """Queries and keys of a block: smaller ones skip more, larger ones multiply faster."""
+    """Queries and keys of a block: smaller ones skip more, larger ones multiply faster.
+
+    `causal`: see `kernels.seen`.
+    """
 
     queries: int = 256
     keys: int = 256
+    causal: bool = False
 
 
 def blocked(blocks: Blocks | None = None) -> Kernel:
@@ -48,7 +53,7 @@ def _forward(query, key, value, query_segment, key_segment, *, blocks: Blocks) -
 
         def visit(there: jax.Array, carry: Any) -> Any:
             mixed, top, total = carry
-            seen_CK = _seen(segment_C, key_segment_TK[there])
+            seen_CK = _seen(segment_C, key_segment_TK[there], blocks.causal)
             scores = jnp.where(seen_CK, _product("nch,nkh->nck", query_NCH, key_TNKH[there]), NOTHING)
             higher = jnp.maximum(top, jnp.max(scores, axis=-1))
             weights = jnp.exp(scores - higher[..., None])
@@ -85,7 +90,7 @@ def _backward(
             to_query, to_key_TNKH, to_value_TNKH = carry
             key_NKH, value_NKH = key_TNKH[there], value_TNKH[there]
             # Keys first: of the three products below two then contract the last dimension, which is faster on CPU.
-            seen_KC = _seen(segment_C, key_segment_TK[there]).T
+            seen_KC = _seen(segment_C, key_segment_TK[there], blocks.causal).T
             scores = jnp.where(seen_KC, _product("nkh,nch->nkc", key_NKH, query_NCH), NOTHING)
             weights = jnp.exp(scores - logsum_NC[:, None])
             to_weights = _product("nkh,nch->nkc", value_NKH, gradient_NCH)
@@ -121,15 +126,17 @@ def _rejoined(x_TNC: jax.Array, rows: int) -> jax.Array:
 def _visible(query_segment: jax.Array, key_segment: jax.Array, blocks: Blocks) -> tuple[jax.Array, jax.Array]:
     """Returns for each block of queries the blocks of keys that it visits: the first, and where they end, (T,) each."""
     query_segment, key_segment = padded(query_segment, blocks.queries), padded(key_segment, blocks.keys)
-    ranges = visible_blocks(query_segment, key_segment, query_block=blocks.queries, key_block=blocks.keys)
+    ranges = visible_blocks(
+        query_segment, key_segment, query_block=blocks.queries, key_block=blocks.keys, causal=blocks.causal
+    )
     row_B1 = jnp.arange(key_segment.shape[0])[:, None]
     first_BI = ranges.first_BI + row_B1 * (key_segment.shape[1] // blocks.keys)
     return first_BI.reshape(-1), (first_BI + ranges.count_BI).reshape(-1)
 
 
-def _seen(query_segment_C: jax.Array, key_segment_K: jax.Array) -> jax.Array:
+def _seen(query_segment_C: jax.Array, key_segment_K: jax.Array, causal: bool) -> jax.Array:
     """Returns which keys each query of a pair of blocks sees, (C, K)."""
-    return (query_segment_C[:, None] == key_segment_K) & (key_segment_K > 0)
+    return sees(query_segment_C[:, None], key_segment_K, causal=causal)
 
 
 def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ import numpy as np
 from absl import logging
 
 from sora_jax.nn.kernels.dense import attend_dense
+from sora_jax.nn.kernels.seen import causal_ids
 
 # Arguments of the private function that this module passes; 0.12 has others.
 _NEEDED = ("q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "mask_type", "scale", "qkv_layout")
@@ -40,10 +41,12 @@ def attend_cudnn(
     key_segment_BM: jax.Array,
     *,
     segments: int,
+    causal: bool = False,
 ) -> jax.Array:
     """Returns what `nn.attention.attend` does, for segments that are each in one piece, as in a pack.
 
-    `segments` is the largest id that occurs. bfloat16 or float16, H a multiple of 8 up to 256.
+    `segments` is the largest id that occurs. bfloat16 or float16, H a multiple of 8 up to 256. With `causal` queries
+    and keys are of the same tokens.
     """
     from jax._src.cudnn import fused_attention_stablehlo as cudnn  # private, so only where `works` has looked at it
 
@@ -70,7 +73,7 @@ def attend_cudnn(
         kv_seqlen=lengths(key_count_BS),
         q_offsets=offsets(query_start_BS),
         kv_offsets=offsets(key_start_BS),
-        mask_type=cudnn.MaskType.PADDING,
+        mask_type=cudnn.MaskType.PADDING_CAUSAL if causal else cudnn.MaskType.PADDING,
         scale=1.0 / math.sqrt(query_BLNH.shape[-1]),
         qkv_layout="BTNH",
     )
@@ -84,11 +87,11 @@ def spans(segment_BL: jax.Array, segments: int) -> tuple[jax.Array, jax.Array]:
 
 
 @functools.cache
-def works() -> bool:
+def works(*, causal: bool = False) -> bool:
     """Whether this machine's cuDNN gives what the plain path gives, forward and backward; said in the log if not."""
     try:
         with jax.ensure_compile_time_eval():  # it is asked while programs are traced
-            reason = _refusal() or _difference()
+            reason = _refusal() or _difference(causal)
     except Exception as error:  # whatever a driver or a private module may raise is a reason not to use them
         reason = f"{type(error).__name__}: {error}"
     if reason:
@@ -109,26 +112,30 @@ def _refusal() -> str:
     return "" if capability >= 9 else f"it needs compute capability 9.0 (Hopper), this GPU has {capability}"
 
 
-def _difference() -> str:
+def _difference(causal: bool) -> str:
     """Returns by how much results or gradients of two rows of segments are off, or nothing."""
     rng = np.random.default_rng(0)
-    shapes = ((2, 256, 2, 64), (2, 192, 2, 64), (2, 192, 2, 64))
+    keys = 256 if causal else 192
+    shapes = ((2, 256, 2, 64), (2, keys, 2, 64), (2, keys, 2, 64))
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
     # The second row has a segment without keys, and padding on both sides.
     query_segment = np.stack([np.repeat([1, 2, 3], [100, 28, 128]), np.repeat([1, 2, 3, 0], [64, 64, 40, 88])])
     key_segment = np.stack([np.repeat([1, 2, 3], [64, 64, 64]), np.repeat([1, 3, 0], [30, 100, 62])])
-    segments = jnp.asarray(query_segment, jnp.int32), jnp.asarray(key_segment, jnp.int32)
+    segment = jnp.asarray(query_segment, jnp.int32)
+    segments = (segment, segment) if causal else (segment, jnp.asarray(key_segment, jnp.int32))
+    ids = (causal_ids(segment), causal_ids(segment)) if causal else segments
 
-    def results(attend) -> list[np.ndarray]:
+    def results(attend, told) -> list[np.ndarray]:
         def loss(*arrays):
-            mixed = attend(*arrays, *segments)
+            mixed = attend(*arrays, *told)
             return jnp.sum(jnp.sin(mixed.astype(jnp.float32))), mixed
 
         (_, mixed), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
         return [np.asarray(x, np.float32) for x in (mixed, *gradients)]
 
-    found = results(functools.partial(attend_cudnn, segments=3))
-    for name, a, b in zip(("result", "query", "key", "value"), found, results(attend_dense), strict=True):
+    found = results(functools.partial(attend_cudnn, segments=3, causal=causal), segments)
+    expected = results(functools.partial(attend_dense, causal=causal), ids)
+    for name, a, b in zip(("result", "query", "key", "value"), found, expected, strict=True):
         error = float(np.abs(a - b).max() / np.abs(b).max())
         if not error <= _TOLERANCE:
             return f"its {name} is off by {error:.3g} of the largest value, where {_TOLERANCE} is allowed"

@@ -19,16 +19,21 @@ from jax.experimental.pallas import triton
 
 from sora_jax.nn.flash import NOTHING, Kernel
 from sora_jax.nn.kernels.ranges import Ranges, padded, visible_blocks
+from sora_jax.nn.kernels.seen import sees
 
 _WIDTHS = (16, 32, 64, 128)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """Queries and keys of a block, powers of 2 from 16; `interpret` runs the kernel on a machine without a GPU."""
+    """Queries and keys of a block, powers of 2 from 16; `interpret` runs the kernel on a machine without a GPU.
+
+    `causal`: see `kernels.seen`.
+    """
 
     queries: int = 64
     keys: int = 64
+    causal: bool = False
     interpret: bool = False
 
 
@@ -50,8 +55,8 @@ def _forward(query, key, value, query_segment, key_segment, *, blocks: Blocks) -
     query, key, value = _heads_first(query, blocks.queries), *(_heads_first(x, blocks.keys) for x in (key, value))
     query_segment, key_segment = padded(query_segment, blocks.queries), padded(key_segment, blocks.keys)
     mixed, logsum = _call(
-        functools.partial(_forward_body, scale=scale, block=blocks.keys),
-        visible_blocks(query_segment, key_segment, query_block=blocks.queries, key_block=blocks.keys),
+        functools.partial(_forward_body, scale=scale, block=blocks.keys, causal=blocks.causal),
+        _ranges(query_segment, key_segment, blocks, outer="queries"),
         mine=[query, query_segment],
         theirs=[key, value, key_segment],
         outputs=[jax.ShapeDtypeStruct(query.shape, query.dtype), jax.ShapeDtypeStruct(query.shape[:3], jnp.float32)],
@@ -61,13 +66,13 @@ def _forward(query, key, value, query_segment, key_segment, *, blocks: Blocks) -
     return jnp.swapaxes(mixed, 1, 2)[:, :length], jnp.swapaxes(logsum, 1, 2)[:, :length]
 
 
-def _forward_body(first, count, query, query_segment, key, value, key_segment, mixed, logsum, *, scale, block):
+def _forward_body(first, count, query, query_segment, key, value, key_segment, mixed, logsum, *, scale, block, causal):
     mine, my_segment = query[...], query_segment[...]
 
     def visit(number: jax.Array, carry: Any) -> Any:
         gathered, top, total = carry
         there = pl.ds(number * block, block)
-        seen = _seen(my_segment[:, None], key_segment[there][None, :])
+        seen = sees(my_segment[:, None], key_segment[there][None, :], causal=causal)
         scores = jnp.where(seen, triton.dot(mine, key[there, :].T) * scale, NOTHING)
         higher = jnp.maximum(top, jnp.max(scores, axis=1))
         weights = jnp.where(seen, jnp.exp(scores - higher[:, None]), 0.0)
@@ -93,8 +98,8 @@ def _backward(
     of_query.append(padded(query_segment, blocks.queries))
     of_key = [_heads_first(key, blocks.keys), _heads_first(value, blocks.keys), padded(key_segment, blocks.keys)]
     (to_query,) = _call(
-        functools.partial(_query_body, scale=scale, block=blocks.keys),
-        visible_blocks(of_query[-1], of_key[-1], query_block=blocks.queries, key_block=blocks.keys),
+        functools.partial(_query_body, scale=scale, block=blocks.keys, causal=blocks.causal),
+        _ranges(of_query[-1], of_key[-1], blocks, outer="queries"),
         mine=of_query,
         theirs=of_key,
         outputs=[jax.ShapeDtypeStruct(of_query[0].shape, jnp.float32)],
@@ -103,8 +108,8 @@ def _backward(
     )
     per_key = jax.ShapeDtypeStruct(of_key[0].shape, jnp.float32)
     to_key, to_value = _call(
-        functools.partial(_key_body, scale=scale, block=blocks.queries),
-        visible_blocks(of_key[-1], of_query[-1], query_block=blocks.keys, key_block=blocks.queries),
+        functools.partial(_key_body, scale=scale, block=blocks.queries, causal=blocks.causal),
+        _ranges(of_key[-1], of_query[-1], blocks, outer="keys"),
         mine=of_key,
         theirs=of_query,
         outputs=[per_key, per_key],
@@ -115,16 +120,14 @@ def _backward(
     return jnp.swapaxes(to_query, 1, 2)[:, :length], to_key, to_value
 
 
-def _query_body(
-    first, count, query, gradient, logsum, delta, query_segment, key, value, key_segment, to_query, *, scale, block
-):
+def _query_body(first, count, query, gradient, logsum, delta, query_segment, key, value, key_segment, to_query, **rest):
     """Gathers the gradient of a block of queries over the blocks of keys that it sees."""
-    mine = query[...], gradient[...], logsum[...], delta[...], query_segment[...]
+    mine, block = (query[...], gradient[...], logsum[...], delta[...], query_segment[...]), rest["block"]
 
     def visit(number: jax.Array, gathered: jax.Array) -> jax.Array:
         there = pl.ds(number * block, block)
         theirs = key[there, :], value[there, :], key_segment[there]
-        _, to_scores = _gradients(mine, theirs, scale)
+        _, to_scores = _gradients(mine, theirs, rest["scale"], rest["causal"])
         return gathered + triton.dot(to_scores.astype(theirs[0].dtype), theirs[0])
 
     to_query[...] = _visit_all(first, count, visit, jnp.zeros(to_query.shape, jnp.float32))
@@ -134,13 +137,13 @@ def _key_body(
     first, count, key, value, key_segment, query, gradient, logsum, delta, query_segment, to_key, to_value, **rest
 ):
     """Gathers the gradients of a block of keys and values over the blocks of queries that see it."""
-    mine, block, scale = (key[...], value[...], key_segment[...]), rest["block"], rest["scale"]
+    mine, block = (key[...], value[...], key_segment[...]), rest["block"]
 
     def visit(number: jax.Array, carry: Any) -> Any:
         there = pl.ds(number * block, block)
         queries, gradients = query[there, :], gradient[there, :]
         theirs = queries, gradients, logsum[there], delta[there], query_segment[there]
-        weights, to_scores = _gradients(theirs, mine, scale)
+        weights, to_scores = _gradients(theirs, mine, rest["scale"], rest["causal"])
         gathered_key, gathered_value = carry
         gathered_key += triton.dot(to_scores.astype(queries.dtype).T, queries)
         return gathered_key, gathered_value + triton.dot(weights.astype(gradients.dtype).T, gradients)
@@ -149,17 +152,21 @@ def _key_body(
     to_key[...], to_value[...] = _visit_all(first, count, visit, (zeros, zeros))
 
 
-def _gradients(of_query: Sequence[Any], of_key: Sequence[Any], scale: float) -> tuple[jax.Array, jax.Array]:
+def _gradients(
+    of_query: Sequence[Any], of_key: Sequence[Any], scale: float, causal: bool
+) -> tuple[jax.Array, jax.Array]:
     """Returns the weights of a pair of blocks and the gradient of its scores, queries x keys in float32."""
     query, gradient, logsum, delta, query_segment = of_query
     key, value, key_segment = of_key
-    seen = _seen(query_segment[:, None], key_segment[None, :])
+    seen = sees(query_segment[:, None], key_segment[None, :], causal=causal)
     weights = jnp.where(seen, jnp.exp(triton.dot(query, key.T) * scale - logsum[:, None]), 0.0)
     return weights, weights * (triton.dot(gradient, value.T) - delta[:, None]) * scale
 
 
-def _seen(query_segment_C1: jax.Array, key_segment_1C: jax.Array) -> jax.Array:
-    return (query_segment_C1 == key_segment_1C) & (key_segment_1C > 0)
+def _ranges(mine: jax.Array, theirs: jax.Array, blocks: Blocks, *, outer: str) -> Ranges:
+    """Returns the blocks of the other side that each block of the `outer` side meets."""
+    block, other = (blocks.queries, blocks.keys) if outer == "queries" else (blocks.keys, blocks.queries)
+    return visible_blocks(mine, theirs, query_block=block, key_block=other, causal=blocks.causal, outer=outer)
 
 
 def _visit_all(first: Any, count: Any, visit: Callable[..., Any], carry: Any) -> Any:

@@ -23,6 +23,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from sora_jax.nn.flash import NOTHING, Kernel
 from sora_jax.nn.kernels.ranges import Ranges, padded, visible_blocks
+from sora_jax.nn.kernels.seen import sees
 
 # Width of a vector register.
 _LANES = 128
@@ -30,10 +31,14 @@ _LANES = 128
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """Queries and keys of a block, multiples of 128; `interpret` runs the kernel on a machine without a TPU."""
+    """Queries and keys of a block, multiples of 128; `interpret` runs the kernel on a machine without a TPU.
+
+    `causal`: see `kernels.seen`.
+    """
 
     queries: int = 512
     keys: int = 512
+    causal: bool = False
     interpret: bool = False
 
 
@@ -43,6 +48,13 @@ def pallas_tpu(blocks: Blocks | None = None) -> Kernel:
     return Kernel(
         forward=functools.partial(_forward, blocks=blocks), backward=functools.partial(_backward, blocks=blocks)
     )
+
+
+class Scoring(NamedTuple):
+    """What scores are multiplied by, and whether a query sees no key behind it."""
+
+    scale: float
+    causal: bool
 
 
 class Operands(NamedTuple):
@@ -60,18 +72,18 @@ class Operands(NamedTuple):
     logsum_BN1L: Any = None
     delta_BN1L: Any = None
 
-    def scores(self, scale: float) -> tuple[jax.Array, jax.Array]:
+    def scores(self, how: Scoring) -> tuple[jax.Array, jax.Array]:
         """Returns the scores of a pair of blocks, keys x queries in float32, and which of them count."""
         query_segment, key_segment = self.query_segment_B1L[0], self.key_segment_BML[0][:, :1]
-        seen = (key_segment == query_segment) & (key_segment > 0)
-        return _product(self.key_BNMH[0, 0], self.query_BNLH[0, 0], over=1) * scale, seen
+        seen = sees(query_segment, key_segment, causal=how.causal)
+        return _product(self.key_BNMH[0, 0], self.query_BNLH[0, 0], over=1) * how.scale, seen
 
-    def gradients(self, scale: float) -> tuple[jax.Array, jax.Array]:
+    def gradients(self, how: Scoring) -> tuple[jax.Array, jax.Array]:
         """Returns the weights of a pair of blocks and the gradient of its scores, keys x queries in float32."""
-        scores, seen = self.scores(scale)
+        scores, seen = self.scores(how)
         weights = jnp.where(seen, jnp.exp(scores - self.logsum_BN1L[0, 0]), 0.0)
         to_weights = _product(self.value_BNMH[0, 0], self.gradient_BNLH[0, 0], over=1)
-        return weights, weights * (to_weights - self.delta_BN1L[0, 0]) * scale
+        return weights, weights * (to_weights - self.delta_BN1L[0, 0]) * how.scale
 
 
 class Output(NamedTuple):
@@ -103,10 +115,10 @@ def _forward(query, key, value, query_segment, key_segment, *, blocks: Blocks) -
     return jnp.swapaxes(mixed, 1, 2)[:, :length], logsum[:, :, 0].transpose(0, 2, 1)[:, :length]
 
 
-def _forward_body(visits, last, scale, operands, mixed, logsum, gathered, top, total):
+def _forward_body(visits, last, how, operands, mixed, logsum, gathered, top, total):
     @pl.when(visits)
     def _():
-        scores, seen = operands.scores(scale)
+        scores, seen = operands.scores(how)
         higher = jnp.maximum(top[...], jnp.max(jnp.where(seen, scores, NOTHING), axis=0, keepdims=True))
         weights = jnp.where(seen, jnp.exp(scores - higher), 0.0)
         fade = jnp.exp(top[...] - higher)
@@ -156,12 +168,12 @@ def _backward(
     return jnp.swapaxes(to_query, 1, 2)[:, : query.shape[1]], to_key, to_value
 
 
-def _query_body(visits, last, scale, operands, to_query, gathered):
+def _query_body(visits, last, how, operands, to_query, gathered):
     """Gathers the gradient of a block of queries over the blocks of keys that it sees."""
 
     @pl.when(visits)
     def _():
-        _, to_scores = operands.gradients(scale)
+        _, to_scores = operands.gradients(how)
         key = operands.key_BNMH[0, 0]
         gathered[...] += _product(to_scores.astype(key.dtype), key, over=0)
 
@@ -170,12 +182,12 @@ def _query_body(visits, last, scale, operands, to_query, gathered):
         to_query[0, 0] = gathered[...]
 
 
-def _key_body(visits, last, scale, operands, to_key, to_value, gathered_key, gathered_value):
+def _key_body(visits, last, how, operands, to_key, to_value, gathered_key, gathered_value):
     """Gathers the gradients of a block of keys and values over the blocks of queries that see it."""
 
     @pl.when(visits)
     def _():
-        weights, to_scores = operands.gradients(scale)
+        weights, to_scores = operands.gradients(how)
         query, gradient = operands.query_BNLH[0, 0], operands.gradient_BNLH[0, 0]
         gathered_key[...] += jnp.dot(to_scores.astype(query.dtype), query, preferred_element_type=jnp.float32)
         gathered_value[...] += jnp.dot(weights.astype(gradient.dtype), gradient, preferred_element_type=jnp.float32)
@@ -202,7 +214,7 @@ def _call(
     given shapes, float32, and starts at the given values.
     """
     rows, heads, _, width = operands.query_BNLH.shape
-    scale = 1.0 / math.sqrt(width)
+    how = Scoring(1.0 / math.sqrt(width), blocks.causal)
 
     def kernel(first: Any, count: Any, operands: Operands, *refs: Any) -> None:
         del first
@@ -214,7 +226,7 @@ def _call(
                 ref[...] = jnp.full_like(ref, start)
 
         visits = step < count[pl.program_id(0), pl.program_id(2)]
-        body(visits, step == pl.num_programs(3) - 1, scale, operands, *refs)
+        body(visits, step == pl.num_programs(3) - 1, how, operands, *refs)
 
     query_block, key_block = (_outer, _inner) if outer == "queries" else (_inner, _outer)
     grid_spec = pltpu.PrefetchScalarGridSpec(
@@ -279,7 +291,7 @@ def _ranges(operands: Operands, blocks: Blocks, *, outer: str) -> Ranges:
     queries = operands.query_segment_B1L[:, 0], blocks.queries
     keys = operands.key_segment_BML[:, :, 0], blocks.keys
     (mine, block), (theirs, other) = (queries, keys) if outer == "queries" else (keys, queries)
-    return visible_blocks(mine, theirs, query_block=block, key_block=other)
+    return visible_blocks(mine, theirs, query_block=block, key_block=other, causal=blocks.causal, outer=outer)
 
 
 def _fitted(blocks: Blocks, query: jax.Array, key: jax.Array) -> Blocks:

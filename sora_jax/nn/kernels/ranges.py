@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sora_jax.nn.kernels.seen import segment_of
+
 
 class Ranges(NamedTuple):
     """For each block of queries the blocks of keys from `first` on, `count` of them; int32 (B, I).
@@ -20,15 +22,30 @@ class Ranges(NamedTuple):
 
 
 def visible_blocks(
-    query_segment_BL: jax.Array, key_segment_BM: jax.Array, *, query_block: int, key_block: int
+    query_segment_BL: jax.Array,
+    key_segment_BM: jax.Array,
+    *,
+    query_block: int,
+    key_block: int,
+    causal: bool = False,
+    outer: str = "queries",
 ) -> Ranges:
     """Returns the blocks of keys that share a segment with each block of queries; 0 is padding and shares none.
 
-    Ids that never decrease along a row, as those of a pack, give the shortest ranges; any order gives right ones.
+    Ids that never decrease along a row, as those of a pack, give the shortest ranges; any order gives right ones. With
+    `causal` ids are those of `causal_ids`, and blocks of keys behind all queries are left out. With `outer` "keys" the
+    two sides change places: of keys what comes first is the first array, and its blocks are those of `query_block`.
     """
     low_BI, high_BI = _extremes(query_segment_BL, query_block)
     low_BJ, high_BJ = _extremes(key_segment_BM, key_block)
-    meet_BIJ = (low_BI[:, :, None] <= high_BJ[:, None]) & (low_BJ[:, None] <= high_BI[:, :, None])
+    first_BI, last_BI, first_BJ, last_BJ = (
+        segment_of(ids, causal=causal) for ids in (low_BI, high_BI, low_BJ, high_BJ)
+    )
+    meet_BIJ = (first_BI[:, :, None] <= last_BJ[:, None]) & (first_BJ[:, None] <= last_BI[:, :, None])
+    if causal and outer == "queries":
+        meet_BIJ &= low_BJ[:, None] <= high_BI[:, :, None]
+    elif causal:
+        meet_BIJ &= low_BI[:, :, None] <= high_BJ[:, None]
     first_BI = jnp.argmax(meet_BIJ, axis=-1)
     end_BI = meet_BIJ.shape[-1] - jnp.argmax(meet_BIJ[..., ::-1], axis=-1)
     some_BI = jnp.any(meet_BIJ, axis=-1)

@@ -27,16 +27,18 @@ def attend_splash(
     query_segment_BL: jax.Array,
     key_segment_BM: jax.Array,
     *,
+    causal: bool = False,
     interpret: bool = False,
 ) -> jax.Array:
-    """Returns what `nn.attention.attend` does; `interpret` runs it on a machine without a TPU."""
+    """Returns what `nn.attention.attend` does for whole rows; `interpret` runs it on a machine without a TPU."""
     length, heads, width = query_BLNH.shape[1:]
     block = min(_BLOCK, *(x.shape[1] + -x.shape[1] % _LANES for x in (query_BLNH, key_BMNH)))
     query, key, value = (
         jnp.swapaxes(padded(x, block), 1, 2) for x in (query_BLNH / math.sqrt(width), key_BMNH, value_BMNH)
     )
     query_segment, key_segment = padded(query_segment_BL, block), padded(key_segment_BM, block)
-    mask = masks.MultiHeadMask([masks.FullMask((query.shape[2], key.shape[2]))] * heads)
+    shape = query.shape[2], key.shape[2]
+    mask = masks.MultiHeadMask([masks.CausalMask(shape) if causal else masks.FullMask(shape)] * heads)
     sizes = splash.BlockSizes(
         block_q=block,
         block_kv=block,

@@ -1,5 +1,6 @@
 """Each way to compute attention against the plain one, forward and backward; what is skipped, what is never held."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from sora_jax.nn.kernels import blocked, cudnn, pallas_gpu, pallas_tpu
 from sora_jax.nn.kernels.dense import attend_dense, dense
 from sora_jax.nn.kernels.pallas_tpu import Blocks
 from sora_jax.nn.kernels.ranges import have_keys, visible_blocks
+from sora_jax.nn.kernels.seen import causal_ids, sees
 from sora_jax.nn.kernels.splash import attend_splash
 
 N, H = 2, 16
@@ -68,6 +70,19 @@ def inputs(case, *, dtype=np.float32, seed=0):
     return arrays, [jnp.asarray(rows_of(lengths, total)), jnp.asarray(rows_of(key_lengths, keys))]
 
 
+PLAIN = list(BACKENDS)
+CAUSAL_KERNELS = {
+    "dense": dense(causal=True),
+    "blocked": blocked.blocked(blocked.Blocks(queries=BLOCK, keys=32, causal=True)),
+    "pallas_tpu": pallas_tpu.pallas_tpu(dataclasses.replace(INTERPRETED, causal=True)),
+    "pallas_gpu": pallas_gpu.pallas_gpu(pallas_gpu.Blocks(queries=64, keys=BLOCK, interpret=True, causal=True)),
+}
+BACKENDS |= {f"causal {name}": functools.partial(flash, kernel, None) for name, kernel in CAUSAL_KERNELS.items()}
+BACKENDS["causal reference"] = functools.partial(attend_dense, causal=True)
+BACKENDS["causal splash"] = functools.partial(attend_splash, causal=True, interpret=True)
+CAUSAL = [name for name in BACKENDS if name.startswith("causal ") and name != "causal reference"]
+
+
 @functools.cache
 def with_gradients(name):
     """Returns the jitted function (arrays, segments) -> result and gradients of a sum that weighs every number."""
@@ -86,7 +101,7 @@ def with_gradients(name):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_results_and_gradients_are_those_of_the_plain_path(name, case):
     arrays, segments = inputs(case)
     expected = with_gradients("reference")(arrays, segments)
@@ -95,7 +110,38 @@ def test_results_and_gradients_are_those_of_the_plain_path(name, case):
         np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", CAUSAL)
+def test_causal_results_and_gradients_are_those_of_the_plain_path(name):
+    for case in ("8 segments", "one segment and padding"):
+        arrays, (segment, _) = inputs(case)
+        ids = causal_ids(segment)
+        expected = with_gradients("causal reference")(arrays, [ids, ids])
+        told = segment if name == "causal splash" else ids
+        for found, wanted in zip(with_gradients(name)(arrays, [told, told]), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["causal blocked", "causal pallas_tpu", "causal pallas_gpu"])
+def test_causal_blocks_behind_all_queries_are_never_visited(name):
+    """Neither forward nor, where keys gather their gradients, backward: what comes later is no number."""
+    ids = causal_ids(jnp.ones((1, 400), jnp.int32))
+    arrays, _ = inputs("one segment")
+    spoilt = [x.at[:, 256:].set(jnp.nan) for x in arrays]
+    mixed, to_query, *_ = with_gradients(name)(spoilt, [ids, ids])
+    for found in (mixed, to_query):
+        np.testing.assert_array_equal(np.isfinite(found).all(axis=(0, 2, 3)), np.arange(400) < 256)
+
+
+def test_causal_ids_say_who_sees_whom_in_the_longest_row():
+    row = jnp.zeros((1, 2**20), jnp.int32).at[0, -3:].set(2047).at[0, :2].set(1)
+    ids = causal_ids(row)[0, jnp.asarray([0, 1, 2, -3, -2])]
+    seen = np.asarray(sees(ids[:, None], ids, causal=True)).astype(int)
+    np.testing.assert_array_equal(seen, [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0] * 5, [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]])
+    with pytest.raises(ValueError, match="a row of 1048577 tokens"):
+        causal_ids(jnp.zeros((1, 2**20 + 1), jnp.int32))
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_bfloat16_stays_close_to_float32(name):
     arrays, segments = inputs("8 segments")
     halves = [x.astype(jnp.bfloat16) for x in arrays]
@@ -105,7 +151,7 @@ def test_bfloat16_stays_close_to_float32(name):
         np.testing.assert_allclose(np.asarray(found, np.float32), wanted, atol=0.03 * float(np.abs(wanted).max()))
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_the_first_token_of_a_segment_sees_and_is_seen_by_its_own_segment_alone(name):
     arrays, (segment, _) = inputs("8 segments")
     before = with_gradients(name)(arrays, [segment, segment])[0]
@@ -175,22 +221,24 @@ def test_cudnn_is_told_where_each_segment_lies_and_refused_where_there_is_no_gpu
     assert "the platform is cpu, not a GPU" in caplog.text
 
 
-def test_cudnn_gets_a_program_of_the_packed_layout(monkeypatch):
+@pytest.mark.parametrize("causal", [False, True])
+def test_cudnn_gets_a_program_of_the_packed_layout(monkeypatch, causal):
     """What there is without a GPU: JAX takes the arguments and makes the call, forward and backward."""
     from jax._src.cudnn import fused_attention_stablehlo as private
 
     monkeypatch.setattr(private, "check_cudnn_version", lambda: 91500)
     monkeypatch.setattr(private, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(private, "is_cuda_compute_capability_equal", lambda _: False)
-    arrays, segments = inputs("texts", dtype=jnp.bfloat16)
+    arrays, segments = inputs("8 segments" if causal else "texts", dtype=jnp.bfloat16)
 
     def loss(*arrays):
-        return jnp.sum(cudnn.attend_cudnn(*arrays, *segments, segments=3).astype(jnp.float32) ** 2)
+        return jnp.sum(cudnn.attend_cudnn(*arrays, *segments, segments=8, causal=causal).astype(jnp.float32) ** 2)
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     text = gradient.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaSoftmax" in text
     assert "__cudnn$fmhaSoftmaxBackward" in text
+    assert ("PADDING_CAUSAL" in text) == causal
 
 
 def test_the_gpu_kernel_becomes_a_program_for_cuda():

@@ -1,0 +1,133 @@
+"""The captioner's objective over a pack: to write the captions of its clips, and to tell which belongs to which.
+
+Shapes: B rows, S segments, K text tokens, E width of embeddings, I = B S segments of a batch.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.mean import Mean
+from sora_jax.diffusion import known
+from sora_jax.models.caption_tokens import CaptionTexts, digest_captions, with_end
+from sora_jax.models.captioner import Captioner, CaptionFeatures, CaptionScores, ClipFeatures
+from sora_jax.models.text_to_video import Pack
+
+CONTRASTS = ("softmax", "sigmoid")
+# Of the offset of pairs in the sigmoid loss at first, when nearly all pairs are none (arXiv 2303.15343, section 3.1).
+_SIGMOID_OFFSET = -10.0
+# Similarities are never multiplied by more, as in CLIP (arXiv 2103.00020, section 2.5).
+_LARGEST_SCALE = 100.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionerLossConfig:
+    """How the captioner is trained.
+
+    Attributes:
+      caption: Weight of the captioning loss, at least 0.
+      contrastive: Weight of the contrastive loss, at least 0.
+      temperature: That of the contrastive loss at first, which is learned; over 0.
+      contrast: One of `CONTRASTS`.
+    """
+
+    caption: float
+    contrastive: float
+    temperature: float
+    contrast: str
+
+    def __post_init__(self):
+        if min(self.caption, self.contrastive) < 0 or self.caption + self.contrastive == 0:
+            raise UserError(
+                f"captioner_loss: caption {self.caption} and contrastive {self.contrastive} are weights of at least 0, "
+                "and not both 0; 2 and 1 are usual"
+            )
+        if self.temperature <= 0:
+            raise UserError(f"captioner_loss: temperature {self.temperature} must be over 0; 0.07 is usual")
+        if self.contrast not in CONTRASTS:
+            raise UserError(f"captioner_loss: contrast {self.contrast!r} is none of {', '.join(CONTRASTS)}")
+
+
+def make_objective(
+    config: CaptionerLossConfig, *, dtype: jnp.dtype
+) -> Callable[[Captioner, Pack, jax.Array], tuple[Mean, dict[str, Mean]]]:
+    """Returns the objective `(captioner, pack, key) -> (loss, metrics)`; nothing is drawn by the key.
+
+    The captioning loss is cross-entropy in symbols (bytes, and where a word ends), summed over a text token, mean over
+    tokens, in nats. What a pack says in `prompt_BS`, int32, is given: so many tokens at the beginning of a segment's
+    text, START among them, carry no loss; 1 where a pack says nothing. A segment without a word has no caption, and
+    one without latent tokens is text alone: it is written, not compared.
+
+    The contrastive loss is over all pairs of a batch, not of several whose gradients are accumulated. Clips with equal
+    captions belong to each of them. Both losses are 0 at best. `dtype` is that of the computation.
+    """
+
+    def objective(model: Captioner, pack: Pack, key: jax.Array) -> tuple[Mean, dict[str, Mean]]:
+        del key
+        segment_BL, segments = pack["segment_BL"], pack["grid_BS3"].shape[1]
+        texts = with_end(pack, segments)
+        features = model.encode(pack, dtype)
+        read = model.read(texts, segments, dtype)
+        scores = model.score(texts, read.states_BKD, features)
+        worded_BS = known.count_tokens(pack["text_segment_BK"], segments) > 1
+        written, metrics = _captioning(scores, texts, worded_BS, pack.get("prompt_BS"))
+        paired_BS = worded_BS & (known.count_tokens(segment_BL, segments) > 0)
+        compared = _contrastive(model, features, read, digest_captions(texts, segments), paired_BS, config)
+        loss = config.caption * written.value() + config.contrastive * compared.value()
+        fill = Mean.of((segment_BL > 0).astype(jnp.float32))
+        metrics |= {"caption": written, "contrastive": compared, "fill": fill}
+        return Mean(loss * written.weight, written.weight), metrics
+
+    return objective
+
+
+def _captioning(
+    scores: CaptionScores, texts: CaptionTexts, worded_BS: jax.Array, prompt_BS: jax.Array | None
+) -> tuple[Mean, dict[str, Mean]]:
+    """Returns the captioning loss and how often whole tokens are foretold rightly."""
+    given_BS = jnp.ones_like(worded_BS, jnp.int32) if prompt_BS is None else prompt_BS
+    behind_BK = texts.position_BK >= known.per_token(given_BS, texts.segment_BK)
+    wanted_BK = jnp.any(scores.asked_BKQ, axis=-1) & behind_BK & known.per_token(worded_BS, texts.segment_BK)
+    weight_BK = wanted_BK.astype(jnp.float32)
+    right_BK = jnp.all(scores.best_BKQ | ~scores.asked_BKQ, axis=-1)
+    loss = Mean.of(-jnp.sum(scores.log_probability_BKQ, axis=-1), weight_BK)
+    return loss, {"tokens_right": Mean.of(right_BK.astype(jnp.float32), weight_BK)}
+
+
+def _contrastive(
+    model: Captioner,
+    features: ClipFeatures,
+    read: CaptionFeatures,
+    digest_BS: jax.Array,
+    paired_BS: jax.Array,
+    config: CaptionerLossConfig,
+) -> Mean:
+    """Returns the contrastive loss over the pairs of a batch."""
+    # One product of arrays that are spread by rows: what devices exchange are embeddings.
+    clip_IE, text_IE = (x.reshape(-1, x.shape[-1]) for x in (features.embedding_BSE, read.embedding_BSE))
+    digest_I, paired_I = digest_BS.reshape(-1), paired_BS.reshape(-1)
+    both_II = paired_I[:, None] & paired_I
+    belong_II = both_II & (digest_I[:, None] == digest_I)
+    scale = jnp.minimum(jnp.exp(model.log_scale[...]) / config.temperature, _LARGEST_SCALE)
+    scores_II = scale * jnp.einsum("IE,JE->IJ", clip_IE, text_IE, precision="highest")
+    weight_I = paired_I.astype(jnp.float32)
+    if config.contrast == "sigmoid":
+        sign_II = jnp.where(belong_II, 1.0, -1.0)
+        pairs_II = -jax.nn.log_sigmoid(sign_II * (scores_II + _SIGMOID_OFFSET + model.offset[...]))
+        return Mean.of(jnp.sum(jnp.where(both_II, pairs_II, 0.0), axis=-1), weight_I)
+    loss_I = 0.5 * (_divergence(scores_II, belong_II, both_II) + _divergence(scores_II.T, belong_II.T, both_II.T))
+    return Mean.of(loss_I, weight_I)
+
+
+def _divergence(scores_IJ: jax.Array, belong_IJ: jax.Array, both_IJ: jax.Array) -> jax.Array:
+    """Returns, of each first, how far the softmax over seconds is from one that is even over those that belong to it.
+
+    The Kullback-Leibler divergence, float32 (I,), in nats; 0 where nothing belongs.
+    """
+    log_IJ = jax.nn.log_softmax(jnp.where(both_IJ, scores_IJ, -1e30), axis=-1)
+    count_I = jnp.maximum(jnp.sum(belong_IJ, axis=-1), 1).astype(jnp.float32)
+    cross_I = -jnp.sum(jnp.where(belong_IJ, log_IJ, 0.0), axis=-1) / count_I
+    return jnp.where(jnp.any(belong_IJ, axis=-1), cross_I - jnp.log(count_I), 0.0)
