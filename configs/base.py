@@ -161,6 +161,29 @@ def get_config() -> ConfigDict:
     context.dropout = 0.1  # chance, in [0, 1), that a clip beside is left out again, each by itself
     context.max_level = 0.05  # clips beside carry a noise level uniform in [0, max_level], less than 1
 
+    c.captioner = captioner = ConfigDict()  # describes clips (configs/captions.py); only stages of its kind look at it
+    captioner.width = 128  # of encoder and text decoder, a multiple of `heads`
+    captioner.depth = 3  # blocks of the encoder
+    captioner.heads = 4  # attention heads
+    captioner.mlp_width = 512  # hidden width of the feed-forwards
+    captioner.unimodal = 2  # blocks of the half of the text decoder that sees the text alone
+    captioner.multimodal = 2  # blocks of the half that sees the clip as well
+    captioner.encoder = "clip"  # its tokens see their clip, or with "frame" their latent frame of it (untried)
+    captioner.generative_queries = 0  # vectors that stand for a clip before the text decoder, 0 or more; 0: all tokens
+    captioner.local_width = 64  # of the model that writes the bytes of a text token
+    captioner.embedding = 128  # numbers by which clips and texts are compared
+    captioner.rope_theta = 100.0  # as of transformer
+    captioner.time_rate = 2.0  # as of transformer, which plans the positions of rows
+    captioner.attention = "auto"  # as of transformer
+    captioner.exchange = "gather"  # as of transformer
+    captioner.remat = "none"  # as of transformer
+
+    c.captioner_loss = written = ConfigDict()
+    written.caption = 2.0  # weight of writing the caption
+    written.contrastive = 1.0  # weight of telling which caption belongs to which clip of the batch
+    written.temperature = 0.07  # of the comparison at first, more than 0; it is learned
+    written.contrast = "softmax"  # over the clips of the batch; or "sigmoid", pair by pair (untried)
+
     c.diffusion = diffusion = ConfigDict()
     diffusion.caption_dropout = 0.1  # share of clips that train without their caption, for guidance
     diffusion.loss_bands = placeholder(tuple)  # noise levels in (0, 1), rising, such as (0.5, 0.9), between which the
@@ -433,4 +456,23 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     # for the first of two experts: the law of `diffusion.noise`, cut off there. None: all levels
     s.context = placeholder(ConfigDict)  # shares, of sum 1, of what is given beside clips, of `context.kinds`, such as
     # ConfigDict({"none": 0.5, "grey": 0.5}); "edges+boxes" gives both. Rows are planned with it. None: nothing
+    return s
+
+
+def captioner_stage(*, steps: int, schedule: ConfigDict, images: float) -> ConfigDict:
+    """Returns a stage that trains the captioner on prepared clips."""
+    s = ConfigDict()
+    s.kind = "captioner"  # trains the captioner, from where the captioner stage before it ended
+    s.steps = steps  # batches trained on
+    s.accumulate = 1  # micro-batches per step; clips are compared within each
+    s.schedule = schedule  # of the learning rate
+    s.start_from = placeholder(str)  # as of diffusion stages
+    s.start_rules = ()  # as of diffusion stages
+    s.trainable = placeholder(str)  # as of diffusion stages
+    s.frozen_dtype = placeholder(str)  # as of diffusion stages
+    s.mix = mix = ConfigDict()  # shares of what is drawn
+    mix.images = images  # of one-frame clips
+    mix.videos = 1.0 - images  # of longer ones
+    mix.collections = ConfigDict()  # as of diffusion stages
+    s.optimizer = optimizer()
     return s

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from configs import base
 from sora_jax.core.errors import UserError
 from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.schema import Settings
@@ -140,7 +141,9 @@ def test_a_key_without_a_comment_is_found():
 def test_other_configs_have_exactly_the_keys_of_base(name):
     """A config may have other stages, but each has the keys of its kind."""
     config, vocabulary = load(name), load("base.py")
-    by_kind = {stage.kind: leaves(stage) for stage in vocabulary.stages.values()}
+    flat = {"warmup_steps": 0, "decay_share": 0.0, "final_share": 1.0}
+    described = base.captioner_stage(steps=1, schedule=base.schedule(1.0, **flat), images=1.0)
+    by_kind = {stage.kind: leaves(stage) for stage in (*vocabulary.stages.values(), described)}
     assert {key: leaves(stage) for key, stage in config.stages.items()} == {
         key: by_kind[stage.kind] for key, stage in config.stages.items()
     }
@@ -160,6 +163,8 @@ def test_a_config_is_read(name):
     settings = read_settings(config)
     before = {"folder.py": ("warmup",), "scaling.py": (), "worlds.py": ()}.get(name, ("images",))
     whole = ("autoencoder", "prepare", *before, "videos")
+    if name == "captions.py":
+        whole = ("autoencoder", "prepare", "caption_images", "caption_videos")
     kinds = [settings.stages[stage].kind for stage in settings.run]
     assert settings.run == whole if not name.startswith("autoencoder") else set(kinds) == {"autoencoder"}
     assert read_settings(config.to_dict()) == settings, "as in config.json"

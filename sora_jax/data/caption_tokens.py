@@ -7,12 +7,11 @@ of "triangles" are the same token. What is written must say whether a word goes 
 Words of up to Q bytes are the same tokens in both.
 """
 
-import types
 from collections.abc import Sequence
 
 import numpy as np
 
-from sora_jax.data.tokens import BYTES_PER_TOKEN, Text, clean_caption
+from sora_jax.data.tokens import BYTES_PER_TOKEN, ByteTokenizer, Text, clean_caption
 
 # A value of a slot that is no byte. In the last slot: the word goes on in the next token. In the first: END, the token
 # after the last word of a caption, whose other slots are 0.
@@ -21,31 +20,15 @@ MARK = 257
 SLOT_VALUES = 258
 
 
-class CaptionTokenizer:
-    """Words in patches of at most Q bytes, then END; see `data.tokens.Tokenizer`."""
+class CaptionTokenizer(ByteTokenizer):
+    """The words of a caption as `spell_words` has them, in rows that were planned for `ByteTokenizer`.
 
-    recipe = types.MappingProxyType({"text_encoder": f"caption patches of {BYTES_PER_TOKEN}, version 1"})
-    cost = f"a word costs one token for every {BYTES_PER_TOKEN} bytes"
-    arrays = types.MappingProxyType({"text_BKQ": (BYTES_PER_TOKEN, np.dtype(np.int32))})
-    stored = False
-
-    def count(self, text: str) -> int:
-        """Returns the number of tokens of the whole text, START and END included."""
-        return 2 + sum(_pieces_of(len(word.encode())) for word in clean_caption(text).split())
-
-    def cut(self, text: str, max_tokens: int) -> str:
-        """Returns the cleaned text, whole words off its end until it has at most `max_tokens` tokens."""
-        words = clean_caption(text).split()
-        used = 2
-        for number, word in enumerate(words):
-            used += _pieces_of(len(word.encode()))
-            if used > max_tokens:
-                return " ".join(words[:number])
-        return " ".join(words)
+    Words of more than 15 bytes may take a token more than planned: then what is too long is cut off the end.
+    """
 
     def encode(self, texts: Sequence[str]) -> list[Text]:
-        """Returns text_BKQ of each text, int32 (k, Q): START, all zeros; the words; END."""
-        return [{"text_BKQ": np.concatenate([spell_words(text), end_token()[None]])} for text in texts]
+        """Returns text_BKQ of each text, int32 (k, Q): START, all zeros, and the words; END is the captioner's."""
+        return [{"text_BKQ": spell_words(text)[: self.count(text)]} for text in texts]
 
 
 CAPTION_TOKENIZER = CaptionTokenizer()
@@ -63,7 +46,7 @@ def spell_words(text: str) -> np.ndarray:
 
 
 def read_tokens(tokens_KQ: np.ndarray) -> str:
-    """Returns the text of tokens as of `CaptionTokenizer.encode`, up to END if there is one.
+    """Returns the text of tokens as of `spell_words`, up to END if there is one.
 
     A word that goes on beyond the last token is left out. Raises UnicodeDecodeError for bytes that are not UTF-8.
     """
@@ -76,11 +59,6 @@ def read_tokens(tokens_KQ: np.ndarray) -> str:
             words.append(word)
             word = b""
     return " ".join(word.decode() for word in words if word)
-
-
-def _pieces_of(length: int) -> int:
-    """Returns the tokens of a word of so many bytes."""
-    return 1 if length <= BYTES_PER_TOKEN else 1 + -(-(length - BYTES_PER_TOKEN) // (BYTES_PER_TOKEN - 1))
 
 
 def _spell_word(word: bytes) -> list[list[int]]:

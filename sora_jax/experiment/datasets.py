@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from sora_jax.data.sources.prefixed import PrefixedSource
 from sora_jax.data.sources.split import split_source
 from sora_jax.data.sources.table import SOURCES
 from sora_jax.data.sources.webdataset import TarSource
+from sora_jax.data.tokens import Tokenizer
 from sora_jax.experiment.schema import DataConfig, Settings
 from sora_jax.experiment.stage_settings import MixConfig
-from sora_jax.models.flops import step_flops, work_of
+from sora_jax.models.flops import Work, step_flops, work_of
 from sora_jax.train.progress import Progress
 from sora_jax.train.reporter import HostBatch
 from sora_jax.train.workdir import Workdir
@@ -193,6 +195,8 @@ class PackedBatches:
     """Packs of prepared clips for the transformer.
 
     `part` is (index, count): what is read of a batch. `trained` is the share of the weights that have a gradient.
+    `tokenizer`, of as many tokens as the clips were prepared with, and `work_flops`, the model FLOPs of a step, are
+    those of another model than the transformer; None: of this.
     """
 
     def __init__(
@@ -205,18 +209,19 @@ class PackedBatches:
         part: tuple[int, int] = (0, 1),
         trained: float = 1.0,
         context: ContextMix | None = None,
+        tokenizer: Tokenizer | None = None,
+        work_flops: Callable[[Work], float] | None = None,
     ):
         weights = mix.collections
-        self._settings = settings
         self._part = part
-        self._trained = trained
+        self._work_flops = work_flops or (lambda work: _transformer_flops(settings, work, trained=trained))
         self._per_batch = settings.packing.rows
         self.rows = RowDataset(
             prepared,
             settings.packing,
             patch=settings.transformer.patch,
             time_rate=settings.transformer.time_rate,
-            tokenizer=settings.text_encoder.tokenizer,
+            tokenizer=tokenizer or settings.text_encoder.tokenizer,
             seed=settings.seed,
             mix=mix.kinds,
             weights_G=[weights.get(name, 0.0) for name in settings.collections] if weights else None,
@@ -246,13 +251,11 @@ class PackedBatches:
 
     def flops(self, batch: HostBatch) -> float:
         """Returns the model FLOPs of a step on a pack, all parts together, taken to be alike."""
-        settings = self._settings
         work = work_of(batch["segment_BL"], batch["text_segment_BK"], batch.get("image_segment_BM"))
-        flops = step_flops(
-            settings.transformer,
-            settings.text_encoder,
-            patch_width=settings.patch_width,
-            work=work,
-            trained=self._trained,
-        )
-        return self._part[1] * flops
+        return self._part[1] * self._work_flops(work)
+
+
+def _transformer_flops(settings: Settings, work: Work, *, trained: float) -> float:
+    """Returns the model FLOPs of a step of the transformer."""
+    text, wide = settings.text_encoder, settings.patch_width
+    return step_flops(settings.transformer, text, patch_width=wide, work=work, trained=trained)

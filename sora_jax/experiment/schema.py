@@ -18,9 +18,11 @@ from sora_jax.data.sources.table import SOURCES
 from sora_jax.diffusion.grids import Grid
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.diffusion.solvers import METHODS
+from sora_jax.experiment.context_settings import ContextConfig
 from sora_jax.experiment.stage_settings import AUTOENCODER, TEXT_TO_VIDEO, Stage
 from sora_jax.generate.cascade import check_refinements
 from sora_jax.models.autoencoder import AutoencoderConfig
+from sora_jax.models.captioner import CaptionerConfig
 from sora_jax.models.codec import CodecConfig
 from sora_jax.models.discriminator import DiscriminatorConfig
 from sora_jax.models.interop.model_folder import ModelFiles, find_model
@@ -29,15 +31,13 @@ from sora_jax.models.text.encoder import TextConfig, TextEncoder
 from sora_jax.models.transformer import TransformerConfig
 from sora_jax.models.vision.clip import describe_image_encoder
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
+from sora_jax.objectives.captioner import CaptionerLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
-from sora_jax.preparation.context import Controls
-from sora_jax.preparation.controls import CONTROLS
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import OptimizerConfig
 from sora_jax.train.reporter import LogConfig
 from sora_jax.train.state import EmaConfig
 from sora_jax.train.workdir import MAIN
-from sora_jax.video.parts import ROLES
 from sora_jax.video.shown import ShownConfig
 
 # Of an image, that the encoder of all public models makes.
@@ -222,32 +222,6 @@ class ScalingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ContextConfig:
-    """Clips that are given beside the one that is made; see `configs/base.py`."""
-
-    kinds: tuple[str, ...]
-    dropout: float
-    max_level: float
-
-    def __post_init__(self):
-        unknown = [kind for kind in self.kinds if kind not in CONTROLS]
-        if unknown or len({*self.kinds}) < len(self.kinds):
-            raise UserError(f"kinds {self.kinds} must be some of {', '.join(CONTROLS)}, each once")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout {self.dropout:g} is outside [0, 1)")
-        if not 0 <= self.max_level < 1:
-            raise UserError(f"max_level {self.max_level:g} is outside [0, 1)")
-
-    def controls(self) -> Controls:
-        """Returns what is made beside each clip."""
-        return {kind: CONTROLS[kind] for kind in self.kinds}
-
-    def max_levels(self) -> tuple[float, ...]:
-        """Returns the highest noise level of clips beside, for each role."""
-        return (self.max_level,) * len(ROLES)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything a run is told, by the names of `configs/base.py`.
 
@@ -276,6 +250,8 @@ class Settings:
     text: TextConfig
     packing: PackingConfig
     context: ContextConfig
+    captioner: CaptionerConfig
+    captioner_loss: CaptionerLossConfig
     diffusion: DiffusionConfig
     ema: EmaConfig
     optimizer: OptimizerConfig

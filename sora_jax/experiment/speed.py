@@ -118,7 +118,7 @@ class Costs:
         """Returns the seconds of making videos of the size of samples."""
         settings, speed = self._settings, self.speed
         size = (settings.sampling.frames, *settings.sampling.size)
-        work = self._rows(size)
+        work = self.work(size)
         once = flops.transformer_flops(
             settings.transformer, text_dim=settings.text_encoder.width, patch_width=settings.patch_width, work=work
         )
@@ -126,7 +126,7 @@ class Costs:
         solving = speed.seconds(once * solver_evaluations(solver_config(settings)), TRANSFORMER)
         return batches * solving + videos * speed.seconds(math.prod(size) * self.decode, CONVOLUTIONS)
 
-    def _rows(self, size: shapes.Size) -> flops.Work:
+    def work(self, size: shapes.Size) -> flops.Work:
         """Returns the work of a batch of rows full of clips of one size."""
         settings = self._settings
         frames, height, width = (-(-side // step) for side, step in zip(size, settings.token_stride, strict=True))
@@ -136,7 +136,7 @@ class Costs:
     def _step(self, size: shapes.Size) -> float:
         """Returns the FLOPs of a train step on clips of one size."""
         settings, text = self._settings, self._settings.text_encoder
-        return flops.step_flops(settings.transformer, text, patch_width=settings.patch_width, work=self._rows(size))
+        return flops.step_flops(settings.transformer, text, patch_width=settings.patch_width, work=self.work(size))
 
 
 def _flops_of_pixel(program: Program) -> float:

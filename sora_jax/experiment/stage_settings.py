@@ -10,7 +10,7 @@ from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig
 
 FrozenDtype = Literal["float32", "bfloat16"]
 # Models that stages train, and that others load.
-AUTOENCODER, TEXT_TO_VIDEO = "autoencoder", "text_to_video"
+AUTOENCODER, TEXT_TO_VIDEO, CAPTIONER = "autoencoder", "text_to_video", "captioner"
 
 
 class Stage:

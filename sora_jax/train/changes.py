@@ -42,6 +42,12 @@ _LATER = {
     "text": {"encoder": "bytes"},
     "transformer": {"lora": {"rank": None, "alpha": None, "targets": None}},
     "context": {"kinds": [], "dropout": 0.1, "max_level": 0.05},
+    "captioner": {
+        **{"width": 128, "depth": 3, "heads": 4, "mlp_width": 512, "unimodal": 2, "multimodal": 2, "encoder": "clip"},
+        **{"generative_queries": 0, "local_width": 64, "embedding": 128, "rope_theta": 100.0, "time_rate": 2.0},
+        **{"attention": "auto", "exchange": "gather", "remat": "none"},
+    },
+    "captioner_loss": {"caption": 2.0, "contrastive": 1.0, "temperature": 0.07, "contrast": "softmax"},
 }
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
 _MOST_LISTED = 5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.caption_tokens import CAPTION_TOKENIZER, SLOT_VALUES, read_tokens, spell_words
+from sora_jax.data.caption_tokens import SLOT_VALUES, end_token, read_tokens, spell_words
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.generate.decoding import Asked, CaptioningConfig, decode
 
@@ -20,7 +20,7 @@ class TableWriter:
     """Knows the captions of each clip and their probabilities, and writes exactly by these; off them all is alike."""
 
     def __init__(self, texts, weights, beams):
-        tokens = [[CAPTION_TOKENIZER.encode([text])[0]["text_BKQ"] for text in own] for own in texts]
+        tokens = [[np.concatenate([spell_words(text), end_token()[None]]) for text in own] for own in texts]
         padded = [[np.pad(one, ((0, LENGTH - len(one)), (0, 0))) for one in own] for own in tokens]
         self.tokens_NTKQ = jnp.repeat(jnp.asarray(padded), beams, axis=0)
         self.weight_NT = jnp.repeat(jnp.asarray(weights, jnp.float32), beams, axis=0)
@@ -89,7 +89,7 @@ def test_greedy_writes_the_likeliest_caption_of_each_clip_with_its_score():
     found = decode(TableWriter(TEXTS, [[0.7, 0.3], [0.2, 0.8]], 1), asked(2), GREEDY)
     assert texts_of(found) == ["a red triangle on a background", "a triangles b"]
     assert np.asarray(found.done_C).all()
-    tokens = [CAPTION_TOKENIZER.count(text) - 1 for text in texts_of(found)]
+    tokens = [len(spell_words(text)) for text in texts_of(found)]
     expected = [math.log(0.7) / tokens[0], math.log(0.8) / tokens[1]]
     np.testing.assert_allclose(found.score_C, expected, atol=1e-5)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from sora_jax.experiment.kinds.autoencoder import AutoencoderKind
 from sora_jax.experiment.kinds.base import Kind, TrainKind
+from sora_jax.experiment.kinds.captioner import CaptionerKind
 from sora_jax.experiment.kinds.diffusion import DiffusionKind
 from sora_jax.experiment.kinds.prepare import PrepareKind
 from sora_jax.experiment.schema import Settings
@@ -13,6 +14,7 @@ KINDS: dict[str, Kind[Any]] = {
     "autoencoder": AutoencoderKind(),
     "prepare": PrepareKind(),
     "diffusion": DiffusionKind(),
+    "captioner": CaptionerKind(),
 }
 
 

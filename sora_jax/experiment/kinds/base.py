@@ -19,6 +19,8 @@ from jax.sharding import Mesh
 from sora_jax.checkpoints.frozen import WeightSource
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core import rng
+from sora_jax.core.errors import UserError
+from sora_jax.core.sharding import ways
 from sora_jax.core.stop import StopSignal
 from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.experiment.init_from import inherit
@@ -301,3 +303,18 @@ class TrainKind(Kind[T]):
         state, facts = train(job, run.context)
         self.finish(run, name, state)
         return facts
+
+
+def check_split(settings: Settings, mesh: Mesh, *, heads: int, key: str) -> None:
+    """Raises UserError where the mesh splits rows, or the heads that the config calls `key`, unevenly."""
+    tokens = settings.packing.tokens
+    if tokens % ways("length", mesh):
+        raise UserError(
+            f"packing.tokens is {tokens}, and the mesh axis sequence splits a row over {ways('length', mesh)} "
+            "devices: make it a multiple of these"
+        )
+    if heads % ways("heads", mesh):
+        raise UserError(
+            f"{key} is {heads}, and the mesh axis tensor splits them over {ways('heads', mesh)} "
+            "devices: make them a multiple of these"
+        )

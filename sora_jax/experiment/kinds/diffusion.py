@@ -14,19 +14,17 @@ from jax.sharding import Mesh
 from sora_jax.checkpoints.frozen import WeightSource
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
-from sora_jax.core.printable import printable
-from sora_jax.core.sharding import batch_part, ways
+from sora_jax.core.sharding import batch_part
 from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.packing.context import ContextMix
-from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
 from sora_jax.experiment import activations, sample_log
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.heldout import NONE_HELD_OUT, make_loss_grid, prepare_heldout
-from sora_jax.experiment.kinds.base import Run, Show, TrainKind, Validate
-from sora_jax.experiment.kinds.prepare import prepare_stages
-from sora_jax.experiment.loading import build_generator, load_shower
+from sora_jax.experiment.kinds.base import Run, Show, TrainKind, Validate, check_split
+from sora_jax.experiment.kinds.prepare import open_prepared, prepare_stages, warn_of_left_out
+from sora_jax.experiment.loading import build_generator
 from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
@@ -34,7 +32,6 @@ from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO, MixConfig, TrainSt
 from sora_jax.experiment.training_samples import TrainingSamples
 from sora_jax.models import flops
 from sora_jax.objectives import diffusion
-from sora_jax.preparation.encode import header
 from sora_jax.train.state import TrainState, track_name
 from sora_jax.train.step import Objective
 
@@ -116,17 +113,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             self.lineage(settings, name)
         except UserError as error:
             raise UserError(f"stages.{name}.noise_range {self.of(settings, name).noise_range}: {error}") from error
-        tokens, heads = settings.packing.tokens, settings.transformer.heads
-        if tokens % ways("length", mesh):
-            raise UserError(
-                f"packing.tokens is {tokens}, and the mesh axis sequence splits a row over {ways('length', mesh)} "
-                "devices: make it a multiple of these"
-            )
-        if heads % ways("heads", mesh):
-            raise UserError(
-                f"transformer.heads is {heads}, and the mesh axis tensor splits them over {ways('heads', mesh)} "
-                "devices: make them a multiple of these"
-            )
+        check_split(settings, mesh, heads=settings.transformer.heads, key="transformer.heads")
 
     def lineage(self, settings: Settings, name: str) -> int | None:
         """Returns the transformer of the public model that the stage trains; None: the run makes its own."""
@@ -164,12 +151,8 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
         stage = self.of(run.settings, name)
-        shower = load_shower(run.settings, run.codec)
-        made_with = header(run.codec, run.settings.text_encoder.tokenizer, shower)
-        expected = {key: str(value) for key, value in made_with.items() if isinstance(value, str)}
-        folders = [run.workdir.prepared(collection) for collection in run.settings.collections]
         stream = PackedBatches(
-            PreparedSet.open(folders, expected),
+            open_prepared(run),
             run.settings,
             mix=stage.mix,
             token_drop=stage.token_drop,
@@ -177,8 +160,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             trained=self._share_trained(run.settings, name),
             context=_mix_of_context(run.settings, stage),
         )
-        for sample, reason in stream.rows.left_out().items():
-            logging.warning("%s: %s is left out: %s", name, printable(sample), reason)
+        warn_of_left_out(name, stream)
         return stream
 
     def batches(self, settings: Settings, name: str, *, segment_tokens: int) -> list[StepBatch]:

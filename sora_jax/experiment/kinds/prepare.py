@@ -11,10 +11,13 @@ from jax.sharding import Mesh
 from sora_jax.core.config import at_least_one
 from sora_jax.core.distributed import from_first, gather, is_first, wait_for_all
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.printable import printable
 from sora_jax.core.stop import StopSignal
 from sora_jax.data.fitting import Collection
 from sora_jax.data.shards.catalogue import read_catalogue
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import fingerprint
+from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.kinds.base import Before, Kind, Run
 from sora_jax.experiment.loading import load_codec, load_shower
 from sora_jax.experiment.schema import Settings
@@ -215,3 +218,17 @@ def _own_mesh(settings: Settings) -> Mesh:
     if jax.process_count() == 1:
         return make_mesh(settings.mesh)
     return make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), jax.local_devices())
+
+
+def open_prepared(run: Run) -> PreparedSet:
+    """Returns the clips that the run has prepared; UserError where that was not with its autoencoder and texts."""
+    settings = run.settings
+    made_with = header(run.codec, settings.text_encoder.tokenizer, load_shower(settings, run.codec))
+    expected = {key: str(value) for key, value in made_with.items() if isinstance(value, str)}
+    return PreparedSet.open([run.workdir.prepared(collection) for collection in settings.collections], expected)
+
+
+def warn_of_left_out(name: str, stream: PackedBatches) -> None:
+    """Names the samples that no row of the stage `name` holds."""
+    for sample, reason in stream.rows.left_out().items():
+        logging.warning("%s: %s is left out: %s", name, printable(sample), reason)

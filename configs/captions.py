@@ -1,0 +1,33 @@
+"""A captioner: it learns to describe the clips of the drawn world, and to tell which caption belongs to which clip.
+
+  python -m sora_jax.main --config=configs/captions.py --workdir=runs/captions
+
+It reads latents, as the transformer does, so the autoencoder comes first. For clips of your own take over
+`data`, `packing` and the autoencoder of the config that you train with.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """Returns the config of the captioner of the drawn world."""
+    c = base.get_config()
+    with c.unlocked():
+        c.run = ("autoencoder", "prepare", "caption_images", "caption_videos")
+        c.stages.update(
+            {
+                "caption_images": base.captioner_stage(
+                    steps=300,
+                    schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.01, final_share=1.0),
+                    images=1.0,
+                ),
+                "caption_videos": base.captioner_stage(
+                    steps=700,
+                    schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02),
+                    images=0.25,
+                ),
+            }
+        )
+    return c

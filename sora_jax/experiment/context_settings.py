@@ -1,0 +1,34 @@
+"""The part of the config about clips that are given beside the one that is made."""
+
+import dataclasses
+
+from sora_jax.core.errors import UserError
+from sora_jax.preparation.context import Controls
+from sora_jax.preparation.controls import CONTROLS
+from sora_jax.video.parts import ROLES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContextConfig:
+    """Clips that are given beside the one that is made; see `configs/base.py`."""
+
+    kinds: tuple[str, ...]
+    dropout: float
+    max_level: float
+
+    def __post_init__(self):
+        unknown = [kind for kind in self.kinds if kind not in CONTROLS]
+        if unknown or len({*self.kinds}) < len(self.kinds):
+            raise UserError(f"kinds {self.kinds} must be some of {', '.join(CONTROLS)}, each once")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout {self.dropout:g} is outside [0, 1)")
+        if not 0 <= self.max_level < 1:
+            raise UserError(f"max_level {self.max_level:g} is outside [0, 1)")
+
+    def controls(self) -> Controls:
+        """Returns what is made beside each clip."""
+        return {kind: CONTROLS[kind] for kind in self.kinds}
+
+    def max_levels(self) -> tuple[float, ...]:
+        """Returns the highest noise level of clips beside, for each role."""
+        return (self.max_level,) * len(ROLES)

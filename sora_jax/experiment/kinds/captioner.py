@@ -1,0 +1,129 @@
+"""The kind of stage that trains the captioner on prepared clips."""
+
+import dataclasses
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from sora_jax.core.precision import compute_dtype
+from sora_jax.core.sharding import batch_part
+from sora_jax.core.tree import Params
+from sora_jax.data.caption_tokens import CAPTION_TOKENIZER
+from sora_jax.experiment import activations
+from sora_jax.experiment.datasets import PackedBatches
+from sora_jax.experiment.kinds.base import Run, TrainKind, check_split
+from sora_jax.experiment.kinds.prepare import open_prepared, warn_of_left_out
+from sora_jax.experiment.loading import build_captioner
+from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.speed import TRANSFORMER, Costs, clip_sizes
+from sora_jax.experiment.stage_settings import CAPTIONER, MixConfig, TrainStage
+from sora_jax.models.captioner_flops import captioner_flops
+from sora_jax.models.flops import Work
+from sora_jax.objectives import captioner
+from sora_jax.train.step import Objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionerStage(TrainStage):
+    """Trains the captioner on prepared clips, from where the stage before it ended that trains it.
+
+    Attributes:
+      mix: What is drawn.
+    """
+
+    trains = CAPTIONER
+
+    mix: MixConfig
+
+
+class CaptionerKind(TrainKind[CaptionerStage]):
+    """Stages of it, each with its mix of clips and its learning rate, train one captioner."""
+
+    stage = CaptionerStage
+    after = ("autoencoder", "prepare")
+    key = "captioner parameters"
+    keeps_averages = True
+
+    def conflicts(self, settings: Settings, name: str) -> list[str]:
+        """Returns whether the run's texts are not the words themselves, and collections that there are not."""
+        said = []
+        if settings.text.encoder != "bytes":
+            said.append(
+                f"stages.{name} writes the bytes of captions, and text.encoder {settings.text.encoder!r} prepares "
+                "other tokens: set it to 'bytes' in the run that trains the captioner"
+            )
+        unknown = self.of(settings, name).mix.collections.keys() - settings.collections
+        if unknown:
+            there = ", ".join(settings.collections)
+            said.append(f"stages.{name}.mix.collections names {', '.join(sorted(unknown))}; there are {there}")
+        return said
+
+    def check(self, settings: Settings, name: str, mesh: Mesh) -> None:
+        """Raises UserError where the mesh splits rows or heads unevenly."""
+        del name
+        check_split(settings, mesh, heads=settings.captioner.heads, key="captioner.heads")
+
+    def build(self, settings: Settings, name: str, key: jax.Array) -> nnx.Module:
+        """Returns a fresh captioner."""
+        del name
+        return build_captioner(settings, key)
+
+    def objective(self, settings: Settings, name: str) -> Objective:
+        """Returns the loss of writing captions and of telling which belongs to which clip."""
+        del name
+        return captioner.make_objective(settings.captioner_loss, dtype=compute_dtype(settings.precision))
+
+    def stream(self, run: Run, name: str) -> PackedBatches:
+        """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
+        stream = PackedBatches(
+            open_prepared(run),
+            run.settings,
+            mix=self.of(run.settings, name).mix,
+            part=batch_part(run.mesh),
+            tokenizer=CAPTION_TOKENIZER,
+            work_flops=lambda work: _step_flops(run.settings, work),
+        )
+        warn_of_left_out(name, stream)
+        return stream
+
+    def batches(self, settings: Settings, name: str, *, segment_tokens: int) -> list[StepBatch]:
+        """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds."""
+        shape, packing = settings.captioner, settings.packing
+        work = work_of_rows(settings, segment_tokens=segment_tokens)
+        rows = packing.rows // self.of(settings, name).accumulate
+
+        def split(mesh: Mesh, params: Params) -> activations.Ways:
+            widths = frozenset((shape.mlp_width, shape.width // shape.heads))
+            return activations.of_rows(mesh, params, rows=rows, tokens=packing.tokens, split=widths)
+
+        return [
+            StepBatch(
+                what=f"packing.rows is {packing.rows}",
+                size=packing.rows,
+                shapes=pack_shapes(settings, packing.rows),
+                ways=split,
+                flops=_step_flops(settings, work),
+                recomputed=0.0,
+                title="",
+                facts={
+                    "rows": packing.rows,
+                    "tokens of a row": packing.tokens,
+                    "segments of a row": work.segments // packing.rows,
+                    "tokens of a segment": segment_tokens,
+                },
+            )
+        ]
+
+    def step_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
+        """Returns how long a step takes, on average over the clips that are drawn."""
+        mix = self.of(settings, name).mix
+        sizes = clip_sizes(settings, mix.images / (mix.images + mix.videos))
+        works = [(share, costs.work(size)) for share, size in sizes]
+        return sum(share * costs.speed.seconds(_step_flops(settings, work), TRANSFORMER) for share, work in works)
+
+
+def _step_flops(settings: Settings, work: Work) -> float:
+    """Returns the model FLOPs of a step: the backward pass multiplies twice where the forward pass does."""
+    return 3 * captioner_flops(settings.captioner, patch_width=settings.patch_width, work=work)
