@@ -173,7 +173,6 @@ def get_config() -> ConfigDict:
     captioner.local_width = 64  # of the model that writes the bytes of a text token
     captioner.embedding = 128  # numbers by which clips and texts are compared
     captioner.rope_theta = 100.0  # as of transformer
-    captioner.time_rate = 2.0  # as of transformer, which plans the positions of rows
     captioner.attention = "auto"  # as of transformer
     captioner.exchange = "gather"  # as of transformer
     captioner.remat = "none"  # as of transformer
@@ -183,6 +182,15 @@ def get_config() -> ConfigDict:
     written.contrastive = 1.0  # weight of telling which caption belongs to which clip of the batch
     written.temperature = 0.07  # of the comparison at first, more than 0; it is learned
     written.contrast = "softmax"  # over the clips of the batch; or "sigmoid", pair by pair (untried)
+
+    c.captioning = captioning = ConfigDict()  # how captions are written
+    captioning.method = "greedy"  # the likeliest byte each time; "beam": the likeliest of several captions (untried);
+    # "nucleus": drawn (untried)
+    captioning.beams = 4  # captions that "beam" follows at once, 1 to 258
+    captioning.length_penalty = 0.6  # of "beam", 0 or more: 0 prefers short captions
+    captioning.temperature = 1.0  # of "nucleus", more than 0: less keeps to what is likely
+    captioning.top_p = 0.9  # of "nucleus": it draws among the likeliest that together have so much probability
+    captioning.no_repeat = 4  # so many words in a row are not written twice in a caption, 2 or more; 0: they may be
 
     c.diffusion = diffusion = ConfigDict()
     diffusion.caption_dropout = 0.1  # share of clips that train without their caption, for guidance

@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     c = base.get_config()
     with c.unlocked():
         c.run = ("autoencoder", "prepare", "caption_images", "caption_videos")
-        c.stages.update(
-            {
+        c.update(
+            stages={
                 "caption_images": base.captioner_stage(
                     steps=300,
                     schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.01, final_share=1.0),

@@ -23,12 +23,19 @@ SLOT_VALUES = 258
 class CaptionTokenizer(ByteTokenizer):
     """The words of a caption as `spell_words` has them, in rows that were planned for `ByteTokenizer`.
 
-    Words of more than 15 bytes may take a token more than planned: then what is too long is cut off the end.
+    Words of more than 15 bytes may take a token more than planned: then letters are cut off the end.
     """
 
     def encode(self, texts: Sequence[str]) -> list[Text]:
         """Returns text_BKQ of each text, int32 (k, Q): START, all zeros, and the words; END is the captioner's."""
-        return [{"text_BKQ": spell_words(text)[: self.count(text)]} for text in texts]
+        return [{"text_BKQ": self._fitted(text)} for text in texts]
+
+    def _fitted(self, text: str) -> np.ndarray:
+        most, fitted_KQ = self.count(text), spell_words(text)
+        while len(fitted_KQ) > most:
+            text = text[:-1]
+            fitted_KQ = spell_words(text)
+        return fitted_KQ
 
 
 CAPTION_TOKENIZER = CaptionTokenizer()

@@ -27,7 +27,6 @@ from sora_jax.generate.job import Job, ModelLimits, read_job
 from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.models.autoencoder import Autoencoder
-from sora_jax.models.captioner import Captioner
 from sora_jax.models.codec import Codec
 from sora_jax.models.interop.variants import public_statistics
 from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_autoencoder
@@ -63,11 +62,6 @@ def build_generator(settings: Settings, key: jax.Array) -> TextToVideo:
         rngs=nnx.Rngs(key),
         roles=bool(settings.context.kinds),
     )
-
-
-def build_captioner(settings: Settings, key: jax.Array) -> Captioner:
-    """Returns a fresh captioner."""
-    return Captioner(settings.captioner, patch_width=settings.patch_width, rngs=nnx.Rngs(key))
 
 
 def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None) -> Codec:

@@ -66,7 +66,6 @@ RANGES: dict[str, Range] = {
     "text.*": AT_LEAST_ONE,
     "captioner.generative_queries": NOT_NEGATIVE,
     "captioner.rope_theta": POSITIVE,
-    "captioner.time_rate": POSITIVE,
     "captioner.*": AT_LEAST_ONE,
     "diffusion.noise.shift_power": NOT_NEGATIVE,
     "*optimizer.b?": DECAY,

@@ -74,6 +74,22 @@ def show_samples(
     show_words(workdir, stage, names)
 
 
+def show_described(
+    workdir: Workdir,
+    metrics: MetricsWriter,
+    stage: str,
+    step: int,
+    clips: list[np.ndarray],
+    rates: list[float],
+    texts: list[str],
+) -> None:
+    """Writes clips, of so many frames per second, with what is said of each."""
+    names = {f"clip_{number:02d}": text for number, text in enumerate(texts)}
+    for name, pixels_THWC, fps in zip(names, clips, rates, strict=True):
+        show_clip(workdir, metrics, stage, step, name, pixels_THWC, fps)
+    show_words(workdir, stage, names)
+
+
 def show_sheet(folder: Path, name: str, clips: list[np.ndarray], prompts: Sequence[str], *, fps: float) -> None:
     """Writes `clips` as one sheet, `name`.gif, that says in its comment which `prompts` they are of, row by row."""
     if is_first():

@@ -21,6 +21,7 @@ from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.context_settings import ContextConfig
 from sora_jax.experiment.stage_settings import AUTOENCODER, TEXT_TO_VIDEO, Stage
 from sora_jax.generate.cascade import check_refinements
+from sora_jax.generate.decoding import CaptioningConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.captioner import CaptionerConfig
 from sora_jax.models.codec import CodecConfig
@@ -252,6 +253,7 @@ class Settings:
     context: ContextConfig
     captioner: CaptionerConfig
     captioner_loss: CaptionerLossConfig
+    captioning: CaptioningConfig
     diffusion: DiffusionConfig
     ema: EmaConfig
     optimizer: OptimizerConfig

@@ -9,6 +9,7 @@ Commands, notebooks and servers stand on it. Models are loaded when they are fir
 """
 
 import dataclasses
+import functools
 import os
 import types
 from collections.abc import Mapping, Sequence
@@ -24,17 +25,26 @@ from sora_jax.core.config_files import load_config
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.paths import check_writable
+from sora_jax.core.tree import Params
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment import evaluation
 from sora_jax.experiment.adapters import read_adapters
+from sora_jax.experiment.captioners import load_captioner, make_describer
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.distribution import comparison_of, judge_distribution
 from sora_jax.experiment.estimate import COMPILING
-from sora_jax.experiment.loading import WEIGHTS, Weights, check_ema, limits_of, solver_config
+from sora_jax.experiment.loading import (
+    WEIGHTS,
+    Weights,
+    check_ema,
+    limits_of,
+    solver_config,
+)
 from sora_jax.experiment.machine import free_memory
 from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.public_models import PublicModels
 from sora_jax.experiment.settings import read_settings
+from sora_jax.generate.captioning import Describer, EncodedClip, WrittenCaption
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.given import GivenArrays, as_clip
 from sora_jax.generate.job import Job, ModelLimits, read_job
@@ -200,6 +210,29 @@ class Session:
         `generate.job.read_job` makes a job of a request.
         """
         return Rounds(self.models.sampler(self.solver(**solver)), self.models.params, self.limits, most=most)
+
+    def describe(
+        self, clips: Sequence[np.ndarray], *, fps: float | None = None, prefix: str = "", seed: int = 0
+    ) -> list[WrittenCaption]:
+        """Returns a caption of each uint8 clip (T, H, W, 3), written by the run's captioner (docs/captions.md).
+
+        Args:
+          clips: Of sizes and lengths that `encode` takes.
+          fps: Frames per second of all of them; None: as of samples.
+          prefix: What each caption begins with; it is no part of what is returned.
+          seed: Of captions that are drawn.
+
+        Raises UserError where the run has no captioner, and for clips that no row holds.
+        """
+        params, describer = self._captioner
+        rate = self.settings.sampling.fps if fps is None else fps
+        seen = [EncodedClip(latent_THWC=self.encode(clip_THWC), fps=rate) for clip_THWC in clips]
+        return describer(params, seen, prefix=prefix, seed=seed)
+
+    @functools.cached_property
+    def _captioner(self) -> tuple[Params, Describer]:
+        params, _, _ = load_captioner(self.models.workdir, self.settings)
+        return params, make_describer(self.settings, rows=self.settings.packing.rows)
 
     def encode(self, clip_THWC: np.ndarray) -> np.ndarray:
         """Returns the latent, float32 (t, h, w, C) of about unit variance, of a uint8 clip (T, H, W, 3).

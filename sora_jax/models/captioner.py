@@ -52,7 +52,6 @@ class CaptionerConfig:
       local_width: W, of the model that writes the bytes of a token.
       embedding: E, of what clips and texts are compared by.
       rope_theta: Base of the rotary wavelengths of the encoder.
-      time_rate: Time positions per second of video.
       attention: A key of `nn.attention.BACKENDS`, or "auto".
       exchange: How keys that are spread over devices come to the queries, one of `nn.attention.EXCHANGES`.
       remat: What the backward pass keeps, a key of `nn.stack.REMAT_POLICIES`.
@@ -69,7 +68,6 @@ class CaptionerConfig:
     local_width: int
     embedding: int
     rope_theta: float
-    time_rate: float
     attention: str
     exchange: str
     remat: str

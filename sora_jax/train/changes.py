@@ -14,6 +14,7 @@ from sora_jax.core.config import differences
 _FREE = (
     "log.*",
     "sampling.*",
+    "captioning.*",
     "evaluation.*",
     *("scaling", "scaling.*"),
     "checkpoint.*",
@@ -44,10 +45,14 @@ _LATER = {
     "context": {"kinds": [], "dropout": 0.1, "max_level": 0.05},
     "captioner": {
         **{"width": 128, "depth": 3, "heads": 4, "mlp_width": 512, "unimodal": 2, "multimodal": 2, "encoder": "clip"},
-        **{"generative_queries": 0, "local_width": 64, "embedding": 128, "rope_theta": 100.0, "time_rate": 2.0},
+        **{"generative_queries": 0, "local_width": 64, "embedding": 128, "rope_theta": 100.0},
         **{"attention": "auto", "exchange": "gather", "remat": "none"},
     },
     "captioner_loss": {"caption": 2.0, "contrastive": 1.0, "temperature": 0.07, "contrast": "softmax"},
+    "captioning": {
+        **{"method": "greedy", "beams": 4, "length_penalty": 0.6},
+        **{"temperature": 1.0, "top_p": 0.9, "no_repeat": 4},
+    },
 }
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
 _MOST_LISTED = 5

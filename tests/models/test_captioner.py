@@ -30,7 +30,6 @@ CONFIG = CaptionerConfig(
     local_width=8,
     embedding=8,
     rope_theta=100.0,
-    time_rate=2.0,
     attention="auto",
     exchange="gather",
     remat="none",

@@ -6,15 +6,19 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from sora_jax.core.distributed import to_host
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import batch_part
 from sora_jax.core.tree import Params
 from sora_jax.data.caption_tokens import CAPTION_TOKENIZER
-from sora_jax.experiment import activations
+from sora_jax.data.packing.pools import clips_by_kind
+from sora_jax.data.shards.records import Prepared
+from sora_jax.experiment import activations, sample_log
+from sora_jax.experiment.captioners import build_captioner, make_describer
 from sora_jax.experiment.datasets import PackedBatches
-from sora_jax.experiment.kinds.base import Run, TrainKind, check_split
-from sora_jax.experiment.kinds.prepare import open_prepared, warn_of_left_out
-from sora_jax.experiment.loading import build_captioner
+from sora_jax.experiment.heldout import prepare_heldout
+from sora_jax.experiment.kinds.base import Run, Show, TrainKind, check_split
+from sora_jax.experiment.kinds.prepare import open_prepared, prepare_stages, warn_of_left_out
 from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import TRANSFORMER, Costs, clip_sizes
@@ -22,7 +26,10 @@ from sora_jax.experiment.stage_settings import CAPTIONER, MixConfig, TrainStage
 from sora_jax.models.captioner_flops import captioner_flops
 from sora_jax.models.flops import Work
 from sora_jax.objectives import captioner
+from sora_jax.train.state import TrainState, track_name
 from sora_jax.train.step import Objective
+
+_CLIPS_SHOWN = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +51,6 @@ class CaptionerKind(TrainKind[CaptionerStage]):
     stage = CaptionerStage
     after = ("autoencoder", "prepare")
     key = "captioner parameters"
-    keeps_averages = True
 
     def conflicts(self, settings: Settings, name: str) -> list[str]:
         """Returns whether the run's texts are not the words themselves, and collections that there are not."""
@@ -116,6 +122,23 @@ class CaptionerKind(TrainKind[CaptionerStage]):
             )
         ]
 
+    def show(self, run: Run, name: str) -> Show:
+        """Shows clips, held-out ones where there are some, each with what is written of it beside its own caption."""
+        settings, stage = run.settings, self.of(run.settings, name)
+        clips = _shown_clips(run, videos=stage.mix.videos > 0)
+        describer = make_describer(settings, rows=1)
+        pixels = [run.codec.decode(clip.latent_THWC[None])[0] for clip in clips]
+        track = track_name(settings.ema.widths[0])
+
+        def show(state: TrainState, step: int) -> None:
+            params = jax.tree.map(to_host, state.averaged(track))
+            pairs = zip(describer(params, clips), clips, strict=True)
+            said = [f"{written.text} (its own caption: {clip.captions[0]})" for written, clip in pairs]
+            rates = [clip.fps for clip in clips]
+            sample_log.show_described(run.workdir, run.metrics, name, step, pixels, rates, said)
+
+        return show
+
     def step_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
         """Returns how long a step takes, on average over the clips that are drawn."""
         mix = self.of(settings, name).mix
@@ -127,3 +150,17 @@ class CaptionerKind(TrainKind[CaptionerStage]):
 def _step_flops(settings: Settings, work: Work) -> float:
     """Returns the model FLOPs of a step: the backward pass multiplies twice where the forward pass does."""
     return 3 * captioner_flops(settings.captioner, patch_width=settings.patch_width, work=work)
+
+
+def _shown_clips(run: Run, *, videos: bool) -> list[Prepared]:
+    """Returns clips to be described: held-out ones, or where there are none of those that are trained on."""
+    settings = run.settings
+    if any(one.heldout is not None for one in run.collections):
+        batch = prepare_stages(settings)[0].batch
+        count = settings.evaluation.clips
+        prepared = prepare_heldout(run.workdir, settings, run.collections, run.codec, count=count, batch=batch)
+    else:
+        prepared = open_prepared(run)
+    kinds = clips_by_kind(prepared.grid_N3)
+    found = kinds["videos" if videos and len(kinds["videos"]) else "images"]
+    return [prepared[int(found[place])] for place in sample_log.evenly(len(found), _CLIPS_SHOWN)]

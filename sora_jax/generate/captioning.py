@@ -1,0 +1,199 @@
+"""Captions of clips: a captioner sees packed clips once, then writes all their captions in step.
+
+Shapes: B rows, L tokens, S segments, C = B S captions, W beams of a caption, R = S W texts of a row, N = C W
+hypotheses, K tokens of a caption, Q slots of a token.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sora_jax.core.errors import UserError
+from sora_jax.core.tree import Params, merge_model
+from sora_jax.data.caption_tokens import read_tokens, spell_words
+from sora_jax.data.packing.packs import HostPack, PackLayout, stack_rows
+from sora_jax.data.packing.plan import plan_window
+from sora_jax.generate.decoding import Asked, CaptioningConfig, Decoded, WriterMemory, decode
+from sora_jax.models.captioner import Captioner, ClipFeatures, Writing
+from sora_jax.models.text_to_video import Pack
+from sora_jax.video import shapes
+from sora_jax.video.patches import patchify
+
+
+class LatentClip(Protocol):
+    """A clip as it is prepared."""
+
+    @property
+    def latent_THWC(self) -> np.ndarray:
+        """Its latent, float32, normalised."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedClip:
+    """A `LatentClip` that was encoded for this."""
+
+    latent_THWC: np.ndarray
+    fps: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WrittenCaption:
+    """What was written about a clip.
+
+    Attributes:
+      text: The caption, without what it was asked to begin with.
+      score: Mean log-probability of a token, nats.
+      whole: Whether it came to its end; where not, it is cut.
+    """
+
+    text: str
+    score: float
+    whole: bool
+
+
+class Describer:
+    """Writes captions of clips, many at a time, by programs of one shape.
+
+    Args:
+      structure: Of the captioner, from `core.tree`.
+      layout: Of rows; what it says of texts has no effect.
+      rows: Of a batch.
+      max_tokens: Text tokens of a caption, START included.
+      config: How captions are written.
+      dtype: Of the computation.
+    """
+
+    def __init__(
+        self,
+        structure: Hashable,
+        layout: PackLayout,
+        *,
+        rows: int,
+        max_tokens: int,
+        config: CaptioningConfig,
+        dtype: Any,
+    ):
+        self._layout, self._rows, self._length = layout, rows, max_tokens + 1
+        self._describe = _make_program(structure, config, dtype)
+
+    def __call__(
+        self, params: Params, clips: Sequence[LatentClip], *, prefix: str = "", seed: int = 0
+    ) -> list[WrittenCaption]:
+        """Returns a caption of each clip, in order, each of which begins with `prefix`; `seed` is for drawn ones.
+
+        A caption does not depend on the other clips. Raises UserError where a row does not hold a clip.
+        """
+        given_KQ = spell_words(prefix)[: self._length - 1]
+        asked = np.zeros((self._length, given_KQ.shape[1]), np.int32)
+        asked[: len(given_KQ)] = given_KQ
+        found: dict[int, WrittenCaption] = {}
+        for pack in self._packs(clips):
+            sample_BS = pack["sample_BS"]
+            keys_C = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(sample_BS.ravel())
+            decoded = self._describe(params, pack, asked, np.int32(len(given_KQ)), keys_C)
+            for place, sample in enumerate(sample_BS.ravel().tolist()):
+                if sample >= 0:
+                    found[sample] = _written(decoded, place, len(given_KQ))
+        return [found[number] for number in range(len(clips))]
+
+    def _packs(self, clips: Sequence[LatentClip]) -> Iterator[HostPack]:
+        """Yields batches that hold each clip once, without a caption."""
+        layout = self._layout
+        grids = [shapes.token_grid(_size_of(one), layout.patch) for one in clips]
+        tokens_N = np.array([shapes.count(grid) for grid in grids], np.int64)
+        if tokens_N.max(initial=0) > layout.budget.tokens:
+            raise UserError(
+                f"a clip of {tokens_N.max()} tokens fits no row of {layout.budget.tokens}: make it shorter or smaller, "
+                "or take a run with a larger packing.tokens"
+            )
+        plan = plan_window(tokens_N, np.ones_like(tokens_N), layout.budget, seed=0)
+        for start in range(0, len(plan), self._rows):
+            filled = [layout.row() for _ in range(self._rows)]
+            for row, number in zip(filled, range(start, len(plan)), strict=False):
+                for index in plan.row(number).tolist():
+                    text = layout.tokenizer.encode([""])[0]
+                    tokens_LP = patchify(clips[index].latent_THWC, layout.patch)
+                    row.put(sample=index, grid=grids[index], fps=clips[index].fps, text=text, tokens_LP=tokens_LP)
+            yield stack_rows(filled)
+
+
+def _size_of(clip: LatentClip) -> shapes.Size:
+    frames, height, width, _ = clip.latent_THWC.shape
+    return frames, height, width
+
+
+def _written(decoded: Decoded, place: int, given: int) -> WrittenCaption:
+    """Returns the caption at a place, without the tokens that were given."""
+    tokens_KQ = np.asarray(decoded.tokens_CKQ[place])[given:]
+    whole = bool(decoded.done_C[place])
+    return WrittenCaption(text=read_tokens(tokens_KQ), score=float(decoded.score_C[place]), whole=whole)
+
+
+@functools.lru_cache(maxsize=4)
+def _make_program(structure: Any, config: CaptioningConfig, dtype: Any) -> Callable[..., Decoded]:
+    """Returns the jitted `(params, pack, prefix_KQ, its length, key_C) -> Decoded` of all segments."""
+
+    def describe(params: Params, pack: Pack, prefix_KQ: Any, given: Any, keys_C: Any) -> Decoded:
+        model = merge_model(structure, params)
+        count = pack["sample_BS"].size
+        asked = Asked(jnp.broadcast_to(prefix_KQ, (count, *prefix_KQ.shape)), jnp.full(count, given, jnp.int32), keys_C)
+        return decode(PackWriter(model, model.encode(pack, dtype), beams=config.hypotheses), asked, config)
+
+    return jax.jit(describe)
+
+
+class PackWriter:
+    """A captioner that writes about the clips of a pack; see `generate.decoding.Writer`."""
+
+    def __init__(self, model: Captioner, features: ClipFeatures, *, beams: int):
+        self._model, self._features = model, features
+        rows, segments = features.embedding_BSE.shape[:2]
+        self._segment_BR = jnp.broadcast_to(jnp.repeat(jnp.arange(1, segments + 1), beams), (rows, segments * beams))
+        # The clips are the same all the time, so they are no part of what is kept of each hypothesis.
+        self._clips = model.begin(features, texts=segments * beams, max_tokens=1)
+
+    def begin(self, count: int, length: int) -> WriterMemory:
+        """Returns keys and values of what is written, none so far: arrays (N, layers, K, ...)."""
+        assert count == self._segment_BR.size, (count, self._segment_BR.shape)
+        fresh = self._model.begin(self._features, texts=self._segment_BR.shape[1], max_tokens=length)
+        return self._kept(fresh)
+
+    def read(self, memory: WriterMemory, token_NQ: jax.Array, place: jax.Array) -> tuple[jax.Array, WriterMemory]:
+        """Takes the token at `place` of each caption; returns what the next one is written from, (N, D)."""
+        rows, texts = self._segment_BR.shape
+
+        def laid(kept: jax.Array) -> jax.Array:
+            return jnp.moveaxis(kept.reshape(rows, texts, *kept.shape[1:]), 2, 0)
+
+        unimodal, multimodal = jax.tree.map(laid, memory)
+        writing = self._clips._replace(unimodal=unimodal, multimodal=multimodal)
+        text_BRQ = token_NQ.reshape(rows, texts, -1)
+        state_BRD, writing = self._model.step(writing, text_BRQ, self._segment_BR, place)
+        return state_BRD.reshape(rows * texts, -1), self._kept(writing)
+
+    def _kept(self, writing: Writing) -> WriterMemory:
+        """Returns what belongs to each hypothesis, which stands first."""
+
+        def apart(laid: jax.Array) -> jax.Array:
+            return jnp.moveaxis(laid, 0, 2).reshape(self._segment_BR.size, laid.shape[0], *laid.shape[3:])
+
+        return jax.tree.map(apart, (writing.unimodal, writing.multimodal))
+
+    def begin_token(self, state_NH: jax.Array) -> WriterMemory:
+        """Returns a token of which nothing is written."""
+        return self._model.speller.begin(state_NH)
+
+    def spell(self, letters: WriterMemory, value_N: jax.Array, slot: jax.Array) -> tuple[jax.Array, WriterMemory]:
+        """Takes the value in the slot before; returns logits of the slot, (N, V)."""
+        return self._model.speller.step(letters, value_N, slot)
