@@ -97,13 +97,16 @@ def world_config(**values: Any) -> WorldConfig:
     return WorldConfig(**{"max_objects": 1, "occluder": False, "split": "train"} | values)
 
 
-def generator(patch_width: int, **changes: Any) -> Callable[[Any], TextToVideo]:
-    """Returns a function from a key to a generator of tokens with `patch_width` numbers; `changes` of `TRANSFORMER`."""
+def generator(patch_width: int, *, roles: bool = False, **changes: Any) -> Callable[[Any], TextToVideo]:
+    """Returns a function from a key to a generator of tokens with `patch_width` numbers; `changes` of `TRANSFORMER`.
+
+    `roles` says whether clips may be given beside the one that it makes.
+    """
     transformer = dataclasses.replace(TRANSFORMER, **changes)
 
     def build(key: Any) -> TextToVideo:
         text = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=1, heads=2, max_tokens=24))
-        return TextToVideo(transformer, text, patch_width=patch_width, rngs=nnx.Rngs(key))
+        return TextToVideo(transformer, text, patch_width=patch_width, rngs=nnx.Rngs(key), roles=roles)
 
     return build
 

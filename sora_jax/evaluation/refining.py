@@ -16,7 +16,8 @@ from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.pixels import psnr
 from sora_jax.evaluation.resampling import lanczos
 from sora_jax.generate.cascade import plan_passes
-from sora_jax.generate.job import Job, ModelLimits
+from sora_jax.generate.job import Job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.scheduler import make_all

@@ -7,7 +7,8 @@ from typing import Any
 from sora_jax.core.tree import Params
 from sora_jax.data.sources.shapes_prompts import PromptCase
 from sora_jax.evaluation.evaluator import Judged, judge_clips
-from sora_jax.generate.job import Job, ModelLimits
+from sora_jax.generate.job import Job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.scheduler import make_all

@@ -14,7 +14,8 @@ from sora_jax.core.tree import Params
 from sora_jax.data.sources.shapes_prompts import case_of
 from sora_jax.data.sources.shapes_world import DIRECTIONS, PALETTE, STILL, Scene, ShapesWorld, render
 from sora_jax.evaluation import shapes_oracle
-from sora_jax.generate.job import Job, ModelLimits
+from sora_jax.generate.job import Job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.scheduler import Made, make_all

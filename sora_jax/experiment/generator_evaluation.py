@@ -21,7 +21,7 @@ from sora_jax.experiment.loading import limits_of, solver_config
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
-from sora_jax.generate.job import ModelLimits
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.video import shapes
 
 # Of the noise of evaluation; training and examples use others.

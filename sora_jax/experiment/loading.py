@@ -23,7 +23,8 @@ from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.experts import EXPERTS
-from sora_jax.generate.job import Job, ModelLimits, read_job
+from sora_jax.generate.job import Job, read_job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.models.autoencoder import Autoencoder

@@ -15,7 +15,8 @@ from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.session import Session
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.job import Job, ModelLimits, check_request, read_job
+from sora_jax.generate.job import Job, check_request, read_job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.outputs import Book, OutputFiles, line_named, output_paths
 from sora_jax.generate.request import Request
 from sora_jax.generate.scheduler import run_jobs

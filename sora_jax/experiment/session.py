@@ -47,7 +47,8 @@ from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.captioning import Describer, EncodedClip, WrittenCaption
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.given import GivenArrays, as_clip
-from sora_jax.generate.job import Job, ModelLimits, read_job
+from sora_jax.generate.job import Job, read_job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request, Task, make_requests
 from sora_jax.generate.scheduler import Rounds, make_all
 from sora_jax.train.workdir import Workdir

@@ -2,7 +2,8 @@
 
 Every task is a way to write one down: which tokens are known, where the solver starts, what the text is.
 
-Letters: t h w frames, rows, columns of the token grid, T H W C latent, L tokens, P patch width, B rows, S segments.
+Letters: t h w frames, rows, columns of the token grid, T H W C latent, L tokens, P patch width, B rows, S segments,
+A clips beside one at most.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from sora_jax.data.packing.packs import PackLayout, Row, stack_rows, texts_of
 from sora_jax.data.packing.plan import plan_window
 from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
+from sora_jax.video.parts import ContextClip
 from sora_jax.video.patches import patchify
 from sora_jax.video.shown import Shown
 
@@ -39,6 +41,23 @@ class Turn:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ContextPart:
+    """A clip that is given beside the one to make.
+
+    Attributes:
+      clip: Its latent is normalised and of whole tokens.
+      level: Of the noise on it, in [0, 1], from the first step to the last: 0 leaves it as it is.
+    """
+
+    clip: ContextClip
+    level: float
+
+    def tokens(self, patch: shapes.Size) -> int:
+        """Returns how many tokens of a row it takes."""
+        return math.prod(shapes.token_grid(self.clip.latent_THWC.shape[:3], patch))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Canvas:
     """One video to make, by default from noise and a prompt alone.
 
@@ -56,6 +75,7 @@ class Canvas:
       guidance: Its scale, 1 for none; None: that of the solver's config.
       turn: A second prompt.
       shown: What the model is shown of given frames in the place of known tokens; None: it is shown none.
+      context: Clips beside it, in the order of their parts.
     """
 
     prompt: str
@@ -70,11 +90,21 @@ class Canvas:
     guidance: float | None = None
     turn: Turn | None = None
     shown: Shown | None = None
+    context: tuple[ContextPart, ...] = ()
 
     def noise(self, patch_width: int) -> np.ndarray:
         """Returns noise_LP, float32, the same whatever shares the batch."""
         key = rng.key(self.seed, "canvas", self.window)
         return np.asarray(jax.random.normal(key, (math.prod(self.grid), patch_width)))
+
+    def context_noise(self, part: int, tokens: int, patch_width: int) -> np.ndarray:
+        """Returns noise_LP, float32, of the clip beside that is `part`, counted from 1, and has so many tokens."""
+        key = rng.key(self.seed, "beside", self.window, part)
+        return np.asarray(jax.random.normal(key, (tokens, patch_width)))
+
+    def tokens(self, patch: shapes.Size) -> int:
+        """Returns how many tokens of a row it takes, with those of the clips beside it."""
+        return math.prod(self.grid) + sum(beside.tokens(patch) for beside in self.context)
 
     def texts(self) -> tuple[str, str, str]:
         """Returns what it shows, what guidance leads away from, and what it shows in the end."""
@@ -114,6 +144,7 @@ class CanvasBatch(NamedTuple):
     negative: Texts  # the negative prompts
     turned: Texts | None  # the second prompts, the first ones where there is none; None: nobody has one
     share_BL: Array | None  # float32, the share of the second prompt
+    context_sigma_BSA: Array | None = None  # float32, of clips beside; None: the layout has none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +153,7 @@ class Placement:
 
     batch: int
     row: int
-    tokens: slice
+    tokens: slice  # of what is made, without clips beside
 
 
 class _Filling:
@@ -136,6 +167,7 @@ class _Filling:
         self.strength_S = np.ones(segments, np.float32)
         self.guidance_S = np.full(segments, np.nan, np.float32)
         self.share_L = np.zeros(tokens, np.float32)
+        self.context_sigma_SA = np.zeros((segments, layout.parts), np.float32)
         self.turns = False
         self._slot = 0
 
@@ -143,13 +175,15 @@ class _Filling:
         layout, grid = self.row.layout, canvas.grid
         given = None if canvas.latent_THWC is None else patchify(canvas.latent_THWC, layout.patch)
 
-        def put(row: Row, text: Text, tokens_LP: np.ndarray | None = None, shown: Shown | None = None) -> slice:
-            return row.put(sample=index, grid=grid, fps=canvas.fps, text=text, tokens_LP=tokens_LP, shown=shown)
+        def put(row: Row, text: Text, tokens_LP: np.ndarray | None = None, **beside: Any) -> slice:
+            return row.put(sample=index, grid=grid, fps=canvas.fps, text=text, tokens_LP=tokens_LP, **beside)
 
         prompt, negative, turned = layout.tokenizer.encode(canvas.texts())
-        there = put(self.row, prompt, given, canvas.shown)
+        context = [beside.clip for beside in canvas.context]
+        there = put(self.row, prompt, given, shown=canvas.shown, context=context)
         put(self.negative, negative)
         put(self.turned, turned)
+        self._put_noise_beside(canvas, there.stop)
         self.noise_LP[there] = canvas.noise(self.noise_LP.shape[1])
         self.strength_S[self._slot] = canvas.strength
         if canvas.guidance is not None:
@@ -162,14 +196,22 @@ class _Filling:
         self._slot += 1
         return there
 
+    def _put_noise_beside(self, canvas: Canvas, start: int) -> None:
+        """Sets level and noise of the clips beside a canvas, the first of which has its tokens from `start` on."""
+        for number, beside in enumerate(canvas.context):
+            end = start + beside.tokens(self.row.layout.patch)
+            self.noise_LP[start:end] = canvas.context_noise(number + 1, end - start, self.noise_LP.shape[1])
+            self.context_sigma_SA[self._slot, number] = beside.level
+            start = end
+
 
 def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[list[CanvasBatch], list[Placement]]:
-    """Returns batches of `rows` rows, and where each canvas is.
+    """Returns batches of `rows` rows, and where each canvas is; `layout` has as many `parts` as any has clips beside.
 
     Raises UserError when a canvas or one of its texts does not fit a row.
     """
     budget = layout.budget
-    tokens_N = np.array([math.prod(canvas.grid) for canvas in canvases])
+    tokens_N = np.array([canvas.tokens(layout.patch) for canvas in canvases])
     text_N = np.array([canvas.text_tokens(layout.tokenizer) for canvas in canvases])
     plan = plan_window(tokens_N, text_N, budget, seed=0, window=0)
     if plan.rejected:
@@ -191,7 +233,7 @@ def _stack(filled: list[_Filling]) -> CanvasBatch:
     def texts(rows: list[Row]) -> Texts:
         return texts_of(stack_rows(rows))
 
-    turns = any(filling.turns for filling in filled)
+    turns, beside = any(filling.turns for filling in filled), filled[0].row.layout.parts > 0
     return CanvasBatch(
         pack=stack_rows([filling.row for filling in filled]),
         noise_BLP=np.stack([filling.noise_LP for filling in filled]),
@@ -201,4 +243,5 @@ def _stack(filled: list[_Filling]) -> CanvasBatch:
         negative=texts([filling.negative for filling in filled]),
         turned=texts([filling.turned for filling in filled]) if turns else None,
         share_BL=np.stack([filling.share_L for filling in filled]) if turns else None,
+        context_sigma_BSA=np.stack([filling.context_sigma_SA for filling in filled]) if beside else None,
     )

@@ -1,6 +1,6 @@
 """What the solver is told of a batch at each of its steps: predictions with each of its texts, guided, or taken over.
 
-Letters: B rows, L tokens, S segments, I evaluations, G = 2 S noise levels, P patch width, D width.
+Letters: B rows, L tokens, S segments, I evaluations, G noise levels as of `diffusion.known`, P patch width, D width.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.packing.packs import own_segments
 from sora_jax.diffusion import grids, guidance, known, noise_levels, path
 from sora_jax.generate.canvas import CanvasBatch, Texts
 from sora_jax.models.text_to_video import TextToVideo
@@ -76,7 +77,7 @@ class Predictor:
         self._model, self._batch, self._level_BL, self._config, self._dtype = model, batch, level_BL, config, dtype
         self._forgets = not config.keeps_known
         # As if nothing were given, where guidance leaves it out.
-        self._other_level_BL = level_BL % batch.pack["grid_BS3"].shape[1] if self._forgets else level_BL
+        self._other_level_BL = _forgotten(level_BL, batch) if self._forgets else level_BL
 
         def encode(texts: Texts) -> tuple[jax.Array, jax.Array]:
             return model.encode_text(texts, dtype), texts["text_segment_BK"]
@@ -102,12 +103,14 @@ class Predictor:
 
     def is_guided(self, levels_XBG: jax.Array) -> jax.Array:
         """Returns where guidance applies (bool), for tables of levels: the velocity jumps where that changes."""
-        return self._config.guidance.applies(levels_XBG) & jnp.tile(self._is_guided_BS, 2)
+        return self._config.guidance.applies(levels_XBG) & jnp.tile(
+            self._is_guided_BS, levels_XBG.shape[-1] // self._is_guided_BS.shape[1]
+        )
 
     def velocity(self, x_BLP: jax.Array, levels_BG: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
         """Returns the velocity of all tokens, and what the next evaluation is handed."""
         sigma_BL = known.token_level(levels_BG, self._level_BL)
-        segments = levels_BG.shape[1] // 2
+        segments = self._batch.pack["grid_BS3"].shape[1]
         output_BLP, memory = self._conditional(x_BLP, levels_BG, memory)
 
         def guided() -> tuple[jax.Array, Memory]:
@@ -116,7 +119,7 @@ class Predictor:
                 output_BLP,
                 other_BLP,
                 sigma_BL=sigma_BL,
-                segment_BL=jnp.where(self._batch.known_BL, 0, self._batch.pack["segment_BL"]),
+                segment_BL=jnp.where(self._batch.known_BL, 0, own_segments(self._batch.pack)),
                 num_segments=segments,
                 config=self._config.guidance,
                 scale_BL=self._scale_BL,
@@ -143,7 +146,8 @@ class Predictor:
 
         So guidance leaves out the text and what is given together, and goes towards both (history guidance, arXiv
         2502.06764, there with noise alone in the place of what is given). The level is that of the segment since
-        training shows clips of which nothing is given, and none with a part that is noisier than the rest.
+        training shows clips of which nothing is given, and none with a part that is noisier than the rest. Clips beside
+        are seen as they are: guidance leads away from no text, not from them.
         """
         if not self._forgets:
             return x_BLP
@@ -172,6 +176,12 @@ class Predictor:
         if memory:
             memory = {**memory, "added": {**memory["added"], name: said.added_BLD}}
         return said.tokens_BLP, memory
+
+
+def _forgotten(level_BL: jax.Array, batch: CanvasBatch) -> jax.Array:
+    """Returns level_BL with the columns of segments' own levels in the place of those of their known tokens."""
+    own_BL = level_BL % batch.pack["grid_BS3"].shape[1]
+    return own_BL if "part_BL" not in batch.pack else jnp.where(batch.pack["part_BL"] > 0, level_BL, own_BL)
 
 
 def taken_over(transformer: Transformer, config: SolverConfig, *, tokens: int) -> jax.Array:

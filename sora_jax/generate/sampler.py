@@ -1,13 +1,13 @@
 """Canvases -> packed batches -> solver -> latents -> clips.
 
-Letters: B rows, L tokens, S segments, I steps, G = 2 S noise levels, K text tokens, E text width, P patch width,
-T H W C pixels or latent.
+Letters: B rows, L tokens, S segments, I steps, G noise levels as of `diffusion.known`, K text tokens, E text width,
+P patch width, T H W C pixels or latent.
 """
 
 import contextlib
+import dataclasses
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,10 @@ from sora_jax.video.patches import unpatchify
 def make_solver(
     structure: Any, config: SolverConfig, *, dtype: jnp.dtype
 ) -> Callable[[Params, CanvasBatch], jax.Array]:
-    """Returns the jitted `(params, batch) -> clean tokens_BLP`, in which known tokens are as they were given."""
+    """Returns the jitted `(params, batch) -> clean tokens_BLP`, in which known tokens are as they were given.
+
+    Those of clips beside come out under the noise of their level.
+    """
 
     def solve(params: Params, batch: CanvasBatch) -> jax.Array:
         return walk_batch(merge_model(structure, params), batch, None, config, dtype=dtype)[0]
@@ -58,9 +61,11 @@ def walk_batch(
         segment_BL=batch.pack["segment_BL"],
         sigma_BS=sigma_IBS[0],
         known_sigma_BS=jnp.zeros_like(sigma_IBS[0]),
+        part_BL=batch.pack.get("part_BL"),
+        context_sigma_BSA=batch.context_sigma_BSA,
     )
     predictor = Predictor(model, batch, start.level_BL, config, dtype=dtype)
-    levels_IBG = known.level_table(sigma_IBS, jnp.zeros_like(sigma_IBS))
+    levels_IBG = known.level_table(sigma_IBS, jnp.zeros_like(sigma_IBS), batch.context_sigma_BSA)
     return solvers.walk(
         predictor.velocity,
         (start.tokens_BLP, predictor.memory()) if carry is None else carry,
@@ -141,19 +146,28 @@ class Sampler:
     def latents(self, params: Params, canvases: list[Canvas]) -> list[np.ndarray]:
         """Returns the normalised latent (T, H, W, C), float32, of each canvas, in order."""
         found: dict[int, np.ndarray] = {}
-        lengths = [math.prod(canvas.grid) for canvas in canvases]
-        longest = max(lengths, default=0)
-        fitting = [number for number, length in enumerate(lengths) if length <= self._layout.budget.tokens]
-        if fitting:
-            found |= self._solved(params, canvases, fitting, self._layout, self.rows)
-        if len(fitting) < len(canvases):
-            parts = 1 if self._mesh is None else ways("batch", self._mesh)
-            layout, rows = longer_rows(self._layout, longest, rows=self.rows, parts=parts)
-            found |= self._solved(params, canvases, [n for n in range(len(canvases)) if n not in found], layout, rows)
+        # Rows of canvases with clips beside are another program: the others keep theirs.
+        for beside in (False, True):
+            numbers = [number for number, canvas in enumerate(canvases) if bool(canvas.context) == beside]
+            parts = max((len(canvases[number].context) for number in numbers), default=0)
+            found |= self._of_parts(params, canvases, numbers, dataclasses.replace(self._layout, parts=parts))
         return [found[number] for number in range(len(canvases))]
 
+    def _of_parts(
+        self, params: Params, canvases: Sequence[Canvas], numbers: Sequence[int], layout: PackLayout
+    ) -> dict[int, np.ndarray]:
+        """Returns the latents of some canvases by number: in rows of `layout`, or in longer ones."""
+        lengths = {number: canvases[number].tokens(layout.patch) for number in numbers}
+        fitting = [number for number, length in lengths.items() if length <= layout.budget.tokens]
+        found = self._solved(params, canvases, fitting, layout, self.rows) if fitting else {}
+        if len(fitting) < len(lengths):
+            parts = 1 if self._mesh is None else ways("batch", self._mesh)
+            longer, rows = longer_rows(layout, max(lengths.values()), rows=self.rows, parts=parts)
+            found |= self._solved(params, canvases, [n for n in numbers if n not in found], longer, rows)
+        return found
+
     def _solved(
-        self, params: Params, canvases: list[Canvas], numbers: list[int], layout: PackLayout, rows: int
+        self, params: Params, canvases: Sequence[Canvas], numbers: list[int], layout: PackLayout, rows: int
     ) -> dict[int, np.ndarray]:
         """Returns the latents of some canvases by number, solved in rows of one layout."""
         chosen = [canvases[number] for number in numbers]

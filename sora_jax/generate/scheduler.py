@@ -12,7 +12,8 @@ import numpy as np
 
 from sora_jax.core.tree import Params
 from sora_jax.generate.canvas import Canvas
-from sora_jax.generate.job import Job, ModelLimits
+from sora_jax.generate.job import Job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.refine import in_passes
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.tasks import Making

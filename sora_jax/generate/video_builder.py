@@ -12,7 +12,8 @@ from typing import Self
 import numpy as np
 
 from sora_jax.generate.canvas import Canvas, Turn
-from sora_jax.generate.job import Job, ModelLimits
+from sora_jax.generate.job import Job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.models.codec import Codec
 from sora_jax.models.vision.shown import Shower
 from sora_jax.video import latents

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sora_jax.data.tokens import BYTE_TOKENIZER
-from sora_jax.generate.job import Job, ModelLimits
+from sora_jax.generate.job import Job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request
 from sora_jax.generate.tasks import MAKERS
 from sora_jax.generate.video_builder import VideoBuilder

@@ -18,7 +18,8 @@ from sora_jax.evaluation.probes.motion_laws import read_ball
 from sora_jax.evaluation.probes.permanence import read_hiding
 from sora_jax.evaluation.probes.play import read_game
 from sora_jax.evaluation.probes.tracking import ProbeVerdict
-from sora_jax.generate.job import Job, ModelLimits
+from sora_jax.generate.job import Job
+from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.scheduler import make_all
