@@ -8,6 +8,7 @@
   python -m sora_jax.evaluate --workdir=runs/base --part=distribution --samples=256
   python -m sora_jax.evaluate --workdir=runs/worlds --part=probes
   python -m sora_jax.evaluate --workdir=runs/base --part=refine --clips=32
+  python -m sora_jax.evaluate --workdir=runs/captions --part=captions --clips=256
 
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
 """

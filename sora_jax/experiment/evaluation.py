@@ -20,6 +20,7 @@ from sora_jax.evaluation import show
 from sora_jax.evaluation.features import load_video_features
 from sora_jax.evaluation.reconstruction import Networks, ReconstructionScores, judge_autoencoder
 from sora_jax.experiment import sample_log
+from sora_jax.experiment.caption_evaluation import has_captions, judge_captions
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
 from sora_jax.experiment.estimate import JUDGEMENTS
 from sora_jax.experiment.generator_evaluation import (
@@ -43,7 +44,9 @@ from sora_jax.train.workdir import Workdir
 _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
-EvaluationPart = Literal["autoencoder", "heldout", "generator", "tasks", "distribution", "probes", "refine", "all"]
+EvaluationPart = Literal[
+    "autoencoder", "heldout", "generator", "tasks", "distribution", "probes", "refine", "captions", "all"
+]
 PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
@@ -100,8 +103,8 @@ def evaluate(
     are any (`held_out`); a picture of the worst is written. `heldout`: the loss of the generator on `count` held-out
     clips, as `evaluation.loss_grid` says. For the drawn world `shapes`: on held-out prompts, and where it shows two
     objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as `evaluation.tasks` says, on `count`
-    clips; asked for by itself `refine`, as `evaluation.refining` says; of further drawn worlds `probes`, as
-    `evaluation.probes.judge` says. Sheets of samples are written beside.
+    clips; asked for by itself `refine`, as `evaluation.refining` says; of a captioner `captions`; of further drawn
+    worlds `probes`, as `evaluation.probes.judge` says. Sheets of samples are written beside.
     `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
     with it. With one of `PARTS` alone the file keeps the others. `judged` is called with how many of the `JUDGEMENTS`
     are done, `work` is entered once all is loaded.
@@ -124,6 +127,8 @@ def evaluate(
         if part in ("heldout", "all"):
             result |= _heldout(models, settings, count=count, needed=part == "heldout")
             judged(2)
+        if part == "captions" or (part == "all" and has_captions(settings)):
+            result |= judge_captions(models, settings, count=count)
         if maker is not None and sets and part in ("generator", "all"):
             result |= maker.follow(sets)
             judged(3)

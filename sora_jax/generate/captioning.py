@@ -19,6 +19,7 @@ from sora_jax.data.caption_tokens import read_tokens, spell_words
 from sora_jax.data.packing.packs import HostPack, PackLayout, stack_rows
 from sora_jax.data.packing.plan import plan_window
 from sora_jax.generate.decoding import Asked, CaptioningConfig, Decoded, WriterMemory, decode
+from sora_jax.models.caption_tokens import with_end
 from sora_jax.models.captioner import Captioner, ClipFeatures, Writing
 from sora_jax.models.text_to_video import Pack
 from sora_jax.video import shapes
@@ -86,6 +87,7 @@ class Describer:
     ):
         self._layout, self._rows, self._length = layout, rows, max_tokens + 1
         self._describe = _make_program(structure, config, dtype)
+        self._compare = _make_comparison(structure, dtype)
 
     def __call__(
         self, params: Params, clips: Sequence[LatentClip], *, prefix: str = "", seed: int = 0
@@ -98,7 +100,7 @@ class Describer:
         asked = np.zeros((self._length, given_KQ.shape[1]), np.int32)
         asked[: len(given_KQ)] = given_KQ
         found: dict[int, WrittenCaption] = {}
-        for pack in self._packs(clips):
+        for pack in self._packs(clips, [""] * len(clips)):
             sample_BS = pack["sample_BS"]
             keys_C = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(sample_BS.ravel())
             decoded = self._describe(params, pack, asked, np.int32(len(given_KQ)), keys_C)
@@ -107,24 +109,42 @@ class Describer:
                     found[sample] = _written(decoded, place, len(given_KQ))
         return [found[number] for number in range(len(clips))]
 
-    def _packs(self, clips: Sequence[LatentClip]) -> Iterator[HostPack]:
-        """Yields batches that hold each clip once, without a caption."""
+    def compared(
+        self, params: Params, clips: Sequence[LatentClip], captions: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what clips and captions, as many, are compared by: (N, E) each, float32 of length 1.
+
+        The product of two is how well they agree, in [-1, 1]. Raises UserError as above.
+        """
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for pack in self._packs(clips, captions):
+            embedded = [np.asarray(one) for one in self._compare(params, pack)]
+            for row, slot in np.argwhere(pack["sample_BS"] >= 0).tolist():
+                of_clip, of_text = (one[row, slot] for one in embedded)
+                found[int(pack["sample_BS"][row, slot])] = of_clip, of_text
+        pairs = [found[number] for number in range(len(clips))]
+        return np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
+
+    def _packs(self, clips: Sequence[LatentClip], captions: Sequence[str]) -> Iterator[HostPack]:
+        """Yields batches that hold each clip once, with its caption."""
         layout = self._layout
         grids = [shapes.token_grid(_size_of(one), layout.patch) for one in clips]
+        texts = layout.tokenizer.encode([layout.tokenizer.cut(text, self._length - 1) for text in captions])
         tokens_N = np.array([shapes.count(grid) for grid in grids], np.int64)
         if tokens_N.max(initial=0) > layout.budget.tokens:
             raise UserError(
                 f"a clip of {tokens_N.max()} tokens fits no row of {layout.budget.tokens}: make it shorter or smaller, "
                 "or take a run with a larger packing.tokens"
             )
-        plan = plan_window(tokens_N, np.ones_like(tokens_N), layout.budget, seed=0)
+        text_N = np.array([len(next(iter(text.values()))) for text in texts], np.int64)
+        plan = plan_window(tokens_N, text_N, layout.budget, seed=0)
         for start in range(0, len(plan), self._rows):
             filled = [layout.row() for _ in range(self._rows)]
             for row, number in zip(filled, range(start, len(plan)), strict=False):
                 for index in plan.row(number).tolist():
-                    text = layout.tokenizer.encode([""])[0]
                     tokens_LP = patchify(clips[index].latent_THWC, layout.patch)
-                    row.put(sample=index, grid=grids[index], fps=clips[index].fps, text=text, tokens_LP=tokens_LP)
+                    fps, text = clips[index].fps, texts[index]
+                    row.put(sample=index, grid=grids[index], fps=fps, text=text, tokens_LP=tokens_LP)
             yield stack_rows(filled)
 
 
@@ -151,6 +171,18 @@ def _make_program(structure: Any, config: CaptioningConfig, dtype: Any) -> Calla
         return decode(PackWriter(model, model.encode(pack, dtype), beams=config.hypotheses), asked, config)
 
     return jax.jit(describe)
+
+
+@functools.lru_cache(maxsize=4)
+def _make_comparison(structure: Any, dtype: Any) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Returns the jitted `(params, pack) -> what clips, and their captions, are compared by`, (B, S, E) each."""
+
+    def compare(params: Params, pack: Pack) -> tuple[jax.Array, jax.Array]:
+        model, segments = merge_model(structure, params), pack["grid_BS3"].shape[1]
+        read = model.read(with_end(pack, segments), segments, dtype)
+        return model.encode(pack, dtype).embedding_BSE, read.embedding_BSE
+
+    return jax.jit(compare)
 
 
 class PackWriter:

@@ -1,0 +1,121 @@
+"""How well the captioner of a run describes held-out clips of the drawn world, and tells whose caption is whose."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sora_jax.core.distributed import is_first
+from sora_jax.core.errors import UserError
+from sora_jax.core.files import write_atomically
+from sora_jax.core.tree import Params
+from sora_jax.data.shards.prepared import PreparedSet
+from sora_jax.data.sources.shapes_world import DIRECTIONS, Scene, ShapesWorld
+from sora_jax.evaluation.caption_reader import parse_caption, score_captions
+from sora_jax.evaluation.captions import bleu4, cider_d, retrieve
+from sora_jax.experiment.captioners import load_captioner, make_describer
+from sora_jax.experiment.datasets import curate_all, open_collections
+from sora_jax.experiment.heldout import prepare_heldout
+from sora_jax.experiment.kinds.prepare import prepare_stages
+from sora_jax.experiment.models import RunModels
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.stage_settings import CAPTIONER
+from sora_jax.generate.captioning import Describer, EncodedClip, WrittenCaption
+from sora_jax.models.codec import Codec
+from sora_jax.video import latents
+
+# Captions of the drawn world that begin so name the ground too, which short ones leave out.
+_BEGINNING = "on"
+_OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
+
+
+def has_captions(settings: Settings) -> bool:
+    """Returns whether the captions of the run can be judged: it trains a captioner, on the drawn world."""
+    return bool(settings.stages_of(CAPTIONER)) and settings.data.source == "shapes" and settings.shapes.worlds is None
+
+
+def judge_captions(models: RunModels, settings: Settings, *, count: int | None = None) -> dict[str, Any]:
+    """Returns the scores of captions of `count` held-out clips, by default as configured, and writes these captions.
+
+    As `evaluation.caption_reader` and `evaluation.captions` say; `reversed` is the share of moving clips of the size of
+    samples that, played backwards, are said to move the other way. Raises UserError as `has_captions`.
+    """
+    if not has_captions(settings):
+        raise UserError("captions are judged where a captioner is trained on the drawn world: see configs/captions.py")
+    params, stage, step = load_captioner(models.workdir, settings)
+    describer = make_describer(settings, rows=settings.packing.rows)
+    world = settings.shapes.source(seed=settings.seed, split="heldout")
+    assert isinstance(world, ShapesWorld), world
+    clips = _heldout_clips(models, settings, count=count or settings.evaluation.clips)
+    numbers = {world.source_id(number): number for number in range(len(world))}
+    scenes = [world.scene(numbers[clip.source_id]) for clip in clips]
+    written = describer(params, clips, prefix=_BEGINNING)
+    texts = [f"{_BEGINNING} {one.text}" for one in written]
+    plain = [clip.captions[1] for clip in clips]
+    to_captions, to_clips = retrieve(*describer.compared(params, clips, plain), plain)
+    own = [clip.captions for clip in clips]
+    _write(models, texts, written, own)
+    return {
+        "captions": {
+            **score_captions(zip(scenes, texts, strict=True)).facts(),
+            "retrieval_r1": to_captions.r1,
+            "retrieval_r1_clips": to_clips.r1,
+            "cider": float(np.mean(cider_d(texts, own))),
+            "bleu4": bleu4(texts, own),
+            "reversed": _reversed_share(models.codec, settings, describer, params, world),
+            "clips": len(clips),
+            "stage": stage,
+            "step": step,
+        }
+    }
+
+
+def _heldout_clips(models: RunModels, settings: Settings, *, count: int) -> list[Any]:
+    """Returns held-out clips as they are prepared."""
+    held = curate_all(open_collections(settings), settings, models.workdir, writes=False)
+    batch = prepare_stages(settings)[0].batch
+    prepared: PreparedSet = prepare_heldout(models.workdir, settings, held, models.codec, count=count, batch=batch)
+    return [prepared[number] for number in range(len(prepared))]
+
+
+def _reversed_share(
+    codec: Codec, settings: Settings, describer: Describer, params: Params, world: ShapesWorld
+) -> float:
+    """Returns the share of clips that are said to move against how they were drawn, when they are played backwards."""
+    sampling, count = settings.sampling, settings.evaluation.clips
+    shape = {"image_share": 0.0, "sides": (sampling.size,), "frames": (sampling.frames,), "fps": (sampling.fps,)}
+    moving = ShapesWorld(dataclasses.replace(world.config, num_clips=4 * count, **shape))
+    chosen = [number for number in range(len(moving)) if _direction(moving.scene(number)) is not None][:count]
+    back = [
+        latents.normalise(codec.encode(moving[number].pixels_THWC[None, ::-1]), codec.mean_C, codec.scale_C)[0]
+        for number in chosen
+    ]
+    written = describer(params, [EncodedClip(latent_THWC=one, fps=sampling.fps) for one in back])
+    found = [parse_caption(one.text) for one in written]
+    wanted = [_OPPOSITE[str(_direction(moving.scene(number)))] for number in chosen]
+    right = [
+        told is not None and [one.motion for one in told.objects] == [motion]
+        for told, motion in zip(found, wanted, strict=True)
+    ]
+    return float(np.mean(right)) if right else 0.0
+
+
+def _direction(scene: Scene) -> str | None:
+    """Returns which way the one object of a scene moves; None where it does not, or there are two."""
+    motion = scene.objects[0].motion
+    return motion if len(scene.objects) == 1 and motion in DIRECTIONS else None
+
+
+def _write(
+    models: RunModels, texts: Sequence[str], written: Sequence[WrittenCaption], own: Sequence[tuple[str, ...]]
+) -> None:
+    """Writes what was said of each clip beside its own captions."""
+    if is_first():
+        lines = [
+            f"{text}{'' if one.whole else ' (cut)'} | {captions[1]}"
+            for text, one, captions in zip(texts, written, own, strict=True)
+        ]
+        folder = models.workdir.path / "samples" / "evaluation"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "captions.txt", "\n".join(["written | its own", *lines, ""]))
