@@ -42,10 +42,8 @@ def box_centre_error(boxes_NT4: np.ndarray, made_THWC: np.ndarray) -> float | No
         return None
     seen_NT2 = np.stack([_middles(alpha_THW) for _, alpha_THW in seen])
     given_NT2 = (boxes_NT4[..., :2] + boxes_NT4[..., 2:]) / 2
-    distances = [
-        np.hypot(*np.moveaxis(given_NT2 - seen_NT2[list(order)], -1, 0))
-        for order in itertools.permutations(range(len(seen)))
-    ]
+    orders = itertools.permutations(range(len(seen)))
+    distances = [np.hypot(*np.moveaxis(given_NT2 - seen_NT2[list(order)], -1, 0)) for order in orders]
     means = [float(np.nanmean(one)) for one in distances if np.isfinite(one).any()]
     return min(means) if means else None
 

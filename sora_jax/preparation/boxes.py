@@ -19,7 +19,7 @@ FORMS = ("outline", "filled")
 _COLOURS = np.array([(255, 255, 255), (255, 150, 0), (0, 150, 255)], np.uint8)
 _PLAIN, _NEAR = 0.6, 24  # share of the rim that is of one colour, and how near to it, of 255
 _STRENGTH = 36.0  # of chroma, over noise
-_HUES, _HUE_REACH = 36, 3  # bins of a turn, and how many to each side are the same thing
+_HUES, _HUE_REACH = 36, 2  # bins of a turn, and how many to each side are the same thing
 _SMALLEST, _SECOND = 0.008, 0.15  # of the frame, and of the first thing
 _CHANGE = 30  # of 255, of what moves
 _FEWEST = 5  # frames that tell what a clip mostly is
@@ -84,7 +84,7 @@ def _of_one_hue(difference_THWC: np.ndarray) -> list[np.ndarray]:
     masks: list[np.ndarray] = []
     for _ in _COLOURS:
         mass = np.bincount(hue_THW[free_THW], minlength=_HUES)
-        near = sum(np.roll(mass, shift) for shift in range(-_HUE_REACH, _HUE_REACH + 1))
+        near = mass + np.roll(mass, 1) + np.roll(mass, -1)
         away_THW = np.abs((hue_THW - int(np.argmax(near)) + _HUES // 2) % _HUES - _HUES // 2)
         own_THW = free_THW & (away_THW <= _HUE_REACH)
         least = max(_SMALLEST * own_THW.size, _SECOND * masks[0].sum() if masks else 0)

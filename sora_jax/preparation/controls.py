@@ -35,6 +35,9 @@ CONTROLS: dict[str, Control] = {
         make=half_boxes, role="boxes", scale=2, recipe=f"up to 3 things by hue or motion, {'/'.join(FORMS)}, at 1/2"
     ),
     "flow": Control(
-        make=half_flow, role="flow", scale=2, recipe=f"blocks of 4 px, root of {FULL_SPEED:g} side a second, at 1/2"
+        make=half_flow,
+        role="flow",
+        scale=2,
+        recipe=f"24 blocks along the short side, root of {FULL_SPEED:g} side a second, at 1/2",
     ),
 }
