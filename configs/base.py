@@ -156,8 +156,8 @@ def get_config() -> ConfigDict:
     packing.window = 2048  # clips planned together; more packs tighter, and plans longer
 
     c.context = context = ConfigDict()  # clips given beside the one that is made (docs/decisions/016), to train with
-    context.kinds = ()  # controls that prepare makes of every clip and encodes beside it, of `CONTROLS` in
-    # preparation/controls.py; stages name in `context` how often each is given
+    context.kinds = ()  # controls that prepare makes of every clip and encodes beside it, of the table in
+    # docs/control.md; stages name in `context` how often each is given
     context.dropout = 0.1  # chance, in [0, 1), that a clip beside is left out again, each by itself
     context.max_level = 0.05  # clips beside carry a noise level uniform in [0, max_level], less than 1
 

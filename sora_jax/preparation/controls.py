@@ -1,33 +1,43 @@
-"""What is given beside a clip and computed of its pixels alone: one table. A new control is a function and a row.
+"""What is given beside a clip and computed of its pixels alone: one table. A new control is a function and a row."""
 
-Letters: T H W C pixels.
-"""
-
-import dataclasses
 import functools
 
-import numpy as np
-
-from sora_jax.data.clips import Clip
-from sora_jax.preparation.context import Control, Drawn
+from sora_jax.preparation.boxes import FORMS, half_boxes
+from sora_jax.preparation.colours import BLOCKS, BLURS, half_blur, half_grey, half_palette
+from sora_jax.preparation.context import Control
 from sora_jax.preparation.degrade import LowConfig, degraded
-
-
-def half_grey(clip: Clip, generator: np.random.Generator) -> tuple[Clip, Drawn]:
-    """Returns the luma of a clip (BT.601), at half its size."""
-    del generator
-    luma_THW = clip.pixels_THWC @ np.array([0.299, 0.587, 0.114])
-    frames, height, width = luma_THW.shape
-    half_THW = luma_THW.reshape(frames, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
-    pixels_THWC = np.repeat(np.rint(half_THW).astype(np.uint8)[..., None], 3, axis=-1)
-    return dataclasses.replace(clip, pixels_THWC=pixels_THWC), {}
-
+from sora_jax.preparation.edges import LOW_EDGES, MORE_TO_BEGIN, half_edges
+from sora_jax.preparation.flow import FULL_SPEED, half_flow
 
 # Half as large, and up to four times slower: what a refiner is given.
 _LOW = LowConfig(space=(2,), time=(1, 2, 4))
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:g} to {ends[1]:g}"
+
 
 # By the names that `context.kinds` and the shares of stages have.
 CONTROLS: dict[str, Control] = {
     "grey": Control(make=half_grey, role="grey", scale=2, recipe="luma at 1/2"),
     "low": Control(make=functools.partial(degraded, config=_LOW), role="low", scale=2, recipe=_LOW.recipe),
+    "edges": Control(
+        make=half_edges,
+        role="edges",
+        scale=2,
+        recipe=f"canny from {_range(LOW_EDGES)}, begun {_range(MORE_TO_BEGIN)} above, at 1/2",
+    ),
+    "blur": Control(make=half_blur, role="blur", scale=2, recipe=f"Gaussian {_range(BLURS)} of the short side, at 1/2"),
+    "palette": Control(
+        make=half_palette, role="palette", scale=2, recipe=f"{_range(BLOCKS)} blocks along the short side, at 1/2"
+    ),
+    "boxes": Control(
+        make=half_boxes, role="boxes", scale=2, recipe=f"up to 3 things by hue or motion, {'/'.join(FORMS)}, at 1/2"
+    ),
+    "flow": Control(
+        make=half_flow,
+        role="flow",
+        scale=2,
+        recipe=f"24 blocks along the short side, root of {FULL_SPEED:g} side a second, at 1/2",
+    ),
 }

@@ -58,7 +58,7 @@ def test_tokens_stand_in_the_middle_of_what_they_cover():
 
 
 def test_shards_hold_what_is_beside_and_rows_give_it(tmp_path):
-    run(tmp_path, Source(10), controls=CONTROLS)
+    run(tmp_path, Source(10), controls={name: CONTROLS[name] for name in ("grey", "low")})
     prepared = PreparedSet(tmp_path)
     sample = prepared[0]
     assert sample.context is not None

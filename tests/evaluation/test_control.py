@@ -1,0 +1,77 @@
+"""Edges and boxes of clips against what was given."""
+
+import numpy as np
+import pytest
+
+from sora_jax.data.sources.shapes_world import ObjectSpec, Scene, render
+from sora_jax.evaluation.control import box_centre_error, edges_f1
+from sora_jax.preparation.boxes import find_boxes
+
+
+def drawn(colour="red", shape="square", shift=0.0, pair=False):
+    things = [
+        ObjectSpec(
+            colour=colour,
+            shape=shape,
+            motion="right",
+            size="small",
+            radius=0.2,
+            start=(0.3, 0.3 + shift),
+            end=(0.3, 0.6 + shift),
+        )
+    ]
+    if pair:
+        things.append(
+            ObjectSpec(
+                colour="blue",
+                shape="circle",
+                motion="still",
+                size=None,
+                radius=0.15,
+                start=(0.75, 0.5),
+                end=(0.75, 0.5),
+            )
+        )
+    return render(
+        Scene(
+            objects=tuple(things),
+            background="grey",
+            background_level=120,
+            height=40,
+            width=40,
+            frames=5,
+            fps=8.0,
+            bar=None,
+        )
+    )
+
+
+def test_edges_of_another_colour_are_the_same_and_of_another_place_or_shape_are_not():
+    assert edges_f1(drawn(), drawn()) == 1
+    assert (edges_f1(drawn(), drawn("purple")) or 0) > 0.97
+    assert (edges_f1(drawn(), drawn(shift=0.025)) or 0) > 0.97, "1 px is within"
+    assert 0 < (edges_f1(drawn(), drawn(shift=0.125)) or 0) < 0.75
+    assert (edges_f1(drawn(), drawn(shape="triangle")) or 0) < 0.75
+
+
+def test_without_edges_there_is_nothing_to_follow():
+    plain = np.full((5, 40, 40, 3), 120, np.uint8)
+    assert edges_f1(plain, plain) is None
+    assert edges_f1(drawn(), plain) == 0
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_centres_are_off_by_what_they_are_moved(pair):
+    boxes_NT4 = find_boxes(drawn(pair=pair))
+    assert len(boxes_NT4) == 1 + pair
+    assert (box_centre_error(boxes_NT4, drawn("green", "circle", pair=pair)) or 0) < 0.5
+    moved = box_centre_error(boxes_NT4[::-1], drawn(shift=0.1, pair=pair))
+    assert moved == pytest.approx(4 / (1 + pair), abs=0.3)
+
+
+def test_what_is_not_seen_is_not_scored():
+    boxes_NT4 = find_boxes(drawn(pair=True))
+    assert box_centre_error(boxes_NT4, drawn()) is None
+    assert box_centre_error(boxes_NT4[:1], np.full((5, 40, 40, 3), 120, np.uint8)) is None
+    half = np.where(np.arange(5)[None, :, None] < 3, boxes_NT4[:1], np.nan)
+    assert (box_centre_error(half, drawn(pair=False)) or 0) < 0.5
