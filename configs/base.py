@@ -182,6 +182,8 @@ def get_config() -> ConfigDict:
     written.contrastive = 1.0  # weight of telling which caption belongs to which clip of the batch
     written.temperature = 0.07  # of the comparison at first, more than 0; it is learned
     written.contrast = "softmax"  # over the clips of the batch; or "sigmoid", pair by pair (untried)
+    written.word_dropout = 0.3  # share of the words before the one that is foretold that are not seen, in [0, 1): more
+    # tells captions from clips, and less from which words usually follow
 
     c.captioning = captioning = ConfigDict()  # how captions are written
     captioning.method = "greedy"  # the likeliest byte each time; "beam": the likeliest of several captions (untried);

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from sora_jax.core.errors import UserError
 from sora_jax.core.mean import Mean
 from sora_jax.diffusion import known
-from sora_jax.models.caption_tokens import CaptionTexts, digest_captions, with_end
+from sora_jax.models.caption_tokens import CaptionTexts, digest_captions, is_end, with_end
 from sora_jax.models.captioner import Captioner, CaptionFeatures, CaptionScores, ClipFeatures
 from sora_jax.models.text_to_video import Pack
 
@@ -32,12 +32,15 @@ class CaptionerLossConfig:
       contrastive: Weight of the contrastive loss, at least 0.
       temperature: That of the contrastive loss at first, which is learned; over 0.
       contrast: One of `CONTRASTS`.
+      word_dropout: Share of the text tokens before the one that is foretold that are not seen, in [0, 1): what comes
+        next is then told from the clip, and not from which words usually follow (arXiv 1511.06349, section 3.3).
     """
 
     caption: float
     contrastive: float
     temperature: float
     contrast: str
+    word_dropout: float
 
     def __post_init__(self):
         if min(self.caption, self.contrastive) < 0 or self.caption + self.contrastive == 0:
@@ -47,6 +50,8 @@ class CaptionerLossConfig:
             )
         if self.temperature <= 0:
             raise UserError(f"captioner_loss: temperature {self.temperature} must be over 0; 0.07 is usual")
+        if not 0 <= self.word_dropout < 1:
+            raise UserError(f"captioner_loss: word_dropout {self.word_dropout} is outside [0, 1); 0.3 is usual")
         if self.contrast not in CONTRASTS:
             raise UserError(f"captioner_loss: contrast {self.contrast!r} is none of {', '.join(CONTRASTS)}")
 
@@ -54,7 +59,7 @@ class CaptionerLossConfig:
 def make_objective(
     config: CaptionerLossConfig, *, dtype: jnp.dtype
 ) -> Callable[[Captioner, Pack, jax.Array], tuple[Mean, dict[str, Mean]]]:
-    """Returns the objective `(captioner, pack, key) -> (loss, metrics)`; nothing is drawn by the key.
+    """Returns the objective `(captioner, pack, key) -> (loss, metrics)`; the key draws which words are not seen.
 
     The captioning loss is cross-entropy in symbols (bytes, and where a word ends), summed over a text token, mean over
     tokens, in nats. What a pack says in `prompt_BS`, int32, is given: so many tokens at the beginning of a segment's
@@ -66,11 +71,10 @@ def make_objective(
     """
 
     def objective(model: Captioner, pack: Pack, key: jax.Array) -> tuple[Mean, dict[str, Mean]]:
-        del key
         segment_BL, segments = pack["segment_BL"], pack["grid_BS3"].shape[1]
         texts = with_end(pack, segments)
         features = model.encode(pack, dtype)
-        read = model.read(texts, segments, dtype)
+        read = model.read(_dropped(texts, key, config.word_dropout), segments, dtype)
         scores = model.score(texts, read.states_BKD, features)
         worded_BS = known.count_tokens(pack["text_segment_BK"], segments) > 1
         written, metrics = _captioning(scores, texts, worded_BS, pack.get("prompt_BS"))
@@ -82,6 +86,14 @@ def make_objective(
         return Mean(loss * written.weight, written.weight), metrics
 
     return objective
+
+
+def _dropped(texts: CaptionTexts, key: jax.Array, share: float) -> CaptionTexts:
+    """Returns captions in which a share of the words looks like START; END, of which texts are known, stays."""
+    if not share:
+        return texts
+    lost_BK = jax.random.bernoulli(key, share, texts.segment_BK.shape) & ~is_end(texts.text_BKQ)
+    return texts._replace(text_BKQ=jnp.where(lost_BK[..., None], 0, texts.text_BKQ))
 
 
 def _captioning(

@@ -48,7 +48,13 @@ _LATER = {
         **{"generative_queries": 0, "local_width": 64, "embedding": 128, "rope_theta": 100.0},
         **{"attention": "auto", "exchange": "gather", "remat": "none"},
     },
-    "captioner_loss": {"caption": 2.0, "contrastive": 1.0, "temperature": 0.07, "contrast": "softmax"},
+    "captioner_loss": {
+        "caption": 2.0,
+        "contrastive": 1.0,
+        "temperature": 0.07,
+        "contrast": "softmax",
+        "word_dropout": 0.3,
+    },
     "captioning": {
         **{"method": "greedy", "beams": 4, "length_penalty": 0.6},
         **{"temperature": 1.0, "top_p": 0.9, "no_repeat": 4},
