@@ -1,0 +1,59 @@
+"""The kind of stage that trains a captioner: what it refuses, and a whole run of it as a user has it."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import sora_jax
+from sora_jax.core.errors import UserError
+from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.experiment.kinds import KINDS
+from sora_jax.experiment.settings import read_settings
+from sora_jax.train.metrics import read_metrics
+from tests.toy_captions import get_config
+
+
+def test_it_writes_bytes_and_knows_its_collections():
+    config = get_config()
+    config.stages.caption_images.mix.collections = {"other": 1.0}
+    with pytest.raises(UserError, match=r"stages.caption_images.mix.collections names other; there are main"):
+        read_settings(config)
+
+
+def test_heads_are_split_evenly():
+    settings = read_settings(get_config())
+    mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=4), jax.devices()[:4])
+    with pytest.raises(UserError, match=r"captioner.heads is 2, and the mesh axis tensor splits them over 4"):
+        KINDS["captioner"].check(settings, "caption_images", mesh)
+
+
+def test_more_clips_cost_more():
+    settings = read_settings(get_config())
+    (short,) = KINDS["captioner"].batches(settings, "caption_images", segment_tokens=4)
+    (long,) = KINDS["captioner"].batches(settings, "caption_images", segment_tokens=36)
+    assert 0 < long.flops < short.flops, "one caption a row instead of nine"
+    assert short.shapes["text_BKQ"].shape == (8, 96, 8)
+
+
+@pytest.mark.slow
+def test_a_run_trains_shows_and_judges_a_captioner(python, toy_workdir, tmp_path):
+    workdir = tmp_path / "captions"
+    asked = ("-m", "sora_jax.main", "--config=tests/toy_captions.py", f"--workdir={workdir}")
+    given = (f"--config.autoencoder.start_from={toy_workdir}", f"--config.stages.prepare.start_from={toy_workdir}")
+    stopped = python(*asked, *given, "--config.stages.caption_videos.steps=2")
+    assert stopped.returncode == 0, stopped.stderr
+    lines = [line for line in read_metrics(workdir) if line["stage"] == "caption_videos"]
+    assert np.isfinite([line[name] for line in lines for name in ("caption", "contrastive", "tokens_right")]).all()
+    said = json.loads((workdir / "samples" / "caption_videos" / "prompts.json").read_text())
+    assert all("its own caption: a " in text for text in said.values())
+    assert said
+    scores = json.loads((workdir / "evaluation.json").read_text())["captions"]
+    assert {"precision", "recall", "hallucinated", "exact", "retrieval_r1", "cider", "bleu4", "reversed"} <= {*scores}
+    run = sora_jax.open_run(shutil.copytree(workdir, tmp_path / "copy"))
+    clips = [np.zeros((frames, 16, 16, 3), np.uint8) for frames in (1, 5)]
+    assert len(run.describe(clips, fps=8.0)) == 2
+    with pytest.raises(UserError, match="has no checkpoint of a captioner"):
+        sora_jax.open_run(toy_workdir).describe(clips[:1])
