@@ -54,6 +54,15 @@ def test_edges_of_another_colour_are_the_same_and_of_another_place_or_shape_are_
     assert (edges_f1(drawn(), drawn(shape="triangle")) or 0) < 0.75
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("way", [-1, 1])
+def test_one_pixel_to_any_side_is_within_and_two_are_not(axis, way):
+    plain = np.full((1, 20, 20, 3), 100, np.uint8)
+    plain[:, 7:13, 7:13] = 200
+    assert edges_f1(plain, np.roll(plain, way, axis=axis)) == 1
+    assert (edges_f1(plain, np.roll(plain, 2 * way, axis=axis)) or 0) < 0.9
+
+
 def test_without_edges_there_is_nothing_to_follow():
     plain = np.full((5, 40, 40, 3), 120, np.uint8)
     assert edges_f1(plain, plain) is None
