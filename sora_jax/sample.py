@@ -4,6 +4,7 @@
   python -m sora_jax.sample --workdir=runs/base --prompt="a red circle" --prompt="a blue square" --frames=1
   python -m sora_jax.sample --workdir=runs/base --task=animate --image=cat.png --prompt="a cat turns its head"
   python -m sora_jax.sample --workdir=runs/base --task=extend --video=a.mp4 --seconds=-1,+2 --prompt="a red circle"
+  python -m sora_jax.sample --workdir=runs/base --control=grey --control_video=a.mp4 --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/base --requests=requests.jsonl
   python -m sora_jax.sample --model=DIR --prompt="a cat on the grass" --size=480x832 --frames=81 --output=a.mp4
 
@@ -72,6 +73,13 @@ _REFINE = _FLAGS.string(
     "refine", None, "Make it small and slow first: space:2,time:4, or none for at once; default: as in the config."
 )
 _KEEP_PIXELS = _FLAGS.switch("keep_pixels", False, "Give given frames back as they are, not as the autoencoder.")
+_CONTROL = _FLAGS.strings(
+    "control", "What the video follows, such as edges, of the kinds that the run was trained with; several at once."
+)
+_CONTROL_VIDEO = _FLAGS.paths("control_video", "The video that each control is computed of.")
+_STRENGTH_OF_CONTROL = _FLAGS.numbers(
+    "strength_of_control", "How sure controls are, 0 to 1, one for all or for each; default: 1."
+)
 _STEPS = _FLAGS.integer("steps", None, "Solver steps; default: as in the config.", least=1)
 _SOLVER = _FLAGS.choice("solver", None, list(METHODS), "The solver; default: as in the config.")
 _CACHE = _FLAGS.number(
@@ -131,6 +139,9 @@ def main(_: Sequence[str]) -> None:
             scale=_SCALE.value,
             refine=_REFINE.value,
             guidance=_GUIDANCE.value,
+            control=tuple(_CONTROL.value),
+            control_video=tuple(_CONTROL_VIDEO.value),
+            strength_of_control=tuple(_STRENGTH_OF_CONTROL.value),
             keep_pixels=_KEEP_PIXELS.value,
         )
     solver = run.solver(solver=_SOLVER.value, steps=_STEPS.value, cache=_CACHE.value)

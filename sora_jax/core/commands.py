@@ -76,6 +76,10 @@ class Flags:
         """Returns a flag of a number, `least` or more."""
         return self._noted(name, lambda: flags.DEFINE_float(name, default, help_, lower_bound=least))
 
+    def numbers(self, name: str, help_: str) -> Flag[list[float]]:
+        """Returns a flag of numbers that may be given several times."""
+        return self._noted(name, lambda: flags.DEFINE_multi_float(name, [], help_))
+
     def switch(self, name: str, default: Switch, help_: str) -> Flag[bool | Switch]:
         """Returns a flag that is --name or --noname."""
         return self._noted(name, lambda: flags.DEFINE_bool(name, default, help_))

@@ -58,6 +58,11 @@ class Stage:
         """Whether the model learns to go on from parts of a clip that are given."""
         return False
 
+    @property
+    def context_kinds(self) -> tuple[str, ...]:
+        """Kinds of clips that are given beside some clips."""
+        return ()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainStage(Stage):

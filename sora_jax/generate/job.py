@@ -16,6 +16,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import covering
 from sora_jax.data.tokens import check_prompt, clean_caption
 from sora_jax.generate.cascade import Pass, plan_passes
+from sora_jax.generate.control import GivenControl, check_controls, frames_of, read_controls
 from sora_jax.generate.given import Read, in_time, read_file
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
@@ -44,6 +45,7 @@ class Job:
       last_image_THWC: That of the end, as `image_THWC`.
       clips: The videos, uint8 (T, H, W, 3), of that size and rate; for upscale as they are.
       mask_THW: Where something new is made, bool, T that of the video.
+      controls: What is given beside it.
       passes: In which it is made, small and slow ones first; empty: at once.
     """
 
@@ -59,6 +61,7 @@ class Job:
     last_image_THWC: np.ndarray | None = None
     clips: tuple[np.ndarray, ...] = ()
     mask_THW: np.ndarray | None = None
+    controls: tuple[GivenControl, ...] = ()
     passes: tuple[Pass, ...] = ()
 
 
@@ -71,11 +74,12 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
     if not request.video:
         return read_job(request, limits, read).frames == 1
     _texts(request, limits)
-    clips = [read(name, max_frames=_FRAMES_CHECKED)[0] for name in request.video]
+    clips, rates = zip(*(read(name, max_frames=_FRAMES_CHECKED) for name in request.video), strict=True)
     _check_alike(request, clips)
     if request.mask:
         check_mask_size(request.mask, read(request.mask, opaque=True, max_frames=_FRAMES_CHECKED)[0], clips[0])
-    _settle_size(request, limits, clips)
+    controls = read_controls(request, limits, read, max_frames=_FRAMES_CHECKED)
+    check_controls(controls, size=_settle_size(request, limits, clips), fps=request.fps or rates[0])
     _check_knows(request, limits, slides=False)
     adds = request.task in ("extend", "loop", "connect")
     return not adds and (len(clips[0]) == 1 or (request.enlarges and request.frames == 1))
@@ -89,15 +93,18 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
     clips, rates = [clip for clip, _ in videos], [rate for _, rate in videos]
     _check_alike(request, clips)
     mask = mask_as_long(request.mask, read(request.mask, opaque=True)[0], clips[0]) if request.mask else None
-    size = _settle_size(request, limits, [*clips, *([] if image is None else [image])])
-    fps = request.fps or (rates[0] if rates else limits.fps)
+    controls = read_controls(request, limits, read)
+    given = [*clips, *([] if image is None else [image]), *(control.clip_THWC for control in controls)]
+    size = _settle_size(request, limits, given)
+    fps = request.fps or next(iter([*rates, *(control.fps for control in controls)]), limits.fps)
     if not request.enlarges:
         clips = [covering(clip, size) for clip in clips]
         image, last = (None if one is None else covering(one, size) for one in (image, last))
         _check_room(request, limits, clips, rates, fps)
         mask = None if mask is None else in_time(whiter(covering(mask, size)), rates[0], fps)
         clips = [in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
-    before, frames = _settle_frames(request, limits, clips, fps)
+    before, frames = _settle_frames(request, limits, clips, fps, default=frames_of(controls, limits))
+    check_controls(controls, size=size, fps=fps, frames=frames)
     if request.enlarges:
         fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     job = Job(
@@ -113,6 +120,7 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         last_image_THWC=last,
         clips=tuple(clips),
         mask_THW=mask,
+        controls=controls,
     )
     _check_limits(job, limits)
     refine, grid = request.refinements(limits.refine), functools.partial(limits.grid, limits.first)
@@ -162,19 +170,21 @@ def _settle_size(request: Request, limits: ModelLimits, given: Sequence[np.ndarr
         limits.grid(limits.first, size)
     except UserError as error:
         if given and request.size is None:
-            name = request.image or request.video[0]
+            name = request.image or (*request.video, *request.control_video)[0]
             raise UserError(f"{name}: {error}; pass --size=HEIGHTxWIDTH to scale and crop it") from error
         raise
     return size
 
 
-def _settle_frames(request: Request, limits: ModelLimits, clips: list[np.ndarray], fps: float) -> tuple[int, int]:
-    """Returns (frames before what is given, frames after it, or of the whole video)."""
+def _settle_frames(
+    request: Request, limits: ModelLimits, clips: list[np.ndarray], fps: float, *, default: int
+) -> tuple[int, int]:
+    """Returns (frames before what is given, frames after it, or of the whole video: `default` where none are asked)."""
     spans = request.spans()
     if request.task in ("text", "animate"):
         if request.frames is not None:
             return 0, request.frames
-        return 0, limits.frames if spans is None else limits.legal(spans[1] * fps)
+        return 0, default if spans is None else limits.legal(spans[1] * fps)
     if request.enlarges or request.task in ("edit", "fill"):
         if spans is not None or (request.frames is not None and not request.enlarges):
             more = "; for more frames in it pass --fps or --frames" if request.enlarges else ""

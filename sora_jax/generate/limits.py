@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from sora_jax.data.tokens import Tokenizer
 from sora_jax.generate.cascade import Refinement
@@ -40,6 +42,7 @@ class ModelLimits:
       shown: How it is shown frames instead of known tokens; None: it is not.
       refine: How a video of a prompt alone is refined from a smaller one, where a request leaves it open.
       by_area: Whether what is made of given frames has as many pixels as `size`, in their aspect; else it is as large.
+      controls: What it was trained with beside clips, each a `generate.control.MakeControl`, by kind.
     """
 
     stride: shapes.Size
@@ -64,6 +67,7 @@ class ModelLimits:
     shown: ShownConfig | None = None
     refine: tuple[Refinement, ...] = ()
     by_area: bool = False
+    controls: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def step(self) -> int:

@@ -22,6 +22,8 @@ TASKS: tuple[Task, ...] = get_args(Task)
 _PROMPTS = {"text": (1, 1), "edit": (1, 1), "connect": (0, 2)}
 _IMAGES = {"animate": 1}
 _VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1, "interpolate": 1}
+# What a given video can control: of these it is known from the start when each frame is shown.
+_CONTROLLED = ("text", "animate", "edit", "fill")
 # How much of what is given is made anew, where that is a question.
 DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4, "interpolate": 0.4}
 _DURATION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -53,6 +55,11 @@ class Request:
       refine: Of `text`: "space:2,time:4" makes it with half the height and width and a fourth of the frames first, then
         larger, then faster; "none": at once; None: as the run has it.
       guidance: Scale of the guidance by text, 1 for none; None: as the run has it.
+      control: Kinds of clips beside it that control what is made, such as "edges"; of text, edit, fill, and of animate
+        where the image is at the start and nothing says the end.
+      control_video: Files that these are computed of, one for each kind; of the size and rate of what is made.
+      strength_of_control: How sure they are, in [0, 1], one for all or one for each: 1 less the noise level on them.
+        None given: 1.
       keep_pixels: Whether given frames come back as they are instead of through the autoencoder.
       output: File to write; None: named by task, prompt and seed.
       line: Of the file of requests that it was read from, counted from 1 with those that are empty; None: of no file.
@@ -76,6 +83,9 @@ class Request:
     scale: float = 2.0
     refine: str | None = None
     guidance: float | None = None
+    control: tuple[str, ...] = ()
+    control_video: tuple[str, ...] = ()
+    strength_of_control: tuple[float, ...] = ()
     keep_pixels: bool = False
     output: str | None = None
     line: int | None = dataclasses.field(default=None, compare=False)
@@ -120,6 +130,30 @@ class Request:
             raise UserError(f"refine {self.refine} is for task text, not for {task}: upscale makes a video larger")
         self.refinements()
         self.spans()
+        self._check_control()
+
+    def _check_control(self) -> None:
+        """Raises UserError where controls, their videos and their strengths are not of one another, or of the task."""
+        kinds, strengths = self.control, self.strength_of_control
+        if len(kinds) != len(self.control_video) or len({*kinds}) < len(kinds):
+            raise UserError(
+                f"control {', '.join(kinds) or 'none'} with {len(self.control_video)} of --control_video: give each "
+                "kind once, with a video of its own"
+            )
+        if len(strengths) not in {0, len(kinds)} | ({1} if kinds else set()):
+            raise UserError(
+                f"{len(strengths)} of strength_of_control for {len(kinds)} of control: give one, or one each"
+            )
+        for strength in strengths:
+            if not 0 <= strength <= 1:
+                raise UserError(f"strength_of_control {strength:g} is outside [0, 1]")
+        if kinds and (self.task not in _CONTROLLED or self.at > 0 or self.last_image is not None):
+            raise UserError(
+                f"control {', '.join(kinds)} is for {', '.join(_CONTROLLED)}, of an image at the start alone, not for "
+                f"{self.task}{' with another image' if self.task in _CONTROLLED else ''}"
+            )
+        if kinds and self.refinements():
+            raise UserError(f"refine {self.refine} is for videos without control: leave it out")
 
     @property
     def enlarges(self) -> bool:
@@ -134,7 +168,7 @@ class Request:
     def refinements(self, default: tuple[Refinement, ...] = ()) -> tuple[Refinement, ...]:
         """Returns what `refine` asks for, of text `default` where it is left open; UserError for what is unreadable."""
         if self.refine is None:
-            return default if self.task == "text" else ()
+            return default if self.task == "text" and not self.control else ()
         return read_refinements(self.refine)
 
     def spans(self) -> tuple[float, float] | None:
@@ -158,7 +192,13 @@ class Request:
 
     def files(self) -> list[str]:
         """Returns the files that are given."""
-        return [name for name in (self.image, self.last_image, self.mask, *self.video) if name]
+        return [name for name in (self.image, self.last_image, self.mask, *self.video, *self.control_video) if name]
+
+    @property
+    def control_levels(self) -> tuple[float, ...]:
+        """The noise level of each control."""
+        strengths = self.strength_of_control or (1.0,)
+        return tuple(1 - strength for strength in strengths * (len(self.control) if len(strengths) == 1 else 1))
 
     def pixels(self) -> tuple[int, int] | None:
         """Returns (height, width) of `size`; raises UserError where it cannot be read."""
@@ -253,7 +293,7 @@ def _read_line(line: str, folder: Path) -> Request:
     if unknown:
         raise UserError(f"{', '.join(map(repr, unknown))} is none of {', '.join(kinds)}")
     values = dict(given)
-    for name in ("prompt", "video"):
+    for name in (name for name, kind in kinds.items() if typing.get_origin(kind) is tuple):
         if name in values:
             values[name] = tuple(values[name]) if isinstance(values[name], list) else (values[name],)
     if isinstance(values.get("seconds"), int | float):
@@ -261,19 +301,20 @@ def _read_line(line: str, folder: Path) -> Request:
     for name, value in values.items():
         if not _is_a(value, kinds[name]):
             raise UserError(f"{name} {value!r} is not {_in_words(kinds[name])}")
-    for name in ("image", "last_image", "mask", "video"):
+    for name in ("image", "last_image", "mask", "video", "control_video"):
         if "\0" in "".join(values.get(name) or ()):
             raise UserError(f"{name} {values[name]!r} is no name of a file")
     for name in ("image", "last_image", "mask"):
         if values.get(name):
             values[name] = str(folder / expanded(values[name]))
-    values["video"] = tuple(str(folder / expanded(name)) for name in values.get("video", ()))
+    for name in ("video", "control_video"):
+        values[name] = tuple(str(folder / expanded(one)) for one in values.get(name, ()))
     return Request(**values)
 
 
 def _is_a(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is tuple:
-        return all(isinstance(one, str) for one in value)
+        return all(_is_a(one, typing.get_args(kind)[0]) for one in value)
     if typing.get_origin(kind) is Literal:
         return isinstance(value, str)
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
@@ -287,7 +328,8 @@ def _is_a(value: Any, kind: Any) -> bool:
 def _in_words(kind: Any) -> str:
     words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
     if typing.get_origin(kind) is tuple:
-        return "text or a list of texts"
+        one = _in_words(typing.get_args(kind)[0])
+        return f"{one} or a list of {one.removeprefix('a ')}s"
     if typing.get_origin(kind) is Literal:
         return "text"
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)

@@ -50,7 +50,7 @@ def animate(scene: VideoBuilder) -> Making:
     made = yield from _backward(scene, np.repeat(image, scene.limits.step, axis=0), before)
     scene.emit(made)
     scene.emit(scene.given(image, before=made))
-    yield from _forward(scene, np.concatenate([made, image]), scene.job.frames - before - 1)
+    yield from _forward(scene, np.concatenate([made, image]), scene.job.frames - before - 1, start=before + 1)
 
 
 def extend(scene: VideoBuilder) -> Making:
@@ -173,15 +173,16 @@ def _opening(scene: VideoBuilder, past: np.ndarray | None) -> tuple[int, np.ndar
     return kept, scene.encode(past[-kept:])
 
 
-def _forward(scene: VideoBuilder, past: np.ndarray | None, frames: int) -> Making:
-    """Emits `frames` frames that follow `past`."""
+def _forward(scene: VideoBuilder, past: np.ndarray | None, frames: int, *, start: int = 0) -> Making:
+    """Emits `frames` frames that follow `past`; the first of them is frame `start` of the whole video."""
     step, patch = scene.limits.step, scene.limits.patch[0]
     made = 0
     while made < frames:
         kept, head = _opening(scene, past)
         of_head = 0 if head is None else len(head) // patch
         wanted = math.ceil((frames - made) / step) if past is not None else _tokens(scene, frames)
-        clip = scene.decode((yield scene.canvas(min(of_head + wanted, scene.window), head=head)))
+        canvas = scene.canvas(min(of_head + wanted, scene.window), head=head, start=start + made - kept)
+        clip = scene.decode((yield canvas))
         fresh = clip[kept:][: frames - made]
         scene.emit(fresh)
         made += len(fresh)
@@ -283,6 +284,7 @@ def _rework(
             content=scene.encode(part),
             known_thw=known,
             strength=strength,
+            start=start,
         )
         fresh = scene.decode((yield canvas))[kept:][: frames - made]
         if original is not None and mask_THW is not None and scene.job.request.keep_pixels:

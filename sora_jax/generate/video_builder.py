@@ -11,12 +11,14 @@ from typing import Self
 
 import numpy as np
 
-from sora_jax.generate.canvas import Canvas, Turn
+from sora_jax.generate.canvas import Canvas, ContextPart, Turn
+from sora_jax.generate.control import window_of
 from sora_jax.generate.job import Job
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.models.codec import Codec
 from sora_jax.models.vision.shown import Shower
 from sora_jax.video import latents
+from sora_jax.video.parts import ContextClip
 
 
 class VideoBuilder:
@@ -111,8 +113,12 @@ class VideoBuilder:
         known_thw: np.ndarray | None = None,
         strength: float = 1.0,
         turn: Turn | None = None,
+        start: int = 0,
     ) -> Canvas:
-        """Returns the next canvas: latents that its `head` and `tail` keep, `content` for what the rest starts from."""
+        """Returns the next canvas: latents that its `head` and `tail` keep, `content` for what the rest starts from.
+
+        `start` is the frame of the whole video that is its first one, for what controls it.
+        """
         frames = self.limits.first + (token_frames - 1) * self.limits.step
         grid = self.limits.grid(frames, self.job.size)
         patch, channels = self.limits.patch, self._codec.config.channels
@@ -140,7 +146,19 @@ class VideoBuilder:
             strength=strength,
             guidance=guidance,
             turn=turn,
+            context=self._context(start, frames),
         )
+
+    def _context(self, start: int, frames: int) -> tuple[ContextPart, ...]:
+        """Returns what controls so many frames from `start` on; a control that finds nothing in them is left out."""
+        parts = []
+        for control in self.job.controls:
+            made = self.limits.controls[control.kind](window_of(control, start, frames), self.job.fps)
+            if made is not None:
+                latent = self.encode(made.pixels_THWC)
+                clip = ContextClip(latent_THWC=latent, fps=made.fps, role=made.role, scale=made.scale)
+                parts.append(ContextPart(clip=clip, level=control.level))
+        return tuple(parts)
 
     def showing(self, token_frames: int, first_THWC: np.ndarray, last_THWC: np.ndarray | None) -> Canvas:
         """Returns the next canvas of a model that is shown frames: its first one, and maybe its last (T = 1)."""

@@ -83,6 +83,11 @@ class DiffusionStage(TrainStage):
         """Whether some clips have parts that are given."""
         return self.known.none < 1
 
+    @property
+    def context_kinds(self) -> tuple[str, ...]:
+        """Kinds of clips that are given beside some clips."""
+        return () if self.context is None else ContextMix(shares=self.context, dropout=0.0).kinds
+
 
 class DiffusionKind(TrainKind[DiffusionStage]):
     """Stages of it, each with its mix of clips and its learning rate, train one transformer."""

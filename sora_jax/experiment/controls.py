@@ -1,0 +1,30 @@
+"""The controls that a run's model takes, made of given videos as `prepare` makes them of clips."""
+
+import functools
+
+import numpy as np
+
+from sora_jax.data.clips import Clip
+from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
+from sora_jax.generate.control import MadeControl, MakeControl
+from sora_jax.preparation.context import Control, made_beside
+from sora_jax.video import shapes
+
+
+def controls_of(settings: Settings) -> dict[str, MakeControl]:
+    """Returns by kind, sorted, what makes the clips beside that some stage of the run trains with."""
+    stages = [settings.stages[name] for name in settings.stages_of(TEXT_TO_VIDEO)]
+    prepared = settings.context.controls()
+    kinds = sorted({kind for stage in stages for kind in stage.context_kinds} & prepared.keys())
+    return {kind: functools.partial(_made, kind, prepared[kind], settings.token_stride) for kind in kinds}
+
+
+def _made(kind: str, control: Control, stride: shapes.Size, pixels_THWC: np.ndarray, fps: float) -> MadeControl | None:
+    # Of one name, so that all windows of a video draw the same.
+    clip = Clip(pixels_THWC=pixels_THWC, fps=fps, captions=(), source_id="given")
+    found = made_beside(clip, kind, control, stride)
+    if found is None:
+        return None
+    beside, scale, _ = found
+    return MadeControl(beside.pixels_THWC, beside.fps, control.role, scale)

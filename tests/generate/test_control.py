@@ -1,0 +1,131 @@
+"""Controls: asked for, read, refused in a sentence, and cut into the windows of a video."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from sora_jax.core.errors import UserError
+from sora_jax.generate.control import MadeControl
+from sora_jax.generate.given import GivenArrays
+from sora_jax.generate.job import check_request, read_job
+from sora_jax.generate.request import Request, read_requests
+from tests.generate.test_tasks import LIMITS, make, video
+
+RED = ("a red circle",)
+
+
+def halved(pixels_THWC, fps):
+    return MadeControl(pixels_THWC[:, ::2, ::2].repeat(2, axis=1).repeat(2, axis=2), fps, "grey", 2)
+
+
+KNOWING = dataclasses.replace(LIMITS, controls={"grey": halved, "nothing": lambda *_: None})
+GIVEN = {
+    "a": video(*range(20)),
+    "other": video(*range(100, 120)),
+    "small": video(*range(20))[:, :2, :2],
+    "short": video(1, 2, 3),
+    "image": video(0),
+}
+
+
+def asked(task="text", **values):
+    return Request(**{"task": task, "prompt": RED, "control": ("grey",), "control_video": ("a",), **values})
+
+
+def read(request, *, limits=KNOWING, fps=8.0):
+    return read_job(request, limits, GivenArrays(GIVEN, fps=fps))
+
+
+def test_a_control_says_size_rate_and_length_where_nothing_else_does():
+    job = read(asked(control_video=("a",)), fps=5.0)
+    assert (job.size, job.fps, job.frames) == ((4, 4), 5.0, 17), "as many of its 20 frames as a video can have"
+    assert read(asked(frames=13)).frames == 13
+
+
+def test_a_strength_is_one_less_the_level_for_all_or_for_each():
+    both: Any = {"control": ("grey", "nothing"), "control_video": ("a", "other")}
+    for strengths, levels in (((), (0, 0)), ((0.75,), (0.25, 0.25)), ((0.5, 1.0), (0.5, 0))):
+        job = read(asked(**both, strength_of_control=strengths))
+        assert tuple(control.level for control in job.controls) == levels
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"control": ("grey", "grey"), "control_video": ("a", "a")}, "give each kind once, with a video of its own"),
+        ({"control": ()}, "control none with 1 of --control_video"),
+        ({"strength_of_control": (1.0, 0.5)}, "2 of strength_of_control for 1 of control"),
+        ({"strength_of_control": (1.5,)}, r"strength_of_control 1.5 is outside \[0, 1\]"),
+        ({"control": (), "control_video": (), "strength_of_control": (0.5,)}, "1 of strength_of_control for 0"),
+        ({"task": "loop", "video": ("a",)}, "control grey is for text, animate, edit, fill, .* not for loop"),
+        ({"task": "animate", "image": "a", "at": 0.5}, "not for animate with another image"),
+        ({"refine": "space:2"}, "refine space:2 is for videos without control"),
+    ],
+)
+def test_what_no_model_could_do_is_refused(values, said):
+    with pytest.raises(UserError, match=said):
+        asked(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"control": ("edges",)}, "this run was trained with grey, nothing beside clips, and control edges is asked"),
+        ({"size": "8x8"}, "the control a is 4x4 px and the video 8x8: scale it, or pass --size=4x4"),
+        ({"control_video": ("small",), "task": "edit", "video": ("a",)}, "the control small is 2x2 px"),
+        ({"control_video": ("short",), "frames": 13}, "the control short has 3 frames and the video 13"),
+        ({"fps": 4.0}, "the control a has 8 frames per second and the video 4: .* pass --fps=8"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_early_where_it_can_be(values, said):
+    with pytest.raises(UserError, match=said):
+        read(asked(**values))
+    with pytest.raises(UserError, match=said):
+        check_request(asked(**values), KNOWING, GivenArrays(GIVEN, fps=8.0))
+
+
+def test_a_model_that_saw_nothing_beside_clips_says_so():
+    with pytest.raises(UserError, match=r"was trained with nothing beside clips, and control grey .* context.kinds"):
+        read(asked(), limits=LIMITS)
+
+
+def latents_of(canvases):
+    """Returns for each canvas the value of each frame of tokens of its one clip beside."""
+    return [[float(t) for t in canvas.context[0].clip.latent_THWC[:, 0, 0, 0]] for canvas in canvases]
+
+
+def test_each_window_has_its_own_part():
+    """17 frames in windows of 13, the second of which begins with the last five of the first."""
+    limits = dataclasses.replace(KNOWING, window=13, overlap=5)
+    job = read(asked(frames=17), limits=limits)
+    _, canvases, _ = make(job, limits=limits)
+    # Frames from 0 and from 8 on: the first alone, then means of four.
+    assert latents_of(canvases) == [[0, 2.5, 6.5, 10.5], [8, 10.5, 14.5]]
+    clip = canvases[0].context[0].clip
+    assert (clip.role, clip.scale, clip.fps) == ("grey", 2, 8.0)
+
+
+def test_beside_an_image_and_a_video_that_is_made_anew_it_keeps_their_time():
+    _, canvases, _ = make(read(asked("animate", image="image", frames=9)), limits=KNOWING)
+    assert latents_of(canvases) == [[0, 2.5, 6.5]]
+    job = read(asked("edit", video=("other",), control_video=("a",)))
+    _, canvases, _ = make(job, limits=KNOWING)
+    assert latents_of(canvases)[0] == [0, 2.5, 6.5, 10.5]
+    assert latents_of(canvases)[1] == [8, 10.5, 14.5, 18.25], "the last frame stands for those that are not there"
+
+
+def test_a_control_that_finds_nothing_is_left_out():
+    job = read(asked(control=("nothing",), frames=5))
+    assert make(job, limits=KNOWING)[1][0].context == ()
+
+
+def test_a_line_of_a_file_may_ask_for_it(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"prompt": "red", "control": "grey", "control_video": "a.mp4", "strength_of_control": 0.8}')
+    (request,) = read_requests(path)
+    assert (request.control, request.control_levels) == (("grey",), (pytest.approx(0.2),))
+    assert request.files() == [str(tmp_path / "a.mp4")]
+    path.write_text('{"prompt": "red", "control": "grey", "control_video": "a.mp4", "strength_of_control": "much"}')
+    with pytest.raises(UserError, match=r"strength_of_control .* is not a number or a list of numbers"):
+        read_requests(path)
