@@ -76,7 +76,7 @@ def frames_of(controls: Sequence[GivenControl], limits: ModelLimits) -> int:
     return limits.first + max(0, shortest - limits.first) // limits.step * limits.step if controls else shortest
 
 
-def check_fits(
+def check_controls(
     controls: Sequence[GivenControl], *, size: tuple[int, int], fps: float, frames: int | None = None
 ) -> None:
     """Raises UserError where a control is of another size or rate than what is made, or has less than `frames`."""

@@ -16,7 +16,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import covering
 from sora_jax.data.tokens import check_prompt, clean_caption
 from sora_jax.generate.cascade import Pass, plan_passes
-from sora_jax.generate.control import GivenControl, check_fits, frames_of, read_controls
+from sora_jax.generate.control import GivenControl, check_controls, frames_of, read_controls
 from sora_jax.generate.given import Read, in_time, read_file
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
@@ -79,7 +79,7 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
     if request.mask:
         check_mask_size(request.mask, read(request.mask, opaque=True, max_frames=_FRAMES_CHECKED)[0], clips[0])
     controls = read_controls(request, limits, read, max_frames=_FRAMES_CHECKED)
-    check_fits(controls, size=_settle_size(request, limits, clips), fps=request.fps or rates[0])
+    check_controls(controls, size=_settle_size(request, limits, clips), fps=request.fps or rates[0])
     _check_knows(request, limits, slides=False)
     adds = request.task in ("extend", "loop", "connect")
     return not adds and (len(clips[0]) == 1 or (request.enlarges and request.frames == 1))
@@ -104,7 +104,7 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         mask = None if mask is None else in_time(whiter(covering(mask, size)), rates[0], fps)
         clips = [in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
     before, frames = _settle_frames(request, limits, clips, fps, default=frames_of(controls, limits))
-    check_fits(controls, size=size, fps=fps, frames=frames)
+    check_controls(controls, size=size, fps=fps, frames=frames)
     if request.enlarges:
         fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     job = Job(

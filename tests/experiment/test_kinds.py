@@ -132,7 +132,7 @@ def add_stage(config: ConfigDict, **changes) -> ConfigDict:
         buckets=((5, 16, 16, 8),),
     )
     with stage.unlocked():
-        del stage.adversarial
+        del stage.adversarial, stage.freeze
     stage.update({"kind": "brightness", **changes})
     stage.optimizer.name = "adamw"
     with config.unlocked():
