@@ -115,9 +115,8 @@ def evaluate(
         raise UserError("only of a drawn world can be told how prompts are followed: pass --part=heldout")
     of_tasks = clips_of_tasks(settings, part, count) if sets else 0
     of_probes, of_refining = clips_of_probes(settings, part, count), clips_of_refining(settings, part, count)
-    result: dict[str, Any] = {}
-    if part != "all" and (workdir.path / "evaluation.json").exists():
-        result = workdir.read_json("evaluation.json")
+    keeps = part != "all" and (workdir.path / "evaluation.json").exists()
+    result: dict[str, Any] = workdir.read_json("evaluation.json") if keeps else {}
     asked = of_probes or (part in ("generator", "tasks", "refine", "all") and sets)
     maker = GeneratorJudge(models, settings) if asked else None
     with work or contextlib.nullcontext():
