@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from sora_jax.core.errors import CommandError, StorageError, UserError
 from sora_jax.core.files import write_atomically
+from sora_jax.train.changes import completed
 from sora_jax.train.workdir import Workdir
 
 
@@ -43,7 +44,7 @@ def test_a_config_is_claimed_once_and_what_was_made_with_it_binds(tmp_path):
         workdir.finish_stage("videos", {})
         written = (workdir.path / "config.json").read_text()
         workdir.claim(config())
-        assert workdir.config() == json.loads(written)
+        assert workdir.config() == completed(json.loads(written))
         with pytest.raises(UserError, match="belongs to another config") as caught:
             workdir.claim(config(seed=1, stages={"videos": {"steps": 4}}))
         assert "(seed: 0 -> 1; stages.videos.steps: 3 -> 4)" in str(caught.value)

@@ -129,7 +129,7 @@ def test_a_header_of_another_format_or_damaged_is_refused(tmp_path):
         files.read_header(tmp_path)
     path = tmp_path / files.HEADER_FILE
     path.write_text('{"format": 0}')
-    with pytest.raises(UserError, match="is of format 0, and 2 to 4 are read here"):
+    with pytest.raises(UserError, match="is of format 0, and 2 to 5 are read here"):
         files.read_header(tmp_path)
     path.write_text('{"format": ')
     with pytest.raises(DataError, match=r"header\.json is damaged"):
