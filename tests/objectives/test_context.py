@@ -44,6 +44,7 @@ def loss_of(pack, answer):
     return objective(model, pack, KEY)
 
 
+@pytest.mark.slow  # gradients of a whole model
 def test_nothing_is_asked_of_clips_beside():
     pack = make_pack()
     beside = pack["part_BL"][..., None] > 0

@@ -145,7 +145,8 @@ def alone(kind):
     [
         ("diffusion", "fsdp 8"),
         pytest.param("diffusion of two blocks", "data 2 fsdp 4", marks=pytest.mark.slow),
-        ("diffusion", "data 2 fsdp 2 tensor 2"),
+        # The two around it have each of its axes.
+        pytest.param("diffusion", "data 2 fsdp 2 tensor 2", marks=pytest.mark.slow),
         ("diffusion", "fsdp 2 sequence 2 tensor 2"),
         ("diffusion in a ring", "sequence 4 tensor 2, ring"),
         ("autoencoder", "fsdp 8"),
