@@ -10,14 +10,11 @@ from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.files import write_atomically
 from sora_jax.core.tree import Params
-from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.shapes_world import DIRECTIONS, Scene, ShapesWorld
 from sora_jax.evaluation.caption_reader import parse_caption, score_captions
 from sora_jax.evaluation.captions import bleu4, cider_d, retrieve
 from sora_jax.experiment.captioners import load_captioner, make_describer
-from sora_jax.experiment.datasets import curate_all, open_collections
-from sora_jax.experiment.heldout import prepare_heldout
-from sora_jax.experiment.kinds.prepare import prepare_stages
+from sora_jax.experiment.judged_clips import heldout_of
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import CAPTIONER
@@ -47,7 +44,8 @@ def judge_captions(models: RunModels, settings: Settings, *, count: int | None =
     describer = make_describer(settings, rows=settings.packing.rows)
     world = settings.shapes.source(seed=settings.seed, split="heldout")
     assert isinstance(world, ShapesWorld), world
-    clips = _heldout_clips(models, settings, count=count or settings.evaluation.clips)
+    prepared = heldout_of(models.workdir, settings, models.codec, count=count)
+    clips = [prepared[number] for number in range(len(prepared))]
     numbers = {world.source_id(number): number for number in range(len(world))}
     scenes = [world.scene(numbers[clip.source_id]) for clip in clips]
     written = describer(params, clips, prefix=_BEGINNING)
@@ -71,14 +69,6 @@ def judge_captions(models: RunModels, settings: Settings, *, count: int | None =
     }
 
 
-def _heldout_clips(models: RunModels, settings: Settings, *, count: int) -> list[Any]:
-    """Returns held-out clips as they are prepared."""
-    held = curate_all(open_collections(settings), settings, models.workdir, writes=False)
-    batch = prepare_stages(settings)[0].batch
-    prepared: PreparedSet = prepare_heldout(models.workdir, settings, held, models.codec, count=count, batch=batch)
-    return [prepared[number] for number in range(len(prepared))]
-
-
 def _reversed_share(
     codec: Codec, settings: Settings, describer: Describer, params: Params, world: ShapesWorld
 ) -> float:
@@ -87,18 +77,16 @@ def _reversed_share(
     shape = {"image_share": 0.0, "sides": (sampling.size,), "frames": (sampling.frames,), "fps": (sampling.fps,)}
     moving = ShapesWorld(dataclasses.replace(world.config, num_clips=4 * count, **shape))
     chosen = [number for number in range(len(moving)) if _direction(moving.scene(number)) is not None][:count]
-    back = [
-        latents.normalise(codec.encode(moving[number].pixels_THWC[None, ::-1]), codec.mean_C, codec.scale_C)[0]
-        for number in chosen
-    ]
-    written = describer(params, [EncodedClip(latent_THWC=one, fps=sampling.fps) for one in back])
+    back_NTHWC = np.stack([moving[number].pixels_THWC[::-1] for number in chosen])
+    latent_NTHWC = latents.normalise(codec.encode(back_NTHWC), codec.mean_C, codec.scale_C)
+    written = describer(params, [EncodedClip(latent_THWC=one, fps=sampling.fps) for one in latent_NTHWC])
     found = [parse_caption(one.text) for one in written]
     wanted = [_OPPOSITE[str(_direction(moving.scene(number)))] for number in chosen]
     right = [
         told is not None and [one.motion for one in told.objects] == [motion]
         for told, motion in zip(found, wanted, strict=True)
     ]
-    return float(np.mean(right)) if right else 0.0
+    return float(np.mean(right))
 
 
 def _direction(scene: Scene) -> str | None:

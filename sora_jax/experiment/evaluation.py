@@ -30,7 +30,8 @@ from sora_jax.experiment.generator_evaluation import (
     clips_of_tasks,
     prompt_sets,
 )
-from sora_jax.experiment.heldout import make_loss_grid, prepare_heldout
+from sora_jax.experiment.heldout import make_loss_grid
+from sora_jax.experiment.judged_clips import heldout_of
 from sora_jax.experiment.kinds.prepare import prepare_stages
 from sora_jax.experiment.loading import Weights, limits_of
 from sora_jax.experiment.models import RunModels
@@ -162,9 +163,7 @@ def _heldout(models: RunModels, settings: Settings, *, count: int | None, needed
             raise UserError("this run trains no transformer, of which a held-out loss is: pass --part=autoencoder")
         return {}
     try:
-        held = curate_all(open_collections(settings), settings, models.workdir, writes=False)
-        count, batch = count or settings.evaluation.clips, prepare_stages(settings)[0].batch
-        clips = prepare_heldout(models.workdir, settings, held, models.codec, count=count, batch=batch)
+        clips = heldout_of(models.workdir, settings, models.codec, count=count)
         params = models.params
         if not params:
             raise UserError("there are two experts of the noise levels, each with a loss of its own: see its training")

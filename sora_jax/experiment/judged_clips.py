@@ -17,15 +17,18 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.paths import beside
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.fitting import Collection, FittedSource
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, read_ahead
 from sora_jax.data.tokens import clean_caption
 from sora_jax.evaluation.generated import JudgedClip
 from sora_jax.experiment.datasets import clip_limits, curate_all, open_collections
-from sora_jax.experiment.heldout import NONE_HELD_OUT
+from sora_jax.experiment.heldout import NONE_HELD_OUT, prepare_heldout
+from sora_jax.experiment.kinds.prepare import prepare_stages
 from sora_jax.experiment.loading import limits_of, solver_config
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
 from sora_jax.generate.canvas import Canvas
+from sora_jax.models.codec import Codec
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import Workdir
 from sora_jax.video import shapes
@@ -253,3 +256,10 @@ def _keep(path: Path, clip_THWC: np.ndarray) -> None:
         with temporary.open("wb") as file:
             np.save(file, clip_THWC)
         os.replace(temporary, path)
+
+
+def heldout_of(workdir: Workdir, settings: Settings, codec: Codec, *, count: int | None) -> PreparedSet:
+    """Returns up to `count` held-out clips, None: as configured, of a run that is over; raises as `prepare_heldout`."""
+    held = curate_all(open_collections(settings), settings, workdir, writes=False)
+    batch = prepare_stages(settings)[0].batch
+    return prepare_heldout(workdir, settings, held, codec, count=count or settings.evaluation.clips, batch=batch)

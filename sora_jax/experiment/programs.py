@@ -105,6 +105,44 @@ class StepBatch:
     facts: dict[str, Any]
 
 
+def packed_batch(
+    settings: Settings,
+    *,
+    segment_tokens: int,
+    accumulate: int,
+    widths: tuple[int, int],
+    step_flops: Callable[[flops.Work], float],
+    recomputed: Callable[[flops.Work], float] = lambda work: 0.0,
+    parts: int = 0,
+) -> StepBatch:
+    """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds.
+
+    `widths` are the model's hidden width of feed-forwards and width of a head, which `activations.of_rows` splits;
+    `parts` as of `pack_shapes`.
+    """
+    packing, work = settings.packing, work_of_rows(settings, segment_tokens=segment_tokens)
+
+    def split(mesh: Mesh, params: Params) -> activations.Ways:
+        rows = packing.rows // accumulate
+        return activations.of_rows(mesh, params, rows=rows, tokens=packing.tokens, split=frozenset(widths))
+
+    return StepBatch(
+        what=f"packing.rows is {packing.rows}",
+        size=packing.rows,
+        shapes=pack_shapes(settings, packing.rows, parts=parts),
+        ways=split,
+        flops=step_flops(work),
+        recomputed=recomputed(work),
+        title="",
+        facts={
+            "rows": packing.rows,
+            "tokens of a row": packing.tokens,
+            "segments of a row": work.segments // packing.rows,
+            "tokens of a segment": segment_tokens,
+        },
+    )
+
+
 def step_program(objective: Objective, maker: StateMaker, step: StepConfig, planned: StepBatch) -> Program:
     """Returns the train step of a stage on a batch."""
     structure, _, axes = abstract_model(maker.build)

@@ -2,7 +2,7 @@
 
 Shapes: B rows, K text tokens of a row, S segments, Q bytes of a text token.
 
-A slot of a token holds a symbol: 0 where it is empty, byte + 1, or END in the first. A caption is START (empty slots
+A slot of a token holds one of the values of `data/caption_tokens.py`. A caption is START (empty slots
 alone), its words, END; it ends a token early where a slot is empty.
 """
 
@@ -11,11 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sora_jax.data.tokens import BYTES_PER_TOKEN
+from sora_jax.data.caption_tokens import MARK, end_token
 from sora_jax.diffusion import known
-
-END_SYMBOL = 257
-SYMBOLS = 258
 
 
 class CaptionTexts(NamedTuple):
@@ -47,17 +44,12 @@ def with_end(pack: dict[str, jax.Array], segments: int) -> CaptionTexts:
         empty = jnp.zeros((rows, total, *both.shape[2:]), jnp.int32)
         return empty.at[jnp.arange(rows)[:, None], place_BM].set(both, mode="drop")
 
-    end_BSQ = jnp.zeros((rows, segments, text_BKQ.shape[-1]), jnp.int32).at[..., 0].set(END_SYMBOL)
+    end_BSQ = jnp.broadcast_to(end_token(), (rows, segments, text_BKQ.shape[-1]))
     return CaptionTexts(
         placed(text_BKQ, end_BSQ),
         placed(segment_BK, jnp.broadcast_to(ids_S, (rows, segments))),
         placed(pack["text_position_BK"], count_BS),
     )
-
-
-def start_tokens(shape: tuple[int, ...]) -> jax.Array:
-    """Returns START, int32 (*shape, Q)."""
-    return jnp.zeros((*shape, BYTES_PER_TOKEN), jnp.int32)
 
 
 def is_start(text_BKQ: jax.Array) -> jax.Array:
@@ -67,12 +59,12 @@ def is_start(text_BKQ: jax.Array) -> jax.Array:
 
 def is_end(text_BKQ: jax.Array) -> jax.Array:
     """Returns whether each token is END, bool (B, K)."""
-    return text_BKQ[..., 0] == END_SYMBOL
+    return text_BKQ[..., 0] == MARK
 
 
 def asked_slots(text_BKQ: jax.Array) -> jax.Array:
     """Returns which slots of a token say something, bool (B, K, Q): up to the first empty one, and of END the first."""
-    goes_on_BKQ = (text_BKQ > 0) & (text_BKQ < END_SYMBOL)
+    goes_on_BKQ = (text_BKQ > 0) & (text_BKQ < MARK)
     before_BKQ = jnp.cumprod(goes_on_BKQ[..., :-1].astype(jnp.int32), axis=-1) > 0
     return jnp.pad(before_BKQ, ((0, 0), (0, 0), (1, 0)), constant_values=True)
 

@@ -17,9 +17,10 @@ from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import constrain
+from sora_jax.data.caption_tokens import SLOT_VALUES
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.models.caption_blocks import BlockShape, ClipBlock, ClipTokens, Keys, Pooler, TextHalfBlock
-from sora_jax.models.caption_tokens import SYMBOLS, CaptionTexts, asked_slots, is_end, is_start
+from sora_jax.models.caption_tokens import CaptionTexts, asked_slots, is_end, is_start
 from sora_jax.models.place import PLACE_DIM, place_features
 from sora_jax.models.speller import Speller
 from sora_jax.models.text.bytes import spelled
@@ -153,7 +154,7 @@ class Captioner(nnx.Module):
         self.contrastive = Pooler(shape, queries=1, rngs=rngs)
         self.clip_out = EmbeddingHead(width, config.embedding, rngs=rngs)
 
-        table = truncated_normal(rngs.params(), (BYTES_PER_TOKEN, SYMBOLS, width), BYTES_PER_TOKEN**-0.5)
+        table = truncated_normal(rngs.params(), (BYTES_PER_TOKEN, SLOT_VALUES, width), BYTES_PER_TOKEN**-0.5)
         self.table = nnx.Param(table, axes=(None, "vocabulary", "embed"))
         self.start = nnx.Param(truncated_normal(rngs.params(), (width,), 1.0), axes=("embed",))
         self.unimodal = stack_blocks(lambda r: TextHalfBlock(shape, multimodal=False, rngs=r), config.unimodal, rngs)
@@ -222,7 +223,7 @@ class Captioner(nnx.Module):
         # What stands at k is foretold at k - 1.
         wanted_BKQ = texts.text_BKQ[:, 1:]
         logits_BKQV = self.speller(self.norm_text(x)[:, :-1], wanted_BKQ)
-        ones_BKQV = jax.nn.one_hot(wanted_BKQ, SYMBOLS)
+        ones_BKQV = jax.nn.one_hot(wanted_BKQ, SLOT_VALUES)
         found_BKQ = jnp.sum(logits_BKQV * ones_BKQV, axis=-1) - jax.nn.logsumexp(logits_BKQV, axis=-1)
         follows_BK = (segment_BK[:, 1:] == segment_BK[:, :-1]) & (segment_BK[:, 1:] > 0)
         asked_BKQ = asked_slots(wanted_BKQ) & follows_BK[..., None]

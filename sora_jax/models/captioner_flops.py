@@ -1,7 +1,7 @@
 """Model FLOPs of a captioner over packed rows, counted as `models/flops.py` counts those of the transformer."""
 
+from sora_jax.data.caption_tokens import SLOT_VALUES
 from sora_jax.data.tokens import BYTES_PER_TOKEN
-from sora_jax.models.caption_tokens import SYMBOLS
 from sora_jax.models.captioner import CaptionerConfig
 from sora_jax.models.flops import Work
 from sora_jax.models.place import PLACE_DIM
@@ -28,5 +28,5 @@ def captioner_flops(config: CaptionerConfig, *, patch_width: int, work: Work) ->
 
 def _spelled(width: int, local: int) -> int:
     """Returns the FLOPs of writing one token."""
-    slot = 2 * local * (4 * local + 8 * local + SYMBOLS)
+    slot = 2 * local * (4 * local + 8 * local + SLOT_VALUES)
     return BYTES_PER_TOKEN * (2 * width * local + slot)

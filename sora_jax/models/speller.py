@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.data.caption_tokens import SLOT_VALUES
 from sora_jax.data.tokens import BYTES_PER_TOKEN
-from sora_jax.models.caption_tokens import SYMBOLS
 from sora_jax.nn.activation import gelu
 from sora_jax.nn.attention import attend
 from sora_jax.nn.gather import gather_level
@@ -37,7 +37,7 @@ class Speller(nnx.Module):
 
     def __init__(self, width: int, *, local_width: int, rngs: nnx.Rngs):
         self.slots = Linear(width, BYTES_PER_TOKEN * local_width, axes=("embed", None), rngs=rngs)
-        table = truncated_normal(rngs.params(), (SYMBOLS, local_width), 1.0)
+        table = truncated_normal(rngs.params(), (SLOT_VALUES, local_width), 1.0)
         self.table = nnx.Param(table, axes=("vocabulary", None))
         self.norm1 = RMSNorm(local_width)
         self.to_qkv = Linear(local_width, 3 * local_width, axes=(None, None), rngs=rngs)
@@ -46,7 +46,7 @@ class Speller(nnx.Module):
         self.mlp_in = Linear(local_width, 4 * local_width, axes=(None, None), rngs=rngs)
         self.mlp_out = Linear(4 * local_width, local_width, axes=(None, None), std=0.02, rngs=rngs)
         self.norm3 = RMSNorm(local_width)
-        self.to_symbols = Linear(local_width, SYMBOLS, axes=(None, "vocabulary"), std=0.02, rngs=rngs)
+        self.to_symbols = Linear(local_width, SLOT_VALUES, axes=(None, "vocabulary"), std=0.02, rngs=rngs)
         self.heads = max(1, local_width // _HEAD_WIDTH)
 
     @jax.named_scope("speller")

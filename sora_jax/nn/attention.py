@@ -217,13 +217,7 @@ def choose(
         return "dense"
     if platform == "tpu":
         found = "pallas_tpu"
-    elif (
-        platform == "gpu"
-        and not ring
-        and segments is not None
-        and cudnn.takes(query_BLNH)
-        and cudnn.works(causal=causal)
-    ):
+    elif platform == "gpu" and not ring and segments is not None and _cudnn_takes(query_BLNH, causal=causal):
         found = "cudnn"
     elif platform == "gpu" and pallas_gpu.takes(query_BLNH):
         found = "pallas_gpu"

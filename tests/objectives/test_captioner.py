@@ -10,6 +10,7 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import abstract_model, merge_model
+from sora_jax.data.caption_tokens import MARK
 from sora_jax.models.captioner import CaptionFeatures, CaptionScores, ClipFeatures
 from sora_jax.objectives.captioner import CaptionerLossConfig, make_objective
 from tests.models.test_captioner import CLIPS, CONFIG, build, make_pack, params_of
@@ -47,6 +48,30 @@ def run(pack, clips=None, texts=None, **changes):
     nothing = np.eye(3)[None].repeat(len(pack["segment_BL"]), 0)
     stub = Stub(nothing if clips is None else clips, nothing if texts is None else texts)
     return make_objective(config(**changes), dtype=jnp.float32)(stub, pack, KEY)
+
+
+def test_words_that_are_hidden_are_foretold_all_the_same():
+    seen = {}
+
+    class Listening(Stub):
+        def read(self, texts, segments, dtype):
+            seen["read"] = texts
+            return super().read(texts, segments, dtype)
+
+        def score(self, texts, states_BKD, features):
+            seen["scored"] = texts
+            return super().score(texts, states_BKD, features)
+
+    pack, nothing = make_pack(CLIPS), np.eye(3)[None].repeat(2, 0)
+    objective = make_objective(config(word_dropout=0.6), dtype=jnp.float32)
+    _, metrics = objective(Listening(nothing, nothing), pack, KEY)
+    read, whole = (np.asarray(seen[name].text_BKQ) for name in ("read", "scored"))
+    ends, words = whole[..., 0] == MARK, (whole[..., 0] > 0) & (whole[..., 0] != MARK)
+    assert (read[ends] == whole[ends]).all(), "a text is known by its END"
+    hidden = ~read.any(axis=-1)
+    assert 0 < (hidden & words).sum() < words.sum()
+    assert (read[~hidden] == whole[~hidden]).all()
+    assert float(metrics["caption"].weight) == 12
 
 
 def test_every_token_behind_the_prompt_counts_once():
@@ -113,6 +138,7 @@ def test_captions_are_learnt():
         ({"caption": 0.0, "contrastive": 0.0}, "not both 0"),
         ({"temperature": 0.0}, "temperature 0.0 must be over 0"),
         ({"contrast": "hinge"}, "contrast 'hinge' is none of softmax, sigmoid"),
+        ({"word_dropout": 1.0}, "word_dropout 1.0 is outside [0, 1)"),
     ],
 )
 def test_losses_that_are_none_are_refused(change, said):

@@ -28,7 +28,7 @@ from sora_jax.experiment.loading import load_codec
 from sora_jax.experiment.programs import Program, StepBatch, step_program
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
-from sora_jax.experiment.stage_settings import Stage, TrainStage
+from sora_jax.experiment.stage_settings import MixConfig, Stage, TrainStage
 from sora_jax.models.codec import Codec
 from sora_jax.train.loop import RunContext, Stream, TrainJob, train
 from sora_jax.train.metrics import MetricsWriter
@@ -303,6 +303,15 @@ class TrainKind(Kind[T]):
         state, facts = train(job, run.context)
         self.finish(run, name, state)
         return facts
+
+
+def unknown_collections(settings: Settings, name: str, mix: MixConfig) -> list[str]:
+    """Returns which collections the mix of the stage `name` has that there are not, in words."""
+    unknown = mix.collections.keys() - settings.collections
+    if not unknown:
+        return []
+    there = ", ".join(settings.collections)
+    return [f"stages.{name}.mix.collections names {', '.join(sorted(unknown))}; there are {there}"]
 
 
 def check_split(settings: Settings, mesh: Mesh, *, heads: int, key: str) -> None:

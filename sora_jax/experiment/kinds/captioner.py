@@ -9,17 +9,16 @@ from jax.sharding import Mesh
 from sora_jax.core.distributed import to_host
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import batch_part
-from sora_jax.core.tree import Params
 from sora_jax.data.caption_tokens import CAPTION_TOKENIZER
 from sora_jax.data.packing.pools import clips_by_kind
 from sora_jax.data.shards.records import Prepared
-from sora_jax.experiment import activations, sample_log
+from sora_jax.experiment import sample_log
 from sora_jax.experiment.captioners import build_captioner, make_describer
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.heldout import prepare_heldout
-from sora_jax.experiment.kinds.base import Run, Show, TrainKind, check_split
+from sora_jax.experiment.kinds.base import Run, Show, TrainKind, check_split, unknown_collections
 from sora_jax.experiment.kinds.prepare import open_prepared, prepare_stages, warn_of_left_out
-from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
+from sora_jax.experiment.programs import StepBatch, packed_batch
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import TRANSFORMER, Costs, clip_sizes
 from sora_jax.experiment.stage_settings import CAPTIONER, MixConfig, TrainStage
@@ -60,11 +59,7 @@ class CaptionerKind(TrainKind[CaptionerStage]):
                 f"stages.{name} writes the bytes of captions, and text.encoder {settings.text.encoder!r} prepares "
                 "other tokens: set it to 'bytes' in the run that trains the captioner"
             )
-        unknown = self.of(settings, name).mix.collections.keys() - settings.collections
-        if unknown:
-            there = ", ".join(settings.collections)
-            said.append(f"stages.{name}.mix.collections names {', '.join(sorted(unknown))}; there are {there}")
-        return said
+        return said + unknown_collections(settings, name, self.of(settings, name).mix)
 
     def check(self, settings: Settings, name: str, mesh: Mesh) -> None:
         """Raises UserError where the mesh splits rows or heads unevenly."""
@@ -96,31 +91,15 @@ class CaptionerKind(TrainKind[CaptionerStage]):
 
     def batches(self, settings: Settings, name: str, *, segment_tokens: int) -> list[StepBatch]:
         """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds."""
-        shape, packing = settings.captioner, settings.packing
-        work = work_of_rows(settings, segment_tokens=segment_tokens)
-        rows = packing.rows // self.of(settings, name).accumulate
-
-        def split(mesh: Mesh, params: Params) -> activations.Ways:
-            widths = frozenset((shape.mlp_width, shape.width // shape.heads))
-            return activations.of_rows(mesh, params, rows=rows, tokens=packing.tokens, split=widths)
-
-        return [
-            StepBatch(
-                what=f"packing.rows is {packing.rows}",
-                size=packing.rows,
-                shapes=pack_shapes(settings, packing.rows),
-                ways=split,
-                flops=_step_flops(settings, work),
-                recomputed=0.0,
-                title="",
-                facts={
-                    "rows": packing.rows,
-                    "tokens of a row": packing.tokens,
-                    "segments of a row": work.segments // packing.rows,
-                    "tokens of a segment": segment_tokens,
-                },
-            )
-        ]
+        shape = settings.captioner
+        batch = packed_batch(
+            settings,
+            segment_tokens=segment_tokens,
+            accumulate=self.of(settings, name).accumulate,
+            widths=(shape.mlp_width, shape.width // shape.heads),
+            step_flops=lambda work: _step_flops(settings, work),
+        )
+        return [batch]
 
     def show(self, run: Run, name: str) -> Show:
         """Shows clips, held-out ones where there are some, each with what is written of it beside its own caption."""

@@ -18,14 +18,14 @@ from sora_jax.core.sharding import batch_part
 from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.packing.context import ContextMix
 from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
-from sora_jax.experiment import activations, sample_log
+from sora_jax.experiment import sample_log
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.heldout import NONE_HELD_OUT, make_loss_grid, prepare_heldout
-from sora_jax.experiment.kinds.base import Run, Show, TrainKind, Validate, check_split
+from sora_jax.experiment.kinds.base import Run, Show, TrainKind, Validate, check_split, unknown_collections
 from sora_jax.experiment.kinds.prepare import open_prepared, prepare_stages, warn_of_left_out
 from sora_jax.experiment.loading import build_generator
-from sora_jax.experiment.programs import StepBatch, pack_shapes, work_of_rows
+from sora_jax.experiment.programs import StepBatch, packed_batch
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO, MixConfig, TrainStage
@@ -103,14 +103,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
                 f"transformer.lora.rank is {lora.rank}, and the stage {name} has no weights to adapt: give "
                 f"stages.{name}.start_from or model"
             )
-        unknown = stage.mix.collections.keys() - settings.collections
-        if not unknown:
-            return said
-        return [
-            *said,
-            f"stages.{name}.mix.collections names {', '.join(sorted(unknown))}; there are "
-            f"{', '.join(settings.collections)}",
-        ]
+        return said + unknown_collections(settings, name, stage.mix)
 
     def check(self, settings: Settings, name: str, mesh: Mesh) -> None:
         """Raises UserError where the mesh splits rows or heads unevenly, and for the levels of two experts at once."""
@@ -170,42 +163,20 @@ class DiffusionKind(TrainKind[DiffusionStage]):
 
     def batches(self, settings: Settings, name: str, *, segment_tokens: int) -> list[StepBatch]:
         """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds."""
-        transformer, packing = settings.transformer, settings.packing
-        accumulate = self.of(settings, name).accumulate
-        mix = _mix_of_context(settings, self.of(settings, name))
-        work = work_of_rows(settings, segment_tokens=segment_tokens)
-        asked = flops.step_flops(
-            transformer,
-            settings.text_encoder,
-            patch_width=settings.patch_width,
-            work=work,
-            trained=self._share_trained(settings, name),
+        stage, transformer = self.of(settings, name), settings.transformer
+        mix, trained = _mix_of_context(settings, stage), self._share_trained(settings, name)
+        batch = packed_batch(
+            settings,
+            segment_tokens=segment_tokens,
+            accumulate=stage.accumulate,
+            widths=(transformer.mlp_width, transformer.width // transformer.heads),
+            step_flops=lambda work: flops.step_flops(
+                transformer, settings.text_encoder, patch_width=settings.patch_width, work=work, trained=trained
+            ),
+            recomputed=lambda work: _recomputed(settings, work),
+            parts=0 if mix is None else mix.parts,
         )
-        again = _recomputed(settings, work)
-
-        def split(mesh: Mesh, params: Params) -> activations.Ways:
-            widths = frozenset((transformer.mlp_width, transformer.width // transformer.heads))
-            rows = packing.rows // accumulate
-            return activations.of_rows(mesh, params, rows=rows, tokens=packing.tokens, split=widths)
-
-        facts = {
-            "rows": packing.rows,
-            "tokens of a row": packing.tokens,
-            "segments of a row": work.segments // packing.rows,
-            "tokens of a segment": segment_tokens,
-        }
-        return [
-            StepBatch(
-                what=f"packing.rows is {packing.rows}",
-                size=packing.rows,
-                shapes=pack_shapes(settings, packing.rows, parts=0 if mix is None else mix.parts),
-                ways=split,
-                flops=asked,
-                recomputed=again,
-                title="",
-                facts=facts,
-            )
-        ]
+        return [batch]
 
     def _share_trained(self, settings: Settings, name: str) -> float:
         """Returns the share of the parameters that a stage trains."""
