@@ -213,7 +213,7 @@ def test_a_webp_is_written_too(run, toy_workdir, tmp_path):
     assert read_clip(path)[0].shape == (5, 16, 16, 3)
 
 
-@pytest.mark.parametrize("name", ["sample", "inspect_data"])
+@pytest.mark.parametrize("name", [pytest.param("sample", marks=pytest.mark.slow), "inspect_data"])
 def test_a_user_whom_the_system_does_not_know_needs_no_home(toy_workdir, tmp_path, name):
     """As in a container that was started with a number for a user."""
     unknown = "import pwd, runpy, sys; pwd.getpwuid = {}.__getitem__; sys.argv = sys.argv[1:]; "

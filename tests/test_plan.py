@@ -200,6 +200,7 @@ def test_a_program_that_the_compiler_refuses_for_its_size_does_not_fit(settings)
     assert "  does not fit: needs 3.22 GB of 2.15 GB; what would help, most first:" in plans.lines(plan)
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_for_a_plan(settings):
     """On described devices nothing can be, and what is computed under their mesh goes there."""
     mesh = make_mesh(settings.mesh)

@@ -46,6 +46,7 @@ def first_losses(step, arrangement):
     return step.train([step.put(batch) for batch in arrangement.batches])
 
 
+@pytest.mark.slow  # packed equals alone is asked of the model itself elsewhere
 def test_the_arrangements_train_alike(step):
     """All clips are in one batch, so the loss is the same mean over the same tokens, and so is the second step's."""
     clips = draw_clips(2, LAYOUT, grids=((1, 6, 8), (1, 8, 9)))
@@ -60,6 +61,7 @@ def test_the_arrangements_train_alike(step):
     assert losses["packed"][1] < losses["packed"][0]
 
 
+@pytest.mark.slow
 def test_a_call_passes_over_all_batches_and_changes_the_weights():
     arrangement = train_step.arrange(SHALLOW, "packed", short_tail=False)
     params = random_params(SHALLOW.config, LAYOUT)

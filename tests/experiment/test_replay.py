@@ -14,7 +14,7 @@ def replay(python, workdir, *flags):
     return python("-m", "sora_jax.replay", f"--workdir={workdir}", *flags)
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "images"])
+@pytest.mark.parametrize("stage", [pytest.param("autoencoder", marks=pytest.mark.slow), "images"])
 def test_a_step_that_is_run_again_gives_the_same_bits(python, toy_workdir, stage):
     done = replay(python, toy_workdir, f"--stage={stage}", "--checkpoint=3" if stage == "images" else "--checkpoint=6")
     assert done.returncode == 0, done.stderr

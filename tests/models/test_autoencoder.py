@@ -184,7 +184,7 @@ def test_each_convolution_looks_back_only():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("latent_frames", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("latent_frames", [1, *(pytest.param(frames, marks=pytest.mark.slow) for frames in (2, 3))])
 def test_chunks_give_the_numbers_of_the_whole(kind, latent_frames):
     structure, params = random_model(kind)
     stride = KINDS[kind].time_stride
