@@ -59,11 +59,3 @@ class ContextMix:
         chance_W = generator.random(count) * reached_Y[-1]
         set_W = np.minimum(np.searchsorted(reached_Y, chance_W, side="right"), len(sets_YX) - 1)
         return sets_YX[set_W] & (generator.random((count, len(self.kinds))) >= self.dropout)
-
-    def expected(self) -> dict[str, float]:
-        """Returns how often each kind is given, as a share of the clips that have it."""
-        named = zip(self._sets, self.shares.values(), strict=True)
-        totals = dict.fromkeys(self.kinds, 0.0)
-        for kinds, share in named:
-            totals |= {kind: totals[kind] + share * (1 - self.dropout) for kind in kinds}
-        return totals
