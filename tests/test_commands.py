@@ -550,6 +550,15 @@ def test_a_heap_is_inspected_before_anything_is_trained(run, tmp_path):
     assert "1 left out: " in done.stdout
     assert "fill 0.8" in done.stdout, "four clips of 8 tokens in a row of 36"
     assert "5.gif" in page.read_text()
+    table = tmp_path / "new.jsonl"
+    rows = [{"file": "0.gif", "captions": ["a black square stands still", "black"]}, {"file": "a.gif", "caption": "no"}]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    done = run("inspect_data", *config, f"--output={page}", f"--captions={table}")
+    assert "1 names in --captions are of no clip, such as a.gif" in done.stdout, done.stderr
+    assert "clips without a caption 0.0% 80.0% captions 5 2" in " ".join(done.stdout.split())
+    assert "  after begin: 'a black square' 50%, 'black' 50%\n" in done.stdout
+    assert "  0.gif\n    before  a grey square\n    after   a black square stands still\n" in done.stdout
+    assert "<td>after</td><td>a black square stands still</td>" in page.read_text()
     done = run("inspect_data", *config, "--config.data.curation.min_brightness=100.0", f"--output={page}")
     assert "3 clips, 3 looked at: 2 kept, 4 left out" in done.stdout, done.stdout
     assert "brightness 80.0 of 255 is under min_brightness = 100" in page.read_text()

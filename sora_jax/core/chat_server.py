@@ -28,6 +28,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.printable import printable
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 # As the interface has them: {"role": "user", "content": text, or a list of parts}.
 Messages = Sequence[Mapping[str, Any]]
 
@@ -70,7 +71,7 @@ class ChatServer:
       timeout: Seconds that a try may take until the last byte of its answer.
       retries: Tries after the first, 0 or more, where there is no connection, the time is over, the server is busy
         or fails (429, 5xx), or answers what cannot be read. The waits between them double, and vary by chance.
-      in_flight: Questions that `answers` asks at a time, 1 or more.
+      in_flight: Questions that `each` asks at a time, 1 or more.
       max_tokens: Of an answer, 1 or more.
       temperature: 0 or more; 0 asks for the likeliest answer.
 
@@ -135,18 +136,21 @@ class ChatServer:
             raise NoAnswer("the answer is empty")
         return text
 
-    def answers(self, questions: Sequence[Messages]) -> list[str | NoAnswer]:
-        """Returns what `answer` returns for each question, or why there is none, in their order."""
+    def each(self, ask: Callable[[Q], T], questions: Sequence[Q]) -> list[T | NoAnswer]:
+        """Returns what `ask` returns for each question, or the `NoAnswer` that it raises, in their order.
 
-        def ask(messages: Messages) -> str | NoAnswer:
+        `in_flight` of them are under way at a time. Whatever else `ask` raises ends all, and closes the server.
+        """
+
+        def guarded(one: Q) -> T | NoAnswer:
             try:
-                return self.answer(messages)
+                return ask(one)
             except NoAnswer as error:
                 return error
 
         pool = ThreadPoolExecutor(self._in_flight)
         try:
-            return list(pool.map(ask, questions))
+            return list(pool.map(guarded, questions))
         except BaseException:
             self.close()  # or those under way would be waited for
             raise

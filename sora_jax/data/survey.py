@@ -28,7 +28,7 @@ class Look:
 
     Attributes:
       source_id: Its name.
-      caption: Its first.
+      captions: All that it has.
       size: Native (T, H, W), of the frames that were read.
       fitted: (T, H, W) as it will be encoded.
       fps: Frames per second.
@@ -44,7 +44,7 @@ class Look:
     """
 
     source_id: str
-    caption: str
+    captions: tuple[str, ...]
     size: tuple[int, int, int]
     fitted: tuple[int, int, int]
     fps: float
@@ -112,7 +112,7 @@ def look(clip: Clip, fitted: Fitted, tokenizer: Tokenizer, *, picture: bool) -> 
         pictures = draw_cut(clip.pixels_THWC[middle], area), fitted.clip.pixels_THWC[middle].copy()
     return Look(
         source_id=clip.source_id,
-        caption=clip.captions[0] if clip.captions else "",
+        captions=clip.captions,
         size=(frames, height, width),
         fitted=(len(fitted.clip.pixels_THWC), kept_height, kept_width),
         fps=clip.fps,

@@ -31,7 +31,7 @@ def expand_by_server(server: ChatServer, prompts: Sequence[str], examples: Seque
 
     Nothing is checked of what comes back. Raises `UserError` where no prompt would be answered.
     """
-    answers = server.answers([question(prompt, examples) for prompt in prompts])
+    answers = server.each(server.answer, [question(prompt, examples) for prompt in prompts])
     return [_or_itself(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 

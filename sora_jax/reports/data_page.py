@@ -1,7 +1,7 @@
 """The page of `inspect_data`: counts, histograms, and each clip before and after it is cut."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from sora_jax.core.files import write_atomically
 from sora_jax.core.printable import printable
+from sora_jax.data.caption_habits import CaptionHabits, caption_habits
 from sora_jax.data.media.writer import encode_png
 from sora_jax.data.survey import Look, Survey, measures, reasons
 from sora_jax.reports.charts import compact, histogram
@@ -18,8 +19,15 @@ _MOST_DROPPED = 500
 _ENLARGED = 160  # px, short side up to which a picture is enlarged
 
 
-def write_page(path: Path, found: Survey, packing: dict[str, float], *, title: str) -> None:
-    """Writes the page, whole, to `path`."""
+def write_page(
+    path: Path,
+    found: Survey,
+    packing: dict[str, float],
+    *,
+    title: str,
+    after: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Writes the page, whole, to `path`; `after` has other captions of clips by name, which are shown beside theirs."""
     tiles = {"clips kept": len(found.kept), "left out": len(found.dropped), **packing}
     shown = "".join(
         f"<div><b>{compact(value)}</b><span>{escape(name.replace('_', ' '))}</span></div>"
@@ -37,14 +45,39 @@ def write_page(path: Path, found: Survey, packing: dict[str, float], *, title: s
             what, _, unit = name.partition(", ")
             charts.append(histogram(what, values, unit=unit))
         body += f'<section><h2>Distributions</h2><div class="row">{"".join(charts)}</div></section>'
-        clips = "".join(_clip(one) for one in found.kept if one.pictures)
+        body += _captions(habits(found.kept, after))
+        clips = "".join(_clip(one, after) for one in found.kept if one.pictures)
         note = "First the middle frame, with what is kept drawn in, then the same frame as the model will see it."
         body += f'<section><h2>Clips</h2><p class="note">{note}</p><div class="row">{clips}</div></section>'
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, HTML_PAGE.format(title=escape(title), body=body))
 
 
-def _clip(one: Look) -> str:
+def habits(looks: Sequence[Look], after: Mapping[str, Sequence[str]] | None) -> dict[str, CaptionHabits]:
+    """Returns of what kind the captions of clips are: "now", or "before" and "after" where there are others."""
+    own = caption_habits([one.captions for one in looks])
+    if after is None:
+        return {"now": own}
+    return {"before": own, "after": caption_habits([after.get(one.source_id, ()) for one in looks])}
+
+
+def _captions(found: dict[str, CaptionHabits]) -> str:
+    """Returns the section about captions; nothing where there are none at all."""
+    if not any(one.lengths for one in found.values()):
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("", *found))
+    facts = [one.facts() for one in found.values()]
+    rows = "".join(_row(name, *(one[name] for one in facts)) for name in facts[0])
+    parts = [f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>']
+    for name, one in found.items():
+        parts.append(histogram(f"words of a caption, {name}", [float(length) for length in one.lengths], unit=""))
+        openings = "".join(_row(f"{count / len(one.lengths):.1%}", f"{words} ...") for words, count in one.openings)
+        head = f"<thead><tr><th>{name}</th><th>commonest openings</th></tr></thead>"
+        parts.append(f"<table>{head}<tbody>{openings}</tbody></table>" if openings else "")
+    return f'<section><h2>Captions</h2>{parts[0]}<div class="row">{"".join(parts[1:])}</div></section>'
+
+
+def _clip(one: Look, after: Mapping[str, Sequence[str]] | None) -> str:
     """Returns the card of one clip."""
     cut = [f"{_size(one.size)} px at {compact(one.fps)} fps" if one.size[0] > 1 else f"{_size(one.size)} px"]
     cut.append(f"to {_size(one.fitted)}, {one.tokens} tokens")
@@ -59,12 +92,20 @@ def _clip(one: Look) -> str:
     shown = zip(one.pictures or (), seen, strict=False)
     pictures = "".join(_picture(picture, alt=f"{name}: {what}") for picture, what in shown)
     pictures = f'<div class="row">{pictures}</div>'
-    words = f"<p><b>{escape(name)}</b> {escape(one.caption)}</p>"
+    words = f"<p><b>{escape(name)}</b> {escape(one.captions[0] if one.captions else '')}</p>"
+    if after is not None:
+        told = {"before": one.captions, "after": after.get(one.source_id, ())}
+        rows = (_row(when, text) for when, texts in told.items() for text in texts or ("-",))
+        words = f"<p><b>{escape(name)}</b></p><table>{''.join(rows)}</table>"
     return f'<figure class="chart">{pictures}{words}<p class="note">{escape(", ".join(cut))}</p></figure>'
 
 
 def _rows(rows: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"<tr><td>{escape(left)}</td><td>{escape(right)}</td></tr>" for left, right in rows)
+    return "".join(_row(*cells) for cells in rows)
+
+
+def _row(*cells: str) -> str:
+    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 
 def _size(size: tuple[int, int, int]) -> str:

@@ -223,7 +223,8 @@ def test_questions_are_asked_side_by_side_and_answered_in_order():
         return fails(400, "not this one") if content == "4" else says(f"to {content}")
 
     with fake_chat(reply) as fake:
-        found = fake.client(in_flight=3).answers([[{"role": "user", "content": str(n)}] for n in range(6)])
+        client = fake.client(in_flight=3)
+        found = client.each(client.answer, [[{"role": "user", "content": str(n)}] for n in range(6)])
     assert [str(one) for one in found[:4]] == ["to 0", "to 1", "to 2", "to 3"]
     assert isinstance(found[4], NoAnswer)
     assert found[5] == "to 5"
@@ -231,8 +232,10 @@ def test_questions_are_asked_side_by_side_and_answered_in_order():
 
 
 def test_what_no_question_would_survive_ends_all():
-    with fake_chat(fails(401, "who are you?")) as fake, pytest.raises(UserError, match="who are you"):
-        fake.client(in_flight=1).answers([ASK] * 50)
+    with fake_chat(fails(401, "who are you?")) as fake:
+        client = fake.client(in_flight=1)
+        with pytest.raises(UserError, match="who are you"):
+            client.each(client.answer, [ASK] * 50)
     assert len(fake.asked) < 50
 
 

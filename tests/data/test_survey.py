@@ -135,15 +135,31 @@ def test_the_page_shows_every_clip_and_every_reason(found, tmp_path):
     assert 'alt=""' not in page
     assert "frame 3 is damaged" in page
     assert "1 rows and 4 columns cropped, 13.8% of the picture" in page
-    assert page.count("histogram of") == len(measures(found.kept))
+    assert page.count("histogram of") == len(measures(found.kept)) + 1, "and words of captions"
     assert "http" not in page, "it needs no network"
+
+
+def test_other_captions_stand_beside_those_that_are_there(found, tmp_path):
+    after = {"0": ("a wide grey picture", "grey"), "2": ("a wide grey film",)}
+    write_page(tmp_path / "page.html", found, {}, title="heap", after=after)
+    page = (tmp_path / "page.html").read_text()
+    rows = [
+        "<td>before</td><td>a grey clip</td>",
+        "<td>after</td><td>a wide grey picture</td>",
+        "<td>after</td><td>-</td>",
+    ]
+    assert [page.count(row) for row in rows] == [3, 1, 1]
+    assert "<td>clips without a caption</td><td>0.0%</td><td>33.3%</td>" in page
+    assert "<td>66.7%</td><td>a wide grey ...</td>" in page
+    assert page.count("histogram of words of a caption") == 2
 
 
 def test_names_and_captions_of_strangers_are_text_on_the_page(found, tmp_path):
     evil = "<script>alert(1)</script>\udcff\x1b[2J\u202e"
     caption = "<img src=x onerror=alert(1)> {x} %s"
-    kept = [dataclasses.replace(look, source_id=evil, caption=caption) for look in found.kept]
-    write_page(tmp_path / "page.html", Survey(kept=kept, dropped=[(evil, "is bad")]), {}, title=evil)
+    kept = [dataclasses.replace(look, source_id=evil, captions=(caption,)) for look in found.kept]
+    dropped, after = [(evil, "is bad")], {evil: (caption, evil)}
+    write_page(tmp_path / "page.html", Survey(kept=kept, dropped=dropped), {}, title=evil, after=after)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\udcff\\x1b[2J\\u202e" in page
     assert page.count('alt="&lt;script') == 2 * len(kept)

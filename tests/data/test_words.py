@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.data.words import unseen, words_of
+from sora_jax.data.words import unseen, words_in_order, words_of
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,7 @@ def test_a_text_has_no_words_that_it_has_not(text):
 def test_unseen_words_are_told_once_in_their_order():
     prompts = ["a purple dragon on a hill", "Dragon and a red circle"]
     assert unseen(prompts, words_of("a red circle and a square on")) == ["purple", "dragon", "hill"]
+
+
+def test_words_come_in_order_and_as_often_as_they_are_there():
+    assert words_in_order("The cat, the 猫 and THE dog") == ["the", "cat", "the", "猫", "and", "the", "dog"]
