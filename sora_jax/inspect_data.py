@@ -101,7 +101,7 @@ def named_captions(table: Mapping[str, list[Written]], names: Iterable[str]) -> 
     """Returns the captions of a table by the names of clips; prints how many of its names are of none."""
     told = look_up(table, Names(names))
     if told.missing:
-        print(f"{len(told.missing)} names in --captions are of no clip, such as {printable(told.missing[0])}")
+        print(f"names in --captions that are of no clip: {len(told.missing)}, such as {printable(told.missing[0])}")
     return {name: captions for name, (captions, _) in told.captions.items()}
 
 

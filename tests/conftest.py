@@ -36,6 +36,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_compilation} {_P
 # Never in anything that a run writes: tests/test_security.py looks for them.
 SECRETS = {
     "HF_TOKEN": "hf_kEpOuTqWzXvBnMsAdFgHjKl",
+    "SORA_CHAT_KEY": "sk-kEpOuT-9XyZqWvUtSrQp",
     "WANDB_API_KEY": "7d1f0c9be2a84635c0ffee00d15ea5e5",
     "AWS_SECRET_ACCESS_KEY": "wJalrXUt/nFEMI+K7MDENG/bPxRfiCYkEpOuT",
     "https_proxy": "http://mallory:pr0xy-kEpOuT@127.0.0.1:9",

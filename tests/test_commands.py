@@ -554,7 +554,7 @@ def test_a_heap_is_inspected_before_anything_is_trained(run, tmp_path):
     rows = [{"file": "0.gif", "captions": ["a black square stands still", "black"]}, {"file": "a.gif", "caption": "no"}]
     table.write_text("\n".join(map(json.dumps, rows)))
     done = run("inspect_data", *config, f"--output={page}", f"--captions={table}")
-    assert "1 names in --captions are of no clip, such as a.gif" in done.stdout, done.stderr
+    assert "names in --captions that are of no clip: 1, such as a.gif" in done.stdout, done.stderr
     assert "clips without a caption 0.0% 80.0% captions 5 2" in " ".join(done.stdout.split())
     assert "  after begin: 'a black square' 50%, 'black' 50%\n" in done.stdout
     assert "  0.gif\n    before  a grey square\n    after   a black square stands still\n" in done.stdout

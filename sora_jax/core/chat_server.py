@@ -167,6 +167,7 @@ class ChatServer:
     def _ask(self, method: str, path: str, body: bytes | None, read: Callable[[Any], T]) -> T:
         """Returns what `read` finds in the JSON of the reply, after as many tries as it takes."""
         for number in range(self._retries + 1):
+            self._check_open()
             try:
                 return read(self._json(self._exchange(method, path, body)))
             except UserError:  # which is a ValueError, too
@@ -178,22 +179,27 @@ class ChatServer:
             if number < self._retries:
                 backed_off = _FIRST_WAIT * 2**number * random.uniform(0.5, 1.0)
                 self._closed.wait(min(max(wait, backed_off), _LONGEST_WAIT))
-            if self._closed.is_set():
-                raise NoAnswer("asking was ended")
+        self._check_open()
         tries = f"{why}; tries: {self._retries + 1}"
         if not self._heard:
             raise UserError(f"{tries}; is the server up, and the address right?")
         raise NoAnswer(tries)
 
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise NoAnswer("asking was ended")
+
     def _json(self, reply: _Reply) -> Any:
         """Returns what a good reply says; raises for another one what its status means."""
         if reply.status == http.client.OK:
             try:
-                return json.loads(reply.body)
+                found = json.loads(reply.body)
             except RecursionError as error:
                 raise ValueError("nested too deeply") from error
+            if not isinstance(found, dict) or not found.get("error"):
+                return found
         said = f"{self.url} says {reply.status}: {self._shortened(_words(reply.body)) or 'nothing more'}"
-        if reply.status in _PASSING:
+        if reply.status in _PASSING or reply.status == http.client.OK:  # some fail after they have said 200
             raise _Passing(said, _asked_wait(reply.headers.get("retry-after", "")))
         if 300 <= reply.status < 400:
             to = urllib.parse.urlsplit(reply.headers.get("location", "")).netloc.rpartition("@")[2]
@@ -220,6 +226,7 @@ class ChatServer:
                 sock = connection.sock
                 self._sockets.add(sock)
                 under_way.callback(self._sockets.discard, sock)
+                self._check_open()
                 connection.request(method, self._address.path + path, body, headers)
                 response = connection.getresponse()
                 self._heard = True
@@ -242,13 +249,13 @@ class ChatServer:
 def _address(url: str) -> urllib.parse.SplitResult:
     """Returns the address to which paths of the interface are appended."""
     how = "give http://HOST:PORT/v1 or https://HOST/v1"
+    if "@" in url:
+        raise UserError(f"the address of the server holds a user name or a password: put the key into {KEY_VARIABLE}")
     try:
         parts = urllib.parse.urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise UserError(f"the address of the server cannot be read ({error}): {how}") from error
-    if "@" in parts.netloc:
-        raise UserError(f"the address of the server holds a user name or a password: put the key into {KEY_VARIABLE}")
+        raise UserError(f"{printable(url)} cannot be read as an address: {how}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{printable(url)} is no address of a chat server: {how}")
     if parts.query or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:

@@ -46,6 +46,7 @@ def test_without_a_key_none_is_sent_and_the_only_model_is_asked():
         [fails(500), fails(503)],
         [fails(429, "slow down", retry_after="0")],
         [Reply(body=b"<html>")],
+        [Reply(body=b'{"error": {"message": "upstream is gone"}}')],
         [Reply(body=b'{"choices": []}')],
         [Reply(body=b'{"choices": [[]]}')],
         [Reply(body=b"[" * 100_000)],
@@ -189,7 +190,7 @@ def test_an_address_may_be_short_or_long(url, meant):
         ("unix:/run/a.sock", "is no address"),
         ("localhost:8000", "is no address"),
         ("http://", "is no address"),
-        ("http://host:99999", "cannot be read"),
+        ("http://host:99999", "cannot be read as an address"),
         ("http://host:a", "cannot be read"),
         ("http://host/v1?key=1", "more than a host and a path"),
         ("http://host/v 1", "more than a host and a path"),
@@ -201,9 +202,10 @@ def test_another_address_is_refused(url, message):
         ChatServer(url, "a")
 
 
-def test_a_password_in_an_address_is_refused_and_not_repeated():
+@pytest.mark.parametrize("url", ["https://me:hunter2@host/v1", "me:hunter2@host/v1", "http://hunter2@host:a"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(url):
     with pytest.raises(UserError, match="holds a user name or a password") as caught:
-        ChatServer("https://me:hunter2@host/v1", "a")
+        ChatServer(url, "a")
     assert "hunter2" not in str(caught.value)
 
 
@@ -248,3 +250,12 @@ def test_closing_ends_a_question_and_its_waits():
         with pytest.raises(NoAnswer, match="asking was ended"):
             client.answer(ASK)
         assert time.monotonic() - start < 5.0
+        with pytest.raises(NoAnswer, match="asking was ended"):
+            client.answer(ASK)
+    assert len(fake.asked) == 1
+
+
+def test_a_failure_that_says_200_is_told_in_its_words():
+    failure = Reply(body=b'{"error": {"message": "upstream is gone", "code": 502}}')
+    with fake_chat(failure) as fake, pytest.raises(NoAnswer, match="says 200: upstream is gone; tries: 2"):
+        fake.client(retries=1).answer(ASK)
