@@ -333,7 +333,10 @@ def collection() -> ConfigDict:
     data = ConfigDict()
     data.source = "shapes"  # the drawn world; or "folder", "webdataset", "arrayrecord", "tfds": clips at `path`
     data.path = placeholder(str)  # folder, tars, records, DIR/NAME/VERSION#SPLIT; also gs://...: see docs/data.md
-    data.captions = placeholder(str)  # a .jsonl, .csv or .parquet with captions of clips by name; None: their own
+    data.captions = placeholder(
+        str
+    )  # a .jsonl, .csv or .parquet with captions of clips by name, which stand in place of
+    # their own; clips that it does not name keep theirs. None: all do
     data.prefix = placeholder(str)  # put before every caption, such as a word for a style (untried); None: nothing
     data.max_frames = 17  # frames read from the start of a clip, or of each window of `curation`; the rest is not read
     data.fps = placeholder(float)  # rate that faster videos are resampled to, Hz; slower ones and None: the clip's own
