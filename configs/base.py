@@ -56,6 +56,8 @@ def get_config() -> ConfigDict:
     # can share what is prepared; None: `seed`
     shapes.wordings = placeholder(int)  # captions in other words that a clip has beside its four plain ones, 1 or more,
     # for a text encoder that knows what words have in common (untried); None: none
+    shapes.caption_faults = placeholder(tuple)  # (missing, wrong), shares, of 1 together at most: the chances that
+    # captions of a training clip leave an attribute out, and that they state a wrong one instead; None: neither
 
     c.autoencoder = ae = ConfigDict()  # preset `tiny`: 4x4 px and 4 frames to one position
     ae.weights = placeholder(

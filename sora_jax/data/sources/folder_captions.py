@@ -99,8 +99,7 @@ def read_captions(
     Those of the file `captions`, if it is given, stand in place of what the folder says, of the files that it names.
     That is read from the first that exists: one of `caption_tables.TABLE_NAMES` in the folder, a list of files and one
     of captions beside it (`caption_tables.read_lines`), or the texts beside the media files (`pairing`). A table in a
-    subfolder counts for what lies in that. A file on several lines of a table has several captions. Hidden files and
-    folders are left out.
+    subfolder counts for what lies in that. Hidden files and folders are left out.
 
     Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
     (with its line number) or, where captions are `required`, no media file has one, or none in the file `captions`.
