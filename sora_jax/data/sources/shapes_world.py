@@ -161,9 +161,14 @@ class ShapesWorld:
         return Clip(
             pixels_THWC=render(scene),
             fps=scene.fps,
-            captions=(*self._told(index, scene), *self._reworded(index, scene)),
+            captions=self.captions(index),
             source_id=self.source_id(index),
         )
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Returns the captions of clip `index`, without drawing it."""
+        scene = self.scene(index)
+        return *self._told(index, scene), *self._reworded(index, scene)
 
     def _told(self, index: int, scene: Scene) -> tuple[str, ...]:
         if self.config.caption_faults is None:

@@ -183,9 +183,9 @@ def reword_all(settings: Settings, workdir: Workdir, collections: Sequence[Colle
     Shards of the run that the stage names are taken over first. Raises UserError where no caption changed, and the
     config names none.
     """
-    stage, rewritten = prepare_stages(settings)[0], 0
+    stage = prepare_stages(settings)[0]
     _take_over(stage, workdir, collections, settings.text_encoder.tokenizer.recipe)
-    _note_reworded(settings, workdir)
+    before = _note_reworded(settings, workdir)
     for collection in collections:
         total = len(collection.source)
 
@@ -200,20 +200,22 @@ def reword_all(settings: Settings, workdir: Workdir, collections: Sequence[Colle
         )
         told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in dataclasses.asdict(summary).items())
         print(f"  captions of {collection.name}: {told}; no clip was encoded", flush=True)
-        rewritten += summary.rewritten
     settings.text_encoder.release()
-    _note_reworded(settings, workdir)
-    if not rewritten and all(data.captions is None for data in settings.collections.values()):
+    if _note_reworded(settings, workdir) == before and all(
+        data.captions is None for data in settings.collections.values()
+    ):
         raise UserError(
             "no caption changed since the clips were prepared, and no file of captions is named: pass "
             "--config.data.captions=FILE (.jsonl, .csv or .parquet), with a line for each clip that is told anew"
         )
 
 
-def _note_reworded(settings: Settings, workdir: Workdir) -> None:
-    """Notes of what is prepared now which clips it holds, whatever their captions."""
+def _note_reworded(settings: Settings, workdir: Workdir) -> str:
+    """Returns the fingerprint of what is prepared now, after noting which clips it holds, whatever their captions."""
     prepared = PreparedSet(*(workdir.prepared(name) for name in settings.collections))
-    workdir.note_reworded(prepared.fingerprint(), prepared.clips_fingerprint())
+    found = prepared.fingerprint()
+    workdir.note_reworded(found, prepared.clips_fingerprint())
+    return found
 
 
 def clips_of_share(settings: Settings, collections: Sequence[Collection], share: Share) -> list[int]:
