@@ -56,6 +56,8 @@ def get_config() -> ConfigDict:
     # can share what is prepared; None: `seed`
     shapes.wordings = placeholder(int)  # captions in other words that a clip has beside its four plain ones, 1 or more,
     # for a text encoder that knows what words have in common (untried); None: none
+    shapes.caption_faults = placeholder(tuple)  # (missing, wrong), shares, of 1 together at most: the chances that
+    # captions of a training clip leave an attribute out, and that they state a wrong one instead; None: neither
 
     c.autoencoder = ae = ConfigDict()  # preset `tiny`: 4x4 px and 4 frames to one position
     ae.weights = placeholder(
@@ -333,7 +335,10 @@ def collection() -> ConfigDict:
     data = ConfigDict()
     data.source = "shapes"  # the drawn world; or "folder", "webdataset", "arrayrecord", "tfds": clips at `path`
     data.path = placeholder(str)  # folder, tars, records, DIR/NAME/VERSION#SPLIT; also gs://...: see docs/data.md
-    data.captions = placeholder(str)  # a .jsonl, .csv or .parquet with captions of clips by name; None: their own
+    data.captions = placeholder(
+        str
+    )  # a .jsonl, .csv or .parquet with captions of clips by name, which stand in place of
+    # their own; clips that it does not name keep theirs. None: all do
     data.prefix = placeholder(str)  # put before every caption, such as a word for a style (untried); None: nothing
     data.max_frames = 17  # frames read from the start of a clip, or of each window of `curation`; the rest is not read
     data.fps = placeholder(float)  # rate that faster videos are resampled to, Hz; slower ones and None: the clip's own

@@ -162,15 +162,24 @@ def _matched(told: tuple[ToldObject, ...], true: tuple[ToldObject, ...]) -> Iter
 
 
 def _absent(told: CaptionContent, true: CaptionContent) -> int:
-    """Returns how many named objects are not there; one that is named more often than it is there is not."""
-    said, shown = (collections.Counter((one.colour, one.shape) for one in each.objects) for each in (told, true))
-    return (said - shown).total()
+    """Returns how many named objects are not there; one that is named more often than it is there is not.
+
+    One of which colour or shape is not said is any that has the other.
+    """
+    shown, absent = [(one.colour, one.shape) for one in true.objects], 0
+    named = [(one.colour, one.shape) for one in told.objects]
+    for said in sorted(named, key=lambda one: one.count(None)):
+        fits = [other for other in shown if all(own in (None, its) for own, its in zip(said, other, strict=True))]
+        if fits:
+            shown.remove(fits[0])
+        absent += not fits
+    return absent
 
 
 def _told_object(found: re.Match[str]) -> ToldObject:
     return ToldObject(
-        colour=_COLOUR_NAMES[found["colour"]],
-        shape=_SHAPE_NAMES[found["shape"]],
+        colour=_COLOUR_NAMES[found["colour"]] if found["colour"] else None,
+        shape=_SHAPE_NAMES.get(found["shape"]),
         motion=_MOTION_NAMES[found["motion"]] if found["motion"] else None,
         size=found["size"],
     )
@@ -216,10 +225,11 @@ def _thing_pattern(*, named: bool) -> str:
         f"(?P<{name}>{_any_of(words)})" if named else f"(?:{_any_of(words)})"
         for name, words in zip(("size", "colour", "shape", "motion"), _THING_WORDS, strict=True)
     )
-    return f"{_ARTICLE}(?:{size} )?{colour} {shape}(?: {motion})?"
+    return f"{_ARTICLE}(?:{size} )?(?:{colour} )?{shape}(?: {motion})?"
 
 
-_THING_WORDS = (RADII, _COLOUR_NAMES, _SHAPE_NAMES, _MOTION_NAMES)
+# An object of which no shape is said is a thing.
+_THING_WORDS = (RADII, _COLOUR_NAMES, (*_SHAPE_NAMES, "thing"), _MOTION_NAMES)
 _THING = re.compile(_thing_pattern(named=True))
 _ANY_THING = _thing_pattern(named=False)
 _CAPTION = re.compile(

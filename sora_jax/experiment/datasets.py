@@ -2,9 +2,9 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import grain
 import numpy as np
@@ -21,6 +21,7 @@ from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, Source
 from sora_jax.data.sources.decoded import DecodedSource
 from sora_jax.data.sources.prefixed import PrefixedSource
+from sora_jax.data.sources.retold import RetoldSource
 from sora_jax.data.sources.split import split_source
 from sora_jax.data.sources.table import SOURCES
 from sora_jax.data.sources.webdataset import TarSource
@@ -31,6 +32,15 @@ from sora_jax.models.flops import Work, step_flops, work_of
 from sora_jax.train.progress import Progress
 from sora_jax.train.reporter import HostBatch
 from sora_jax.train.workdir import Workdir
+
+
+class Retellable(Source, Protocol):
+    """A source of which a table may tell clips anew: `retold` of them."""
+
+    retold: int
+
+
+Opened = TypeVar("Opened", bound=Retellable)
 
 # Names listed in a warning; a heap may have thousands.
 _MOST_NAMED = 20
@@ -67,21 +77,30 @@ def open_collections(settings: Settings, *, look: bool = False) -> list[Collecti
 
 def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     if data.source == "shapes":
-        return settings.shapes.source(seed=settings.seed, split="train")
+        drawn = settings.shapes.source(seed=settings.seed, split="train")
+        return drawn if data.captions is None else _told(data, RetoldSource(drawn, data.captions))
     needed = any(settings.stages[name].reads_captions for name in settings.run)
     source = _open_path(data, captions_required=(None if look else True) if needed else False)
     if needed and not source.captions_required:
         logging.warning("%s: no clip has a caption yet: they are needed when clips are prepared", data.path)
     if isinstance(source, FolderSource | TarSource):
         logging.info("%s: %s", data.path, source.account)
+    _told(data, source, silent=() if source.captions_required else ("uncaptioned",))
+    return source if data.prefix is None else PrefixedSource(source, data.prefix)
+
+
+def _told(data: DataConfig, source: Opened, *, silent: Sequence[str] = ()) -> Opened:
+    """Returns the source, after saying what it leaves out, but for the lists in `silent`, and whose captions it has."""
+    place = data.path or data.source
     for name, what in _NOTICES.items():
-        if name == "uncaptioned" and not source.captions_required:
-            continue
-        found = getattr(source, name, [])
+        found = [] if name in silent else getattr(source, name, [])
         if found:
             listed = ", ".join(map(printable, found[:_MOST_NAMED])) + (", ..." if found[_MOST_NAMED:] else "")
-            logging.warning("%s: %d %s: %s", data.path, len(found), what, listed)
-    return source if data.prefix is None else PrefixedSource(source, data.prefix)
+            logging.warning("%s: %d %s: %s", place, len(found), what, listed)
+    if data.captions is not None:
+        said = "%s: %s has captions of %d of %d clips; the others keep theirs"
+        logging.info(said, place, data.captions, source.retold, len(source))
+    return source
 
 
 def _open_path(data: DataConfig, *, captions_required: bool | None) -> DecodedSource:

@@ -162,7 +162,8 @@ def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share
 def rewrite_captions(config: ConfigDict, path: str | os.PathLike[str]) -> None:
     """Writes captions that changed since clips were prepared into the shards, with the latents that are there.
 
-    Raises UserError where nothing is prepared, and where clips are new or have changed.
+    Stages in progress then go on with them. Raises UserError where nothing is prepared, where clips are new, gone or of
+    another size, and where no caption changed and no file of captions is named.
     """
     settings = read_settings(config)
     collections = open_collections(settings)

@@ -193,8 +193,6 @@ def _data_conflicts(key: str, data: DataConfig, packing: PackingConfig) -> list[
         problems.append(f"{key}.max_tokens {data.max_tokens} exceeds a row's packing.tokens {packing.tokens}")
     if data.source in SOURCES and not data.path:
         problems.append(f"{key}.source {data.source!r} needs {SOURCES[data.source].needs.format(key=key)}")
-    if data.captions is not None and data.source == "shapes":
-        problems.append(f"{key}.captions is for clips in files: the source 'shapes' writes its own, set None")
     if data.heldout_share and data.source == "shapes":
         problems.append(f"{key}.heldout_share is for clips in files: the source 'shapes' holds out its own, set None")
     if data.fps is not None and data.source == "shapes":

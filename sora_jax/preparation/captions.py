@@ -5,20 +5,25 @@ under other captions is written again with its latent as it lies there, and with
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from sora_jax.core.errors import UserError
+from sora_jax.data import fitting
 from sora_jax.data.clips import BadClip, Fitted
-from sora_jax.data.fitting import Collection
+from sora_jax.data.shards.catalogue import read_catalogue
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
-from sora_jax.data.sources.base import read_ahead
+from sora_jax.data.shards.skipped import read_skipped
+from sora_jax.data.sources.base import Source, read_ahead
 from sora_jax.preparation.encode import WHOLE, cut_captions, finish, with_texts
 
 
 @dataclasses.dataclass(kw_only=True)
 class CaptionSummary:
-    """What was done this time: counts of clips, and of those whose captions were cut."""
+    """What was done this time: counts of clips, and of those whose captions were cut.
+
+    `unchanged` are those that have the captions they had, also because no new ones were given.
+    """
 
     rewritten: int = 0
     unchanged: int = 0
@@ -27,7 +32,7 @@ class CaptionSummary:
 
 
 def prepare_captions(
-    collection: Collection,
+    collection: fitting.Collection,
     directory: Path,
     *,
     clips_per_shard: int,
@@ -43,12 +48,14 @@ def prepare_captions(
       clips_per_shard: Clips of a chunk, which is a shard.
       progress: Called after each chunk with the number of clips that are done.
 
-    Raises `UserError` when texts were made in another way, or when clips are left that are new, or others than those
-    that were prepared: what changed of the others is then written, and `prepare` goes on from there.
+    Raises `UserError` when texts were made in another way, or the clips are others by their names: nothing is then
+    written. It does so as well for clips of another size than that prepared, once it has written what changed of the
+    others, and `prepare` goes on from there.
     """
     source, tokenizer, summary = collection.source, collection.limits.tokenizer, CaptionSummary()
     there = PreparedSet(directory)
     place = {name: number for number, name in enumerate(there.source_ids())}
+    _check_same_clips(source, directory, prepared=place)
     header, name = {**there.header, **tokenizer.recipe}, WHOLE.name
     left: list[str] = []
     with ShardWriter(directory, header=header, tokenizer=tokenizer, name=name, records_per_shard=clips_per_shard) as to:
@@ -76,15 +83,32 @@ def prepare_captions(
     return summary
 
 
+def _check_same_clips(source: Source, directory: Path, *, prepared: Collection[str]) -> None:
+    """Raises `UserError` where the clips of the source are not those that were prepared, or skipped, by their names."""
+    names = dict.fromkeys(map(source.source_id, range(len(source))))
+    skipped = {name for name, _ in read_skipped(directory)}
+    new = [name for name in names if name not in prepared and name not in skipped]
+    # Before a preparation has ended, shards may hold clips that are no longer of the set.
+    gone = [] if read_catalogue(directory) is None else [name for name in prepared if name not in names]
+    if new or gone:
+        said = [
+            f"{len(found)} {what} (the first: {found[0]})" for found, what in ((new, "new"), (gone, "gone")) if found
+        ]
+        raise UserError(
+            f"these are not the {len(prepared)} clips that {directory} was prepared from: {' and '.join(said)}; "
+            "--captions_only changes captions alone, so run prepare without it first"
+        )
+
+
 def _left_out(left: Sequence[str], summary: CaptionSummary, *, clips: int) -> UserError:
     return UserError(
-        f"{summary.rewritten} clips have their new captions, but {len(left)} of {clips} (the first: {left[0]}) are "
-        "new, or of another size than those that were prepared: run prepare without --captions_only, which encodes them"
+        f"{summary.rewritten} clips have their new captions, but {len(left)} of {clips} (the first: {left[0]}) are of "
+        "another size than those that were prepared: run prepare without --captions_only, which encodes them"
     )
 
 
 def _reworded(
-    collection: Collection, indices: Sequence[int], olds: Sequence[Prepared | None], summary: CaptionSummary
+    collection: fitting.Collection, indices: Sequence[int], olds: Sequence[Prepared | None], summary: CaptionSummary
 ) -> list[Prepared | BadClip | None]:
     """Returns the samples with the captions that the clips have now.
 

@@ -36,8 +36,8 @@ _FREE = (
     *("data.max_bad_share", "more_data.*.max_bad_share"),
     *("data.curation.table", "more_data.*.curation.table"),
 )
-# Where the clips of a collection are: they may move, but must be the same.
-_PLACE = re.compile(r"(data|more_data\.(?P<name>[^.]+))\.(path|captions)")
+# Where the clips of a collection are, and how they are told: they may move, but must be the same.
+_PLACE = re.compile(r"(data|more_data\.(?P<name>[^.]+))\.(path|captions)|shapes\.caption_faults")
 # Keys that came later, at the value that says what was done before: configs of older runs lack them.
 _LATER = {
     "text": {"encoder": "bytes"},

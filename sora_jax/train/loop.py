@@ -285,7 +285,8 @@ def _start(
     position = position_of(restored.data)
     others = {*position.facts(), frozen.FROZEN}
     fingerprint = {key: value for key, value in restored.data.items() if key not in others}
-    changes = check_resume(fingerprint, job.stream.fingerprint(), fresh_data=context.fresh_data)
+    reworded, current = context.workdir.reworded(), job.stream.fingerprint()
+    changes = check_resume(fingerprint, current, fresh_data=context.fresh_data, reworded=reworded)
     if changes:
         logging.warning("%s: batches from step %d on are those of other data: %s", name, position.step, changes)
     logging.info("%s: going on from step %d", name, position.step)

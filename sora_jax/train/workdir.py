@@ -155,6 +155,17 @@ class Workdir:
         """Returns the folder of a collection's shards."""
         return self.path / "prepared" / ("" if collection == MAIN else collection)
 
+    def reworded(self) -> dict[str, str]:
+        """Returns the fingerprints of prepared sets before and after captions alone changed, as `note_reworded` has."""
+        return self.read_json("reworded.json") if (self.path / "reworded.json").exists() else {}
+
+    def note_reworded(self, prepared: str, clips: str) -> None:
+        """Notes that a set (`PreparedSet.fingerprint`) is, or will be, one of several of equal clips.
+
+        `clips` is their `clips_fingerprint`.
+        """
+        self.write_json("reworded.json", {**self.reworded(), prepared: clips})
+
     def heldout(self, collection: str = MAIN) -> Path:
         """Returns the folder of the shards of a collection's held-out clips."""
         return self.path / "heldout" / ("" if collection == MAIN else collection)

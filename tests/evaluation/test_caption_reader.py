@@ -73,6 +73,29 @@ def test_every_word_means_one_thing():
             )
 
 
+def test_what_is_not_said_of_an_object_is_not_read_and_is_no_object_that_is_not_there():
+    told = parse_caption("a thing and a large square moves left and a red thing staying still")
+    assert told is not None
+    assert told.objects == (
+        ToldObject(),
+        ToldObject(size="large", shape="square", motion="left"),
+        ToldObject(colour="red", motion="still"),
+    )
+    scene = MOVING[0]
+    (shown,) = scene.objects
+    other = next(shape for shape in SHAPES if shape != shown.shape)
+    for text, hallucinated in (
+        (f"a {shown.shape}", 0),
+        (f"a {other}", 1),
+        ("a thing", 0),
+        ("a thing and a thing", 0.5),
+    ):
+        found = scores(scene, text)
+        assert (found.hallucinated, found.exact, found.unreadable) == (hallucinated, 0, 0)
+    assert scores(scene, f"a {shown.shape}").precision == {"shape": 1.0}
+    assert scores(scene, f"a {shown.shape}").recall["colour"] == 0
+
+
 def test_blanks_and_case_do_not_count():
     assert parse_caption("  A Red circle\n moves LEFT ") == parse_caption("a red circle moves left") is not None
 

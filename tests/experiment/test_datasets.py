@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import io
+import json
 import logging
 import os
 import re
@@ -30,6 +31,21 @@ def opened(config, kind: str, path: object):
     config.data.source, config.data.path = kind, str(path)
     (collection,) = open_collections(read_settings(config))
     return collection.source
+
+
+def test_drawn_clips_are_told_by_a_table_and_counted(toy_config, tmp_path, caplog):
+    caplog.set_level("INFO")
+    config = toy_config()
+    config.shapes.seed = 3
+    rows = [{"file": f"shapes-train-3-{number}", "caption": "told"} for number in (1, 2, 999)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config.data.captions = str(tmp_path / "t.jsonl")
+    (collection,) = open_collections(read_settings(config))
+    assert [collection.source[number].captions == ("told",) for number in range(4)] == [False, True, True, False]
+    assert "t.jsonl has captions of 2 of 96 clips; the others keep theirs" in caplog.text
+    assert "1 captions name no file: shapes-train-3-999" in caplog.text
+    assert collection.heldout is not None
+    assert collection.heldout[1].captions != ("told",)
 
 
 def test_one_clip_in_a_folder_a_tar_and_records_is_one_clip(toy_config, tmp_path):

@@ -61,7 +61,6 @@ def refused(config, check=read_settings):
         ({"data.source": "webdataset"}, "'webdataset' needs tar files: pass --config.data.path=FILE.tar"),
         ({"data.source": "arrayrecord"}, "'arrayrecord' needs records: pass --config.data.path=FILE.arrayrecord"),
         ({"data.source": "tfds"}, "'tfds' needs a data set: pass --config.data.path=DIR/NAME/VERSION"),
-        ({"data.captions": "c.jsonl"}, "data.captions is for clips in files: the source 'shapes' writes its own"),
         ({"data.source": "internet"}, "must be one of 'shapes', 'folder', 'webdataset', 'arrayrecord', 'tfds', not"),
         ({"seed": -1}, "seed -1 must be 0 or more"),
         ({"precision": "float16"}, "config.precision must be one of 'float32', 'bfloat16' or None"),

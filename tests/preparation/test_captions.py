@@ -47,6 +47,10 @@ class States:
         return [{"text_BKE": np.full((self.count(text), 2), len(text), np.float32)} for text in texts]
 
 
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
 def again(directory, source, limits=LIMITS, **options):
     collection = Collection(name="main", source=source, limits=limits, readers=2)
     return prepare_captions(collection, directory, clips_per_shard=2, **options)
@@ -98,19 +102,48 @@ def test_what_was_stopped_goes_on_and_the_set_is_the_old_one_until_then(tmp_path
     assert changed == {"clip001", "clip003", "clip008", "clip009"}
 
 
-def test_new_clips_and_other_sizes_are_refused_and_the_rest_is_done(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(7, r"2 new \(the first: clip005\); --captions_only"), (3, r"2 gone \(the first: clip003\); --captions_only")],
+)
+def test_other_clips_are_refused_before_anything_is_written(tmp_path, count, said):
+    run(tmp_path, Source(5, bad=[2]))
+    before = names(tmp_path)
+    source = Reworded(count)
+    source.origins = {0: "second"}
+    with pytest.raises(UserError, match=r"these are not the 4 clips that .* was prepared from: " + said):
+        again(tmp_path, source)
+    assert (names(tmp_path), source.asked) == (before, [])
+    with pytest.raises(UserError, match=r"holds no prepared data .*: run prepare first"):
+        again(tmp_path / "elsewhere", source)
+
+
+def test_captions_do_not_alter_what_is_told_of_the_clips(tmp_path):
     run(tmp_path, Source(5))
-    source = Reworded(6)
+    before = PreparedSet(tmp_path)
+    source = Reworded(5)
+    source.origins = {0: "second"}
+    again(tmp_path, source)
+    after = PreparedSet(tmp_path)
+    assert after.fingerprint() != before.fingerprint()
+    assert after.clips_fingerprint() == before.clips_fingerprint()
+    run(tmp_path, Source(6))
+    assert PreparedSet(tmp_path).clips_fingerprint() != before.clips_fingerprint()
+
+
+def test_other_sizes_are_refused_and_the_rest_is_done(tmp_path, monkeypatch):
+    run(tmp_path, Source(5))
+    source = Reworded(5)
     source.origins = {0: "second", 1: "second"}
     monkeypatch.setattr("tests.preparation.test_encode.SIZES", [SIZES[0], (1, 8, 8), *SIZES[2:]])
     said = (
-        r"1 clips have their new captions, but 2 of 6 \(the first: clip001\) are new, or of another size than those "
-        "that were prepared: run prepare without --captions_only"
+        r"1 clips have their new captions, but 1 of 5 \(the first: clip001\) are of another size than those that were "
+        "prepared: run prepare without --captions_only"
     )
     with pytest.raises(UserError, match=said):
         again(tmp_path, source)
     codec = Codec()
-    assert run(tmp_path, source, codec).written == 2
+    assert run(tmp_path, source, codec).written == 1
     assert records(tmp_path)["clip000"].captions == ("clip 0 in other words",)
 
 

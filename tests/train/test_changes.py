@@ -100,6 +100,8 @@ def test_what_weights_depend_on_is_bound(trees, key, value):
 def test_places_are_told_by_collection():
     lines = ['data.path: null -> "b"', 'more_data.a.captions: "c: d" -> null', "log.every_steps: 1 -> 2"]
     assert changes.moved(lines, main="main") == {"main": lines[0], "a": lines[1]}
+    told = "shapes.caption_faults: null -> [0.5, 0.1]"
+    assert changes.moved([told], main="main") == {"main": told}
 
 
 def test_a_refusal_says_how_to_begin_with_what_is_trained(trees):

@@ -7,6 +7,7 @@ G collections.
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import grain
@@ -306,17 +307,26 @@ def _check_empty_text(prepared: PreparedSet, tokenizer: Tokenizer) -> None:
         )
 
 
-def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], *, fresh_data: bool = False) -> str:
+def check_resume(
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    *,
+    fresh_data: bool = False,
+    reworded: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Returns in words in which fields two `RowDataset.fingerprint` differ, old and new; "" where they do not.
 
-    Raises `UserError` that says so unless `fresh_data` allows it.
+    Raises `UserError` that says so unless `fresh_data` allows it, or nothing but captions changed: of data that were
+    reworded `reworded` has what captions do not alter (`PreparedSet.clips_fingerprint`), by the field "data".
     """
+    old, new = (reworded.get(str(facts.get("data"))) for facts in (saved, current))
+    captions_alone = {"data"} if old is not None and old == new else set[str]()
+    differing = [name for name in sorted(saved.keys() | current.keys()) if saved.get(name) != current.get(name)]
+    said = {name: ", of which captions alone changed," if name in captions_alone else "" for name in differing}
     changes = "; ".join(
-        f"{name} was {saved.get(name)!r} and is now {current.get(name)!r}"
-        for name in sorted(saved.keys() | current.keys())
-        if saved.get(name) != current.get(name)
+        f"{name}{what} was {saved.get(name)!r} and is now {current.get(name)!r}" for name, what in said.items()
     )
-    if changes and not fresh_data:
+    if not fresh_data and not captions_alone.issuperset(differing):
         raise UserError(
             f"the data would not go on where it stopped: {changes}: go back to the old values, start a new workdir, "
             "or pass --fresh_data to keep the weights and go on with the new data"

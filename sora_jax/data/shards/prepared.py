@@ -276,6 +276,13 @@ class PreparedSet:
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
+    def clips_fingerprint(self) -> str:
+        """Returns a sha256 in hex of what stays the same where captions alone change: clips, sizes, rates, header."""
+        digest = hashlib.sha256(json.dumps([self.header, self.source_ids()], sort_keys=True).encode())
+        for array in (self.grid_N3, self.fps_N):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
     def _reader(self, path: Path) -> ArrayRecordReader:
         with self._lock:
             if path not in self._readers:

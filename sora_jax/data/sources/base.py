@@ -91,6 +91,7 @@ class FolderSource(DecodedSource):
         self._sizes = found.sizes
         self.uncaptioned = list(found.uncaptioned)
         self.missing = list(found.missing)
+        self.retold = found.retold
         self.previews = list(found.previews)
         self.sharing = list(found.sharing)
         self.unread = list(found.unread)

@@ -29,6 +29,11 @@ class Told:
     windows: dict[str, dict[FrameRange, Captions]] = dataclasses.field(default_factory=dict)
     missing: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def clips(self) -> int:
+        """How many clips are named, themselves or windows of them."""
+        return len(self.captions.keys() | self.windows.keys())
+
 
 def window_named(name: str) -> tuple[str, FrameRange] | None:
     """Returns the file and the window of a name like `FILE#FIRST-LAST`, None of another one."""
@@ -80,12 +85,14 @@ def look_up(table: Mapping[str, list[Written]], names: Names) -> Told:
 class Settled:
     """What became of the clips of a source, in their order.
 
-    `captions` has those of each clip, none where nothing is written; `kept` are the numbers of the clips that stay,
-    all unless captions are `required`. `windows` has captions of windows by clip. `uncaptioned` are names of clips of
+    `captions` has those of each clip, none where nothing is written, and `retold` is how many clips the table names,
+    themselves or windows of them; `kept` are the numbers of the clips that stay, all unless captions are `required`.
+    `windows` has captions of windows by clip. `uncaptioned` are names of clips of
     which neither is there, `missing` names in a table that are of no clip.
     """
 
     captions: list[Captions]
+    retold: int
     kept: list[int]
     windows: dict[str, dict[FrameRange, Captions]]
     uncaptioned: list[str]
@@ -112,6 +119,7 @@ def settle_captions(
     required = any(is_told) if required is None else required
     return Settled(
         captions=captions,
+        retold=told.clips,
         kept=[number for number, is_one in enumerate(is_told) if is_one or not required],
         windows=merged,
         uncaptioned=[name for name, is_one in zip(names, is_told, strict=True) if not is_one],

@@ -32,6 +32,7 @@ class DecodedSource(abc.ABC):
 
     def __init__(self, **limits: Unpack[SourceLimits]):
         self.captions_required = limits.get("captions_required", True)
+        self.retold = 0  # clips that a table given beside the source names, themselves or windows of them
         self._windows: Mapping[str, Mapping[FrameRange, Captions]] = {}  # by the name of the clip
         self._max_frames = limits.get("max_frames")
         self._limits: dict[str, Any] = {"max_pixels": limits.get("max_pixels", MAX_PIXELS), "fps": limits.get("fps")}

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from absl import logging
@@ -60,12 +60,13 @@ class FolderCaptions:
     `account` is a line about all files that are there.
 
     `windows` has the captions of windows of files, by file, first and last frame, where a table names
-    "FILE#FIRST-LAST".
+    "FILE#FIRST-LAST". `retold` is how many files the table that was given names, themselves or windows of them.
     """
 
     by_file: dict[str, tuple[str, ...]]
     weights: dict[str, tuple[float, ...]]
     windows: dict[str, dict[FrameRange, Captions]]
+    retold: int
     sizes: dict[str, int | None]
     uncaptioned: tuple[str, ...]
     previews: tuple[str, ...]
@@ -87,6 +88,7 @@ class _Found:
     sharing: list[str] = dataclasses.field(default_factory=list)
     unread: list[str] = dataclasses.field(default_factory=list)
     missing: list[str] = dataclasses.field(default_factory=list)
+    retold: int = 0
 
 
 def read_captions(
@@ -94,13 +96,13 @@ def read_captions(
 ) -> FolderCaptions:
     """Returns the captions of every media file under `folder`, and the names without a partner.
 
-    Read from the first that exists: the file `captions`, one of `caption_tables.TABLE_NAMES` in the folder, a list of
-    files and one of captions beside it (`caption_tables.read_lines`), or the texts beside the media files (`pairing`).
-    A table in a subfolder counts for what lies in that. A file on several lines of a table has several captions. Hidden
-    files and folders are left out.
+    Those of the file `captions`, if it is given, stand in place of what the folder says, of the files that it names.
+    That is read from the first that exists: one of `caption_tables.TABLE_NAMES` in the folder, a list of files and one
+    of captions beside it (`caption_tables.read_lines`), or the texts beside the media files (`pairing`). A table in a
+    subfolder counts for what lies in that. Hidden files and folders are left out.
 
     Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
-    (with its line number) or, where captions are `required`, no media file has one.
+    (with its line number) or, where captions are `required`, no media file has one, or none in the file `captions`.
     """
     root = place(folder)
     if not is_folder(root):
@@ -109,19 +111,19 @@ def read_captions(
     media = [name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES]
     heic = sorted(name for files in by_key(listing.sizes) for name in heic_of(files))
     if not media:
-        endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
-        endings += f"; {len(heic)} are HEIC pictures such as {heic[0]}: {HEIC_REMEDY}" if heic else ""
-        raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}")
+        raise UserError(_no_media(root, listing, heic))
     tables = _tables(root, listing) if captions is None else {"": read_named(captions, root)}
     found = _read_tables(root, tables, listing)
     if required and not found.captions and not found.windows:
         raise UserError(_nothing_found(root, captions, media=media, found=found))
+    found = found if captions is None else _with_own(root, found, listing)
     placed = {*found.captions, *found.windows, *found.previews, *found.sharing}
     uncaptioned = tuple(name for name in media if name not in placed)
     return FolderCaptions(
         by_file={name: found.captions[name][0] for name in sorted(found.captions)},
         weights={name: weights for name, (_, weights) in found.captions.items() if weights},
         windows=found.windows,
+        retold=found.retold,
         sizes={name: listing.sizes[name] for name in media},
         uncaptioned=uncaptioned,
         previews=tuple(sorted(found.previews)),
@@ -138,6 +140,27 @@ def read_captions(
             sharing=len(found.sharing),
             linked=listing.linked,
         ),
+    )
+
+
+def _with_own(root: AnyPath, told: _Found, listing: Listing) -> _Found:
+    """Returns what a table told that stands beside the folder, and of files that it does not name what the folder says.
+
+    Which is not even read where it names every file.
+    """
+    told = dataclasses.replace(told, retold=len(told.captions.keys() | told.windows.keys()))
+    if all(name in told.captions for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES):
+        return told
+    own = _read_tables(root, _tables(root, listing), listing)
+    windows = {name: own.windows.get(name, {}) | told.windows.get(name, {}) for name in (*own.windows, *told.windows)}
+    return dataclasses.replace(
+        told,
+        captions=own.captions | told.captions,
+        windows=windows,
+        previews=[name for name in own.previews if name not in told.captions],
+        sharing=[name for name in own.sharing if name not in told.captions],
+        unread=[*told.unread, *own.unread],
+        missing=[*told.missing, *own.missing],
     )
 
 
@@ -234,6 +257,13 @@ def _read_text(root: AnyPath, sizes: Mapping[str, int | None], name: str) -> lis
         raise UserError(f"{root / name} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except ValueError as error:
         raise UserError(f"{root / name} cannot be read as captions ({error}): mend or remove it") from error
+
+
+def _no_media(root: AnyPath, listing: Listing, heic: Sequence[str]) -> str:
+    """Returns the sentence for a folder without media files."""
+    endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
+    endings += f"; {len(heic)} are HEIC pictures such as {heic[0]}: {HEIC_REMEDY}" if heic else ""
+    return f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}"
 
 
 def _nothing_found(root: AnyPath, captions: str | os.PathLike | None, *, media: list[str], found: _Found) -> str:

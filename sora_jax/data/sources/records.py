@@ -143,6 +143,7 @@ class RecordSource(DecodedSource):
             self._entries[number] = self._entries[number]._replace(captions=texts, weights=weights)
         self._entries = [self._entries[number] for number in settled.kept]
         self._windows, self.captions_required = settled.windows, settled.required
+        self.retold = settled.retold
         self.uncaptioned, self.missing = settled.uncaptioned, settled.missing
         if not self._entries:
             first = next(iter(self.damaged + self.uncaptioned), "they are empty")

@@ -4,6 +4,7 @@ import dataclasses
 
 from sora_jax.core import rng as rng_lib
 from sora_jax.core.errors import UserError
+from sora_jax.data.sources.shapes_captions import phrase
 from sora_jax.data.sources.shapes_world import (
     BACKGROUNDS,
     DIRECTIONS,
@@ -15,7 +16,6 @@ from sora_jax.data.sources.shapes_world import (
     WorldConfig,
     describe,
     is_held_out,
-    phrase,
 )
 
 

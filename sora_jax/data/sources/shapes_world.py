@@ -19,6 +19,7 @@ from sora_jax.core import rng as rng_lib
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
 from sora_jax.data.sources import shapes_wordings
+from sora_jax.data.sources.shapes_captions import compose, compose_spoiled
 
 # Six hues about 60 degrees apart, so that a blurred or faded sample still has one nearest name.
 PALETTE = {
@@ -35,6 +36,14 @@ STILL = "still"
 MOTIONS = (*DIRECTIONS, STILL)
 BACKGROUNDS = {"dark": 40, "grey": 120, "light": 214}
 RADII = {"small": 0.26, "large": 0.32}
+# All that is said of each attribute.
+_WORDS = {
+    "colour": tuple(PALETTE),
+    "shape": SHAPES,
+    "motion": MOTIONS,
+    "background": tuple(BACKGROUNDS),
+    "size": tuple(RADII),
+}
 PAIR_RADIUS = 0.15
 BAR_COLOUR = (80, 58, 46)
 BAR_HALF_WIDTH = 0.05
@@ -60,6 +69,9 @@ class WorldConfig:
     split: Split
     # Captions in other words that each clip has as well; None: none, and not in the digest of the world.
     wordings: int | None = dataclasses.field(default=None, repr=False)
+    # Chances that a caption leaves an attribute out, and that it states a wrong one; None: neither, and not in the
+    # digest of the world.
+    caption_faults: tuple[float, float] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         _check(self.seed >= 0, f"world seed must be 0 or more, got {self.seed}")
@@ -76,6 +88,12 @@ class WorldConfig:
             _check(rate > 0, f"fps must be over 0, got {rate}")
         _check(self.max_objects in (1, 2), f"max_objects must be 1 or 2, got {self.max_objects}")
         _check(self.wordings is None or self.wordings >= 1, f"wordings must be 1 or more, or None, got {self.wordings}")
+        if self.caption_faults is not None:
+            fits = len(self.caption_faults) == 2 and min(self.caption_faults) >= 0 and sum(self.caption_faults) <= 1
+            _check(
+                fits, f"caption_faults must be two shares, of 1 together at most, or None, got {self.caption_faults}"
+            )
+            _check(self.wordings is None, "caption_faults are not of captions in other words: set wordings None")
         _check(self.split in ("train", "heldout"), f"split is 'train' or 'heldout', got {self.split!r}")
 
 
@@ -123,6 +141,8 @@ class ShapesWorld:
         tables: tuple[object, ...] = (_DRAWING, PALETTE, SHAPES, MOTIONS, BACKGROUNDS, RADII, PAIR_RADIUS, BAR_COLOUR)
         if config.wordings is not None:
             tables += (config.wordings, shapes_wordings.TABLES)
+        if config.caption_faults is not None:
+            tables += ("caption faults", config.caption_faults)
         endless = dataclasses.replace(config, num_clips=1)
         self._origin = hashlib.sha256(repr((endless, tables)).encode()).hexdigest()[:16]
 
@@ -141,8 +161,25 @@ class ShapesWorld:
         return Clip(
             pixels_THWC=render(scene),
             fps=scene.fps,
-            captions=(*describe(scene), *self._reworded(index, scene)),
+            captions=self.captions(index),
             source_id=self.source_id(index),
+        )
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Returns the captions of clip `index`, without drawing it."""
+        scene = self.scene(index)
+        return *self._told(index, scene), *self._reworded(index, scene)
+
+    def _told(self, index: int, scene: Scene) -> tuple[str, ...]:
+        if self.config.caption_faults is None:
+            return describe(scene)
+        return compose_spoiled(
+            scene.objects,
+            ground=scene.background,
+            bar=scene.bar is not None,
+            words=_WORDS,
+            faults=self.config.caption_faults,
+            generator=rng_lib.generator(self.config.seed, f"shapes/{self.config.split}/caption_faults", index),
         )
 
     def _reworded(self, index: int, scene: Scene) -> tuple[str, ...]:
@@ -223,32 +260,7 @@ def describe(scene: Scene) -> tuple[str, ...]:
 
     Each names colour, shape and, where there is one, the direction; the last names the size too.
     """
-    plain = " and ".join(phrase(spec) for spec in scene.objects)
-    detailed = " and ".join(_detailed_phrase(spec) for spec in scene.objects)
-    behind = "" if scene.bar is None else " behind a bar"
-    ground = f"a {scene.background} background"
-    return (
-        f"{plain}{behind}",
-        f"{plain} on {ground}{behind}",
-        f"on {ground} {plain}{behind}",
-        f"{detailed} over {ground}{behind}",
-    )
-
-
-def phrase(kind: ObjectSpec | Attributes) -> str:
-    """Returns what a plain caption says of one object."""
-    verb = {None: "", STILL: " stays still"}.get(kind.motion, f" moves {kind.motion}")
-    return f"a {kind.colour} {kind.shape}{verb}"
-
-
-def _detailed_phrase(spec: ObjectSpec) -> str:
-    size = "" if spec.size is None else f"{spec.size} "
-    name = f"a {size}{spec.colour} {spec.shape}"
-    if spec.motion is None:
-        return name
-    if spec.motion == STILL:
-        return f"{name} staying still"
-    return f"{name} moving {'to the ' if spec.motion in ('left', 'right') else ''}{spec.motion}"
+    return compose(scene.objects, ground=scene.background, bar=scene.bar is not None)
 
 
 def _draw_scene(config: WorldConfig, generator: np.random.Generator) -> Scene:

@@ -76,6 +76,7 @@ class TfdsSource(DecodedSource):
         if captions is not None:
             table = look_up(read_named(captions), Names(map(self.source_id, range(len(self)))))
         self._told, self._windows, self.missing = table.captions, table.windows, table.missing
+        self.retold = table.clips
 
     def __len__(self) -> int:
         return len(self._clips)

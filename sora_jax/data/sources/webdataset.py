@@ -101,6 +101,7 @@ class TarSource(DecodedSource):
             self._samples[number] = self._samples[number]._replace(captions=texts, weights=weights)
         self._samples = [self._samples[number] for number in settled.kept]
         self._windows, self.captions_required = settled.windows, settled.required
+        self.retold = settled.retold
         self.uncaptioned = settled.uncaptioned
         self.missing = [*(name for tar in contents for name in tar.missing), *settled.missing]
         self.previews = [name for tar in contents for name in tar.previews]

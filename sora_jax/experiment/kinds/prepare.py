@@ -1,7 +1,7 @@
 """The kind of stage that encodes all clips once, to shards; several processes may each encode a share."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from sora_jax.core.config import at_least_one
 from sora_jax.core.distributed import from_first, gather, is_first, wait_for_all
+from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.printable import printable
 from sora_jax.core.stop import StopSignal
@@ -162,7 +163,7 @@ def encode_share(
 
 
 def _take_over(
-    stage: PrepareStage, workdir: Workdir, collections: Sequence[Collection], made_with: dict[str, object]
+    stage: PrepareStage, workdir: Workdir, collections: Sequence[Collection], made_with: Mapping[str, object]
 ) -> None:
     """Takes over what the run that the stage names prepared, if it names one; see `preparation.sharing`."""
     if stage.start_from is None:
@@ -177,8 +178,14 @@ def _take_over(
 
 
 def reword_all(settings: Settings, workdir: Workdir, collections: Sequence[Collection], stop: StopSignal) -> None:
-    """Writes captions that changed into the shards of every collection; see `preparation.captions`."""
+    """Writes captions that changed into the shards of every collection; see `preparation.captions`.
+
+    Shards of the run that the stage names are taken over first. Raises UserError where no caption changed, and the
+    config names none.
+    """
     stage = prepare_stages(settings)[0]
+    _take_over(stage, workdir, collections, settings.text_encoder.tokenizer.recipe)
+    before = _note_reworded(settings, workdir)
     for collection in collections:
         total = len(collection.source)
 
@@ -194,6 +201,21 @@ def reword_all(settings: Settings, workdir: Workdir, collections: Sequence[Colle
         told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in dataclasses.asdict(summary).items())
         print(f"  captions of {collection.name}: {told}; no clip was encoded", flush=True)
     settings.text_encoder.release()
+    if _note_reworded(settings, workdir) == before and all(
+        data.captions is None for data in settings.collections.values()
+    ):
+        raise UserError(
+            "no caption changed since the clips were prepared, and no file of captions is named: pass "
+            "--config.data.captions=FILE (.jsonl, .csv or .parquet), with a line for each clip that is told anew"
+        )
+
+
+def _note_reworded(settings: Settings, workdir: Workdir) -> str:
+    """Returns the fingerprint of what is prepared now, after noting which clips it holds, whatever their captions."""
+    prepared = PreparedSet(*(workdir.prepared(name) for name in settings.collections))
+    found = prepared.fingerprint()
+    workdir.note_reworded(found, prepared.clips_fingerprint())
+    return found
 
 
 def clips_of_share(settings: Settings, collections: Sequence[Collection], share: Share) -> list[int]:

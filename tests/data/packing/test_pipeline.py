@@ -379,6 +379,18 @@ def test_resume_refuses_a_changed_field_with_old_and_new_value(prepared, field, 
     assert check_resume(saved, changed, fresh_data=True) == said
 
 
+def test_resume_goes_on_where_captions_alone_changed_and_says_so(prepared):
+    saved = make_rows(prepared).fingerprint()
+    changed, same = saved | {"data": "told anew"}, {saved["data"]: "clips", "told anew": "clips"}
+    said = check_resume(saved, changed, reworded=same)
+    assert said == f"data, of which captions alone changed, was {saved['data']!r} and is now 'told anew'"
+    for known in ({}, {saved["data"]: "clips"}, {**same, "told anew": "other clips"}):
+        with pytest.raises(UserError, match="data was "):
+            check_resume(saved, changed, reworded=known)
+    with pytest.raises(UserError, match="seed was "):
+        check_resume(saved, changed | {"seed": 7}, reworded=same)
+
+
 def test_resume_refuses_another_data_set(prepared, tmp_path):
     with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer:
         for number in range(SAMPLES - 1):

@@ -83,8 +83,6 @@ def test_a_table_has_captions_of_clips_and_windows_of_every_source(folder, kind)
     before = opened(kind, folder)
     assert [before.source_id(i) for i in range(len(before))] == [f"{prefix}a.gif"]
     rows = {"a.gif#0-1": "begins", "b.gif#2-3": "ends", "c.gif": "all of c", "far.gif#0-1": "nobody"}
-    if kind == "folder":
-        rows["a.gif"] = "whole"  # a table of a folder is instead of the texts in it
     table.write_text("\n".join(json.dumps({"file": prefix + name, "caption": text}) for name, text in rows.items()))
     source = opened(kind, folder, captions=table)
     assert [source.source_id(i) for i in range(len(source))] == [f"{prefix}{name}.gif" for name in "abc"]
@@ -95,7 +93,7 @@ def test_a_table_has_captions_of_clips_and_windows_of_every_source(folder, kind)
     assert [source.captioned_windows(i) for i in range(3)] == [{(0, 1)}, {(2, 3)}, set()]
     with pytest.raises(BadClip, match="has captions of windows only"):
         source[1]
-    assert source.missing == [f"{prefix}far.gif#0-1"]
+    assert (source.missing, source.retold, before.retold) == ([f"{prefix}far.gif#0-1"], 3, 0)
     assert source.origin(0) != before.origin(0)
     assert opened(kind, folder, captions=table, captions_required=False)[1].captions == ()
     known = fingerprint(source)

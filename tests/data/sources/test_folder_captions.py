@@ -291,7 +291,7 @@ def test_a_table_in_a_subfolder_counts_for_what_lies_there(tmp_path, caplog):
         assert f"1 files in the table in {place} are passed over, since they have others: {name}" in caplog.text
     given = tmp_path / "given.jsonl"
     given.write_text(lines({"file": "dogs/a.mp4", "caption": "given"}))
-    assert read_captions(tmp_path, given).by_file == {"dogs/a.mp4": ("given",)}
+    assert read_captions(tmp_path, given).by_file == {**found.by_file, "dogs/a.mp4": ("given",)}
     (tmp_path / "dogs" / "metadata.jsonl").write_text("{")
     with pytest.raises(UserError, match=r"line 1 of .*dogs/metadata\.jsonl is not JSON"):
         read_captions(tmp_path)

@@ -334,7 +334,7 @@ def test_a_table_has_captions_of_clips_and_windows(files, tmp_path):
         source[bare]
     with pytest.raises(BadClip, match="has no caption"):
         plain[bare]
-    assert source.missing == ["tiny_clips/7"]
+    assert (source.missing, source.retold) == (["tiny_clips/7"], 2)
     assert [source.origin(i) == plain.origin(i) for i in (same, other, bare)] == [True, False, False]
 
 
