@@ -18,7 +18,7 @@ from sora_jax.evaluation.resampling import lanczos
 from sora_jax.generate.cascade import plan_passes
 from sora_jax.generate.job import Job
 from sora_jax.generate.limits import ModelLimits
-from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
+from sora_jax.generate.request import Request, Task
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.scheduler import make_all
 
@@ -43,7 +43,8 @@ def judge_refining(
 
     `world` draws one moving object in each clip, at the size and of the length of the run's samples. Its clips are
     halved in height and width by the mean of 2 x 2 pixels and made as large as they were: `psnr` of these against
-    the true ones, mean over clips in dB, and beside it that of Lanczos and, as a ceiling, of the autoencoder alone. Of
+    the true ones, mean over clips in dB, and beside it that of Lanczos, of what a model does that starts from Lanczos
+    under noise (`psnr_upscale`) and, as a ceiling, of the autoencoder alone. Of
     every fourth frame (second, where there are few) the others are made: `time_px` is how far the object is from its
     place in these, mean over frames in px. `cases` are made at once and from half the height and width: `shape_gain` is
     what the share of right shapes gains by that, `one_pass` and `cascade` are all shares.
@@ -54,6 +55,8 @@ def judge_refining(
     scenes = [world.scene(index) for index in range(len(world))]
     true = [render(scene) for scene in scenes]
     larger = _enlarged(sampler, params, limits, scenes, true)
+    from_noise = dataclasses.replace(limits, refiner=None)
+    without = larger if limits.refiner is None else _enlarged(sampler, params, from_noise, scenes, true)
     faster, factor = _interpolated(sampler, params, limits, scenes, true)
     one_pass, cascade = _followed(sampler, params, limits, cases, seed=seed)
     found = {name: shapes_oracle.score(cases, clips) for name, clips in (("one_pass", one_pass), ("cascade", cascade))}
@@ -61,12 +64,18 @@ def judge_refining(
     held = [sampler.codec.reconstruct(clip[None])[0] for clip in true]
     means = {
         name: float(np.mean([psnr(a, b) for a, b in zip(true, clips, strict=True)]))
-        for name, clips in (("psnr", larger), ("psnr_lanczos", resampled), ("psnr_autoencoder", held))
+        for name, clips in (
+            ("psnr", larger),
+            ("psnr_upscale", without),
+            ("psnr_lanczos", resampled),
+            ("psnr_autoencoder", held),
+        )
     }
     scores = {
         "clips": len(scenes),
         **means,
         "psnr_gain_lanczos": means["psnr"] - means["psnr_lanczos"],
+        "psnr_gain_upscale": means["psnr"] - means["psnr_upscale"],
         "shape_gain": found["cascade"]["shape"] - found["one_pass"]["shape"],
         "time": factor,
         "time_px": float(np.mean([_misplaced(a, b, factor) for a, b in zip(true, faster, strict=True)])),
@@ -129,7 +138,7 @@ def _job(task: Task, prompt: str, limits: ModelLimits, *, seed: int, frames: int
         size=limits.size,
         fps=limits.fps,
         frames=frames,
-        strength=DEFAULT_STRENGTH.get(task, 1.0),
+        strength=limits.strength(task),
         **given,
     )
 
