@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     """Returns the config of the refiner of the drawn world."""
     c = base.get_config()
     refine = base.diffusion_stage(
-        steps=700, schedule=base.schedule(4e-3, warmup_steps=40, decay_share=0.6, final_share=0.02), images=0.1
+        steps=1500, schedule=base.schedule(5e-3, warmup_steps=60, decay_share=0.6, final_share=0.02), images=0.1
     )
     refine.optimizer = base.optimizer()
     # The other clips are made of text alone, so that one run makes the small clip and the large one.
@@ -33,6 +33,15 @@ def get_config() -> ConfigDict:
             "autoencoder.start_from": _BASE,
             "stages.refine.start_from": f"{_BASE}/checkpoints/videos",
             "context.kinds": ("low",),
+            # In pairs (space, time): (2, 1) and (1, 4) are what passes ask for, the others cost little and teach both.
+            "context.low.time": (1, 4),
+            "context.low.max_level": 0.2,
+            "stages.refine.known.none": 0.8,
+            "stages.refine.known.first": 0.1,
+            "stages.refine.known.last": 0.04,
+            "stages.refine.known.ends": 0.02,
+            "stages.refine.known.random_frames": 0.02,
+            "stages.refine.known.region": 0.02,
             "data.max_tokens": 144,
             "shapes.num_clips": 2048,
             "shapes.sides": ((48, 48),),

@@ -21,7 +21,7 @@ from sora_jax.video import shapes
 _SHARED = 1 / 4
 
 
-class Place(NamedTuple):
+class TilePlace(NamedTuple):
     """Where a tile lies in the latent of the whole: rows and columns, and how many of them neighbours have made too."""
 
     rows: slice
@@ -32,7 +32,7 @@ class Place(NamedTuple):
 class TiledCanvas(NamedTuple):
     """A tile as a canvas of its own."""
 
-    at: Place
+    at: TilePlace
     canvas: Canvas
 
 
@@ -77,7 +77,7 @@ def _along(side: int, most: int, *, unit: int) -> tuple[list[Tile], int]:
 
 def _cut(canvas: Canvas, row: Tile, column: Tile, *, patch: shapes.Size, shared: tuple[int, int]) -> TiledCanvas:
     """Returns one tile of a canvas."""
-    place = Place(
+    place = TilePlace(
         rows=slice(row.start * patch[1], row.stop * patch[1]),
         columns=slice(column.start * patch[2], column.stop * patch[2]),
         shared=shared,
@@ -112,7 +112,7 @@ def _beside(part: ContextPart, row: Tile, column: Tile, *, patch: shapes.Size) -
     )
 
 
-def blended(shape: tuple[int, ...], made: Sequence[tuple[Place, np.ndarray]]) -> np.ndarray:
+def blended(shape: tuple[int, ...], made: Sequence[tuple[TilePlace, np.ndarray]]) -> np.ndarray:
     """Returns the latent of `shape`, float32, of which tiles are parts: where several are, their mean.
 
     Weights of the mean fall along what two neighbours share, from 1 to 0 at the end of a tile.
