@@ -18,6 +18,7 @@ from sora_jax.data.clips import covering
 from sora_jax.generate.canvas import Canvas, Turn
 from sora_jax.generate.enlarging import refined
 from sora_jax.generate.given import between
+from sora_jax.generate.keeping import keeping
 from sora_jax.generate.video_builder import Making, VideoBuilder
 
 # Strength with which what leads to given frames is made a second time.
@@ -119,6 +120,8 @@ def upscale(scene: VideoBuilder) -> Making:
     some noise.
     """
     job, (clip,) = scene.job, scene.job.clips
+    if job.request.enlarges and job.request.keep_pixels:
+        scene = scene.part(job, keeping(scene.emit, clip, size=job.size, frames=job.frames))
     if scene.limits.refiner is not None:
         yield from refined(scene, clip, scene.limits.refiner)
         return

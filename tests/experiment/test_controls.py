@@ -50,7 +50,7 @@ def test_low_clips_have_a_highest_level_of_their_own():
     ("low", "said"),
     [
         ({"space": (2, 3)}, r"low.space \(2, 3\) must all divide the largest"),
-        ({"max_level": 1.0}, "outside \\[0, 1\\)"),
+        ({"max_level": 1.0}, r"low.max_level 1 is outside \[0, 1\)"),
     ],
 )
 def test_what_cannot_be_is_refused(low, said):
