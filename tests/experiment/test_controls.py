@@ -15,11 +15,10 @@ from tests import toy
 
 def settings_of(*kinds, share="low", **low):
     c = toy.get_config()
-    c.context.kinds = kinds
     with c.unlocked():
-        c.context.low.update(low)
+        c.update(context={"kinds": kinds, "low": low})
         if kinds:
-            c.stages.videos.context = ConfigDict({"none": 0.5, share: 0.5})
+            c.update(stages={"videos": {"context": ConfigDict({"none": 0.5, share: 0.5})}})
     return read_settings(c)
 
 
