@@ -34,8 +34,10 @@ def refined(scene: VideoBuilder, clip_THWC: np.ndarray, refiner: Refiner) -> Mak
         kept, head = scene.opening(done)
         start = made - kept
         length = min(limits.first + (scene.window - 1) * limits.step, scene.longer(job.frames - start))
-        part_THWC = _slower(low_THWC, start, length, frames=job.frames, time=time)
-        beside = ContextPart(clip=_encoded(scene, part_THWC, space=space, time=time), level=job.strength)
+        # A window that is too short has at least two of the slow frames, as in training.
+        every = min(time, max((factor for factor in refiner.time if factor < length), default=1))
+        part_THWC = _slower(low_THWC, start, length, frames=job.frames, every=every)
+        beside = ContextPart(clip=_encoded(scene, part_THWC, space=space, every=every), level=job.strength)
         canvas = scene.canvas(1 + (length - limits.first) // limits.step, head=head, beside=(beside,))
         guidance = _GUIDANCE if job.request.guidance is None else job.request.guidance
         canvas = dataclasses.replace(canvas, steps=refiner.config.steps, guidance=guidance)
@@ -46,23 +48,22 @@ def refined(scene: VideoBuilder, clip_THWC: np.ndarray, refiner: Refiner) -> Mak
         done = fresh if done is None else np.concatenate([done, fresh])[-scene.overlap :]
 
 
-def _slower(low_THWC: np.ndarray, start: int, length: int, *, frames: int, time: int) -> np.ndarray:
-    """Returns every `time`-th of `length` frames from `start` on, of a video of `frames` frames of which low has some.
+def _slower(low_THWC: np.ndarray, start: int, length: int, *, frames: int, every: int) -> np.ndarray:
+    """Returns every n-th of `length` frames from `start` on, of a video of `frames` frames of which low has some.
 
-    What comes after its last frame is as that. A window that is too short keeps two, as in training.
+    What comes after its last frame is as that.
     """
-    time = time if length > time else max(1, length - 1)
-    number_T = np.minimum(np.arange(start, start + length, time), frames - 1)
+    number_T = np.minimum(np.arange(start, start + length, every), frames - 1)
     return between(low_THWC, number_T * ((len(low_THWC) - 1) / max(1, frames - 1)))
 
 
-def _encoded(scene: VideoBuilder, part_THWC: np.ndarray, *, space: int, time: int) -> ContextClip:
+def _encoded(scene: VideoBuilder, part_THWC: np.ndarray, *, space: int, every: int) -> ContextClip:
     """Returns the clip beside, its last frame, rows and columns repeated up to whole tokens as in training."""
     limits, (_, height, width, _) = scene.limits, part_THWC.shape
     _, rows, columns = (stride * patch for stride, patch in zip(limits.stride, limits.patch, strict=True))
     padding = ((0, 0), (0, -height % rows), (0, -width % columns), (0, 0))
     latent_THWC = scene.encode(np.pad(scene.filled(part_THWC), padding, "edge"))
-    return ContextClip(latent_THWC=latent_THWC, fps=scene.job.fps / time, role="low", scale=space)
+    return ContextClip(latent_THWC=latent_THWC, fps=scene.job.fps / every, role="low", scale=space)
 
 
 def _in_tiles(

@@ -61,6 +61,13 @@ def test_a_small_video_stands_beside_the_large_one():
     assert part.clip.latent_THWC.ravel().tolist() == [10, 35]
 
 
+def test_a_window_too_short_for_a_rate_has_more_of_the_slow_frames():
+    slow = dataclasses.replace(REFINES, refiner=dataclasses.replace(REFINER, time=(1, 4, 16)), window=9)
+    _, canvases, _ = make(faster(17, 0, 160), limits=slow)
+    assert [canvas.context[0].clip.fps for canvas in canvases] == [2.0] * len(canvases)
+    assert canvases[0].context[0].clip.latent_THWC[:, 0, 0, 0].tolist() == [0, 70], "0, then 40, 80, 80, 80"
+
+
 def test_guidance_that_is_asked_for_is_taken():
     _, (canvas,), _ = make(faster(5, 0, 40, request={"frames": 5, "guidance": 3.0}), limits=REFINES)
     assert canvas.guidance == 3.0
