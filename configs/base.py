@@ -162,6 +162,11 @@ def get_config() -> ConfigDict:
     # docs/control.md; stages name in `context` how often each is given (untried)
     context.dropout = 0.1  # chance, in [0, 1), that a clip beside is left out again, each by itself
     context.max_level = 0.05  # clips beside carry a noise level uniform in [0, max_level], less than 1
+    context.low = low = ConfigDict()  # of the kind "low": smaller, slower, spoiled forms, of which a refiner makes
+    # large and fast clips (configs/refine.py); one number of each is drawn for a clip when it is prepared
+    low.space = (1, 2)  # whole numbers from 1 on that height and width are divided by
+    low.time = (1, 2, 4)  # whole numbers from 1 on, of which every n-th frame is kept
+    low.max_level = 0.6  # of these in the place of max_level, less than 1: more bears what is wrong with a small clip
 
     c.captioner = captioner = ConfigDict()  # describes clips (configs/captions.py); only stages of its kind look at it
     captioner.width = 128  # of encoder and text decoder, a multiple of `heads`
@@ -301,6 +306,12 @@ def get_config() -> ConfigDict:
         tuple
     )  # (("space", 2), ("time", 4)): a video of a prompt is made small, with half the
     # height and width and a fourth of the frames, then larger, then faster (docs/sampling.md; untried); None: at once
+    sampling.refiner = refiner = ConfigDict()  # of runs with context.kinds ("low",), which see the small, slow video
+    # (of `refine`, upscale, interpolate) as they make the large one; others start from it under noise
+    refiner.level = 0.15  # of noise on the small one, in [0, 1]: more changes what it shows
+    refiner.steps = placeholder(int)  # of the solver, 1 or more; None: sampling.steps
+    refiner.tile = placeholder(int)  # px, height and width of what is made at once: larger frames in tiles that overlap
+    # by a quarter, which take less memory and more time (untried); None: whole frames
     sampling.max_seconds = 60.0  # longest video that may be asked for
     sampling.guidance = guidance = ConfigDict()
     guidance.scale = 1.5  # 1: none; more stretches outlines

@@ -17,8 +17,9 @@ from sora_jax.evaluation.pixels import psnr
 from sora_jax.evaluation.resampling import lanczos
 from sora_jax.generate.cascade import plan_passes
 from sora_jax.generate.job import Job
+from sora_jax.generate.keeping import keeping
 from sora_jax.generate.limits import ModelLimits
-from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
+from sora_jax.generate.request import Request, Task
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.scheduler import make_all
 
@@ -43,8 +44,9 @@ def judge_refining(
 
     `world` draws one moving object in each clip, at the size and of the length of the run's samples. Its clips are
     halved in height and width by the mean of 2 x 2 pixels and made as large as they were: `psnr` of these against
-    the true ones, mean over clips in dB, and beside it that of Lanczos and, as a ceiling, of the autoencoder alone. Of
-    every fourth frame (second, where there are few) the others are made: `time_px` is how far the object is from its
+    the true ones, mean over clips in dB, and beside it that of Lanczos, of what is given kept in them (`psnr_kept`), of
+    what a refiner's weights make of Lanczos under noise (`psnr_upscale`) and, as a ceiling, of the autoencoder alone.
+    Of every fourth frame (second, where there are few) the others are made: `time_px` is how far the object is from its
     place in these, mean over frames in px. `cases` are made at once and from half the height and width: `shape_gain` is
     what the share of right shapes gains by that, `one_pass` and `cascade` are all shares.
     Raises UserError where half the size of the run's samples is off the strides.
@@ -53,20 +55,15 @@ def judge_refining(
     limits.grid(limits.first, (height // _SPACE, width // _SPACE))
     scenes = [world.scene(index) for index in range(len(world))]
     true = [render(scene) for scene in scenes]
-    larger = _enlarged(sampler, params, limits, scenes, true)
+    larger, means = _enlarged_psnr(sampler, params, limits, scenes, true)
     faster, factor = _interpolated(sampler, params, limits, scenes, true)
     one_pass, cascade = _followed(sampler, params, limits, cases, seed=seed)
     found = {name: shapes_oracle.score(cases, clips) for name, clips in (("one_pass", one_pass), ("cascade", cascade))}
-    resampled = [lanczos(_halved(clip), clip.shape[:3]) for clip in true]
-    held = [sampler.codec.reconstruct(clip[None])[0] for clip in true]
-    means = {
-        name: float(np.mean([psnr(a, b) for a, b in zip(true, clips, strict=True)]))
-        for name, clips in (("psnr", larger), ("psnr_lanczos", resampled), ("psnr_autoencoder", held))
-    }
     scores = {
         "clips": len(scenes),
         **means,
         "psnr_gain_lanczos": means["psnr"] - means["psnr_lanczos"],
+        "psnr_gain_upscale": means["psnr"] - means["psnr_upscale"],
         "shape_gain": found["cascade"]["shape"] - found["one_pass"]["shape"],
         "time": factor,
         "time_px": float(np.mean([_misplaced(a, b, factor) for a, b in zip(true, faster, strict=True)])),
@@ -75,6 +72,34 @@ def judge_refining(
     said = [case_of(scene).prompt for scene in scenes]
     prompts = {"larger": said, "faster": said, "cascade": [case.prompt for case in cases]}
     return RefineScores(scores=scores, clips={"larger": larger, "faster": faster, "cascade": cascade}, prompts=prompts)
+
+
+def _enlarged_psnr(
+    sampler: Sampler, params: Params, limits: ModelLimits, scenes: Sequence[Scene], true: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], dict[str, float]]:
+    """Returns clips that were halved and made large again, and the PSNR of these and of other ways, by name."""
+    larger = without = _enlarged(sampler, params, limits, scenes, true)
+    if limits.refiner is not None:
+        without = _enlarged(sampler, params, dataclasses.replace(limits, refiner=None), scenes, true)
+    ways = {
+        "psnr": larger,
+        "psnr_kept": [_with_given(made, clip) for made, clip in zip(larger, true, strict=True)],
+        "psnr_upscale": without,
+        "psnr_lanczos": [lanczos(_halved(clip), clip.shape[:3]) for clip in true],
+        "psnr_autoencoder": [sampler.codec.reconstruct(clip[None])[0] for clip in true],
+    }
+    means = {
+        name: float(np.mean([psnr(a, b) for a, b in zip(true, clips, strict=True)])) for name, clips in ways.items()
+    }
+    return larger, means
+
+
+def _with_given(made_THWC: np.ndarray, true_THWC: np.ndarray) -> np.ndarray:
+    """Returns a clip made of the half of the true one, with that kept in it."""
+    found: list[np.ndarray] = []
+    size = true_THWC.shape[1], true_THWC.shape[2]
+    keeping(found.append, _halved(true_THWC), size=size, frames=len(true_THWC))(made_THWC)
+    return found[0]
 
 
 def _enlarged(
@@ -129,7 +154,7 @@ def _job(task: Task, prompt: str, limits: ModelLimits, *, seed: int, frames: int
         size=limits.size,
         fps=limits.fps,
         frames=frames,
-        strength=DEFAULT_STRENGTH.get(task, 1.0),
+        strength=limits.strength(task),
         **given,
     )
 

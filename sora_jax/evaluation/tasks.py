@@ -178,7 +178,6 @@ def _plan_upscale(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     """Half as large again in height and width."""
     _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
     size = round(1.5 * limits.size[0] / rows) * rows, round(1.5 * limits.size[1] / columns) * columns
-    strength = DEFAULT_STRENGTH["upscale"]
     return [
         dataclasses.replace(
             _job(
@@ -188,7 +187,7 @@ def _plan_upscale(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
                 frames=scene.frames,
                 seed=number,
                 clips=(render(scene),),
-                strength=strength,
+                strength=limits.strength("upscale"),
             ),
             size=size,
         )

@@ -4,8 +4,23 @@ import dataclasses
 
 from sora_jax.core.errors import UserError
 from sora_jax.preparation.context import Controls
-from sora_jax.preparation.controls import CONTROLS
+from sora_jax.preparation.controls import CONTROLS, low_control
+from sora_jax.preparation.degrade import LowConfig
 from sora_jax.video.parts import ROLES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LowSettings(LowConfig):
+    """Smaller, slower forms of clips, and the highest noise level on them; see `configs/base.py`."""
+
+    max_level: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        if any(max(self.space) % factor for factor in self.space):
+            raise UserError(f"low.space {self.space} must all divide the largest of them")
+        if not 0 <= self.max_level < 1:
+            raise UserError(f"low.max_level {self.max_level:g} is outside [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +30,7 @@ class ContextConfig:
     kinds: tuple[str, ...]
     dropout: float
     max_level: float
+    low: LowSettings
 
     def __post_init__(self):
         unknown = [kind for kind in self.kinds if kind not in CONTROLS]
@@ -27,8 +43,9 @@ class ContextConfig:
 
     def controls(self) -> Controls:
         """Returns what is made beside each clip."""
-        return {kind: CONTROLS[kind] for kind in self.kinds}
+        table = {**CONTROLS, "low": low_control(self.low)}
+        return {kind: table[kind] for kind in self.kinds}
 
     def max_levels(self) -> tuple[float, ...]:
         """Returns the highest noise level of clips beside, for each role."""
-        return (self.max_level,) * len(ROLES)
+        return tuple(self.low.max_level if role == "low" else self.max_level for role in ROLES)

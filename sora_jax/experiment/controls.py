@@ -7,6 +7,7 @@ import numpy as np
 from sora_jax.data.clips import Clip
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
+from sora_jax.generate.cascade import Refiner
 from sora_jax.generate.control import MadeControl, MakeControl
 from sora_jax.preparation.context import Control, made_beside
 from sora_jax.video import shapes
@@ -18,6 +19,15 @@ def controls_of(settings: Settings) -> dict[str, MakeControl]:
     prepared = settings.context.controls()
     kinds = sorted({kind for stage in stages for kind in stage.context_kinds} & prepared.keys())
     return {kind: functools.partial(_made, kind, prepared[kind], settings.token_stride) for kind in kinds}
+
+
+def refiner_of(settings: Settings) -> Refiner | None:
+    """Returns what some stage of the run is trained with to make small, slow clips large and fast; None where none."""
+    if "low" not in controls_of(settings):
+        return None
+    low = settings.context.low
+    space, time = (tuple(sorted({*factors})) for factors in (low.space, low.time))
+    return Refiner(space=space, time=time, config=settings.sampling.refiner)
 
 
 def _made(kind: str, control: Control, stride: shapes.Size, pixels_THWC: np.ndarray, fps: float) -> MadeControl | None:

@@ -18,7 +18,7 @@ from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.experiment.base_weights import source_of, transformer_of
-from sora_jax.experiment.controls import controls_of
+from sora_jax.experiment.controls import controls_of, refiner_of
 from sora_jax.experiment.posthoc import load_average
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
@@ -243,6 +243,7 @@ def limits_of(settings: Settings) -> ModelLimits:
         fps=sampling.fps,
         known_guidance=sampling.known_guidance,
         refine=sampling.refine or (),
+        refiner=refiner_of(settings),
         # Queries, keys, values, attention and the hidden layer; and a few images of the widest features.
         token_bytes=4.0 * (6 * transformer.width + 2 * transformer.mlp_width),
         pixel_bytes=4.0 * 4 * widest / settings.autoencoder.patch**2,

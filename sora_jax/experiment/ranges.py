@@ -67,6 +67,8 @@ RANGES: dict[str, Range] = {
     "captioner.generative_queries": NOT_NEGATIVE,
     "captioner.rope_theta": POSITIVE,
     "captioner.*": AT_LEAST_ONE,
+    "context.low.space": AT_LEAST_ONE,
+    "context.low.time": AT_LEAST_ONE,
     "diffusion.noise.shift_power": NOT_NEGATIVE,
     "*optimizer.b?": DECAY,
     "*optimizer.weight_decay": NOT_NEGATIVE,

@@ -20,7 +20,7 @@ from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.context_settings import ContextConfig
 from sora_jax.experiment.stage_settings import AUTOENCODER, TEXT_TO_VIDEO, Stage
-from sora_jax.generate.cascade import check_refinements
+from sora_jax.generate.cascade import RefinerConfig, check_refinements
 from sora_jax.generate.decoding import CaptioningConfig
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.captioner import CaptionerConfig
@@ -153,6 +153,7 @@ class SamplingConfig:
     low_guidance: float | None
     known_guidance: float
     refine: tuple[tuple[str, int], ...] | None
+    refiner: RefinerConfig
     cache: float
 
     def __post_init__(self):

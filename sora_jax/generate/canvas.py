@@ -40,6 +40,20 @@ class Turn:
     share_t: np.ndarray
 
 
+class Within(NamedTuple):
+    """Where a canvas, or a clip beside one, lies in a larger one whose noise it has.
+
+    Attributes:
+      grid: Token grid (t, h, w) of that one.
+      row: Its first row in tokens.
+      column: Its first column.
+    """
+
+    grid: shapes.Size
+    row: int
+    column: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ContextPart:
     """A clip that is given beside the one to make.
@@ -47,14 +61,20 @@ class ContextPart:
     Attributes:
       clip: Its latent is normalised and of whole tokens.
       level: Of the noise on it, in [0, 1], from the first step to the last: 0 leaves it as it is.
+      within: The larger clip that it is cut out of; None: it is a whole one.
     """
 
     clip: ContextClip
     level: float
+    within: Within | None = None
+
+    def grid(self, patch: shapes.Size) -> shapes.Size:
+        """Returns its token grid."""
+        return shapes.token_grid(self.clip.latent_THWC.shape[:3], patch)
 
     def tokens(self, patch: shapes.Size) -> int:
         """Returns how many tokens of a row it takes."""
-        return math.prod(shapes.token_grid(self.clip.latent_THWC.shape[:3], patch))
+        return math.prod(self.grid(patch))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,6 +96,8 @@ class Canvas:
       turn: A second prompt.
       shown: What the model is shown of given frames in the place of known tokens; None: it is shown none.
       context: Clips beside it, in the order of their parts.
+      steps: Of the solver; None: as many as its config says.
+      within: The larger canvas that it is a tile of; None: it is a whole one.
     """
 
     prompt: str
@@ -91,16 +113,17 @@ class Canvas:
     turn: Turn | None = None
     shown: Shown | None = None
     context: tuple[ContextPart, ...] = ()
+    steps: int | None = None
+    within: Within | None = None
 
     def noise(self, patch_width: int) -> np.ndarray:
         """Returns noise_LP, float32, the same whatever shares the batch."""
-        key = rng.key(self.seed, "canvas", self.window)
-        return np.asarray(jax.random.normal(key, (math.prod(self.grid), patch_width)))
+        return _noise(rng.key(self.seed, "canvas", self.window), self.grid, patch_width, self.within)
 
-    def context_noise(self, part: int, tokens: int, patch_width: int) -> np.ndarray:
-        """Returns noise_LP, float32, of the clip beside that is `part`, counted from 1, and has so many tokens."""
-        key = rng.key(self.seed, "beside", self.window, part)
-        return np.asarray(jax.random.normal(key, (tokens, patch_width)))
+    def context_noise(self, number: int, patch: shapes.Size, patch_width: int) -> np.ndarray:
+        """Returns noise_LP, float32, of a clip of `context`."""
+        part, key = self.context[number], rng.key(self.seed, "beside", self.window, number + 1)
+        return _noise(key, part.grid(patch), patch_width, part.within)
 
     def tokens(self, patch: shapes.Size) -> int:
         """Returns how many tokens of a row it takes, with those of the clips beside it."""
@@ -113,6 +136,16 @@ class Canvas:
     def text_tokens(self, tokenizer: Tokenizer) -> int:
         """Returns the tokens of its longest text."""
         return max(map(tokenizer.count, self.texts()))
+
+
+def _noise(key: jax.Array, grid: shapes.Size, patch_width: int, within: Within | None) -> np.ndarray:
+    """Returns noise_LP of a grid, that of a larger one at its place where it lies in one."""
+    whole = grid if within is None else within.grid
+    noise_LP = np.asarray(jax.random.normal(key, (math.prod(whole), patch_width)))
+    if within is None:
+        return noise_LP
+    rows, columns = (slice(at, at + side) for at, side in zip(within[1:], grid[1:], strict=True))
+    return noise_LP.reshape(*whole, patch_width)[:, rows, columns].reshape(-1, patch_width)
 
 
 # Of numpy as they are laid out, of jax within the solver, shapes where a program is planned.
@@ -199,8 +232,9 @@ class _Filling:
     def _put_noise_beside(self, canvas: Canvas, start: int) -> None:
         """Sets level and noise of the clips beside a canvas, the first of which has its tokens from `start` on."""
         for number, beside in enumerate(canvas.context):
-            end = start + beside.tokens(self.row.layout.patch)
-            self.noise_LP[start:end] = canvas.context_noise(number + 1, end - start, self.noise_LP.shape[1])
+            patch = self.row.layout.patch
+            end = start + beside.tokens(patch)
+            self.noise_LP[start:end] = canvas.context_noise(number, patch, self.noise_LP.shape[1])
             self.context_sigma_SA[self._slot, number] = beside.level
             start = end
 

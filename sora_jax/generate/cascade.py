@@ -10,7 +10,50 @@ from sora_jax.core.errors import UserError
 # What a pass multiplies, and by what: ("space", 2) height and width, ("time", 4) the frames per second.
 Refinement = tuple[str, int]
 _KINDS = ("space", "time")
+# Sizes are rounded to whole tokens: a clip made 1.9 times larger is of half the size.
+_ROUNDING = 1.15
 _WRITTEN = re.compile(r"(\w+):([0-9]{1,4})", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RefinerConfig:
+    """How a model that was trained with small, slow clips beside clips makes large, fast ones of them.
+
+    Attributes:
+      level: Of the noise on the small clip, in [0, 1].
+      steps: Of the solver; None: as many as otherwise.
+      tile: Height and width of what is made at once at most, px; None: whole frames.
+    """
+
+    level: float
+    steps: int | None
+    tile: int | None
+
+    def __post_init__(self):
+        if not 0 <= self.level <= 1:
+            raise UserError(f"refiner.level {self.level:g} is outside [0, 1]")
+        for name, value in (("steps", self.steps), ("tile", self.tile)):
+            if value is not None and value < 1:
+                raise UserError(f"refiner.{name} {value} must be 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refiner:
+    """What such a model was trained with.
+
+    Attributes:
+      space: By what height and width of the small clip were divided, ascending.
+      time: Of how many frames it had one, ascending.
+      config: How it is sampled.
+    """
+
+    space: tuple[int, ...]
+    time: tuple[int, ...]
+    config: RefinerConfig
+
+    def factors(self, space: float, time: float) -> tuple[int, int]:
+        """Returns the largest numbers that it was trained with and that are no larger than these, the smallest else."""
+        return _at_most(self.space, space), _at_most(self.time, time)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +113,11 @@ def plan_passes(
             _check_small(earlier.size, size, check)
         passes.insert(0, earlier)
     return tuple(passes) if refine else ()
+
+
+def _at_most(factors: Sequence[int], wanted: float) -> int:
+    """Returns the largest of ascending factors that is at most `wanted`, but for rounding to whole tokens."""
+    return max((factor for factor in factors if factor <= wanted * _ROUNDING), default=factors[0])
 
 
 def _check_small(small: tuple[int, int], size: tuple[int, int], check: Callable[[tuple[int, int]], object]) -> None:

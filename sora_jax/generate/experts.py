@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.core.distributed import to_host, together
+from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.diffusion import solvers
 from sora_jax.generate.canvas import Canvas, CanvasBatch
@@ -73,10 +74,11 @@ class ExpertsSampler(Sampler):
             found |= dict(zip(numbers, made, strict=True))
         return [found[number] for number in range(len(canvases))]
 
-    def _solve_all(self, params: Params, batches: list[CanvasBatch]) -> list[np.ndarray]:
+    def _solve_all(self, params: Params, batches: list[CanvasBatch], steps: int) -> list[np.ndarray]:
         del params
+        if steps != self._config.steps:
+            raise UserError(f"two experts take {self._config.steps} steps: leave out refiner.steps {steps}")
         start = float(min(np.min(batch.strength_BS) for batch in batches))  # of absent canvases it is 1
-        steps = self._config.steps
         turn = self._grid.above(self._boundary, steps, start=start)
         carries: list[Any] = [None] * len(batches)
         for number, part in ((HIGH, (0, turn)), (LOW, (turn, steps))):

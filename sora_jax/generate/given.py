@@ -73,6 +73,14 @@ def as_clip(name: str, array: np.ndarray) -> np.ndarray:
     return array if array.ndim == 4 else array[None]
 
 
+def between(clip: np.ndarray, position_T: np.ndarray) -> np.ndarray:
+    """Returns the frames of a clip, uint8, at fractional positions, blended from their neighbours."""
+    low = np.floor(position_T).astype(int)
+    share = (position_T - low)[:, None, None, None]
+    blended = (1 - share) * clip[low] + share * clip[np.minimum(low + 1, len(clip) - 1)]
+    return np.round(blended).astype(np.uint8)
+
+
 def in_time(frames: np.ndarray, rate: float, fps: float) -> np.ndarray:
     """Returns frames at `rate` as `fps` shows them in the same time: each is what is shown in the middle of its own."""
     count = max(1, round(len(frames) * fps / rate))

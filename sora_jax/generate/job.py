@@ -20,7 +20,7 @@ from sora_jax.generate.control import GivenControl, check_controls, frames_of, r
 from sora_jax.generate.given import Read, in_time, read_file
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
-from sora_jax.generate.request import DEFAULT_STRENGTH, Request
+from sora_jax.generate.request import Request
 from sora_jax.generate.showing import check_shown, size_of_area
 
 _GB = 1e9
@@ -63,6 +63,11 @@ class Job:
     mask_THW: np.ndarray | None = None
     controls: tuple[GivenControl, ...] = ()
     passes: tuple[Pass, ...] = ()
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether a video that is there is made larger, or faster: a given one, or that of the pass before."""
+        return bool(self.clips) and (self.request.enlarges or self.request.task == "text")
 
 
 def check_request(request: Request, limits: ModelLimits, read: Read = read_file) -> bool:
@@ -115,7 +120,7 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         fps=fps,
         frames=frames,
         before=before,
-        strength=DEFAULT_STRENGTH.get(request.task, 1.0) if request.strength is None else request.strength,
+        strength=limits.strength(request.task) if request.strength is None else request.strength,
         image_THWC=image,
         last_image_THWC=last,
         clips=tuple(clips),
@@ -226,16 +231,20 @@ def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, i
 def _check_limits(job: Job, limits: ModelLimits) -> None:
     """Raises UserError for what the model or this machine has no room for."""
     task, size = job.request.task, job.size
+    # Large frames that are made of small ones are made in tiles.
+    refined = job.enlarges or bool(job.request.refinements(limits.refine))
+    height, width = limits.refined_at_once(size) if refined else size
     if (task == "text" and job.frames <= limits.window) or job.last_image_THWC is not None:
         limits.grid(job.frames, size)
     # Token frames of what is made, beside what is given.
     whole = 1 + math.ceil((job.frames - limits.first) / limits.step)
     beside = 2 if task in ("extend", "loop", "connect") else 0
-    at_once = limits.first + (min(whole + beside, limits.window_tokens(size)) - 1) * limits.step
-    if limits.room is not None and limits.memory(at_once, size) > limits.room:
+    at_once = limits.first + (min(whole + beside, limits.window_tokens((height, width))) - 1) * limits.step
+    needed = limits.memory(at_once, (height, width))
+    if limits.room is not None and needed > limits.room:
         raise UserError(
-            f"{task} makes {at_once} frames of {size[0]}x{size[1]} px at once, which takes about "
-            f"{limits.memory(at_once, size) / _GB:.2g} GB, and {limits.room / _GB:.2g} GB are free: a smaller size, or "
+            f"{task} makes {at_once} frames of {height}x{width} px at once, which takes about "
+            f"{needed / _GB:.2g} GB, and {limits.room / _GB:.2g} GB are free: a smaller size, or "
             "a larger machine"
         )
     seconds = (job.frames + job.before) / job.fps
@@ -249,7 +258,7 @@ def _check_limits(job: Job, limits: ModelLimits) -> None:
     for name, clip in zip(job.request.video, job.clips, strict=True):
         if len(clip) < shortest and task in ("extend", "loop", "connect"):
             raise UserError(f"{name} has {len(clip)} frames and {task} needs {shortest} or more: animate its first one")
-    _check_knows(job.request, limits, slides=whole > limits.window_tokens(size))
+    _check_knows(job.request, limits, slides=whole > limits.window_tokens((height, width)))
 
 
 def _check_knows(request: Request, limits: ModelLimits, *, slides: bool) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sora_jax.data.tokens import Tokenizer
-from sora_jax.generate.cascade import Refinement
+from sora_jax.generate.cascade import Refinement, Refiner
+from sora_jax.generate.request import DEFAULT_STRENGTH, Task
 from sora_jax.video import shapes
 from sora_jax.video.shown import ShownConfig
 
@@ -41,6 +42,7 @@ class ModelLimits:
       room: Bytes that the machine has left for these; None: it is not known.
       shown: How it is shown frames instead of known tokens; None: it is not.
       refine: How a video of a prompt alone is refined from a smaller one, where a request leaves it open.
+      refiner: What it was trained with to make small, slow clips large and fast; None: it was not.
       by_area: Whether what is made of given frames has as many pixels as `size`, in their aspect; else it is as large.
       controls: What it was trained with beside clips, each a `generate.control.MakeControl`, by kind.
     """
@@ -66,6 +68,7 @@ class ModelLimits:
     negative: str = ""
     shown: ShownConfig | None = None
     refine: tuple[Refinement, ...] = ()
+    refiner: Refiner | None = None
     by_area: bool = False
     controls: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
@@ -98,6 +101,17 @@ class ModelLimits:
         most = self.window_tokens(size)
         half = self.first + (max(1, most // 2) - 1) * self.step
         return min(half if self.overlap is None else self.overlap, self.first + (most - 2) * self.step)
+
+    def strength(self, task: Task) -> float:
+        """Returns how much of what is given is made anew, where a request leaves it open."""
+        if self.refiner is not None and task in ("upscale", "interpolate"):
+            return self.refiner.config.level
+        return DEFAULT_STRENGTH.get(task, 1.0)
+
+    def refined_at_once(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns height and width of what is made at once of a video that is made of a smaller or slower one."""
+        tile = None if self.refiner is None else self.refiner.config.tile
+        return size if tile is None else (min(size[0], tile), min(size[1], tile))
 
     def windows(self, frames: int, size: tuple[int, int]) -> list[int]:
         """Returns the token frames of each canvas of a video of a prompt alone: more than one where it slides."""

@@ -7,7 +7,6 @@ import numpy as np
 
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.cascade import Pass
-from sora_jax.generate.request import DEFAULT_STRENGTH
 from sora_jax.generate.tasks import MAKERS, Making
 from sora_jax.generate.video_builder import VideoBuilder
 
@@ -47,5 +46,5 @@ def _made(
     if before_THWC is None:
         yield from MAKERS[job.request.task](scene.part(job, emit))
         return
-    larger = dataclasses.replace(job, clips=(before_THWC,), strength=DEFAULT_STRENGTH["upscale"])
+    larger = dataclasses.replace(job, clips=(before_THWC,), strength=scene.limits.strength("upscale"))
     yield from MAKERS["upscale"](scene.part(larger, emit))

@@ -60,7 +60,8 @@ class Request:
       control_video: Files that these are computed of, one for each kind; of the size and rate of what is made.
       strength_of_control: How sure they are, in [0, 1], one for all or one for each: 1 less the noise level on them.
         None given: 1.
-      keep_pixels: Whether given frames come back as they are instead of through the autoencoder.
+      keep_pixels: Whether given frames come back as they are instead of through the autoencoder; where they are
+        enlarged, with new details alone.
       output: File to write; None: named by task, prompt and seed.
       line: Of the file of requests that it was read from, counted from 1 with those that are empty; None: of no file.
         It is no part of what is asked for.

@@ -129,7 +129,8 @@ class Sampler:
         mesh: Mesh | None = None,
         shower: Shower | None = None,
     ):
-        self._solve = together(make_solver(structure, config, dtype=dtype), every_time=True)
+        self._structure, self._config, self._dtype = structure, config, dtype
+        self._solvers: dict[int, Callable[[Params, CanvasBatch], jax.Array]] = {}
         self.codec, self.shower = codec, shower
         self._layout = layout
         self.rows = rows
@@ -146,40 +147,45 @@ class Sampler:
     def latents(self, params: Params, canvases: list[Canvas]) -> list[np.ndarray]:
         """Returns the normalised latent (T, H, W, C), float32, of each canvas, in order."""
         found: dict[int, np.ndarray] = {}
-        # Rows of canvases with clips beside are another program: the others keep theirs.
-        for beside in (False, True):
-            numbers = [number for number, canvas in enumerate(canvases) if bool(canvas.context) == beside]
-            parts = max((len(canvases[number].context) for number in numbers), default=0)
-            found |= self._of_parts(params, canvases, numbers, dataclasses.replace(self._layout, parts=parts))
+        # Rows of canvases with clips beside are another program, as are other steps: the others keep theirs.
+        kinds = [(bool(canvas.context), canvas.steps or self._config.steps) for canvas in canvases]
+        for kind in sorted({*kinds}):
+            numbers = [number for number, one in enumerate(kinds) if one == kind]
+            parts = max(len(canvases[number].context) for number in numbers)
+            layout = dataclasses.replace(self._layout, parts=parts)
+            found |= self._of_parts(params, canvases, numbers, layout, steps=kind[1])
         return [found[number] for number in range(len(canvases))]
 
     def _of_parts(
-        self, params: Params, canvases: Sequence[Canvas], numbers: Sequence[int], layout: PackLayout
+        self, params: Params, canvases: Sequence[Canvas], numbers: Sequence[int], layout: PackLayout, *, steps: int
     ) -> dict[int, np.ndarray]:
         """Returns the latents of some canvases by number: in rows of `layout`, or in longer ones."""
         lengths = {number: canvases[number].tokens(layout.patch) for number in numbers}
         fitting = [number for number, length in lengths.items() if length <= layout.budget.tokens]
-        found = self._solved(params, canvases, fitting, layout, self.rows) if fitting else {}
+        found = self._solved(params, canvases, fitting, layout, self.rows, steps) if fitting else {}
         if len(fitting) < len(lengths):
             parts = 1 if self._mesh is None else ways("batch", self._mesh)
             longer, rows = longer_rows(layout, max(lengths.values()), rows=self.rows, parts=parts)
-            found |= self._solved(params, canvases, [n for n in numbers if n not in found], longer, rows)
+            found |= self._solved(params, canvases, [n for n in numbers if n not in found], longer, rows, steps)
         return found
 
     def _solved(
-        self, params: Params, canvases: Sequence[Canvas], numbers: list[int], layout: PackLayout, rows: int
+        self, params: Params, canvases: Sequence[Canvas], numbers: list[int], layout: PackLayout, rows: int, steps: int
     ) -> dict[int, np.ndarray]:
         """Returns the latents of some canvases by number, solved in rows of one layout."""
         chosen = [canvases[number] for number in numbers]
         batches, places = lay_out(chosen, layout, rows=rows)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
-            solved = self._solve_all(params, batches)
+            solved = self._solve_all(params, batches, steps)
         patch, channels = layout.patch, layout.channels
         return {
             number: unpatchify(solved[at.batch][at.row, at.tokens], grid=canvas.grid, patch=patch, channels=channels)
             for number, canvas, at in zip(numbers, chosen, places, strict=True)
         }
 
-    def _solve_all(self, params: Params, batches: list[CanvasBatch]) -> list[np.ndarray]:
+    def _solve_all(self, params: Params, batches: list[CanvasBatch], steps: int) -> list[np.ndarray]:
         """Returns the clean tokens_BLP of batches."""
-        return [to_host(self._solve(params, batch)) for batch in batches]
+        if steps not in self._solvers:
+            solver = make_solver(self._structure, dataclasses.replace(self._config, steps=steps), dtype=self._dtype)
+            self._solvers[steps] = together(solver, every_time=True)
+        return [to_host(self._solvers[steps](params, batch)) for batch in batches]

@@ -16,12 +16,13 @@ import numpy as np
 
 from sora_jax.data.clips import covering
 from sora_jax.generate.canvas import Canvas, Turn
-from sora_jax.generate.video_builder import VideoBuilder
+from sora_jax.generate.enlarging import refined
+from sora_jax.generate.given import between
+from sora_jax.generate.keeping import keeping
+from sora_jax.generate.video_builder import Making, VideoBuilder
 
 # Strength with which what leads to given frames is made a second time.
 _AGAIN = 0.7
-# Yields canvases and is sent their latents, normalised.
-Making = Generator[Canvas, np.ndarray, None]
 
 
 def text(scene: VideoBuilder) -> Making:
@@ -41,8 +42,8 @@ def animate(scene: VideoBuilder) -> Making:
         return
     if last is not None:
         scene.emit(scene.given(image))
-        between, held = scene.job.frames - scene.limits.first - scene.limits.step, np.repeat(last, scene.limits.step, 0)
-        made = yield from _bridge(scene, image, held, between, start=_fade(image[-1], last[0], between))
+        gap, held = scene.job.frames - scene.limits.first - scene.limits.step, np.repeat(last, scene.limits.step, 0)
+        made = yield from _bridge(scene, image, held, gap, start=_fade(image[-1], last[0], gap))
         scene.emit(made)
         scene.emit(scene.given(held, before=made))
         return
@@ -73,7 +74,7 @@ def loop(scene: VideoBuilder) -> Making:
     """
     (clip,) = scene.job.clips
     frames = scene.job.frames
-    back = _at(clip, (len(clip) - 1) * (1 - (np.arange(frames) + 1) / (frames + 1)))
+    back = between(clip, (len(clip) - 1) * (1 - (np.arange(frames) + 1) / (frames + 1)))
     made = yield from _bridge(scene, clip, clip, frames, start=back)
     given = scene.given(clip, before=made)
     scene.emit(given)
@@ -113,10 +114,19 @@ def fill(scene: VideoBuilder) -> Making:
 
 
 def upscale(scene: VideoBuilder) -> Making:
-    """A video made anew at a larger size, or rate, or both, from its enlarged, interpolated self under some noise."""
+    """A video made anew at a larger size, or rate, or both.
+
+    A model that was trained for it is given the video beside; others start from its enlarged, interpolated self under
+    some noise.
+    """
     job, (clip,) = scene.job, scene.job.clips
-    between = _at(clip, np.linspace(0, len(clip) - 1, job.frames))
-    yield from _rework(scene, covering(between, job.size), strength=job.strength)
+    if job.request.enlarges and job.request.keep_pixels:
+        scene = scene.part(job, keeping(scene.emit, clip, size=job.size, frames=job.frames))
+    if scene.limits.refiner is not None:
+        yield from refined(scene, clip, scene.limits.refiner)
+        return
+    enlarged = covering(between(clip, np.linspace(0, len(clip) - 1, job.frames)), job.size)
+    yield from _rework(scene, enlarged, strength=job.strength)
 
 
 MAKERS: dict[str, Callable[[VideoBuilder], Making]] = {
@@ -130,14 +140,6 @@ MAKERS: dict[str, Callable[[VideoBuilder], Making]] = {
     "upscale": upscale,
     "interpolate": upscale,
 }
-
-
-def _at(clip: np.ndarray, position_T: np.ndarray) -> np.ndarray:
-    """Returns the frames of a clip at fractional positions, blended from their neighbours."""
-    low = np.floor(position_T).astype(int)
-    share = (position_T - low)[:, None, None, None]
-    between = (1 - share) * clip[low] + share * clip[np.minimum(low + 1, len(clip) - 1)]
-    return np.round(between).astype(np.uint8)
 
 
 def _fade(from_HWC: np.ndarray, to_HWC: np.ndarray, frames: int) -> np.ndarray:
@@ -165,20 +167,12 @@ def _shown(scene: VideoBuilder, image: np.ndarray, frames: int, *, last: np.ndar
         first = fresh[-1:]
 
 
-def _opening(scene: VideoBuilder, past: np.ndarray | None) -> tuple[int, np.ndarray | None]:
-    """Returns how many frames of `past` a window begins with, and their latent; (0, None) where there is no past."""
-    if past is None:
-        return 0, None
-    kept = scene.kept(len(past))
-    return kept, scene.encode(past[-kept:])
-
-
 def _forward(scene: VideoBuilder, past: np.ndarray | None, frames: int, *, start: int = 0) -> Making:
     """Emits `frames` frames that follow `past`; the first of them is frame `start` of the whole video."""
     step, patch = scene.limits.step, scene.limits.patch[0]
     made = 0
     while made < frames:
-        kept, head = _opening(scene, past)
+        kept, head = scene.opening(past)
         of_head = 0 if head is None else len(head) // patch
         wanted = math.ceil((frames - made) / step) if past is not None else _tokens(scene, frames)
         canvas = scene.canvas(min(of_head + wanted, scene.window), head=head, start=start + made - kept)
@@ -273,7 +267,7 @@ def _rework(
     done: np.ndarray | None = None
     made = 0
     while made < frames:
-        kept, head = _opening(scene, done)
+        kept, head = scene.opening(done)
         start = made - kept
         length = min(limits.first + (scene.window - 1) * limits.step, scene.longer(frames - start))
         part = held[start : start + length]

@@ -6,7 +6,7 @@ Letters: t h w token grid, T H W C pixels or latent.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import Self
 
 import numpy as np
@@ -19,6 +19,9 @@ from sora_jax.models.codec import Codec
 from sora_jax.models.vision.shown import Shower
 from sora_jax.video import latents
 from sora_jax.video.parts import ContextClip
+
+# Yields canvases and is sent their latents, normalised.
+Making = Generator[Canvas, np.ndarray, None]
 
 
 class VideoBuilder:
@@ -55,12 +58,24 @@ class VideoBuilder:
     @property
     def overlap(self) -> int:
         """Frames that a window keeps of those before it, or, less `first`, of those after it: not all that it holds."""
-        return self.limits.shared(self.job.size)
+        return self.limits.shared(self._at_once)
 
     @property
     def window(self) -> int:
         """Token frames of a canvas at most."""
-        return self.limits.window_tokens(self.job.size)
+        return self.limits.window_tokens(self._at_once)
+
+    @property
+    def _at_once(self) -> tuple[int, int]:
+        """Height and width of a canvas."""
+        return self.limits.refined_at_once(self.job.size) if self.job.enlarges else self.job.size
+
+    def opening(self, past: np.ndarray | None) -> tuple[int, np.ndarray | None]:
+        """Returns how many frames of `past` a window begins with, and their latent; (0, None) where there is none."""
+        if past is None:
+            return 0, None
+        kept = self.kept(len(past))
+        return kept, self.encode(past[-kept:])
 
     def encode(self, clip_THWC: np.ndarray) -> np.ndarray:
         """Returns the normalised latent of a clip of a legal number of frames."""
@@ -114,10 +129,11 @@ class VideoBuilder:
         strength: float = 1.0,
         turn: Turn | None = None,
         start: int = 0,
+        beside: Sequence[ContextPart] = (),
     ) -> Canvas:
         """Returns the next canvas: latents that its `head` and `tail` keep, `content` for what the rest starts from.
 
-        `start` is the frame of the whole video that is its first one, for what controls it.
+        `start` is the frame of the whole video that is its first one, for what controls it; `beside` is given, too.
         """
         frames = self.limits.first + (token_frames - 1) * self.limits.step
         grid = self.limits.grid(frames, self.job.size)
@@ -146,7 +162,7 @@ class VideoBuilder:
             strength=strength,
             guidance=guidance,
             turn=turn,
-            context=self._context(start, frames),
+            context=(*self._context(start, frames), *beside),
         )
 
     def _context(self, start: int, frames: int) -> tuple[ContextPart, ...]:

@@ -9,18 +9,22 @@ from sora_jax.preparation.degrade import LowConfig, degraded
 from sora_jax.preparation.edges import LOW_EDGES, MORE_TO_BEGIN, half_edges
 from sora_jax.preparation.flow import FULL_SPEED, half_flow
 
-# Half as large, and up to four times slower: what a refiner is given.
-_LOW = LowConfig(space=(2,), time=(1, 2, 4))
-
 
 def _range(ends: tuple[float, float]) -> str:
     return f"{ends[0]:g} to {ends[1]:g}"
 
 
+def low_control(config: LowConfig) -> Control:
+    """Returns what a refiner is given: a clip made smaller and slower by what `config` says."""
+    return Control(
+        make=functools.partial(degraded, config=config), role="low", scale=max(config.space), recipe=config.recipe
+    )
+
+
 # By the names that `context.kinds` and the shares of stages have.
 CONTROLS: dict[str, Control] = {
     "grey": Control(make=half_grey, role="grey", scale=2, recipe="luma at 1/2"),
-    "low": Control(make=functools.partial(degraded, config=_LOW), role="low", scale=2, recipe=_LOW.recipe),
+    "low": low_control(LowConfig(space=(1, 2), time=(1, 2, 4))),
     "edges": Control(
         make=half_edges,
         role="edges",

@@ -12,6 +12,7 @@ from sora_jax.data.sources.shapes_prompts import case_of
 from sora_jax.data.sources.shapes_world import ShapesWorld, render
 from sora_jax.evaluation import refining
 from sora_jax.evaluation.resampling import lanczos
+from sora_jax.generate.cascade import Refiner, RefinerConfig
 from sora_jax.generate.scheduler import Made
 from tests import small
 from tests.generate.test_tasks import LIMITS as SMALL
@@ -27,15 +28,17 @@ TRUE = {case_of(scene).prompt: render(scene) for scene in SCENES}
 SAMPLER: Any = SimpleNamespace(codec=SimpleNamespace(reconstruct=lambda clip_BTHWC: clip_BTHWC))
 
 
-def judged(monkeypatch, make):
-    """Returns the scores where `make(job, true)` makes the clip of a job."""
+def judged(monkeypatch, make, *, refiner=None, otherwise=lambda clip: clip):
+    """Returns the scores where `make(job, true)` makes the clip of a job, `otherwise` of it without a refiner."""
 
     def make_all(sampler, params, jobs, limits):
-        return [Made(clip=make(job, TRUE[job.prompts[0]]), notes={}) for job in jobs]
+        made = [make(job, TRUE[job.prompts[0]]) for job in jobs]
+        return [Made(clip=clip if limits.refiner is refiner else otherwise(clip), notes={}) for clip in made]
 
     monkeypatch.setattr(refining, "make_all", make_all)
     cases = [case_of(scene) for scene in SCENES]
-    return refining.judge_refining(SAMPLER, {}, LIMITS, WORLD, cases, seed=0).scores
+    limits = dataclasses.replace(LIMITS, refiner=refiner)
+    return refining.judge_refining(SAMPLER, {}, limits, WORLD, cases, seed=0).scores
 
 
 def test_the_truth_gains_all_there_is(monkeypatch):
@@ -80,3 +83,14 @@ def test_half_the_size_must_be_whole_tokens():
     limits = dataclasses.replace(LIMITS, size=(24, 32))
     with pytest.raises(UserError, match="12"):
         refining.judge_refining(SAMPLER, {}, limits, WORLD, [], seed=0)
+
+
+def test_a_refiner_is_told_from_starting_from_noise(monkeypatch):
+    """And what is given is kept: of a grey clip with the details of nothing, Lanczos is left."""
+    refiner = Refiner(space=(1, 2), time=(1, 4), config=RefinerConfig(level=0.15, steps=None, tile=None))
+    scores = judged(monkeypatch, lambda job, true: true, refiner=refiner, otherwise=np.zeros_like)
+    assert scores["psnr_gain_upscale"] == np.inf
+    scores = judged(monkeypatch, lambda job, true: np.full_like(true, 90))
+    assert scores["psnr_gain_upscale"] == 0
+    assert abs(scores["psnr_kept"] - scores["psnr_lanczos"]) < 1
+    assert scores["psnr"] < scores["psnr_kept"] - 5

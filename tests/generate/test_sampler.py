@@ -18,6 +18,7 @@ from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.diffusion import known, noise_levels
+from sora_jax.generate import sampler as sampler_module
 from sora_jax.generate.canvas import Canvas, Turn, lay_out, longer_rows
 from sora_jax.generate.denoiser import SolverConfig, taken_over
 from sora_jax.generate.sampler import Sampler, fresh_noise, make_solver
@@ -370,3 +371,20 @@ def test_a_clip_that_takes_over_does_not_depend_on_its_company_and_is_near_the_e
     exact = sampler_of(dataclasses.replace(CACHED, cache=0.0)).latents(params, [FIRST])[0]
     error = np.abs(alone - exact).mean()
     assert 1e-6 < error < np.abs(exact).mean()
+
+
+def test_canvases_of_other_steps_have_a_solver_of_their_own(monkeypatch):
+    """Which is made once, and the others keep that of the config."""
+    asked = []
+
+    def make(structure, config, *, dtype):
+        asked.append(config.steps)
+        return lambda params, batch: np.full_like(batch.pack["tokens_BLP"], config.steps)
+
+    monkeypatch.setattr(sampler_module, "make_solver", make)
+    codec: Any = None
+    maker = Sampler(None, codec, LAYOUT, rows=2, config=SOLVER, dtype=jnp.dtype(jnp.float32))
+    for _ in range(2):
+        latents = maker.latents({}, [FIRST, dataclasses.replace(OTHERS[0], steps=5), OTHERS[1]])
+        assert [float(latent.mean()) for latent in latents] == [3, 5, 3]
+    assert asked == [3, 5]

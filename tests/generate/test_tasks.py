@@ -37,7 +37,7 @@ NEW = 200  # value of what the solver makes
 
 
 class Averages:
-    """An autoencoder whose latent is the mean of its frames and pixels: (t, 2, 2, 1) of (1 + 4 (t - 1), 4, 4, 3)."""
+    """An autoencoder whose latent is the mean of its frames and pixels: (t, h, w, 1) of (1 + 4 (t - 1), 2h, 2w, 3)."""
 
     config = SimpleNamespace(channels=1)
     mean_C, scale_C = np.zeros(1), np.ones(1)
@@ -46,7 +46,8 @@ class Averages:
         clip = pixels_BTHWC[0].astype(np.float32)
         assert (len(clip) - 1) % STRIDE == 0, len(clip)
         groups = [clip[:1], *np.split(clip[1:], (len(clip) - 1) // STRIDE)] if len(clip) > 1 else [clip]
-        frames = [group.mean(axis=(0, 3)).reshape(2, 2, 2, 2).mean(axis=(1, 3)) for group in groups]
+        h, w = clip.shape[1] // 2, clip.shape[2] // 2
+        frames = [group.mean(axis=(0, 3)).reshape(h, 2, w, 2).mean(axis=(1, 3)) for group in groups]
         return np.stack(frames)[None, ..., None]
 
     def decode(self, latent_BTHWC):
