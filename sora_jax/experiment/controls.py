@@ -8,7 +8,7 @@ from sora_jax.data.clips import Clip
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.control import MadeControl, MakeControl
-from sora_jax.preparation.context import Control, made_beside
+from sora_jax.preparation.context import Control, continued, made_beside
 from sora_jax.video import shapes
 
 
@@ -20,9 +20,19 @@ def controls_of(settings: Settings) -> dict[str, MakeControl]:
     return {kind: functools.partial(_made, kind, prepared[kind], settings.token_stride) for kind in kinds}
 
 
-def _made(kind: str, control: Control, stride: shapes.Size, pixels_THWC: np.ndarray, fps: float) -> MadeControl | None:
+def _made(
+    kind: str,
+    control: Control,
+    stride: shapes.Size,
+    pixels_THWC: np.ndarray,
+    fps: float,
+    *,
+    as_is: bool = False,
+) -> MadeControl | None:
     # Of one name, so that all windows of a video draw the same.
     clip = Clip(pixels_THWC=pixels_THWC, fps=fps, captions=(), source_id="given")
+    if as_is:
+        return MadeControl(continued(clip, stride).pixels_THWC, fps, control.role, control.scale)
     found = made_beside(clip, kind, control, stride)
     if found is None:
         return None

@@ -333,6 +333,7 @@ def solver_config(settings: Settings) -> SolverConfig:
         grid=sampling.public_grid(),
         experts=_experts(settings),
         keeps_known=settings.model is not None,
+        forgets_context=sampling.forget_context,
     )
 
 

@@ -1,8 +1,8 @@
 """What controls a video that is made: given videos of its size and rate, of which clips beside it are computed."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,8 +31,13 @@ class MadeControl(NamedTuple):
     scale: int
 
 
-# (uint8 (T, H, W, 3), frames per second) -> what is given beside a clip; None where that has none.
-MakeControl = Callable[[np.ndarray, float], MadeControl | None]
+class MakeControl(Protocol):
+    """Returns what is given beside a clip, uint8 (T, H, W, 3) of so many frames per second; None where that has none.
+
+    `as_is`: the pixels are no clip but what is given beside it, of its size.
+    """
+
+    def __call__(self, pixels_THWC: np.ndarray, fps: float, *, as_is: bool = False) -> MadeControl | None: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +50,7 @@ class GivenControl:
       clip_THWC: uint8, frame by frame beside that of what is made.
       fps: Frames per second.
       level: Of the noise on what is computed, in [0, 1].
+      as_is: Whether the frames are what is given beside, of its size, and nothing is computed of them.
     """
 
     kind: str
@@ -52,6 +58,7 @@ class GivenControl:
     clip_THWC: np.ndarray
     fps: float
     level: float
+    as_is: bool = False
 
 
 def read_controls(

@@ -42,6 +42,7 @@ _PLACE = re.compile(r"(data|more_data\.(?P<name>[^.]+))\.(path|captions)")
 _LATER = {
     "text": {"encoder": "bytes"},
     "transformer": {"lora": {"rank": None, "alpha": None, "targets": None}},
+    "sampling": {"forget_context": False},
     "context": {"kinds": [], "dropout": 0.1, "max_level": 0.05},
     "captioner": {
         **{"width": 128, "depth": 3, "heads": 4, "mlp_width": 512, "unimodal": 2, "multimodal": 2, "encoder": "clip"},

@@ -15,11 +15,12 @@ from tests.generate.test_tasks import LIMITS, make, video
 RED = ("a red circle",)
 
 
-def halved(pixels_THWC, fps):
+def halved(pixels_THWC, fps, *, as_is=False):
+    assert not as_is
     return MadeControl(pixels_THWC[:, ::2, ::2].repeat(2, axis=1).repeat(2, axis=2), fps, "grey", 2)
 
 
-KNOWING = dataclasses.replace(LIMITS, controls={"grey": halved, "nothing": lambda *_: None})
+KNOWING = dataclasses.replace(LIMITS, controls={"grey": halved, "nothing": lambda *_, **__: None})
 GIVEN = {
     "a": video(*range(20)),
     "other": video(*range(100, 120)),
