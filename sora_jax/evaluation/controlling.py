@@ -16,13 +16,12 @@ from sora_jax.data.sources.shapes_world import DIRECTIONS, RADII, ShapesWorld, r
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.control import box_centre_error, edges_f1
 from sora_jax.evaluation.tasks import opposite_colour, plain_prompt
-from sora_jax.generate.control import GivenControl
+from sora_jax.generate.control import GivenControl, drawn_tracks
 from sora_jax.generate.job import Job
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request
 from sora_jax.generate.sampler import Sampler
 from sora_jax.generate.scheduler import make_all
-from sora_jax.preparation.boxes import FORMS, half_tracks
 
 # Controls that can be judged.
 JUDGED_CONTROLS = ("edges", "boxes")
@@ -99,10 +98,11 @@ def _judge_boxes(
 ) -> None:
     """Adds how far from boxes on curves things are."""
     tracks = [curved_track(case, number, limits) for number, case in enumerate(cases)]
-    given = []
-    for number, boxes_NT4 in enumerate(tracks):
-        drawn = half_tracks(boxes_NT4, limits.size, form=FORMS[number % len(FORMS)])
-        given.append(GivenControl(kind="boxes", name="track", clip_THWC=drawn, fps=limits.fps, level=0.0, as_is=True))
+    drawn = [drawn_tracks(boxes_NT4, limits.size, limits) for boxes_NT4 in tracks]
+    given = [
+        GivenControl(kind="boxes", name="track", clip_THWC=clip, fps=limits.fps, level=0.0, as_is=True)
+        for clip in drawn
+    ]
     made = _made(found, "boxes", sampler, params, limits, [case.prompt for case in cases], given, seed=seed)
     errors = [box_centre_error(boxes_NT4, clip) for boxes_NT4, clip in zip(tracks, made, strict=True)]
     found.scores.update(

@@ -35,13 +35,8 @@ def half_boxes(clip: Clip, generator: np.random.Generator) -> tuple[Clip, Drawn]
     if not len(boxes_NT4):
         return None
     height, width = clip.pixels_THWC.shape[1:3]
-    pixels_THWC = half_tracks(boxes_NT4, (height, width), form=form)
+    pixels_THWC = draw_boxes(boxes_NT4 / 2, (height // 2, width // 2), form=form)
     return dataclasses.replace(clip, pixels_THWC=pixels_THWC), {"form": form, "boxes": len(boxes_NT4)}
-
-
-def half_tracks(boxes_NT4: np.ndarray, size: tuple[int, int], *, form: str) -> np.ndarray:
-    """Returns `draw_boxes` of boxes in a frame of `size` (height, width) px, at half of it."""
-    return draw_boxes(boxes_NT4 / 2, (size[0] // 2, size[1] // 2), form=form)
 
 
 def find_boxes(pixels_THWC: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from sora_jax.preparation.context import Control
 from sora_jax.preparation.degrade import LowConfig, degraded
 from sora_jax.preparation.edges import LOW_EDGES, MORE_TO_BEGIN, half_edges
 from sora_jax.preparation.flow import FULL_SPEED, half_flow
+from sora_jax.preparation.reference import half_frame
 
 # Half as large, and up to four times slower: what a refiner is given.
 _LOW = LowConfig(space=(2,), time=(1, 2, 4))
@@ -34,6 +35,7 @@ CONTROLS: dict[str, Control] = {
     "boxes": Control(
         make=half_boxes, role="boxes", scale=2, recipe=f"up to 3 things by hue or motion, {'/'.join(FORMS)}, at 1/2"
     ),
+    "reference": Control(make=half_frame, role="reference", scale=2, recipe="any frame, of videos, at 1/2"),
     "flow": Control(
         make=half_flow,
         role="flow",

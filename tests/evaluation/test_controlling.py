@@ -12,22 +12,30 @@ from sora_jax.data.sources.shapes_prompts import case_of, heldout_prompts
 from sora_jax.data.sources.shapes_world import PALETTE, ShapesWorld, coverage, render
 from sora_jax.evaluation import controlling
 from sora_jax.evaluation.tasks import opposite_colour
+from sora_jax.experiment.controls import drawn_outlines
 from sora_jax.generate.control import MadeControl
 from sora_jax.generate.scheduler import Made
 from tests import small
 from tests.generate.test_tasks import LIMITS as SMALL
 
 
-def beside(kind):
-    def make(pixels_THWC, fps, *, as_is=False):
-        assert as_is == (kind == "boxes")
-        return MadeControl(pixels_THWC if as_is else pixels_THWC[:, ::2, ::2], fps, kind, 2)
+class Beside:
+    """A control at half the size."""
 
-    return make
+    scale = 2
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __call__(self, pixels_THWC, fps, *, as_is=False):
+        assert as_is == (self.kind == "boxes")
+        return MadeControl(pixels_THWC if as_is else pixels_THWC[:, ::2, ::2], fps, self.kind, 2)
 
 
-KINDS: dict[str, Any] = {kind: beside(kind) for kind in ("edges", "boxes")}
-LIMITS = dataclasses.replace(SMALL, stride=(4, 8, 8), size=(32, 32), frames=9, controls=KINDS)
+KINDS = {kind: Beside(kind) for kind in ("edges", "boxes")}
+LIMITS = dataclasses.replace(
+    SMALL, stride=(4, 8, 8), size=(32, 32), frames=9, controls=KINDS, draw_boxes=drawn_outlines
+)
 WORLD = ShapesWorld(
     small.world_config(
         seed=0, num_clips=3, sides=((32, 32),), frames=(9,), image_share=0.0, fps=(8.0,), split="heldout"
