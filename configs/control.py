@@ -8,6 +8,8 @@ a run that lies elsewhere:
   --config.autoencoder.start_from=DIR --config.stages.control.start_from=DIR/checkpoints/videos
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import base
@@ -15,7 +17,7 @@ from configs import base
 
 def get_config() -> ConfigDict:
     """Returns the config that trains the generator of the base run with controls."""
-    c = base.get_config()
+    c: Any = base.get_config()
     c.autoencoder.start_from = "runs/base"
     c.context.kinds = ("edges", "boxes", "low")
     with c.unlocked():

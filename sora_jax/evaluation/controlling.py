@@ -114,17 +114,18 @@ def _judge_boxes(
 def curved_track(case: PromptCase, number: int, limits: ModelLimits) -> np.ndarray:
     """Returns boxes_NT4, N = 1, of the object of a prompt on a curve that goes where its motion says.
 
-    Even numbers go along half a circle, odd ones along a wave; of both every second one is bent the other way.
+    Half circles and waves take turns, and so do both ways to bend them, for each of four motions that take turns too.
     """
     height, width = limits.size
     (kind,) = case.objects
     down, right = DIRECTIONS[kind.motion or "right"]
     progress_T = np.linspace(0, 1, limits.frames)
-    if number % 2:
+    turn = number + number // 4
+    if turn % 2:
         along_T, across_T = progress_T - 0.5, _WAVE * np.sin(2 * np.pi * progress_T)
     else:
         along_T, across_T = -np.cos(np.pi * progress_T) / 2, _BOW * (np.sin(np.pi * progress_T) - 0.5)
-    across_T = across_T if number // 2 % 2 else -across_T
+    across_T = across_T if turn // 2 % 2 else -across_T
     row_T = (0.5 + _WAY * along_T * down + across_T * abs(right)) * height
     column_T = (0.5 + _WAY * along_T * right + across_T * abs(down)) * width
     half = RADII["small"] * min(height, width)

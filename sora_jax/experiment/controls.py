@@ -39,12 +39,13 @@ class _Maker:
         return self.control.scale
 
     def __call__(self, pixels_THWC: np.ndarray, fps: float, *, as_is: bool = False) -> MadeControl | None:
-        # Of one name, so that all windows of a video draw the same.
-        clip = Clip(pixels_THWC=pixels_THWC, fps=fps, captions=(), source_id="given")
+        # Of one name, so that all windows of a video draw the same. What a user makes is given in the place of a clip.
+        beside = {self.kind: pixels_THWC}
+        clip = Clip(pixels_THWC=pixels_THWC, fps=fps, captions=(), source_id="given", beside=beside)
         if as_is:
             return MadeControl(continued(clip, self.stride).pixels_THWC, fps, self.control.role, self.scale)
         found = made_beside(clip, self.kind, self.control, self.stride)
         if found is None:
             return None
-        beside, scale, _ = found
-        return MadeControl(beside.pixels_THWC, beside.fps, self.control.role, scale)
+        made, scale, _ = found
+        return MadeControl(made.pixels_THWC, made.fps, self.control.role, scale)

@@ -185,14 +185,12 @@ class Session:
         Args:
           prompt: What to show.
           task: How a clip is made; docs/sampling.md has them all.
-          size: Height and width, px.
+          size: Height and width, px; `seed` of the noise.
           frames: Of a clip, 1 for an image; of extend, loop and connect: to add.
           seconds: Instead of frames; of extend "+4" forward, "-4" backward, "-4,+4" both.
-          seed: Of the noise.
           image: To animate: a file, or uint8 (H, W, 3); `last_image` what such a video ends with.
           video: Files, or uint8 (T, H, W, 3) at `fps` frames per second; two to connect.
-          control_video: As `video`, one for each kind of `control`.
-          reference: As `image`, of what is to be seen.
+          control_video: As `video`, one for each kind of `control`; `reference`: as `image`, of what is to be seen.
           mask: White where fill makes something new: a file, uint8 as of `video`, or bool (T, H, W) or (H, W).
           solver: A name of `diffusion.solvers.METHODS`; `steps` are its steps.
           cache: Change of the modulation up to which steps reuse earlier work.
@@ -202,8 +200,8 @@ class Session:
         Raises UserError for what the model cannot make, and for files that cannot be read.
         """
         asked = {"size": _sizes(size), "frames": frames, "seconds": seconds, "seed": seed}
-        given = {"image": image, "last_image": last_image, "video": video, "mask": mask}
-        given |= {"control_video": control_video, "reference": reference}
+        given = {"image": image, "last_image": last_image, "video": video, "mask": mask, "reference": reference}
+        given["control_video"] = control_video
         config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
         jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
         self.models.read_texts(text for job in jobs for text in (*job.prompts, job.negative))

@@ -127,7 +127,7 @@ def _track(number: int, said: Any) -> Track:
             raise UserError(f"{what} has no frame, a whole number from 0")
         _check_keys(what, key, "frame", "box")
         box = key.get("box")
-        if not _are_numbers(box, 4) or not (box[0] < box[2] and box[1] < box[3]):
+        if box is None or not _are_numbers(box, 4) or not (box[0] < box[2] and box[1] < box[3]):
             raise UserError(f"{what} has the box {box!r}, which is not [top, left, bottom, right] in px")
         frames.append(int(key["frame"]))
         boxes.append(box)

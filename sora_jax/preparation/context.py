@@ -4,6 +4,7 @@ Letters: T H W C pixels or latents.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.errors import DataError
-from sora_jax.data.clips import Clip
+from sora_jax.data.clips import Clip, with_pixels
 from sora_jax.models.codec import Codec
 from sora_jax.video.parts import ContextClip
 
@@ -73,8 +74,7 @@ def continued(clip: Clip, stride: tuple[int, int, int]) -> Clip:
     """Returns a clip with its last frame, rows and columns repeated up to whole strides; the first frame is one."""
     frames, height, width = clip.pixels_THWC.shape[:3]
     lacking = (-(frames - 1) % stride[0], -height % stride[1], -width % stride[2])
-    pixels_THWC = np.pad(clip.pixels_THWC, [(0, more) for more in (*lacking, 0)], mode="edge")
-    return dataclasses.replace(clip, pixels_THWC=pixels_THWC)
+    return with_pixels(clip, functools.partial(np.pad, pad_width=[(0, more) for more in (*lacking, 0)], mode="edge"))
 
 
 class ContextEncoder:

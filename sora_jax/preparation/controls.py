@@ -8,6 +8,7 @@ from sora_jax.preparation.context import Control
 from sora_jax.preparation.degrade import LowConfig, degraded
 from sora_jax.preparation.edges import LOW_EDGES, MORE_TO_BEGIN, half_edges
 from sora_jax.preparation.flow import FULL_SPEED, half_flow
+from sora_jax.preparation.given import GIVEN_KINDS, half_given
 from sora_jax.preparation.reference import half_frame
 
 # Half as large, and up to four times slower: what a refiner is given.
@@ -42,4 +43,8 @@ CONTROLS: dict[str, Control] = {
         scale=2,
         recipe=f"24 blocks along the short side, root of {FULL_SPEED:g} side a second, at 1/2",
     ),
+    **{
+        kind: Control(make=functools.partial(half_given, kind=kind), role=kind, scale=2, recipe="given, at 1/2")
+        for kind in GIVEN_KINDS
+    },
 }

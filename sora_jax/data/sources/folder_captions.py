@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from absl import logging
@@ -18,6 +18,7 @@ from sora_jax.core.printable import printable
 from sora_jax.data.clips import FrameRange
 from sora_jax.data.media.file_kinds import HEIC_REMEDY, MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.account import account
+from sora_jax.data.sources.beside import find_beside, names_beside
 from sora_jax.data.sources.caption_lookup import Names, look_up, read_named, window_named
 from sora_jax.data.sources.caption_tables import (
     MOST_CAPTION_BYTES,
@@ -51,7 +52,7 @@ class FolderCaptions:
 
     `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `weights` has those files
     whose captions are not drawn alike: a number above 0 for each caption. `sizes` has the bytes of each media file,
-    None for a link that leads nowhere, or out of the folder.
+    None for a link that leads nowhere, or out of the folder. `beside` has the files beside media files, by kind.
 
     The others are sorted names of what is left out: `uncaptioned` media files about which nothing is written,
     `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `unread` files
@@ -67,6 +68,7 @@ class FolderCaptions:
     weights: dict[str, tuple[float, ...]]
     windows: dict[str, dict[FrameRange, Captions]]
     sizes: dict[str, int | None]
+    beside: dict[str, dict[str, str]]
     uncaptioned: tuple[str, ...]
     previews: tuple[str, ...]
     sharing: tuple[str, ...]
@@ -90,14 +92,18 @@ class _Found:
 
 
 def read_captions(
-    folder: str | os.PathLike, captions: str | os.PathLike | None = None, *, required: bool = True
+    folder: str | os.PathLike,
+    captions: str | os.PathLike | None = None,
+    *,
+    required: bool = True,
+    kinds: Sequence[str] = (),
 ) -> FolderCaptions:
     """Returns the captions of every media file under `folder`, and the names without a partner.
 
     Read from the first that exists: the file `captions`, one of `caption_tables.TABLE_NAMES` in the folder, a list of
     files and one of captions beside it (`caption_tables.read_lines`), or the texts beside the media files (`pairing`).
     A table in a subfolder counts for what lies in that. A file on several lines of a table has several captions. Hidden
-    files and folders are left out.
+    files and folders are left out, and so is what lies beside clips as one of `kinds` (`sources.beside`).
 
     Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
     (with its line number) or, where captions are `required`, no media file has one.
@@ -105,13 +111,13 @@ def read_captions(
     root = place(folder)
     if not is_folder(root):
         raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
-    listing = list_folder(root)
+    every = list_folder(root)
+    others = names_beside(every.sizes, kinds)
+    listing = every._replace(sizes={name: size for name, size in every.sizes.items() if name not in others})
     media = [name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES]
     heic = sorted(name for files in by_key(listing.sizes) for name in heic_of(files))
     if not media:
-        endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
-        endings += f"; {len(heic)} are HEIC pictures such as {heic[0]}: {HEIC_REMEDY}" if heic else ""
-        raise UserError(f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}")
+        raise UserError(_no_media(root, listing, heic))
     tables = _tables(root, listing) if captions is None else {"": read_named(captions, root)}
     found = _read_tables(root, tables, listing)
     if required and not found.captions and not found.windows:
@@ -122,7 +128,8 @@ def read_captions(
         by_file={name: found.captions[name][0] for name in sorted(found.captions)},
         weights={name: weights for name, (_, weights) in found.captions.items() if weights},
         windows=found.windows,
-        sizes={name: listing.sizes[name] for name in media},
+        sizes={name: every.sizes[name] for name in (*media, *others)},
+        beside=find_beside(every.sizes, kinds),
         uncaptioned=uncaptioned,
         previews=tuple(sorted(found.previews)),
         sharing=tuple(sorted(found.sharing)),
@@ -130,15 +137,26 @@ def read_captions(
         heic=tuple(heic),
         missing=tuple(sorted(found.missing)),
         linked=tuple(listing.linked),
-        account=account(
-            collections.Counter(map(suffix_of, listing.sizes)),
-            captioned=len({*found.captions, *found.windows}),
-            uncaptioned=len(uncaptioned),
-            previews=len(found.previews),
-            sharing=len(found.sharing),
-            linked=listing.linked,
-        ),
+        account=_account(listing, found, uncaptioned),
     )
+
+
+def _account(listing: Listing, found: _Found, uncaptioned: Sequence[str]) -> str:
+    return account(
+        collections.Counter(map(suffix_of, listing.sizes)),
+        captioned=len({*found.captions, *found.windows}),
+        uncaptioned=len(uncaptioned),
+        previews=len(found.previews),
+        sharing=len(found.sharing),
+        linked=listing.linked,
+    )
+
+
+def _no_media(root: AnyPath, listing: Listing, heic: Sequence[str]) -> str:
+    """Returns the sentence for a folder without media; `heic` are pictures of that kind."""
+    endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
+    endings += f"; {len(heic)} are HEIC pictures such as {heic[0]}: {HEIC_REMEDY}" if heic else ""
+    return f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}"
 
 
 def _tables(root: AnyPath, listing: Listing) -> dict[str, dict[str, list[Written]]]:
