@@ -319,6 +319,7 @@ def get_config() -> ConfigDict:
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1] (untried)
     sampling.low_guidance = placeholder(float)  # scale below the boundary of a public model with two experts
     sampling.known_guidance = 4.0  # scale where a part is given, which guidance leaves out with the text
+    sampling.forget_context = False  # whether it leaves out clips beside with the text too, and so leads towards them
 
     c.scaling = scaling = ConfigDict()  # a study of how the loss falls with compute (docs/scaling.md): the runs of
     # `python -m sora_jax.scaling`; a run by itself does not look at them

@@ -8,6 +8,7 @@
   python -m sora_jax.evaluate --workdir=runs/base --part=distribution --samples=256
   python -m sora_jax.evaluate --workdir=runs/worlds --part=probes
   python -m sora_jax.evaluate --workdir=runs/base --part=refine --clips=32
+  python -m sora_jax.evaluate --workdir=runs/control --part=control --clips=64
   python -m sora_jax.evaluate --workdir=runs/captions --part=captions --clips=256
 
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
@@ -41,7 +42,8 @@ _DATA = _FLAGS.path(
 _CLIPS = _FLAGS.integer(
     "clips",
     None,
-    "How many clips to judge the autoencoder, tasks, refining, or each world of probes on; default: as in the config.",
+    "How many clips to judge a part on: the autoencoder, tasks, refining, control, each world of probes; default: as "
+    "in the config.",
     least=1,
 )
 _SOLVER = _FLAGS.choice("solver", None, list(METHODS), "Of the samples; default: as in the config.")

@@ -5,6 +5,7 @@
   python -m sora_jax.sample --workdir=runs/base --task=animate --image=cat.png --prompt="a cat turns its head"
   python -m sora_jax.sample --workdir=runs/base --task=extend --video=a.mp4 --seconds=-1,+2 --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/base --control=grey --control_video=a.mp4 --prompt="a red circle"
+  python -m sora_jax.sample --workdir=runs/control --boxes=track.json --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/base --requests=requests.jsonl
   python -m sora_jax.sample --model=DIR --prompt="a cat on the grass" --size=480x832 --frames=81 --output=a.mp4
 
@@ -77,6 +78,8 @@ _CONTROL = _FLAGS.strings(
     "control", "What the video follows, such as edges, of the kinds that the run was trained with; several at once."
 )
 _CONTROL_VIDEO = _FLAGS.paths("control_video", "The video that each control is computed of.")
+_BOXES = _FLAGS.path("boxes", None, "A JSON file of tracks that things follow, key points in px (docs/sampling.md).")
+_REFERENCE = _FLAGS.path("reference", None, "An image of what is to be seen.")
 _STRENGTH_OF_CONTROL = _FLAGS.numbers(
     "strength_of_control", "How sure controls are, 0 to 1, one for all or for each; default: 1."
 )
@@ -141,6 +144,8 @@ def main(_: Sequence[str]) -> None:
             guidance=_GUIDANCE.value,
             control=tuple(_CONTROL.value),
             control_video=tuple(_CONTROL_VIDEO.value),
+            boxes=_BOXES.value,
+            reference=_REFERENCE.value,
             strength_of_control=tuple(_STRENGTH_OF_CONTROL.value),
             keep_pixels=_KEEP_PIXELS.value,
         )

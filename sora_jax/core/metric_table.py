@@ -9,7 +9,7 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-MetricPart = Literal["training", "autoencoder", "prompts", "distribution"]
+MetricPart = Literal["training", "autoencoder", "prompts", "control", "distribution"]
 
 _EVEN_MEAN = "mean over clips"
 _SHARE = "share of prompts"
@@ -53,6 +53,10 @@ def _trained(name: str, title: str, says: str, **facts: Any) -> Metric:
 
 def _followed(name: str, says: str) -> Metric:
     return Metric(name=name, part="prompts", title=name, unit="share", merges=_SHARE, better="up", says=says)
+
+
+def _controlled(name: str, title: str, says: str, **facts: Any) -> Metric:
+    return Metric(name=name, part="control", title=title, says=says, **facts)
 
 
 def _compared(name: str, title: str, says: str, **facts: Any) -> Metric:
@@ -179,6 +183,32 @@ METRICS: tuple[Metric, ...] = (
     _followed("all", "the three above"),
     _followed("persistent", "the object is seen in every frame"),
     _followed("clean", "an eye would call it one clean object of the shape that was asked for"),
+    _controlled(
+        "edges_f1",
+        "F1 of edges",
+        "F1 of the edges of a clip and of a video that they control under a prompt of another colour, within 1 px",
+        better="up",
+    ),
+    _controlled(
+        "edges_f1_ceiling",
+        "F1 of edges by the autoencoder",
+        "the same of the clip through the autoencoder alone: what can be reached",
+    ),
+    _controlled(
+        "boxes_px",
+        "distance from boxes",
+        "distance of the middle of an object from that of its box, on curves that training never shows, mean over "
+        "frames; a whole side where the object is not seen",
+        unit="px",
+        better="down",
+    ),
+    _controlled(
+        "boxes_lost",
+        "objects lost from boxes",
+        "share of these videos in which some frame lacks its object",
+        unit="share",
+        better="down",
+    ),
     _compared(
         "fvd_random",
         "FVD of random features",

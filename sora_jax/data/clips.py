@@ -9,6 +9,7 @@ over the limit is scaled down, isotropically, and only what the strides demand i
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -32,7 +33,8 @@ class Clip:
     `pixels_THWC` is uint8 with C = 3 (an image has T = 1), `fps` is in frames per second (of no meaning when
     T = 1), `captions` are alternatives for the whole clip, `source_id` names the clip within its source.
     A caption is drawn as often as its weight among `weights` (> 0) says; None: all alike. `file_frames` is how many
-    frames the file has from which these were read, at this rate, by its headers; None: not known.
+    frames the file has from which these were read, at this rate, by its headers; None: not known. `beside` are pixels
+    that the user gives for it, such as its depth, by kind; of the shape of its own.
     """
 
     pixels_THWC: np.ndarray
@@ -41,6 +43,7 @@ class Clip:
     source_id: str
     weights: tuple[float, ...] | None = None
     file_frames: int | None = None
+    beside: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         assert self.weights is None or len(self.weights) == len(self.captions), self.weights
@@ -134,9 +137,12 @@ def fit_clip(
 def _cut_clip(clip: Clip, *, frames: int, scale: Fraction, size: tuple[int, int], tokens: int) -> Fitted:
     """Returns the first frames of a clip, scaled and cropped to `size`, and what that loses."""
     all_frames, height, width, _ = clip.pixels_THWC.shape
-    pixels_THWC = scale_and_crop(clip.pixels_THWC[:frames], scale=scale, size=size)
+
+    def cut(pixels_THWC: np.ndarray) -> np.ndarray:
+        return scale_and_crop(pixels_THWC[:frames], scale=scale, size=size)
+
     return Fitted(
-        clip=dataclasses.replace(clip, pixels_THWC=pixels_THWC),
+        clip=with_pixels(clip, cut),
         trimmed_frames=all_frames - frames,
         cropped_rows=int(height * scale) - size[0],
         cropped_columns=int(width * scale) - size[1],
@@ -144,6 +150,12 @@ def _cut_clip(clip: Clip, *, frames: int, scale: Fraction, size: tuple[int, int]
         scale=float(scale),
         tokens=tokens,
     )
+
+
+def with_pixels(clip: Clip, change: Callable[[np.ndarray], np.ndarray]) -> Clip:
+    """Returns a clip whose pixels, and those beside it, are what `change` makes of them."""
+    beside = {kind: change(pixels_THWC) for kind, pixels_THWC in clip.beside.items()}
+    return dataclasses.replace(clip, pixels_THWC=change(clip.pixels_THWC), beside=beside)
 
 
 def _fit_grid(

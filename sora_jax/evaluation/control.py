@@ -4,6 +4,7 @@ Letters: N things, T H W C pixels, 4: top, left, bottom, right in px.
 """
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,23 +30,37 @@ def edges_f1(given_THWC: np.ndarray, made_THWC: np.ndarray) -> float | None:
     return float(2 * right * found / (right + found)) if right and found else 0.0
 
 
-def box_centre_error(boxes_NT4: np.ndarray, made_THWC: np.ndarray) -> float | None:
-    """Returns how far things of a drawn clip are from the boxes that were given, px, mean over frames and boxes.
+class BoxError(NamedTuple):
+    """How far things are from their boxes.
+
+    Attributes:
+      px: Distance of the middles, mean over frames and boxes; where a thing is not seen, the longer side of the frame.
+      lost: Share of frames and boxes in which it is not.
+    """
+
+    px: float
+    lost: float
+
+
+def box_centre_error(boxes_NT4: np.ndarray, made_THWC: np.ndarray) -> BoxError:
+    """Returns how far things of a drawn clip are from the boxes that were given, of which one frame has one at least.
 
     Things are what the reader of the drawn world sees, of up to as many hues as there are boxes; compared are the
-    middles of the boxes around them, under the pairing that is kindest. None where it sees fewer than boxes, or no
-    frame has both; frames where a given box is NaN do not count.
+    middles of the boxes around them, under the pairing that is kindest. Frames where a given box is NaN do not count.
     """
     assert boxes_NT4.shape[1] == len(made_THWC), (boxes_NT4.shape, made_THWC.shape)
-    seen = shapes_oracle.coverages(made_THWC, max_objects=len(boxes_NT4))
-    if not seen or len(seen) < len(boxes_NT4):
-        return None
-    seen_NT2 = np.stack([_middles(alpha_THW) for _, alpha_THW in seen])
     given_NT2 = (boxes_NT4[..., :2] + boxes_NT4[..., 2:]) / 2
-    orders = itertools.permutations(range(len(seen)))
-    distances = [np.hypot(*np.moveaxis(given_NT2 - seen_NT2[list(order)], -1, 0)) for order in orders]
-    means = [float(np.nanmean(one)) for one in distances if np.isfinite(one).any()]
-    return min(means) if means else None
+    asked_NT = np.isfinite(given_NT2).all(axis=-1)
+    assert asked_NT.any(), "no box is given"
+    seen = [_middles(alpha) for _, alpha in shapes_oracle.coverages(made_THWC, max_objects=len(boxes_NT4))]
+    seen += [np.full_like(given_NT2[0], np.nan)] * (len(boxes_NT4) - len(seen))
+    found = []
+    for order in itertools.permutations(seen):
+        distance_NT = np.hypot(*np.moveaxis(given_NT2 - np.stack(order), -1, 0))
+        lost_NT = np.isnan(distance_NT)
+        px = np.where(lost_NT, max(made_THWC.shape[1:3]), distance_NT)[asked_NT].mean()
+        found.append(BoxError(px=float(px), lost=float(lost_NT[asked_NT].mean())))
+    return min(found)
 
 
 def _middles(alpha_THW: np.ndarray) -> np.ndarray:

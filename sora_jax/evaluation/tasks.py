@@ -74,7 +74,7 @@ def _job(task: Task, scene: Scene, prompts: Sequence[str], *, frames: int, seed:
     )
 
 
-def _prompt(scene: Scene, **changed: Any) -> str:
+def plain_prompt(scene: Scene, **changed: Any) -> str:
     """Returns the plain caption of a scene whose object is otherwise."""
     (spec,) = scene.objects
     other = dataclasses.replace(scene, objects=(dataclasses.replace(spec, **changed),), bar=None)
@@ -93,7 +93,7 @@ def _new_frames(limits: ModelLimits) -> int:
 
 def _plan_animate(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     return [
-        _job("animate", scene, [_prompt(scene)], frames=limits.frames, seed=number, image_THWC=render(scene)[:1])
+        _job("animate", scene, [plain_prompt(scene)], frames=limits.frames, seed=number, image_THWC=render(scene)[:1])
         for number, scene in enumerate(scenes)
     ]
 
@@ -101,7 +101,14 @@ def _plan_animate(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
 def _plan_forward(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     given = _given_frames(limits)
     return [
-        _job("extend", scene, [_prompt(scene)], frames=_new_frames(limits), seed=number, clips=(render(scene)[:given],))
+        _job(
+            "extend",
+            scene,
+            [plain_prompt(scene)],
+            frames=_new_frames(limits),
+            seed=number,
+            clips=(render(scene)[:given],),
+        )
         for number, scene in enumerate(scenes)
     ]
 
@@ -110,7 +117,7 @@ def _plan_backward(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     given = _given_frames(limits)
     return [
         dataclasses.replace(
-            _job("extend", scene, [_prompt(scene)], frames=0, seed=number, clips=(render(scene)[-given:],)),
+            _job("extend", scene, [plain_prompt(scene)], frames=0, seed=number, clips=(render(scene)[-given:],)),
             before=_new_frames(limits),
         )
         for number, scene in enumerate(scenes)
@@ -127,7 +134,7 @@ def _plan_loop(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
         _job(
             "loop",
             scene,
-            [_prompt(scene, motion=None)],
+            [plain_prompt(scene, motion=None)],
             frames=_between(scene, limits),
             seed=number,
             clips=(render(scene),),
@@ -143,7 +150,7 @@ def _plan_connect(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
         _job(
             "connect",
             first,
-            [_prompt(first, motion=None), _prompt(second, motion=None)],
+            [plain_prompt(first, motion=None), plain_prompt(second, motion=None)],
             frames=_between(first, limits),
             seed=number,
             clips=(render(first), render(second)),
@@ -153,7 +160,7 @@ def _plan_connect(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
     ]
 
 
-def _other_colour(scene: Scene) -> str:
+def opposite_colour(scene: Scene) -> str:
     """Returns the colour opposite to that of the object."""
     colours = list(PALETTE)
     return colours[(colours.index(scene.objects[0].colour) + 3) % len(colours)]
@@ -164,7 +171,7 @@ def _plan_edit(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
         _job(
             "edit",
             scene,
-            [_prompt(scene, colour=_other_colour(scene))],
+            [plain_prompt(scene, colour=opposite_colour(scene))],
             frames=scene.frames,
             seed=number,
             clips=(render(scene),),
@@ -183,7 +190,7 @@ def _plan_upscale(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
             _job(
                 "upscale",
                 scene,
-                [_prompt(scene)],
+                [plain_prompt(scene)],
                 frames=scene.frames,
                 seed=number,
                 clips=(render(scene),),
@@ -212,7 +219,7 @@ def _plan_fill(scenes: Sequence[Scene], limits: ModelLimits) -> list[Job]:
 
 
 def _fill_job(scene: Scene, number: int, given: dict[str, Any]) -> Job:
-    request = Request(task="fill", prompt=(_prompt(scene),), video=("video",), mask="mask", seed=number)
+    request = Request(task="fill", prompt=(plain_prompt(scene),), video=("video",), mask="mask", seed=number)
     size = scene.height, scene.width
     return Job(
         request=request, prompts=request.prompt, negative="", size=size, fps=scene.fps, frames=scene.frames, **given
@@ -285,7 +292,7 @@ def _judge_edit(scenes: Sequence[Scene], jobs: Sequence[Job], videos: Sequence[M
         reading = shapes_oracle.read(video.clip)
         was = shapes_oracle.read(job.clips[0]).position_T2
         axis = int(DIRECTIONS[scene.objects[0].motion or STILL][0] == 0)
-        colour.append(reading.colour == _other_colour(scene))
+        colour.append(reading.colour == opposite_colour(scene))
         correlation = 0.0
         if reading.position_T2 is not None and was is not None and np.ptp(reading.position_T2[:, axis]) > 0:
             correlation = float(np.corrcoef(reading.position_T2[:, axis], was[:, axis])[0, 1])

@@ -1,6 +1,6 @@
 """The controls that a run's model takes, made of given videos as `prepare` makes them of clips."""
 
-import functools
+import dataclasses
 
 import numpy as np
 
@@ -9,7 +9,8 @@ from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.cascade import Refiner
 from sora_jax.generate.control import MadeControl, MakeControl
-from sora_jax.preparation.context import Control, made_beside
+from sora_jax.preparation.boxes import draw_boxes
+from sora_jax.preparation.context import Control, continued, made_beside
 from sora_jax.video import shapes
 
 
@@ -18,7 +19,7 @@ def controls_of(settings: Settings) -> dict[str, MakeControl]:
     stages = [settings.stages[name] for name in settings.stages_of(TEXT_TO_VIDEO)]
     prepared = settings.context.controls()
     kinds = sorted({kind for stage in stages for kind in stage.context_kinds} & prepared.keys())
-    return {kind: functools.partial(_made, kind, prepared[kind], settings.token_stride) for kind in kinds}
+    return {kind: _Maker(kind, prepared[kind], settings.token_stride) for kind in kinds}
 
 
 def refiner_of(settings: Settings) -> Refiner | None:
@@ -30,11 +31,31 @@ def refiner_of(settings: Settings) -> Refiner | None:
     return Refiner(space=space, time=time, config=settings.sampling.refiner)
 
 
-def _made(kind: str, control: Control, stride: shapes.Size, pixels_THWC: np.ndarray, fps: float) -> MadeControl | None:
-    # Of one name, so that all windows of a video draw the same.
-    clip = Clip(pixels_THWC=pixels_THWC, fps=fps, captions=(), source_id="given")
-    found = made_beside(clip, kind, control, stride)
-    if found is None:
-        return None
-    beside, scale, _ = found
-    return MadeControl(beside.pixels_THWC, beside.fps, control.role, scale)
+def drawn_outlines(boxes_NT4: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns `draw_boxes` of outlines."""
+    return draw_boxes(boxes_NT4, size, form="outline")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+    """A `MakeControl`."""
+
+    kind: str
+    control: Control
+    stride: shapes.Size
+
+    @property
+    def scale(self) -> int:
+        return self.control.scale
+
+    def __call__(self, pixels_THWC: np.ndarray, fps: float, *, as_is: bool = False) -> MadeControl | None:
+        # Of one name, so that all windows of a video draw the same. What a user makes is given in the place of a clip.
+        beside = {self.kind: pixels_THWC}
+        clip = Clip(pixels_THWC=pixels_THWC, fps=fps, captions=(), source_id="given", beside=beside)
+        if as_is:
+            return MadeControl(continued(clip, self.stride).pixels_THWC, fps, self.control.role, self.scale)
+        found = made_beside(clip, self.kind, self.control, self.stride)
+        if found is None:
+            return None
+        made, scale, _ = found
+        return MadeControl(made.pixels_THWC, made.fps, self.control.role, scale)

@@ -10,6 +10,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from sora_jax.core.errors import UserError
 from sora_jax.core.printable import printable
 from sora_jax.data.crops import CropConfig, CropStream
 from sora_jax.data.curation.source import CuratedSource, VideoFiles
@@ -29,6 +30,7 @@ from sora_jax.data.tokens import Tokenizer
 from sora_jax.experiment.schema import DataConfig, Settings
 from sora_jax.experiment.stage_settings import MixConfig
 from sora_jax.models.flops import Work, step_flops, work_of
+from sora_jax.preparation.given import GIVEN_KINDS
 from sora_jax.train.progress import Progress
 from sora_jax.train.reporter import HostBatch
 from sora_jax.train.workdir import Workdir
@@ -76,11 +78,17 @@ def open_collections(settings: Settings, *, look: bool = False) -> list[Collecti
 
 
 def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
+    given = [kind for kind in settings.context.kinds if kind in GIVEN_KINDS]
+    if given and data.source != "folder":
+        raise UserError(
+            f"context.kinds {', '.join(given)} lie beside clips as files, NAME_{given[0]}.mp4 beside NAME.mp4, which "
+            f"data.source {data.source} has none of: take a folder"
+        )
     if data.source == "shapes":
         drawn = settings.shapes.source(seed=settings.seed, split="train")
         return drawn if data.captions is None else _told(data, RetoldSource(drawn, data.captions))
     needed = any(settings.stages[name].reads_captions for name in settings.run)
-    source = _open_path(data, captions_required=(None if look else True) if needed else False)
+    source = _open_path(data, given, captions_required=(None if look else True) if needed else False)
     if needed and not source.captions_required:
         logging.warning("%s: no clip has a caption yet: they are needed when clips are prepared", data.path)
     if isinstance(source, FolderSource | TarSource):
@@ -103,11 +111,12 @@ def _told(data: DataConfig, source: Opened, *, silent: Sequence[str] = ()) -> Op
     return source
 
 
-def _open_path(data: DataConfig, *, captions_required: bool | None) -> DecodedSource:
+def _open_path(data: DataConfig, given: Sequence[str], *, captions_required: bool | None) -> DecodedSource:
     """Returns the clips under `data.path`, which `read_settings` has made sure of."""
     assert data.path is not None, data.source
     return SOURCES[data.source].open(
         data.path,
+        **({"kinds": given} if given else {}),
         captions=data.captions,
         captions_required=captions_required,
         max_frames=data.max_frames,

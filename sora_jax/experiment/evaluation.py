@@ -25,9 +25,7 @@ from sora_jax.experiment.datasets import clip_limits, curate_all, open_collectio
 from sora_jax.experiment.estimate import JUDGEMENTS
 from sora_jax.experiment.generator_evaluation import (
     GeneratorJudge,
-    clips_of_probes,
-    clips_of_refining,
-    clips_of_tasks,
+    clips_of_parts,
     prompt_sets,
 )
 from sora_jax.experiment.heldout import make_loss_grid
@@ -46,9 +44,11 @@ _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
 EvaluationPart = Literal[
-    "autoencoder", "heldout", "generator", "tasks", "distribution", "probes", "refine", "captions", "all"
+    "autoencoder", "heldout", "generator", "tasks", "distribution", "probes", "refine", "control", "captions", "all"
 ]
 PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
+# Of these what answers a prompt is read back: the world must be drawn.
+_OF_PROMPTS: tuple[EvaluationPart, ...] = ("generator", "tasks", "refine", "control")
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
 
@@ -104,21 +104,21 @@ def evaluate(
     are any (`held_out`); a picture of the worst is written. `heldout`: the loss of the generator on `count` held-out
     clips, as `evaluation.loss_grid` says. For the drawn world `shapes`: on held-out prompts, and where it shows two
     objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as `evaluation.tasks` says, on `count`
-    clips; asked for by itself `refine`, as `evaluation.refining` says; of a captioner `captions`; of further drawn
-    worlds `probes`, as `evaluation.probes.judge` says. Sheets of samples are written beside.
+    clips; asked for by themselves `refine` and `control`, as `evaluation.refining` and `evaluation.controlling` say; of
+    a captioner `captions`; of further drawn worlds `probes`, as `evaluation.probes.judge` says. Sheets of samples are
+    written beside.
     `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
     with it. With one of `PARTS` alone the file keeps the others. `judged` is called with how many of the `JUDGEMENTS`
     are done, `work` is entered once all is loaded.
     """
     workdir, codec = models.workdir, models.codec
     sets = prompt_sets(settings)
-    if part in ("generator", "tasks", "refine") and not sets:
+    if part in _OF_PROMPTS and not sets:
         raise UserError("only of a drawn world can be told how prompts are followed: pass --part=heldout")
-    of_tasks = clips_of_tasks(settings, part, count) if sets else 0
-    of_probes, of_refining = clips_of_probes(settings, part, count), clips_of_refining(settings, part, count)
+    counts = clips_of_parts(settings, part, count, prompts=bool(sets))
     keeps = part != "all" and (workdir.path / "evaluation.json").exists()
     result: dict[str, Any] = workdir.read_json("evaluation.json") if keeps else {}
-    asked = of_probes or (part in ("generator", "tasks", "refine", "all") and sets)
+    asked = counts["probes"] or (part in (*_OF_PROMPTS, "all") and sets)
     maker = GeneratorJudge(models, settings) if asked else None
     with work or contextlib.nullcontext():
         if part in ("autoencoder", "all"):
@@ -133,7 +133,7 @@ def evaluate(
             result |= maker.follow(sets)
             judged(3)
         if maker is not None:
-            result |= maker.clips(sets, limits_of(settings), tasks=of_tasks, refining=of_refining, probes=of_probes)
+            result |= maker.clips(sets, limits_of(settings), counts)
     judged(JUDGEMENTS)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)

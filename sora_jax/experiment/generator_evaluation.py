@@ -1,6 +1,7 @@
 """What the generator of a run is judged on, and the judgements: held-out prompts, tasks, sizes, probes."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
+from sora_jax.evaluation.controlling import judge_control
 from sora_jax.evaluation.evaluator import Judged, judge_prompts
 from sora_jax.evaluation.probes.judge import judge_probes
 from sora_jax.evaluation.refining import judge_refining
@@ -75,6 +77,19 @@ def clips_of_refining(settings: Settings, part: str, count: int | None) -> int:
     return max(2, count or settings.evaluation.clips)
 
 
+def clips_of_parts(settings: Settings, part: str, count: int | None, *, prompts: bool) -> dict[str, int]:
+    """Returns how many clips each part is judged on, 0 for not; `prompts`: whether the world has some that are judged.
+
+    Raises UserError for a part that is asked for in vain.
+    """
+    return {
+        "tasks": clips_of_tasks(settings, part, count) if prompts else 0,
+        "refine": clips_of_refining(settings, part, count),
+        "control": (count or settings.evaluation.clips) if part == "control" else 0,
+        "probes": clips_of_probes(settings, part, count),
+    }
+
+
 class GeneratorJudge:
     """The generator of a run, and what it is judged on."""
 
@@ -110,16 +125,18 @@ class GeneratorJudge:
         return result
 
     def clips(
-        self, sets: dict[str, list[PromptCase]], limits: ModelLimits, *, tasks: int, refining: int, probes: int
+        self, sets: dict[str, list[PromptCase]], limits: ModelLimits, counts: Mapping[str, int]
     ) -> dict[str, Any]:
-        """Returns by part what is judged on clips, on so many of each; 0: that is not judged."""
+        """Returns by part what is judged on clips, on as many of each as `clips_of_parts` says."""
         found: dict[str, Any] = {}
-        if tasks:
-            found |= self.tasks(sets["shapes"], limits, count=tasks)
-        if refining:
-            found["refine"] = self.refining(sets["shapes"], limits, count=refining)
-        if probes:
-            found["probes"] = self.probes(limits, count=probes)
+        if counts["tasks"]:
+            found |= self.tasks(sets["shapes"], limits, count=counts["tasks"])
+        if counts["refine"]:
+            found["refine"] = self.refining(sets["shapes"], limits, count=counts["refine"])
+        if counts["control"]:
+            found["control"] = self.control(sets["shapes"], limits, count=counts["control"])
+        if counts["probes"]:
+            found["probes"] = self.probes(limits, count=counts["probes"])
         return found
 
     def tasks(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
@@ -139,6 +156,14 @@ class GeneratorJudge:
         judged = judge_refining(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
         for name, clips in judged.clips.items():
             self._show(f"refine_{name}", clips, judged.prompts[name])
+        return {**judged.scores, **self._facts}
+
+    def control(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
+        """Returns how well controls are followed, on `count` held-out clips and as many prompts."""
+        world = self._world(limits, count=count)
+        judged = judge_control(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
+        for name, clips in judged.clips.items():
+            self._show(f"control_{name}", clips, judged.prompts[name])
         return {**judged.scores, **self._facts}
 
     def _world(self, limits: ModelLimits, *, count: int) -> ShapesWorld:

@@ -152,6 +152,7 @@ class SamplingConfig:
     guidance: GuidanceConfig
     low_guidance: float | None
     known_guidance: float
+    forget_context: bool
     refine: tuple[tuple[str, int], ...] | None
     refiner: RefinerConfig
     cache: float

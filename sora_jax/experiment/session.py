@@ -171,6 +171,7 @@ class Session:
         video: Media | Sequence[Media] | None = None,
         mask: Media | None = None,
         control_video: Media | Sequence[Media] | None = None,
+        reference: Media | None = None,
         solver: str | None = None,
         steps: int | None = None,
         cache: float | None = None,
@@ -184,23 +185,22 @@ class Session:
         Args:
           prompt: What to show.
           task: How a clip is made; docs/sampling.md has them all.
-          size: Height and width, px.
+          size: Height and width, px; `seed` of the noise.
           frames: Of a clip, 1 for an image; of extend, loop and connect: to add.
           seconds: Instead of frames; of extend "+4" forward, "-4" backward, "-4,+4" both.
-          seed: Of the noise.
           image: To animate: a file, or uint8 (H, W, 3); `last_image` what such a video ends with.
           video: Files, or uint8 (T, H, W, 3) at `fps` frames per second; two to connect.
-          control_video: As `video`, one for each kind of `control`.
+          control_video: As `video`, one for each kind of `control`; `reference`: as `image`, of what is to be seen.
           mask: White where fill makes something new: a file, uint8 as of `video`, or bool (T, H, W) or (H, W).
           solver: A name of `diffusion.solvers.METHODS`; `steps` are its steps.
           cache: Change of the modulation up to which steps reuse earlier work.
-          **options: negative, fps, at, strength, scale, refine, guidance, control, strength_of_control and keep_pixels
-            of `generate.request.Request`.
+          **options: negative, fps, at, strength, scale, refine, guidance, control, boxes, strength_of_control and
+            keep_pixels of `generate.request.Request`.
 
         Raises UserError for what the model cannot make, and for files that cannot be read.
         """
         asked = {"size": _sizes(size), "frames": frames, "seconds": seconds, "seed": seed}
-        given = {"image": image, "last_image": last_image, "video": video, "mask": mask}
+        given = {"image": image, "last_image": last_image, "video": video, "mask": mask, "reference": reference}
         given["control_video"] = control_video
         config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
         jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
@@ -318,14 +318,14 @@ def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any]
             names.append(name)
         return names
 
-    image, last_image, mask = (next(iter(named(kind)), None) for kind in ("image", "last_image", "mask"))
+    single = {name: next(iter(named(name)), None) for name in ("image", "last_image", "mask", "reference")}
     given_videos = {"video": tuple(named("video")), "control_video": tuple(named("control_video"))}
     for name in ("control", "strength_of_control"):
         asked[name] = tuple(_several(asked.get(name)))
     for name in ("frames", "seconds", "seed"):
         asked[name] = _several(asked[name])
     asked["seconds"] = [str(one) for one in asked["seconds"]]
-    requests = make_requests(prompts, image=image, last_image=last_image, mask=mask, **given_videos, **asked)
+    requests = make_requests(prompts, **single, **given_videos, **asked)
     read = GivenArrays(arrays, fps=asked.get("fps") or limits.fps)
     return [read_job(request, limits, read) for request in requests]
 

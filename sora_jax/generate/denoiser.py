@@ -34,6 +34,7 @@ class SolverConfig:
       grid: The schedule of a public model; None: that of `noise`.
       experts: The boundary and the scale of guidance below it, where two models share the levels; None: there is one.
       keeps_known: Whether guidance leaves out the text alone, and not what is given with it.
+      forgets_context: Whether it leaves out clips beside with the text.
     """
 
     steps: int
@@ -45,6 +46,7 @@ class SolverConfig:
     grid: grids.Grid | None = dataclasses.field(default=None, repr=False)
     experts: tuple[float, float] | None = dataclasses.field(default=None, repr=False)
     keeps_known: bool = dataclasses.field(default=False, repr=False)
+    forgets_context: bool = dataclasses.field(default=False, repr=False)
 
     def __post_init__(self):
         if self.experts is not None and (self.cache > 0 or self.method == "heun" or self.grid is None):
@@ -76,6 +78,8 @@ class Predictor:
     ):
         self._model, self._batch, self._level_BL, self._config, self._dtype = model, batch, level_BL, config, dtype
         self._forgets = not config.keeps_known
+        # Clips beside are then padding to what guidance leads away from.
+        self._other_segment_BL = own_segments(batch.pack) if config.forgets_context else batch.pack["segment_BL"]
         # As if nothing were given, where guidance leaves it out.
         self._other_level_BL = _forgotten(level_BL, batch) if self._forgets else level_BL
 
@@ -147,7 +151,7 @@ class Predictor:
         So guidance leaves out the text and what is given together, and goes towards both (history guidance, arXiv
         2502.06764, there with noise alone in the place of what is given). The level is that of the segment since
         training shows clips of which nothing is given, and none with a part that is noisier than the rest. Clips beside
-        are seen as they are: guidance leads away from no text, not from them.
+        are seen as they are, or with `forgets_context` not at all.
         """
         if not self._forgets:
             return x_BLP
@@ -164,9 +168,10 @@ class Predictor:
             now = self._taken_over_I[memory["number"]]
             # Guidance may begin in a step that takes over, and has nothing to take yet.
             reused = Reused(memory["added"][name], now & memory["led"] if name == "negative" else now)
+        pack = self._batch.pack
         said = self._model.predict(
             x_BLP,
-            self._batch.pack,
+            {**pack, "segment_BL": self._other_segment_BL} if name == "negative" else pack,
             levels_BG=levels_BG if self._config.grid is None else self._config.grid.told(levels_BG, self._config.steps),
             level_BL=self._other_level_BL if name == "negative" else self._level_BL,
             text_BKE=text_BKE,

@@ -16,12 +16,20 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import covering
 from sora_jax.data.tokens import check_prompt, clean_caption
 from sora_jax.generate.cascade import Pass, plan_passes
-from sora_jax.generate.control import GivenControl, check_controls, frames_of, read_controls
+from sora_jax.generate.control import (
+    GivenControl,
+    as_trained,
+    check_controls,
+    drawn_beside,
+    frames_of,
+    read_controls,
+)
 from sora_jax.generate.given import Read, in_time, read_file
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
 from sora_jax.generate.request import Request
 from sora_jax.generate.showing import check_shown, size_of_area
+from sora_jax.generate.tracks import read_tracks
 
 _GB = 1e9
 # Read of a video before it is made: one more than an image has.
@@ -85,6 +93,8 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
         check_mask_size(request.mask, read(request.mask, opaque=True, max_frames=_FRAMES_CHECKED)[0], clips[0])
     controls = read_controls(request, limits, read, max_frames=_FRAMES_CHECKED)
     check_controls(controls, size=_settle_size(request, limits, clips), fps=request.fps or rates[0])
+    if request.boxes is not None:
+        read_tracks(request.boxes)
     _check_knows(request, limits, slides=False)
     adds = request.task in ("extend", "loop", "connect")
     return not adds and (len(clips[0]) == 1 or (request.enlarges and request.frames == 1))
@@ -99,6 +109,9 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
     _check_alike(request, clips)
     mask = mask_as_long(request.mask, read(request.mask, opaque=True)[0], clips[0]) if request.mask else None
     controls = read_controls(request, limits, read)
+    if request.size is None and not clips and image is None:
+        controls = as_trained(controls, limits)
+    tracks = None if request.boxes is None else read_tracks(request.boxes)
     given = [*clips, *([] if image is None else [image]), *(control.clip_THWC for control in controls)]
     size = _settle_size(request, limits, given)
     fps = request.fps or next(iter([*rates, *(control.fps for control in controls)]), limits.fps)
@@ -108,8 +121,9 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         _check_room(request, limits, clips, rates, fps)
         mask = None if mask is None else in_time(whiter(covering(mask, size)), rates[0], fps)
         clips = [in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
-    before, frames = _settle_frames(request, limits, clips, fps, default=frames_of(controls, limits))
+    before, frames = _settle_frames(request, limits, clips, fps, default=frames_of(controls, limits, tracks))
     check_controls(controls, size=size, fps=fps, frames=frames)
+    controls += drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=frames)
     if request.enlarges:
         fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     job = Job(

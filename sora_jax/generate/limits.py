@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from sora_jax.data.tokens import Tokenizer
 from sora_jax.generate.cascade import Refinement, Refiner
 from sora_jax.generate.request import DEFAULT_STRENGTH, Task
@@ -45,6 +47,7 @@ class ModelLimits:
       refiner: What it was trained with to make small, slow clips large and fast; None: it was not.
       by_area: Whether what is made of given frames has as many pixels as `size`, in their aspect; else it is as large.
       controls: What it was trained with beside clips, each a `generate.control.MakeControl`, by kind.
+      draw_boxes: (boxes_NT4 in px, (height, width)) -> uint8 (T, H, W, 3), as it was trained with; None: with none.
     """
 
     stride: shapes.Size
@@ -70,7 +73,8 @@ class ModelLimits:
     refine: tuple[Refinement, ...] = ()
     refiner: Refiner | None = None
     by_area: bool = False
-    controls: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    controls: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    draw_boxes: Callable[..., np.ndarray] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def step(self) -> int:

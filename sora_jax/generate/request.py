@@ -24,6 +24,8 @@ _IMAGES = {"animate": 1}
 _VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1, "interpolate": 1}
 # What a given video can control: of these it is known from the start when each frame is shown.
 _CONTROLLED = ("text", "animate", "edit", "fill")
+# Attributes that name one file.
+_FILES = ("image", "last_image", "mask", "boxes", "reference")
 # How much of what is given is made anew, where that is a question.
 DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.3, "connect": 0.1, "upscale": 0.4, "interpolate": 0.4}
 _DURATION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -58,8 +60,10 @@ class Request:
       control: Kinds of clips beside it that control what is made, such as "edges"; of text, edit, fill, and of animate
         where the image is at the start and nothing says the end.
       control_video: Files that these are computed of, one for each kind; of the size and rate of what is made.
-      strength_of_control: How sure they are, in [0, 1], one for all or one for each: 1 less the noise level on them.
-        None given: 1.
+      boxes: File of tracks (`generate.tracks`) that things follow: a control of the kind "boxes".
+      reference: File of an image of what is to be seen.
+      strength_of_control: How sure they are, in [0, 1], one for all or one for each, of `control` and then of boxes and
+        reference: 1 less the noise level on them. None given: 1.
       keep_pixels: Whether given frames come back as they are instead of through the autoencoder; where they are
         enlarged, with new details alone.
       output: File to write; None: named by task, prompt and seed.
@@ -86,6 +90,8 @@ class Request:
     guidance: float | None = None
     control: tuple[str, ...] = ()
     control_video: tuple[str, ...] = ()
+    boxes: str | None = None
+    reference: str | None = None
     strength_of_control: tuple[float, ...] = ()
     keep_pixels: bool = False
     output: str | None = None
@@ -135,8 +141,8 @@ class Request:
 
     def _check_control(self) -> None:
         """Raises UserError where controls, their videos and their strengths are not of one another, or of the task."""
-        kinds, strengths = self.control, self.strength_of_control
-        if len(kinds) != len(self.control_video) or len({*kinds}) < len(kinds):
+        kinds, strengths = self.beside, self.strength_of_control
+        if len(self.control) != len(self.control_video) or len({*kinds}) < len(kinds):
             raise UserError(
                 f"control {', '.join(kinds) or 'none'} with {len(self.control_video)} of --control_video: give each "
                 "kind once, with a video of its own"
@@ -169,7 +175,7 @@ class Request:
     def refinements(self, default: tuple[Refinement, ...] = ()) -> tuple[Refinement, ...]:
         """Returns what `refine` asks for, of text `default` where it is left open; UserError for what is unreadable."""
         if self.refine is None:
-            return default if self.task == "text" and not self.control else ()
+            return default if self.task == "text" and not self.beside else ()
         return read_refinements(self.refine)
 
     def spans(self) -> tuple[float, float] | None:
@@ -193,13 +199,20 @@ class Request:
 
     def files(self) -> list[str]:
         """Returns the files that are given."""
-        return [name for name in (self.image, self.last_image, self.mask, *self.video, *self.control_video) if name]
+        single = [getattr(self, name) for name in _FILES]
+        return [name for name in (*single, *self.video, *self.control_video) if name]
 
     @property
-    def control_levels(self) -> tuple[float, ...]:
-        """The noise level of each control."""
+    def beside(self) -> tuple[str, ...]:
+        """The kinds of all that is given beside it."""
+        drawn = (("boxes", self.boxes), ("reference", self.reference))
+        return (*self.control, *(kind for kind, name in drawn if name is not None))
+
+    @property
+    def levels_beside(self) -> tuple[float, ...]:
+        """The noise level of each."""
         strengths = self.strength_of_control or (1.0,)
-        return tuple(1 - strength for strength in strengths * (len(self.control) if len(strengths) == 1 else 1))
+        return tuple(1 - strength for strength in strengths * (len(self.beside) if len(strengths) == 1 else 1))
 
     def pixels(self) -> tuple[int, int] | None:
         """Returns (height, width) of `size`; raises UserError where it cannot be read."""
@@ -302,10 +315,10 @@ def _read_line(line: str, folder: Path) -> Request:
     for name, value in values.items():
         if not _is_a(value, kinds[name]):
             raise UserError(f"{name} {value!r} is not {_in_words(kinds[name])}")
-    for name in ("image", "last_image", "mask", "video", "control_video"):
+    for name in (*_FILES, "video", "control_video"):
         if "\0" in "".join(values.get(name) or ()):
             raise UserError(f"{name} {values[name]!r} is no name of a file")
-    for name in ("image", "last_image", "mask"):
+    for name in _FILES:
         if values.get(name):
             values[name] = str(folder / expanded(values[name]))
     for name in ("video", "control_video"):

@@ -169,7 +169,8 @@ class VideoBuilder:
         """Returns what controls so many frames from `start` on; a control that finds nothing in them is left out."""
         parts = []
         for control in self.job.controls:
-            made = self.limits.controls[control.kind](window_of(control, start, frames), self.job.fps)
+            window_THWC = window_of(control, start, frames)
+            made = self.limits.controls[control.kind](window_THWC, self.job.fps, as_is=control.as_is)
             if made is not None:
                 latent = self.encode(made.pixels_THWC)
                 clip = ContextClip(latent_THWC=latent, fps=made.fps, role=made.role, scale=made.scale)

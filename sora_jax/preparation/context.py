@@ -4,6 +4,7 @@ Letters: T H W C pixels or latents.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from sora_jax.core import rng
 from sora_jax.core.errors import DataError
-from sora_jax.data.clips import Clip
+from sora_jax.data.clips import Clip, with_pixels
 from sora_jax.models.codec import Codec
 from sora_jax.video.parts import ContextClip
 
@@ -53,7 +54,7 @@ def made_beside(
 
     `stride` are frames, rows and columns of one token. What is drawn depends on the names of control and clip alone.
     """
-    whole = _continued(clip, (1, control.scale * stride[1], control.scale * stride[2]))
+    whole = continued(clip, (1, control.scale * stride[1], control.scale * stride[2]))
     found = control.make(whole, rng.generator(0, f"{name} of {clip.source_id}"))
     if found is None:
         return None
@@ -66,15 +67,14 @@ def made_beside(
             f"{whole.pixels_THWC.shape[1]}x{whole.pixels_THWC.shape[2]}: it must be smaller by one whole number up to "
             f"{control.scale}"
         )
-    return _continued(made, stride), int(scale), drawn
+    return continued(made, stride), int(scale), drawn
 
 
-def _continued(clip: Clip, stride: tuple[int, int, int]) -> Clip:
+def continued(clip: Clip, stride: tuple[int, int, int]) -> Clip:
     """Returns a clip with its last frame, rows and columns repeated up to whole strides; the first frame is one."""
     frames, height, width = clip.pixels_THWC.shape[:3]
     lacking = (-(frames - 1) % stride[0], -height % stride[1], -width % stride[2])
-    pixels_THWC = np.pad(clip.pixels_THWC, [(0, more) for more in (*lacking, 0)], mode="edge")
-    return dataclasses.replace(clip, pixels_THWC=pixels_THWC)
+    return with_pixels(clip, functools.partial(np.pad, pad_width=[(0, more) for more in (*lacking, 0)], mode="edge"))
 
 
 class ContextEncoder:

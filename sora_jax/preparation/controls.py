@@ -8,6 +8,8 @@ from sora_jax.preparation.context import Control
 from sora_jax.preparation.degrade import LowConfig, degraded
 from sora_jax.preparation.edges import LOW_EDGES, MORE_TO_BEGIN, half_edges
 from sora_jax.preparation.flow import FULL_SPEED, half_flow
+from sora_jax.preparation.given import GIVEN_KINDS, half_given
+from sora_jax.preparation.reference import half_frame
 
 
 def _range(ends: tuple[float, float]) -> str:
@@ -38,10 +40,15 @@ CONTROLS: dict[str, Control] = {
     "boxes": Control(
         make=half_boxes, role="boxes", scale=2, recipe=f"up to 3 things by hue or motion, {'/'.join(FORMS)}, at 1/2"
     ),
+    "reference": Control(make=half_frame, role="reference", scale=2, recipe="any frame, of videos, at 1/2"),
     "flow": Control(
         make=half_flow,
         role="flow",
         scale=2,
         recipe=f"24 blocks along the short side, root of {FULL_SPEED:g} side a second, at 1/2",
     ),
+    **{
+        kind: Control(make=functools.partial(half_given, kind=kind), role=kind, scale=2, recipe="given, at 1/2")
+        for kind in GIVEN_KINDS
+    },
 }

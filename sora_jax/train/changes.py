@@ -46,7 +46,7 @@ _LATER = {
         **{"kinds": [], "dropout": 0.1, "max_level": 0.05},
         "low": {"space": [1, 2], "time": [1, 2, 4], "max_level": 0.6},
     },
-    "sampling": {"refiner": {"level": 0.15, "steps": None, "tile": None}},
+    "sampling": {"forget_context": False, "refiner": {"level": 0.15, "steps": None, "tile": None}},
     "captioner": {
         **{"width": 128, "depth": 3, "heads": 4, "mlp_width": 512, "unimodal": 2, "multimodal": 2, "encoder": "clip"},
         **{"generative_queries": 0, "local_width": 64, "embedding": 128, "rope_theta": 100.0},

@@ -14,7 +14,7 @@ from sora_jax.evaluation.reconstruction import CLIP_METRICS
 PAGE = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("part", ["autoencoder", "prompts", "distribution"])
+@pytest.mark.parametrize("part", ["autoencoder", "prompts", "control", "distribution"])
 def test_the_page_has_the_table(part):
     assert page_table(part) in PAGE, f"docs/evaluation.md must have:\n{page_table(part)}"
 

@@ -73,14 +73,30 @@ def test_without_edges_there_is_nothing_to_follow():
 def test_centres_are_off_by_what_they_are_moved(pair):
     boxes_NT4 = find_boxes(drawn(pair=pair))
     assert len(boxes_NT4) == 1 + pair
-    assert (box_centre_error(boxes_NT4, drawn("green", "circle", pair=pair)) or 0) < 0.5
+    near = box_centre_error(boxes_NT4, drawn("green", "circle", pair=pair))
+    assert near.px < 0.5
+    assert near.lost == 0
     moved = box_centre_error(boxes_NT4[::-1], drawn(shift=0.1, pair=pair))
-    assert moved == pytest.approx(4 / (1 + pair), abs=0.3)
+    assert moved.px == pytest.approx(4 / (1 + pair), abs=0.3)
 
 
-def test_what_is_not_seen_is_not_scored():
+def test_what_is_not_seen_counts_a_whole_side():
     boxes_NT4 = find_boxes(drawn(pair=True))
-    assert box_centre_error(boxes_NT4, drawn()) is None
-    assert box_centre_error(boxes_NT4[:1], np.full((5, 40, 40, 3), 120, np.uint8)) is None
-    half = np.where(np.arange(5)[None, :, None] < 3, boxes_NT4[:1], np.nan)
-    assert (box_centre_error(half, drawn(pair=False)) or 0) < 0.5
+    one_lost = box_centre_error(boxes_NT4, drawn())
+    assert one_lost.lost == 0.5
+    assert one_lost.px == pytest.approx(20, abs=0.3)
+    assert box_centre_error(boxes_NT4[:1], np.full((5, 40, 40, 3), 120, np.uint8)) == (40, 1)
+    some = drawn()
+    some[3:] = 120
+    gone = box_centre_error(boxes_NT4[:1], some)
+    assert gone.lost == pytest.approx(0.4)
+    assert gone.px == pytest.approx(0.4 * 40, abs=0.5)
+
+
+def test_frames_without_a_given_box_do_not_count():
+    half = np.where(np.arange(5)[None, :, None] < 3, find_boxes(drawn()), np.nan)
+    some = drawn()
+    some[3:] = 120
+    error = box_centre_error(half, some)
+    assert error.px < 0.5
+    assert error.lost == 0

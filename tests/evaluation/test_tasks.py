@@ -104,12 +104,12 @@ def test_a_fade_connects_and_a_cut_does_not():
 
 def test_an_edit_changes_the_colour_and_keeps_the_way():
     def edited(clip, scene, job):
-        spec = dataclasses.replace(scene.objects[0], colour=tasks._other_colour(scene))
+        spec = dataclasses.replace(scene.objects[0], colour=tasks.opposite_colour(scene))
         return render(dataclasses.replace(scene, objects=(spec,)))
 
     scores, jobs = judged("edit", edited)
     assert (scores["colour"], scores["trajectory"], scores["all"]) == (1, 1, 1)
-    assert all(tasks._other_colour(scene) in job.prompts[0] for scene, job in zip(SCENES, jobs, strict=True))
+    assert all(tasks.opposite_colour(scene) in job.prompts[0] for scene, job in zip(SCENES, jobs, strict=True))
     untouched, _ = judged("edit")
     assert (untouched["colour"], untouched["trajectory"], untouched["all"]) == (0, 1, 0)
     backward, _ = judged("edit", lambda *given: edited(*given)[::-1])

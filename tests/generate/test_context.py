@@ -136,3 +136,13 @@ def test_guidance_sees_clips_beside_at_their_own_level():
     (batch,), _ = lay_out([SEEING], PARTS, rows=2)
     keeping = solver_of(dataclasses.replace(WITHOUT_TEXT, keeps_known=True))(seeing()[1], batch)
     np.testing.assert_allclose(keeping, solved(SEEING)[1], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_guidance_that_forgets_clips_beside_leads_away_from_none():
+    """With scale 0 only what guidance leads away from is seen: the same as of the canvas without clips beside."""
+    forgetting = dataclasses.replace(WITHOUT_TEXT, forgets_context=True)
+    (batch,), places = lay_out([SEEING, OTHERS[1]], PARTS, rows=2)
+    tokens_BLP = np.asarray(solver_of(forgetting)(seeing()[1], batch))
+    np.testing.assert_allclose(tokens_BLP[places[0].row, places[0].tokens], solved(FIRST)[0], atol=1e-4)
+    assert np.abs(solved(SEEING)[0] - solved(FIRST)[0]).max() > 1e-2, "and one that keeps them sees them"

@@ -1,11 +1,14 @@
 """Controls: asked for, read, refused in a sentence, and cut into the windows of a video."""
 
 import dataclasses
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sora_jax.core.errors import UserError
+from sora_jax.experiment import controls
 from sora_jax.generate.control import MadeControl
 from sora_jax.generate.given import GivenArrays
 from sora_jax.generate.job import check_request, read_job
@@ -15,17 +18,30 @@ from tests.generate.test_tasks import LIMITS, make, video
 RED = ("a red circle",)
 
 
-def halved(pixels_THWC, fps):
-    return MadeControl(pixels_THWC[:, ::2, ::2].repeat(2, axis=1).repeat(2, axis=2), fps, "grey", 2)
+class Halved:
+    """A control whose clips are filled up to the strides."""
+
+    scale = 2
+
+    def __init__(self, role):
+        self.role = role
+
+    def __call__(self, pixels_THWC, fps, *, as_is=False):
+        half_THWC = pixels_THWC if as_is else pixels_THWC[:, ::2, ::2]
+        return MadeControl(half_THWC.repeat(2, axis=1).repeat(2, axis=2), fps, self.role, 2)
 
 
-KNOWING = dataclasses.replace(LIMITS, controls={"grey": halved, "nothing": lambda *_: None})
+KINDS = {kind: Halved(kind) for kind in ("grey", "boxes", "reference")}
+KNOWING = dataclasses.replace(
+    LIMITS, controls={**KINDS, "nothing": lambda *_, **__: None}, draw_boxes=controls.drawn_outlines
+)
 GIVEN = {
     "a": video(*range(20)),
     "other": video(*range(100, 120)),
     "small": video(*range(20))[:, :2, :2],
     "short": video(1, 2, 3),
     "image": video(0),
+    "large": video(0).repeat(10, axis=1).repeat(20, axis=2),
 }
 
 
@@ -71,7 +87,10 @@ def test_what_no_model_could_do_is_refused(values, said):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"control": ("edges",)}, "this run was trained with grey, nothing beside clips, and control edges is asked"),
+        (
+            {"control": ("edges",)},
+            "with grey, boxes, reference, nothing beside clips, and control edges is asked",
+        ),
         ({"size": "8x8"}, "the control a is 4x4 px and the video 8x8: scale it, or pass --size=4x4"),
         ({"control_video": ("small",), "task": "edit", "video": ("a",)}, "the control small is 2x2 px"),
         ({"control_video": ("short",), "frames": 13}, "the control short has 3 frames and the video 13"),
@@ -124,8 +143,65 @@ def test_a_line_of_a_file_may_ask_for_it(tmp_path):
     path = tmp_path / "requests.jsonl"
     path.write_text('{"prompt": "red", "control": "grey", "control_video": "a.mp4", "strength_of_control": 0.8}')
     (request,) = read_requests(path)
-    assert (request.control, request.control_levels) == (("grey",), (pytest.approx(0.2),))
+    assert (request.control, request.levels_beside) == (("grey",), (pytest.approx(0.2),))
     assert request.files() == [str(tmp_path / "a.mp4")]
     path.write_text('{"prompt": "red", "control": "grey", "control_video": "a.mp4", "strength_of_control": "much"}')
     with pytest.raises(UserError, match=r"strength_of_control .* is not a number or a list of numbers"):
         read_requests(path)
+
+
+def tracked(tmp_path, *keys, **said):
+    """Returns the file of one track."""
+    between = {key: said.pop(key) for key in ("between",) if key in said}
+    path = tmp_path / "track.json"
+    track = {"keys": [{"frame": frame, "box": box} for frame, box in keys], **between}
+    path.write_text(json.dumps({"tracks": [track], **said}))
+    return str(path)
+
+
+def test_boxes_say_how_long_a_video_is_and_are_drawn_as_in_training(tmp_path):
+    path = tracked(tmp_path, (0, [0, 0, 2, 2]), (6, [2, 2, 4, 4]))
+    job = read(asked(control=(), control_video=(), boxes=path))
+    assert (job.size, job.frames) == ((4, 4), 9), "the fewest that a video of 7 or more can have"
+    (control,) = job.controls
+    assert control.clip_THWC.shape == (9, 2, 2, 3)
+    white = [np.argwhere(frame.any(axis=-1)).tolist() for frame in control.clip_THWC]
+    assert (white[0], white[6], white[8]) == ([[0, 0]], [[1, 1]], [[1, 1]]), "it stays where it ends"
+    canvas = make(job, limits=KNOWING)[1][0]
+    assert [part.clip.role for part in canvas.context] == ["boxes"]
+    with pytest.raises(UserError, match=r"goes on to frame 6 and the video has 5 frames, .* pass --frames=7 or more"):
+        read(asked(control=(), control_video=(), boxes=path, frames=5))
+    with pytest.raises(UserError, match=r"was trained with nothing beside clips, and control boxes is asked for"):
+        read(asked(control=(), control_video=(), boxes=path), limits=LIMITS)
+
+
+def test_a_reference_is_one_picture_for_every_window():
+    limits = dataclasses.replace(KNOWING, window=13, overlap=5)
+    job = read(asked(control=(), control_video=(), reference="large", frames=17), limits=limits)
+    assert (job.size, job.frames) == ((4, 4), 17), "it says neither size nor length"
+    canvases = make(job, limits=limits)[1]
+    shapes = [[part.clip.latent_THWC.shape[0] for part in canvas.context] for canvas in canvases]
+    assert shapes == [[1], [1]]
+    with pytest.raises(UserError, match="a is a video and a reference is one image"):
+        read(asked(control=(), control_video=(), reference="a"))
+
+
+def test_strengths_are_those_of_controls_then_boxes_then_the_reference(tmp_path):
+    path = tracked(tmp_path, (0, [0, 0, 2, 2]))
+    job = read(asked(boxes=path, reference="image", strength_of_control=(1.0, 0.75, 0.5)))
+    assert [(control.kind, control.level) for control in job.controls] == [
+        ("grey", 0),
+        ("boxes", 0.25),
+        ("reference", 0.5),
+    ]
+    with pytest.raises(UserError, match="control boxes, boxes with 1 of --control_video: give each kind once"):
+        asked(control=("boxes",), boxes=path)
+
+
+def test_a_control_far_larger_than_samples_is_scaled_down_unless_the_size_is_asked_for(caplog):
+    wide = {"wide": video(*range(20)).repeat(5, axis=1).repeat(10, axis=2)}
+    job = read_job(asked(control_video=("wide",)), KNOWING, GivenArrays(wide, fps=8.0))
+    assert job.size == (2, 6) == job.controls[0].clip_THWC.shape[1:3]
+    assert "the control wide is 20x40 px, far more than the 4x4 px of samples" in caplog.text
+    job = read_job(asked(control_video=("wide",), size="20x40"), KNOWING, GivenArrays(wide, fps=8.0))
+    assert job.size == (20, 40)

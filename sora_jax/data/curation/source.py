@@ -24,7 +24,7 @@ from absl import logging
 
 from sora_jax.core.errors import CommandError, DataError, UserError
 from sora_jax.core.printable import printable
-from sora_jax.data.clips import BadClip, Clip
+from sora_jax.data.clips import BadClip, Clip, with_pixels
 from sora_jax.data.curation.duplicates import find_duplicates
 from sora_jax.data.curation.letterbox import crop_bars
 from sora_jax.data.curation.measures import SMALL_SIDE, CurationConfig, Scores, measure, refuse
@@ -241,8 +241,9 @@ class CuratedSource:
             clip = self._heap.window(place.file, window.first, window.last)
         except BadClip as bad:
             raise BadClip(self.source_id(index), bad.reason) from bad
-        pixels_THWC = crop_bars(clip.pixels_THWC, window.scores.bars) if self._crop else clip.pixels_THWC
-        return dataclasses.replace(clip, pixels_THWC=pixels_THWC, source_id=self.source_id(index))
+        if self._crop:
+            clip = with_pixels(clip, functools.partial(crop_bars, bars=window.scores.bars))
+        return dataclasses.replace(clip, source_id=self.source_id(index))
 
     def source_id(self, index: int) -> str:
         """Returns `name#first-last`, or the file's name where it cannot be decoded."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, Unpack
 
 import grain
+import numpy as np
 
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.media.video_io import check_bytes
@@ -67,7 +68,7 @@ class FolderSource(DecodedSource):
 
     How captions are written and which mistakes raise `UserError` says `folder_captions.read_captions`; what is left out
     is listed under the names of `FolderCaptions`. The folder may lie in a bucket (`remote`): then its media files are
-    read whole, and decoded from memory.
+    read whole, and decoded from memory. A clip has `beside` it what lies beside its file as one of `kinds`.
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class FolderSource(DecodedSource):
         path: str | os.PathLike,
         *,
         captions: str | os.PathLike | None = None,
+        kinds: Sequence[str] = (),
         **limits: Unpack[SourceLimits],
     ):
         super().__init__(**limits)
         with reaching(path):
-            found = read_captions(path, captions, required=self.captions_required is True)
+            found = read_captions(path, captions, required=self.captions_required is True, kinds=kinds)
         if self.captions_required is None:
             self.captions_required = bool(found.by_file or found.windows)
         extra = {*found.windows, *(() if self.captions_required else found.uncaptioned)} - found.by_file.keys()
@@ -88,7 +90,7 @@ class FolderSource(DecodedSource):
         self._weights = found.weights
         self._windows = found.windows
         self._names = sorted(self._captions)
-        self._sizes = found.sizes
+        self._sizes, self._beside = found.sizes, found.beside
         self.uncaptioned = list(found.uncaptioned)
         self.missing = list(found.missing)
         self.retold = found.retold
@@ -104,17 +106,27 @@ class FolderSource(DecodedSource):
 
     def _read(self, index: int, **options: Any) -> Clip:
         name = self._names[index]
+        pixels_THWC, fps = self._decoded(name, **options)
+        captions, weights, beside = self._captions[name], self._weights.get(name), dict[str, np.ndarray]()
+        # What only looks at a clip, small, has no use for them.
+        files = {} if "short_side" in options else self._beside.get(name, {})
+        for kind, file in files.items():
+            beside[kind], _ = self._decoded(file, **{key: value for key, value in options.items() if key != "tell"})
+            if beside[kind].shape != pixels_THWC.shape:
+                sizes = [" x ".join(map(str, one.shape[:3])) for one in (beside[kind], pixels_THWC)]
+                raise BadClip(name, f"is {sizes[1]} and {file} beside it {sizes[0]} (frames x height x width)")
+        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name, beside=beside)
+
+    def _decoded(self, name: str, **options: Any) -> tuple[np.ndarray, float]:
+        """Returns pixels and frames per second of a file; raises `BadClip`."""
         if self._sizes[name] is None:
             raise BadClip(name, "is a link that leads nowhere, or out of the folder: make it a hard link, or a copy")
         try:
             if is_remote(self._root):
-                pixels_THWC, fps = self._reader.read_bytes(self._fetch(name), name, **options)
-            else:
-                pixels_THWC, fps = self._reader.read_clip(self._root / name, **options)
+                return self._reader.read_bytes(self._fetch(name), name, **options)
+            return self._reader.read_clip(self._root / name, **options)
         except BadClip as error:
             raise BadClip(name, error.reason) from error
-        captions, weights = self._captions[name], self._weights.get(name)
-        return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name)
 
     def _captioned(self, index: int) -> bool:
         return bool(self._captions[self._names[index]])
@@ -135,7 +147,8 @@ class FolderSource(DecodedSource):
         return self._names[index]
 
     def origin(self, index: int) -> str:
-        """Returns a digest of the file's size, captions and weights; when it was touched does not matter."""
+        """Returns a digest of the file's size, captions, weights and files beside it; not of when it was touched."""
         name = self._names[index]
         facts = (self._sizes[name], self._captions[name], self._weights.get(name))
-        return digest(*facts, *self._facts_of_windows(index))
+        beside = [(kind, self._sizes[file]) for kind, file in sorted(self._beside.get(name, {}).items())]
+        return digest(*facts, *self._facts_of_windows(index), *([beside] if beside else []))

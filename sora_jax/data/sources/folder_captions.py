@@ -18,6 +18,7 @@ from sora_jax.core.printable import printable
 from sora_jax.data.clips import FrameRange
 from sora_jax.data.media.file_kinds import HEIC_REMEDY, MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.account import account
+from sora_jax.data.sources.beside import find_beside, names_beside
 from sora_jax.data.sources.caption_lookup import Names, look_up, read_named, window_named
 from sora_jax.data.sources.caption_tables import (
     MOST_CAPTION_BYTES,
@@ -51,7 +52,7 @@ class FolderCaptions:
 
     `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `weights` has those files
     whose captions are not drawn alike: a number above 0 for each caption. `sizes` has the bytes of each media file,
-    None for a link that leads nowhere, or out of the folder.
+    None for a link that leads nowhere, or out of the folder. `beside` has the files beside media files, by kind.
 
     The others are sorted names of what is left out: `uncaptioned` media files about which nothing is written,
     `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `unread` files
@@ -68,6 +69,7 @@ class FolderCaptions:
     windows: dict[str, dict[FrameRange, Captions]]
     retold: int
     sizes: dict[str, int | None]
+    beside: dict[str, dict[str, str]]
     uncaptioned: tuple[str, ...]
     previews: tuple[str, ...]
     sharing: tuple[str, ...]
@@ -92,14 +94,19 @@ class _Found:
 
 
 def read_captions(
-    folder: str | os.PathLike, captions: str | os.PathLike | None = None, *, required: bool = True
+    folder: str | os.PathLike,
+    captions: str | os.PathLike | None = None,
+    *,
+    required: bool = True,
+    kinds: Sequence[str] = (),
 ) -> FolderCaptions:
     """Returns the captions of every media file under `folder`, and the names without a partner.
 
     Those of the file `captions`, if it is given, stand in place of what the folder says, of the files that it names.
     That is read from the first that exists: one of `caption_tables.TABLE_NAMES` in the folder, a list of files and one
     of captions beside it (`caption_tables.read_lines`), or the texts beside the media files (`pairing`). A table in a
-    subfolder counts for what lies in that. Hidden files and folders are left out.
+    subfolder counts for what lies in that. A file on several lines of a table has several captions. Hidden files and
+    folders are left out, and so is what lies beside clips as one of `kinds` (`sources.beside`).
 
     Raises `UserError` when the folder does not exist or holds no media, a caption file cannot be understood
     (with its line number) or, where captions are `required`, no media file has one, or none in the file `captions`.
@@ -107,7 +114,9 @@ def read_captions(
     root = place(folder)
     if not is_folder(root):
         raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
-    listing = list_folder(root)
+    every = list_folder(root)
+    others = names_beside(every.sizes, kinds)
+    listing = every._replace(sizes={name: size for name, size in every.sizes.items() if name not in others})
     media = [name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES]
     heic = sorted(name for files in by_key(listing.sizes) for name in heic_of(files))
     if not media:
@@ -124,7 +133,8 @@ def read_captions(
         weights={name: weights for name, (_, weights) in found.captions.items() if weights},
         windows=found.windows,
         retold=found.retold,
-        sizes={name: listing.sizes[name] for name in media},
+        sizes={name: every.sizes[name] for name in (*media, *others)},
+        beside=find_beside(every.sizes, kinds),
         uncaptioned=uncaptioned,
         previews=tuple(sorted(found.previews)),
         sharing=tuple(sorted(found.sharing)),
@@ -132,14 +142,7 @@ def read_captions(
         heic=tuple(heic),
         missing=tuple(sorted(found.missing)),
         linked=tuple(listing.linked),
-        account=account(
-            collections.Counter(map(suffix_of, listing.sizes)),
-            captioned=len({*found.captions, *found.windows}),
-            uncaptioned=len(uncaptioned),
-            previews=len(found.previews),
-            sharing=len(found.sharing),
-            linked=listing.linked,
-        ),
+        account=_account(listing, found, uncaptioned),
     )
 
 
@@ -162,6 +165,24 @@ def _with_own(root: AnyPath, told: _Found, listing: Listing) -> _Found:
         unread=[*told.unread, *own.unread],
         missing=[*told.missing, *own.missing],
     )
+
+
+def _account(listing: Listing, found: _Found, uncaptioned: Sequence[str]) -> str:
+    return account(
+        collections.Counter(map(suffix_of, listing.sizes)),
+        captioned=len({*found.captions, *found.windows}),
+        uncaptioned=len(uncaptioned),
+        previews=len(found.previews),
+        sharing=len(found.sharing),
+        linked=listing.linked,
+    )
+
+
+def _no_media(root: AnyPath, listing: Listing, heic: Sequence[str]) -> str:
+    """Returns the sentence for a folder without media; `heic` are pictures of that kind."""
+    endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
+    endings += f"; {len(heic)} are HEIC pictures such as {heic[0]}: {HEIC_REMEDY}" if heic else ""
+    return f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}"
 
 
 def _tables(root: AnyPath, listing: Listing) -> dict[str, dict[str, list[Written]]]:

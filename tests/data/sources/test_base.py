@@ -124,3 +124,24 @@ def test_windows_and_thumbnails_are_read_beyond_max_frames(folder):
     with pytest.raises(BadClip, match="has no frames after the first 6"):
         source.window(2, 6, 9)
     assert source.size(2) == (folder / "z.gif").stat().st_size
+
+
+def test_what_lies_beside_a_clip_is_read_with_it_and_is_no_clip(folder):
+    write_clip(folder / "z_depth.gif", drawn(6, 120), fps=10.0)
+    write_clip(folder / "alone_depth.gif", drawn(6, 10), fps=10.0)
+    before = FolderSource(folder, captions_required=False)
+    assert {"z_depth.gif", "alone_depth.gif"} <= {before.source_id(i) for i in range(len(before))}, "unless asked for"
+    source = FolderSource(folder, captions_required=False, kinds=("depth", "pose"), max_frames=4)
+    names = [source.source_id(i) for i in range(len(source))]
+    assert names == ["alone_depth.gif", "broken.mp4", "deep/er/a.png", "silent.gif", "z.gif"], "it is beside nothing"
+    clip = source[4]
+    assert clip.beside.keys() == {"depth"}
+    np.testing.assert_array_equal(clip.beside["depth"], drawn(6, 120)[:4])
+    np.testing.assert_array_equal(source.window(4, 2, 3).beside["depth"], drawn(6, 120)[2:4])
+    assert source.thumbnails(4, short_side=8).beside == source[3].beside == {}
+    origin = source.origin(4)
+    write_clip(folder / "z_depth.gif", drawn(3, 121), fps=10.0)
+    again = FolderSource(folder, captions_required=False, kinds=("depth",), max_frames=4)
+    assert again.origin(4) != origin
+    with pytest.raises(BadClip, match=r"z\.gif: is 4 x 16 x 24 and z_depth\.gif beside it 3 x 16 x 24"):
+        again[4]

@@ -1,0 +1,34 @@
+"""A base run goes on with clips beside clips: its videos then follow edges, boxes, or a smaller form of themselves.
+
+  python -m sora_jax.main --config=configs/base.py --workdir=runs/base
+  python -m sora_jax.main --config=configs/control.py --workdir=runs/control
+
+It begins with the autoencoder and the averaged weights of the finished run in runs/base, and trains neither again. Of
+a run that lies elsewhere:
+  --config.autoencoder.start_from=DIR --config.stages.control.start_from=DIR/checkpoints/videos
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """Returns the config that trains the generator of the base run with controls."""
+    c: Any = base.get_config()
+    c.autoencoder.start_from = "runs/base"
+    c.context.kinds = ("edges", "boxes", "low")
+    with c.unlocked():
+        c.run = ("prepare", "control")
+        control = base.diffusion_stage(
+            steps=1500,
+            schedule=base.schedule(3e-3, warmup_steps=60, decay_share=0.8, final_share=0.02),
+            images=0.2,
+        )
+        control.optimizer = base.as_in(c.optimizer)
+        control.start_from = "runs/base/checkpoints/videos"
+        control.context = ConfigDict({"none": 0.4, "edges": 0.25, "boxes": 0.2, "low": 0.15})
+        c.update(stages={"control": control})
+    return c
