@@ -160,6 +160,10 @@ def get_config() -> ConfigDict:
     # docs/control.md; stages name in `context` how often each is given (untried)
     context.dropout = 0.1  # chance, in [0, 1), that a clip beside is left out again, each by itself
     context.max_level = 0.05  # clips beside carry a noise level uniform in [0, max_level], less than 1
+    context.blind = (
+        False  # whether clips beside see themselves alone, and neither the clip nor its text: their keys are
+    )
+    # then computed once per video, and not in all steps of the solver; it must be trained so (untried)
 
     c.captioner = captioner = ConfigDict()  # describes clips (configs/captions.py); only stages of its kind look at it
     captioner.width = 128  # of encoder and text decoder, a multiple of `heads`

@@ -15,6 +15,7 @@ class ContextConfig:
     kinds: tuple[str, ...]
     dropout: float
     max_level: float
+    blind: bool
 
     def __post_init__(self):
         unknown = [kind for kind in self.kinds if kind not in CONTROLS]

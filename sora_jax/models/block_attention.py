@@ -10,7 +10,8 @@ import jax
 from flax import nnx
 
 from sora_jax.nn import rope
-from sora_jax.nn.attention import Repeated, attend
+from sora_jax.nn.attention import Alone, Repeated, attend
+from sora_jax.nn.flash import KeyPart
 from sora_jax.nn.linear import Linear
 from sora_jax.nn.norm import RMSNorm
 
@@ -65,7 +66,13 @@ class Attention(nnx.Module):
         *,
         segments: int | None,
         beside: Beside | None = None,
-    ) -> jax.Array:
+        alone: Alone | None = None,
+        further: KeyPart | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Returns (x_BLD with what it saw, keys and values of the context (B, M, N, H)).
+
+        `alone` is as of `attend`; `further` are keys that are seen with those of the context.
+        """
         heads = self.heads
         query = self.norm_q(self.to_q.to_heads(x_BLD, heads))
         key = self.norm_k(self.to_k.to_heads(context_BMD, heads))
@@ -80,11 +87,12 @@ class Attention(nnx.Module):
         )
         repeated = None if beside is None or beside.padding is None else self._repeated(beside.padding)
         value = self.to_v.to_heads(context_BMD, heads)
-        mixed = attend_to(query, key, value, segment_BL, context_segment_BM, repeated=repeated)
+        arrays = query, key, value, segment_BL, context_segment_BM
+        mixed = attend_to(*arrays, repeated=repeated, alone=alone, further=further)
         if beside is not None and beside.image is not None:
             # Of their own softmax, and added.
             mixed = mixed + attend_to(query, *self._image(beside.image), segment_BL, beside.image.segment_BM)
-        return self.to_out.from_heads(mixed)
+        return self.to_out.from_heads(mixed), (key, value)
 
     def _repeated(self, padding: Padding) -> Repeated:
         """Returns the key of the zeros that texts are padded with."""

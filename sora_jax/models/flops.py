@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from sora_jax.models.place import PLACE_DIM
-from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.transformer_config import TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import RULES, spec, ways
-from sora_jax.nn.flash import NOTHING, Kernel, flash, flash_with_logsum, merge
+from sora_jax.nn.flash import NOTHING, Kernel, KeyPart, flash, flash_with_logsum, merge
 from sora_jax.nn.kernels import cudnn, pallas_gpu, pallas_tpu
 from sora_jax.nn.kernels.blocked import Blocks, blocked
 from sora_jax.nn.kernels.dense import dense
@@ -66,6 +66,17 @@ class Repeated(NamedTuple):
     log_count_BL: jax.Array  # float32 logarithm of how often each query sees it, or `NOTHING`; added to its score
 
 
+class Alone(NamedTuple):
+    """Tokens that see those of their own group alone, and are seen by the others of their segment all the same."""
+
+    id_BL: jax.Array  # int32 group, 1...`groups`; 0 for a token that sees its whole segment, and for padding
+    groups: int
+
+    def marked(self, segment_BL: jax.Array, mark: int) -> jax.Array:
+        """Returns the segments with `mark` in the place of those of these tokens."""
+        return jnp.where(self.id_BL > 0, mark, segment_BL)
+
+
 def attend(
     query_BLNH: jax.Array,
     key_BMNH: jax.Array,
@@ -79,6 +90,8 @@ def attend(
     backend: str = "auto",
     exchange: str = "gather",
     repeated: Repeated | None = None,
+    alone: Alone | None = None,
+    further: KeyPart | None = None,
 ) -> jax.Array:
     """Returns softmax(q k / sqrt(H)) v within segments, (B, L, N, H) in the dtype of the queries.
 
@@ -98,7 +111,22 @@ def attend(
       backend: One of `BACKENDS`, or "auto".
       exchange: One of `EXCHANGES`, for keys that are spread over several devices.
       repeated: A key that is seen besides. Backends whose results cannot be merged leave it to "auto".
+      alone: Which of the tokens, that are queries and keys, see no others than those of their group.
+      further: More keys, with their values and segments, which are then in several pieces: cuDNN leaves it to "auto".
     """
+    if alone is not None:
+        options = {"along": along, "backend": backend, "exchange": exchange}
+        arrays = query_BLNH, key_BMNH, value_BMNH
+        # Each query is of one of the two calls, and padding of the other, which gives zeros: exact for every backend.
+        seeing_BL = alone.marked(query_segment_BL, 0)
+        seen = attend(*arrays, seeing_BL, key_segment_BM, segments=segments, repeated=repeated, **options)
+        return seen + attend(*arrays, alone.id_BL, alone.id_BL, segments=alone.groups, **options)
+    if further is not None:
+        key_BMNH, value_BMNH, key_segment_BM = (
+            jnp.concatenate([one, more], axis=1)
+            for one, more in zip((key_BMNH, value_BMNH, key_segment_BM), further, strict=True)
+        )
+        segments, backend = None, "auto" if backend == "cudnn" else backend
     mesh = jax.sharding.get_abstract_mesh()
     if causal:
         if query_BLNH.shape[1] != key_BMNH.shape[1]:

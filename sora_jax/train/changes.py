@@ -42,7 +42,7 @@ _PLACE = re.compile(r"(data|more_data\.(?P<name>[^.]+))\.(path|captions)")
 _LATER = {
     "text": {"encoder": "bytes"},
     "transformer": {"lora": {"rank": None, "alpha": None, "targets": None}},
-    "context": {"kinds": [], "dropout": 0.1, "max_level": 0.05},
+    "context": {"kinds": [], "dropout": 0.1, "max_level": 0.05, "blind": False},
     "captioner": {
         **{"width": 128, "depth": 3, "heads": 4, "mlp_width": 512, "unimodal": 2, "multimodal": 2, "encoder": "clip"},
         **{"generative_queries": 0, "local_width": 64, "embedding": 128, "rope_theta": 100.0},

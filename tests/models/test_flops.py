@@ -16,7 +16,7 @@ from sora_jax.models.flops import NO_WORK, step_flops, transformer_flops, work_o
 from sora_jax.models.text.bytes import ByteText
 from sora_jax.models.text.encoder import TextConfig
 from sora_jax.models.text_to_video import TextToVideo
-from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.transformer_config import TransformerConfig
 from tests import small
 
 B, L, K, M, P, Q = 2, 24, 6, 7, 5, BYTES_PER_TOKEN

@@ -13,11 +13,13 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from sora_jax.core.tree import abstract_model, merge_model
+from sora_jax.models.block import Block, Context
 from sora_jax.models.block_attention import Beside
 from sora_jax.models.interop.wan import load_wan, save_wan, to_wan
 from sora_jax.models.interop.wan_files import describe_wan
 from sora_jax.models.interop.wan_shape import WanShape
-from sora_jax.models.transformer import Block, Context, Transformer, TransformerConfig
+from sora_jax.models.transformer import Transformer
+from sora_jax.models.transformer_config import TransformerConfig
 from sora_jax.nn import rope
 from sora_jax.nn.activation import gelu
 from sora_jax.nn.embed import sinusoid
@@ -344,9 +346,12 @@ def test_a_block_and_its_feed_forward_agree(pairs):
         level_BL=ones,
         rotation=rope.rotations(position, HEAD_DIM, 10_000.0),
         segment_BL=ones,
+        reading_BL=ones,
+        alone=None,
         text_BKD=jnp.asarray(text),
         text_segment_BK=jnp.ones((1, TEXT_TOKENS), jnp.int32),
         beside=Beside(None, None),
+        segments=1,
     )
     close(block.mlp_out(gelu(block.mlp_in(jnp.asarray(x)))), fed, atol=1e-7, rtol=1e-6)
     close(block(jnp.asarray(x), context), whole, atol=3e-7, rtol=1e-6)
