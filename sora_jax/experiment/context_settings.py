@@ -1,6 +1,7 @@
 """The part of the config about clips that are given beside the one that is made."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from sora_jax.core.errors import UserError
 from sora_jax.preparation.context import Controls
@@ -29,6 +30,11 @@ class ContextConfig:
     def controls(self) -> Controls:
         """Returns what is made beside each clip."""
         return {kind: CONTROLS[kind] for kind in self.kinds}
+
+    def most_beside(self, sets: Sequence[Sequence[str]], tokens: int) -> tuple[int, ...]:
+        """Returns the tokens of each clip beside one of so many tokens, in the set of kinds that has most in all."""
+        found = [tuple(-(-tokens // CONTROLS[kind].scale ** 2) for kind in kinds) for kinds in sets]
+        return max(found, key=sum, default=())
 
     def max_levels(self) -> tuple[float, ...]:
         """Returns the highest noise level of clips beside, for each role."""

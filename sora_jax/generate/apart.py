@@ -12,10 +12,12 @@ import numpy as np
 
 from sora_jax.data.packing.packs import own_segments
 from sora_jax.diffusion import known
-from sora_jax.generate.canvas import ROW_UNIT, CanvasBatch, ContextRows, Placement
+from sora_jax.generate.canvas import CanvasBatch, ContextRows, Placement
 from sora_jax.models.block import Kept
 from sora_jax.models.text_to_video import TextToVideo
 
+# Of the lengths of both sides: few programs serve all batches.
+_UNIT = 64
 _ABOUT_PARTS = ("part_BL", "role_BSA")
 
 
@@ -37,7 +39,7 @@ def set_apart(batches: Sequence[CanvasBatch], places: Sequence[Placement]) -> tu
 
 def _longest(chosen: Sequence[np.ndarray]) -> int:
     most = max(int(np.count_nonzero(one_BL, axis=1).max()) for one_BL in chosen)
-    return -(-most // ROW_UNIT) * ROW_UNIT
+    return -(-most // _UNIT) * _UNIT
 
 
 def _split(batch: CanvasBatch, made_BL: np.ndarray, beside_BL: np.ndarray, lengths: Sequence[int]) -> CanvasBatch:

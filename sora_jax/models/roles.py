@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.data.packing.packs import groups_beside
 from sora_jax.nn.attention import Alone
 from sora_jax.nn.gather import gather_level
 from sora_jax.video.parts import ROLES
@@ -30,8 +31,7 @@ def parts_of(pack: Mapping[str, jax.Array]) -> Parts | None:
 def alone_in(parts: Parts, segment_BL: jax.Array) -> Alone:
     """Returns the clips beside as tokens that see their own clip alone."""
     _, slots, most = parts.role_BSA.shape
-    group_BL = jnp.maximum(segment_BL - 1, 0) * most + parts.part_BL
-    return Alone(jnp.where(parts.part_BL > 0, group_BL, 0), slots * most)
+    return Alone(groups_beside({"segment_BL": segment_BL, **parts._asdict()}), slots * most)
 
 
 class Roles(nnx.Module):

@@ -112,7 +112,8 @@ def attend(
       exchange: One of `EXCHANGES`, for keys that are spread over several devices.
       repeated: A key that is seen besides. Backends whose results cannot be merged leave it to "auto".
       alone: Which of the tokens, that are queries and keys, see no others than those of their group.
-      further: More keys, with their values and segments, which are then in several pieces: cuDNN leaves it to "auto".
+      further: More keys, with their values and segments, along the same axis as the others; not with `causal`. They
+        too are left to "auto" by backends whose results cannot be merged.
     """
     if alone is not None:
         options = {"along": along, "backend": backend, "exchange": exchange}
@@ -121,12 +122,6 @@ def attend(
         seeing_BL = alone.marked(query_segment_BL, 0)
         seen = attend(*arrays, seeing_BL, key_segment_BM, segments=segments, repeated=repeated, **options)
         return seen + attend(*arrays, alone.id_BL, alone.id_BL, segments=alone.groups, **options)
-    if further is not None:
-        key_BMNH, value_BMNH, key_segment_BM = (
-            jnp.concatenate([one, more], axis=1)
-            for one, more in zip((key_BMNH, value_BMNH, key_segment_BM), further, strict=True)
-        )
-        segments, backend = None, "auto" if backend == "cudnn" else backend
     mesh = jax.sharding.get_abstract_mesh()
     if causal:
         if query_BLNH.shape[1] != key_BMNH.shape[1]:
@@ -136,8 +131,8 @@ def attend(
     attend_here = functools.partial(_attend_here, segments=segments, causal=causal, backend=backend)
     arrays = query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM
     if mesh.empty or mesh.size == 1:
-        return attend_here(*arrays, repeated, ring=None, spread=False)
-    return _attend_over(mesh, attend_here, arrays, repeated, along=along, exchange=exchange)
+        return attend_here(*arrays, repeated, further, ring=None, spread=False)
+    return _attend_over(mesh, attend_here, arrays, repeated, further, along=along, exchange=exchange)
 
 
 def _attend_over(
@@ -145,6 +140,7 @@ def _attend_over(
     attend_here: Callable[..., jax.Array],
     arrays: tuple[jax.Array, ...],
     repeated: Repeated | None,
+    further: KeyPart | None,
     *,
     along: tuple[str, str],
     exchange: str,
@@ -156,22 +152,23 @@ def _attend_over(
     batch = "batch" if arrays[0].shape[0] % ways("batch", mesh) == 0 else None
     query, key = (spec((batch, name, heads, None)) for name in along)
     one = spec((heads, None))
-    more = (one, one, P(*query[:2])) if repeated is not None else ()
+    part = key, key, P(*key[:2])
+    # Of what is not there a spec is none either.
+    more = (one, one, P(*query[:2])) if repeated is not None else None, part if further is not None else None
 
-    def on_device(query, key, value, query_segment, key_segment, *repeated: jax.Array):
+    def on_device(*given: Any) -> jax.Array:
+        query, key, value, query_segment, key_segment, once_more, further = given
         if spread and exchange == "gather":
             gather = functools.partial(jax.lax.all_gather, axis_name=spread, axis=1, tiled=True)
-            key, value, key_segment = map(gather, (key, value, key_segment))
+            (key, value, key_segment), further = jax.tree.map(gather, ((key, value, key_segment), further))
         ring = spread if exchange == "ring" else None
-        once_more = Repeated(*repeated) if repeated else None
-        return attend_here(query, key, value, query_segment, key_segment, once_more, ring=ring, spread=bool(spread))
+        repeated = None if once_more is None else Repeated(*once_more)
+        arrays = query, key, value, query_segment, key_segment
+        return attend_here(*arrays, repeated, further, ring=ring, spread=bool(spread))
 
     return jax.shard_map(
-        on_device,
-        in_specs=(query, key, key, P(*query[:2]), P(*key[:2]), *more),
-        out_specs=query,
-        check_vma=False,
-    )(*arrays, *(repeated or ()))
+        on_device, in_specs=(query, *part[:2], P(*query[:2]), part[2], *more), out_specs=query, check_vma=False
+    )(*arrays, None if repeated is None else tuple(repeated), further)
 
 
 def _axis_of_several(name: str, mesh: AbstractMesh) -> str | None:
@@ -187,6 +184,7 @@ def _attend_here(
     query_segment: jax.Array,
     key_segment: jax.Array,
     repeated: Repeated | None,
+    further: KeyPart | None,
     *,
     segments: int | None,
     causal: bool,
@@ -200,13 +198,10 @@ def _attend_here(
     """
     if causal and spread:
         backend, segments = backend if backend in _KERNELS else "auto", None
-    if repeated is not None:
+    if repeated is not None or further is not None:
+        parts = [(key, value, key_segment), *([] if further is None else [further])]
         backend = backend if backend in _KERNELS else "auto"
-        backend = choose(backend, query, key, segments=None, ring=ring is not None, causal=causal)
-        kernel = _KERNELS[backend](query.shape[1], key.shape[1], causal)
-        found: Any = flash_with_logsum(kernel, ring, query, key, value, query_segment, key_segment)
-        mixed, logsum = found
-        return _with_repeated(query, mixed, logsum, repeated)
+        return _merged(query, query_segment, parts, repeated, causal=causal, backend=backend, ring=ring)
     backend = choose(backend, query, key, segments=segments, ring=ring is not None, causal=causal)
     arrays = query, key, value, query_segment, key_segment
     if backend in _KERNELS:
@@ -216,6 +211,29 @@ def _attend_here(
         return attend_splash(*whole, causal=causal)
     assert segments is not None
     return cudnn.attend_cudnn(*whole, segments=segments, causal=causal)
+
+
+def _merged(
+    query: jax.Array,
+    query_segment: jax.Array,
+    parts: list[KeyPart],
+    repeated: Repeated | None,
+    *,
+    causal: bool,
+    backend: str,
+    ring: str | None,
+) -> jax.Array:
+    """Returns attention over keys in several parts, and over one that is repeated, each part in its own order."""
+    results = []
+    for key, value, key_segment in parts:
+        chosen = choose(backend, query, key, segments=None, ring=ring is not None, causal=causal)
+        kernel = _KERNELS[chosen](query.shape[1], key.shape[1], causal)
+        found: Any = flash_with_logsum(kernel, ring, query, key, value, query_segment, key_segment)
+        results.append(found)
+    mixed, logsum = results[0]
+    for more in results[1:]:
+        mixed, logsum = merge(mixed.astype(jnp.float32), logsum, *more)
+    return mixed.astype(query.dtype) if repeated is None else _with_repeated(query, mixed, logsum, repeated)
 
 
 def _with_repeated(query: jax.Array, mixed: jax.Array, logsum_BLN: jax.Array, repeated: Repeated) -> jax.Array:

@@ -358,3 +358,20 @@ def test_further_keys_are_seen_with_the_others_and_cudnn_leaves_them():
     arrays = [jnp.asarray(x) for x in (query, key, value, QUERY_SEGMENT, KEY_SEGMENT)]
     found = attention.attend(*arrays, segments=3, backend="cudnn", further=tuple(map(jnp.asarray, further)))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_further_keys_on_a_mesh_change_no_number(exchange):
+    query, key, value = inputs(7, rows=2)
+    key, value = (np.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (key, value))
+    key_segment = np.pad(KEY_SEGMENT, ((0, 0), (0, 1)))
+    arrays = [jnp.asarray(x) for x in (query, key, value, QUERY_SEGMENT, key_segment)]
+    further = (2.0 * arrays[1], -arrays[2], arrays[4][::-1])
+
+    def found():
+        return jax.jit(functools.partial(attention.attend, segments=3, exchange=exchange))(*arrays, further=further)
+
+    expected = np.asarray(found())
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, fsdp=2, sequence=2, tensor=2))):
+        np.testing.assert_allclose(found(), expected, rtol=2e-5, atol=2e-6)

@@ -32,28 +32,29 @@ class ContextMix:
         listed = ", ".join(f"{name} {share:g}" for name, share in self.shares.items())
         if min(self.shares.values(), default=-1) < 0 or abs(sum(self.shares.values()) - 1) > 1e-6:
             raise UserError(f"shares of context sum to {sum(self.shares.values()):g}, not 1 (each 0 or more): {listed}")
-        if any(len({*kinds}) < len(kinds) or not all(kinds) for kinds in self._sets):
+        if any(len({*kinds}) < len(kinds) or not all(kinds) for kinds in self.sets):
             raise UserError(f"context names a kind twice in one set, or none between two +: {listed}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"context.dropout {self.dropout:g} is outside [0, 1)")
 
     @property
-    def _sets(self) -> list[tuple[str, ...]]:
+    def sets(self) -> list[tuple[str, ...]]:
+        """The kinds of each set, in the order of the shares."""
         return [() if name == _NOTHING else tuple(name.split(_AND)) for name in self.shares]
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of clips beside that occur, sorted."""
-        return tuple(sorted({*itertools.chain.from_iterable(self._sets)}))
+        return tuple(sorted({*itertools.chain.from_iterable(self.sets)}))
 
     @property
     def parts(self) -> int:
         """P, the most clips that are given beside one."""
-        return max(map(len, self._sets))
+        return max(map(len, self.sets))
 
     def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """Returns bool (W, X), which of `kinds` each of `count` draws is given."""
-        sets_YX = np.array([[kind in one for kind in self.kinds] for one in self._sets], bool)
+        sets_YX = np.array([[kind in one for kind in self.kinds] for one in self.sets], bool)
         sets_YX = sets_YX.reshape(len(self.shares), len(self.kinds))
         reached_Y = np.cumsum([*self.shares.values()])
         chance_W = generator.random(count) * reached_Y[-1]
