@@ -214,7 +214,7 @@ def own_segments(pack: Mapping[str, Any]) -> Any:
 
 
 def groups_beside(pack: Mapping[str, Any]) -> Any:
-    """Returns which clip beside each token is of, int32 (B, L): 1...S A, one segment's after the other's; 0: of none."""
+    """Returns which clip beside each token is of, int32 (B, L): 1...S A, segment by segment; 0: of none."""
     part_BL = pack["part_BL"]
     return ((pack["segment_BL"] - 1) * pack["role_BSA"].shape[2] + part_BL) * (part_BL > 0)
 
