@@ -21,6 +21,8 @@ A row of 1,048,576 tokens, each over 64 chips:
     --config.packing.tokens=1048576 --config.data.max_tokens=1048576
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import dit_s
@@ -56,7 +58,7 @@ def get_config(beside: str = "") -> ConfigDict:
     return with_context(c, beside) if beside else c
 
 
-def with_context(c: ConfigDict, beside: str) -> ConfigDict:
+def with_context(c: Any, beside: str) -> ConfigDict:
     """Returns the config with clips beside of half the size, that see themselves alone, in the stage of videos."""
     kinds = beside.split("+")
     c.context.kinds, c.context.blind = tuple(kinds), True

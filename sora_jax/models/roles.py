@@ -15,6 +15,9 @@ from sora_jax.nn.attention import Alone
 from sora_jax.nn.gather import gather_level
 from sora_jax.video.parts import ROLES
 
+# The vectors of roles, by their name in the transformer: of no public model, and trained with adapters.
+VECTORS = "roles.vectors"
+
 
 class Parts(NamedTuple):
     """Which tokens of a row are of clips beside, and what these are."""

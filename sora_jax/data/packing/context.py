@@ -60,3 +60,29 @@ class ContextMix:
         chance_W = generator.random(count) * reached_Y[-1]
         set_W = np.minimum(np.searchsorted(reached_Y, chance_W, side="right"), len(sets_YX) - 1)
         return sets_YX[set_W] & (generator.random((count, len(self.kinds))) >= self.dropout)
+
+    def lacking(self, context_NX: np.ndarray, tokens_N: np.ndarray, *, room: int) -> "Lacking":
+        """Returns how many clips train without what may be beside them, and why, in rows with `room` for tokens.
+
+        context_NX are the tokens of `kinds` beside each, 0 where a clip has none; tokens_N are its own.
+        """
+        missing = {kind: int(np.sum(context_NX[:, place] == 0)) for place, kind in enumerate(self.kinds)}
+        sets_YX = np.array([[kind in one for kind in self.kinds] for one in self.sets], bool)
+        largest_N = np.max(context_NX.astype(np.int64) @ sets_YX.T, axis=1, initial=0)
+        long = int(np.sum(tokens_N + largest_N > room))
+        return Lacking(missing={kind: count for kind, count in missing.items() if count}, long=long, of=len(tokens_N))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lacking:
+    """Clips that go without what may be given beside them.
+
+    Attributes:
+      missing: How many have no clip of a kind, by kinds of which some have none.
+      long: How many fit no row with all that a set of kinds has for them; they go without that set.
+      of: All.
+    """
+
+    missing: Mapping[str, int]
+    long: int
+    of: int
