@@ -30,7 +30,25 @@ class Kept(NamedTuple):
     segment_BM: jax.Array  # int32, 0 for padding
 
 
-@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What of its row each token sees.
+
+    Attributes:
+      segments: S.
+      segment_BL: int32 segment of each token.
+      alone: Tokens that see those of their own clip alone, and no text; None: none do.
+    """
+
+    segments: int
+    segment_BL: jax.Array
+    alone: Alone | None
+
+    def reading(self, nobody: int = 0) -> jax.Array:
+        """Returns the segment whose text each token sees, int32; `nobody` where it sees none."""
+        return self.segment_BL if self.alone is None else self.alone.marked(self.segment_BL, nobody)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
     """What every block sees besides the tokens.
@@ -39,25 +57,19 @@ class Context:
       modulation_BG6D: float32 modulation of each of the G noise levels of a row.
       level_BL: int32 index into G of each token.
       rotation: cos and sin of the rotary angles.
-      segment_BL: int32 segment of each token.
-      reading_BL: int32 segment whose text each token sees; 0: it sees none.
-      alone: Which tokens see those of their own clip alone; None: none do.
+      sight: What of its row each token sees.
       text_BKD: Projected text tokens.
       text_segment_BK: int32 segment of each text token.
       beside: What else attention to the text sees.
-      segments: S.
     """
 
     modulation_BG6D: jax.Array
     level_BL: jax.Array
     rotation: tuple[jax.Array, jax.Array]
-    segment_BL: jax.Array
-    reading_BL: jax.Array
-    alone: Alone | None
+    sight: Sight
     text_BKD: jax.Array
     text_segment_BK: jax.Array
     beside: Beside
-    segments: int = dataclasses.field(metadata={"static": True})
 
 
 class Block(nnx.Module):
@@ -90,17 +102,18 @@ class Block(nnx.Module):
         shift1, scale1, gate1, shift3, scale3, gate3 = (
             gather_level(table_BG6D[:, :, i].astype(x_BLD.dtype), context.level_BL) for i in range(6)
         )
-        segment, segments = context.segment_BL, context.segments
+        sight = context.sight
+        segment, segments = sight.segment_BL, sight.segments
         with jax.named_scope("self_attention"):
             y = (layer_norm(x_BLD) * (1 + scale1) + shift1).astype(x_BLD.dtype)
             mixed, keys = self.attn1(
-                *(y, y, segment, segment, context.rotation), segments=segments, alone=context.alone, further=further
+                *(y, y, segment, segment, context.rotation), segments=segments, alone=sight.alone, further=further
             )
             x_BLD = x_BLD + gate1 * mixed
         with jax.named_scope("text_attention"):
             y = self.norm2(x_BLD)
             text, text_segment = context.text_BKD, context.text_segment_BK
-            arrays = y, text, context.reading_BL, text_segment, None
+            arrays = y, text, sight.reading(), text_segment, None
             x_BLD = x_BLD + self.attn2(*arrays, segments=segments, beside=context.beside)[0]
         with jax.named_scope("mlp"):
             y = (layer_norm(x_BLD) * (1 + scale3) + shift3).astype(x_BLD.dtype)

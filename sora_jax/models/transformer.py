@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.sharding import constrain
-from sora_jax.models.block import Block, Context, Kept
+from sora_jax.models.block import Block, Context, Kept, Sight
 from sora_jax.models.block_attention import Beside, ImageTokens, Padding
 from sora_jax.models.conditions import ConditionEmbedder, log_text_padding
 from sora_jax.models.place import Place
@@ -121,38 +121,38 @@ class Transformer(nnx.Module):
           image_BME, image_segment_BM: Tokens of given images, and their int32 segments, in order; None: no images.
           parts: Which tokens are of clips beside, whose S A levels are the last; None: none are.
           reused: What may take the place of the blocks.
-          kept: Keys of clips beside that are in no other array; they must be blind.
-          keeps_keys: Whether those of all tokens are returned.
+          kept, keeps_keys: Keys of blind clips beside that are in no other array; whether all tokens' are returned.
         """
-        segments = levels_BG.shape[1] // 2 if parts is None else parts.role_BSA.shape[1]
-        alone = alone_in(parts, segment_BL) if self.blind and parts is not None else None
-        level_BGD, modulation, text_BKD = self.condition_embedder(
-            levels_BG, text_BKE, text_segment_BK, segments, told=levels_BG.shape[1] if alone is None else 2 * segments
-        )
+        sight = self._sight(levels_BG, segment_BL, parts)
+        level_BGD, modulation, text_BKD = self._conditions(levels_BG, text_BKE, text_segment_BK, sight)
         x = self.patch_embedding(self._with_given(tokens_BLP, given_BLC))
-        if self.place is not None:
-            # What sees no text is of a segment more, which has none.
-            ids_BL, ids = (
-                (segment_BL, segments) if alone is None else (alone.marked(segment_BL, segments), segments + 1)
-            )
-            place_BLD = self.place(position_BL3 / extent_BL3, text_BKE, text_segment_BK, ids_BL, ids)
-            x = x + place_BLD.astype(x.dtype)
+        x = self._with_place(x, position_BL3 / extent_BL3, text_BKE, text_segment_BK, sight)
         x = self._with_roles(x, parts, segment_BL)
-        reading_BL = segment_BL if alone is None else alone.marked(segment_BL, 0)
         context = Context(
             modulation_BG6D=modulation,
             level_BL=level_BL,
             rotation=rope.rotations(position_BL3, self.config.width // self.config.heads, self.config.rope_theta),
-            segment_BL=segment_BL,
-            reading_BL=reading_BL,
-            alone=alone,
+            sight=sight,
             text_BKD=text_BKD,
             text_segment_BK=text_segment_BK,
-            beside=self._beside(text_BKE, text_segment_BK, reading_BL, segments, image_BME, image_segment_BM),
-            segments=segments,
+            beside=self._beside(text_BKE, text_segment_BK, sight, image_BME, image_segment_BM),
         )
         done, keys = self._keeping(x, context) if keeps_keys else (self._through_blocks(x, context, reused, kept), None)
         return self._prediction(x, done, level_BGD, level_BL)._replace(keys=keys)
+
+    def _sight(self, levels_BG: jax.Array, segment_BL: jax.Array, parts: Parts | None) -> Sight:
+        """Returns what each token sees: all of its segment, or of blind clips beside themselves alone."""
+        if parts is None:
+            return Sight(segments=levels_BG.shape[1] // 2, segment_BL=segment_BL, alone=None)
+        alone = alone_in(parts, segment_BL) if self.blind else None
+        return Sight(segments=parts.role_BSA.shape[1], segment_BL=segment_BL, alone=alone)
+
+    def _conditions(
+        self, levels_BG: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array, sight: Sight
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns what `ConditionEmbedder` does; levels of clips beside that see no text are not told of it."""
+        told = levels_BG.shape[1] if sight.alone is None else 2 * sight.segments
+        return self.condition_embedder(levels_BG, text_BKE, text_segment_BK, sight.segments, told=told)
 
     def _through_blocks(self, x: jax.Array, context: Context, reused: Reused | None, kept: Kept | None) -> jax.Array:
         def blocks() -> jax.Array:
@@ -172,13 +172,23 @@ class Transformer(nnx.Module):
     def _keeping(self, x: jax.Array, context: Context) -> tuple[jax.Array, Kept]:
         """Returns what the blocks made of x, and their keys."""
         done, (key, value) = map_blocks(self.blocks, x, None, lambda block, x, _: block.with_keys(x, context))
-        return done, Kept(key, value, context.segment_BL)
+        return done, Kept(key, value, context.sight.segment_BL)
 
     def _prediction(self, x: jax.Array, done: jax.Array, level_BGD: jax.Array, level_BL: jax.Array) -> Prediction:
         """Returns the prediction of what the blocks made of x."""
         shift, scale = (gather_level(level_BGD + self.modulation[...][i], level_BL).astype(x.dtype) for i in range(2))
         output_BLD = (layer_norm(done) * (1 + scale) + shift).astype(x.dtype)
         return Prediction(self.proj_out(output_BLD).astype(jnp.float32), done - x)
+
+    def _with_place(
+        self, x: jax.Array, place_BL3: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array, sight: Sight
+    ) -> jax.Array:
+        """Returns the tokens, told their place in [0, 1] where they are."""
+        if self.place is None:
+            return x
+        # What sees no text is of a segment more, which has none.
+        ids_BL, ids = sight.reading(sight.segments + 1), sight.segments + (sight.alone is not None)
+        return x + self.place(place_BL3, text_BKE, text_segment_BK, ids_BL, ids).astype(x.dtype)
 
     def _with_roles(self, x: jax.Array, parts: Parts | None, segment_BL: jax.Array) -> jax.Array:
         """Returns the tokens, those of clips beside with the vectors of their roles, spread over the devices."""
@@ -201,18 +211,17 @@ class Transformer(nnx.Module):
         self,
         text_BKE: jax.Array,
         text_segment_BK: jax.Array,
-        segment_BL: jax.Array,
-        segments: int,
+        sight: Sight,
         image_BME: jax.Array | None,
         image_segment_BM: jax.Array | None,
     ) -> Beside:
         """Returns what attention to the text sees besides the text."""
         embedder, padding, image = self.condition_embedder, None, None
         if (pad_to := self.config.text_pad_to) is not None:
-            table_BS = log_text_padding(text_segment_BK, segments, pad_to)
+            table_BS = log_text_padding(text_segment_BK, sight.segments, pad_to)
             padding = Padding(
                 zero_11D=embedder.of_text(jnp.zeros((1, 1, text_BKE.shape[-1]), text_BKE.dtype)),
-                log_count_BL=gather_level(table_BS[..., None], segment_BL)[..., 0],
+                log_count_BL=gather_level(table_BS[..., None], sight.reading())[..., 0],
             )
         if image_BME is not None:
             if embedder.image is None or image_segment_BM is None:

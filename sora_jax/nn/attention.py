@@ -90,7 +90,6 @@ def attend(
     backend: str = "auto",
     exchange: str = "gather",
     repeated: Repeated | None = None,
-    alone: Alone | None = None,
     further: KeyPart | None = None,
 ) -> jax.Array:
     """Returns softmax(q k / sqrt(H)) v within segments, (B, L, N, H) in the dtype of the queries.
@@ -111,17 +110,9 @@ def attend(
       backend: One of `BACKENDS`, or "auto".
       exchange: One of `EXCHANGES`, for keys that are spread over several devices.
       repeated: A key that is seen besides. Backends whose results cannot be merged leave it to "auto".
-      alone: Which of the tokens, that are queries and keys, see no others than those of their group.
       further: More keys, with their values and segments, along the same axis as the others; not with `causal`. They
         too are left to "auto" by backends whose results cannot be merged.
     """
-    if alone is not None:
-        options = {"along": along, "backend": backend, "exchange": exchange}
-        arrays = query_BLNH, key_BMNH, value_BMNH
-        # Each query is of one of the two calls, and padding of the other, which gives zeros: exact for every backend.
-        seeing_BL = alone.marked(query_segment_BL, 0)
-        seen = attend(*arrays, seeing_BL, key_segment_BM, segments=segments, repeated=repeated, **options)
-        return seen + attend(*arrays, alone.id_BL, alone.id_BL, segments=alone.groups, **options)
     mesh = jax.sharding.get_abstract_mesh()
     if causal:
         if query_BLNH.shape[1] != key_BMNH.shape[1]:
@@ -133,6 +124,26 @@ def attend(
     if mesh.empty or mesh.size == 1:
         return attend_here(*arrays, repeated, further, ring=None, spread=False)
     return _attend_over(mesh, attend_here, arrays, repeated, further, along=along, exchange=exchange)
+
+
+def attend_but_alone(
+    query_BLNH: jax.Array,
+    key_BLNH: jax.Array,
+    value_BLNH: jax.Array,
+    segment_BL: jax.Array,
+    alone: Alone,
+    *,
+    segments: int | None,
+    along: tuple[str, str] = ("length", "length"),
+    backend: str = "auto",
+    exchange: str = "gather",
+) -> jax.Array:
+    """Returns what `attend` does for queries and keys of the same tokens, of which some see their group alone."""
+    options = {"along": along, "backend": backend, "exchange": exchange}
+    call = functools.partial(attend, query_BLNH, key_BLNH, value_BLNH, **options)
+    # Each query is of one of the two calls, and padding of the other, which gives zeros: exact for every backend.
+    seeing = call(alone.marked(segment_BL, 0), segment_BL, segments=segments)
+    return seeing + call(alone.id_BL, alone.id_BL, segments=alone.groups)
 
 
 def _attend_over(

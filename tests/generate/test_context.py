@@ -150,8 +150,11 @@ COMPANY = [SEEING, dataclasses.replace(OTHERS[0], context=BOTH[:1]), OTHERS[1]]
 
 @pytest.mark.slow  # compiles solvers of its own
 def test_keys_that_are_computed_once_give_what_blind_clips_in_the_row_do():
-    batches, places = lay_out(COMPANY, PARTS, rows=2)
+    # As many segments as a row has: the last one is a segment like all others.
+    tight = dataclasses.replace(PARTS, budget=dataclasses.replace(PARTS.budget, segments=2))
+    batches, places = lay_out(COMPANY, tight, rows=2)
     split, moved = set_apart(batches, places)
+    assert all(batch.pack["grid_BS3"][:, -1].any() for batch in batches)
     assert split[0].apart is not None
     assert "part_BL" not in split[0].pack
     config = dataclasses.replace(SOLVER, guidance=small.guidance_config(scale=3.0))
@@ -161,7 +164,7 @@ def test_keys_that_are_computed_once_give_what_blind_clips_in_the_row_do():
         np.testing.assert_allclose(once[there.row, there.tokens], wanted, atol=2e-5, err_msg=canvas.prompt)
     # Also the other way it is no accident: other clips beside, other results.
     other = dataclasses.replace(SEEING, context=(beside(seed=7), BOTH[1]))
-    (changed,) = blind_solver(set_apart(*lay_out([other, *COMPANY[1:]], PARTS, rows=2))[0], config)
+    (changed,) = blind_solver(set_apart(*lay_out([other, *COMPANY[1:]], tight, rows=2))[0], config)
     assert np.abs(changed - once)[moved[0].row, moved[0].tokens].max() > 1e-2
 
 

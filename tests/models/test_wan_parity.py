@@ -13,7 +13,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from sora_jax.core.tree import abstract_model, merge_model
-from sora_jax.models.block import Block, Context
+from sora_jax.models.block import Block, Context, Sight
 from sora_jax.models.block_attention import Beside
 from sora_jax.models.interop.wan import load_wan, save_wan, to_wan
 from sora_jax.models.interop.wan_files import describe_wan
@@ -345,13 +345,10 @@ def test_a_block_and_its_feed_forward_agree(pairs):
         modulation_BG6D=jnp.asarray(np.repeat(modulation[:, None], 2, axis=1)),
         level_BL=ones,
         rotation=rope.rotations(position, HEAD_DIM, 10_000.0),
-        segment_BL=ones,
-        reading_BL=ones,
-        alone=None,
+        sight=Sight(segments=1, segment_BL=ones, alone=None),
         text_BKD=jnp.asarray(text),
         text_segment_BK=jnp.ones((1, TEXT_TOKENS), jnp.int32),
         beside=Beside(None, None),
-        segments=1,
     )
     close(block.mlp_out(gelu(block.mlp_in(jnp.asarray(x)))), fed, atol=1e-7, rtol=1e-6)
     close(block(jnp.asarray(x), context), whole, atol=3e-7, rtol=1e-6)

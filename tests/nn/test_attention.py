@@ -342,10 +342,10 @@ def test_tokens_that_are_alone_see_their_group_and_are_seen_by_their_segment():
     others = np.where(group_L > 0, 0, segment_L)[None]
     expected = slow_attend(query, key, value, others, segment_L[None])
     expected += slow_attend(query, key, value, group_L[None], group_L[None])
-    arrays = [jnp.asarray(x) for x in (query, key, value, segment_L[None], segment_L[None])]
+    arrays = [jnp.asarray(x) for x in (query, key, value, segment_L[None])]
     alone = attention.Alone(jnp.asarray(group_L[None]), 4)
     for backend in ("dense", "blocked"):
-        found = attention.attend(*arrays, segments=2, backend=backend, alone=alone)
+        found = attention.attend_but_alone(*arrays, alone, segments=2, backend=backend)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
