@@ -71,8 +71,8 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns (x_BLD with what it saw, keys and values of the context (B, M, N, H)).
 
-        With `alone`, as of `attend_but_alone`, the context is the tokens themselves, and nothing else is seen; `further`
-        are keys that are seen with those of the context.
+        With `alone`, as of `attend_but_alone`, the context is the tokens themselves, and nothing else is seen. Keys
+        that are `further` are seen with those of the context.
         """
         heads = self.heads
         query = self.norm_q(self.to_q.to_heads(x_BLD, heads))

@@ -111,8 +111,7 @@ class Transformer(nnx.Module):
 
         Args:
           tokens_BLP: Noisy tokens, in the dtype of the computation.
-          levels_BG: float32 noise levels: of the segments, then of their known tokens, then of the clips beside.
-          level_BL: int32 index into G of each token.
+          levels_BG, level_BL: float32 levels of segments, their known tokens, clips beside; int32 index of each token.
           position_BL3: float32 (time position, row, column).
           segment_BL: int32 segment of each token, 0 for padding.
           extent_BL3: float32 largest position of each token's segment, at least 1; used by `place_features` alone.
