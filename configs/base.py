@@ -167,6 +167,8 @@ def get_config() -> ConfigDict:
     low.space = (1, 2)  # whole numbers from 1 on that height and width are divided by
     low.time = (1, 2, 4)  # whole numbers from 1 on, of which every n-th frame is kept
     low.max_level = 0.6  # of these in the place of max_level, less than 1: more bears what is wrong with a small clip
+    context.blind = False  # whether clips beside see themselves alone, and neither the clip nor its text: their keys
+    # are then computed once per video, and not in all steps of the solver; it must be trained so (untried)
 
     c.captioner = captioner = ConfigDict()  # describes clips (configs/captions.py); only stages of its kind look at it
     captioner.width = 128  # of encoder and text decoder, a multiple of `heads`

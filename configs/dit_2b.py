@@ -11,19 +11,25 @@ this config. Steps and rates are untried. All else is that of `dit_s`.
   python -m sora_jax.main --config=configs/dit_2b.py --config.data.path=DIR --config.autoencoder.weights=WAN_VAE \
     --workdir=runs/dit_2b
 
+With clips beside (docs/control.md), here edges of half the size beside half of the clips: rows of 81,920 tokens hold as
+many clips as before with them, and steps see as many.
+  python -m sora_jax.plan --config=configs/dit_2b.py:edges --topology=v5p:4x4x4 --stage=videos
+
 A row of 1,048,576 tokens, each over 64 chips:
   python -m sora_jax.plan --config=configs/dit_2b.py --topology=v5p:4x4x8 --stage=videos --config.mesh.fsdp=2 \
     --config.mesh.sequence=64 --config.transformer.exchange=ring --config.packing.rows=2 \
     --config.packing.tokens=1048576 --config.data.max_tokens=1048576
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import dit_s
 
 
-def get_config() -> ConfigDict:
-    """Returns the config."""
+def get_config(beside: str = "") -> ConfigDict:
+    """Returns the config; `beside` are kinds of clips that half of the clips are given, such as "edges+boxes"."""
     c = dit_s.get_config()
     c.update_from_flattened_dict(
         {
@@ -48,4 +54,14 @@ def get_config() -> ConfigDict:
             "sampling.frames": 81,
         }
     )
-    return dit_s.stages(c, clips=256, images=(50_000, 2e-4), videos=(100_000, 1e-4))
+    c = dit_s.stages(c, clips=256, images=(50_000, 2e-4), videos=(100_000, 1e-4))
+    return with_context(c, beside) if beside else c
+
+
+def with_context(c: Any, beside: str) -> ConfigDict:
+    """Returns the config with clips beside of half the size, that see themselves alone, in the stage of videos."""
+    kinds = beside.split("+")
+    c.context.kinds, c.context.blind = tuple(kinds), True
+    c.packing.tokens += c.packing.tokens * len(kinds) // 4
+    c.stages.videos.context = ConfigDict({"none": 0.5, beside: 0.5})
+    return c

@@ -21,7 +21,8 @@ from sora_jax.models.interop.wan import save_wan
 from sora_jax.models.interop.wan_autoencoder import save_wan_autoencoder
 from sora_jax.models.interop.wan_shape import WanShape
 from sora_jax.models.interop.weights import WEIGHTS_FILE
-from sora_jax.models.transformer import Transformer, TransformerConfig
+from sora_jax.models.transformer import Transformer
+from sora_jax.models.transformer_config import TransformerConfig
 from tests import small
 from tests.small import random_params
 

@@ -18,7 +18,7 @@ from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.text.bytes import ByteText
 from sora_jax.models.text.encoder import TextConfig
 from sora_jax.models.text_to_video import TextToVideo
-from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.transformer_config import TransformerConfig
 
 AUTOENCODER = AutoencoderConfig(
     patch=4,
@@ -97,16 +97,18 @@ def world_config(**values: Any) -> WorldConfig:
     return WorldConfig(**{"max_objects": 1, "occluder": False, "split": "train"} | values)
 
 
-def generator(patch_width: int, *, roles: bool = False, **changes: Any) -> Callable[[Any], TextToVideo]:
+def generator(
+    patch_width: int, *, roles: bool = False, blind: bool = False, **changes: Any
+) -> Callable[[Any], TextToVideo]:
     """Returns a function from a key to a generator of tokens with `patch_width` numbers; `changes` of `TRANSFORMER`.
 
-    `roles` says whether clips may be given beside the one that it makes.
+    `roles` says whether clips may be given beside the one that it makes, `blind` whether these see themselves alone.
     """
     transformer = dataclasses.replace(TRANSFORMER, **changes)
 
     def build(key: Any) -> TextToVideo:
         text = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=1, heads=2, max_tokens=24))
-        return TextToVideo(transformer, text, patch_width=patch_width, rngs=nnx.Rngs(key), roles=roles)
+        return TextToVideo(transformer, text, patch_width=patch_width, rngs=nnx.Rngs(key), roles=roles, blind=blind)
 
     return build
 

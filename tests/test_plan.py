@@ -9,11 +9,14 @@ import re
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from sora_jax.core.chips import CHIPS
+from sora_jax.core.config_files import load_config
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.experiment import activations, programs
+from sora_jax.experiment.kinds.diffusion import DiffusionKind
 from sora_jax.experiment.settings import read_settings
 from sora_jax.models import flops
 from sora_jax.planning import compilation, plans, steps
@@ -277,3 +280,28 @@ def test_a_ring_has_two_links_and_a_line_one():
 def test_segments_that_no_row_holds_are_refused(settings):
     with pytest.raises(UserError, match="segments of 0 tokens: a row holds 36, give 1 to that many"):
         programs.work_of_rows(settings, segment_tokens=0)
+
+
+def test_half_size_context_of_the_large_config_asks_for_at_most_a_third_more():
+    """Of the arithmetic, which binds: as many of the longest clips in a step, each with edges beside it."""
+    found = []
+    for name in ("configs/dit_2b.py", "configs/dit_2b.py:edges"):
+        config = load_config(name)
+        config.data.path = config.autoencoder.start_from = "none is read"
+        one = read_settings(config)
+        (batch,) = DiffusionKind().batches(one, "videos", segment_tokens=one.data.max_tokens)
+        found.append((batch.flops + batch.recomputed, batch))
+    (plain, without), (more, beside) = found
+    assert without.facts["segments of a row"] == beside.facts["segments of a row"] == 2
+    assert beside.facts["tokens beside it"] == 32768 // 4
+    assert 1.25 < more / plain <= 1.35
+    tokens = [one.shapes["tokens_BLP"].shape for one in (without, beside)]
+    assert tokens[1][1] / tokens[0][1] == 1.25
+    assert "part_BL" in beside.shapes
+
+
+def test_a_row_that_holds_no_segment_with_what_is_beside_it_is_refused(toy_config):
+    config = toy_config()
+    config.context.kinds, config.stages.videos.context = ("grey",), ConfigDict({"grey": 1.0})
+    with pytest.raises(UserError, match="segments of 32 tokens with 8 beside them: a row holds 36"):
+        DiffusionKind().batches(read_settings(config), "videos", segment_tokens=32)

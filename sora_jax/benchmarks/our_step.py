@@ -14,7 +14,8 @@ from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import Params, abstract_model, init_params, merge_model
-from sora_jax.models.transformer import Transformer, TransformerConfig
+from sora_jax.models.transformer import Transformer
+from sora_jax.models.transformer_config import TransformerConfig
 from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from sora_jax.train.reporter import HostBatch

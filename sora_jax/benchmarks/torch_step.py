@@ -14,7 +14,7 @@ from sora_jax.benchmarks.our_step import LEARNING_RATE, OPTIMIZER
 from sora_jax.benchmarks.peers import peer
 from sora_jax.models.interop.wan import to_wan
 from sora_jax.models.interop.wan_shape import WanShape
-from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.transformer_config import TransformerConfig
 from sora_jax.nn import rope
 from sora_jax.train.reporter import HostBatch
 

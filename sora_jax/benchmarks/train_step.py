@@ -40,7 +40,7 @@ from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import Params, count_parameters
 from sora_jax.models.flops import transformer_flops
-from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.transformer_config import TransformerConfig
 from sora_jax.nn.stack import REMAT_POLICIES
 
 # (width, depth, heads): for a CPU; DiT-XL's width and depth (arXiv 2212.09748), heads of 128; about 2B parameters.

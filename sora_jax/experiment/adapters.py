@@ -1,6 +1,7 @@
 """Adapters of a run: what its stages train of it where there are some, and what is added to kernels to sample with."""
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,15 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params
 from sora_jax.experiment.schema import Settings
 from sora_jax.models.interop.lora import LoraFile, described_adapter, read_lora
+from sora_jax.models.roles import VECTORS
 from sora_jax.nn.lora import IN, KERNEL, OUT, LoraConfig, adapters_of, add_product, is_factor
 
 # The name by which the adapter that a run has trained is called, in the place of a file.
 OWN = "own"
 _TRANSFORMER = "transformer."
-# What the stages of a transformer with adapters train and keep the rest in, unless they say otherwise.
-_STAGE = {"trainable": r".*\.lora_[ab]", "frozen_dtype": "bfloat16"}
+# What the stages of a transformer with adapters train and keep the rest in, unless they say otherwise. Vectors of roles
+# begin at zero: where clips are given beside, frozen ones would never say what these are.
+_FACTORS, _FROZEN_DTYPE = r".*\.lora_[ab]", "bfloat16"
 
 
 def with_adapter_stages(tree: Mapping[str, Any], kinds: Collection[str]) -> dict[str, Any]:
@@ -25,7 +28,9 @@ def with_adapter_stages(tree: Mapping[str, Any], kinds: Collection[str]) -> dict
     lora, stages = _group(tree, "transformer", "lora"), _group(tree, "stages")
     if lora.get("rank") is None:
         return {**tree}
-    ours = {name: {**stages[name], **_STAGE} if _asks(stages[name], kinds) else stages[name] for name in stages}
+    beside = rf"|{re.escape(_TRANSFORMER + VECTORS)}" if _group(tree, "context").get("kinds") else ""
+    trained = {"trainable": f"{_FACTORS}{beside}", "frozen_dtype": _FROZEN_DTYPE}
+    ours = {name: {**stages[name], **trained} if _asks(stages[name], kinds) else stages[name] for name in stages}
     return {**tree, "stages": ours}
 
 
@@ -110,7 +115,7 @@ class Added:
     @property
     def names(self) -> set[str]:
         """Of the parameters that it changes."""
-        return {*self.file.factors, *self.file.differences}
+        return {*self.file.factors, *self.file.differences, *([] if self.file.roles is None else [VECTORS])}
 
     def to(self, name: str, value: jax.Array) -> jax.Array:
         """Returns a parameter with what is added to it; summed in float32, in the dtype of `value`."""
@@ -118,6 +123,9 @@ class Added:
             value = add_product(value, *self.file.factors[name], self.weight)
         if name in self.file.differences:
             value = _add(value, self.file.differences[name], self.weight)
+        if name == VECTORS and self.file.roles is not None:
+            # They are whole ones, and no difference: at weight 1 the clips beside are told as they were in training.
+            value = _add(value, self.file.roles - value, self.weight)
         return value
 
 

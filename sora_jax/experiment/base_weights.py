@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from sora_jax.core.errors import UserError
 from sora_jax.experiment.schema import Settings
 from sora_jax.models.interop.wan import load_wan
+from sora_jax.models.roles import VECTORS
 from sora_jax.nn.lora import is_factor
 
 _TRANSFORMER = "transformer."
@@ -33,8 +34,8 @@ class PublicWeights:
         return str(self.path)
 
     def has(self, name: str) -> bool:
-        """Returns whether a parameter of the generator is one of the model: adapters, and text encoders, are not."""
-        return name.startswith(_TRANSFORMER) and not is_factor(name)
+        """Returns whether a parameter is one of the model: adapters, vectors of roles, and text encoders, are not."""
+        return name.startswith(_TRANSFORMER) and not is_factor(name) and name != f"{_TRANSFORMER}{VECTORS}"
 
     def load(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
         """Returns parameters by name, each of its dtype, where its sharding says; raises UserError as `load_wan`."""

@@ -1,6 +1,7 @@
 """The part of the config about clips that are given beside the one that is made."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from sora_jax.core.errors import UserError
 from sora_jax.preparation.context import Controls
@@ -31,6 +32,7 @@ class ContextConfig:
     dropout: float
     max_level: float
     low: LowSettings
+    blind: bool
 
     def __post_init__(self):
         unknown = [kind for kind in self.kinds if kind not in CONTROLS]
@@ -45,6 +47,12 @@ class ContextConfig:
         """Returns what is made beside each clip."""
         table = {**CONTROLS, "low": low_control(self.low)}
         return {kind: table[kind] for kind in self.kinds}
+
+    def most_beside(self, sets: Sequence[Sequence[str]], tokens: int) -> tuple[int, ...]:
+        """Returns the tokens of each clip beside one of so many tokens, in the set of kinds that has most in all."""
+        scales = {kind: control.scale for kind, control in CONTROLS.items()} | {"low": min(self.low.space)}
+        found = [tuple(-(-tokens // scales[kind] ** 2) for kind in kinds) for kinds in sets]
+        return max(found, key=sum, default=())
 
     def max_levels(self) -> tuple[float, ...]:
         """Returns the highest noise level of clips beside, for each role."""

@@ -17,6 +17,7 @@ from sora_jax.data.curation.source import CuratedSource, VideoFiles
 from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.media.file_kinds import HEIC_REMEDY
 from sora_jax.data.packing.context import ContextMix
+from sora_jax.data.packing.packs import groups_beside
 from sora_jax.data.packing.pipeline import Batches, RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, Source
@@ -242,6 +243,7 @@ class PackedBatches:
     ):
         weights = mix.collections
         self._part = part
+        self._blind = settings.context.blind
         self._work_flops = work_flops or (lambda work: _transformer_flops(settings, work, trained=trained))
         self._per_batch = settings.packing.rows
         self.rows = RowDataset(
@@ -279,7 +281,9 @@ class PackedBatches:
 
     def flops(self, batch: HostBatch) -> float:
         """Returns the model FLOPs of a step on a pack, all parts together, taken to be alike."""
-        work = work_of(batch["segment_BL"], batch["text_segment_BK"], batch.get("image_segment_BM"))
+        alone_BL = groups_beside(batch) if self._blind and "part_BL" in batch else None
+        arrays = batch["segment_BL"], batch["text_segment_BK"], batch.get("image_segment_BM")
+        work = work_of(*arrays, alone_BL=alone_BL)
         return self._part[1] * self._work_flops(work)
 
 

@@ -1,5 +1,6 @@
 """What a run has trained as files for other programs: its adapters, its transformer, its autoencoder."""
 
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from sora_jax.models.interop.wan import save_wan
 from sora_jax.models.interop.wan_autoencoder import save_wan_autoencoder
 from sora_jax.models.interop.wan_names import Layout
 from sora_jax.models.interop.wan_shape import WanShape, inexpressible
+from sora_jax.models.roles import VECTORS
 from sora_jax.nn.lora import IN, KERNEL, OUT, adapters_of, is_factor
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
@@ -91,7 +93,8 @@ def export_lora(
         if settings.public is not None and settings.public.variant.experts > 1 and expert is not None:
             facts["expert"] = EXPERTS[expert]
             path = path.with_name(f"{path.stem}_{EXPERTS[expert]}_noise.safetensors")
-        files.append(save_lora(path, factors, scale=lora.scale, facts=facts, dtype=dtype))
+        roles = params.get(f"{_TRANSFORMER}{VECTORS}")
+        files.append(save_lora(path, factors, scale=lora.scale, facts=facts, dtype=dtype, roles=roles))
     return files
 
 
@@ -109,7 +112,9 @@ def _factors(
     workdir: Workdir, settings: Settings, stage: str, *, step: int | None, weights: Weights, ema: float | None
 ) -> Params:
     _, shapes, _ = abstract_model(lambda key: build_generator(settings, key))
-    wanted = {name: shape for name, shape in shapes.items() if is_factor(name)}
+    trained = DiffusionKind().of(settings, stage).trained or ".*"
+    roles = {f"{_TRANSFORMER}{VECTORS}"} if re.fullmatch(trained, f"{_TRANSFORMER}{VECTORS}") else set()
+    wanted = {name: shape for name, shape in shapes.items() if is_factor(name) or name in roles}
     if ema is not None:
         return load_average(workdir, settings, stage, placed(wanted), width=ema, step=step)[0]
     track = track_name(settings.ema.widths[0])

@@ -26,13 +26,14 @@ from sora_jax.core.config import differences
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.experiment.stage_settings import TrainStage, read_rules
 from sora_jax.models.autoencoder import AutoencoderConfig
+from sora_jax.models.roles import VECTORS
 from sora_jax.nn.lora import is_factor
 from sora_jax.train.state import StateMaker, TrainState, track_name
 from sora_jax.train.workdir import Workdir
 
 _FRESH = "fresh"
-# Vectors that begin at zero, of clips beside, that another run may have had none of.
-_ROLES = "transformer.roles.vectors"
+# They begin at zero, and another run may have had none.
+_ROLES = f"transformer.{VECTORS}"
 # The name under which the autoencoder of another run is kept: none of a stage.
 _TAKEN = "taken_autoencoder"
 # What may differ between two configs of an autoencoder that is the same.

@@ -63,6 +63,7 @@ def build_generator(settings: Settings, key: jax.Array) -> TextToVideo:
         patch_width=settings.patch_width,
         rngs=nnx.Rngs(key),
         roles=bool(settings.context.kinds),
+        blind=settings.context.blind,
     )
 
 
@@ -319,6 +320,7 @@ def make_sampler(
         dtype=compute_dtype(settings.precision),
         mesh=mesh,
         shower=load_shower(settings, codec),
+        blind=settings.context.blind,
     )
 
 

@@ -6,7 +6,7 @@ They are the very functions that training, sampling, encoding and decoding run. 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -62,21 +62,32 @@ class Program:
     times: int = 1
 
 
-def work_of_rows(settings: Settings, *, segment_tokens: int) -> flops.Work:
+def work_of_rows(settings: Settings, *, segment_tokens: int, beside: Sequence[int] = ()) -> flops.Work:
     """Returns the work of a pack whose rows are full of segments of one size with captions of the longest.
 
-    Raises UserError for segments that no row holds.
+    Each has clips of so many tokens `beside` it. Raises UserError for segments that no row holds.
     """
     packing = settings.packing
     if not 1 <= segment_tokens <= packing.tokens:
         raise UserError(f"segments of {segment_tokens} tokens: a row holds {packing.tokens}, give 1 to that many")
-    count = min(packing.segments, packing.tokens // segment_tokens)
+    whole = segment_tokens + sum(beside)
+    if whole > packing.tokens:
+        raise UserError(
+            f"segments of {segment_tokens} tokens with {whole - segment_tokens} beside them: a row holds "
+            f"{packing.tokens}, and clips that fit none with what is beside them go without: raise packing.tokens to "
+            f"{whole} or more"
+        )
+    count = min(packing.segments, packing.tokens // whole)
     text = max(1, min(settings.text.max_tokens, packing.text_tokens // count))
-    segment_BL = np.repeat(np.arange(1, count + 1), segment_tokens)[None]
+    segment_BL = np.repeat(np.arange(1, count + 1), whole)[None]
+    alone_BL = None
+    if beside and settings.context.blind:
+        one_L = np.repeat(np.arange(len(beside) + 1), (segment_tokens, *beside))
+        alone_BL = np.where(one_L > 0, one_L + np.arange(count)[:, None] * len(beside), 0).reshape(1, -1)
     text_segment_BK = np.repeat(np.arange(1, count + 1), text)[None]
     images = 0 if settings.shown is None else settings.shown.tokens
     image_segment_BM = np.repeat(np.arange(1, count + 1), images)[None]
-    row = flops.work_of(segment_BL, text_segment_BK, image_segment_BM)
+    row = flops.work_of(segment_BL, text_segment_BK, image_segment_BM, alone_BL=alone_BL)
     return sum((row for _ in range(packing.rows)), flops.NO_WORK)
 
 
@@ -114,13 +125,14 @@ def packed_batch(
     step_flops: Callable[[flops.Work], float],
     recomputed: Callable[[flops.Work], float] = lambda work: 0.0,
     parts: int = 0,
+    beside: Sequence[int] = (),
 ) -> StepBatch:
     """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds.
 
     `widths` are the model's hidden width of feed-forwards and width of a head, which `activations.of_rows` splits;
-    `parts` as of `pack_shapes`.
+    `parts` as of `pack_shapes`, `beside` as of `work_of_rows`.
     """
-    packing, work = settings.packing, work_of_rows(settings, segment_tokens=segment_tokens)
+    packing, work = settings.packing, work_of_rows(settings, segment_tokens=segment_tokens, beside=beside)
 
     def split(mesh: Mesh, params: Params) -> activations.Ways:
         rows = packing.rows // accumulate
@@ -139,6 +151,7 @@ def packed_batch(
             "tokens of a row": packing.tokens,
             "segments of a row": work.segments // packing.rows,
             "tokens of a segment": segment_tokens,
+            **({"tokens beside it": sum(beside)} if beside else {}),
         },
     )
 

@@ -29,7 +29,7 @@ from sora_jax.models.discriminator import DiscriminatorConfig
 from sora_jax.models.interop.model_folder import ModelFiles, find_model
 from sora_jax.models.text import build_encoder
 from sora_jax.models.text.encoder import TextConfig, TextEncoder
-from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.transformer_config import TransformerConfig
 from sora_jax.models.vision.clip import describe_image_encoder
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.captioner import CaptionerLossConfig

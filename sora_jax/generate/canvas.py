@@ -24,7 +24,7 @@ from sora_jax.video.patches import patchify
 from sora_jax.video.shown import Shown
 
 # Longer rows are multiples of it: blocks of attention, and devices that split a row, come out even.
-_ROW_UNIT = 128
+ROW_UNIT = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -159,11 +159,20 @@ def longer_rows(layout: PackLayout, tokens: int, *, rows: int, parts: int = 1) -
     A canvas that training's rows do not hold is solved in such rows: `rows` of `layout` become as many as come out even
     over `parts`.
     """
-    length = -(-tokens // _ROW_UNIT) * _ROW_UNIT
+    length = -(-tokens // ROW_UNIT) * ROW_UNIT
     fewer = max(1, rows * layout.budget.tokens // length)
     return dataclasses.replace(layout, budget=dataclasses.replace(layout.budget, tokens=length)), -(
         -fewer // parts
     ) * parts
+
+
+class ContextRows(NamedTuple):
+    """Clips beside the canvases of a batch, in rows of their own, with the segments and parts that they have there."""
+
+    pack: dict[str, Array]  # without texts and the tokens of what is made
+    noise_BLP: Array  # float32
+    sigma_BSA: Array  # float32, their levels
+    row_tokens: Array  # int32: of a row that would hold both
 
 
 class CanvasBatch(NamedTuple):
@@ -178,6 +187,7 @@ class CanvasBatch(NamedTuple):
     turned: Texts | None  # the second prompts, the first ones where there is none; None: nobody has one
     share_BL: Array | None  # float32, the share of the second prompt
     context_sigma_BSA: Array | None = None  # float32, of clips beside; None: the layout has none
+    apart: ContextRows | None = None  # clips beside that are not in `pack`; None: what there is is there
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

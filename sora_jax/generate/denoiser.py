@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from sora_jax.core.errors import UserError
 from sora_jax.data.packing.packs import own_segments
 from sora_jax.diffusion import grids, guidance, known, noise_levels, path
+from sora_jax.generate.apart import keys_beside
 from sora_jax.generate.canvas import CanvasBatch, Texts
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import Reused, Transformer
@@ -66,7 +67,7 @@ class SolverConfig:
 
 
 class Predictor:
-    """The guided velocity of a batch. Texts are encoded once.
+    """The guided velocity of a batch. Texts are encoded once, and keys of clips beside that are apart computed once.
 
     With `config.cache` steps take over what the blocks added in an earlier step (compare TeaCache, arXiv 2411.19108,
     which looks at the input as well). Which ones depends on the schedule of a full row alone, so that a canvas never
@@ -89,13 +90,18 @@ class Predictor:
         self._texts = {"prompt": encode(batch.pack), "negative": encode(batch.negative)}
         if batch.turned is not None:
             self._texts["turned"] = encode(batch.turned)
+        self._kept = None
+        if batch.apart is not None:
+            width = self._texts["prompt"][0].shape[-1]
+            self._kept = keys_beside(model, batch.apart, text_width=width, dtype=dtype)
         # Training clips the divisor of a clean prediction; here that would leave the last noise in.
         self._path = dataclasses.replace(config.path, min_sigma=1e-4)
         scale_BS = jnp.where(jnp.isnan(batch.guidance_BS), config.guidance.scale, batch.guidance_BS)
         self._is_guided_BS = (scale_BS != 1) & (batch.pack["grid_BS3"][..., 0] > 0)
         self._scale_BL = known.per_token(scale_BS, batch.pack["segment_BL"])
         if config.cache > 0:
-            self._taken_over_I = taken_over(model.transformer, config, tokens=level_BL.shape[1])
+            tokens = level_BL.shape[1] if batch.apart is None else batch.apart.row_tokens
+            self._taken_over_I = taken_over(model.transformer, config, tokens=tokens)
 
     def memory(self) -> Memory:
         """Returns what the first evaluation is handed."""
@@ -177,6 +183,7 @@ class Predictor:
             text_BKE=text_BKE,
             text_segment_BK=text_segment_BK,
             reused=reused,
+            kept=None if name == "negative" and self._config.forgets_context else self._kept,
         )
         if memory:
             memory = {**memory, "added": {**memory["added"], name: said.added_BLD}}
@@ -189,7 +196,7 @@ def _forgotten(level_BL: jax.Array, batch: CanvasBatch) -> jax.Array:
     return own_BL if "part_BL" not in batch.pack else jnp.where(batch.pack["part_BL"] > 0, level_BL, own_BL)
 
 
-def taken_over(transformer: Transformer, config: SolverConfig, *, tokens: int) -> jax.Array:
+def taken_over(transformer: Transformer, config: SolverConfig, *, tokens: jax.Array | int) -> jax.Array:
     """Returns for each evaluation (bool, (I,)) whether it takes over: while changes add up to less than `cache`.
 
     A change is the mean absolute difference of the modulation to that of the step before, over its mean absolute value,

@@ -20,6 +20,7 @@ from sora_jax.core.sharding import ways
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.diffusion import known, solvers
+from sora_jax.generate.apart import set_apart
 from sora_jax.generate.canvas import Canvas, CanvasBatch, lay_out, longer_rows
 from sora_jax.generate.denoiser import Predictor, SolverConfig
 from sora_jax.models.codec import Codec
@@ -33,7 +34,7 @@ def make_solver(
 ) -> Callable[[Params, CanvasBatch], jax.Array]:
     """Returns the jitted `(params, batch) -> clean tokens_BLP`, in which known tokens are as they were given.
 
-    Those of clips beside come out under the noise of their level.
+    Those of clips beside come out under the noise of their level, and not where they are apart.
     """
 
     def solve(params: Params, batch: CanvasBatch) -> jax.Array:
@@ -115,6 +116,7 @@ class Sampler:
       dtype: Of the computation.
       mesh: Devices that share the batch and hold the weights; None: where the weights lie.
       shower: What encodes the frames that the model is shown; None: it is shown none.
+      blind: Whether clips beside see themselves alone, as in training: their keys are then computed once per canvas.
     """
 
     def __init__(
@@ -128,9 +130,11 @@ class Sampler:
         dtype: jnp.dtype,
         mesh: Mesh | None = None,
         shower: Shower | None = None,
+        blind: bool = False,
     ):
         self._structure, self._config, self._dtype = structure, config, dtype
         self._solvers: dict[int, Callable[[Params, CanvasBatch], jax.Array]] = {}
+        self._blind = blind
         self.codec, self.shower = codec, shower
         self._layout = layout
         self.rows = rows
@@ -175,6 +179,8 @@ class Sampler:
         """Returns the latents of some canvases by number, solved in rows of one layout."""
         chosen = [canvases[number] for number in numbers]
         batches, places = lay_out(chosen, layout, rows=rows)
+        if self._blind and layout.parts:
+            batches, places = set_apart(batches, places)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             solved = self._solve_all(params, batches, steps)
         patch, channels = layout.patch, layout.channels

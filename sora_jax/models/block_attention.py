@@ -10,7 +10,8 @@ import jax
 from flax import nnx
 
 from sora_jax.nn import rope
-from sora_jax.nn.attention import Repeated, attend
+from sora_jax.nn.attention import Alone, Repeated, attend, attend_but_alone
+from sora_jax.nn.flash import KeyPart
 from sora_jax.nn.linear import Linear
 from sora_jax.nn.norm import RMSNorm
 
@@ -65,26 +66,31 @@ class Attention(nnx.Module):
         *,
         segments: int | None,
         beside: Beside | None = None,
-    ) -> jax.Array:
+        alone: Alone | None = None,
+        further: KeyPart | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Returns (x_BLD with what it saw, keys and values of the context (B, M, N, H)).
+
+        With `alone`, as of `attend_but_alone`, the context is the tokens themselves, and nothing else is seen. Keys
+        that are `further` are seen with those of the context.
+        """
         heads = self.heads
         query = self.norm_q(self.to_q.to_heads(x_BLD, heads))
         key = self.norm_k(self.to_k.to_heads(context_BMD, heads))
         if rotation is not None:
             query, key = rope.rotate(query, rotation), rope.rotate(key, rotation)
-        attend_to = functools.partial(
-            attend,
-            segments=segments,
-            along=self.along,
-            backend=self.backend,
-            exchange=self.exchange,
-        )
+        options = {"segments": segments, "along": self.along, "backend": self.backend, "exchange": self.exchange}
+        attend_to = functools.partial(attend, **options)
         repeated = None if beside is None or beside.padding is None else self._repeated(beside.padding)
         value = self.to_v.to_heads(context_BMD, heads)
-        mixed = attend_to(query, key, value, segment_BL, context_segment_BM, repeated=repeated)
+        if alone is None:
+            mixed = attend_to(query, key, value, segment_BL, context_segment_BM, repeated=repeated, further=further)
+        else:
+            mixed = attend_but_alone(query, key, value, segment_BL, alone, **options)
         if beside is not None and beside.image is not None:
             # Of their own softmax, and added.
             mixed = mixed + attend_to(query, *self._image(beside.image), segment_BL, beside.image.segment_BM)
-        return self.to_out.from_heads(mixed)
+        return self.to_out.from_heads(mixed), (key, value)
 
     def _repeated(self, padding: Padding) -> Repeated:
         """Returns the key of the zeros that texts are padded with."""

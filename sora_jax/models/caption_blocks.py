@@ -115,7 +115,7 @@ class ClipBlock(nnx.Module):
     ) -> jax.Array:
         x_BLD = constrain_row_major(x_BLD, "batch", "length", "features")
         y = self.norm(x_BLD)
-        x_BLD = x_BLD + self.attn(y, y, segment_BL, segment_BL, rotation, segments=segments)
+        x_BLD = x_BLD + self.attn(y, y, segment_BL, segment_BL, rotation, segments=segments)[0]
         return constrain(self.feed(x_BLD), "batch", "length", "features")
 
 

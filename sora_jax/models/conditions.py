@@ -56,14 +56,20 @@ class ConditionEmbedder(nnx.Module):
 
     @jax.named_scope("conditions")
     def __call__(
-        self, levels_BG: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int
+        self, levels_BG: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int, *, told: int
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns (level_BGD, modulation_BG6D, text_BKD), the first two float32; G is a multiple of `segments`, S."""
+        """Returns (level_BGD, modulation_BG6D, text_BKD), the first two float32; G is a multiple of `segments`, S.
+
+        The first `told` levels, a multiple of S, are told the pooled text.
+        """
         level_BGD = self.of_levels(levels_BG)
         if self.pooled is not None:
             pooled_BSE = pool_text(text_BKE, text_segment_BK, segments)
             pooled_BSD = self.pooled(pooled_BSE)
-            level_BGD = level_BGD + jnp.concatenate([pooled_BSD] * (levels_BG.shape[1] // segments), axis=1)
+            pooled_BGD = jnp.concatenate([pooled_BSD] * (told // segments), axis=1)
+            if told < levels_BG.shape[1]:
+                pooled_BGD = jnp.pad(pooled_BGD, ((0, 0), (0, levels_BG.shape[1] - told), (0, 0)))
+            level_BGD = level_BGD + pooled_BGD
         modulation = self.time_proj(jax.nn.silu(level_BGD))
         return level_BGD, modulation.reshape(*level_BGD.shape[:2], 6, -1), self.of_text(text_BKE)
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from sora_jax.models.place import PLACE_DIM
-from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.transformer_config import TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class Work:
       tokens: Sum of n.
       text_tokens: Sum of m.
       segments: Their number.
-      pairs: Sum of n², over which self-attention goes.
-      text_pairs: Sum of n m, over which cross-attention goes.
+      pairs: Sum of n², over which self-attention goes; less where clips beside see themselves alone.
+      text_pairs: Sum of n m, over which cross-attention goes; then without the tokens of clips beside.
       text_squares: Sum of m², over which the text encoder goes.
       image_tokens: Sum of i.
       image_pairs: Sum of n i, over which attention to images goes.
@@ -49,22 +49,35 @@ class Work:
 NO_WORK = Work(**dict.fromkeys((field.name for field in dataclasses.fields(Work)), 0))
 
 
-def work_of(segment_BL: np.ndarray, text_segment_BK: np.ndarray, image_segment_BM: np.ndarray | None = None) -> Work:
-    """Returns what the rows of a pack hold; int32 segments, 0 for padding; None where no clip has an image."""
+def work_of(
+    segment_BL: np.ndarray,
+    text_segment_BK: np.ndarray,
+    image_segment_BM: np.ndarray | None = None,
+    *,
+    alone_BL: np.ndarray | None = None,
+) -> Work:
+    """Returns what the rows of a pack hold; int32 segments, 0 for padding; None where no clip has an image.
+
+    Tokens of a group of `alone_BL` (int32, 0: of none) see this alone, and neither text nor image.
+    """
     if image_segment_BM is None:
         image_segment_BM = np.zeros((len(segment_BL), 1), np.int32)
     arrays = (segment_BL, text_segment_BK, image_segment_BM)
     slots = 1 + max(int(array.max(initial=0)) for array in arrays)
     n_BS, m_BS, i_BS = (_counts(array, slots) for array in arrays)
+    seeing_BS, pairs_alone = n_BS, 0
+    if alone_BL is not None:
+        seeing_BS = _counts(np.where(alone_BL > 0, 0, segment_BL), slots)
+        pairs_alone = int((_counts(alone_BL, 1 + int(alone_BL.max(initial=0))) ** 2).sum())
     return Work(
         tokens=int(n_BS.sum()),
         text_tokens=int(m_BS.sum()),
         segments=int(np.count_nonzero(n_BS)),
-        pairs=int((n_BS**2).sum()),
-        text_pairs=int((n_BS * m_BS).sum()),
+        pairs=int((seeing_BS * n_BS).sum()) + pairs_alone,
+        text_pairs=int((seeing_BS * m_BS).sum()),
         text_squares=int((m_BS**2).sum()),
         image_tokens=int(i_BS.sum()),
-        image_pairs=int((n_BS * i_BS).sum()),
+        image_pairs=int((seeing_BS * i_BS).sum()),
     )
 
 

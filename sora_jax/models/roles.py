@@ -10,8 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.data.packing.packs import groups_beside
+from sora_jax.nn.attention import Alone
 from sora_jax.nn.gather import gather_level
 from sora_jax.video.parts import ROLES
+
+# The vectors of roles, by their name in the transformer: of no public model, and trained with adapters.
+VECTORS = "roles.vectors"
 
 
 class Parts(NamedTuple):
@@ -24,6 +29,12 @@ class Parts(NamedTuple):
 def parts_of(pack: Mapping[str, jax.Array]) -> Parts | None:
     """Returns the parts of a pack; None where it has no clips beside."""
     return Parts(pack["part_BL"], pack["role_BSA"]) if "part_BL" in pack else None
+
+
+def alone_in(parts: Parts, segment_BL: jax.Array) -> Alone:
+    """Returns the clips beside as tokens that see their own clip alone."""
+    _, slots, most = parts.role_BSA.shape
+    return Alone(groups_beside({"segment_BL": segment_BL, **parts._asdict()}), slots * most)
 
 
 class Roles(nnx.Module):

@@ -10,9 +10,11 @@ from flax import nnx
 
 from sora_jax.data.packing.packs import empty_name, texts_of
 from sora_jax.diffusion import known
+from sora_jax.models.block import Kept
 from sora_jax.models.roles import parts_of
 from sora_jax.models.text.encoder import TextEncoder
-from sora_jax.models.transformer import Prediction, Reused, Transformer, TransformerConfig
+from sora_jax.models.transformer import Prediction, Reused, Transformer
+from sora_jax.models.transformer_config import TransformerConfig
 
 Pack = dict[str, jax.Array]
 
@@ -28,11 +30,12 @@ class TextToVideo(nnx.Module):
         patch_width: int,
         rngs: nnx.Rngs,
         roles: bool = False,
+        blind: bool = False,
     ):
-        """`roles` says whether clips may be given beside the one that is made."""
+        """`roles` says whether clips may be given beside the one that is made, `blind` whether they see none else."""
         self.text = text.module(remat=transformer.remat, rngs=rngs)
         self.transformer = Transformer(
-            transformer, patch_width=patch_width, text_dim=text.width, rngs=rngs, roles=roles
+            transformer, patch_width=patch_width, text_dim=text.width, rngs=rngs, roles=roles, blind=blind
         )
 
     @jax.named_scope("text_encoder")
@@ -51,10 +54,13 @@ class TextToVideo(nnx.Module):
         text_BKE: jax.Array,
         text_segment_BK: jax.Array,
         reused: Reused | None = None,
+        kept: Kept | None = None,
+        keeps_keys: bool = False,
     ) -> Prediction:
         """Returns the prediction for noisy tokens in the layout of `pack`.
 
         `text_segment_BK` may differ from the pack's: 0 hides a text token. `reused` may take the place of the blocks.
+        `kept` and `keeps_keys` are as of `Transformer`.
         """
         return self.transformer(
             tokens_BLP.astype(text_BKE.dtype),
@@ -70,6 +76,8 @@ class TextToVideo(nnx.Module):
             image_segment_BM=pack.get("image_segment_BM"),
             parts=parts_of(pack),
             reused=reused,
+            kept=kept,
+            keeps_keys=keeps_keys,
         )
 
 

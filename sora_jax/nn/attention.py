@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.sharding import RULES, spec, ways
-from sora_jax.nn.flash import NOTHING, Kernel, flash, flash_with_logsum, merge
+from sora_jax.nn.flash import NOTHING, Kernel, KeyPart, flash, flash_with_logsum, merge
 from sora_jax.nn.kernels import cudnn, pallas_gpu, pallas_tpu
 from sora_jax.nn.kernels.blocked import Blocks, blocked
 from sora_jax.nn.kernels.dense import dense
@@ -66,6 +66,17 @@ class Repeated(NamedTuple):
     log_count_BL: jax.Array  # float32 logarithm of how often each query sees it, or `NOTHING`; added to its score
 
 
+class Alone(NamedTuple):
+    """Tokens that see those of their own group alone, and are seen by the others of their segment all the same."""
+
+    id_BL: jax.Array  # int32 group, 1...`groups`; 0 for a token that sees its whole segment, and for padding
+    groups: int
+
+    def marked(self, segment_BL: jax.Array, mark: int) -> jax.Array:
+        """Returns the segments with `mark` in the place of those of these tokens."""
+        return jnp.where(self.id_BL > 0, mark, segment_BL)
+
+
 def attend(
     query_BLNH: jax.Array,
     key_BMNH: jax.Array,
@@ -79,6 +90,7 @@ def attend(
     backend: str = "auto",
     exchange: str = "gather",
     repeated: Repeated | None = None,
+    further: KeyPart | None = None,
 ) -> jax.Array:
     """Returns softmax(q k / sqrt(H)) v within segments, (B, L, N, H) in the dtype of the queries.
 
@@ -98,6 +110,8 @@ def attend(
       backend: One of `BACKENDS`, or "auto".
       exchange: One of `EXCHANGES`, for keys that are spread over several devices.
       repeated: A key that is seen besides. Backends whose results cannot be merged leave it to "auto".
+      further: More keys, with their values and segments, along the same axis as the others; not with `causal`. They
+        too are left to "auto" by backends whose results cannot be merged.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if causal:
@@ -108,8 +122,28 @@ def attend(
     attend_here = functools.partial(_attend_here, segments=segments, causal=causal, backend=backend)
     arrays = query_BLNH, key_BMNH, value_BMNH, query_segment_BL, key_segment_BM
     if mesh.empty or mesh.size == 1:
-        return attend_here(*arrays, repeated, ring=None, spread=False)
-    return _attend_over(mesh, attend_here, arrays, repeated, along=along, exchange=exchange)
+        return attend_here(*arrays, repeated, further, ring=None, spread=False)
+    return _attend_over(mesh, attend_here, arrays, repeated, further, along=along, exchange=exchange)
+
+
+def attend_but_alone(
+    query_BLNH: jax.Array,
+    key_BLNH: jax.Array,
+    value_BLNH: jax.Array,
+    segment_BL: jax.Array,
+    alone: Alone,
+    *,
+    segments: int | None,
+    along: tuple[str, str] = ("length", "length"),
+    backend: str = "auto",
+    exchange: str = "gather",
+) -> jax.Array:
+    """Returns what `attend` does for queries and keys of the same tokens, of which some see their group alone."""
+    options = {"along": along, "backend": backend, "exchange": exchange}
+    call = functools.partial(attend, query_BLNH, key_BLNH, value_BLNH, **options)
+    # Each query is of one of the two calls, and padding of the other, which gives zeros: exact for every backend.
+    seeing = call(alone.marked(segment_BL, 0), segment_BL, segments=segments)
+    return seeing + call(alone.id_BL, alone.id_BL, segments=alone.groups)
 
 
 def _attend_over(
@@ -117,6 +151,7 @@ def _attend_over(
     attend_here: Callable[..., jax.Array],
     arrays: tuple[jax.Array, ...],
     repeated: Repeated | None,
+    further: KeyPart | None,
     *,
     along: tuple[str, str],
     exchange: str,
@@ -128,22 +163,23 @@ def _attend_over(
     batch = "batch" if arrays[0].shape[0] % ways("batch", mesh) == 0 else None
     query, key = (spec((batch, name, heads, None)) for name in along)
     one = spec((heads, None))
-    more = (one, one, P(*query[:2])) if repeated is not None else ()
+    part = key, key, P(*key[:2])
+    # Of what is not there a spec is none either.
+    more = (one, one, P(*query[:2])) if repeated is not None else None, part if further is not None else None
 
-    def on_device(query, key, value, query_segment, key_segment, *repeated: jax.Array):
+    def on_device(*given: Any) -> jax.Array:
+        query, key, value, query_segment, key_segment, once_more, further = given
         if spread and exchange == "gather":
             gather = functools.partial(jax.lax.all_gather, axis_name=spread, axis=1, tiled=True)
-            key, value, key_segment = map(gather, (key, value, key_segment))
+            (key, value, key_segment), further = jax.tree.map(gather, ((key, value, key_segment), further))
         ring = spread if exchange == "ring" else None
-        once_more = Repeated(*repeated) if repeated else None
-        return attend_here(query, key, value, query_segment, key_segment, once_more, ring=ring, spread=bool(spread))
+        repeated = None if once_more is None else Repeated(*once_more)
+        arrays = query, key, value, query_segment, key_segment
+        return attend_here(*arrays, repeated, further, ring=ring, spread=bool(spread))
 
     return jax.shard_map(
-        on_device,
-        in_specs=(query, key, key, P(*query[:2]), P(*key[:2]), *more),
-        out_specs=query,
-        check_vma=False,
-    )(*arrays, *(repeated or ()))
+        on_device, in_specs=(query, *part[:2], P(*query[:2]), part[2], *more), out_specs=query, check_vma=False
+    )(*arrays, None if repeated is None else tuple(repeated), further)
 
 
 def _axis_of_several(name: str, mesh: AbstractMesh) -> str | None:
@@ -159,6 +195,7 @@ def _attend_here(
     query_segment: jax.Array,
     key_segment: jax.Array,
     repeated: Repeated | None,
+    further: KeyPart | None,
     *,
     segments: int | None,
     causal: bool,
@@ -172,13 +209,10 @@ def _attend_here(
     """
     if causal and spread:
         backend, segments = backend if backend in _KERNELS else "auto", None
-    if repeated is not None:
+    if repeated is not None or further is not None:
+        parts = [(key, value, key_segment), *([] if further is None else [further])]
         backend = backend if backend in _KERNELS else "auto"
-        backend = choose(backend, query, key, segments=None, ring=ring is not None, causal=causal)
-        kernel = _KERNELS[backend](query.shape[1], key.shape[1], causal)
-        found: Any = flash_with_logsum(kernel, ring, query, key, value, query_segment, key_segment)
-        mixed, logsum = found
-        return _with_repeated(query, mixed, logsum, repeated)
+        return _merged(query, query_segment, parts, repeated, causal=causal, backend=backend, ring=ring)
     backend = choose(backend, query, key, segments=segments, ring=ring is not None, causal=causal)
     arrays = query, key, value, query_segment, key_segment
     if backend in _KERNELS:
@@ -188,6 +222,29 @@ def _attend_here(
         return attend_splash(*whole, causal=causal)
     assert segments is not None
     return cudnn.attend_cudnn(*whole, segments=segments, causal=causal)
+
+
+def _merged(
+    query: jax.Array,
+    query_segment: jax.Array,
+    parts: list[KeyPart],
+    repeated: Repeated | None,
+    *,
+    causal: bool,
+    backend: str,
+    ring: str | None,
+) -> jax.Array:
+    """Returns attention over keys in several parts, and over one that is repeated, each part in its own order."""
+    results = []
+    for key, value, key_segment in parts:
+        chosen = choose(backend, query, key, segments=None, ring=ring is not None, causal=causal)
+        kernel = _KERNELS[chosen](query.shape[1], key.shape[1], causal)
+        found: Any = flash_with_logsum(kernel, ring, query, key, value, query_segment, key_segment)
+        results.append(found)
+    mixed, logsum = results[0]
+    for more in results[1:]:
+        mixed, logsum = merge(mixed.astype(jnp.float32), logsum, *more)
+    return mixed.astype(query.dtype) if repeated is None else _with_repeated(query, mixed, logsum, repeated)
 
 
 def _with_repeated(query: jax.Array, mixed: jax.Array, logsum_BLN: jax.Array, repeated: Repeated) -> jax.Array:

@@ -43,7 +43,7 @@ _LATER = {
     "text": {"encoder": "bytes"},
     "transformer": {"lora": {"rank": None, "alpha": None, "targets": None}},
     "context": {
-        **{"kinds": [], "dropout": 0.1, "max_level": 0.05},
+        **{"kinds": [], "dropout": 0.1, "max_level": 0.05, "blind": False},
         "low": {"space": [1, 2], "time": [1, 2, 4], "max_level": 0.6},
     },
     "sampling": {"forget_context": False, "refiner": {"level": 0.15, "steps": None, "tile": None}},

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sora_jax.core.tree import abstract_model
+from sora_jax.generate.apart import set_apart
 from sora_jax.generate.canvas import ContextPart, lay_out
 from sora_jax.generate.sampler import Sampler, make_solver
 from sora_jax.video.parts import ROLES, ContextClip
@@ -146,3 +147,52 @@ def test_guidance_that_forgets_clips_beside_leads_away_from_none():
     tokens_BLP = np.asarray(solver_of(forgetting)(seeing()[1], batch))
     np.testing.assert_allclose(tokens_BLP[places[0].row, places[0].tokens], solved(FIRST)[0], atol=1e-4)
     assert np.abs(solved(SEEING)[0] - solved(FIRST)[0]).max() > 1e-2, "and one that keeps them sees them"
+
+
+def blind_solver(batches, config=WITHOUT_TEXT):
+    structure, _, _ = abstract_model(generator(3, roles=True, blind=True))
+    solve = make_solver(structure, config, dtype=jnp.dtype(jnp.float32))
+    return [np.asarray(solve(seeing()[1], batch)) for batch in batches]
+
+
+COMPANY = [SEEING, dataclasses.replace(OTHERS[0], context=BOTH[:1]), OTHERS[1]]
+
+
+@pytest.mark.slow  # compiles solvers of its own
+def test_keys_that_are_computed_once_give_what_blind_clips_in_the_row_do():
+    # As many segments as a row has: the last one is a segment like all others.
+    tight = dataclasses.replace(PARTS, budget=dataclasses.replace(PARTS.budget, segments=2))
+    batches, places = lay_out(COMPANY, tight, rows=2)
+    split, moved = set_apart(batches, places)
+    assert all(batch.pack["grid_BS3"][:, -1].any() for batch in batches)
+    assert split[0].apart is not None
+    assert "part_BL" not in split[0].pack
+    config = dataclasses.replace(SOLVER, guidance=small.guidance_config(scale=3.0))
+    ((within,), (once,)) = blind_solver(batches, config), blind_solver(split, config)
+    for canvas, at, there in zip(COMPANY, places, moved, strict=True):
+        wanted = within[at.row, at.tokens]
+        np.testing.assert_allclose(once[there.row, there.tokens], wanted, atol=2e-5, err_msg=canvas.prompt)
+    # Also the other way it is no accident: other clips beside, other results.
+    other = dataclasses.replace(SEEING, context=(beside(seed=7), BOTH[1]))
+    (changed,) = blind_solver(set_apart(*lay_out([other, *COMPANY[1:]], tight, rows=2))[0], config)
+    assert np.abs(changed - once)[moved[0].row, moved[0].tokens].max() > 1e-2
+
+
+def test_clips_beside_are_set_apart_with_all_that_is_theirs():
+    batches, places = lay_out(COMPANY, PARTS, rows=2)
+    (whole,), ((split,), moved) = batches, set_apart(batches, places)
+    assert split.apart is not None
+    for at, there in zip(places, moved, strict=True):
+        for name in ("tokens_BLP", "position_BL3", "segment_BL"):
+            np.testing.assert_array_equal(
+                split.pack[name][there.row, there.tokens], whole.pack[name][at.row, at.tokens]
+            )
+        np.testing.assert_array_equal(split.noise_BLP[there.row, there.tokens], whole.noise_BLP[at.row, at.tokens])
+    part_BL, apart = whole.pack["part_BL"], split.apart
+    for name in ("tokens_BLP", "position_BL3", "segment_BL", "part_BL"):
+        inside = apart.pack["segment_BL"] > 0
+        np.testing.assert_array_equal(apart.pack[name][inside], whole.pack[name][part_BL > 0])
+    np.testing.assert_array_equal(apart.noise_BLP[inside], whole.noise_BLP[part_BL > 0])
+    assert apart.pack["role_BSA"] is whole.pack["role_BSA"]
+    assert apart.sigma_BSA is whole.context_sigma_BSA
+    assert (split.context_sigma_BSA, int(apart.row_tokens)) == (None, PARTS.budget.tokens)

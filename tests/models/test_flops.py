@@ -16,7 +16,7 @@ from sora_jax.models.flops import NO_WORK, step_flops, transformer_flops, work_o
 from sora_jax.models.text.bytes import ByteText
 from sora_jax.models.text.encoder import TextConfig
 from sora_jax.models.text_to_video import TextToVideo
-from sora_jax.models.transformer import TransformerConfig
+from sora_jax.models.transformer_config import TransformerConfig
 from tests import small
 
 B, L, K, M, P, Q = 2, 24, 6, 7, 5, BYTES_PER_TOKEN
@@ -113,3 +113,15 @@ def test_padding_and_empty_rows_cost_nothing():
     assert work_of(row, row) == work_of(np.pad(row, ((0, 1), (0, 60))), np.pad(row, ((0, 1), (0, 7))))
     assert step_flops(config(extras=True), TEXT, patch_width=P, work=nothing) == 0
     assert work_of(row, row) + nothing == work_of(row, row)
+
+
+def test_clips_beside_that_see_themselves_alone_cost_less_and_no_text():
+    segment_BL = np.array([[1, 1, 1, 1, 1, 1, 2, 2, 2, 0]])
+    alone_BL = np.array([[0, 0, 0, 1, 1, 2, 0, 0, 3, 0]])
+    text_BK = np.array([[1, 1, 2]])
+    work = work_of(segment_BL, text_BK, alone_BL=alone_BL)
+    assert work.pairs == 3 * 6 + 2 * 2 + 1 + 2 * 3 + 1
+    assert work.text_pairs == 3 * 2 + 2 * 1
+    plain = work_of(segment_BL, text_BK)
+    assert (plain.pairs, plain.text_pairs) == (36 + 9, 12 + 3)
+    assert (plain.tokens, plain.segments) == (work.tokens, work.segments) == (9, 2)

@@ -13,11 +13,13 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from sora_jax.core.tree import abstract_model, merge_model
+from sora_jax.models.block import Block, Context, Sight
 from sora_jax.models.block_attention import Beside
 from sora_jax.models.interop.wan import load_wan, save_wan, to_wan
 from sora_jax.models.interop.wan_files import describe_wan
 from sora_jax.models.interop.wan_shape import WanShape
-from sora_jax.models.transformer import Block, Context, Transformer, TransformerConfig
+from sora_jax.models.transformer import Transformer
+from sora_jax.models.transformer_config import TransformerConfig
 from sora_jax.nn import rope
 from sora_jax.nn.activation import gelu
 from sora_jax.nn.embed import sinusoid
@@ -343,7 +345,7 @@ def test_a_block_and_its_feed_forward_agree(pairs):
         modulation_BG6D=jnp.asarray(np.repeat(modulation[:, None], 2, axis=1)),
         level_BL=ones,
         rotation=rope.rotations(position, HEAD_DIM, 10_000.0),
-        segment_BL=ones,
+        sight=Sight(segments=1, segment_BL=ones, alone=None),
         text_BKD=jnp.asarray(text),
         text_segment_BK=jnp.ones((1, TEXT_TOKENS), jnp.int32),
         beside=Beside(None, None),

@@ -332,3 +332,46 @@ def test_a_repeated_key_on_a_mesh_changes_no_number(exchange):
         found = results(function, arrays)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+def test_tokens_that_are_alone_see_their_group_and_are_seen_by_their_segment():
+    segment_L = row_of([6, 5], L)
+    group_L = np.zeros(L, np.int32)
+    group_L[[3, 4]], group_L[5], group_L[[9, 10]] = 1, 2, 4
+    query, key, value = (x[:, :L] for x in (inputs(4)[0], inputs(5)[0], inputs(6)[0]))
+    others = np.where(group_L > 0, 0, segment_L)[None]
+    expected = slow_attend(query, key, value, others, segment_L[None])
+    expected += slow_attend(query, key, value, group_L[None], group_L[None])
+    arrays = [jnp.asarray(x) for x in (query, key, value, segment_L[None])]
+    alone = attention.Alone(jnp.asarray(group_L[None]), 4)
+    for backend in ("dense", "blocked"):
+        found = attention.attend_but_alone(*arrays, alone, segments=2, backend=backend)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_further_keys_are_seen_with_the_others_and_cudnn_leaves_them():
+    query, key, value = inputs(7, rows=2)
+    more = inputs(8, rows=2)[1:]
+    further = (*more, KEY_SEGMENT[::-1])
+    whole = [np.concatenate(pair, axis=1) for pair in zip((key, value, KEY_SEGMENT), further, strict=True)]
+    expected = slow_attend(query, *whole[:2], QUERY_SEGMENT, whole[2])
+    arrays = [jnp.asarray(x) for x in (query, key, value, QUERY_SEGMENT, KEY_SEGMENT)]
+    found = attention.attend(*arrays, segments=3, backend="cudnn", further=tuple(map(jnp.asarray, further)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_further_keys_on_a_mesh_change_no_number(exchange):
+    query, key, value = inputs(7, rows=2)
+    key, value = (np.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (key, value))
+    key_segment = np.pad(KEY_SEGMENT, ((0, 0), (0, 1)))
+    arrays = [jnp.asarray(x) for x in (query, key, value, QUERY_SEGMENT, key_segment)]
+    further = (2.0 * arrays[1], -arrays[2], arrays[4][::-1])
+
+    def found():
+        return jax.jit(functools.partial(attention.attend, segments=3, exchange=exchange))(*arrays, further=further)
+
+    expected = np.asarray(found())
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, fsdp=2, sequence=2, tensor=2))):
+        np.testing.assert_allclose(found(), expected, rtol=2e-5, atol=2e-6)

@@ -213,6 +213,12 @@ def own_segments(pack: Mapping[str, Any]) -> Any:
     return pack["segment_BL"] * (pack["part_BL"] == 0)
 
 
+def groups_beside(pack: Mapping[str, Any]) -> Any:
+    """Returns which clip beside each token is of, int32 (B, L): 1...S A, segment by segment; 0: of none."""
+    part_BL = pack["part_BL"]
+    return ((pack["segment_BL"] - 1) * pack["role_BSA"].shape[2] + part_BL) * (part_BL > 0)
+
+
 def texts_of(pack: Mapping[str, Array]) -> dict[str, Array]:
     """Returns what a pack holds of its texts."""
     return {name: array for name, array in pack.items() if name.startswith("text_")}

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
-from sora_jax.data.packing.context import ContextMix
+from sora_jax.data.packing.context import ContextMix, Lacking
 from sora_jax.data.packing.packs import ALL_TOKENS, HostPack, PackLayout, Row
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.packing.pools import make_pools
@@ -137,6 +137,14 @@ class RowDataset:
     def left_out(self) -> dict[str, str]:
         """Returns source id -> reason of the samples that fit no row."""
         return {self._prepared[one.sample].source_id: one.reason for one in self.plan.rejected}
+
+    def without_context(self) -> Lacking | None:
+        """Returns how many samples go without what may be beside them; None where nothing is."""
+        if self._context is None:
+            return None
+        tokens_N = np.prod(self._prepared.grid_N3 // self._layout.patch, axis=1)
+        context_NX = _context_tokens(self._prepared, self._context, self._layout.patch)
+        return self._context.lacking(context_NX, tokens_N, room=self._packing.tokens)
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns what the order of rows depends on, fit for JSON; with a row number it is all state."""

@@ -162,7 +162,10 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         return stream
 
     def batches(self, settings: Settings, name: str, *, segment_tokens: int) -> list[StepBatch]:
-        """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds."""
+        """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds.
+
+        Each has beside it the set of clips that takes most tokens of those that the stage draws.
+        """
         stage, transformer = self.of(settings, name), settings.transformer
         mix, trained = _mix_of_context(settings, stage), self._share_trained(settings, name)
         batch = packed_batch(
@@ -175,6 +178,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             ),
             recomputed=lambda work: _recomputed(settings, work),
             parts=0 if mix is None else mix.parts,
+            beside=() if mix is None else settings.context.most_beside(mix.sets, segment_tokens),
         )
         return [batch]
 

@@ -251,6 +251,17 @@ def open_prepared(run: Run) -> PreparedSet:
 
 
 def warn_of_left_out(name: str, stream: PackedBatches) -> None:
-    """Names the samples that no row of the stage `name` holds."""
+    """Names the samples that no row of the stage `name` holds, and counts those that train without context."""
     for sample, reason in stream.rows.left_out().items():
         logging.warning("%s: %s is left out: %s", name, printable(sample), reason)
+    lacking = stream.rows.without_context()
+    if lacking is None:
+        return
+    for kind, count in lacking.missing.items():
+        logging.warning("%s: %d of %d clips have no %s, and train without it", name, count, lacking.of, kind)
+    if lacking.long:
+        logging.warning(
+            "%s: %d of %d clips fit no row with all that may be beside them, and then train without: raise "
+            "packing.tokens",
+            *(name, lacking.long, lacking.of),
+        )

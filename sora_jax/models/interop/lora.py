@@ -8,6 +8,7 @@ Read are, all as safetensors (N a block, X a map; in brackets who writes them):
     blocks.N.X.lora_A.default.weight                     (DiffSynth)
 Theirs: A is (r, in), B is (out, r), and what is added to a weight is (alpha / r) B A. Ours: A is (in, r), B (r, out),
 stacked over blocks, with alpha / r in B.
+Of our own files one key more is read, `diffusion_model.roles.vectors`, of adapters that were trained with clips beside.
 """
 
 import dataclasses
@@ -24,7 +25,9 @@ from safetensors import safe_open
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.lora_names import AdaptedPlace, places_of
 from sora_jax.models.interop.weights import listed, read_weights
+from sora_jax.models.roles import VECTORS
 
+ROLES_KEY = f"diffusion_model.{VECTORS}"
 _GIVE = "give the .safetensors file of an adapter for this model"
 _FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _PREFIXES = re.compile(r"(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|transformer\.|lora_unet__?)+")
@@ -51,6 +54,7 @@ class LoraFile:
       factors: By the name of a kernel its two factors, float32 (layers, in, r) and (layers, r, out), or without layers;
         their product is added to the kernel. A layer that has none, or one of a lower rank, has zeros.
       differences: By the name of a parameter what is added to it, float32.
+      roles: Vectors of the roles of clips beside, float32 (R, D), in the place of those of the model; None: none.
       expert: "high" or "low", the one of two transformers that it is for; None: the file does not say.
       metadata: Of the file.
       matched: Keys of the file, all of which were used.
@@ -58,6 +62,7 @@ class LoraFile:
 
     factors: dict[str, tuple[np.ndarray, np.ndarray]]
     differences: dict[str, np.ndarray]
+    roles: np.ndarray | None
     expert: str | None
     metadata: dict[str, str]
     matched: int
@@ -79,6 +84,7 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFi
         raise UserError(f"{file} is no plain LoRA, as {others[0]} shows, which is not read here: {_GIVE}")
     metadata = _metadata(file)
     places = places_of(shapes)
+    count, roles = len(tensors), _pop_roles(file, tensors, shapes)
     found, unmatched = _sorted(tensors, places)
     if unmatched:
         _refuse(file, unmatched, len(tensors))
@@ -95,7 +101,9 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFi
                 _add(file, f"{module}, {kind}", differences, place.of(kind), parts[kind], shapes)
     stacked = {ours: _stack(layers, shapes[ours]) for ours, layers in factors.items()}
     told = metadata.get("expert") or next((one[1].lower() for one in [_EXPERT.search(file.name)] if one), None)
-    return LoraFile(factors=stacked, differences=differences, expert=told, metadata=metadata, matched=len(tensors))
+    return LoraFile(
+        factors=stacked, differences=differences, roles=roles, expert=told, metadata=metadata, matched=count
+    )
 
 
 def _file(path: Path) -> Path:
@@ -109,6 +117,18 @@ def _metadata(file: Path) -> dict[str, str]:
         return {}
     with safe_open(file, framework="numpy") as part:
         return dict(part.metadata() or {})
+
+
+def _pop_roles(file: Path, tensors: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray | None:
+    """Returns the vectors of roles, which are then not among the tensors any more; None where there are none."""
+    value = tensors.pop(ROLES_KEY, None)
+    if value is not None and shapes.get(VECTORS) != value.shape:
+        there = f"has some of {shapes[VECTORS]}" if VECTORS in shapes else "was made without context.kinds"
+        raise UserError(
+            f"{file} was trained with clips beside, whose roles have vectors of {value.shape}, and this model {there}: "
+            "take the run that trained it, or one with the same context.kinds"
+        )
+    return None if value is None else np.asarray(value, np.float32)
 
 
 def _sorted(

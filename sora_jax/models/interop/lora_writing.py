@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from sora_jax.models.interop.lora import ROLES_KEY
 from sora_jax.models.interop.lora_names import module_of
 from sora_jax.models.interop.wan_names import Layout
 from sora_jax.models.interop.writing import Tensor, write_weights
@@ -24,6 +25,7 @@ def save_lora(
     facts: Mapping[str, str],
     dtype: LoraDtype = "bfloat16",
     layout: Layout = "original",
+    roles: Any = None,
 ) -> Path:
     """Writes adapters with their scale in the second factor, so that alpha is the rank, and returns the file.
 
@@ -36,6 +38,7 @@ def save_lora(
       facts: What the head of the file says besides rank and alpha.
       dtype: Of the file.
       layout: Whose names it has.
+      roles: Vectors of the roles of clips beside, written under a name of our own; None: there are none.
     """
     kind = np.dtype(jnp.dtype(dtype))
     tensors: dict[str, Tensor] = {}
@@ -48,6 +51,9 @@ def save_lora(
             for layer, one in enumerate(layers if "{}" in module else layers[None]):
                 array = np.ascontiguousarray(one.T).astype(kind)
                 tensors[f"{module.format(layer)}.lora_{letter}.weight"] = Tensor(array.view, array.shape, kind)
+    if roles is not None:
+        vectors = np.asarray(roles, np.float32).astype(kind)
+        tensors[ROLES_KEY] = Tensor(vectors.view, vectors.shape, kind)
     rank = str(max(ranks))
     files = write_weights(Path(path), tensors, shard_bytes=None, metadata={"rank": rank, "alpha": rank, **facts})
     return files[0]

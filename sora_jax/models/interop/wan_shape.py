@@ -9,7 +9,8 @@ from flax import nnx
 from sora_jax.core.tree import abstract_model
 from sora_jax.models.interop.variants import ROPE_THETA, TEXT_TOKENS
 from sora_jax.models.interop.wan_names import Layout, Name, block_names, rest_names, their_shape
-from sora_jax.models.transformer import Transformer, TransformerConfig
+from sora_jax.models.transformer import Transformer
+from sora_jax.models.transformer_config import TransformerConfig
 
 # What of their config our block fixes, and to what.
 CLASSES = ("WanTransformer3DModel", "WanModel")

@@ -64,3 +64,12 @@ def test_a_clip_that_fits_no_row_with_what_is_beside_it_goes_without():
         row = rows.row(number)
         assert not np.any(row.context_SX[lengths.tokens_N[row.samples_S] == 80])
         assert np.sum(row.tokens_S + row.beside_S) <= 84
+
+
+def test_who_goes_without_is_counted():
+    mix = ContextMix(shares={"none": 0.5, "edges+low": 0.5}, dropout=0.0)
+    context_NX = np.array([[2, 4], [2, 0], [0, 0], [20, 40]])
+    found = mix.lacking(context_NX, np.array([8, 8, 95, 50]), room=100)
+    assert (found.missing, found.long, found.of) == ({"edges": 1, "low": 2}, 1, 4)
+    everyone = mix.lacking(context_NX[:1], np.array([8]), room=100)
+    assert (everyone.missing, everyone.long) == ({}, 0)
