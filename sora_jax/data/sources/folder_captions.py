@@ -126,8 +126,7 @@ def read_captions(
     if required and not found.captions and not found.windows:
         raise UserError(_nothing_found(root, captions, media=media, found=found))
     found = found if captions is None else _with_own(root, found, listing)
-    placed = {*found.captions, *found.windows, *found.previews, *found.sharing}
-    uncaptioned = tuple(name for name in media if name not in placed)
+    uncaptioned = _uncaptioned(media, found)
     return FolderCaptions(
         by_file={name: found.captions[name][0] for name in sorted(found.captions)},
         weights={name: weights for name, (_, weights) in found.captions.items() if weights},
@@ -167,6 +166,11 @@ def _with_own(root: AnyPath, told: _Found, listing: Listing) -> _Found:
     )
 
 
+def _uncaptioned(media: Sequence[str], found: _Found) -> tuple[str, ...]:
+    placed = {*found.captions, *found.windows, *found.previews, *found.sharing}
+    return tuple(name for name in media if name not in placed)
+
+
 def _account(listing: Listing, found: _Found, uncaptioned: Sequence[str]) -> str:
     return account(
         collections.Counter(map(suffix_of, listing.sizes)),
@@ -176,13 +180,6 @@ def _account(listing: Listing, found: _Found, uncaptioned: Sequence[str]) -> str
         sharing=len(found.sharing),
         linked=listing.linked,
     )
-
-
-def _no_media(root: AnyPath, listing: Listing, heic: Sequence[str]) -> str:
-    """Returns the sentence for a folder without media; `heic` are pictures of that kind."""
-    endings = f"{', '.join(sorted(MEDIA_SUFFIXES))}){passed_over(listing.linked)}"
-    endings += f"; {len(heic)} are HEIC pictures such as {heic[0]}: {HEIC_REMEDY}" if heic else ""
-    return f"the folder {root} holds {len(listing.sizes)} files but no video or image ({endings}"
 
 
 def _tables(root: AnyPath, listing: Listing) -> dict[str, dict[str, list[Written]]]:
