@@ -208,12 +208,13 @@ def get_config() -> ConfigDict:
     diffusion.loss_bands = placeholder(tuple)  # noise levels in (0, 1), rising, such as (0.5, 0.9), between which the
     # loss is also written by itself, as loss_0_0.5 and so on: high levels have a large, flat one. None: one loss
     diffusion.path = path = ConfigDict()
-    path.prediction = "clean"  # what the network outputs: "clean"; "velocity", "noise" (untried)
+    path.prediction = "velocity"  # what the network outputs: "velocity"; "clean", where patches are wide for the
+    # network (docs/decisions/017-the-network-outputs-velocity.md); "noise" (untried)
     path.loss_space = "velocity"  # where the error is taken: "velocity"; "clean" (untried)
     path.weighting = "flat"  # "flat", or "min_snr" with loss_space "clean" (untried)
     path.min_sigma = 0.1  # smallest divisor when a clean prediction becomes a velocity, in (0, 1)
     diffusion.noise = noise = ConfigDict()
-    noise.mean = 0.92  # of logit(sigma), before the shift
+    noise.mean = 0.4  # of logit(sigma), before the shift
     noise.std = 1.0  # of logit(sigma)
     noise.shift_base_tokens = 16.0  # clips of more tokens see more noise, of fewer less; None: no shift
     noise.shift_power = 0.5  # growth of the shift with the token count
@@ -282,7 +283,7 @@ def get_config() -> ConfigDict:
     guard.max_rewinds = 5  # in a stage; after one more spike the run ends with code 65
 
     c.sampling = sampling = ConfigDict()
-    sampling.steps = 40  # solver steps
+    sampling.steps = 20  # solver steps
     sampling.solver = "stochastic"  # fresh noise in each step, for a network that errs; a hundred steps blur. "euler";
     # "heun": two evaluations a step; "dpm", "unipc": higher order at one
     sampling.cache = 0.0  # change of the modulation up to which steps take over earlier work: less exact (untried)

@@ -132,5 +132,5 @@ def test_what_a_config_for_public_models_says_stays_also_where_the_base_config_s
     config.model, config.data.path = f"{models / 'pipeline'}#t2v_1_3b", str(models)
     config.sampling.size, config.sampling.steps = base.get_config().sampling.size, base.get_config().sampling.steps
     sampling = read_settings(config).sampling
-    assert (sampling.size, sampling.steps) == ((32, 32), 40)
+    assert (sampling.size, sampling.steps) == ((32, 32), 20)
     assert (sampling.grid, sampling.shift, sampling.fps) == ("wan", 5.0, 16.0)

@@ -3,7 +3,7 @@
     x_sigma = (1 - sigma) clean + sigma noise,        velocity = d x_sigma / d sigma = noise - clean
 
 sigma = 0 is clean and sigma = 1 is pure noise. (arXiv 2511.13720, whose clean prediction with a velocity loss
-is the default here, lets its t run the other way: t = 1 - sigma, and its velocity is minus ours.)
+is one choice here, lets its t run the other way: t = 1 - sigma, and its velocity is minus ours.)
 
 Letters: B rows, L tokens, P patch width. Wherever (..., P) is said, sigma has the leading shape or broadcasts
 to it: a scalar, (B, 1) and (B, L) all do. Everything is float32.

@@ -49,12 +49,14 @@ class InitialWeights:
       step: One of them; None: the newest that can be trusted.
       track: The average.
       names: Of each parameter, its name there; None: it begins as initialised.
+      prediction: What a generator there outputs (`diffusion.path.prediction`); None: its config does not say.
     """
 
     folder: epath.Path
     step: int | None
     track: str
     names: dict[str, str | None]
+    prediction: str | None
 
 
 def find_source(
@@ -70,8 +72,8 @@ def find_source(
     assert stage.start_from is not None
     folder, step, directory = _locate(name, stage.start_from)
     try:
-        widths = json.loads((directory / "config" / "metadata").read_text())["ema"]["widths"]
-        track = track_name(widths[0])
+        config = json.loads((directory / "config" / "metadata").read_text())
+        track = track_name(config["ema"]["widths"][0])
         trained, frozen = find_params(directory, f"ema/{track}")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"stages.{name}.start_from: {directory} is no checkpoint of a run: {error}") from error
@@ -94,7 +96,8 @@ def find_source(
             f"stages.{name} cannot start from {directory}: {leaves.first_lines(problems)}; say in "
             f"stages.{name}.start_rules where to find a parameter, 'REGEX -> NAME', or to leave it, 'REGEX -> {_FRESH}'"
         )
-    return InitialWeights(folder=folder, step=step, track=track, names=names)
+    prediction = config.get("diffusion", {}).get("path", {}).get("prediction")
+    return InitialWeights(folder=folder, step=step, track=track, names=names, prediction=prediction)
 
 
 def inherit(name: str, stage: TrainStage, maker: StateMaker, key: jax.Array) -> TrainState:

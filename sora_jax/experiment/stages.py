@@ -51,7 +51,13 @@ def _check_sources(run: Run) -> None:
             continue
         if name not in run.workdir.facts()["stages"] and not find_steps(epath.Path(run.workdir.checkpoints(name))):
             maker = kind.maker(run.settings, name, run.mesh)
-            find_source(name, stage, abstract_model(maker.build)[1], maker.source)
+            source = find_source(name, stage, abstract_model(maker.build)[1], maker.source)
+            there, here = source.prediction, kind.prediction(run.settings)
+            if None not in (there, here) and there != here:
+                raise UserError(
+                    f"stages.{name}.start_from: the network in {source.folder} outputs {there} and that of this config "
+                    f"{here}: pass --config.diffusion.path.prediction={there}"
+                )
 
 
 def _is_done(run: Run, name: str, until: str | None) -> bool:

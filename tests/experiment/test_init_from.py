@@ -196,6 +196,9 @@ def test_stages_of_a_run_begin_with_what_their_config_names(toy_config, tmp_path
     config.stages.autoencoder.adversarial = 0.05
     this_run = a_run(config, tmp_path / "run")
     stages._check_sources(this_run)
+    config.diffusion.path.prediction = "clean"
+    with pytest.raises(UserError, match=r"outputs velocity and .* clean: pass --config.diffusion.path.prediction=vel"):
+        stages._check_sources(a_run(config, tmp_path / "other"))
     begun = train_kind(this_run.settings, "images").begin(this_run, "images", lambda: None)
     jax.tree.map(np.testing.assert_array_equal, begun.params, generator.params)
     begun = train_kind(this_run.settings, "autoencoder").begin(this_run, "autoencoder", lambda: None)

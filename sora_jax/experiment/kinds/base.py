@@ -229,6 +229,11 @@ class TrainKind(Kind[T]):
         del settings, name
         return None
 
+    def prediction(self, settings: Settings) -> str | None:
+        """Returns what a generator that is trained outputs; None: this is none."""
+        del settings
+        return None
+
     def maker(self, settings: Settings, name: str, mesh: Mesh) -> StateMaker:
         """Returns what builds the states of a stage."""
         stage = self.of(settings, name)

@@ -126,6 +126,9 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         del name
         return build_generator(settings, key)
 
+    def prediction(self, settings: Settings) -> str | None:
+        return settings.diffusion.path.prediction
+
     def base_shapes(self, settings: Settings, name: str) -> dict[str, tuple[int, ...]] | None:
         """Returns those of the generator at `transformer.base_width`."""
         if settings.transformer.base_width is None:
