@@ -300,8 +300,9 @@ def test_half_size_context_of_the_large_config_asks_for_at_most_a_third_more():
     assert "part_BL" in beside.shapes
 
 
-def test_a_row_that_holds_no_segment_with_what_is_beside_it_is_refused(toy_config):
+@pytest.mark.parametrize(("segment_tokens", "beside"), [(28, 7), (32, 0)])
+def test_a_clip_that_no_row_holds_with_what_is_beside_it_goes_without(toy_config, segment_tokens, beside):
     config = toy_config()
     config.context.kinds, config.stages.videos.context = ("grey",), ConfigDict({"grey": 1.0})
-    with pytest.raises(UserError, match="segments of 32 tokens with 8 beside them: a row holds 36"):
-        DiffusionKind().batches(read_settings(config), "videos", segment_tokens=32)
+    (batch,) = DiffusionKind().batches(read_settings(config), "videos", segment_tokens=segment_tokens)
+    assert batch.facts.get("tokens beside it", 0) == beside

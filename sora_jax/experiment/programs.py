@@ -71,12 +71,6 @@ def work_of_rows(settings: Settings, *, segment_tokens: int, beside: Sequence[in
     if not 1 <= segment_tokens <= packing.tokens:
         raise UserError(f"segments of {segment_tokens} tokens: a row holds {packing.tokens}, give 1 to that many")
     whole = segment_tokens + sum(beside)
-    if whole > packing.tokens:
-        raise UserError(
-            f"segments of {segment_tokens} tokens with {whole - segment_tokens} beside them: a row holds "
-            f"{packing.tokens}, and clips that fit none with what is beside them go without: raise packing.tokens to "
-            f"{whole} or more"
-        )
     count = min(packing.segments, packing.tokens // whole)
     text = max(1, min(settings.text.max_tokens, packing.text_tokens // count))
     segment_BL = np.repeat(np.arange(1, count + 1), whole)[None]

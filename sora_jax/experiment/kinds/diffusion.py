@@ -181,7 +181,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             ),
             recomputed=lambda work: _recomputed(settings, work),
             parts=0 if mix is None else mix.parts,
-            beside=() if mix is None else settings.context.most_beside(mix.sets, segment_tokens),
+            beside=() if mix is None else _beside(settings, mix, segment_tokens),
         )
         return [batch]
 
@@ -251,6 +251,12 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         grid = make_loss_grid(settings, structure, clips, **seen, mesh=run.mesh)
         track = track_name(settings.ema.widths[0])
         return lambda state: grid(state.averaged(track)).scalars()
+
+
+def _beside(settings: Settings, mix: ContextMix, segment_tokens: int) -> tuple[int, ...]:
+    """Returns the tokens of what is beside a clip of so many; none where no row holds both: such clips go without."""
+    beside = settings.context.most_beside(mix.sets, segment_tokens)
+    return beside if segment_tokens + sum(beside) <= settings.packing.tokens else ()
 
 
 def _mix_of_context(settings: Settings, stage: DiffusionStage) -> ContextMix | None:
