@@ -1,4 +1,4 @@
-"""Drafts of captions, as a model writes them about a clip, and what is drawn of them beside those that were there."""
+"""Drafts of captions, as a model writes them about a clip, and what is drawn of them beside captions that were there."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
