@@ -8,10 +8,19 @@ from collections.abc import Callable
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
+from sora_jax.data.sources.base import digest
 from sora_jax.data.tokens import Tokenizer, clean_caption
 from sora_jax.preparation.directions import directions_said, shares_of_motion
 from sora_jax.preparation.drafts import Draft, Mix
+from sora_jax.preparation.remote_captions import RemoteConfig
 
+_KINDS = r"(?:video|clip|footage|film|image|picture|photo|photograph|scene|animation)(?: clip)?"
+_SHOWS = r"(?:shows?|showing|depicts?|depicting|features?|featuring|captures?|capturing|displays?|presents?|of)"
+# What models like to begin with, and what tells nothing of the clip.
+STOCK_OPENINGS = (
+    rf"(?:in|throughout) (?:the|this) (?:short )?{_KINDS}\b,? ?(?:(?:we|you) (?:can )?see\b|there (?:is|are)\b)?|"
+    rf"(?:the|this|an?) (?:short |close-up )?{_KINDS} {_SHOWS}\b|(?:here )?(?:we|you) (?:can )?see\b"
+)
 _IN_A_ROW = 4  # words that are told to be repeated
 _SPACES = "\t\n\r"
 # Unicode categories of what is no text: control characters, halves of pairs, private and unassigned characters.
@@ -28,16 +37,23 @@ class RecaptionConfig:
     min_words: int
     max_tokens: int | None
     max_repeats: int | None
-    opening: str
+    opening: str | None
     max_unclean: int | None
-    min_agreement: float
-    min_direction: float
+    min_agreement: float | None
+    min_direction: float | None
+    server: RemoteConfig
 
     def __post_init__(self):
         try:
-            re.compile(self.opening)
+            re.compile(self.opening or "")
         except re.error as error:
             raise UserError(f"opening {self.opening!r} is no regular expression: {error}") from error
+
+    @property
+    def choice(self) -> str:
+        """A digest of what decides which captions are taken, and with which weights."""
+        asked = ("batch", "server")
+        return digest({name: value for name, value in dataclasses.asdict(self).items() if name not in asked})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,19 +71,17 @@ class DraftFilters:
       config: What is refused.
       tokenizer: Counts text tokens.
       max_tokens: Of a caption, where the config leaves it open.
-      least_agreement: With its clip, of a draft whose agreement is known; None: any.
 
     Attributes:
       openings: Drafts of which an opening was taken off.
       refused: Drafts by the key by which they were refused.
     """
 
-    def __init__(
-        self, config: RecaptionConfig, *, tokenizer: Tokenizer, max_tokens: int, least_agreement: float | None
-    ):
-        self._config, self._tokenizer, self._least = config, tokenizer, least_agreement
+    def __init__(self, config: RecaptionConfig, *, tokenizer: Tokenizer, max_tokens: int):
+        self._config, self._tokenizer = config, tokenizer
         self._max_tokens = max_tokens if config.max_tokens is None else config.max_tokens
-        self._opening = re.compile(config.opening, re.IGNORECASE) if config.opening else None
+        opening = STOCK_OPENINGS if config.opening is None else config.opening
+        self._opening = re.compile(opening, re.IGNORECASE) if opening else None
         self.openings = 0
         self.refused: collections.Counter[str] = collections.Counter()
         self._filters: dict[str, Callable[[Draft, Clip], str | None]] = {
@@ -122,14 +136,16 @@ class DraftFilters:
         return f"says {' '.join(run)!r} {times} times"
 
     def _disagreeing(self, draft: Draft, _: Clip) -> str | None:
-        if self._least is None or draft.agreement is None or draft.agreement >= self._least:
+        least = self._config.min_agreement
+        if least is None or draft.agreement is None or draft.agreement >= least:
             return None
-        return f"agrees with its clip by {draft.agreement:.2f}, under {self._least:.2f}"
+        return f"agrees with its clip by {draft.agreement:.2f}, under {least:.2f}"
 
     def _misdirected(self, draft: Draft, clip: Clip) -> str | None:
-        said = directions_said(draft.text) if self._config.min_direction else []
+        least = self._config.min_direction
+        said = [] if least is None else directions_said(draft.text)
         shares = shares_of_motion(clip.pixels_THWC) if said else None
-        if shares is None:
+        if shares is None or least is None:
             return None
-        wrong = [way for way in said if shares[way] < self._config.min_direction]
+        wrong = [way for way in said if shares[way] < least]
         return f"says {wrong[0]}, where {shares[wrong[0]]:.0%} of what moves goes" if wrong else None

@@ -108,7 +108,9 @@ def _whole_rows(file: BinaryIO, path: Path) -> Iterator[CaptionRow]:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise UserError(f"line {number} of {path} is no row of captions: mend or remove it, or give another --output")
+            raise UserError(
+                f"line {number} of {path} is no row of captions: mend or remove it, or give another --output"
+            )
         yield row
 
 

@@ -41,7 +41,7 @@ def directions_said(text: str) -> list[str]:
 
 
 def shares_of_motion(pixels_THWC: np.ndarray) -> dict[str, float] | None:
-    """Returns how much of what moves in uint8 frames goes up, down, left and right; they add up to 1, or are all 0 at rest.
+    """Returns how much of what moves in uint8 frames goes up, down, left and right: of sum 1, or all 0 at rest.
 
     None where that is not to be told: of an image, where brightness does not show it, or where so much moves that the
     camera may.

@@ -7,18 +7,17 @@ again leaves the file that one without an end would have left.
 import collections
 import dataclasses
 import itertools
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from absl import logging
 
 from sora_jax.core.errors import DataError
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.fitting import Collection
-from sora_jax.data.sources.base import Source, digest, read_ahead
-from sora_jax.preparation.caption_filters import DraftFilters, RecaptionConfig
+from sora_jax.data.sources.base import Source, read_ahead
+from sora_jax.preparation.caption_filters import DraftFilters, RecaptionConfig, Refusal
 from sora_jax.preparation.caption_rows import CHOICE, CaptionRow, CaptionRows
 from sora_jax.preparation.drafts import Draft, Drafts
 
@@ -112,7 +111,7 @@ def recaption(
     numbers = range(len(source) if count is None else min(count, len(source)))
     # A table tells clips of one name not apart.
     by_name = {source.source_id(index): index for index in reversed(numbers)}
-    chosen = {**describer.by, CHOICE: digest(dataclasses.asdict(config))}
+    chosen = {**describer.by, CHOICE: config.choice}
     with CaptionRows(output, chosen) as rows:
         if retry_failed:
             rows.forget_failed()
@@ -182,3 +181,24 @@ class _Work:
                 logging.warning("no captions: %s", bad)
         self._rows.append(rows, failures)
         self._summary.written += len(rows)
+
+    def _row(self, clip: Clip, written: Drafts | BadClip) -> CaptionRow:
+        """Returns the row of a clip, without `by`; raises BadClip where nothing can stand there."""
+        if isinstance(written, BadClip):
+            raise written
+        judged = [self._filters.judge(draft, clip) for draft in written.captions]
+        good = [one for one in judged if isinstance(one, Draft)]
+        if good:
+            found = self._config.mix.weigh(good, clip.captions, clip.weights)
+        elif clip.captions:
+            self._summary.kept_own += 1
+            found = dict(zip(clip.captions, clip.weights or [1.0] * len(clip.captions), strict=True))
+        else:
+            reasons = dict.fromkeys(one.reason for one in judged if isinstance(one, Refusal))
+            raise BadClip(clip.source_id, f"its new caption {'; another '.join(reasons)}")
+        fields = {"fields": dict(written.fields)} if written.fields else {}
+        return {"file": clip.source_id, "captions": [*found], "weights": [*found.values()], **fields}
+
+
+def _raised(bad: BadClip) -> NoReturn:
+    raise bad
