@@ -203,6 +203,34 @@ def get_config() -> ConfigDict:
     captioning.top_p = 0.9  # of "nucleus": it draws among the likeliest that together have so much probability
     captioning.no_repeat = 4  # so many words in a row are not written twice in a caption, 2 or more; 0: they may be
 
+    c.recaption = recaption = ConfigDict()  # how clips are captioned anew (sora_jax.recaption, docs/captions.md)
+    recaption.batch = 128  # clips described at once, 1 or more: what is lost where the command is killed
+    recaption.mix = written_mix = ConfigDict()  # how often captions of a clip are drawn next to each other, 0 or more
+    written_mix.own = 0.05  # those that it had, together; 0 leaves them out
+    written_mix.short = 0.3  # the new short one
+    written_mix.detailed = 0.65  # the new detailed one; a model of one manner has the weight of both
+    recaption.min_words = 1  # a new caption of fewer words is refused
+    recaption.max_tokens = placeholder(int)  # one of more text tokens is refused; None: `text.max_tokens`
+    recaption.max_repeats = FieldReference(2, field_type=int)  # one that says four words in a row more often than so is
+    # refused, 1 or more; None: none is
+    recaption.opening = placeholder(str)  # regular expression of what is taken off its beginning, whatever the case;
+    # None: what models like to begin with, as "The video shows"; "": nothing
+    recaption.max_unclean = FieldReference(0, field_type=int)  # one with more characters that are no text (not UTF-8,
+    # control, private) is refused; None: these are cleaned away
+    recaption.min_agreement = placeholder(
+        float
+    )  # one that agrees less with its clip, in [-1, 1] by the captioner's own
+    # comparison, is refused; None: none is
+    recaption.min_direction = FieldReference(0.1, field_type=float)  # one that says up, down, left or right is refused
+    # where a smaller share of the measured motion goes there, in [0, 1]; None: none is
+    recaption.server = server = ConfigDict()  # with --server: what it is shown, and how it is asked
+    server.frames = 8  # frames of a clip that are sent, evenly spaced, 1 or more
+    server.side = 384  # px, of their longer side at most
+    server.tiled = False  # whether they are one picture, for models that take only one
+    server.in_flight = 8  # clips asked about at a time
+    server.timeout = 120.0  # s that a try may take
+    server.retries = 5  # tries after the first, 0 or more
+
     c.diffusion = diffusion = ConfigDict()
     diffusion.caption_dropout = 0.1  # share of clips that train without their caption, for guidance
     diffusion.loss_bands = placeholder(tuple)  # noise levels in (0, 1), rising, such as (0.5, 0.9), between which the

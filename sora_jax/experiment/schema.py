@@ -34,6 +34,7 @@ from sora_jax.models.vision.clip import describe_image_encoder
 from sora_jax.objectives.autoencoder import AutoencoderLossConfig
 from sora_jax.objectives.captioner import CaptionerLossConfig
 from sora_jax.objectives.diffusion import DiffusionConfig
+from sora_jax.preparation.caption_filters import RecaptionConfig
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.optimizer import OptimizerConfig
 from sora_jax.train.reporter import LogConfig
@@ -264,6 +265,7 @@ class Settings:
     captioner: CaptionerConfig
     captioner_loss: CaptionerLossConfig
     captioning: CaptioningConfig
+    recaption: RecaptionConfig
     diffusion: DiffusionConfig
     ema: EmaConfig
     optimizer: OptimizerConfig

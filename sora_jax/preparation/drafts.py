@@ -1,7 +1,9 @@
-"""Drafts of captions, as a model writes them about a clip, and what is drawn of them beside those that were there."""
+"""Drafts of captions, as a model writes them about a clip, and how often each is drawn beside those that were there."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+
+from sora_jax.core.errors import UserError
 
 # How a draft was asked for.
 SHORT, DETAILED = "short", "detailed"
@@ -46,6 +48,10 @@ class Mix:
     short: float
     detailed: float
 
+    def __post_init__(self):
+        if not self.short + self.detailed > 0:
+            raise UserError(f"short {self.short:g} and detailed {self.detailed:g}: one must be more than 0")
+
     def weigh(
         self, drafts: Sequence[Draft], own: Sequence[str], own_weights: Sequence[float] | None
     ) -> dict[str, float]:
@@ -55,11 +61,13 @@ class Mix:
         """
         of_style = {SHORT: self.short, DETAILED: self.detailed, "": self.short + self.detailed}
         new = [(draft.text, of_style[draft.style]) for draft in drafts]
+        if not any(weight for _, weight in new):
+            new = [(text, 1.0) for text, _ in new]
         old = list(zip(own, own_weights or [1.0] * len(own), strict=True))
         found: dict[str, float] = {}
         for share, captions in ((self.short + self.detailed, new), (self.own, old)):
             total = sum(weight for _, weight in captions)
             for text, weight in captions:
                 if share * weight > 0:
-                    found[text] = round(found.get(text, 0.0) + share * weight / total, 6)
+                    found[text] = float(f"{found.get(text, 0.0) + share * weight / total:.6g}")
         return found

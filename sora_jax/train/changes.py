@@ -15,6 +15,7 @@ _FREE = (
     "log.*",
     "sampling.*",
     "captioning.*",
+    "recaption.*",
     "evaluation.*",
     *("scaling", "scaling.*"),
     "checkpoint.*",
@@ -62,6 +63,11 @@ _LATER = {
     "captioning": {
         **{"method": "greedy", "beams": 4, "length_penalty": 0.6},
         **{"temperature": 1.0, "top_p": 0.9, "no_repeat": 4},
+    },
+    "recaption": {
+        **{"batch": 128, "mix": {"own": 0.05, "short": 0.3, "detailed": 0.65}, "min_words": 1, "max_repeats": 2},
+        **{"max_unclean": 0, "min_direction": 0.1},
+        "server": {"frames": 8, "side": 384, "tiled": False, "in_flight": 8, "timeout": 120.0, "retries": 5},
     },
 }
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.

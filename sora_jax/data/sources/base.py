@@ -53,12 +53,15 @@ def fingerprint(source: Source) -> str:
 
 
 @contextlib.contextmanager
-def read_ahead(read: Callable[[int], T], indices: Sequence[int], *, readers: int) -> Iterator[Iterator[T]]:
+def read_ahead(
+    read: Callable[[int], T], indices: Sequence[int], *, readers: int, ahead: int = 0
+) -> Iterator[Iterator[T]]:
     """Gives what `read` returns for each of `indices`, in their order, while `readers` threads are at work on the next.
 
-    There must be at least one index, and `read` must not raise: that would end the reading.
+    There must be at least one index, and `read` must not raise: that would end the reading. Results wait until they are
+    asked for: two of each thread, or `ahead` if that is more.
     """
-    options = grain.ReadOptions(num_threads=readers, prefetch_buffer_size=2 * readers)
+    options = grain.ReadOptions(num_threads=readers, prefetch_buffer_size=max(2 * readers, ahead))
     with contextlib.closing(iter(grain.MapDataset.source(indices).map(read).to_iter_dataset(options))) as results:
         yield results
 
