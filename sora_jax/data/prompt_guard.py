@@ -4,34 +4,52 @@ Words are compared, nothing judges: what is lost is told for certain, what is co
 English (a colour or a number before its noun, a direction in its clause, a negation before a word).
 """
 
+import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+
+def _read_list(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 # Say how words belong together, not what is seen.
-_FUNCTION_WORDS = frozenset(
-    "a an the of on in at with and or to is are was were be being been it its this that these those over into onto "
-    "from by as for there while which who whose".split()
+_FUNCTION_WORDS = _read_list(
+    """
+    a an the of on in at with and or to is are was were be being been it its this that these those over into onto
+    from by as for there while which who whose
+    """
 )
-_NEGATIONS = frozenset("no not without never none neither nor".split())
-_COLOURS = frozenset(
-    "red orange yellow green cyan blue purple violet pink brown black white grey gray gold golden silver beige turquoise "
-    "teal magenta crimson scarlet navy maroon".split()
+_NEGATIONS = _read_list(
+    """
+    no not without never none neither nor
+    """
 )
-_DIRECTIONS = frozenset("left right up down still upward downward upwards downwards leftward rightward".split())
+_COLOURS = _read_list(
+    """
+    red orange yellow green cyan blue purple violet pink brown black white grey gray gold golden silver beige
+    turquoise teal magenta crimson scarlet navy maroon
+    """
+)
+_DIRECTIONS = _read_list(
+    """
+    left right up down still upward downward upwards downwards leftward rightward
+    """
+)
 # Between a colour, or a number, and its noun.
-_BETWEEN = frozenset(
-    "small large big little tiny huge tall short long old young new bright dark light pale deep soft shiny glossy round "
-    "thick thin wide narrow".split()
+_BETWEEN = _read_list(
+    """
+    small large big little tiny huge tall short long old young new bright dark light pale deep soft shiny glossy
+    round thick thin wide narrow
+    """
 )
 # Which way they go belongs to who goes.
 _VERBS = ("mov", "stay", "go", "slid", "drift", "float", "fly", "travel", "head", "run", "walk", "ris", "fall", "glid")
-_NUMBERS = {
-    word: str(number)
-    for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-}
+_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMBERS = {word: str(number) for number, word in enumerate(_NAMES)}
 _WORD = re.compile(r"\w+(?:['\u2019.,:-]\w+)*")
 _QUOTED = re.compile(r"\"([^\"]+)\"|\u201c([^\u201d]+)\u201d|\u00ab([^\u00bb]+)\u00bb|\u2018([^\u2019]+)\u2019(?!\w)")
 _BREAK = re.compile(r"[,;.:!?()]|\band\b|\bwhile\b")
@@ -66,7 +84,8 @@ def contradicted(prompt: str, longer: str) -> tuple[str, ...]:
         asked = read(prompt)
         for noun, values in read(longer).items():
             if noun in asked and (other := sorted(values - asked[noun])):
-                found.append(f"{what} of {noun!r} is {' and '.join(other)}, not {' and '.join(sorted(asked[noun]))}")
+                whole = next(word for word in _words(prompt) if _stem(word) == noun)
+                found.append(f"{what} of {whole!r} is {' and '.join(other)}, not {' and '.join(sorted(asked[noun]))}")
     denied = _denied(longer) - _denied(prompt)
     words = {_stem(word) for word in _content(prompt)}
     return (*found, *(f"{word!r} is denied" for word in sorted(denied & words)))
@@ -93,7 +112,8 @@ def _folded(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     """Returns the words of a text, of one case; numbers as digits."""
-    return [_NUMBERS.get(word, word) for word in _WORD.findall(_folded(text))]
+    found = (match.group() for match in _WORD.finditer(_folded(text)))
+    return [_NUMBERS.get(word, word) for word in found]
 
 
 def _content(text: str) -> list[str]:
@@ -113,37 +133,52 @@ def _stem(word: str) -> str:
     return f"{word[:-1]}i" if word.endswith("y") and len(word) > 2 else word
 
 
-def _clauses(text: str) -> Iterator[list[str]]:
-    """Yields the words of each part of a text that "and" and commas leave."""
-    yield from (words for part in _BREAK.split(_folded(text)) if (words := _words(part)))
+def _clauses(text: str) -> list[list[str]]:
+    """Returns the words of each part of a text that "and" and commas leave.
+
+    A part without a noun belongs to the one before it, the first to the one behind it: "red, circle, right" is one.
+    """
+    found: list[list[str]] = []
+    for part in _BREAK.split(_folded(text)):
+        words = _words(part)
+        if found and not (any(map(_is_noun, words)) and any(map(_is_noun, found[-1]))):
+            found[-1] += words
+        else:
+            found.append(words)
+    return found
+
+
+def _is_noun(word: str) -> bool:
+    others = _FUNCTION_WORDS | _NEGATIONS | _COLOURS | _DIRECTIONS | _BETWEEN
+    return word not in others and not word.isdecimal() and not _stem(word).startswith(_VERBS)
 
 
 def _before_noun(text: str, is_value: Callable[[str], bool]) -> dict[str, set[str]]:
-    """Returns by noun what is said before it of the kind that `is_value` tells."""
+    """Returns by noun what is said of the kind that `is_value` tells right before it, or else behind it."""
     found: dict[str, set[str]] = {}
     for words in _clauses(text):
         for place, word in enumerate(words):
-            if not is_value(word):
-                continue
-            for noun in words[place + 1 :]:
-                if noun in _BETWEEN or noun in _COLOURS:
-                    continue
-                if noun not in _FUNCTION_WORDS and noun not in _DIRECTIONS:
-                    found.setdefault(_stem(noun), set()).add(word)
-                break
+            if is_value(word):
+                ahead = itertools.dropwhile(lambda one: one in _BETWEEN or one in _COLOURS, words[place + 1 :])
+                _note(found, word, [one for one in (next(ahead, ""), *reversed(words[:place])) if one])
     return found
 
 
 def _ways(text: str) -> dict[str, set[str]]:
-    """Returns by noun the directions of the clauses that it is in."""
+    """Returns by noun the directions that follow it, or else stand before it."""
     found: dict[str, set[str]] = {}
     for words in _clauses(text):
-        ways = {re.sub("wards?$", "", word) for word in words if word in _DIRECTIONS}
-        for word in words if ways else ():
-            noun = _stem(word)
-            if word not in _FUNCTION_WORDS | _COLOURS | _DIRECTIONS | _BETWEEN and not noun.startswith(_VERBS):
-                found.setdefault(noun, set()).update(ways)
+        for place, word in enumerate(words):
+            if word in _DIRECTIONS:
+                _note(found, re.sub("wards?$", "", word), [*reversed(words[:place]), *words[place + 1 :]])
     return found
+
+
+def _note(found: dict[str, set[str]], value: str, places: Sequence[str]) -> None:
+    """Adds a value to the first noun of some words."""
+    for noun in filter(_is_noun, places):
+        found.setdefault(_stem(noun), set()).add(value)
+        return
 
 
 def _denied(text: str) -> set[str]:

@@ -16,8 +16,8 @@ from sora_jax.data.curation.source import CuratedSource, VideoFiles
 from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.media.file_kinds import HEIC_REMEDY
 from sora_jax.data.packing.context import ContextMix
+from sora_jax.data.packing.expansion_pairs import ExpansionPairs
 from sora_jax.data.packing.pipeline import Batches, RowDataset
-from sora_jax.data.packing.styles import StyleMix
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import FolderSource, Source
 from sora_jax.data.sources.decoded import DecodedSource
@@ -231,7 +231,7 @@ class PackedBatches:
         context: ContextMix | None = None,
         tokenizer: Tokenizer | None = None,
         work_flops: Callable[[Work], float] | None = None,
-        styles: StyleMix | None = None,
+        pairs: ExpansionPairs | None = None,
     ):
         weights = mix.collections
         self._part = part
@@ -249,7 +249,7 @@ class PackedBatches:
             token_drop=token_drop,
             shown=settings.shown,
             context=context,
-            styles=styles,
+            pairs=pairs,
         )
 
     def batches(self, start: int) -> Batches:

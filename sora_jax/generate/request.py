@@ -63,6 +63,7 @@ class Request:
       keep_pixels: Whether given frames come back as they are instead of through the autoencoder; where they are
         enlarged, with new details alone.
       output: File to write; None: named by task, prompt and seed.
+      expansion: What is shown instead of each of `prompt`; none: the prompts themselves. No part of what is asked.
       line: Of the file of requests that it was read from, counted from 1 with those that are empty; None: of no file.
         It is no part of what is asked for.
     """
@@ -89,6 +90,7 @@ class Request:
     strength_of_control: tuple[float, ...] = ()
     keep_pixels: bool = False
     output: str | None = None
+    expansion: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     line: int | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
@@ -155,6 +157,11 @@ class Request:
             )
         if kinds and self.refinements():
             raise UserError(f"refine {self.refine} is for videos without control: leave it out")
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The prompts as the model is told them."""
+        return self.expansion or self.prompt
 
     @property
     def enlarges(self) -> bool:

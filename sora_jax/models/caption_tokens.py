@@ -69,23 +69,18 @@ def asked_slots(text_BKQ: jax.Array) -> jax.Array:
     return jnp.pad(before_BKQ, ((0, 0), (0, 0), (1, 0)), constant_values=True)
 
 
-def digest_captions(texts: CaptionTexts, segments: int, given_BS: jax.Array | None = None) -> jax.Array:
+def digest_captions(texts: CaptionTexts, segments: int) -> jax.Array:
     """Returns a number of each segment's caption, uint32 (B, S), equal for equal captions; 0 where there is none.
 
-    Two others have the same one in 4e9 pairs. Of the first `given_BS` tokens, int32, START alone counts.
+    Two others have the same one in 4e9 pairs.
     """
-    segment_BK, position_BK = texts.segment_BK, texts.position_BK
-    if given_BS is not None:
-        behind_BK = position_BK - known.per_token(given_BS, segment_BK) + 1
-        segment_BK = jnp.where((behind_BK > 0) | (position_BK == 0), segment_BK, 0)
-        position_BK = jnp.maximum(behind_BK, 0) * (position_BK > 0)
     odd = jnp.uint32(0x9E3779B1)
     text_BKQ = texts.text_BKQ.astype(jnp.uint32)
     token_BK = jnp.zeros(text_BKQ.shape[:2], jnp.uint32)
     for slot in range(text_BKQ.shape[-1]):
         token_BK = _mixed(token_BK * odd + text_BKQ[..., slot])
-    token_BK = _mixed(token_BK + position_BK.astype(jnp.uint32) * odd)
-    member_BSK = segment_BK[:, None] == jnp.arange(1, segments + 1)[:, None]
+    token_BK = _mixed(token_BK + texts.position_BK.astype(jnp.uint32) * odd)
+    member_BSK = texts.segment_BK[:, None] == jnp.arange(1, segments + 1)[:, None]
     return jnp.sum(jnp.where(member_BSK, token_BK[:, None], jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.mean import Mean
-from sora_jax.data.packing.styles import StyleMix
+from sora_jax.data.packing.expansion_pairs import ExpansionPairs
 from sora_jax.diffusion import known
 from sora_jax.models.caption_tokens import CaptionTexts, digest_captions, is_end, with_end
 from sora_jax.models.captioner import Captioner, CaptionFeatures, CaptionScores, ClipFeatures
@@ -35,8 +35,7 @@ class CaptionerLossConfig:
       contrast: One of `CONTRASTS`.
       word_dropout: Share of the text tokens before the one that is foretold that are not seen, in [0, 1): what comes
         next is then told from the clip, and not from which words usually follow (arXiv 1511.06349, section 3.3).
-      styles: Of what has a clip, the shares (short, detailed) of `data.packing.styles`; None: captions as stored.
-      expand_share: Of everything, the share of pairs of a prompt and a detailed caption without the clip; None: none.
+      expand_share: Of what is drawn, the share of `data.packing.expansion_pairs`, in [0, 1); None: none.
     """
 
     caption: float
@@ -44,7 +43,6 @@ class CaptionerLossConfig:
     temperature: float
     contrast: str
     word_dropout: float
-    styles: tuple[float, float] | None
     expand_share: float | None
 
     def __post_init__(self):
@@ -59,14 +57,12 @@ class CaptionerLossConfig:
             raise UserError(f"captioner_loss: word_dropout {self.word_dropout} is outside [0, 1); 0.3 is usual")
         if self.contrast not in CONTRASTS:
             raise UserError(f"captioner_loss: contrast {self.contrast!r} is none of {', '.join(CONTRASTS)}")
-        self.told()
+        if not 0 <= (self.expand_share or 0.0) < 1:
+            raise UserError(f"captioner_loss: expand_share {self.expand_share} is outside [0, 1); 0.2 is usual")
 
-    def told(self) -> StyleMix | None:
-        """Returns what a captioner is told beside stored captions; None for nothing. Raises UserError for no shares."""
-        if self.styles is None and self.expand_share is None:
-            return None
-        short, detailed = self.styles or (0.0, 0.0)
-        return StyleMix(short=short, detailed=detailed, expand=self.expand_share or 0.0)
+    def pairs(self) -> ExpansionPairs | None:
+        """Returns the texts without a clip that are drawn beside clips; None where there are none."""
+        return ExpansionPairs(share=self.expand_share) if self.expand_share else None
 
 
 def make_objective(
@@ -77,8 +73,7 @@ def make_objective(
     The captioning loss is cross-entropy in symbols (bytes, and where a word ends), summed over a text token, mean over
     tokens, in nats. What a pack says in `prompt_BS`, int32, is given: so many tokens at the beginning of a segment's
     text, START among them, carry no loss; 1 where a pack says nothing. A segment without a word has no caption, and
-    one without latent tokens is text alone: it is written, not compared. What is given is always seen, and is no part of
-    what makes captions equal.
+    one without latent tokens is text alone: it is written, not compared. What is given is always seen.
 
     The contrastive loss is over all pairs of a batch, not of several whose gradients are accumulated. Clips with equal
     captions belong to each of them. Both losses are 0 at best. `dtype` is that of the computation.
@@ -93,8 +88,7 @@ def make_objective(
         worded_BS = known.count_tokens(pack["text_segment_BK"], segments) > 1
         written, metrics = _captioning(scores, texts, worded_BS, given_BS)
         paired_BS = worded_BS & (known.count_tokens(segment_BL, segments) > 0)
-        digest_BS = digest_captions(texts, segments, given_BS)
-        compared = _contrastive(model, features, read, digest_BS, paired_BS, config)
+        compared = _contrastive(model, features, read, digest_captions(texts, segments), paired_BS, config)
         loss = config.caption * written.value() + config.contrastive * compared.value()
         fill = Mean.of((segment_BL > 0).astype(jnp.float32))
         metrics |= {"caption": written, "contrastive": compared, "fill": fill}

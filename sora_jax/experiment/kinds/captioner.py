@@ -85,7 +85,7 @@ class CaptionerKind(TrainKind[CaptionerStage]):
             part=batch_part(run.mesh),
             tokenizer=CAPTION_TOKENIZER,
             work_flops=lambda work: _step_flops(run.settings, work),
-            styles=run.settings.captioner_loss.told(),
+            pairs=run.settings.captioner_loss.pairs(),
         )
         warn_of_left_out(name, stream)
         return stream
@@ -99,7 +99,7 @@ class CaptionerKind(TrainKind[CaptionerStage]):
             accumulate=self.of(settings, name).accumulate,
             widths=(shape.mlp_width, shape.width // shape.heads),
             step_flops=lambda work: _step_flops(settings, work),
-            prompted=settings.captioner_loss.told() is not None,
+            prompted=settings.captioner_loss.pairs() is not None,
         )
         return [batch]
 
