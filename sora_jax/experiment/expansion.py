@@ -17,6 +17,7 @@ from sora_jax.data.tokens import check_prompt
 from sora_jax.experiment.captioners import load_captioner, make_expander
 from sora_jax.experiment.session import Session
 from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.stage_settings import CAPTIONER
 from sora_jax.generate.expand import Expander, expand_prompts
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.remote_expansion import expand_by_server
@@ -76,7 +77,7 @@ def _trained_expander(session: Session, by: str) -> Expander:
         )
     workdir = session.models.workdir if folder is None else Workdir(folder)
     settings = read_settings(workdir.config())
-    if not settings.captioner_loss.expand_share and settings.stages_of("captioner"):
+    if not settings.captioner_loss.expand_share and settings.stages_of(CAPTIONER):
         raise UserError(
             f"the captioner of {workdir.path} has not learnt to expand prompts: train one with "
             "--config.captioner_loss.expand_share=0.2"

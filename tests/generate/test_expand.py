@@ -1,6 +1,7 @@
 """A prompt becomes a text without faults, or stays and says why."""
 
 import jax
+import pytest
 
 from sora_jax.data.prompt_guard import find_faults
 from sora_jax.generate.expand import Expansion, expand_prompts, own_expander
@@ -32,6 +33,7 @@ def test_faulty_texts_are_drawn_again_four_times_in_all():
     ]
 
 
+@pytest.mark.slow  # compiles the whole model
 def test_the_captioner_goes_on_from_each_text_by_its_own_seed():
     params, describe = params_of(CONFIG), describer("nucleus")
     keys = [jax.random.key(seed) for seed in (1, 2, 2)]
