@@ -193,6 +193,8 @@ def get_config() -> ConfigDict:
     written.contrast = "softmax"  # over the clips of the batch; or "sigmoid", pair by pair (untried)
     written.word_dropout = 0.3  # share of the words before the one that is foretold that are not seen, in [0, 1): more
     # tells captions from clips, and less from which words usually follow
+    written.expand_share = placeholder(float)  # share in [0, 1) of texts without a clip, a caption of one as a prompt,
+    # then its detailed one, by which it learns to expand prompts (docs/captions.md); None: none
 
     c.captioning = captioning = ConfigDict()  # how captions are written
     captioning.method = "greedy"  # the likeliest byte each time; "beam": the likeliest of several captions (untried);
@@ -343,6 +345,10 @@ def get_config() -> ConfigDict:
     refiner.steps = placeholder(int)  # of the solver, 1 or more; None: sampling.steps
     refiner.tile = placeholder(int)  # px, height and width of what is made at once: larger frames in tiles that overlap
     # by a quarter, which take less memory and more time (untried); None: whole frames
+    sampling.captioner = placeholder(
+        str
+    )  # runs/captions: the run whose captioner expands prompts, of `sample --expand`
+    # (docs/captions.md); None: the run itself
     sampling.max_seconds = 60.0  # longest video that may be asked for
     sampling.guidance = guidance = ConfigDict()
     guidance.scale = 1.5  # 1: none; more stretches outlines

@@ -6,6 +6,7 @@
   python -m sora_jax.sample --workdir=runs/base --task=extend --video=a.mp4 --seconds=-1,+2 --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/base --control=grey --control_video=a.mp4 --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/control --boxes=track.json --prompt="a red circle"
+  python -m sora_jax.sample --workdir=runs/base --prompt="red circle right" --expand=runs/captions
   python -m sora_jax.sample --workdir=runs/base --requests=requests.jsonl
   python -m sora_jax.sample --model=DIR --prompt="a cat on the grass" --size=480x832 --frames=81 --output=a.mp4
 
@@ -22,6 +23,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import CODECS
 from sora_jax.diffusion.grids import GRIDS
 from sora_jax.diffusion.solvers import METHODS
+from sora_jax.experiment.expansion import OWN_CAPTIONER
 from sora_jax.experiment.loading import WEIGHTS
 from sora_jax.experiment.sample_files import write_samples
 from sora_jax.experiment.session import Session
@@ -95,6 +97,12 @@ _GUIDANCE = _FLAGS.number("guidance", None, "Guidance scale, 1 for none; default
 _CODEC = _FLAGS.choice(
     "codec", None, sorted({codec for codecs in CODECS.values() for codec in codecs}), "Of .mp4 and .webm files."
 )
+_EXPAND = _FLAGS.bare_or_text(
+    "expand",
+    OWN_CAPTIONER,
+    "Write prompts out at length first: by the captioner of sampling.captioner or of the run; =RUNDIR: of that run; "
+    "=URL or =URL#MODEL: by a chat server (docs/captions.md).",
+)
 _OUTPUT = _FLAGS.paths(
     "output",
     "Files to write, .mp4 .webm .gif .webp .png or frames_%04d.png; what is there is replaced. Default: named by "
@@ -150,7 +158,7 @@ def main(_: Sequence[str]) -> None:
             keep_pixels=_KEEP_PIXELS.value,
         )
     solver = run.solver(solver=_SOLVER.value, steps=_STEPS.value, cache=_CACHE.value)
-    write_samples(run, requests, solver=solver, source=_REQUESTS.value, codec=_CODEC.value)
+    write_samples(run, requests, solver=solver, source=_REQUESTS.value, codec=_CODEC.value, expand=_EXPAND.value)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,10 @@ class Flags:
         """Returns a flag that is --name or --noname."""
         return self._noted(name, lambda: flags.DEFINE_bool(name, default, help_))
 
+    def bare_or_text(self, name: str, bare: str, help_: str) -> Flag[str | None]:
+        """Returns a flag that is --name, which means `bare`, or --name=TEXT; None where it is not given."""
+        return self._noted(name, lambda: flags.DEFINE_flag(_BareOrText(name, bare, help_)))
+
     def choice(self, name: str, default: str | None, options: Sequence[str], help_: str) -> Flag[Any]:
         """Returns a flag that is one of the options."""
         return self._noted(name, lambda: flags.DEFINE_enum(name, default, list(options), help_))
@@ -135,6 +139,19 @@ class Flags:
     def _noted(self, name: str, define: Callable[[], Any]) -> Flag[Any]:
         self._definitions.append(define)
         return Flag(name)
+
+
+class _BareOrText(flags.Flag[str]):
+    """A flag whose text may be left out."""
+
+    def __init__(self, name: str, bare: str, help_: str):
+        super().__init__(flags.ArgumentParser[str](), flags.ArgumentSerializer(), name, None, help_, boolean=True)
+        self._bare = bare
+
+    def parse(self, argument: str | None) -> None:
+        """Takes what stands behind the name: "true" where that is nothing, "false" of --noname."""
+        self.value = {"true": self._bare, "false": None}.get(argument or "", argument)
+        self.present += 1
 
 
 class _PathParser(flags.ArgumentParser[str]):

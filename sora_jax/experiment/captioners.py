@@ -14,6 +14,7 @@ from sora_jax.experiment.loading import load_weights, pack_layout
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import CAPTIONER
 from sora_jax.generate.captioning import Describer
+from sora_jax.generate.expand import Expander, own_expander
 from sora_jax.models.captioner import Captioner
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
@@ -42,11 +43,22 @@ def load_captioner(workdir: Workdir, settings: Settings, *, step: int | None = N
 
 def make_describer(settings: Settings, *, rows: int) -> Describer:
     """Returns what writes captions with the run's captioner, `rows` rows of clips at once."""
+    return _describer(settings, rows=rows, max_tokens=settings.text.max_tokens, method=settings.captioning.method)
+
+
+def make_expander(settings: Settings, params: Params) -> Expander:
+    """Returns what expands prompts with the run's captioner, by nucleus sampling as `captioning` has it."""
+    # Behind the prompt, which is as long at most, and the word before it.
+    most = 2 * settings.text.max_tokens + 1
+    return own_expander(_describer(settings, rows=1, max_tokens=most, method="nucleus"), params)
+
+
+def _describer(settings: Settings, *, rows: int, max_tokens: int, method: str) -> Describer:
     return Describer(
         abstract_model(functools.partial(build_captioner, settings))[0],
         dataclasses.replace(pack_layout(settings), tokenizer=CAPTION_TOKENIZER),
         rows=rows,
-        max_tokens=settings.text.max_tokens,
-        config=settings.captioning,
+        max_tokens=max_tokens,
+        config=dataclasses.replace(settings.captioning, method=method),
         dtype=compute_dtype(settings.precision),
     )

@@ -17,6 +17,7 @@ from sora_jax.data.curation.source import CuratedSource, VideoFiles
 from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.media.file_kinds import HEIC_REMEDY
 from sora_jax.data.packing.context import ContextMix
+from sora_jax.data.packing.expansion_pairs import ExpansionPairs
 from sora_jax.data.packing.packs import groups_beside
 from sora_jax.data.packing.pipeline import Batches, RowDataset
 from sora_jax.data.shards.prepared import PreparedSet
@@ -240,6 +241,7 @@ class PackedBatches:
         context: ContextMix | None = None,
         tokenizer: Tokenizer | None = None,
         work_flops: Callable[[Work], float] | None = None,
+        pairs: ExpansionPairs | None = None,
     ):
         weights = mix.collections
         self._part = part
@@ -258,6 +260,7 @@ class PackedBatches:
             token_drop=token_drop,
             shown=settings.shown,
             context=context,
+            pairs=pairs,
         )
 
     def batches(self, start: int) -> Batches:

@@ -120,11 +120,12 @@ def packed_batch(
     recomputed: Callable[[flops.Work], float] = lambda work: 0.0,
     parts: int = 0,
     beside: Sequence[int] = (),
+    prompted: bool = False,
 ) -> StepBatch:
     """Returns a pack whose rows are full of segments of one size; UserError for segments that no row holds.
 
     `widths` are the model's hidden width of feed-forwards and width of a head, which `activations.of_rows` splits;
-    `parts` as of `pack_shapes`, `beside` as of `work_of_rows`.
+    `parts` and `prompted` as of `pack_shapes`, `beside` as of `work_of_rows`.
     """
     packing, work = settings.packing, work_of_rows(settings, segment_tokens=segment_tokens, beside=beside)
 
@@ -135,7 +136,7 @@ def packed_batch(
     return StepBatch(
         what=f"packing.rows is {packing.rows}",
         size=packing.rows,
-        shapes=pack_shapes(settings, packing.rows, parts=parts),
+        shapes=pack_shapes(settings, packing.rows, parts=parts, prompted=prompted),
         ways=split,
         flops=step_flops(work),
         recomputed=recomputed(work),
@@ -176,9 +177,19 @@ def step_program(objective: Objective, maker: StateMaker, step: StepConfig, plan
     )
 
 
-def pack_shapes(settings: Settings, rows: int, place: NamedSharding | None = None, *, parts: int = 0) -> BatchShapes:
-    """Returns the shapes of a pack of the run, which lies at `place`, with up to `parts` clips beside each."""
-    row = dataclasses.replace(pack_layout(settings), parts=parts).row().arrays
+def pack_shapes(
+    settings: Settings,
+    rows: int,
+    place: NamedSharding | None = None,
+    *,
+    parts: int = 0,
+    prompted: bool = False,
+) -> BatchShapes:
+    """Returns the shapes of a pack of the run, which lies at `place`, with up to `parts` clips beside each.
+
+    `prompted`: a part of its texts is given.
+    """
+    row = dataclasses.replace(pack_layout(settings), parts=parts, prompted=prompted).row().arrays
     return {n: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype, sharding=place) for n, v in row.items()}
 
 

@@ -13,9 +13,10 @@ from sora_jax.data.media.writer import first_file
 from sora_jax.experiment.advice import words_never_seen
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
+from sora_jax.experiment.expansion import expand_requests
 from sora_jax.experiment.session import Session
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.job import Job, check_request, read_job
+from sora_jax.generate.job import Job, check_request, read_job, reworded
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.outputs import Book, OutputFiles, line_named, output_paths
 from sora_jax.generate.request import Request
@@ -30,6 +31,7 @@ def write_samples(
     solver: SolverConfig,
     source: str | None = None,
     codec: str | None = None,
+    expand: str | None = None,
 ) -> None:
     """Makes every request that is not done and writes a file for each; prints its name and what is measured of it.
 
@@ -39,6 +41,7 @@ def write_samples(
       solver: What solves.
       source: The file that the requests were read from, each of which is made once; None: they are of none.
       codec: As of `data.media.writer.ClipFormat`.
+      expand: By what prompts are written out first, as `expand_requests` takes it; None: they stay.
 
     Raises:
       UserError: A request cannot be made. Before any is made, but for what only the whole of a given video tells.
@@ -50,18 +53,16 @@ def write_samples(
     # All that can be said against a request of the command line is said before models are loaded.
     jobs = [read_job(request, limits) for request in requests] if file is None else []
     facts = models.facts()
-    if said := words_never_seen(models.workdir, session.settings, [text for one in requests for text in one.prompt]):
-        logging.warning("%s", said)
+    book = None if file is None else _book(file, requests, paths, {**facts, "solver": repr(solver)})
+    todo = _left(book, requests)
+    asked = [requests[number] for number in todo]
+    if expand is not None:
+        asked = expand_requests(session, asked, expand)
+        jobs = [reworded(job, request, limits) for job, request in zip(jobs, asked, strict=False)]
     if session.settings.model is not None:
         print(session.described(solver, requests), flush=True)
-    negative = [limits.negative if one.negative is None else one.negative for one in requests]
-    models.read_texts([*negative, *(text for one in requests for text in one.prompt)])
+    _read_texts(session, asked)
     sampler = models.sampler(solver, videos=len(requests))
-    book = None if file is None else _book(file, requests, paths, {**facts, "solver": repr(solver)})
-    todo = [n for n, request in enumerate(requests) if book is None or book.find(request) is None]
-    if len(todo) < len(requests):
-        print(f"{len(requests) - len(todo)} of {len(requests)} requests are done already", flush=True)
-    asked = [requests[number] for number in todo]
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
         if todo:
             stack.enter_context(compiling_told("sampling", COMPILING, session.settings, session.cache))
@@ -100,6 +101,23 @@ def _book(file: Path, requests: Sequence[Request], paths: Sequence[Path], facts:
             with line_named(request, file):
                 book.check(path)
     return book
+
+
+def _read_texts(session: Session, requests: Sequence[Request]) -> None:
+    """Encodes all texts, after saying which words the run has never seen."""
+    models, shown = session.models, [text for one in requests for text in one.shown]
+    if said := words_never_seen(models.workdir, session.settings, shown):
+        logging.warning("%s", said)
+    own = session.limits.negative
+    models.read_texts([*(own if one.negative is None else one.negative for one in requests), *shown])
+
+
+def _left(book: Book | None, requests: Sequence[Request]) -> list[int]:
+    """Returns the numbers of the requests that are not done, and says how many are."""
+    todo = [n for n, request in enumerate(requests) if book is None or book.find(request) is None]
+    if len(todo) < len(requests):
+        print(f"{len(requests) - len(todo)} of {len(requests)} requests are done already", flush=True)
+    return todo
 
 
 def _read(request: Request, limits: ModelLimits, file: Path | None) -> Job:

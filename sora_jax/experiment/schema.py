@@ -157,6 +157,7 @@ class SamplingConfig:
     refine: tuple[tuple[str, int], ...] | None
     refiner: RefinerConfig
     cache: float
+    captioner: str | None
 
     def __post_init__(self):
         at_least_one(self, "steps")

@@ -36,6 +36,7 @@ _PATH_KEYS = {
     "image_encoder",
     "image",
     "last_image",
+    "captioner",
 }
 
 

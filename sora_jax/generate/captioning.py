@@ -18,12 +18,15 @@ from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.caption_tokens import read_tokens, spell_words
 from sora_jax.data.packing.packs import HostPack, PackLayout, stack_rows
 from sora_jax.data.packing.plan import plan_window
+from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.generate.decoding import Asked, CaptioningConfig, Decoded, WriterMemory, decode
 from sora_jax.models.caption_tokens import with_end
 from sora_jax.models.captioner import Captioner, ClipFeatures, Writing
 from sora_jax.models.text_to_video import Pack
 from sora_jax.video import shapes
 from sora_jax.video.patches import patchify
+
+_NO_CLIP: shapes.Size = (0, 0, 0)
 
 
 class LatentClip(Protocol):
@@ -96,17 +99,34 @@ class Describer:
 
         A caption does not depend on the other clips. Raises UserError where a row does not hold a clip.
         """
-        given_KQ = spell_words(prefix)[: self._length - 1]
-        asked = np.zeros((self._length, given_KQ.shape[1]), np.int32)
-        asked[: len(given_KQ)] = given_KQ
+        key_N = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.arange(len(clips)))
+        return self._write(params, clips, [prefix] * len(clips), key_N)
+
+    def go_on(self, params: Params, texts: Sequence[str], keys: Sequence[jax.Array]) -> list[WrittenCaption]:
+        """Returns what is written behind each text, in order, without any clip; `keys` are for what is drawn.
+
+        What follows a text does not depend on the others.
+        """
+        return self._write(params, [None] * len(texts), texts, jnp.stack(keys)) if texts else []
+
+    def _write(
+        self, params: Params, clips: Sequence[LatentClip | None], prefixes: Sequence[str], key_N: jax.Array
+    ) -> list[WrittenCaption]:
+        given = [spell_words(prefix)[: self._length - 1] for prefix in prefixes]
         found: dict[int, WrittenCaption] = {}
         for pack in self._packs(clips, [""] * len(clips)):
-            sample_BS = pack["sample_BS"]
-            keys_C = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(sample_BS.ravel())
-            decoded = self._describe(params, pack, asked, np.int32(len(given_KQ)), keys_C)
-            for place, sample in enumerate(sample_BS.ravel().tolist()):
+            samples = pack["sample_BS"].ravel().tolist()
+            asked_CKQ = np.zeros((len(samples), self._length, BYTES_PER_TOKEN), np.int32)
+            asked_C = np.ones(len(samples), np.int32)
+            for place, sample in enumerate(samples):
                 if sample >= 0:
-                    found[sample] = _written(decoded, place, len(given_KQ))
+                    asked_C[place] = len(given[sample])
+                    asked_CKQ[place, : len(given[sample])] = given[sample]
+            asked = Asked(jnp.asarray(asked_CKQ), jnp.asarray(asked_C), key_N[np.maximum(samples, 0)])
+            decoded = self._describe(params, pack, asked)
+            for place, sample in enumerate(samples):
+                if sample >= 0:
+                    found[sample] = _written(decoded, place, len(given[sample]))
         return [found[number] for number in range(len(clips))]
 
     def compared(
@@ -125,12 +145,12 @@ class Describer:
         pairs = [found[number] for number in range(len(clips))]
         return np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
 
-    def _packs(self, clips: Sequence[LatentClip], captions: Sequence[str]) -> Iterator[HostPack]:
-        """Yields batches that hold each clip once, with its caption."""
+    def _packs(self, clips: Sequence[LatentClip | None], captions: Sequence[str]) -> Iterator[HostPack]:
+        """Yields batches that hold each clip once, with its caption; of None the caption alone."""
         layout = self._layout
-        grids = [shapes.token_grid(_size_of(one), layout.patch) for one in clips]
+        grids = [_NO_CLIP if one is None else shapes.token_grid(_size_of(one), layout.patch) for one in clips]
         texts = layout.tokenizer.encode([layout.tokenizer.cut(text, self._length - 1) for text in captions])
-        tokens_N = np.array([shapes.count(grid) for grid in grids], np.int64)
+        tokens_N = np.array([max(1, shapes.count(grid)) for grid in grids], np.int64)
         if tokens_N.max(initial=0) > layout.budget.tokens:
             raise UserError(
                 f"a clip of {tokens_N.max()} tokens fits no row of {layout.budget.tokens}: make it shorter or smaller, "
@@ -142,9 +162,12 @@ class Describer:
             filled = [layout.row() for _ in range(self._rows)]
             for row, number in zip(filled, range(start, len(plan)), strict=False):
                 for index in plan.row(number).tolist():
-                    tokens_LP = patchify(clips[index].latent_THWC, layout.patch)
-                    fps, text = clips[index].fps, texts[index]
-                    row.put(sample=index, grid=grids[index], fps=fps, text=text, tokens_LP=tokens_LP)
+                    clip, text, grid = clips[index], texts[index], grids[index]
+                    if clip is None:
+                        row.put(sample=index, grid=grid, fps=1.0, text=text, tokens_LP=None)
+                        continue
+                    tokens_LP = patchify(clip.latent_THWC, layout.patch)
+                    row.put(sample=index, grid=grid, fps=clip.fps, text=text, tokens_LP=tokens_LP)
             yield stack_rows(filled)
 
 
@@ -162,12 +185,10 @@ def _written(decoded: Decoded, place: int, given: int) -> WrittenCaption:
 
 @functools.lru_cache(maxsize=4)
 def _make_program(structure: Any, config: CaptioningConfig, dtype: Any) -> Callable[..., Decoded]:
-    """Returns the jitted `(params, pack, prefix_KQ, its length, key_C) -> Decoded` of all segments."""
+    """Returns the jitted `(params, pack, what is asked) -> Decoded` of all segments."""
 
-    def describe(params: Params, pack: Pack, prefix_KQ: Any, given: Any, keys_C: Any) -> Decoded:
+    def describe(params: Params, pack: Pack, asked: Asked) -> Decoded:
         model = merge_model(structure, params)
-        count = pack["sample_BS"].size
-        asked = Asked(jnp.broadcast_to(prefix_KQ, (count, *prefix_KQ.shape)), jnp.full(count, given, jnp.int32), keys_C)
         return decode(PackWriter(model, model.encode(pack, dtype), beams=config.hypotheses), asked, config)
 
     return jax.jit(describe)

@@ -146,10 +146,15 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
     return dataclasses.replace(job, passes=plan_passes(refine, size=size, frames=frames, fps=fps, check=grid))
 
 
+def reworded(job: Job, request: Request, limits: ModelLimits) -> Job:
+    """Returns a job whose request differs in the expansion of its prompts alone; raises UserError as `read_job`."""
+    return dataclasses.replace(job, request=request, prompts=_texts(request, limits)[0])
+
+
 def _texts(request: Request, limits: ModelLimits) -> tuple[tuple[str, ...], str]:
     """Returns the prompts and the negative prompt, cleaned."""
     tokenizer, most = limits.tokenizer, limits.text_tokens
-    prompts = tuple(check_prompt(prompt, tokenizer, max_tokens=most) for prompt in request.prompt) or ("",)
+    prompts = tuple(check_prompt(prompt, tokenizer, max_tokens=most) for prompt in request.shown) or ("",)
     negative = clean_caption(limits.negative if request.negative is None else request.negative)
     if (tokens := tokenizer.count(negative)) > most:
         raise UserError(f"the negative prompt has {tokens} tokens and this model takes {most}")

@@ -188,4 +188,7 @@ def facts_of(job: Job) -> dict[str, Any]:
             asked[name] = Path(asked[name]).name
     if "video" in asked:
         asked["video"] = [Path(name).name for name in asked["video"]]
-    return {**asked, "prompt": list(job.prompts), "size": list(job.size), "fps": job.fps}
+    shown = {"prompt": list(job.prompts)}
+    if job.request.expansion:
+        shown = {"prompt": list(job.request.prompt), "expansion": list(job.prompts)}
+    return {**asked, **shown, "size": list(job.size), "fps": job.fps}

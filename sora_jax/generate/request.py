@@ -54,21 +54,18 @@ class Request:
       at: When the image is shown, a share of the duration, in [0, 1].
       strength: How much of what is given is made anew, in [0, 1]; None: as `DEFAULT_STRENGTH`.
       scale: Of `upscale`: height and width are multiplied by it.
-      refine: Of `text`: "space:2,time:4" makes it with half the height and width and a fourth of the frames first, then
-        larger, then faster; "none": at once; None: as the run has it.
+      refine: Of `text`: "space:2,time:4" makes it small and slow first, then larger, then faster; "none": at once.
       guidance: Scale of the guidance by text, 1 for none; None: as the run has it.
-      control: Kinds of clips beside it that control what is made, such as "edges"; of text, edit, fill, and of animate
-        where the image is at the start and nothing says the end.
+      control: Kinds of clips beside it that control it, such as "edges"; not of tasks that continue or join videos.
       control_video: Files that these are computed of, one for each kind; of the size and rate of what is made.
       boxes: File of tracks (`generate.tracks`) that things follow: a control of the kind "boxes".
       reference: File of an image of what is to be seen.
-      strength_of_control: How sure they are, in [0, 1], one for all or one for each, of `control` and then of boxes and
-        reference: 1 less the noise level on them. None given: 1.
-      keep_pixels: Whether given frames come back as they are instead of through the autoencoder; where they are
-        enlarged, with new details alone.
+      strength_of_control: How sure they are, in [0, 1], one for all or for each, of `control`, boxes, reference: 1 less
+        the noise level on them. None given: 1.
+      keep_pixels: Whether given frames come back as they are, or enlarged with new details alone.
       output: File to write; None: named by task, prompt and seed.
-      line: Of the file of requests that it was read from, counted from 1 with those that are empty; None: of no file.
-        It is no part of what is asked for.
+      expansion: What is shown instead of each of `prompt`; none: the prompts themselves. No part of what is asked.
+      line: Of the file of requests that it was read from, from 1 on, empty ones counted; None: of no file. No part too.
     """
 
     task: Task = "text"
@@ -95,6 +92,7 @@ class Request:
     strength_of_control: tuple[float, ...] = ()
     keep_pixels: bool = False
     output: str | None = None
+    expansion: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     line: int | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
@@ -161,6 +159,11 @@ class Request:
             )
         if kinds and self.refinements():
             raise UserError(f"refine {self.refine} is for videos without control: leave it out")
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The prompts as the model is told them."""
+        return self.expansion or self.prompt
 
     @property
     def enlarges(self) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.mean import Mean
+from sora_jax.data.packing.expansion_pairs import ExpansionPairs
 from sora_jax.diffusion import known
 from sora_jax.models.caption_tokens import CaptionTexts, digest_captions, is_end, with_end
 from sora_jax.models.captioner import Captioner, CaptionFeatures, CaptionScores, ClipFeatures
@@ -34,6 +35,7 @@ class CaptionerLossConfig:
       contrast: One of `CONTRASTS`.
       word_dropout: Share of the text tokens before the one that is foretold that are not seen, in [0, 1): what comes
         next is then told from the clip, and not from which words usually follow (arXiv 1511.06349, section 3.3).
+      expand_share: Of what is drawn, the share of `data.packing.expansion_pairs`, in [0, 1); None: none.
     """
 
     caption: float
@@ -41,6 +43,7 @@ class CaptionerLossConfig:
     temperature: float
     contrast: str
     word_dropout: float
+    expand_share: float | None
 
     def __post_init__(self):
         if min(self.caption, self.contrastive) < 0 or self.caption + self.contrastive == 0:
@@ -54,6 +57,12 @@ class CaptionerLossConfig:
             raise UserError(f"captioner_loss: word_dropout {self.word_dropout} is outside [0, 1); 0.3 is usual")
         if self.contrast not in CONTRASTS:
             raise UserError(f"captioner_loss: contrast {self.contrast!r} is none of {', '.join(CONTRASTS)}")
+        if not 0 <= (self.expand_share or 0.0) < 1:
+            raise UserError(f"captioner_loss: expand_share {self.expand_share} is outside [0, 1); 0.2 is usual")
+
+    def pairs(self) -> ExpansionPairs | None:
+        """Returns the texts without a clip that are drawn beside clips; None where there are none."""
+        return ExpansionPairs(share=self.expand_share) if self.expand_share else None
 
 
 def make_objective(
@@ -64,20 +73,20 @@ def make_objective(
     The captioning loss is cross-entropy in symbols (bytes, and where a word ends), summed over a text token, mean over
     tokens, in nats. What a pack says in `prompt_BS`, int32, is given: so many tokens at the beginning of a segment's
     text, START among them, carry no loss; 1 where a pack says nothing. A segment without a word has no caption, and
-    one without latent tokens is text alone: it is written, not compared.
+    one without latent tokens is text alone: it is written, not compared. What is given is always seen.
 
     The contrastive loss is over all pairs of a batch, not of several whose gradients are accumulated. Clips with equal
     captions belong to each of them. Both losses are 0 at best. `dtype` is that of the computation.
     """
 
     def objective(model: Captioner, pack: Pack, key: jax.Array) -> tuple[Mean, dict[str, Mean]]:
-        segment_BL, segments = pack["segment_BL"], pack["grid_BS3"].shape[1]
+        segment_BL, segments, given_BS = pack["segment_BL"], pack["grid_BS3"].shape[1], pack.get("prompt_BS")
         texts = with_end(pack, segments)
         features = model.encode(pack, dtype)
-        read = model.read(_dropped(texts, key, config.word_dropout), segments, dtype)
+        read = model.read(_dropped(texts, key, config.word_dropout, given_BS), segments, dtype)
         scores = model.score(texts, read.states_BKD, features)
         worded_BS = known.count_tokens(pack["text_segment_BK"], segments) > 1
-        written, metrics = _captioning(scores, texts, worded_BS, pack.get("prompt_BS"))
+        written, metrics = _captioning(scores, texts, worded_BS, given_BS)
         paired_BS = worded_BS & (known.count_tokens(segment_BL, segments) > 0)
         compared = _contrastive(model, features, read, digest_captions(texts, segments), paired_BS, config)
         loss = config.caption * written.value() + config.contrastive * compared.value()
@@ -88,11 +97,16 @@ def make_objective(
     return objective
 
 
-def _dropped(texts: CaptionTexts, key: jax.Array, share: float) -> CaptionTexts:
-    """Returns captions in which a share of the words looks like START; END, of which texts are known, stays."""
+def _dropped(texts: CaptionTexts, key: jax.Array, share: float, given_BS: jax.Array | None) -> CaptionTexts:
+    """Returns captions in which a share of the words looks like START; END, of which texts are known, stays.
+
+    So does what is given.
+    """
     if not share:
         return texts
     lost_BK = jax.random.bernoulli(key, share, texts.segment_BK.shape) & ~is_end(texts.text_BKQ)
+    if given_BS is not None:
+        lost_BK &= texts.position_BK >= known.per_token(given_BS, texts.segment_BK)
     return texts._replace(text_BKQ=jnp.where(lost_BK[..., None], 0, texts.text_BKQ))
 
 

@@ -102,17 +102,15 @@ def recaption(
       config: Of the batches and the mix.
       output: The file of captions; see `preparation.caption_rows`.
       count: How many clips, from the first; None: all.
-      retry_failed: Whether clips that failed before are tried again.
+      retry_failed: Whether those that failed before are tried again.
       progress: Called after each batch, when it is on the disk, with how many clips are done; it may raise.
 
     Raises `DataError` where a larger share of the clips than is allowed has failed.
     """
-    source, allowed = collection.source, collection.limits.max_bad_share
-    numbers = range(len(source) if count is None else min(count, len(source)))
+    source, most_failed = collection.source, collection.limits.max_bad_share
     # A table tells clips of one name not apart.
-    by_name = {source.source_id(index): index for index in reversed(numbers)}
-    chosen = {**describer.by, CHOICE: config.choice}
-    with CaptionRows(output, chosen) as rows:
+    by_name = {source.source_id(index): index for index in reversed(range(len(source))[:count])}
+    with CaptionRows(output, {**describer.by, CHOICE: config.choice}) as rows:
         if retry_failed:
             rows.forget_failed()
         there = rows.done | rows.failed.keys()
@@ -125,12 +123,11 @@ def recaption(
         finally:
             summary.failed = sum(name in rows.failed for name in by_name)
             summary.refused, summary.openings = filters.refused, filters.openings
-            for line in summary.lines(rows):
-                print(line, flush=True)
-        if summary.failed > allowed * len(by_name):
+            print("\n".join(summary.lines(rows)), flush=True)
+        if summary.failed > most_failed * len(by_name):
             raise DataError(
-                f"{summary.failed} of {len(by_name)} clips have no captions, more than the share of {allowed:g} that "
-                f"data.max_bad_share allows; {rows.failures} names each with its reason"
+                f"{summary.failed} of {len(by_name)} clips have no captions, more than the share of {most_failed:g} "
+                f"that data.max_bad_share allows; {rows.failures} names each with its reason"
             )
     return summary
 

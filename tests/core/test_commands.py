@@ -95,7 +95,7 @@ def parse(monkeypatch):
     def parsed(own, *arguments):
         values = flags.FlagValues()
         monkeypatch.setattr(flags, "FLAGS", values)
-        for name in ("DEFINE", "DEFINE_multi", "DEFINE_string", "DEFINE_integer"):
+        for name in ("DEFINE", "DEFINE_multi", "DEFINE_string", "DEFINE_integer", "DEFINE_flag"):
             define = getattr(flags, name)
             monkeypatch.setattr(flags, name, functools.partial(define, flag_values=values))
         own.define()
@@ -112,6 +112,17 @@ def test_paths_are_expanded(parse, monkeypatch):
     assert (one.value, none.value, several.value) == ("/homes/me/a", None, ["/homes/me/b", "c"])
     with pytest.raises(flags.IllegalFlagValueError, match="names no home"):
         parse(own, "--workdir=~nobody-here/a")
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [([], None), (["--own"], "me"), (["--own=you"], "you"), (["--noown"], None), (["--own=no"], "no")],
+)
+def test_a_text_may_be_left_out(parse, given, value):
+    own = Flags()
+    flag = own.bare_or_text("own", "me", "")
+    parse(own, *given)
+    assert flag.value == value
 
 
 def test_commands_have_flags_of_the_same_names(parse):

@@ -10,8 +10,10 @@ import pytest
 import sora_jax
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.experiment.expansion import expand_requests
 from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.settings import read_settings
+from sora_jax.generate.request import Request
 from sora_jax.train.metrics import read_metrics
 from tests.toy_captions import get_config
 
@@ -42,7 +44,11 @@ def test_more_clips_cost_more():
 def test_a_run_trains_shows_and_judges_a_captioner(python, toy_workdir, tmp_path):
     workdir = tmp_path / "captions"
     asked = ("-m", "sora_jax.main", "--config=tests/toy_captions.py", f"--workdir={workdir}")
-    given = (f"--config.autoencoder.start_from={toy_workdir}", f"--config.stages.prepare.start_from={toy_workdir}")
+    given = (
+        f"--config.autoencoder.start_from={toy_workdir}",
+        f"--config.stages.prepare.start_from={toy_workdir}",
+        "--config.captioner_loss.expand_share=0.3",
+    )
     stopped = python(*asked, *given, "--config.stages.caption_videos.steps=2")
     assert stopped.returncode == 0, stopped.stderr
     lines = [line for line in read_metrics(workdir) if line["stage"] == "caption_videos"]
@@ -55,5 +61,8 @@ def test_a_run_trains_shows_and_judges_a_captioner(python, toy_workdir, tmp_path
     run = sora_jax.open_run(shutil.copytree(workdir, tmp_path / "copy"))
     clips = [np.zeros((frames, 16, 16, 3), np.uint8) for frames in (1, 5)]
     assert len(run.describe(clips, fps=8.0)) == 2
+    # It has hardly learnt anything, so what it writes says nothing of the prompt.
+    asked = [Request(prompt=("a red circle",))]
+    assert expand_requests(sora_jax.open_run(toy_workdir), asked, str(workdir))[0].shown == ("a red circle",)
     with pytest.raises(UserError, match="has no checkpoint of a captioner"):
         sora_jax.open_run(toy_workdir).describe(clips[:1])

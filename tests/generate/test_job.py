@@ -8,7 +8,8 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import write_clip
-from sora_jax.generate.job import read_job
+from sora_jax.generate.job import read_job, reworded
+from sora_jax.generate.outputs import facts_of
 from sora_jax.generate.request import Request
 from tests.generate.test_tasks import LIMITS
 
@@ -49,6 +50,17 @@ def test_a_text_has_the_run_s_size_and_length_unless_it_says_otherwise(files):
     job = read(files, size="8x4", seconds="1.2", fps=10.0)
     assert (job.size, job.frames, job.fps) == ((8, 4), 13, 10.0), "12 frames are nearer to 13 than to 9"
     assert read(files, frames=29).frames == 29
+
+
+def test_a_prompt_that_was_written_out_is_shown_so_and_its_file_has_both(files):
+    job = read(files, prompt=("red",), expansion=(" a red  circle",))
+    assert job.prompts == ("a red circle",)
+    facts = facts_of(job)
+    assert (facts["prompt"], facts["expansion"]) == (["red"], ["a red circle"])
+    request = dataclasses.replace(job.request, expansion=("a red square",))
+    assert request == job.request, "the same is asked for"
+    assert reworded(job, request, LIMITS).prompts == ("a red square",)
+    assert "expansion" not in facts_of(read(files))
 
 
 def test_what_is_given_sets_size_and_rate(files):

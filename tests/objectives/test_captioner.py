@@ -21,6 +21,7 @@ KEY = jax.random.key(0)
 def config(**changes):
     return CaptionerLossConfig(
         **{"caption": 2.0, "contrastive": 1.0, "temperature": 0.07, "contrast": "softmax", "word_dropout": 0.0}
+        | {"expand_share": None}
         | changes
     )
 

@@ -127,7 +127,7 @@ def test_what_is_there_is_not_written_again(tmp_path):
     other = Toy(name="other")
     write(output, source, other)
     assert len(other.seen) == 8, "another model writes captions of its own"
-    with pytest.raises(UserError, match="was begun with other keys of config.recaption"):
+    with pytest.raises(UserError, match=r"was begun with other keys of config.recaption"):
         write(output, source, Toy(), config=dataclasses.replace(CONFIG, min_words=1))
 
 
@@ -176,7 +176,7 @@ def test_what_stops_it_leaves_what_was_done(tmp_path):
         if done >= 8:
             raise UserError("stop")
 
-    with pytest.raises(UserError, match="stop"):
+    with pytest.raises(UserError, match=r"stop"):
         write(output, Numbered(20), Toy(), progress=stop)
     assert len(rows(output)) == 8
     write(output, Numbered(20), Toy())
@@ -188,11 +188,11 @@ def test_files_of_others_are_left_alone(tmp_path):
     output = tmp_path / "captions.jsonl"
     text = '{"file": "a.mp4", "caption": "mine"}\n'
     output.write_text(text)
-    with pytest.raises(UserError, match="has lines that recaption did not write"):
+    with pytest.raises(UserError, match=r"has lines that recaption did not write"):
         write(output, Numbered(2), Toy())
     assert output.read_text() == text
     output.write_text('{"file": \n')
-    with pytest.raises(UserError, match="line 1 of .* is no row of captions"):
+    with pytest.raises(UserError, match=r"line 1 of .* is no row of captions"):
         write(output, Numbered(2), Toy())
     with pytest.raises(UserError, match=r"must end in .jsonl, not '.csv'"):
         write(tmp_path / "captions.csv", Numbered(2), Toy())
@@ -200,7 +200,7 @@ def test_files_of_others_are_left_alone(tmp_path):
 
 def test_two_processes_do_not_write_one_file(tmp_path):
     output = tmp_path / "captions.jsonl"
-    with CaptionRows(output, {"model": "a"}), pytest.raises(UserError, match="another process is writing"):
+    with CaptionRows(output, {"model": "a"}), pytest.raises(UserError, match=r"another process is writing"):
         write(output, Numbered(2), Toy())
 
 

@@ -22,6 +22,8 @@ Where the model is shown frames (`video/shown.py`) also
 Where clips are given beside the one that is made (`video/parts.py`) also
   part_BL           int32    which clip of its segment a token is of: 0 the one that is made, 1...A those beside it
   role_BSA          int32    role of each clip beside, a value of `ROLES`; 0 where there is none
+Where a part of texts is given, and nothing is to be learnt of it, also
+  prompt_BS         int32    tokens of each text that are, from its first on, at least 1
 The tokens of clips beside lie behind those of the one that is made and have its segment; `grid_BS3`, `time_step_BS` and
 `sample_BS` are of that one alone.
 
@@ -61,6 +63,7 @@ class PackLayout:
       tokenizer: What makes text tokens.
       shown: How the model is shown frames; None: it is not.
       parts: A, the most clips that are given beside one; 0: there are none, and no arrays that say so.
+      prompted: Whether a part of texts may be given.
     """
 
     budget: Budget
@@ -71,6 +74,7 @@ class PackLayout:
     tokenizer: Tokenizer
     shown: ShownConfig | None = None
     parts: int = 0
+    prompted: bool = False
 
     def row(self) -> "Row":
         """Returns an empty row."""
@@ -104,6 +108,8 @@ class Row:
         if layout.parts:
             self.arrays["part_BL"] = np.zeros(budget.tokens, np.int32)
             self.arrays["role_BSA"] = np.zeros((budget.segments, layout.parts), np.int32)
+        if layout.prompted:
+            self.arrays["prompt_BS"] = np.ones(budget.segments, np.int32)
         self._token = self._text = self._slot = 0
 
     def put(
@@ -117,12 +123,14 @@ class Row:
         kept: np.ndarray | slice = ALL_TOKENS,
         shown: Shown | None = None,
         context: Sequence[ContextClip] = (),
+        given: int = 1,
     ) -> slice:
         """Adds a clip and returns where its tokens are; `tokens_LP` None leaves zeros to be filled by sampling.
 
         `text` are the arrays of its caption. Of the tokens on `grid` those numbered by `kept` are added, ascending.
         `shown` is what the model is shown of it, where the layout has a place for that. The clips of `context` are
         given beside it, normalised, at most `parts` of them: their tokens follow its own, and are not in the slice.
+        The first `given` tokens of the text are given, where the layout has a place for that.
         What is added must fit: planning has seen to that.
         """
         step = shapes.time_step(
@@ -148,6 +156,8 @@ class Row:
         for number, clip in enumerate(context, start=1):
             self._put_context(clip, number)
         self._put_text(text)
+        if self.layout.prompted:
+            row["prompt_BS"][self._slot] = given
         self._slot += 1
         return there
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.packing.context import ContextMix, Lacking
+from sora_jax.data.packing.expansion_pairs import ExpansionPairs, put_pair
 from sora_jax.data.packing.packs import ALL_TOKENS, HostPack, PackLayout, Row
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.packing.pools import make_pools
@@ -59,7 +60,7 @@ class RowDataset:
     `plan` says which samples each row holds, `plan.rejected` which samples fit none. `patch` is (pt, ph, pw);
     `time_rate` is in time positions per second; `mix` and `weights_G`, of the directories of `prepared`, are those of
     `make_pools`, `token_drop` is that of `RowPlan`; `tokenizer` is the one that `prepared` was made
-    with, `shown` how the model is shown frames. Thread safe.
+    with, `shown` how the model is shown frames, `pairs` the texts that are drawn beside clips. Thread safe.
 
     Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn, `DataError` when the
     empty text is not stored with the others.
@@ -79,6 +80,7 @@ class RowDataset:
         token_drop: tuple[float, float] = (0.0, 0.0),
         shown: ShownConfig | None = None,
         context: ContextMix | None = None,
+        pairs: ExpansionPairs | None = None,
     ):
         _check_empty_text(prepared, tokenizer)
         self._prepared = prepared
@@ -92,12 +94,15 @@ class RowDataset:
             tokenizer=tokenizer,
             shown=shown,
             parts=0 if context is None else context.parts,
+            prompted=pairs is not None,
         )
+        self._pairs = pairs
         self._context = context
         self._seed = seed
         self._mix = None if mix is None else {**mix, **({"collections": list(weights_G)} if weights_G else {})}
         self._token_drop = token_drop
         lengths = _lengths(prepared, context, patch)
+        lengths = lengths if pairs is None else pairs.lengths(lengths)
         pools = make_pools(prepared.grid_N3, mix, collection_N=prepared.directory_N, weights_G=weights_G)
         self.plan = RowPlan(
             lengths,
@@ -124,6 +129,9 @@ class RowDataset:
         columns = (planned.samples_S, planned.captions_S, planned.tokens_S, planned.draws_S, planned.context_SX)
         for index, caption, kept, draw, given in zip(*(column_S.tolist() for column_S in columns), strict=True):
             sample = self._prepared[index]
+            if caption >= (stored := len(sample.captions)):
+                put_pair(row, index, sample, caption - stored, seed=self._seed, draw=draw)
+                continue
             count = shapes.count(shapes.token_grid(sample.latent_THWC.shape[:3], patch))
             chosen = choose_tokens(count, kept, seed=self._seed, draw=draw)
             beside = [kind for kind, is_given in zip(kinds, given, strict=True) if is_given]
@@ -155,6 +163,7 @@ class RowDataset:
             "mix": self._mix,
             "token_drop": list(self._token_drop),
             **({} if self._context is None else {"context": dataclasses.asdict(self._context)}),
+            **({} if self._pairs is None else {"expand_share": self._pairs.share}),
             **dataclasses.asdict(self._packing),
         }
 

@@ -38,6 +38,7 @@ class Lengths:
     Integers >= 1; sample i has the captions `caption_start_N1[i]` up to `caption_start_N1[i + 1]`, at least
     one. `context_NX` are the tokens of clips beside, by kinds of the mix of context, 0 where a sample has none; None:
     there are none. `weights_M` > 0 says how often each is drawn next to the others of its sample; None: all alike.
+    `alone_M` says which are told without the clip, as text alone, in a row that gives them one token; None: none.
     """
 
     tokens_N: np.ndarray
@@ -45,6 +46,7 @@ class Lengths:
     caption_start_N1: np.ndarray
     weights_M: np.ndarray | None = None
     context_NX: np.ndarray | None = None
+    alone_M: np.ndarray | None = None
 
     def __post_init__(self):
         assert self.weights_M is None or np.all(self.weights_M > 0), "a caption without weight"
@@ -235,6 +237,8 @@ class RowPlan:
         tokens_W = self._lengths.tokens_N[samples_W]
         share_W = rng.generator(self._seed, "token drop", window).uniform(*self._token_drop, len(tokens_W))
         tokens_W = np.maximum(1, tokens_W - np.rint(share_W * tokens_W).astype(np.int64))
+        if self._lengths.alone_M is not None:
+            tokens_W[self._lengths.alone_M[captions_W]] = 1
         text_W = self._lengths.text_tokens_M[captions_W]
         context_WX, beside_W = self._draw_context(samples_W, tokens_W, window)
         plan = plan_window(tokens_W + beside_W, text_W, self._budget, seed=self._seed, window=window)

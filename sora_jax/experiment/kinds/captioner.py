@@ -85,6 +85,7 @@ class CaptionerKind(TrainKind[CaptionerStage]):
             part=batch_part(run.mesh),
             tokenizer=CAPTION_TOKENIZER,
             work_flops=lambda work: _step_flops(run.settings, work),
+            pairs=run.settings.captioner_loss.pairs(),
         )
         warn_of_left_out(name, stream)
         return stream
@@ -98,6 +99,7 @@ class CaptionerKind(TrainKind[CaptionerStage]):
             accumulate=self.of(settings, name).accumulate,
             widths=(shape.mlp_width, shape.width // shape.heads),
             step_flops=lambda work: _step_flops(settings, work),
+            prompted=settings.captioner_loss.pairs() is not None,
         )
         return [batch]
 

@@ -1,0 +1,198 @@
+"""Whether a longer text keeps all that a prompt says, and says nothing against it; and prompts as short as users type.
+
+Words are compared, nothing judges: what is lost is told for certain, what is contradicted where the grammar is plain
+English (a colour or a number before its noun, a direction in its clause, a negation before a word).
+"""
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+def _read_list(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# Say how words belong together, not what is seen.
+_FUNCTION_WORDS = _read_list(
+    """
+    a an the of on in at with and or to is are was were be being been it its this that these those over into onto
+    from by as for there while which who whose
+    """
+)
+_NEGATIONS = _read_list(
+    """
+    no not without never none neither nor
+    """
+)
+_COLOURS = _read_list(
+    """
+    red orange yellow green cyan blue purple violet pink brown black white grey gray gold golden silver beige
+    turquoise teal magenta crimson scarlet navy maroon
+    """
+)
+_DIRECTIONS = _read_list(
+    """
+    left right up down still upward downward upwards downwards leftward rightward
+    """
+)
+# Between a colour, or a number, and its noun.
+_BETWEEN = _read_list(
+    """
+    small large big little tiny huge tall short long old young new bright dark light pale deep soft shiny glossy
+    round thick thin wide narrow
+    """
+)
+# Which way they go belongs to who goes.
+_VERBS = ("mov", "stay", "go", "slid", "drift", "float", "fly", "travel", "head", "run", "walk", "ris", "fall", "glid")
+_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMBERS = {word: str(number) for number, word in enumerate(_NAMES)}
+_WORD = re.compile(r"\w+(?:['\u2019.,:-]\w+)*")
+_QUOTED = re.compile(r"\"([^\"]+)\"|\u201c([^\u201d]+)\u201d|\u00ab([^\u00bb]+)\u00bb|\u2018([^\u2019]+)\u2019(?!\w)")
+_BREAK = re.compile(r"[,;.:!?()]|\band\b|\bwhile\b")
+_DROPPED, _TURNED, _LISTED = 0.2, 0.25, 0.25
+
+
+def what_was_lost(prompt: str, longer: str) -> tuple[str, ...]:
+    """Returns in words what of a prompt a longer text lacks or contradicts; empty where it keeps all."""
+    return (*lost(prompt, longer), *contradicted(prompt, longer))
+
+
+def lost(prompt: str, longer: str) -> tuple[str, ...]:
+    """Returns in words what is said in a prompt and not in a longer text.
+
+    Its words but those that only join others, in any form that plain endings make, its numbers, and to the letter what
+    it quotes. Letters' case does not count, but in quotes.
+    """
+    there = {_stem(word) for word in _words(longer)}
+    whole = _folded(longer)
+    # Words of scripts without spaces stand within others.
+    kept = (_stem(word) in there or (not word.isascii() and word in whole) for word in _content(prompt))
+    words = [f"{word!r} is lost" for word, is_kept in zip(_content(prompt), kept, strict=True) if not is_kept]
+    texts = [one for found in _QUOTED.findall(unicodedata.normalize("NFC", prompt)) for one in found if one]
+    quoted = [f"the text {text!r} is lost" for text in texts if text not in unicodedata.normalize("NFC", longer)]
+    return tuple(dict.fromkeys([*words, *quoted]))
+
+
+def contradicted(prompt: str, longer: str) -> tuple[str, ...]:
+    """Returns in words where a longer text says another colour, number or direction of a noun, or denies a word."""
+    found = []
+    for what, read in _READERS.items():
+        asked = read(prompt)
+        for noun, values in read(longer).items():
+            if noun in asked and (other := sorted(values - asked[noun])):
+                whole = next(word for word in _words(prompt) if _stem(word) == noun)
+                found.append(f"{what} of {whole!r} is {' and '.join(other)}, not {' and '.join(sorted(asked[noun]))}")
+    denied = _denied(longer) - _denied(prompt)
+    words = {_stem(word) for word in _content(prompt)}
+    return (*found, *(f"{word!r} is denied" for word in sorted(denied & words)))
+
+
+def shorten(text: str, generator: np.random.Generator) -> str:
+    """Returns a text as short as users type: "a red circle moves right" may be "red circle right", or "circle, red".
+
+    Words that only join others go, and some of the others; neighbours may change places, and commas part them.
+    """
+    words = [word for word in text.split() if _folded(word) not in _FUNCTION_WORDS]
+    kept = [word for word, chance in zip(words, generator.random(len(words)), strict=True) if chance >= _DROPPED]
+    if not kept:
+        return text
+    if len(kept) > 1 and generator.random() < _TURNED:
+        place = int(generator.integers(len(kept) - 1))
+        kept[place], kept[place + 1] = kept[place + 1], kept[place]
+    return (", " if generator.random() < _LISTED else " ").join(kept)
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _words(text: str) -> list[str]:
+    """Returns the words of a text, of one case; numbers as digits."""
+    found = (match.group() for match in _WORD.finditer(_folded(text)))
+    return [_NUMBERS.get(word, word) for word in found]
+
+
+def _content(text: str) -> list[str]:
+    return [word for word in _words(text) if word not in _FUNCTION_WORDS]
+
+
+def _stem(word: str) -> str:
+    """Returns what forms of an English word have in common: moves, moving and moved are the same."""
+    if not (word.isascii() and word.isalpha()):
+        return re.sub(r"['\u2019]s$", "", word)
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if word.endswith(ending) and len(word) >= len(ending) + 3:
+            word = word.removesuffix(ending)
+            break
+    if len(word) > 3 and word[-1] == word[-2]:
+        word = word[:-1]
+    return f"{word[:-1]}i" if word.endswith("y") and len(word) > 2 else word
+
+
+def _clauses(text: str) -> list[list[str]]:
+    """Returns the words of each part of a text that "and" and commas leave.
+
+    A part without a noun belongs to the one before it, the first to the one behind it: "red, circle, right" is one.
+    """
+    found: list[list[str]] = []
+    for part in _BREAK.split(_folded(text)):
+        words = _words(part)
+        if found and not (any(map(_is_noun, words)) and any(map(_is_noun, found[-1]))):
+            found[-1] += words
+        else:
+            found.append(words)
+    return found
+
+
+def _is_noun(word: str) -> bool:
+    others = _FUNCTION_WORDS | _NEGATIONS | _COLOURS | _DIRECTIONS | _BETWEEN
+    return word not in others and not word.isdecimal() and not _stem(word).startswith(_VERBS)
+
+
+def _before_noun(text: str, is_value: Callable[[str], bool]) -> dict[str, set[str]]:
+    """Returns by noun what is said of the kind that `is_value` tells right before it, or else behind it."""
+    found: dict[str, set[str]] = {}
+    for words in _clauses(text):
+        for place, word in enumerate(words):
+            if is_value(word):
+                ahead = itertools.dropwhile(lambda one: one in _BETWEEN or one in _COLOURS, words[place + 1 :])
+                _note(found, word, [one for one in (next(ahead, ""), *reversed(words[:place])) if one])
+    return found
+
+
+def _ways(text: str) -> dict[str, set[str]]:
+    """Returns by noun the directions that follow it, or else stand before it."""
+    found: dict[str, set[str]] = {}
+    for words in _clauses(text):
+        for place, word in enumerate(words):
+            if word in _DIRECTIONS:
+                _note(found, re.sub("wards?$", "", word), [*reversed(words[:place]), *words[place + 1 :]])
+    return found
+
+
+def _note(found: dict[str, set[str]], value: str, places: Sequence[str]) -> None:
+    """Adds a value to the first noun of some words."""
+    for noun in filter(_is_noun, places):
+        found.setdefault(_stem(noun), set()).add(value)
+        return
+
+
+def _denied(text: str) -> set[str]:
+    """Returns the words that follow a negation in its clause."""
+    found: set[str] = set()
+    for words in _clauses(text):
+        for place, word in enumerate(words):
+            if word in _NEGATIONS:
+                found |= {_stem(one) for one in words[place + 1 : place + 4]}
+    return found
+
+
+_READERS: dict[str, Callable[[str], dict[str, set[str]]]] = {
+    "the colour": lambda text: _before_noun(text, lambda word: word in _COLOURS),
+    "the number": lambda text: _before_noun(text, str.isdecimal),
+    "the direction": _ways,
+}

@@ -1,0 +1,109 @@
+"""Prompts of requests written out at length, by a captioner that a run trained or by a server."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from sora_jax.core.chat_server import ChatServer
+from sora_jax.core.errors import UserError
+from sora_jax.core.paths import expanded
+from sora_jax.core.printable import printable
+from sora_jax.data.prompt_guard import what_was_lost
+from sora_jax.data.shards.prepared import PreparedSet
+from sora_jax.data.tokens import check_prompt
+from sora_jax.experiment.captioners import load_captioner, make_expander
+from sora_jax.experiment.session import Session
+from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.stage_settings import CAPTIONER
+from sora_jax.generate.expand import Expander, expand_prompts
+from sora_jax.generate.limits import ModelLimits
+from sora_jax.generate.remote_expansion import expand_by_server
+from sora_jax.generate.request import Request
+from sora_jax.train.workdir import Workdir
+
+OWN_CAPTIONER = "own"  # instead of an address or a folder
+_EXAMPLES = 12
+# So that another try is another text.
+_TEMPERATURE = 0.7
+
+
+def expand_requests(session: Session, requests: Sequence[Request], by: str) -> list[Request]:
+    """Returns the requests with what their prompts become, each drawn by its request's seed; says what becomes of each.
+
+    Args:
+      session: What makes the videos.
+      requests: Whose prompts are not empty, where they have any.
+      by: `OWN_CAPTIONER`: that of `sampling.captioner`, or of the run itself; a folder: that of the run in it;
+        http... or https..., with #MODEL where it has several: a chat server.
+
+    Raises UserError where there is no such captioner, or it has not learnt to expand, and for a server that cannot be
+    asked.
+    """
+    asked = [(prompt, request.seed) for request in requests for prompt in request.prompt]
+    if not asked:
+        return list(requests)
+    limits = session.limits
+    expander = _server_expander(session, by) if "://" in by else _trained_expander(session, by)
+    prompts, seeds = zip(*asked, strict=True)
+    found = expand_prompts(expander, prompts, seeds, lambda prompt, text: _faults(prompt, text, limits))
+    for one in found:
+        if one.faults:
+            logging.warning(f"{printable(one.prompt)!r} stays as it is: {printable('; '.join(one.faults))}")
+        else:
+            logging.info(f"{printable(one.prompt)!r} becomes {printable(one.text)!r}")
+    texts = iter(found)
+    return [
+        dataclasses.replace(request, expansion=tuple(next(texts).text for _ in request.prompt)) for request in requests
+    ]
+
+
+def _faults(prompt: str, text: str, limits: ModelLimits) -> tuple[str, ...]:
+    """Returns what of a prompt a longer text loses or contradicts, and whether the model can take it."""
+    try:
+        check_prompt(text, limits.tokenizer, max_tokens=limits.text_tokens)
+    except UserError as error:
+        return (str(error),)
+    return what_was_lost(prompt, text)
+
+
+def _trained_expander(session: Session, by: str) -> Expander:
+    folder = session.settings.sampling.captioner if by == OWN_CAPTIONER else expanded(by)
+    if folder is None and session.settings.model is not None:
+        raise UserError(
+            "a public model has no captioner: give --expand=RUNDIR of a run that trained one, or --expand=URL"
+        )
+    workdir = session.models.workdir if folder is None else Workdir(folder)
+    settings = read_settings(workdir.config())
+    if not settings.captioner_loss.expand_share and settings.stages_of(CAPTIONER):
+        raise UserError(
+            f"the captioner of {workdir.path} has not learnt to expand prompts: train one with "
+            "--config.captioner_loss.expand_share=0.2"
+        )
+    params, _, _ = load_captioner(workdir, settings)
+    return make_expander(settings, params)
+
+
+def _server_expander(session: Session, by: str) -> Expander:
+    address, _, model = by.partition("#")
+    server = ChatServer(address, model or None, temperature=_TEMPERATURE)
+    settings = session.settings
+    examples = [] if settings.model is not None else _examples(session.models.workdir, list(settings.collections))
+
+    def expand(prompts: Sequence[str], seeds: Sequence[int], attempt: int) -> list[str]:
+        del seeds, attempt  # a server draws as it likes
+        return expand_by_server(server, prompts, examples)
+
+    return expand
+
+
+def _examples(workdir: Workdir, collections: Sequence[str]) -> list[str]:
+    """Returns the longest captions of some clips that were trained on; none where they are no longer there."""
+    folders = [workdir.prepared(name) for name in collections]
+    if not all(Path(folder).exists() for folder in folders):
+        return []
+    prepared = PreparedSet(*folders)
+    places = np.unique(np.linspace(0, len(prepared) - 1, _EXAMPLES).astype(int)).tolist()
+    return list(dict.fromkeys(max(prepared[place].captions, key=len) for place in places))
