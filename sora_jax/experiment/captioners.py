@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 from flax import nnx
@@ -13,7 +14,8 @@ from sora_jax.data.caption_tokens import CAPTION_TOKENIZER
 from sora_jax.experiment.loading import load_weights, pack_layout
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import CAPTIONER
-from sora_jax.generate.captioning import Describer
+from sora_jax.generate.captioning import Describer, PackWriter
+from sora_jax.generate.decoding import Writer
 from sora_jax.models.captioner import Captioner
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
@@ -40,8 +42,8 @@ def load_captioner(workdir: Workdir, settings: Settings, *, step: int | None = N
     )
 
 
-def make_describer(settings: Settings, *, rows: int) -> Describer:
-    """Returns what writes captions with the run's captioner, `rows` rows of clips at once."""
+def make_describer(settings: Settings, *, rows: int, writer: Callable[..., Writer] = PackWriter) -> Describer:
+    """Returns what writes captions with the run's captioner, `rows` rows of clips at once; `writer` says how."""
     return Describer(
         abstract_model(functools.partial(build_captioner, settings))[0],
         dataclasses.replace(pack_layout(settings), tokenizer=CAPTION_TOKENIZER),
@@ -49,4 +51,5 @@ def make_describer(settings: Settings, *, rows: int) -> Describer:
         max_tokens=settings.text.max_tokens,
         config=settings.captioning,
         dtype=compute_dtype(settings.precision),
+        writer=writer,
     )
