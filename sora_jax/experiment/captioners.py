@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 from flax import nnx
@@ -13,7 +14,8 @@ from sora_jax.data.caption_tokens import CAPTION_TOKENIZER
 from sora_jax.experiment.loading import load_weights, pack_layout
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import CAPTIONER
-from sora_jax.generate.captioning import Describer
+from sora_jax.generate.captioning import Describer, PackWriter
+from sora_jax.generate.decoding import Writer
 from sora_jax.generate.expand import Expander, own_expander
 from sora_jax.models.captioner import Captioner
 from sora_jax.train.state import track_name
@@ -41,9 +43,10 @@ def load_captioner(workdir: Workdir, settings: Settings, *, step: int | None = N
     )
 
 
-def make_describer(settings: Settings, *, rows: int) -> Describer:
-    """Returns what writes captions with the run's captioner, `rows` rows of clips at once."""
-    return _describer(settings, rows=rows, max_tokens=settings.text.max_tokens, method=settings.captioning.method)
+def make_describer(settings: Settings, *, rows: int, writer: Callable[..., Writer] = PackWriter) -> Describer:
+    """Returns what writes captions with the run's captioner, `rows` rows of clips at once; `writer` says how."""
+    method, most = settings.captioning.method, settings.text.max_tokens
+    return _describer(settings, rows=rows, max_tokens=most, method=method, writer=writer)
 
 
 def make_expander(settings: Settings, params: Params) -> Expander:
@@ -53,7 +56,9 @@ def make_expander(settings: Settings, params: Params) -> Expander:
     return own_expander(_describer(settings, rows=1, max_tokens=most, method="nucleus"), params)
 
 
-def _describer(settings: Settings, *, rows: int, max_tokens: int, method: str) -> Describer:
+def _describer(
+    settings: Settings, *, rows: int, max_tokens: int, method: str, writer: Callable[..., Writer] = PackWriter
+) -> Describer:
     return Describer(
         abstract_model(functools.partial(build_captioner, settings))[0],
         dataclasses.replace(pack_layout(settings), tokenizer=CAPTION_TOKENIZER),
@@ -61,4 +66,5 @@ def _describer(settings: Settings, *, rows: int, max_tokens: int, method: str) -
         max_tokens=max_tokens,
         config=dataclasses.replace(settings.captioning, method=method),
         dtype=compute_dtype(settings.precision),
+        writer=writer,
     )

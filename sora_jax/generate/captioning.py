@@ -19,7 +19,8 @@ from sora_jax.data.caption_tokens import read_tokens, spell_words
 from sora_jax.data.packing.packs import HostPack, PackLayout, stack_rows
 from sora_jax.data.packing.plan import plan_window
 from sora_jax.data.tokens import BYTES_PER_TOKEN
-from sora_jax.generate.decoding import Asked, CaptioningConfig, Decoded, WriterMemory, decode
+from sora_jax.generate.decoding import Asked, CaptioningConfig, Decoded, Writer, WriterMemory, decode
+from sora_jax.models.caption_blocks import Keys
 from sora_jax.models.caption_tokens import with_end
 from sora_jax.models.captioner import Captioner, ClipFeatures, Writing
 from sora_jax.models.text_to_video import Pack
@@ -76,6 +77,7 @@ class Describer:
       max_tokens: Text tokens of a caption, START included.
       config: How captions are written.
       dtype: Of the computation.
+      writer: `PackWriter`, or what is called as it is.
     """
 
     def __init__(
@@ -87,9 +89,10 @@ class Describer:
         max_tokens: int,
         config: CaptioningConfig,
         dtype: Any,
+        writer: Callable[..., Writer],
     ):
         self._layout, self._rows, self._length = layout, rows, max_tokens + 1
-        self._describe = _make_program(structure, config, dtype)
+        self._describe = _make_program(structure, config, dtype, writer)
         self._compare = _make_comparison(structure, dtype)
 
     def __call__(
@@ -117,13 +120,13 @@ class Describer:
         for pack in self._packs(clips, [""] * len(clips)):
             samples = pack["sample_BS"].ravel().tolist()
             asked_CKQ = np.zeros((len(samples), self._length, BYTES_PER_TOKEN), np.int32)
-            asked_C = np.ones(len(samples), np.int32)
+            asked_C = np.zeros(len(samples), np.int32)
             for place, sample in enumerate(samples):
                 if sample >= 0:
                     asked_C[place] = len(given[sample])
                     asked_CKQ[place, : len(given[sample])] = given[sample]
             asked = Asked(jnp.asarray(asked_CKQ), jnp.asarray(asked_C), key_N[np.maximum(samples, 0)])
-            decoded = self._describe(params, pack, asked)
+            decoded = jax.device_get(self._describe(params, pack, asked))
             for place, sample in enumerate(samples):
                 if sample >= 0:
                     found[sample] = _written(decoded, place, len(given[sample]))
@@ -178,18 +181,21 @@ def _size_of(clip: LatentClip) -> shapes.Size:
 
 def _written(decoded: Decoded, place: int, given: int) -> WrittenCaption:
     """Returns the caption at a place, without the tokens that were given."""
-    tokens_KQ = np.asarray(decoded.tokens_CKQ[place])[given:]
+    tokens_KQ = np.asarray(decoded.tokens_CKQ)[place, given:]
     whole = bool(decoded.done_C[place])
     return WrittenCaption(text=read_tokens(tokens_KQ), score=float(decoded.score_C[place]), whole=whole)
 
 
 @functools.lru_cache(maxsize=4)
-def _make_program(structure: Any, config: CaptioningConfig, dtype: Any) -> Callable[..., Decoded]:
+def _make_program(
+    structure: Any, config: CaptioningConfig, dtype: Any, make_writer: Callable[..., Writer]
+) -> Callable[..., Decoded]:
     """Returns the jitted `(params, pack, what is asked) -> Decoded` of all segments."""
 
     def describe(params: Params, pack: Pack, asked: Asked) -> Decoded:
         model = merge_model(structure, params)
-        return decode(PackWriter(model, model.encode(pack, dtype), beams=config.hypotheses), asked, config)
+        writer = make_writer(model, model.encode(pack, dtype), beams=config.hypotheses)
+        return decode(writer, asked, config)
 
     return jax.jit(describe)
 
@@ -217,31 +223,21 @@ class PackWriter:
         self._clips = model.begin(features, texts=segments * beams, max_tokens=1)
 
     def begin(self, count: int, length: int) -> WriterMemory:
-        """Returns keys and values of what is written, none so far: arrays (N, layers, K, ...)."""
+        """Returns keys and values of what is written, none so far."""
         assert count == self._segment_BR.size, (count, self._segment_BR.shape)
-        fresh = self._model.begin(self._features, texts=self._segment_BR.shape[1], max_tokens=length)
-        return self._kept(fresh)
+        return _written_keys(self._model.begin(self._features, texts=self._segment_BR.shape[1], max_tokens=length))
 
     def read(self, memory: WriterMemory, token_NQ: jax.Array, place: jax.Array) -> tuple[jax.Array, WriterMemory]:
         """Takes the token at `place` of each caption; returns what the next one is written from, (N, D)."""
+        text_BRQ = token_NQ.reshape(*self._segment_BR.shape, -1)
+        state_BRD, writing = self._model.step(self._clips._replace(**memory), text_BRQ, self._segment_BR, place)
+        return state_BRD.reshape(len(token_NQ), -1), _written_keys(writing)
+
+    def moved(self, memory: WriterMemory, parent_N: jax.Array) -> WriterMemory:
+        """Returns the memory in which each caption is what `parent_N`, of the same row, was."""
         rows, texts = self._segment_BR.shape
-
-        def laid(kept: jax.Array) -> jax.Array:
-            return jnp.moveaxis(kept.reshape(rows, texts, *kept.shape[1:]), 2, 0)
-
-        unimodal, multimodal = jax.tree.map(laid, memory)
-        writing = self._clips._replace(unimodal=unimodal, multimodal=multimodal)
-        text_BRQ = token_NQ.reshape(rows, texts, -1)
-        state_BRD, writing = self._model.step(writing, text_BRQ, self._segment_BR, place)
-        return state_BRD.reshape(rows * texts, -1), self._kept(writing)
-
-    def _kept(self, writing: Writing) -> WriterMemory:
-        """Returns what belongs to each hypothesis, which stands first."""
-
-        def apart(laid: jax.Array) -> jax.Array:
-            return jnp.moveaxis(laid, 0, 2).reshape(self._segment_BR.size, laid.shape[0], *laid.shape[3:])
-
-        return jax.tree.map(apart, (writing.unimodal, writing.multimodal))
+        index_BR = parent_N.reshape(rows, texts) - texts * jnp.arange(rows)[:, None]
+        return _written_keys(self._clips._replace(**memory).taken(index_BR))
 
     def begin_token(self, state_NH: jax.Array) -> WriterMemory:
         """Returns a token of which nothing is written."""
@@ -250,3 +246,8 @@ class PackWriter:
     def spell(self, letters: WriterMemory, value_N: jax.Array, slot: jax.Array) -> tuple[jax.Array, WriterMemory]:
         """Takes the value in the slot before; returns logits of the slot, (N, V)."""
         return self._model.speller.step(letters, value_N, slot)
+
+
+def _written_keys(writing: Writing) -> dict[str, Keys]:
+    """Returns the keys of what is written; those of the clips stay as they are."""
+    return {"unimodal": writing.unimodal, "multimodal": writing.multimodal}

@@ -17,7 +17,7 @@ from sora_jax.data.caption_tokens import MARK, SLOT_VALUES
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.generate.letters import WordState, may_follow, nothing_written, write_value
 
-# A pytree of arrays that begin with the axis N.
+# A pytree of arrays.
 WriterMemory = Any
 METHODS_OF_WRITING = ("greedy", "beam", "nucleus")
 _NEVER = -jnp.inf
@@ -74,8 +74,12 @@ class Writer(Protocol):
         """Takes the token at `place` of each caption; returns (N, H), from which the next one is written."""
         ...
 
+    def moved(self, memory: WriterMemory, parent_N: jax.Array) -> WriterMemory:
+        """Returns the memory in which each caption is what number `parent_N`, a beam of the same caption, was."""
+        ...
+
     def begin_token(self, state_NH: jax.Array) -> WriterMemory:
-        """Returns the memory of a token of which nothing is written."""
+        """Returns the memory of a token of which nothing is written: arrays that begin with the axis N."""
         ...
 
     def spell(self, letters: WriterMemory, value_N: jax.Array, slot: jax.Array) -> tuple[jax.Array, WriterMemory]:
@@ -88,7 +92,7 @@ class Asked(NamedTuple):
 
     Attributes:
       prefix_CKQ: int32 tokens that it begins with, START first.
-      prefix_C: int32 number of these, 1 or more.
+      prefix_C: int32 number of these; 0: nothing is asked, nor written.
       key_C: What "nucleus" draws with, a key of each.
     """
 
@@ -165,7 +169,7 @@ def _begin(writer: Writer, asked: Asked, beams: int) -> _State:
         # Beams that are all alike would stay so.
         total_N=jnp.where(jnp.arange(count) % beams == 0, 0.0, _NEVER).astype(jnp.float32),
         length_N=zero_N,
-        written=nothing_written(count),
+        written=nothing_written(count)._replace(done_N=asked.prefix_C == 0),
         words=_Words(none_NK, none_NK.astype(jnp.int32), zero_N, zero_N.astype(jnp.uint32), zero_N),
         memory=writer.begin(count, length),
     )
@@ -220,8 +224,8 @@ def _write_token(writer: Writer, state: _State, hidden_NH: jax.Array, asked: Ask
     kept = (state.written, state.total_N, jnp.arange(count), jnp.zeros((count, BYTES_PER_TOKEN), jnp.int32))
     first = (kept, writer.begin_token(hidden_NH), jnp.zeros(count, jnp.int32))
     ((written, total_N, origin_N, token_NQ), _, _), _ = jax.lax.scan(write, first, jnp.arange(BYTES_PER_TOKEN))
-    before = (state.tokens_NKQ, length_N, state.words, state.memory)
-    tokens_NKQ, length_N, words, memory = _moved(before, origin_N, config)
+    tokens_NKQ, length_N, words = _moved((state.tokens_NKQ, length_N, state.words), origin_N, config)
+    memory = writer.moved(state.memory, origin_N) if config.hypotheses > 1 else state.memory
     tokens_NKQ = jax.lax.dynamic_update_index_in_dim(tokens_NKQ, token_NQ, place, axis=1)
     words = _note_word(words, token_NQ, written, counts_N=~is_given_N)
     return _State(place, tokens_NKQ, total_N, length_N, written, words, memory)
@@ -248,7 +252,7 @@ def _choose(
         first_C1 = beams * jnp.arange(count // beams)[:, None]
         return (first_C1 + best_CW // SLOT_VALUES).reshape(-1), (best_CW % SLOT_VALUES).reshape(-1)
     if config.method == "greedy":
-        return jnp.arange(count), jnp.argmax(gain_NV, axis=1)
+        return jnp.arange(count), _likeliest(gain_NV)
     scaled_NV = jax.nn.log_softmax(gain_NV / config.temperature)
     order_NV = jnp.argsort(-scaled_NV, axis=1)
     sorted_NV = jnp.take_along_axis(scaled_NV, order_NV, axis=1)
@@ -256,6 +260,13 @@ def _choose(
     nucleus_NV = jnp.where(before_NV < config.top_p, sorted_NV, _NEVER)
     drawn_N = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, number), row))(key_N, nucleus_NV)
     return jnp.arange(count), jnp.take_along_axis(order_NV, drawn_N[:, None], axis=1)[:, 0]
+
+
+def _likeliest(gain_NV: jax.Array) -> jax.Array:
+    """Returns the first of the largest values of each row, as argmax does, by reductions that XLA vectorises on CPU."""
+    is_top_NV = gain_NV == jnp.max(gain_NV, axis=1, keepdims=True)
+    first_N = jnp.min(jnp.where(is_top_NV, jnp.arange(SLOT_VALUES), SLOT_VALUES), axis=1)
+    return jnp.minimum(first_N, SLOT_VALUES - 1)  # in range where a logit is NaN, too
 
 
 def _note_word(words: _Words, token_NQ: jax.Array, written: WordState, *, counts_N: jax.Array) -> _Words:

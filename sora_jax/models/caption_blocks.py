@@ -152,27 +152,27 @@ class TextHalfBlock(nnx.Module):
         segment_BR: jax.Array,
         clip: tuple[Keys, jax.Array] | None,
     ) -> tuple[jax.Array, Keys]:
-        """Returns what the block makes of the tokens at `position` of R texts of each row, and `kept` with their keys.
+        """Returns what the block makes of the tokens at `position` of R texts of each row, and their keys and values.
 
-        `kept` are keys and values, (B, R, M, N, H), of which those before `position` count. `clip` are the keys of the
-        clips and the segment of each.
+        `kept` are keys and values, (B, R, N, H, M), of which those before `position` count; those that are returned,
+        (B, R, N, H), belong there. `clip` are the keys of the clips, (B, N, H, L), and the segment of each.
         """
         y = self.norm1(x_BRD)
         fresh = self.attn1.keys(y)
-        kept_key, kept_value = (
-            jax.lax.dynamic_update_index_in_dim(old, new, position, axis=2)
-            for old, new in zip(kept, fresh, strict=True)
-        )
-        rows, texts, length = kept_key.shape[:3]
-        one_by_one = [x.reshape(rows * texts, length, *x.shape[3:]) for x in (kept_key, kept_value)]
+        rows, texts, *_, length = kept[0].shape
+        # Not written into what is kept, which would be copied: the caller does, once for all blocks.
+        here_M = jnp.arange(length) == position
+        both = (jnp.where(here_M, new[..., None], old) for old, new in zip(kept, fresh, strict=True))
+        one_by_one = [jnp.moveaxis(x.reshape(rows * texts, *x.shape[2:]), -1, 1) for x in both]
         written = jnp.broadcast_to(jnp.arange(length) <= position, (rows * texts, length)).astype(jnp.int32)
         one = jnp.ones((rows * texts, 1), jnp.int32)
         mixed = self.attn1(y.reshape(rows * texts, 1, -1), (one_by_one[0], one_by_one[1]), one, written)
         x_BRD = x_BRD + mixed.reshape(x_BRD.shape)
         if clip is not None:
-            keys, clip_segment_BL = clip
+            (key, value), clip_segment_BL = clip
+            keys = jnp.moveaxis(key, -1, 1), jnp.moveaxis(value, -1, 1)
             x_BRD = x_BRD + self._of_clip(x_BRD, keys, segment_BR, clip_segment_BL, None)
-        return self.feed(x_BRD), (kept_key, kept_value)
+        return self.feed(x_BRD), fresh
 
     def _of_clip(self, x: jax.Array, keys: Keys, segment: jax.Array, clip_segment: jax.Array, segments: int | None):
         """Returns what text tokens gather of the clip of their segment; nothing where that has no token."""

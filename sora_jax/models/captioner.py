@@ -121,13 +121,22 @@ class CaptionScores(NamedTuple):
 class Writing(NamedTuple):
     """Keys and values of R texts of each row that are being written in step, and of their clips.
 
-    Those of texts are (layers, B, R, M, N, H), those of clips (layers, B, L, N, H).
+    Those of texts are (layers, B, R, N, H, M), those of clips (layers, B, N, H, L): so products with few queries read
+    them without laying them out anew.
     """
 
     unimodal: Keys
     multimodal: Keys
     clip: Keys
     clip_segment_BL: jax.Array
+
+    def with_token(self, unimodal: Keys, multimodal: Keys, position: jax.Array) -> "Writing":
+        """Returns it with keys and values of the tokens at `position`, (layers, B, R, N, H)."""
+
+        def put(kept: Keys, fresh: Keys) -> Keys:
+            return jax.tree.map(lambda o, n: jax.lax.dynamic_update_index_in_dim(o, n, position, axis=5), kept, fresh)
+
+        return self._replace(unimodal=put(self.unimodal, unimodal), multimodal=put(self.multimodal, multimodal))
 
     def taken(self, index_BR: jax.Array) -> "Writing":
         """Returns the texts number `index_BR`, int32, of each row in the place of those that there are."""
@@ -241,10 +250,14 @@ class Captioner(nnx.Module):
         config, tokens_BLD = self.config, features.clip.tokens_BLD
 
         def empty(layers: int) -> Keys:
-            shape = layers, len(tokens_BLD), texts, max_tokens, config.heads, config.width // config.heads
+            shape = layers, len(tokens_BLD), texts, config.heads, config.width // config.heads, max_tokens
             return jnp.zeros(shape, tokens_BLD.dtype), jnp.zeros(shape, tokens_BLD.dtype)
 
-        _, keys = map_blocks(self.multimodal, tokens_BLD, None, lambda block, x, _: (x, block.clip_keys(x)))
+        def of_clip(block: TextHalfBlock, x: jax.Array, _: None) -> tuple[jax.Array, Keys]:
+            key, value = block.clip_keys(x)
+            return x, (jnp.moveaxis(key, 1, -1), jnp.moveaxis(value, 1, -1))
+
+        _, keys = map_blocks(self.multimodal, tokens_BLD, None, of_clip)
         return Writing(empty(config.unimodal), empty(config.multimodal), keys, features.clip.segment_BL)
 
     @jax.named_scope("text_step")
@@ -270,7 +283,9 @@ class Captioner(nnx.Module):
             return block.step(x, own, position, segment_BR, (clip, writing.clip_segment_BL))
 
         x, multimodal = map_blocks(self.multimodal, x, (writing.multimodal, writing.clip), multimodal_step)
-        return self.norm_text(x), writing._replace(unimodal=unimodal, multimodal=multimodal)
+        # What is kept is overwritten in its place, and not copied, once all blocks have read it.
+        x, unimodal, multimodal = jax.lax.optimization_barrier((x, unimodal, multimodal))
+        return self.norm_text(x), writing.with_token(unimodal, multimodal, position)
 
     def _embedded(self, text_BKQ: jax.Array, position_BK: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Returns the text decoder's inputs, (B, K, D)."""

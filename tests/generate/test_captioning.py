@@ -11,7 +11,7 @@ from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.caption_tokens import CAPTION_TOKENIZER, spell_words
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.packing.plan import Budget
-from sora_jax.generate.captioning import Describer, EncodedClip
+from sora_jax.generate.captioning import Describer, EncodedClip, PackWriter
 from sora_jax.generate.decoding import CaptioningConfig
 from sora_jax.models import caption_tokens
 from tests.models.test_captioner import CONFIG, build, params_of
@@ -28,9 +28,9 @@ LAYOUT = PackLayout(
 STRUCTURE = abstract_model(functools.partial(build, config=CONFIG))[0]
 
 
-def describer(method="greedy"):
+def describer(method="greedy", writer=PackWriter):
     config = CaptioningConfig(method=method, beams=3, length_penalty=0.6, temperature=1.0, top_p=0.9, no_repeat=0)
-    return Describer(STRUCTURE, LAYOUT, rows=2, max_tokens=MOST, config=config, dtype=jnp.float32)
+    return Describer(STRUCTURE, LAYOUT, rows=2, max_tokens=MOST, config=config, dtype=jnp.float32, writer=writer)
 
 
 def clip(number, shape):

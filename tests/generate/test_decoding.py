@@ -36,6 +36,9 @@ class TableWriter:
         state_NTH = jnp.concatenate([(matches_NT * self.weight_NT[clip_N])[..., None], following_NTQ], axis=-1)
         return state_NTH.reshape(len(token_NQ), -1), (matches_NT, clip_N)
 
+    def moved(self, memory, parent_N):
+        return tuple(one[parent_N] for one in memory)
+
     def begin_token(self, state_NH):
         return state_NH.reshape(len(state_NH), -1, 1 + BYTES_PER_TOKEN)
 
@@ -60,6 +63,9 @@ class NoisyWriter:
     def read(self, memory, token_NQ, place):
         mixed_N = memory * jnp.uint32(31) + (token_NQ * jnp.arange(3, 11)).sum(axis=1).astype(jnp.uint32)
         return mixed_N[:, None], mixed_N
+
+    def moved(self, memory, parent_N):
+        return memory[parent_N]
 
     def begin_token(self, state_NH):
         return state_NH[:, 0]
@@ -92,6 +98,14 @@ def test_greedy_writes_the_likeliest_caption_of_each_clip_with_its_score():
     tokens = [len(spell_words(text)) for text in texts_of(found)]
     expected = [math.log(0.7) / tokens[0], math.log(0.8) / tokens[1]]
     np.testing.assert_allclose(found.score_C, expected, atol=1e-5)
+
+
+def test_where_nothing_is_asked_nothing_is_written():
+    both = asked(2)
+    found = decode(TableWriter(TEXTS, [[0.7, 0.3], [0.2, 0.8]], 1), both._replace(prefix_C=jnp.array([0, 1])), GREEDY)
+    assert texts_of(found) == ["", "a triangles b"]
+    np.testing.assert_array_equal(found.tokens_CKQ[0], 0)
+    assert float(found.score_C[0]) == 0
 
 
 # The first word of the likeliest caption is not the likeliest first word.
