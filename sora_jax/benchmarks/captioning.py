@@ -79,7 +79,7 @@ def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
-    params, _, _ = load_captioner(workdir, settings)
+    params = load_captioner(workdir, settings)[0]
     prepared = PreparedSet(*(workdir.prepared(name) for name in settings.collections))
     clips = [prepared[number % len(prepared)] for number in range(_CLIPS.value)]
     ways = [make_describer(settings, rows=settings.packing.rows, writer=one) for one in (PackWriter, RereadingWriter)]

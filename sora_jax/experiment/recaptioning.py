@@ -17,6 +17,7 @@ from sora_jax.core.stop import StopSignal
 from sora_jax.data.clips import Clip
 from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.sources.base import Source, digest
+from sora_jax.data.sources.caption_tables import TABLE_NAMES
 from sora_jax.data.sources.remote import is_remote
 from sora_jax.experiment.captioners import load_captioner, make_describer
 from sora_jax.experiment.datasets import curate, open_collections
@@ -127,6 +128,13 @@ def _told(request: RecaptionRequest, config: Any) -> Any:
     captions = told.data.captions
     if captions is not None and Path(captions).absolute() == request.output.absolute():
         raise UserError(f"--output={request.output} is data.captions, which the clips have now: give another file")
+    folder = Path(told.data.path or ".").absolute()
+    is_table = told.data.source == "folder" and request.output.name.lower() in TABLE_NAMES
+    if is_table and request.output.absolute().is_relative_to(folder):
+        raise UserError(
+            f"--output={request.output} would be read as the table of the folder {folder} before it is whole: give "
+            "another name, such as recaptioned.jsonl, or another place"
+        )
     return told
 
 

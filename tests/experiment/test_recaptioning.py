@@ -1,0 +1,27 @@
+"""What of a request to caption clips anew is refused before anything is read."""
+
+import dataclasses
+
+import pytest
+
+from configs import base
+from sora_jax.core.errors import UserError
+from sora_jax.experiment import recaptioning
+from sora_jax.experiment.recaptioning import RecaptionRequest
+
+REQUEST = RecaptionRequest(
+    output=None, workdir=None, data=None, server="http://localhost:1", model=None, count=None, retry_failed=False
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("captions.jsonl", True), ("a/metadata.csv", True), ("new.jsonl", False)]
+)
+def test_a_table_is_not_written_where_it_would_be_read_before_it_is_whole(tmp_path, name, refused):
+    request = dataclasses.replace(REQUEST, data=str(tmp_path), output=tmp_path / name)
+    if refused:
+        with pytest.raises(UserError, match="would be read as the table of the folder"):
+            recaptioning.caption_anew(request, base.get_config(), {})
+    else:
+        told = recaptioning._told(request, base.get_config())
+        assert (told.data.source, told.data.path) == ("folder", str(tmp_path))
