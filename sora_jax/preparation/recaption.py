@@ -111,11 +111,10 @@ def recaption(
     numbers = range(len(source) if count is None else min(count, len(source)))
     # A table tells clips of one name not apart.
     by_name = {source.source_id(index): index for index in reversed(numbers)}
-    chosen = {**describer.by, CHOICE: config.choice}
-    with CaptionRows(output, chosen) as rows:
+    with CaptionRows(output, {**describer.by, CHOICE: config.choice}) as rows:
         if retry_failed:
             rows.forget_failed()
-        there = rows.done | rows.failed.keys()
+        there = {*rows.done, *rows.failed}
         todo = sorted(index for name, index in by_name.items() if name not in there)
         summary = RecaptionSummary(clips=len(by_name), already_done=sum(name in rows.done for name in by_name))
         work = _Work(collection, describer, filters, config, rows, summary)
@@ -125,8 +124,7 @@ def recaption(
         finally:
             summary.failed = sum(name in rows.failed for name in by_name)
             summary.refused, summary.openings = filters.refused, filters.openings
-            for line in summary.lines(rows):
-                print(line, flush=True)
+            print("\n".join(summary.lines(rows)), flush=True)
         if summary.failed > allowed * len(by_name):
             raise DataError(
                 f"{summary.failed} of {len(by_name)} clips have no captions, more than the share of {allowed:g} that "
