@@ -30,7 +30,7 @@ def main(_: Sequence[str]) -> None:
     """Captions what has no row in the table yet."""
     # Here, because it brings jax.
     from sora_jax.core.compiling import use_compilation_cache
-    from sora_jax.experiment.recaptioning import RecaptionRequest, write_captions
+    from sora_jax.experiment.recaptioning import RecaptionRequest, caption_anew
 
     use_compilation_cache()
     request = RecaptionRequest(
@@ -42,7 +42,7 @@ def main(_: Sequence[str]) -> None:
         count=_CLIPS.value,
         retry_failed=bool(_RETRY_FAILED.value),
     )
-    write_captions(request, _CONFIG.value, _CONFIG.given)
+    caption_anew(request, _CONFIG.value, _CONFIG.given)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class RecaptionRequest:
     retry_failed: bool
 
 
-def write_captions(request: RecaptionRequest, config: Any, changes: Mapping[str, Any]) -> RecaptionSummary:
+def caption_anew(request: RecaptionRequest, config: Any, changes: Mapping[str, Any]) -> RecaptionSummary:
     """Returns what was done so that clips have captions in a table; it is printed as well.
 
     Args:
