@@ -79,6 +79,14 @@ class RecaptionSummary:
             lines.append(f"  {self.openings} captions lost their opening (recaption.opening)")
         return lines
 
+    def check(self, rows: CaptionRows, *, allowed: float) -> None:
+        """Raises `DataError` where a larger share of the clips than is `allowed` has failed."""
+        if self.failed > allowed * self.clips:
+            raise DataError(
+                f"{self.failed} of {self.clips} clips have no captions, more than the share of {allowed:g} that "
+                f"data.max_bad_share allows; {rows.failures} names each with its reason"
+            )
+
 
 def recaption(
     collection: Collection,
@@ -107,13 +115,14 @@ def recaption(
 
     Raises `DataError` where a larger share of the clips than is allowed has failed.
     """
-    source, most_failed = collection.source, collection.limits.max_bad_share
+    source = collection.source
+    numbers = range(len(source) if count is None else min(count, len(source)))
     # A table tells clips of one name not apart.
-    by_name = {source.source_id(index): index for index in reversed(range(len(source))[:count])}
+    by_name = {source.source_id(index): index for index in reversed(numbers)}
     with CaptionRows(output, {**describer.by, CHOICE: config.choice}) as rows:
         if retry_failed:
             rows.forget_failed()
-        there = rows.done | rows.failed.keys()
+        there = {*rows.done, *rows.failed}
         todo = sorted(index for name, index in by_name.items() if name not in there)
         summary = RecaptionSummary(clips=len(by_name), already_done=sum(name in rows.done for name in by_name))
         work = _Work(collection, describer, filters, config, rows, summary)
@@ -124,11 +133,7 @@ def recaption(
             summary.failed = sum(name in rows.failed for name in by_name)
             summary.refused, summary.openings = filters.refused, filters.openings
             print("\n".join(summary.lines(rows)), flush=True)
-        if summary.failed > most_failed * len(by_name):
-            raise DataError(
-                f"{summary.failed} of {len(by_name)} clips have no captions, more than the share of {most_failed:g} "
-                f"that data.max_bad_share allows; {rows.failures} names each with its reason"
-            )
+        summary.check(rows, allowed=collection.limits.max_bad_share)
     return summary
 
 

@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,7 +125,7 @@ def test_what_is_there_is_not_written_again(tmp_path):
     other = Toy(name="other")
     write(output, source, other)
     assert len(other.seen) == 8, "another model writes captions of its own"
-    with pytest.raises(UserError, match=r"was begun with other keys of config.recaption"):
+    with pytest.raises(UserError, match="was begun with other keys"):
         write(output, source, Toy(), config=dataclasses.replace(CONFIG, min_words=1))
 
 
@@ -192,7 +190,7 @@ def test_files_of_others_are_left_alone(tmp_path):
         write(output, Numbered(2), Toy())
     assert output.read_text() == text
     output.write_text('{"file": \n')
-    with pytest.raises(UserError, match=r"line 1 of .* is no row of captions"):
+    with pytest.raises(UserError, match="is no row of captions"):
         write(output, Numbered(2), Toy())
     with pytest.raises(UserError, match=r"must end in .jsonl, not '.csv'"):
         write(tmp_path / "captions.csv", Numbered(2), Toy())
@@ -204,33 +202,40 @@ def test_two_processes_do_not_write_one_file(tmp_path):
         write(output, Numbered(2), Toy())
 
 
+# One process that imports, and children that are killed: starting Python twenty times would take most of a minute.
 _SCRIPT = """
-import sys
+import os, random, signal, sys, time
 from pathlib import Path
-from tests.preparation.test_recaption import Numbered, Toy, write
-write(Path(sys.argv[1]), Numbered(250, bad=(7, 99)), Toy(refuses=(33,), pause=0.01))
+from tests.preparation.test_recaption import COUNT, Numbered, Toy, write
+
+output, chance, kills = Path(sys.argv[1]), random.Random(0), 0
+for _ in range(20):
+    before = output.stat().st_size if output.exists() else 0
+    child = os.fork()
+    if not child:
+        write(output, Numbered(COUNT, bad=(7, 99)), Toy(refuses=(33,), pause=0.01))
+        os._exit(0)
+    while not output.exists() or output.stat().st_size == before:
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.03))
+    os.kill(child, signal.SIGKILL)
+    kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+assert kills == 20, kills
 """
+COUNT = 250
 
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path):
     whole, output = tmp_path / "whole.jsonl", tmp_path / "captions.jsonl"
-    write(whole, Numbered(250, bad=(7, 99)), Toy(refuses=(33,)))
-    rng = np.random.default_rng(0)
-    kills = 0
-    for _ in range(20):
-        before = output.stat().st_size if output.exists() else 0
-        child = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(output)], cwd=ROOT, stdout=subprocess.DEVNULL)
-        while child.poll() is None and (not output.exists() or output.stat().st_size == before):
-            time.sleep(0.001)
-        time.sleep(float(rng.uniform(0, 0.03)))
-        child.send_signal(signal.SIGKILL)
-        kills += child.wait() == -signal.SIGKILL
-    assert kills == 20
+    write(whole, Numbered(COUNT, bad=(7, 99)), Toy(refuses=(33,)))
+    command = [sys.executable, "-c", _SCRIPT, str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     assert output.stat().st_size < whole.stat().st_size, "all of them were in the middle"
-    write(output, Numbered(250, bad=(7, 99)), Toy(refuses=(33,)))
-    assert Path(output).read_bytes() == whole.read_bytes()
+    write(output, Numbered(COUNT, bad=(7, 99)), Toy(refuses=(33,)))
+    assert output.read_bytes() == whole.read_bytes()
     names = [row["file"] for row in rows(output)]
-    assert len(names) == len({*names}) == 247
-    failures = [output.with_suffix(".failed.jsonl"), whole.with_suffix(".failed.jsonl")]
-    assert failures[0].read_bytes() == failures[1].read_bytes()
+    assert len(names) == len({*names}) == COUNT - 3
+    failures = [path.with_suffix(".failed.jsonl").read_bytes() for path in (output, whole)]
+    assert failures[0] == failures[1]
