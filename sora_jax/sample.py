@@ -22,7 +22,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import CODECS
 from sora_jax.diffusion.grids import GRIDS
 from sora_jax.diffusion.solvers import METHODS
-from sora_jax.experiment.expansion import OWN
+from sora_jax.experiment.expansion import OWN_CAPTIONER
 from sora_jax.experiment.loading import WEIGHTS
 from sora_jax.experiment.sample_files import write_samples
 from sora_jax.experiment.session import Session
@@ -96,7 +96,7 @@ _CODEC = _FLAGS.choice(
 )
 _EXPAND = _FLAGS.bare_or_text(
     "expand",
-    OWN,
+    OWN_CAPTIONER,
     "Write prompts out at length first: by the captioner of sampling.captioner or of the run; =RUNDIR: of that run; "
     "=URL or =URL#MODEL: by a chat server (docs/captions.md).",
 )

@@ -11,7 +11,7 @@ from sora_jax.core.chat_server import ChatServer
 from sora_jax.core.errors import UserError
 from sora_jax.core.paths import expanded
 from sora_jax.core.printable import printable
-from sora_jax.data.prompt_guard import find_faults
+from sora_jax.data.prompt_guard import find_losses
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.tokens import check_prompt
 from sora_jax.experiment.captioners import load_captioner, make_expander
@@ -24,7 +24,7 @@ from sora_jax.generate.remote_expansion import expand_by_server
 from sora_jax.generate.request import Request
 from sora_jax.train.workdir import Workdir
 
-OWN = "own"  # instead of an address or a folder
+OWN_CAPTIONER = "own"  # instead of an address or a folder
 _EXAMPLES = 12
 # So that another try is another text.
 _TEMPERATURE = 0.7
@@ -36,7 +36,7 @@ def expand_requests(session: Session, requests: Sequence[Request], by: str) -> l
     Args:
       session: What makes the videos.
       requests: Whose prompts are not empty, where they have any.
-      by: `OWN`: the captioner of `sampling.captioner`, or of the run itself; a folder: the captioner of that run;
+      by: `OWN_CAPTIONER`: the captioner of `sampling.captioner`, or of the run itself; a folder: the captioner of that run;
         http... or https..., with #MODEL where it has several: a chat server.
 
     Raises UserError where there is no such captioner, or it has not learnt to expand, and for a server that cannot be
@@ -66,11 +66,11 @@ def _faults(prompt: str, text: str, limits: ModelLimits) -> tuple[str, ...]:
         check_prompt(text, limits.tokenizer, max_tokens=limits.text_tokens)
     except UserError as error:
         return (str(error),)
-    return find_faults(prompt, text)
+    return find_losses(prompt, text)
 
 
 def _trained_expander(session: Session, by: str) -> Expander:
-    folder = session.settings.sampling.captioner if by == OWN else expanded(by)
+    folder = session.settings.sampling.captioner if by == OWN_CAPTIONER else expanded(by)
     if folder is None and session.settings.model is not None:
         raise UserError(
             "a public model has no captioner: give --expand=RUNDIR of a run that trained one, or --expand=URL"

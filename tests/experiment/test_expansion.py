@@ -7,7 +7,7 @@ import pytest
 
 import sora_jax
 from sora_jax.core.errors import UserError
-from sora_jax.experiment.expansion import OWN, expand_requests
+from sora_jax.experiment.expansion import OWN_CAPTIONER, expand_requests
 from sora_jax.generate.request import Request
 from tests.fake_chat import fake_chat, says
 
@@ -41,12 +41,12 @@ def test_a_server_writes_like_the_captions_and_is_checked(run, caplog):
 
 def test_requests_without_a_prompt_need_nobody(run):
     request = Request(task="upscale", video=("a.mp4",))
-    assert expand_requests(run, [request], OWN) == [request]
+    assert expand_requests(run, [request], OWN_CAPTIONER) == [request]
 
 
 def test_a_run_without_a_captioner_cannot_expand(run, tmp_path):
     asked = [Request(prompt=("red",))]
     with pytest.raises(UserError, match="has no checkpoint of a captioner"):
-        expand_requests(run, asked, OWN)
+        expand_requests(run, asked, OWN_CAPTIONER)
     with pytest.raises(UserError, match="holds no run"):
         expand_requests(run, asked, str(tmp_path))
