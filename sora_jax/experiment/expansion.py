@@ -36,7 +36,7 @@ def expand_requests(session: Session, requests: Sequence[Request], by: str) -> l
     Args:
       session: What makes the videos.
       requests: Whose prompts are not empty, where they have any.
-      by: `OWN_CAPTIONER`: the captioner of `sampling.captioner`, or of the run itself; a folder: the captioner of that run;
+      by: `OWN_CAPTIONER`: the captioner of `sampling.captioner`, or of the run itself; a folder: that of the run there;
         http... or https..., with #MODEL where it has several: a chat server.
 
     Raises UserError where there is no such captioner, or it has not learnt to expand, and for a server that cannot be
