@@ -56,7 +56,7 @@ _BREAK = re.compile(r"[,;.:!?()]|\band\b|\bwhile\b")
 _DROPPED, _TURNED, _LISTED = 0.2, 0.25, 0.25
 
 
-def what_was_lost(prompt: str, longer: str) -> tuple[str, ...]:
+def find_losses(prompt: str, longer: str) -> tuple[str, ...]:
     """Returns in words what of a prompt a longer text lacks or contradicts; empty where it keeps all."""
     return (*lost(prompt, longer), *contradicted(prompt, longer))
 

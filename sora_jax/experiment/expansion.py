@@ -11,7 +11,7 @@ from sora_jax.core.chat_server import ChatServer
 from sora_jax.core.errors import UserError
 from sora_jax.core.paths import expanded
 from sora_jax.core.printable import printable
-from sora_jax.data.prompt_guard import what_was_lost
+from sora_jax.data.prompt_guard import find_losses
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.tokens import check_prompt
 from sora_jax.experiment.captioners import load_captioner, make_expander
@@ -36,7 +36,7 @@ def expand_requests(session: Session, requests: Sequence[Request], by: str) -> l
     Args:
       session: What makes the videos.
       requests: Whose prompts are not empty, where they have any.
-      by: `OWN_CAPTIONER`: that of `sampling.captioner`, or of the run itself; a folder: that of the run in it;
+      by: `OWN_CAPTIONER`: the captioner of `sampling.captioner`, or of the run itself; a folder: that of the run there;
         http... or https..., with #MODEL where it has several: a chat server.
 
     Raises UserError where there is no such captioner, or it has not learnt to expand, and for a server that cannot be
@@ -66,7 +66,7 @@ def _faults(prompt: str, text: str, limits: ModelLimits) -> tuple[str, ...]:
         check_prompt(text, limits.tokenizer, max_tokens=limits.text_tokens)
     except UserError as error:
         return (str(error),)
-    return what_was_lost(prompt, text)
+    return find_losses(prompt, text)
 
 
 def _trained_expander(session: Session, by: str) -> Expander:

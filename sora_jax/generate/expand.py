@@ -35,7 +35,7 @@ def expand_prompts(
     expander: Expander,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    find_faults: Callable[[str, str], Sequence[str]],
+    find_losses: Callable[[str, str], Sequence[str]],
 ) -> list[Expansion]:
     """Returns what becomes of each prompt, in order: a text without faults out of four tries, or else itself.
 
@@ -43,7 +43,7 @@ def expand_prompts(
       expander: Writes longer texts.
       prompts: Each not empty.
       seeds: Of what is drawn, one of each prompt.
-      find_faults: (prompt, longer text) -> what is wrong with it, in words; empty where nothing is.
+      find_losses: (prompt, longer text) -> what is wrong with it, in words; empty where nothing is.
     """
     found = {number: Expansion(prompt=prompt, text=prompt) for number, prompt in enumerate(prompts)}
     open_ones = list(found)
@@ -53,7 +53,7 @@ def expand_prompts(
         texts = expander([prompts[number] for number in open_ones], [seeds[number] for number in open_ones], attempt)
         for number, text in zip(open_ones, texts, strict=True):
             prompt = prompts[number]
-            faults = tuple(find_faults(prompt, text)) if text else ("nothing whole was written",)
+            faults = tuple(find_losses(prompt, text)) if text else ("nothing whole was written",)
             found[number] = Expansion(prompt=prompt, text=prompt if faults else text, faults=faults)
         open_ones = [number for number in open_ones if found[number].faults]
     return list(found.values())

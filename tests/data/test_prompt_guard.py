@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sora_jax.data.prompt_guard import shorten, what_was_lost
+from sora_jax.data.prompt_guard import find_losses, shorten
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from sora_jax.data.prompt_guard import shorten, what_was_lost
     ],
 )
 def test_what_keeps_a_prompt_has_no_faults(prompt, longer):
-    assert what_was_lost(prompt, longer) == ()
+    assert find_losses(prompt, longer) == ()
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_what_keeps_a_prompt_has_no_faults(prompt, longer):
     ],
 )
 def test_what_is_lost_or_contradicted_is_told(prompt, longer, said):
-    assert said in what_was_lost(prompt, longer)
+    assert said in find_losses(prompt, longer)
 
 
 def test_prompts_are_shortened_as_users_write():
@@ -51,5 +51,5 @@ def test_prompts_are_shortened_as_users_write():
     short = [shorten(caption, generator) for _ in range(200)]
     assert "red circle right" in short
     assert any("," in text for text in short)
-    assert all(text and not what_was_lost(text, caption) for text in short)
+    assert all(text and not find_losses(text, caption) for text in short)
     assert shorten("on the", generator) == "on the"

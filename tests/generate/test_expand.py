@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from sora_jax.data.prompt_guard import what_was_lost
+from sora_jax.data.prompt_guard import find_losses
 from sora_jax.generate.expand import Expansion, expand_prompts, own_expander
 from tests.generate.test_captioning import describer
 from tests.models.test_captioner import CONFIG, params_of
@@ -19,7 +19,7 @@ def test_faulty_texts_are_drawn_again_four_times_in_all():
         texts = {"red circle": LONG if attempt == 2 else "a blue circle", "cat": ""}
         return [texts.get(prompt, prompt) for prompt in prompts]
 
-    found = expand_prompts(expander, ["as it is", "red circle", "cat"], [5, 6, 7], what_was_lost)
+    found = expand_prompts(expander, ["as it is", "red circle", "cat"], [5, 6, 7], find_losses)
     assert found == [
         Expansion(prompt="as it is", text="as it is"),
         Expansion(prompt="red circle", text=LONG),

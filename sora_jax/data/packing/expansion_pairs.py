@@ -15,7 +15,7 @@ from sora_jax.core import rng
 from sora_jax.data.caption_tokens import spell_words
 from sora_jax.data.packing.packs import Row
 from sora_jax.data.packing.rows import Lengths
-from sora_jax.data.prompt_guard import shorten, what_was_lost
+from sora_jax.data.prompt_guard import find_losses, shorten
 from sora_jax.data.shards.prepared import Prepared
 
 _TASK_WORD = "expand:"
@@ -65,7 +65,7 @@ class ExpansionPairs:
 def put_pair(row: Row, index: int, sample: Prepared, number: int, *, seed: int, draw: int) -> None:
     """Adds the pair of a sample whose prompt is its caption `number` to a row that says how much of a text is given."""
     count, prompt = row.layout.tokenizer.count, sample.captions[number]
-    text = max((one for one in sample.captions if not what_was_lost(prompt, one)), key=count)
+    text = max((one for one in sample.captions if not find_losses(prompt, one)), key=count)
     generator = rng.generator(seed, "terse prompts", draw)
     if generator.random() < _TERSE_SHARE:
         terse = shorten(prompt, generator)

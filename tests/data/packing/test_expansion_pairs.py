@@ -6,7 +6,7 @@ import pytest
 from sora_jax.data.caption_tokens import CAPTION_TOKENIZER, read_tokens, spell_words
 from sora_jax.data.packing.expansion_pairs import ExpansionPairs
 from sora_jax.data.packing.pipeline import PackingConfig, RowDataset
-from sora_jax.data.prompt_guard import what_was_lost
+from sora_jax.data.prompt_guard import find_losses
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from tests.data.packing.test_pipeline import HEADER, PATCH, TIME_RATE
 
@@ -57,7 +57,7 @@ def test_a_pair_is_a_prompt_and_the_caption_that_keeps_it(prepared):
     for _, given, asked, text in pairs:
         task, prompt = asked.split(" ", 1)
         assert (task, given) == ("expand:", len(spell_words(asked)))
-        assert not what_was_lost(prompt, text)
+        assert not find_losses(prompt, text)
         assert text.startswith("a small ")
         prompts.add(prompt)
     stored = {caption for index in range(len(prepared)) for caption in prepared[index].captions}
