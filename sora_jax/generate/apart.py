@@ -13,7 +13,7 @@ import numpy as np
 from sora_jax.data.packing.packs import own_segments
 from sora_jax.diffusion import known
 from sora_jax.generate.canvas import CanvasBatch, ContextRows, Placement
-from sora_jax.models.block import Kept
+from sora_jax.models.block import KeptKeys
 from sora_jax.models.text_to_video import TextToVideo
 
 # Of the lengths of both sides: few programs serve all batches.
@@ -76,7 +76,7 @@ def _taken(array_BL: np.ndarray, chosen_BL: np.ndarray, length: int) -> np.ndarr
     return result
 
 
-def keys_beside(model: TextToVideo, apart: ContextRows, *, text_width: int, dtype: jnp.dtype) -> Kept:
+def keys_beside(model: TextToVideo, apart: ContextRows, *, text_width: int, dtype: jnp.dtype) -> KeptKeys:
     """Returns the keys of clips beside in all blocks, the same at all steps and for all texts; the model is blind."""
     pack, rows = apart.pack, len(apart.noise_BLP)
     still_BS = jnp.zeros(pack["time_step_BS"].shape, jnp.float32)

@@ -22,7 +22,7 @@ from sora_jax.nn.linear import Linear
 from sora_jax.nn.norm import LayerNorm, layer_norm
 
 
-class Kept(NamedTuple):
+class KeptKeys(NamedTuple):
     """Keys of clips beside in all blocks."""
 
     key_ZBMNH: jax.Array

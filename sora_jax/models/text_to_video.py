@@ -10,7 +10,7 @@ from flax import nnx
 
 from sora_jax.data.packing.packs import empty_name, texts_of
 from sora_jax.diffusion import known
-from sora_jax.models.block import Kept
+from sora_jax.models.block import KeptKeys
 from sora_jax.models.roles import parts_of
 from sora_jax.models.text.encoder import TextEncoder
 from sora_jax.models.transformer import Prediction, Reused, Transformer
@@ -54,7 +54,7 @@ class TextToVideo(nnx.Module):
         text_BKE: jax.Array,
         text_segment_BK: jax.Array,
         reused: Reused | None = None,
-        kept: Kept | None = None,
+        kept: KeptKeys | None = None,
         keeps_keys: bool = False,
     ) -> Prediction:
         """Returns the prediction for noisy tokens in the layout of `pack`.

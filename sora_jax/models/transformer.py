@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.sharding import constrain
-from sora_jax.models.block import Block, Context, Kept, Sight
+from sora_jax.models.block import Block, Context, KeptKeys, Sight
 from sora_jax.models.block_attention import Beside, ImageTokens, Padding
 from sora_jax.models.conditions import ConditionEmbedder, log_text_padding
 from sora_jax.models.place import Place
@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
 
     tokens_BLP: jax.Array  # float32
     added_BLD: jax.Array
-    keys: Kept | None = None
+    keys: KeptKeys | None = None
 
 
 class Transformer(nnx.Module):
@@ -104,7 +104,7 @@ class Transformer(nnx.Module):
         image_segment_BM: jax.Array | None = None,
         parts: Parts | None = None,
         reused: Reused | None = None,
-        kept: Kept | None = None,
+        kept: KeptKeys | None = None,
         keeps_keys: bool = False,
     ) -> Prediction:
         """Returns prediction_BLP and what the blocks added.
@@ -153,7 +153,9 @@ class Transformer(nnx.Module):
         told = levels_BG.shape[1] if sight.alone is None else 2 * sight.segments
         return self.condition_embedder(levels_BG, text_BKE, text_segment_BK, sight.segments, told=told)
 
-    def _through_blocks(self, x: jax.Array, context: Context, reused: Reused | None, kept: Kept | None) -> jax.Array:
+    def _through_blocks(
+        self, x: jax.Array, context: Context, reused: Reused | None, kept: KeptKeys | None
+    ) -> jax.Array:
         def blocks() -> jax.Array:
             if kept is None:
                 return scan_blocks(self.blocks, x, lambda block, x: block(x, context), remat=self.config.remat)
@@ -168,10 +170,10 @@ class Transformer(nnx.Module):
 
         return blocks() if reused is None else jax.lax.cond(reused.now, lambda: x + reused.added_BLD, blocks)
 
-    def _keeping(self, x: jax.Array, context: Context) -> tuple[jax.Array, Kept]:
+    def _keeping(self, x: jax.Array, context: Context) -> tuple[jax.Array, KeptKeys]:
         """Returns what the blocks made of x, and their keys."""
         done, (key, value) = map_blocks(self.blocks, x, None, lambda block, x, _: block.with_keys(x, context))
-        return done, Kept(key, value, context.sight.segment_BL)
+        return done, KeptKeys(key, value, context.sight.segment_BL)
 
     def _prediction(self, x: jax.Array, done: jax.Array, level_BGD: jax.Array, level_BL: jax.Array) -> Prediction:
         """Returns the prediction of what the blocks made of x."""
