@@ -1,5 +1,8 @@
 """Whole runs with clips beside: that being killed leaves the same bits, and that adapters learn what roles are."""
 
+import types
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -8,8 +11,10 @@ from safetensors.numpy import load_file
 
 import sora_jax
 from sora_jax.core.errors import UserError
+from sora_jax.data.packing.context import Lacking
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.exporting import export_lora
+from sora_jax.experiment.kinds.prepare import warn_of_left_out
 from sora_jax.experiment.run import run
 from sora_jax.experiment.session import open_session
 from sora_jax.experiment.settings import read_settings
@@ -30,7 +35,6 @@ def test_a_run_with_clips_beside_that_is_killed_ends_with_the_same_bits(python, 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = python("-m", "sora_jax.main", f"--config={CONFIG}", f"--workdir={whole}", fresh=True)
     assert done.returncode == 0, done.stderr
-    assert "of 96 clips have no boxes, and train without it" in done.stderr
     first = python(DRIVER, CONFIG, killed, "prepare:32:SIGTERM", "videos:5:SIGKILL")
     assert first.returncode == -9, first.stderr
     second = python(DRIVER, CONFIG, killed)
@@ -44,6 +48,18 @@ def test_a_run_with_clips_beside_that_is_killed_ends_with_the_same_bits(python, 
     for name in expected:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
     assert all(expected[name].any() for name in moments)
+
+
+def test_who_trains_without_context_is_said_once(caplog):
+    lacking = Lacking(missing={"boxes": 3}, long=2, of=96)
+    rows = types.SimpleNamespace(left_out=dict, without_context=lambda: lacking)
+    stream: Any = types.SimpleNamespace(rows=rows)
+    warn_of_left_out("videos", stream)
+    assert caplog.messages == [
+        "videos: 3 of 96 clips have no boxes, and train without it",
+        "videos: 2 of 96 clips fit no row with all that may be beside them, and then train without: "
+        "raise packing.tokens",
+    ]
 
 
 def adapting(config, folder):
