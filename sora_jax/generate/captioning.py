@@ -104,8 +104,8 @@ class Describer:
         asked[: len(given_KQ)] = given_KQ
         found: dict[int, WrittenCaption] = {}
         for pack in self._packs(clips, [""] * len(clips)):
-            decoded = self._describe(params, pack, asked, np.int32(len(given_KQ)), np.int32(seed))
-            decoded = Decoded(*map(np.asarray, decoded))
+            # All at once: a transfer for each number would take longer than writing.
+            decoded = jax.device_get(self._describe(params, pack, asked, np.int32(len(given_KQ)), np.int32(seed)))
             for place, sample in enumerate(pack["sample_BS"].ravel().tolist()):
                 if sample >= 0:
                     found[sample] = _written(decoded, place, len(given_KQ))
@@ -157,7 +157,7 @@ def _size_of(clip: LatentClip) -> shapes.Size:
 
 def _written(decoded: Decoded, place: int, given: int) -> WrittenCaption:
     """Returns the caption at a place, without the tokens that were given."""
-    tokens_KQ = np.asarray(decoded.tokens_CKQ)[place, given:]
+    tokens_KQ = np.asarray(decoded.tokens_CKQ[place])[given:]
     whole = bool(decoded.done_C[place])
     return WrittenCaption(text=read_tokens(tokens_KQ), score=float(decoded.score_C[place]), whole=whole)
 
