@@ -126,6 +126,7 @@ class Describer:
                     asked_C[place] = len(given[sample])
                     asked_CKQ[place, : len(given[sample])] = given[sample]
             asked = Asked(jnp.asarray(asked_CKQ), jnp.asarray(asked_C), key_N[np.maximum(samples, 0)])
+            # All at once: a transfer for each number would take longer than writing.
             decoded = jax.device_get(self._describe(params, pack, asked))
             for place, sample in enumerate(samples):
                 if sample >= 0:
@@ -181,7 +182,7 @@ def _size_of(clip: LatentClip) -> shapes.Size:
 
 def _written(decoded: Decoded, place: int, given: int) -> WrittenCaption:
     """Returns the caption at a place, without the tokens that were given."""
-    tokens_KQ = np.asarray(decoded.tokens_CKQ)[place, given:]
+    tokens_KQ = np.asarray(decoded.tokens_CKQ[place])[given:]
     whole = bool(decoded.done_C[place])
     return WrittenCaption(text=read_tokens(tokens_KQ), score=float(decoded.score_C[place]), whole=whole)
 

@@ -136,7 +136,7 @@ class TextHalfBlock(nnx.Module):
         x_BKD = x_BKD + self.attn1(y, self.attn1.keys(y), segment_BK, segment_BK, segments=segments, causal=True)
         if clip is not None:
             keys = self.clip_keys(clip.tokens_BLD)
-            x_BKD = x_BKD + self._of_clip(x_BKD, keys, segment_BK, clip.segment_BL, segments)
+            x_BKD = x_BKD + self.of_clip(x_BKD, keys, segment_BK, clip.segment_BL, segments)
         return self.feed(x_BKD)
 
     def clip_keys(self, tokens_BLD: jax.Array) -> Keys:
@@ -171,10 +171,12 @@ class TextHalfBlock(nnx.Module):
         if clip is not None:
             (key, value), clip_segment_BL = clip
             keys = jnp.moveaxis(key, -1, 1), jnp.moveaxis(value, -1, 1)
-            x_BRD = x_BRD + self._of_clip(x_BRD, keys, segment_BR, clip_segment_BL, None)
+            x_BRD = x_BRD + self.of_clip(x_BRD, keys, segment_BR, clip_segment_BL, None)
         return self.feed(x_BRD), fresh
 
-    def _of_clip(self, x: jax.Array, keys: Keys, segment: jax.Array, clip_segment: jax.Array, segments: int | None):
+    def of_clip(
+        self, x: jax.Array, keys: Keys, segment: jax.Array, clip_segment: jax.Array, segments: int | None
+    ) -> jax.Array:
         """Returns what text tokens gather of the clip of their segment; nothing where that has no token."""
         assert self.norm2 is not None
         assert self.attn2 is not None
