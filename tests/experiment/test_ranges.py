@@ -10,8 +10,8 @@ from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.ranges import AT_LEAST_ONE, DECAY, NOT_NEGATIVE, POSITIVE, RANGES, SHARE, out_of_range
 from sora_jax.experiment.settings import read_settings
 
-# Any number is a mean of logits.
-ANY = {"diffusion.noise.mean"}
+# Any number is a mean of logits, and a cosine may be -1.
+ANY = {"diffusion.noise.mean", "recaption.min_agreement"}
 
 
 def numeric_keys() -> list[tuple[str, object]]:

@@ -264,7 +264,7 @@ def test_training_and_sampling_give_the_network_the_same(monkeypatch):
         def encode_text(self, pack, dtype):
             return jnp.zeros((*pack["text_segment_BK"].shape, 2), dtype)
 
-        def predict(self, tokens_BLP, pack, *, levels_BG, level_BL, text_BKE, text_segment_BK, reused=None):
+        def predict(self, tokens_BLP, pack, *, levels_BG, level_BL, text_BKE, text_segment_BK, reused=None, kept=None):
             seen.append((tokens_BLP, levels_BG, level_BL))
             return Prediction(tokens_BLP, tokens_BLP)
 

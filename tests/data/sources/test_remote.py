@@ -135,8 +135,11 @@ def test_a_folder_in_a_bucket_is_that_folder(folder):
         (folder / f"captions{suffix}").write_text(text or "\n".join(rows))
         check_same(FolderSource("gs://clips/open"), FolderSource(folder))
     (folder.parent / "other.csv").write_text("file,caption\ndeep/c.png,other\n")
-    assert FolderSource("gs://clips/open", captions="gs://clips/other.csv")[0].captions == ("other",)
-    assert FolderSource("gs://clips/open", captions=folder.parent / "other.csv")[0].captions == ("other",)
+    for captions in ("gs://clips/other.csv", folder.parent / "other.csv"):
+        source = FolderSource("gs://clips/open", captions=captions)
+        names = [source.source_id(index) for index in range(len(source))]
+        assert source[names.index("deep/c.png")].captions == ("other",)
+        assert source[names.index("deep/b.webp")].captions == ("x", "y"), "of the folder's own table"
     assert FolderSource("gs://clips/open/", captions="captions.csv")[0].weights == (2.0, 1.0)
 
 
