@@ -9,7 +9,7 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-MetricPart = Literal["training", "autoencoder", "prompts", "control", "distribution"]
+MetricPart = Literal["training", "autoencoder", "prompts", "control", "distribution", "captions"]
 
 _EVEN_MEAN = "mean over clips"
 _SHARE = "share of prompts"
@@ -64,13 +64,24 @@ def _compared(name: str, title: str, says: str, **facts: Any) -> Metric:
     return Metric(name=name, part="distribution", title=title, says=says, **{**together, **facts})
 
 
+def _told(name: str, title: str, says: str, **facts: Any) -> Metric:
+    share = {"unit": "share", "better": "up", "of": "set", "merges": "share of all clips"}
+    return Metric(name=name, part="captions", title=title, says=says, **{**share, **facts})
+
+
 def _moved(name: str, title: str, says: str, **facts: Any) -> Metric:
     return Metric(name=name, part="distribution", title=title, says=says, **facts)
 
 
 METRICS: tuple[Metric, ...] = (
     _trained("loss", "loss", "what training minimises, mean over the tokens of the step", better="down"),
-    _trained("heldout_loss", "held-out loss", "loss on clips that training never sees, at fixed noise", better="down"),
+    _trained(
+        "heldout_loss",
+        "held-out loss",
+        "loss on clips that training never sees: of a transformer at fixed noise, of a captioner that of writing their "
+        "first captions",
+        better="down",
+    ),
     _trained("heldout_stderr", "error of the held-out loss", "standard error of that over clips"),
     _trained("heldout_loss_*", "held-out loss by group", "the same by noise level, size and duration", better="down"),
     _trained(
@@ -272,6 +283,38 @@ METRICS: tuple[Metric, ...] = (
         "drift_*",
         "drift over N frames",
         "how far the means and deviations of the colours of a frame move within N frames, over 255",
+    ),
+    _told("precision", "precision", "by attribute: of what captions state, how much is right"),
+    _told("recall", "recall", "by attribute: of what is there, how much is stated rightly"),
+    _told(
+        "hallucinated",
+        "objects that are not there",
+        "of the objects named, by colour and shape together, how many are not there",
+        better="down",
+    ),
+    _told("exact", "whole captions right", "nothing wrong, and nothing left out but ground and size"),
+    _told("unreadable", "captions that cannot be read", "no sentence of the drawn world", better="down"),
+    _told("retrieval_r1", "R@1 of captions", "clips that find their plain caption first among all distinct ones"),
+    _told("retrieval_r1_clips", "R@1 of clips", "distinct plain captions that find a clip of theirs first"),
+    _told(
+        "cider",
+        "CIDEr-D",
+        "against the clip's own captions, by runs of up to four words that few clips have; 0 to 10",
+        unit="",
+        merges="of all captions together",
+    ),
+    _told(
+        "bleu4",
+        "BLEU-4",
+        "against the clip's own captions, the geometric mean of the precision of runs of up to four words; 0 to 1",
+        unit="",
+        merges="of all captions together",
+    ),
+    _told("reversed", "reversed clips", "moving clips that, played backwards, are said to move the other way"),
+    _told(
+        "swapped",
+        "swapped colours",
+        "pairs of clips of two objects that differ in which has which colour, both told rightly by colour and shape",
     ),
 )
 

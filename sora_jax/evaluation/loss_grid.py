@@ -7,10 +7,9 @@ Nothing of a clip is given, and no caption is left out.
 Letters: N clips, V noise levels, B rows, L tokens, S segments, P patch width.
 """
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -20,17 +19,13 @@ from jax.sharding import Mesh
 
 from sora_jax.core import rng
 from sora_jax.core.distributed import together
-from sora_jax.core.errors import UserError
-from sora_jax.core.sharding import batch_part, replicated, ways
+from sora_jax.core.sharding import replicated
 from sora_jax.core.tree import Params, merge_model
-from sora_jax.data.packing.packs import HostPack, PackLayout, Row, stack_rows
-from sora_jax.data.packing.pipeline import put_sample
-from sora_jax.data.packing.plan import plan_window
-from sora_jax.data.packing.pools import clips_by_kind
+from sora_jax.data.packing.packs import HostPack, PackLayout
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion import known, path
+from sora_jax.evaluation.heldout_packs import ClipLosses, HeldoutPacks, curves_of, mean_and_error
 from sora_jax.models.text_to_video import Pack
-from sora_jax.train.loop import to_device
 
 # Noise levels, evenly spaced in the middles of as many equal parts of the range.
 LEVELS = 8
@@ -58,26 +53,13 @@ class LossTable:
         `stderr` is the standard error over clips. It is of one measurement: two of the same clips share their noise,
         and differ by less where nothing changed.
         """
-        loss_N = self.loss_NV.mean(axis=1)
-        by_level = [{"level": level, **_mean(loss)} for level, loss in zip(self.levels, self.loss_NV.T, strict=True)]
-        return {
-            **_mean(loss_N),
-            "by_level": by_level,
-            "by_size": [{"size": f"{h}x{w}", **one} for (h, w), one in _grouped(loss_N, self.sizes)],
-            "by_duration": [{"frames": frames, **one} for frames, one in _grouped(loss_N, self.frames)],
-            "clips": len(loss_N),
-        }
+        whole = ClipLosses(loss_N=self.loss_NV.mean(axis=1), sizes=self.sizes, frames=self.frames).facts()
+        pairs = zip(self.levels, self.loss_NV.T, strict=True)
+        return {**whole, "by_level": [{"level": level, **mean_and_error(loss)} for level, loss in pairs]}
 
     def scalars(self) -> dict[str, float]:
         """Returns the same by names of curves: heldout_loss, heldout_stderr, heldout_loss_level_0.06, and so on."""
-        facts = self.facts()
-        groups = [
-            *((f"level_{one['level']:.3g}", one["loss"]) for one in facts["by_level"]),
-            *((f"size_{one['size']}", one["loss"]) for one in facts["by_size"]),
-            *((f"frames_{one['frames']}", one["loss"]) for one in facts["by_duration"]),
-        ]
-        named = {f"heldout_loss_{name}": loss for name, loss in groups}
-        return {"heldout_loss": facts["loss"], "heldout_stderr": facts["stderr"], **named}
+        return curves_of(self.facts())
 
 
 class LossGrid:
@@ -112,42 +94,24 @@ class LossGrid:
         kinds: Iterable[str] = ("images", "videos"),
         mesh: Mesh | None = None,
     ):
-        self._mesh, self._seed = mesh, seed
         low, high = noise_range
         self.levels = tuple(low + (high - low) * (number + 0.5) / LEVELS for number in range(LEVELS))
-        parts = 1 if mesh is None else ways("batch", mesh)
-        self._names = prepared.source_ids()
-        by_kind = clips_by_kind(prepared.grid_N3)
-        chosen = sorted(index for kind in kinds for index in by_kind[kind].tolist()) or [*range(len(prepared))]
-        self._batches = _packed(prepared, chosen, layout, rows=-(-rows // parts) * parts, seed=seed)
-        if not self._batches:
-            raise UserError(
-                f"none of {len(chosen)} held-out clips fits a row of {layout.budget.tokens} tokens and "
-                f"{layout.budget.text_tokens} text tokens: raise packing.tokens or packing.text_tokens"
-            )
-        present = np.concatenate([batch["sample_BS"].ravel() for batch in self._batches])
-        self._clips = np.sort(present[present >= 0])
-        shapes = [prepared[index].pixel_shape for index in self._clips.tolist()]
-        self._frames, self._sizes = [one[0] for one in shapes], [one[1:] for one in shapes]
+        self._packs = HeldoutPacks(prepared, layout, rows=rows, seed=seed, kinds=kinds, mesh=mesh)
+        self._names, self._seed = prepared.source_ids(), seed
         self._measure = _make_measure(structure, config, dtype, mesh)
 
     def __call__(self, params: Params) -> LossTable:
         """Returns the loss with all parameters of the generator; every process calls it, and gets the same."""
-        found = np.full((len(self._names), len(self.levels)), np.nan)
-        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
-            for pack in self._batches:
-                there_BS = pack["sample_BS"] >= 0
-                for level, loss_BS in enumerate(list(self._losses(params, pack))):  # the device need not wait
-                    found[pack["sample_BS"][there_BS], level] = np.asarray(loss_BS)[there_BS]
-        return LossTable(levels=self.levels, loss_NV=found[self._clips], sizes=self._sizes, frames=self._frames)
+        loss_NV = self._packs.measured(lambda pack: self._losses(params, pack))
+        return LossTable(levels=self.levels, loss_NV=loss_NV, sizes=self._packs.sizes, frames=self._packs.frames)
 
     def _losses(self, params: Params, pack: HostPack) -> Iterator[jax.Array]:
         """Yields loss_BS of a batch at each level."""
-        placed = self._placed(pack)
+        placed = self._packs.placed(pack)
         for pair in range(LEVELS // 2):
             noise_BLP = self._noise(pack, pair)
             for level, noise in zip(self.levels[2 * pair :], (noise_BLP, -noise_BLP), strict=False):
-                yield self._measure(params, {**placed, **self._placed({"noise_BLP": noise})}, np.float32(level))
+                yield self._measure(params, {**placed, **self._packs.placed({"noise_BLP": noise})}, np.float32(level))
 
     def _noise(self, pack: HostPack, number: int) -> np.ndarray:
         """Returns noise_BLP float32, that of each clip by its name and the number of the pair of levels."""
@@ -159,13 +123,6 @@ class LossGrid:
                     drawn = rng.generator(self._seed, f"held-out noise of {self._names[sample]}", number)
                     noise_BLP[row, there_L] = drawn.standard_normal((int(there_L.sum()), width), np.float32)
         return noise_BLP
-
-    def _placed(self, arrays: HostPack) -> dict[str, Any]:
-        """Returns the global arrays on the mesh."""
-        if self._mesh is None:
-            return dict(arrays)
-        index, count = batch_part(self._mesh)
-        return to_device({name: np.split(value, count)[index] for name, value in arrays.items()}, self._mesh)
 
 
 @functools.lru_cache(maxsize=4)
@@ -205,38 +162,3 @@ def _make_measure(
 
     # Whole on every device: each process reads all of it.
     return together(jax.jit(measure, out_shardings=None if mesh is None else replicated(mesh)), every_time=True)
-
-
-def _packed(
-    prepared: PreparedSet, chosen: Sequence[int], layout: PackLayout, *, rows: int, seed: int
-) -> list[HostPack]:
-    """Returns batches of so many rows that hold each of some clips once, with its first caption that fits a row."""
-    tokens_N = np.prod(prepared.grid_N3[list(chosen)] // layout.patch, axis=1)
-    lengths_N = [prepared.text_lengths[index] for index in chosen]
-    captions_N = [
-        next((number for number, length in enumerate(lengths) if length <= layout.budget.text_tokens), 0)
-        for lengths in lengths_N
-    ]
-    text_N = [lengths[caption] for lengths, caption in zip(lengths_N, captions_N, strict=True)]
-    plan = plan_window(tokens_N, np.array(text_N), layout.budget, seed=seed)
-    filled: list[Row] = []
-    for number in range(-(-len(plan) // rows) * rows):
-        row = layout.row()
-        if prepared.empty_text is not None:
-            row.put_empty(prepared.empty_text)
-        for place in plan.row(number).tolist() if number < len(plan) else ():
-            put_sample(row, chosen[place], prepared[chosen[place]], captions_N[place])
-        filled.append(row)
-    return [stack_rows(filled[start : start + rows]) for start in range(0, len(filled), rows)]
-
-
-def _mean(loss_N: np.ndarray) -> dict[str, float]:
-    """Returns the mean over clips and its standard error, 0 of one clip."""
-    count = len(loss_N)
-    spread = float(loss_N.std(ddof=1)) if count > 1 else 0.0
-    return {"loss": float(loss_N.mean()), "stderr": spread / count**0.5}
-
-
-def _grouped(loss_N: np.ndarray, groups: list[Any]) -> list[tuple[Any, dict[str, float]]]:
-    """Returns the mean of each group, in their order."""
-    return [(group, _mean(loss_N[[one == group for one in groups]])) for group in sorted(set(groups))]

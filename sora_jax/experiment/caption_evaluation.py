@@ -10,7 +10,7 @@ from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.files import write_atomically
 from sora_jax.core.tree import Params
-from sora_jax.data.sources.shapes_world import DIRECTIONS, Scene, ShapesWorld
+from sora_jax.data.sources.shapes_world import DIRECTIONS, Scene, ShapesWorld, render
 from sora_jax.evaluation.caption_reader import parse_caption, score_captions
 from sora_jax.evaluation.captions import bleu4, cider_d, retrieve
 from sora_jax.experiment.captioners import load_captioner, make_describer
@@ -36,7 +36,8 @@ def judge_captions(models: RunModels, settings: Settings, *, count: int | None =
     """Returns the scores of captions of `count` held-out clips, by default as configured, and writes these captions.
 
     As `evaluation.caption_reader` and `evaluation.captions` say; `reversed` is the share of moving clips of the size of
-    samples that, played backwards, are said to move the other way. Raises UserError as `has_captions`.
+    samples that, played backwards, are said to move the other way; where the world shows two objects, `swapped` is the
+    share of pairs with exchanged colours of which both are told rightly. Raises UserError as `has_captions`.
     """
     if not has_captions(settings):
         raise UserError("captions are judged where a captioner is trained on the drawn world: see configs/captions.py")
@@ -62,6 +63,7 @@ def judge_captions(models: RunModels, settings: Settings, *, count: int | None =
             "cider": float(np.mean(cider_d(texts, own))),
             "bleu4": bleu4(texts, own),
             "reversed": _reversed_share(models.codec, settings, describer, params, world),
+            **_binding(models.codec, settings, describer, params, world),
             "clips": len(clips),
             "stage": stage,
             "step": step,
@@ -74,12 +76,10 @@ def _reversed_share(
 ) -> float:
     """Returns the share of clips that are said to move against how they were drawn, when they are played backwards."""
     sampling, count = settings.sampling, settings.evaluation.clips
-    shape = {"image_share": 0.0, "sides": (sampling.size,), "frames": (sampling.frames,), "fps": (sampling.fps,)}
-    moving = ShapesWorld(dataclasses.replace(world.config, num_clips=4 * count, **shape))
+    moving = _moving(settings, world)
     chosen = [number for number in range(len(moving)) if _direction(moving.scene(number)) is not None][:count]
-    back_NTHWC = np.stack([moving[number].pixels_THWC[::-1] for number in chosen])
-    latent_NTHWC = latents.normalise(codec.encode(back_NTHWC), codec.mean_C, codec.scale_C)
-    written = describer(params, [EncodedClip(latent_THWC=one, fps=sampling.fps) for one in latent_NTHWC])
+    back = [moving[number].pixels_THWC[::-1] for number in chosen]
+    written = describer(params, _encoded(codec, back, fps=sampling.fps))
     found = [parse_caption(one.text) for one in written]
     wanted = [_OPPOSITE[str(_direction(moving.scene(number)))] for number in chosen]
     right = [
@@ -87,6 +87,53 @@ def _reversed_share(
         for told, motion in zip(found, wanted, strict=True)
     ]
     return float(np.mean(right))
+
+
+def _binding(
+    codec: Codec, settings: Settings, describer: Describer, params: Params, world: ShapesWorld
+) -> dict[str, float]:
+    """Returns `swapped`, the share of pairs of clips in both of which each shape is said to have its own colour.
+
+    Two clips of a pair show the same two objects and differ in which has which colour. Nothing where the world shows
+    one object alone, or none of its clips shows two.
+    """
+    moving = _moving(settings, world)
+    scenes = [moving.scene(number) for number in range(len(moving))]
+    pairs = [scene for scene in scenes if len(scene.objects) == 2][: settings.evaluation.clips]
+    if not pairs:
+        return {}
+    both = [*pairs, *map(swap_colours, pairs)]
+    clips = _encoded(codec, [render(scene) for scene in both], fps=settings.sampling.fps)
+    told = [one.text for one in describer(params, clips)]
+    bound_2N = np.array([is_bound(text, scene) for text, scene in zip(told, both, strict=True)]).reshape(2, -1)
+    return {"swapped": float(np.mean(bound_2N.all(axis=0)))}
+
+
+def swap_colours(scene: Scene) -> Scene:
+    """Returns the scene of two objects in which each has the colour of the other."""
+    first, second = scene.objects
+    exchanged = dataclasses.replace(first, colour=second.colour), dataclasses.replace(second, colour=first.colour)
+    return dataclasses.replace(scene, objects=exchanged)
+
+
+def is_bound(text: str, scene: Scene) -> bool:
+    """Returns whether a caption names the objects of a scene, and no others, each by its own colour and shape."""
+    told = parse_caption(text)
+    named = [] if told is None else [(str(one.colour), str(one.shape)) for one in told.objects]
+    return sorted(named) == sorted((one.colour, one.shape) for one in scene.objects)
+
+
+def _moving(settings: Settings, world: ShapesWorld) -> ShapesWorld:
+    """Returns the world's moving clips of the size of samples, four times as many as are judged."""
+    sampling = settings.sampling
+    shape = {"image_share": 0.0, "sides": (sampling.size,), "frames": (sampling.frames,), "fps": (sampling.fps,)}
+    return ShapesWorld(dataclasses.replace(world.config, num_clips=4 * settings.evaluation.clips, **shape))
+
+
+def _encoded(codec: Codec, clips: Sequence[np.ndarray], *, fps: float) -> list[EncodedClip]:
+    """Returns clips of one shape, uint8 (T, H, W, 3), as a captioner reads them."""
+    latent_NTHWC = latents.normalise(codec.encode(np.stack(clips)), codec.mean_C, codec.scale_C)
+    return [EncodedClip(latent_THWC=one, fps=fps) for one in latent_NTHWC]
 
 
 def _direction(scene: Scene) -> str | None:

@@ -34,7 +34,7 @@ from sora_jax.nn.stack import REMAT_POLICIES, map_blocks, scan_blocks, stack_blo
 
 # How far the encoder's attention goes.
 CLIP_ENCODERS = ("clip", "frame")
-_TIME_DIM = 32
+TIME_DIM = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class Captioner(nnx.Module):
         width, shape = config.width, config.blocks
         self.patch_embedding = Linear(patch_width, width, axes=("patch", "embed"), rngs=rngs)
         # Poolers and the text decoder are blind to order, and rotary positions are of no use to them.
-        self.place = Linear(PLACE_DIM + _TIME_DIM, width, axes=("patch", "embed"), rngs=rngs)
+        self.place = Linear(PLACE_DIM + TIME_DIM, width, axes=("patch", "embed"), rngs=rngs)
         self.blocks = stack_blocks(lambda r: ClipBlock(shape, rngs=r), config.depth, rngs)
         self.norm_clip = LayerNorm(width)
         queries = config.generative_queries
@@ -184,7 +184,7 @@ class Captioner(nnx.Module):
         """
         config, segment_BL, segments = self.config, pack["segment_BL"], pack["grid_BS3"].shape[1]
         position_BL3 = pack["position_BL3"]
-        place = place_features(position_BL3 / extents(pack)), sinusoid(position_BL3[..., 0], _TIME_DIM)
+        place = place_features(position_BL3 / extents(pack)), sinusoid(position_BL3[..., 0], TIME_DIM)
         x = self.patch_embedding(pack["tokens_BLP"].astype(dtype)) + self.place(jnp.concatenate(place, axis=-1))
         x = constrain(x.astype(dtype), "batch", "length", "features")
         rotation = rope.rotations(position_BL3, config.width // config.heads, config.rope_theta)

@@ -11,12 +11,16 @@ from sora_jax.data.sources.shapes_prompts import heldout_prompts
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.reconstruction import CLIP_METRICS
 
-PAGE = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = {part: "evaluation" for part in ("autoencoder", "prompts", "control", "distribution")} | {
+    "captions": "captions"
+}
 
 
-@pytest.mark.parametrize("part", ["autoencoder", "prompts", "control", "distribution"])
-def test_the_page_has_the_table(part):
-    assert page_table(part) in PAGE, f"docs/evaluation.md must have:\n{page_table(part)}"
+@pytest.mark.parametrize(("part", "page"), PAGES.items())
+def test_the_page_has_the_table(part, page):
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert page_table(part) in text, f"docs/{page}.md must have:\n{page_table(part)}"
 
 
 def test_a_name_is_found_and_what_stands_for_a_network_too():

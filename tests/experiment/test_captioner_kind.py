@@ -1,5 +1,6 @@
 """The kind of stage that trains a captioner: what it refuses, and a whole run of it as a user has it."""
 
+import dataclasses
 import json
 import shutil
 
@@ -37,6 +38,11 @@ def test_more_clips_cost_more():
     (short,) = KINDS["captioner"].batches(settings, "caption_images", segment_tokens=4)
     (long,) = KINDS["captioner"].batches(settings, "caption_images", segment_tokens=36)
     assert 0 < long.flops < short.flops, "one caption a row instead of nine"
+    assert short.recomputed == 0
+    again = dataclasses.replace(settings, captioner=dataclasses.replace(settings.captioner, remat="full"))
+    (full,) = KINDS["captioner"].batches(again, "caption_images", segment_tokens=4)
+    assert full.flops == short.flops, "what is computed again is no work"
+    assert 0 < full.recomputed < full.flops / 3
     assert short.shapes["text_BKQ"].shape == (8, 96, 8)
 
 
@@ -49,10 +55,13 @@ def test_a_run_trains_shows_and_judges_a_captioner(python, toy_workdir, tmp_path
         f"--config.stages.prepare.start_from={toy_workdir}",
         "--config.captioner_loss.expand_share=0.3",
     )
-    stopped = python(*asked, *given, "--config.stages.caption_videos.steps=2")
+    stopped = python(*asked, *given, "--config.stages.caption_videos.steps=2", "--config.log.validate_every=1")
     assert stopped.returncode == 0, stopped.stderr
     lines = [line for line in read_metrics(workdir) if line["stage"] == "caption_videos"]
-    assert np.isfinite([line[name] for line in lines for name in ("caption", "contrastive", "tokens_right")]).all()
+    assert np.isfinite(
+        [line[name] for line in lines if "loss" in line for name in ("caption", "contrastive", "tokens_right")]
+    ).all()
+    assert [line["step"] for line in lines if "heldout_loss" in line] == [1, 2]
     said = json.loads((workdir / "samples" / "caption_videos" / "prompts.json").read_text())
     assert all("its own caption: a " in text for text in said.values())
     assert said

@@ -3,26 +3,31 @@
 import dataclasses
 
 import jax
+from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
 from sora_jax.core.distributed import to_host
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import batch_part
+from sora_jax.core.tree import abstract_model
 from sora_jax.data.caption_tokens import CAPTION_TOKENIZER
 from sora_jax.data.packing.pools import clips_by_kind
 from sora_jax.data.shards.records import Prepared
+from sora_jax.evaluation.caption_loss import CaptionLoss
+from sora_jax.evaluation.heldout_packs import HeldoutPacks, curves_of
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.captioners import build_captioner, make_describer
 from sora_jax.experiment.datasets import PackedBatches
-from sora_jax.experiment.heldout import prepare_heldout
-from sora_jax.experiment.kinds.base import Run, Show, TrainKind, check_split, unknown_collections
-from sora_jax.experiment.kinds.prepare import open_prepared, prepare_stages, warn_of_left_out
+from sora_jax.experiment.heldout import NONE_HELD_OUT
+from sora_jax.experiment.kinds.base import Run, Show, TrainKind, Validate, check_split, unknown_collections
+from sora_jax.experiment.kinds.prepare import heldout_clips, open_prepared, warn_of_left_out
+from sora_jax.experiment.loading import pack_layout
 from sora_jax.experiment.programs import StepBatch, packed_batch
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import TRANSFORMER, Costs, clip_sizes
 from sora_jax.experiment.stage_settings import CAPTIONER, MixConfig, TrainStage
-from sora_jax.models.captioner_flops import captioner_flops
+from sora_jax.models.captioner_flops import captioner_flops, recomputed_flops
 from sora_jax.models.flops import Work
 from sora_jax.objectives import captioner
 from sora_jax.train.state import TrainState, track_name
@@ -99,6 +104,7 @@ class CaptionerKind(TrainKind[CaptionerStage]):
             accumulate=self.of(settings, name).accumulate,
             widths=(shape.mlp_width, shape.width // shape.heads),
             step_flops=lambda work: _step_flops(settings, work),
+            recomputed=lambda work: recomputed_flops(shape, work=work),
             prompted=settings.captioner_loss.pairs() is not None,
         )
         return [batch]
@@ -120,6 +126,26 @@ class CaptionerKind(TrainKind[CaptionerStage]):
 
         return show
 
+    def validation(self, run: Run, name: str) -> Validate | None:
+        """Measures the captioning loss of the averaged weights on held-out clips of the kinds that the stage sees."""
+        settings, mix = run.settings, self.of(run.settings, name).mix
+        clips = heldout_clips(run)
+        if clips is None:
+            logging.info("%s: there is no held-out loss: %s", name, NONE_HELD_OUT)
+            return None
+        packs = HeldoutPacks(
+            clips,
+            dataclasses.replace(pack_layout(settings), tokenizer=CAPTION_TOKENIZER),
+            rows=settings.packing.rows,
+            seed=settings.seed,
+            kinds=mix.kinds,
+            mesh=run.mesh,
+        )
+        structure = abstract_model(self.maker(settings, name, run.mesh).build)[0]
+        measure = CaptionLoss(structure, packs, dtype=compute_dtype(settings.precision), mesh=run.mesh)
+        track = track_name(settings.ema.widths[0])
+        return lambda state: curves_of(measure(state.averaged(track)).facts())
+
     def step_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
         """Returns how long a step takes, on average over the clips that are drawn."""
         mix = self.of(settings, name).mix
@@ -135,13 +161,8 @@ def _step_flops(settings: Settings, work: Work) -> float:
 
 def _shown_clips(run: Run, *, videos: bool) -> list[Prepared]:
     """Returns clips to be described: held-out ones, or where there are none of those that are trained on."""
-    settings = run.settings
-    if any(one.heldout is not None for one in run.collections):
-        batch = prepare_stages(settings)[0].batch
-        count = settings.evaluation.clips
-        prepared = prepare_heldout(run.workdir, settings, run.collections, run.codec, count=count, batch=batch)
-    else:
-        prepared = open_prepared(run)
+    held = heldout_clips(run)
+    prepared = open_prepared(run) if held is None else held
     kinds = clips_by_kind(prepared.grid_N3)
     found = kinds["videos" if videos and len(kinds["videos"]) else "images"]
     return [prepared[int(found[place])] for place in sample_log.evenly(len(found), _CLIPS_SHOWN)]

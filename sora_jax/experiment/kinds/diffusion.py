@@ -21,9 +21,9 @@ from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
-from sora_jax.experiment.heldout import NONE_HELD_OUT, make_loss_grid, prepare_heldout
+from sora_jax.experiment.heldout import NONE_HELD_OUT, make_loss_grid
 from sora_jax.experiment.kinds.base import Run, Show, TrainKind, Validate, check_split, unknown_collections
-from sora_jax.experiment.kinds.prepare import open_prepared, prepare_stages, warn_of_left_out
+from sora_jax.experiment.kinds.prepare import heldout_clips, open_prepared, warn_of_left_out
 from sora_jax.experiment.loading import build_generator
 from sora_jax.experiment.programs import StepBatch, packed_batch
 from sora_jax.experiment.schema import Settings
@@ -241,11 +241,10 @@ class DiffusionKind(TrainKind[DiffusionStage]):
     def validation(self, run: Run, name: str) -> Validate | None:
         """Measures the loss of the averaged weights on held-out clips: of kinds, at noise levels as the stage sees."""
         settings, stage = run.settings, self.of(run.settings, name)
-        if not any(one.heldout is not None for one in run.collections):
+        clips = heldout_clips(run)
+        if clips is None:
             logging.info("%s: there is no held-out loss: %s", name, NONE_HELD_OUT)
             return None
-        count, batch = settings.evaluation.clips, prepare_stages(settings)[0].batch
-        clips = prepare_heldout(run.workdir, settings, run.collections, run.codec, count=count, batch=batch)
         structure = abstract_model(self.maker(settings, name, run.mesh).build)[0]
         seen = {"noise_range": stage.levels, "kinds": stage.mix.kinds}
         grid = make_loss_grid(settings, structure, clips, **seen, mesh=run.mesh)

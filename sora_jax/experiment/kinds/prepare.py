@@ -19,6 +19,7 @@ from sora_jax.data.shards.catalogue import read_catalogue
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import fingerprint
 from sora_jax.experiment.datasets import PackedBatches
+from sora_jax.experiment.heldout import prepare_heldout
 from sora_jax.experiment.kinds.base import Before, Kind, Run
 from sora_jax.experiment.loading import load_codec, load_shower
 from sora_jax.experiment.schema import Settings
@@ -248,6 +249,15 @@ def open_prepared(run: Run) -> PreparedSet:
     made_with = header(run.codec, settings.text_encoder.tokenizer, load_shower(settings, run.codec))
     expected = {key: str(value) for key, value in made_with.items() if isinstance(value, str)}
     return PreparedSet.open([run.workdir.prepared(collection) for collection in settings.collections], expected)
+
+
+def heldout_clips(run: Run) -> PreparedSet | None:
+    """Returns the held-out clips that the run's models are measured on; None where no collection holds clips out."""
+    if not any(one.heldout is not None for one in run.collections):
+        return None
+    settings, batch = run.settings, prepare_stages(run.settings)[0].batch
+    count = settings.evaluation.clips
+    return prepare_heldout(run.workdir, settings, run.collections, run.codec, count=count, batch=batch)
 
 
 def warn_of_left_out(name: str, stream: PackedBatches) -> None:
