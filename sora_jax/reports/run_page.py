@@ -172,11 +172,11 @@ def _evaluation(evaluation: RunFacts) -> str:
     tables = []
     for group, values in evaluation.items():
         values = values if isinstance(values, dict) else {"": values}
-        share = group.startswith(("shapes", "size_"))
+        share, told = group.startswith(("shapes", "size_")), group == "captions"
         scores = dict(scores_in(values))
         lists = {key: _records(value, share=share) for key, value in values.items() if isinstance(value, list)}
         rows = [
-            [_words(key), _shown(key, value, share=share) or ""]
+            [_words(key), _shown(key, value, share=share or (told and _is_share(key))) or ""]
             for key, value in values.items()
             if key not in {**lists, **scores}
         ]
@@ -184,6 +184,11 @@ def _evaluation(evaluation: RunFacts) -> str:
         tables += [f"<div><h3>{escape(_words(group))}, scores</h3>{_scores(scores)}</div>"] if scores else []
         tables += [f"<div><h3>{escape(_words(f'{group} {key}'))}</h3>{one}</div>" for key, one in lists.items() if one]
     return f'<div class="row">{"".join(tables)}</div>' if tables else ""
+
+
+def _is_share(key: str) -> bool:
+    row = metric_of(key)
+    return row is not None and row.unit == "share"
 
 
 def _scores(scores: Mapping[str, Mapping[str, Any]]) -> str:
@@ -270,11 +275,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _shown(key: str, value: Any, *, share: bool = False) -> str | None:
     """A value as a reader wants it, by its name; None stays None."""
+    row = metric_of(key)
+    if row is not None and row.part == "captions" and isinstance(value, dict):
+        return ", ".join(f"{_words(name)} {_shown(key, one, share=True)}" for name, one in value.items())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None if value is None else _text(value)
     if key in ("fill", "data_wait", "mfu") or (share and isinstance(value, float) and 0 <= value <= 1):
         return f"{value:.1%}"
-    if (row := metric_of(key)) is not None and row.unit == "dB":
+    if row is not None and row.unit == "dB":
         return f"{value:.2f} dB"
     if key.endswith("memory_gb"):
         return f"{value:.2f} GB"

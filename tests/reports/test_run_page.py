@@ -281,6 +281,14 @@ def test_the_groups_of_an_evaluation_are_a_table(workdir):
     assert "not" not in page.words.split()
 
 
+def test_scores_of_captions_are_shares_by_attribute(workdir):
+    scores = {"precision": {"colour": 1.0, "motion": 0.9386}, "exact": 0.953, "cider": 0.75, "clips": 256}
+    write(workdir / "evaluation.json", {"captions": scores})
+    words = Page(report(workdir).read_text()).words
+    for said in ("colour 100.0%, motion 93.9%", "95.3%", "0.75", "256"):
+        assert said in words, said
+
+
 def test_damaged_inputs_leave_their_part_out(workdir):
     (workdir / "run.json").write_text("{")
     (workdir / "evaluation.json").write_text("[1, 2]")
