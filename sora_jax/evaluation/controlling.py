@@ -3,9 +3,7 @@
 Letters: N tracks, T H W C frames, rows, columns, colours of pixels, 4: top, left, bottom, right in px.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from sora_jax.data.sources.shapes_prompts import PromptCase
 from sora_jax.data.sources.shapes_world import DIRECTIONS, RADII, ShapesWorld, render
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.control import box_centre_error, edges_f1
+from sora_jax.evaluation.evaluator import VideoScores
 from sora_jax.evaluation.tasks import opposite_colour, plain_prompt
 from sora_jax.generate.control import GivenControl, drawn_tracks
 from sora_jax.generate.job import Job
@@ -29,18 +28,9 @@ JUDGED_CONTROLS = ("edges", "boxes")
 _WAY, _BOW, _WAVE = 0.38, 0.19, 0.12
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ControlScores:
-    """What was found, and by control what was given beside what was made, with prompts, to look at."""
-
-    scores: dict[str, Any]
-    clips: dict[str, list[np.ndarray]]
-    prompts: dict[str, list[str]]
-
-
 def judge_control(
     sampler: Sampler, params: Params, limits: ModelLimits, world: ShapesWorld, cases: Sequence[PromptCase], *, seed: int
-) -> ControlScores:
+) -> VideoScores:
     """Returns how well a model follows those of `JUDGED_CONTROLS` that it was trained with.
 
     `world` draws one moving object in each clip, at the size and of the length of the run's samples. The edges of its
@@ -57,7 +47,7 @@ def judge_control(
             f"control is judged of {' and '.join(JUDGED_CONTROLS)}, and {limits.name} was trained with "
             f"{', '.join(limits.controls) or 'nothing'} beside clips: train configs/control.py"
         )
-    found = ControlScores(scores={"clips": len(world)}, clips={}, prompts={})
+    found = VideoScores(scores={"clips": len(world)}, clips={}, prompts={})
     if "edges" in known:
         _judge_edges(found, sampler, params, limits, world, seed=seed)
     if "boxes" in known:
@@ -66,7 +56,7 @@ def judge_control(
 
 
 def _judge_edges(
-    found: ControlScores, sampler: Sampler, params: Params, limits: ModelLimits, world: ShapesWorld, *, seed: int
+    found: VideoScores, sampler: Sampler, params: Params, limits: ModelLimits, world: ShapesWorld, *, seed: int
 ) -> None:
     """Adds what edges of drawn clips say of another colour."""
     scenes = [world.scene(index) for index in range(len(world))]
@@ -88,7 +78,7 @@ def _judge_edges(
 
 
 def _judge_boxes(
-    found: ControlScores,
+    found: VideoScores,
     sampler: Sampler,
     params: Params,
     limits: ModelLimits,
@@ -133,7 +123,7 @@ def curved_track(case: PromptCase, number: int, limits: ModelLimits) -> np.ndarr
 
 
 def _made(
-    found: ControlScores,
+    found: VideoScores,
     kind: str,
     sampler: Sampler,
     params: Params,

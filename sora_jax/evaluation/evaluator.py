@@ -40,6 +40,15 @@ class Judged:
         return {**self.scores, "groups": self.groups}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoScores:
+    """What was found, fit for JSON, and by name what was made, beside what is true or given, of which prompts."""
+
+    scores: dict[str, Any]
+    clips: dict[str, list[np.ndarray]]
+    prompts: dict[str, list[str]]
+
+
 def judge_clips(cases: Sequence[PromptCase], clips: Sequence[np.ndarray]) -> Judged:
     """Returns the oracle's verdict on `clips[i]`, uint8 (T, H, W, 3), as the answer to `cases[i]`."""
     verdicts = [shapes_oracle.score_clip(case, clip) for case, clip in zip(cases, clips, strict=True)]

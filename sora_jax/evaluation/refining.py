@@ -13,6 +13,7 @@ from sora_jax.core.tree import Params
 from sora_jax.data.sources.shapes_prompts import PromptCase, case_of
 from sora_jax.data.sources.shapes_world import Scene, ShapesWorld, render
 from sora_jax.evaluation import shapes_oracle
+from sora_jax.evaluation.evaluator import VideoScores
 from sora_jax.evaluation.pixels import psnr
 from sora_jax.evaluation.resampling import lanczos
 from sora_jax.generate.cascade import plan_passes
@@ -28,18 +29,9 @@ _SPACE = 2
 _TIME = 4
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RefineScores:
-    """What was found, and by name what was made of which prompts, to look at."""
-
-    scores: dict[str, Any]
-    clips: dict[str, list[np.ndarray]]
-    prompts: dict[str, list[str]]
-
-
 def judge_refining(
     sampler: Sampler, params: Params, limits: ModelLimits, world: ShapesWorld, cases: Sequence[PromptCase], *, seed: int
-) -> RefineScores:
+) -> VideoScores:
     """Returns how much better what is refined is than what is not.
 
     `world` draws one moving object in each clip, at the size and of the length of the run's samples. Its clips are
@@ -71,7 +63,7 @@ def judge_refining(
     }
     said = [case_of(scene).prompt for scene in scenes]
     prompts = {"larger": said, "faster": said, "cascade": [case.prompt for case in cases]}
-    return RefineScores(scores=scores, clips={"larger": larger, "faster": faster, "cascade": cascade}, prompts=prompts)
+    return VideoScores(scores=scores, clips={"larger": larger, "faster": faster, "cascade": cascade}, prompts=prompts)
 
 
 def _enlarged_psnr(

@@ -14,6 +14,7 @@ from sora_jax.core.tree import Params
 from sora_jax.data.sources.shapes_prompts import case_of
 from sora_jax.data.sources.shapes_world import DIRECTIONS, PALETTE, STILL, Scene, ShapesWorld, render
 from sora_jax.evaluation import shapes_oracle
+from sora_jax.evaluation.evaluator import VideoScores
 from sora_jax.generate.job import Job
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import DEFAULT_STRENGTH, Request, Task
@@ -28,16 +29,7 @@ _LARGEST_ERROR = 1.0  # px, of the subject's place in given frames that came bac
 _Scores = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskScores:
-    """What was found, by task, and what was made of which prompts, to look at."""
-
-    scores: dict[str, _Scores]
-    clips: dict[str, list[np.ndarray]]
-    prompts: dict[str, list[str]]
-
-
-def judge_tasks(sampler: Sampler, params: Params, limits: ModelLimits, world: ShapesWorld) -> TaskScores:
+def judge_tasks(sampler: Sampler, params: Params, limits: ModelLimits, world: ShapesWorld) -> VideoScores:
     """Returns the scores of every task on the clips of `world`, and of connect on their pairs.
 
     `world`, of two clips or more, draws one moving object in each, at the size and of the length of the run's samples.
@@ -52,7 +44,7 @@ def judge_tasks(sampler: Sampler, params: Params, limits: ModelLimits, world: Sh
         scores[name] = {"clips": len(jobs), **judge(scenes, jobs, videos)}
         made[name] = [video.clip for video in videos]
         prompts[name] = [", then ".join(job.prompts) for job in jobs]
-    return TaskScores(scores=scores, clips=made, prompts=prompts)
+    return VideoScores(scores=scores, clips=made, prompts=prompts)
 
 
 def _job(task: Task, scene: Scene, prompts: Sequence[str], *, frames: int, seed: int, **given: Any) -> Job:

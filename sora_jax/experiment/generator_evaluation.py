@@ -13,7 +13,7 @@ from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompt
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
 from sora_jax.evaluation.controlling import judge_control
-from sora_jax.evaluation.evaluator import Judged, judge_prompts
+from sora_jax.evaluation.evaluator import Judged, VideoScores, judge_prompts
 from sora_jax.evaluation.probes.judge import judge_probes
 from sora_jax.evaluation.refining import judge_refining
 from sora_jax.evaluation.sizes import judge_sizes
@@ -142,8 +142,7 @@ class GeneratorJudge:
     def tasks(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns how well each task does on `count` held-out clips, and unseen sizes on as many prompts."""
         judged = judge_tasks(self._sampler, self._params, limits, self._world(limits, count=count))
-        for name, clips in judged.clips.items():
-            self._show(f"task_{name}", clips, judged.prompts[name])
+        self._show_each("task", judged)
         sizes = judge_sizes(self._sampler, self._params, limits, cases[:count], seed=_EVALUATION_SEED)
         parts = {f"task_{name}": scores for name, scores in judged.scores.items()}
         for name, one in sizes.judged.items():
@@ -154,17 +153,13 @@ class GeneratorJudge:
         """Returns how much is won by refining, on `count` held-out clips and as many prompts."""
         world = self._world(limits, count=count)
         judged = judge_refining(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
-        for name, clips in judged.clips.items():
-            self._show(f"refine_{name}", clips, judged.prompts[name])
-        return {**judged.scores, **self._facts}
+        return self._show_each("refine", judged) | self._facts
 
     def control(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns how well controls are followed, on `count` held-out clips and as many prompts."""
         world = self._world(limits, count=count)
         judged = judge_control(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
-        for name, clips in judged.clips.items():
-            self._show(f"control_{name}", clips, judged.prompts[name])
-        return {**judged.scores, **self._facts}
+        return self._show_each("control", judged) | self._facts
 
     def _world(self, limits: ModelLimits, *, count: int) -> ShapesWorld:
         """Returns `count` held-out clips of one moving object, at the size and of the length of samples."""
@@ -178,10 +173,15 @@ class GeneratorJudge:
         settings = self._settings
         spec = settings.shapes.worlds_spec(seed=settings.seed, split="heldout")
         judged = judge_probes(self._sampler, self._params, limits, spec, count=count, seed=_EVALUATION_SEED)
-        for name, clips in judged.clips.items():
-            self._show(f"probe_{name}", clips, judged.prompts[name])
+        self._show_each("probe", judged)
         print(f"probes, by what is shown:\n{show.table(judged.scores['groups'])}", flush=True)
         return {**judged.scores, **self._facts}
+
+    def _show_each(self, part: str, judged: VideoScores) -> dict[str, Any]:
+        """Writes the sheets of what was made; returns the scores."""
+        for name, clips in judged.clips.items():
+            self._show(f"{part}_{name}", clips, judged.prompts[name])
+        return judged.scores
 
     def _show(self, name: str, clips: list[np.ndarray], prompts: list[str]) -> None:
         sample_log.show_sheet(self._folder, name, clips, prompts, fps=self._settings.sampling.fps)

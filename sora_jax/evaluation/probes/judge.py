@@ -12,6 +12,7 @@ import numpy as np
 from sora_jax.core.tree import Params
 from sora_jax.data.scenes.drawing import DrawnScene
 from sora_jax.data.scenes.worlds import DrawnWorlds, WorldSplit, WorldsSpec
+from sora_jax.evaluation.evaluator import VideoScores
 from sora_jax.evaluation.probes.depth import read_passing, read_turning
 from sora_jax.evaluation.probes.lasting import read_eating, read_painting
 from sora_jax.evaluation.probes.motion_laws import read_ball
@@ -50,15 +51,6 @@ _SPLITS: dict[str, dict[WorldSplit, str]] = {
 _HELD_OUT: dict[WorldSplit, str] = {"heldout": ""}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeScores:
-    """What was found, fit for JSON, and by score what was made beside what is true, with prompts, to look at."""
-
-    scores: dict[str, Any]
-    clips: dict[str, list[np.ndarray]]
-    prompts: dict[str, list[str]]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Case:
     score: str
@@ -75,7 +67,7 @@ def read_scene(scene: DrawnScene, pixels_THWC: np.ndarray, given: int) -> ProbeV
 
 def judge_probes(
     sampler: Sampler, params: Params, limits: ModelLimits, spec: WorldsSpec, *, count: int, seed: int
-) -> ProbeScores:
+) -> VideoScores:
     """Returns how far a model keeps to the worlds of `spec`, on `count` clips of each.
 
     A game is given its first frame and the actions in words; other clips are given two frames of tokens. By the name of
@@ -101,7 +93,7 @@ def judge_probes(
     scores: dict[str, Any] = {}
     for name, members in found.items():
         scores |= _summary(name, [made for _, made, _ in members], [floor for *_, floor in members if floor])
-    return ProbeScores(scores={**scores, "groups": _groups(found)}, clips=clips, prompts=prompts)
+    return VideoScores(scores={**scores, "groups": _groups(found)}, clips=clips, prompts=prompts)
 
 
 def _cases(spec: WorldsSpec, kind: str, limits: ModelLimits, count: int) -> list[_Case]:

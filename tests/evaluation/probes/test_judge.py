@@ -23,7 +23,7 @@ SAMPLER = cast(
 )
 
 
-def judged(monkeypatch, make: Callable[[judge._Case], np.ndarray]) -> judge.ProbeScores:
+def judged(monkeypatch, make: Callable[[judge._Case], np.ndarray]) -> judge.VideoScores:
     """Returns the scores of a model that makes of each case the new frames that `make` says, after those given."""
     seen: list[judge._Case] = []
     jobs_of = judge._job
