@@ -21,6 +21,7 @@ from sora_jax.experiment.settings import read_settings
 from sora_jax.models import flops
 from sora_jax.planning import compilation, plans, steps
 from sora_jax.planning.topology import links
+from tests import toy_captions
 
 TOY = "--config=tests/toy.py"
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -229,6 +230,22 @@ def test_nothing_is_computed_for_a_plan(settings):
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert computed == []
+
+
+def test_advice_names_the_model_that_the_stage_trains():
+    settings = read_settings(toy_captions.get_config())
+    nothing = {f.name: None for f in dataclasses.fields(plans.Plan)}
+    memory = {"parameters": 6e4, "moments": 6e4, "ema": 6e4, "activations": 9e6}
+    facts = {"rows": 8, "tokens of a row": settings.packing.tokens, "micro-batches": 2}
+    mesh = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
+    known = {**nothing, "memory": memory, "needed": 1e7, "limit": 1e6, "facts": facts, "mesh": mesh}
+    plan = plans.Plan(**{**known, "name": "caption_videos: train step"})
+    (full,) = (line for line in plans.advise(plan, settings) if "remat 'full'" in line)
+    width, numbers = settings.captioner.width, settings.packing.tokens + 2 * settings.packing.text_tokens
+    kept = plans.bytes_in_words(4 * numbers * width * 4)
+    assert full.startswith(f"captioner.remat 'full': activations {kept}, "), (
+        "one block of the encoder, two of the text's"
+    )
 
 
 def test_a_stack_of_blocks_keeps_its_inputs_alone_under_full_rematerialisation(settings):

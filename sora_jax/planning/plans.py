@@ -17,6 +17,7 @@ from sora_jax.core.mesh import MESH_AXES
 from sora_jax.core.tree import count_parameters
 from sora_jax.experiment.programs import Program, bytes_on_a_device
 from sora_jax.experiment.settings import Settings
+from sora_jax.experiment.stage_settings import CAPTIONER
 from sora_jax.planning.collectives import NETWORK, Traffic, bytes_by_axes, traffic
 from sora_jax.planning.compilation import Pace, compile_program
 from sora_jax.planning.hbm import hbm_bytes, matmul_flops
@@ -215,19 +216,16 @@ def advise(plan: Plan, settings: Settings) -> list[str]:
         if batch // parts >= 2 * mesh["data"] * mesh["fsdp"]:
             found.append((rest / 2, f"accumulate {parts} -> {2 * parts}: about {bytes_in_words(rest / 2)} less"))
     if parts is not None and tokens is not None:
-        inputs = _block_inputs(plan, settings)
-        if settings.transformer.remat not in ("full", "offload"):
+        model, remat, inputs = _blocks(plan, settings)
+        if remat not in ("full", "offload"):
             saved = max(0.0, memory["activations"] - inputs)
             found.append(
-                (saved, f"transformer.remat 'full': activations {bytes_in_words(inputs)}, {bytes_in_words(saved)} less")
+                (saved, f"{model}.remat 'full': activations {bytes_in_words(inputs)}, {bytes_in_words(saved)} less")
             )
-        if settings.transformer.remat != "offload":
+        if remat != "offload":
             saved = memory["activations"]
             found.append(
-                (
-                    saved,
-                    f"transformer.remat 'offload': {bytes_in_words(saved)} less, {bytes_in_words(inputs)} on the host",
-                )
+                (saved, f"{model}.remat 'offload': {bytes_in_words(saved)} less, {bytes_in_words(inputs)} on the host")
             )
         shorter = int(tokens * (plan.limit - state) / rest) // 1024 * 1024 if rest else 0
         if 0 < shorter < tokens:
@@ -238,12 +236,20 @@ def advise(plan: Plan, settings: Settings) -> list[str]:
     return [text for _, text in sorted(found, key=lambda item: -item[0])]
 
 
-def _block_inputs(plan: Plan, settings: Settings) -> float:
-    """Returns the bytes of one chip that remain of the activations when only the inputs of blocks are kept."""
+def _blocks(plan: Plan, settings: Settings) -> tuple[str, str, float]:
+    """Returns which part of the config has the blocks, their `remat`, and the bytes of their inputs on one chip."""
     facts, bytes_of_number = plan.facts, 2 if settings.precision == "bfloat16" else 4
-    tokens = facts["rows"] * facts["tokens of a row"] / facts["micro-batches"]
+    tokens, packing = facts["tokens of a row"], settings.packing
+    stage = settings.stages.get(plan.name.partition(":")[0])
+    if stage is not None and stage.trains == CAPTIONER:
+        part, captioner = "captioner", settings.captioner
+        inputs = tokens * captioner.depth + packing.text_tokens * (captioner.unimodal + captioner.multimodal)
+    else:
+        part, inputs = "transformer", tokens * settings.transformer.depth
+    config = getattr(settings, part)
     chips = plan.mesh["data"] * plan.mesh["fsdp"] * plan.mesh["sequence"]
-    return tokens * settings.transformer.width * settings.transformer.depth * bytes_of_number / chips
+    rows = facts["rows"] / facts["micro-batches"]
+    return part, config.remat, rows * inputs * config.width * bytes_of_number / chips
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
