@@ -5,6 +5,7 @@ Points are (row, column), fractions of (height, width).
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +26,13 @@ def along(points: Sequence[Point], progress: np.ndarray) -> tuple[np.ndarray, np
 
     Of two points it is the straight line between them, at even speed. By the algorithm of de Casteljau.
     """
-    rows, columns = ([point[axis] for point in points] for axis in range(2))
-    while len(rows) > 1:
-        rows, columns = ([a + (b - a) * progress for a, b in itertools.pairwise(line)] for line in (rows, columns))
-    return rows[0], columns[0]
+    return _between([row for row, _ in points], progress), _between([column for _, column in points], progress)
+
+
+def _between(line: list[Any], progress: np.ndarray) -> np.ndarray:
+    while len(line) > 1:
+        line = [a + (b - a) * progress for a, b in itertools.pairwise(line)]
+    return line[0]
 
 
 def draw_curve(
