@@ -3,9 +3,11 @@
   python -m sora_jax.main --config=configs/base.py --workdir=runs/base
   python -m sora_jax.main --config=configs/control.py --workdir=runs/control
 
-It begins with the autoencoder and the averaged weights of the finished run in runs/base, and trains neither again. Of
-a run that lies elsewhere:
-  --config.autoencoder.start_from=DIR --config.stages.control.start_from=DIR/checkpoints/videos
+It begins with the autoencoder and the averaged weights of the finished run in runs/base. Half of what moves goes along
+curves here, or no box would lead anywhere but along the axes; the decoder, which never drew such clips, is trained on
+them first, and latents stay what they are. Of a run that lies elsewhere:
+  --config.stages.decoder.start_from=DIR/checkpoints/autoencoder
+  --config.stages.control.start_from=DIR/checkpoints/videos
 """
 
 from typing import Any
@@ -18,17 +20,24 @@ from configs import base
 def get_config() -> ConfigDict:
     """Returns the config that trains the generator of the base run with controls."""
     c: Any = base.get_config()
-    c.autoencoder.start_from = "runs/base"
+    c.shapes.curved_share = 0.5
     c.context.kinds = ("edges", "boxes", "low")
     with c.unlocked():
-        c.run = ("prepare", "control")
+        c.run = ("decoder", "prepare", "control")
+        decoder = base.autoencoder_stage(
+            steps=400,
+            schedule=base.schedule(2e-3, warmup_steps=30, decay_share=0.7, final_share=0.02),
+            buckets=c.stages.autoencoder.crops.buckets,
+        )
+        decoder.freeze = "encoder"
+        decoder.start_from = "runs/base/checkpoints/autoencoder"
         control = base.diffusion_stage(
-            steps=1500,
+            steps=1300,
             schedule=base.schedule(3e-3, warmup_steps=60, decay_share=0.8, final_share=0.02),
             images=0.2,
         )
         control.optimizer = base.as_in(c.optimizer)
         control.start_from = "runs/base/checkpoints/videos"
         control.context = ConfigDict({"none": 0.4, "edges": 0.25, "boxes": 0.2, "low": 0.15})
-        c.update(stages={"control": control})
+        c.update(stages={"decoder": decoder, "control": control})
     return c

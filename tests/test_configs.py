@@ -168,7 +168,7 @@ def test_a_config_is_read(name):
     if name == "captions.py":
         whole = ("autoencoder", "prepare", "caption_images", "caption_videos")
     elif name in ("control.py", "refine.py"):
-        whole = ("prepare", name.removesuffix(".py"))
+        whole = (*(("decoder",) if name == "control.py" else ()), "prepare", name.removesuffix(".py"))
     kinds = [settings.stages[stage].kind for stage in settings.run]
     assert settings.run == whole if not name.startswith("autoencoder") else set(kinds) == {"autoencoder"}
     assert read_settings(config.to_dict()) == settings, "as in config.json"

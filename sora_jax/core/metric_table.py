@@ -214,6 +214,12 @@ METRICS: tuple[Metric, ...] = (
         better="down",
     ),
     _controlled(
+        "boxes_px_floor",
+        "distance from boxes by the autoencoder",
+        "the same of drawn clips on these curves through the autoencoder alone: what can be reached",
+        unit="px",
+    ),
+    _controlled(
         "boxes_lost",
         "objects lost from boxes",
         "share of these videos in which some frame lacks its object",

@@ -10,7 +10,7 @@ import numpy as np
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params
 from sora_jax.data.sources.shapes_prompts import PromptCase
-from sora_jax.data.sources.shapes_world import DIRECTIONS, RADII, ShapesWorld, render
+from sora_jax.data.sources.shapes_world import BACKGROUNDS, DIRECTIONS, RADII, ShapesWorld, lay_object, render
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.control import box_centre_error, edges_f1
 from sora_jax.evaluation.evaluator import VideoScores
@@ -37,8 +37,8 @@ def judge_control(
     clips control videos of the same prompt with the opposite colour: `edges_f1` is the F1 of the edges of clip and
     video, mean over clips, `edges_f1_ceiling` that of the clip and its reconstruction, and `colour` the share of videos
     of the colour that was asked for. Boxes along half circles and waves, which training never shows, control videos of
-    `cases`: `boxes_px` is `BoxError.px`, mean over videos, `boxes_lost` the share of videos in which some frame lacks
-    its object.
+    `cases`: `boxes_px` is `BoxError.px`, mean over videos, `boxes_px_floor` that of drawn clips of these curves and
+    prompts through the autoencoder, `boxes_lost` the share of videos in which some frame lacks its object.
     Raises UserError where the model was trained with neither.
     """
     known = [kind for kind in JUDGED_CONTROLS if kind in limits.controls]
@@ -95,8 +95,12 @@ def _judge_boxes(
     ]
     made = _made(found, "boxes", sampler, params, limits, [case.prompt for case in cases], given, seed=seed)
     errors = [box_centre_error(boxes_NT4, clip) for boxes_NT4, clip in zip(tracks, made, strict=True)]
+    true = [_drawn_along(boxes_NT4, case, limits.size) for boxes_NT4, case in zip(tracks, cases, strict=True)]
+    floor = [sampler.codec.reconstruct(clip[None])[0] for clip in true]
+    least = [box_centre_error(boxes_NT4, clip) for boxes_NT4, clip in zip(tracks, floor, strict=True)]
     found.scores.update(
         boxes_px=float(np.mean([error.px for error in errors])),
+        boxes_px_floor=float(np.mean([error.px for error in least])),
         boxes_lost=float(np.mean([error.lost > 0 for error in errors])),
     )
 
@@ -120,6 +124,16 @@ def curved_track(case: PromptCase, number: int, limits: ModelLimits) -> np.ndarr
     column_T = (0.5 + _WAY * along_T * right + across_T * abs(down)) * width
     half = RADII["small"] * min(height, width)
     return np.stack([row_T - half, column_T - half, row_T + half, column_T + half], axis=-1)[None]
+
+
+def _drawn_along(boxes_NT4: np.ndarray, case: PromptCase, size: tuple[int, int]) -> np.ndarray:
+    """Returns a clip, uint8 (T, H, W, 3), of the one object that a prompt names, in the middle of its boxes."""
+    (boxes_T4,), (kind,) = boxes_NT4, case.objects
+    row_T, column_T = ((boxes_T4[:, :2] + boxes_T4[:, 2:]) / 2).T
+    pixels_THWC = np.full((len(boxes_T4), *size, 3), BACKGROUNDS[case.background], np.float32)
+    radius = float(boxes_T4[0, 2] - boxes_T4[0, 0]) / 2
+    lay_object(pixels_THWC, kind.colour, kind.shape, place_T=(row_T, column_T), radius=radius)
+    return np.rint(pixels_THWC).astype(np.uint8)
 
 
 def _made(

@@ -31,6 +31,19 @@ def refiner_of(settings: Settings) -> Refiner | None:
     return Refiner(space=space, time=time, config=settings.sampling.refiner)
 
 
+def rates_of(settings: Settings) -> tuple[float, float] | None:
+    """Returns lowest and highest frames per second of the clips of a run; None where the config does not say them."""
+    if settings.public is not None:
+        return None
+    found = []
+    for data in settings.collections.values():
+        if data.source != "shapes" and data.fps is None:
+            return None
+        # Slower clips than `data.fps` keep their own rate.
+        found += settings.shapes.fps if data.source == "shapes" else (0.0, data.fps)
+    return min(found), max(found)
+
+
 def drawn_outlines(boxes_NT4: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns `draw_boxes` of outlines."""
     return draw_boxes(boxes_NT4, size, form="outline")

@@ -18,7 +18,7 @@ from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.experiment.base_weights import source_of, transformer_of
-from sora_jax.experiment.controls import controls_of, drawn_outlines, refiner_of
+from sora_jax.experiment.controls import controls_of, drawn_outlines, rates_of, refiner_of
 from sora_jax.experiment.posthoc import load_average
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
@@ -252,6 +252,7 @@ def limits_of(settings: Settings) -> ModelLimits:
         shown=settings.shown,
         by_area=settings.shown is not None or settings.public is not None,
         controls=controls_of(settings),
+        rates=rates_of(settings),
         draw_boxes=drawn_outlines,
     )
 

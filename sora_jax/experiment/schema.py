@@ -92,17 +92,18 @@ class ShapesConfig:
     seed: int | None
     wordings: int | None
     caption_faults: tuple[float, float] | None
+    curved_share: float | None
 
     def world(self, *, seed: int, split: str, num_clips: int | None = None) -> WorldConfig:
         """Returns the world of one split; its own seed, if any, counts, and `num_clips` overrides that of training.
 
-        Captions have faults in training alone.
+        Captions have faults, and ways bends, in training alone.
         """
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("seed", "worlds")}
         if num_clips is not None:
             fields["num_clips"] = num_clips
         if split == "heldout":
-            fields["caption_faults"] = None
+            fields |= {"caption_faults": None, "curved_share": None}
         return WorldConfig(seed=self._own_seed(seed), split="heldout" if split == "heldout" else "train", **fields)
 
     def worlds_spec(self, *, seed: int, split: WorldSplit, num_clips: int | None = None) -> WorldsSpec:
@@ -110,8 +111,9 @@ class ShapesConfig:
         assert self.worlds is not None
         if self.image_share:
             raise UserError(f"image_share {self.image_share:g} with worlds: their clips are videos, set 0")
-        if self.caption_faults is not None:
-            raise UserError("caption_faults with worlds: they are of shapes that move alone, set None")
+        for name in ("caption_faults", "curved_share"):
+            if getattr(self, name) is not None:
+                raise UserError(f"{name} with worlds: it is of shapes that move alone, set None")
         return WorldsSpec(
             seed=self._own_seed(seed),
             num_clips=self.num_clips if num_clips is None else num_clips,

@@ -190,6 +190,20 @@ def check_controls(
             )
 
 
+def check_rates(controls: Sequence[GivenControl], limits: ModelLimits) -> None:
+    """Raises UserError where controls alone say the rate of a video, and the model saw no clips of such a rate."""
+    if limits.rates is None:
+        return
+    low, high = limits.rates
+    for control in controls:
+        if not low * (1 - _SAME_RATE) <= control.fps <= high * (1 + _SAME_RATE):
+            known = f"up to {high:g}" if low == 0 else f"{high:g}" if low == high else f"{low:g} to {high:g}"
+            raise UserError(
+                f"the control {control.name} has {control.fps:g} frames per second and {limits.name} was trained with "
+                f"{known}: resample it, or pass --fps={control.fps:g} for such a video all the same"
+            )
+
+
 def window_of(control: GivenControl, start: int, frames: int) -> np.ndarray:
     """Returns `frames` frames of a control from `start` on; its last one stands for those that it does not have."""
     if control.still:

@@ -20,6 +20,7 @@ from sora_jax.generate.control import (
     GivenControl,
     as_trained,
     check_controls,
+    check_rates,
     drawn_beside,
     frames_of,
     read_controls,
@@ -123,6 +124,8 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         clips = [in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
     before, frames = _settle_frames(request, limits, clips, fps, default=frames_of(controls, limits, tracks))
     check_controls(controls, size=size, fps=fps, frames=frames)
+    if request.fps is None and not rates and frames > 1:
+        check_rates(controls, limits)
     controls += drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=frames)
     if request.enlarges:
         fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])

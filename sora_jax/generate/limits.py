@@ -47,6 +47,7 @@ class ModelLimits:
       refiner: What it was trained with to make small, slow clips large and fast; None: it was not.
       by_area: Whether what is made of given frames has as many pixels as `size`, in their aspect; else it is as large.
       controls: What it was trained with beside clips, each a `generate.control.MakeControl`, by kind.
+      rates: Lowest and highest frames per second of the clips that it was trained with; None: they are not known.
       draw_boxes: (boxes_NT4 in px, (height, width)) -> uint8 (T, H, W, 3), as it was trained with; None: with none.
     """
 
@@ -74,6 +75,7 @@ class ModelLimits:
     refiner: Refiner | None = None
     by_area: bool = False
     controls: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rates: tuple[float, float] | None = None
     draw_boxes: Callable[..., np.ndarray] | None = dataclasses.field(default=None, repr=False)
 
     @property

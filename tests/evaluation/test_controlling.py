@@ -80,6 +80,7 @@ def test_what_follows_has_all_there_is(monkeypatch):
     assert found.scores["edges_f1"] > 0.95
     assert (found.scores["edges_f1_ceiling"], found.scores["colour"]) == (1, 1)
     assert found.scores["boxes_px"] < 0.3
+    assert 0 < found.scores["boxes_px_floor"] < 0.5, "drawn clips, which this autoencoder leaves as they are"
     assert found.scores["boxes_lost"] == 0
     assert [job.request.seed for job in edges] == [7, 8, 9]
     for scene, job in zip(SCENES, edges, strict=True):
@@ -114,7 +115,7 @@ def test_curves_stay_in_the_frame_and_bend():
 
 def test_only_what_the_model_knows_is_judged(monkeypatch):
     only = dataclasses.replace(LIMITS, controls={"boxes": KINDS["boxes"], "low": KINDS["edges"]})
-    assert judged(monkeypatch, limits=only)[0].scores.keys() == {"clips", "boxes_px", "boxes_lost"}
+    assert judged(monkeypatch, limits=only)[0].scores.keys() == {"clips", "boxes_px", "boxes_px_floor", "boxes_lost"}
     none = dataclasses.replace(LIMITS, controls={"low": KINDS["edges"]})
     with pytest.raises(UserError, match=r"this run was trained with low beside clips: train configs/control\.py"):
         judged(monkeypatch, limits=none)

@@ -51,14 +51,14 @@ def test_a_run_with_clips_beside_that_is_killed_ends_with_the_same_bits(python, 
 
 
 def test_who_trains_without_context_is_said_once(caplog):
-    lacking = Lacking(missing={"boxes": 3}, long=2, of=96)
+    lacking = Lacking(missing={"boxes": 3}, long=2, longest=192, room=126, of=96)
     rows = types.SimpleNamespace(left_out=dict, without_context=lambda: lacking)
     stream: Any = types.SimpleNamespace(rows=rows)
     warn_of_left_out("videos", stream)
     assert caplog.messages == [
         "videos: 3 of 96 clips have no boxes, and train without it",
         "videos: 2 of 96 clips fit no row with all that may be beside them, and then train without: "
-        "raise packing.tokens",
+        "they need up to 192 tokens and a row has 126; raise packing.tokens",
     ]
 
 

@@ -1,6 +1,7 @@
 """Which clips beside a run's model takes, and what of them makes it a refiner."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
@@ -62,3 +63,13 @@ def test_a_config_of_before_is_completed():
     del tree["context"]["low"], tree["sampling"]["refiner"]
     read = read_settings(completed(tree))
     assert dataclasses.asdict(read) == dataclasses.asdict(read_settings(toy.get_config()))
+
+
+def test_rates_are_those_that_the_config_says_of_all_clips():
+    c: Any = toy.get_config()
+    c.shapes.fps = (8.0, 6.0)
+    assert limits_of(read_settings(c)).rates == (6.0, 8.0)
+    c.data.source, c.data.path = "folder", "clips"
+    assert limits_of(read_settings(c)).rates is None, "clips keep their own"
+    c.data.fps = 12.0
+    assert limits_of(read_settings(c)).rates == (0.0, 12.0)

@@ -104,6 +104,20 @@ def test_what_does_not_fit_is_refused_and_early_where_it_can_be(values, said):
         check_request(asked(**values), KNOWING, GivenArrays(GIVEN, fps=8.0))
 
 
+def test_a_control_of_a_rate_that_training_never_saw_is_refused_unless_it_is_asked_for():
+    trained = dataclasses.replace(KNOWING, rates=(6.0, 8.0))
+    for fps in (30.0, 4.0):
+        said = rf"the control a has {fps:g} frames per second and this run was trained with 6 to 8: .* --fps={fps:g}"
+        with pytest.raises(UserError, match=said):
+            read(asked(), limits=trained, fps=fps)
+        assert read(asked(fps=fps), limits=trained, fps=fps).fps == fps
+    assert read(asked(), limits=trained, fps=7.0).fps == 7
+    assert read(asked(frames=1), limits=trained, fps=30.0).frames == 1, "an image has no rate"
+    upto = dataclasses.replace(KNOWING, rates=(0.0, 12.0))
+    with pytest.raises(UserError, match="trained with up to 12: resample it"):
+        read(asked(), limits=upto, fps=30.0)
+
+
 def test_a_model_that_saw_nothing_beside_clips_says_so():
     with pytest.raises(UserError, match=r"was trained with nothing beside clips, and control grey .* context.kinds"):
         read(asked(), limits=LIMITS)

@@ -69,8 +69,11 @@ class ContextMix:
         missing = {kind: int(np.sum(context_NX[:, place] == 0)) for place, kind in enumerate(self.kinds)}
         sets_YX = np.array([[kind in one for kind in self.kinds] for one in self.sets], bool)
         largest_N = np.max(context_NX.astype(np.int64) @ sets_YX.T, axis=1, initial=0)
-        long = int(np.sum(tokens_N + largest_N > room))
-        return Lacking(missing={kind: count for kind, count in missing.items() if count}, long=long, of=len(tokens_N))
+        # Clips that fit no row alone are in none.
+        longest = int(np.max((tokens_N + largest_N)[tokens_N <= room], initial=0))
+        long = int(np.sum((tokens_N + largest_N > room) & (tokens_N <= room)))
+        missing = {kind: count for kind, count in missing.items() if count}
+        return Lacking(missing=missing, long=long, longest=longest, room=room, of=len(tokens_N))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,9 +83,13 @@ class Lacking:
     Attributes:
       missing: How many have no clip of a kind, by kinds of which some have none.
       long: How many fit no row with all that a set of kinds has for them; they go without that set.
+      longest: The most tokens that a clip has with such a set.
+      room: The tokens of a row.
       of: All.
     """
 
     missing: Mapping[str, int]
     long: int
+    longest: int
+    room: int
     of: int

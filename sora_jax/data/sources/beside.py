@@ -1,8 +1,13 @@
-"""Files that are no clips but say something of one frame by frame: NAME_depth.mp4 beside NAME.mp4."""
+"""Files that are no clips but say something of one frame by frame: NAME_depth.mp4 beside NAME.mp4.
 
-from collections.abc import Iterable, Sequence
+Or any file that a table of captions names for a clip, under control_depth.
+"""
+
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
+from sora_jax.data.sources.caption_lookup import Names, window_named
 
 
 def find_beside(names: Iterable[str], kinds: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -20,6 +25,30 @@ def find_beside(names: Iterable[str], kinds: Sequence[str]) -> dict[str, dict[st
 def names_beside(names: Iterable[str], kinds: Sequence[str]) -> set[str]:
     """Returns the names of files that are no clips."""
     return {name for _, _, name in _pairs(names, kinds)}
+
+
+def place_named(
+    tables: Mapping[str, Mapping[str, Mapping[str, str]]], names: Iterable[str]
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Returns what `caption_tables.read_files_beside` found, by names of media files, and what names none of `names`.
+
+    `tables` are by folder, of those that name the same the first counts; their names are relative to it. What a line
+    says of a window of a file is said of the whole file.
+    """
+    media = Names(name for name in names if suffix_of(name) in MEDIA_SUFFIXES)
+    found: dict[str, dict[str, str]] = {}
+    lost = []
+    for folder, table in tables.items():
+        for written, files in table.items():
+            name = posixpath.normpath(posixpath.join(folder, written))
+            owner = media.find(name) or media.find((window_named(name) or (name,))[0])
+            for kind, file in files.items():
+                there = media.find(posixpath.normpath(posixpath.join(folder, file)))
+                if there is None or there == owner:
+                    lost.append(file)
+                elif owner is not None:
+                    found.setdefault(owner, {}).setdefault(kind, there)
+    return found, lost
 
 
 def _pairs(names: Iterable[str], kinds: Sequence[str]) -> list[tuple[str, str, str]]:

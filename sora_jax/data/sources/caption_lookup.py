@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from sora_jax.core.errors import UserError
@@ -17,6 +17,7 @@ from sora_jax.data.sources.remote import AnyPath, is_there, place, reaching
 from sora_jax.data.tokens import Captions, clean_captions
 
 Name = TypeVar("Name")
+Read = TypeVar("Read")
 
 _WINDOW = re.compile(r"(.+)#(\d{1,9})-(\d{1,9})", re.DOTALL)
 
@@ -133,6 +134,11 @@ def read_named(captions: str | os.PathLike, folder: AnyPath | None = None) -> di
 
     Raises `UserError` where there is none, or it cannot be understood.
     """
+    return from_named(read_table, captions, folder)
+
+
+def from_named(read: Callable[[AnyPath], Read], captions: str | os.PathLike, folder: AnyPath | None) -> Read:
+    """Returns what `read` has of the table that a config names, as `read_named`."""
     with reaching(captions):
         path, where = place(captions), "does not exist"
         if folder is not None and not is_there(path):
@@ -141,7 +147,7 @@ def read_named(captions: str | os.PathLike, folder: AnyPath | None = None) -> di
             raise UserError(f"the caption file {captions} {where}")
         if path.suffix.lower() not in TABLE_SUFFIXES:
             raise UserError(f"the caption file {path} must end in {' or '.join(TABLE_SUFFIXES)}")
-        return read_table(path)
+        return read(path)
 
 
 def _cleaned(written: Mapping[Name, list[Written]]) -> dict[Name, Captions]:

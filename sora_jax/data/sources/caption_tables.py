@@ -7,8 +7,9 @@
 
 Tables may also be called metadata, and keys and columns as in `FILE_KEYS` and `CAPTION_KEYS`, the first that is there.
 A number above 0 under `weight` (key or column; 1 without) says how often a caption of that line is drawn next to the
-others of its file; `weights`, a list of them, has one for each of the line's captions. Other keys and columns are
-ignored; a file that comes several times has several captions.
+others of its file; `weights`, a list of them, has one for each of the line's captions. `control_depth` and its like
+name a file that lies beside (`sources.beside`). Other keys and columns are ignored; a file that comes several times has
+several captions.
 """
 
 import csv
@@ -33,6 +34,7 @@ TABLE_NAMES = tuple(f"{stem}{suffix}" for stem in ("captions", "metadata") for s
 NAMES_FILE, TEXTS_FILES = "videos.txt", ("prompt.txt", "prompts.txt", "captions.txt")
 FILE_KEYS = ("file", "file_name", "video", "path")
 CAPTION_KEYS = ("caption", "captions", "text", "prompt")
+_CONTROL = "control_"
 _UNCLOSED = "unexpected end of data"  # in the words of the csv module
 _SPACED_QUOTE = re.compile('(^|,) +"', re.MULTILINE)
 MOST_CAPTION_BYTES = 2**20  # of a file that holds the captions of one clip
@@ -50,13 +52,30 @@ def read_table(path: AnyPath) -> dict[str, list[Written]]:
 
     Raises `UserError` where it cannot be understood, with the line or row.
     """
-    read = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     table: dict[str, list[Written]] = {}
-    for place, name, texts, row in read[path.suffix.lower()](path):
+    for place, name, texts, row in _rows(path):
         try:
             table.setdefault(PurePosixPath(name).as_posix(), []).extend(weighted(texts, row))
         except ValueError as error:
             raise UserError(f"{place} of {path} {error}") from error
+    return table
+
+
+def read_files_beside(path: AnyPath, kinds: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Returns by file name the names of files that such a table has under control_KIND, by those of `kinds`.
+
+    Of several lines of a file the first that names one counts. Raises `UserError` where it cannot be understood.
+    """
+    table: dict[str, dict[str, str]] = {}
+    for place, name, _, row in _rows(path):
+        for kind in kinds:
+            file = row.get(f"{_CONTROL}{kind}")
+            if file is None or file == "":
+                continue
+            if not isinstance(file, str):
+                said = f"has the {_CONTROL}{kind} {str(file)[:60]!r}: give the name of a file, or leave it out"
+                raise UserError(f"{place} of {path} {said}")
+            table.setdefault(PurePosixPath(name).as_posix(), {}).setdefault(kind, file)
     return table
 
 
@@ -149,8 +168,13 @@ def _weight(written: object) -> float:
     return weight
 
 
-# Place for messages, file name, captions, and the row, which may have weights.
+# Place for messages, file name, captions, and the row, which may have weights and files beside.
 _Row = tuple[str, str, list[str], Mapping[str, Any]]
+
+
+def _rows(path: AnyPath) -> Iterator[_Row]:
+    read = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    return read[path.suffix.lower()](path)
 
 
 def _jsonl_rows(path: AnyPath) -> Iterator[_Row]:
@@ -191,7 +215,8 @@ def _csv_rows(path: AnyPath) -> Iterator[_Row]:
         row = dict(zip(columns, fields, strict=True))
         if not row[file]:
             raise UserError(f"line {line} of {path} lacks the file")
-        yield f"line {line}", row[file], [row[caption]], {"weight": row.get("weight")}
+        others = {name: text for name, text in row.items() if name == "weight" or name.startswith(_CONTROL)}
+        yield f"line {line}", row[file], [row[caption]], others
 
 
 def _csv_lines(reader: Any, path: AnyPath) -> Iterator[tuple[list[str], int]]:
@@ -222,13 +247,14 @@ def _swallowed(field: str) -> Iterator[int]:
 
 
 def _columns_of(columns: Sequence[str], path: AnyPath) -> tuple[str, ...]:
-    """Returns the columns of files, captions and weights; raises `UserError` where one lacks, or is there twice."""
+    """Returns the columns that are read; raises `UserError` where one of the first two lacks, or one is there twice."""
     file = next((key for key in FILE_KEYS if key in columns), None)
     caption = next((key for key in CAPTION_KEYS if key in columns), None)
     if file is None or caption is None:
         first = " in its first line" if path.suffix.lower() == ".csv" else ""
         raise UserError(f"{path} must have the columns file and caption{first}; found {', '.join(columns) or 'none'}")
-    read = (file, caption, *(name for name in ("weight", "weights") if name in columns))
+    others = (name for name in columns if name in ("weight", "weights") or name.startswith(_CONTROL))
+    read = (file, caption, *dict.fromkeys(others))
     for name in read:
         if columns.count(name) > 1:
             raise UserError(f"{path} has the column {name} {columns.count(name)} times: keep one")

@@ -18,8 +18,8 @@ from sora_jax.core.printable import printable
 from sora_jax.data.clips import FrameRange
 from sora_jax.data.media.file_kinds import HEIC_REMEDY, MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.account import account
-from sora_jax.data.sources.beside import find_beside, names_beside
-from sora_jax.data.sources.caption_lookup import Names, look_up, read_named, window_named
+from sora_jax.data.sources.beside import find_beside, names_beside, place_named
+from sora_jax.data.sources.caption_lookup import Names, from_named, look_up, read_named, window_named
 from sora_jax.data.sources.caption_tables import (
     MOST_CAPTION_BYTES,
     NAMES_FILE,
@@ -27,6 +27,7 @@ from sora_jax.data.sources.caption_tables import (
     TEXTS_FILES,
     Written,
     read_beside,
+    read_files_beside,
     read_lines,
     read_table,
 )
@@ -115,7 +116,7 @@ def read_captions(
     if not is_folder(root):
         raise UserError(f"the folder {root} does not exist: pass --config.data.path=DIR with your clips")
     every = list_folder(root)
-    others = names_beside(every.sizes, kinds)
+    beside, others = _beside(root, captions, every, kinds)
     listing = every._replace(sizes={name: size for name, size in every.sizes.items() if name not in others})
     media = [name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES]
     heic = sorted(name for files in by_key(listing.sizes) for name in heic_of(files))
@@ -133,7 +134,7 @@ def read_captions(
         windows=found.windows,
         retold=found.retold,
         sizes={name: every.sizes[name] for name in (*media, *others)},
-        beside=find_beside(every.sizes, kinds),
+        beside=beside,
         uncaptioned=uncaptioned,
         previews=tuple(sorted(found.previews)),
         sharing=tuple(sorted(found.sharing)),
@@ -143,6 +144,26 @@ def read_captions(
         linked=tuple(listing.linked),
         account=_account(listing, found, uncaptioned),
     )
+
+
+def _beside(
+    root: AnyPath, captions: str | os.PathLike | None, listing: Listing, kinds: Sequence[str]
+) -> tuple[dict[str, dict[str, str]], set[str]]:
+    """Returns the files beside media files by kind, those that a table names before those of such a name; and all."""
+    if not kinds:
+        return {}, set()
+    read = functools.partial(read_files_beside, kinds=kinds)
+    tables = {} if captions is None else {".": from_named(read, captions, root)}
+    for folder, (first, *_) in _table_files(root, listing).items():
+        if len(first) == 1:
+            tables[folder] = read(root / first[0])
+    named, lost = place_named(tables, listing.sizes)
+    if lost:
+        said = "%s: %d files that tables name beside clips are not there, and these go without: %s"
+        logging.warning(said, root, len(lost), printable(lost[0]))
+    by_name = find_beside(listing.sizes, kinds)
+    found = {name: by_name.get(name, {}) | named.get(name, {}) for name in by_name | named}
+    return found, names_beside(listing.sizes, kinds).union(*(files.values() for files in named.values()))
 
 
 def _with_own(root: AnyPath, told: _Found, listing: Listing) -> _Found:
@@ -182,28 +203,37 @@ def _account(listing: Listing, found: _Found, uncaptioned: Sequence[str]) -> str
     )
 
 
-def _tables(root: AnyPath, listing: Listing) -> dict[str, dict[str, list[Written]]]:
-    """Returns what the table of each folder that has one says, the folders in sorted order, "" being `root`.
+def _table_files(root: AnyPath, listing: Listing) -> dict[str, list[tuple[str, ...]]]:
+    """Returns the tables of each folder that has some, the one that is read first; the folders in sorted order.
 
-    Of several in a folder the one that is looked for first is read, and the others are named.
+    One is a file, or a list of names and one of captions. Raises `UserError` for one that cannot be read.
     """
     there: dict[str, dict[str, str]] = {}
     for name in listing.sizes:
         folder, _, last = name.rpartition("/")
         if last.lower() in (*TABLE_NAMES, *TEXTS_FILES, NAMES_FILE):
             there.setdefault(folder, {})[last.lower()] = name
-    tables = {}
+    files = {}
     for folder, names in sorted(there.items()):
-        lists = [names[name] for name in TEXTS_FILES if name in names and NAMES_FILE in names]
-        found = [*(names[name] for name in TABLE_NAMES if name in names), *lists]
-        for name in (*found, *(names[NAMES_FILE] for _ in lists)):
+        lists = [(names[NAMES_FILE], names[name]) for name in TEXTS_FILES if name in names and NAMES_FILE in names]
+        found = [*((names[name],) for name in TABLE_NAMES if name in names), *lists]
+        for name in (name for one in found for name in reversed(one)):
             if listing.sizes[name] is None:
                 raise UserError(f"{root / name} is a link that leads nowhere, or out of the folder: put a copy there")
-        if len(found) > 1:
-            logging.warning("%s: %s is read and %s passed over: keep one", root, found[0], ", ".join(found[1:]))
         if found:
-            one = root / found[0]
-            tables[folder] = read_lines(root / names[NAMES_FILE], one) if found[0] in lists else read_table(one)
+            files[folder] = found
+    return files
+
+
+def _tables(root: AnyPath, listing: Listing) -> dict[str, dict[str, list[Written]]]:
+    """Returns what the table of each folder that has one says, "" being `root`; the others there are named."""
+    tables = {}
+    for folder, (first, *others) in _table_files(root, listing).items():
+        if others:
+            passed = ", ".join(other[-1] for other in others)
+            logging.warning("%s: %s is read and %s passed over: keep one", root, first[-1], passed)
+        paths = [root / name for name in first]
+        tables[folder] = read_lines(*paths) if len(paths) == 2 else read_table(*paths)
     return tables
 
 

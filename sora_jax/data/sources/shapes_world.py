@@ -20,6 +20,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
 from sora_jax.data.sources import shapes_wordings
 from sora_jax.data.sources.shapes_captions import compose, compose_spoiled
+from sora_jax.data.sources.shapes_paths import along, draw_curve
+from sora_jax.data.sources.shapes_scene import Attributes, ObjectSpec, Scene
 
 # Six hues about 60 degrees apart, so that a blurred or faded sample still has one nearest name.
 PALETTE = {
@@ -72,6 +74,9 @@ class WorldConfig:
     # Chances that a caption leaves an attribute out, and that it states a wrong one; None: neither, and not in the
     # digest of the world.
     caption_faults: tuple[float, float] | None = dataclasses.field(default=None, repr=False)
+    # Chance that an object that moves alone and unhidden goes along a curve, of which captions say nothing; None: along
+    # the axes, and not in the digest of the world.
+    curved_share: float | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         _check(self.seed >= 0, f"world seed must be 0 or more, got {self.seed}")
@@ -94,43 +99,9 @@ class WorldConfig:
                 fits, f"caption_faults must be two shares, of 1 together at most, or None, got {self.caption_faults}"
             )
             _check(self.wordings is None, "caption_faults are not of captions in other words: set wordings None")
+        if self.curved_share is not None:
+            _check(0 <= self.curved_share <= 1, f"curved_share must lie in [0, 1], or be None, got {self.curved_share}")
         _check(self.split in ("train", "heldout"), f"split is 'train' or 'heldout', got {self.split!r}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectSpec:
-    """One object of a scene; `motion` is None in an image, `size` is None where two objects share a frame."""
-
-    colour: str
-    shape: str
-    motion: str | None
-    size: str | None
-    radius: float  # fraction of the short side
-    start: tuple[float, float]  # centre (row, column) in the first frame, fractions of (height, width)
-    end: tuple[float, float]  # centre in the last frame
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scene:
-    """All that determines the pixels of a clip and its captions."""
-
-    objects: tuple[ObjectSpec, ...]
-    background: str
-    background_level: int  # grey value of the background, 0..255
-    height: int  # px
-    width: int  # px
-    frames: int
-    fps: float
-    bar: float | None  # centre of the bar along the axis of motion, None without one
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Attributes:
-    """What a prompt asks of one object; `motion` is None when it asks for an image."""
-
-    colour: str
-    shape: str
-    motion: str | None
 
 
 class ShapesWorld:
@@ -143,6 +114,8 @@ class ShapesWorld:
             tables += (config.wordings, shapes_wordings.TABLES)
         if config.caption_faults is not None:
             tables += ("caption faults", config.caption_faults)
+        if config.curved_share is not None:
+            tables += ("curves", config.curved_share)
         endless = dataclasses.replace(config, num_clips=1)
         self._origin = hashlib.sha256(repr((endless, tables)).encode()).hexdigest()[:16]
 
@@ -154,7 +127,11 @@ class ShapesWorld:
         if not 0 <= index < self.config.num_clips:
             raise IndexError(f"clip {index} of a world of {self.config.num_clips}")
         name = f"shapes/{self.config.split}"
-        return _draw_scene(self.config, rng_lib.generator(self.config.seed, name, index))
+        scene = _draw_scene(self.config, rng_lib.generator(self.config.seed, name, index))
+        if not self.config.curved_share:
+            return scene
+        curves = rng_lib.generator(self.config.seed, f"{name}/curves", index)
+        return _bent(scene, curves) if curves.random() < self.config.curved_share else scene
 
     def __getitem__(self, index: int) -> Clip:
         scene = self.scene(index)
@@ -226,29 +203,39 @@ def coverage(
         half = _SQUARE_HALF_SIDE * radius + 0.5
         return np.clip(half - np.abs(row_offset), 0, 1) * np.clip(half - np.abs(column_offset), 0, 1)
     assert shape == "triangle", shape
-    slope = (row_offset + radius) / np.sqrt(5) + 0.5
-    lean = 2 / np.sqrt(5) * column_offset
+    slope, lean = (row_offset + radius) / np.sqrt(5) + 0.5, 2 / np.sqrt(5) * column_offset
     sides = np.clip(slope + lean, 0, 1) + np.clip(slope - lean, 0, 1) - 1
     return np.clip(sides, 0, 1) * np.clip(radius + 0.5 - row_offset, 0, 1)
 
 
+def lay_object(
+    pixels_THWC: np.ndarray, colour: str, shape: str, *, place_T: tuple[np.ndarray, np.ndarray], radius: float
+) -> None:
+    """Lays an object over float32 pixels; `place_T` are row and column of its centre in each frame, all in px."""
+    row_H, column_W = _offsets(*pixels_THWC.shape[1:3])
+    row_T11, column_T11 = (place[:, None, None] for place in place_T)
+    cover_THW = coverage(shape, row_H - row_T11, column_W - column_T11, radius=radius)
+    pixels_THWC += cover_THW[..., None] * (np.array(PALETTE[colour], np.float32) - pixels_THWC)
+
+
+def _offsets(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where the middles of rows and columns are, in px, float32 (1, H, 1) and (1, 1, W)."""
+    row_H, column_W = (np.arange(count, dtype=np.float32) + 0.5 for count in (height, width))
+    return row_H[None, :, None], column_W[None, None, :]
+
+
 def render(scene: Scene) -> np.ndarray:
     """Returns the pixels of a scene, uint8 (T, H, W, 3)."""
-    progress_T = np.linspace(0, 1, scene.frames, dtype=np.float32)[:, None, None]
-    row_H = np.arange(scene.height, dtype=np.float32)[None, :, None] + 0.5
-    column_W = np.arange(scene.width, dtype=np.float32)[None, None, :] + 0.5
+    progress_T = np.linspace(0, 1, scene.frames, dtype=np.float32)
     shape_THWC = (scene.frames, scene.height, scene.width, 3)
     pixels_THWC = np.full(shape_THWC, scene.background_level, np.float32)
     for spec in scene.objects:
-        row_T = (spec.start[0] + (spec.end[0] - spec.start[0]) * progress_T) * scene.height
-        column_T = (spec.start[1] + (spec.end[1] - spec.start[1]) * progress_T) * scene.width
-        radius = spec.radius * min(scene.height, scene.width)
-        cover_THW = coverage(spec.shape, row_H - row_T, column_W - column_T, radius=radius)
-        colour_C = np.array(PALETTE[spec.colour], np.float32)
-        pixels_THWC += cover_THW[..., None] * (colour_C - pixels_THWC)
+        row_T, column_T = along(spec.way, progress_T)
+        place_T, radius = (row_T * scene.height, column_T * scene.width), spec.radius * min(scene.height, scene.width)
+        lay_object(pixels_THWC, spec.colour, spec.shape, place_T=place_T, radius=radius)
     if scene.bar is not None:
-        horizontal = scene.objects[0].motion in ("left", "right")
-        position, side = (column_W, scene.width) if horizontal else (row_H, scene.height)
+        axis, sides = int(scene.objects[0].motion in ("left", "right")), (scene.height, scene.width)
+        position, side = _offsets(*sides)[axis], sides[axis]
         half = BAR_HALF_WIDTH * min(scene.height, scene.width) + 0.5
         cover_HW = np.clip(half - np.abs(position - scene.bar * side), 0, 1)
         pixels_THWC += cover_HW[..., None] * (np.array(BAR_COLOUR, np.float32) - pixels_THWC)
@@ -293,6 +280,20 @@ def _draw_scene(config: WorldConfig, generator: np.random.Generator) -> Scene:
         fps=fps,
         bar=bar,
     )
+
+
+def _bent(scene: Scene, generator: np.random.Generator) -> Scene:
+    """Returns the scene with its object on a curve, if it is one that moves in the open.
+
+    It leads about where the straight way did, so what is held out of training is not seen there either.
+    """
+    (spec, *others), side = scene.objects, (scene.height, scene.width)
+    direction = DIRECTIONS.get(spec.motion or STILL)
+    if direction is None or others or scene.bar is not None:
+        return scene
+    start, *bends, end = draw_curve(generator, direction=direction, radius=spec.radius, side=side)
+    bent = dataclasses.replace(spec, motion=None, start=start, end=end, bends=tuple(bends))
+    return dataclasses.replace(scene, objects=(bent,))
 
 
 def _draw_kind(generator: np.random.Generator, split: Split, image: bool) -> Attributes:

@@ -271,7 +271,7 @@ def warn_of_left_out(name: str, stream: PackedBatches) -> None:
         logging.warning("%s: %d of %d clips have no %s, and train without it", name, count, lacking.of, kind)
     if lacking.long:
         logging.warning(
-            "%s: %d of %d clips fit no row with all that may be beside them, and then train without: raise "
-            "packing.tokens",
-            *(name, lacking.long, lacking.of),
+            "%s: %d of %d clips fit no row with all that may be beside them, and then train without: they need up to "
+            "%d tokens and a row has %d; raise packing.tokens",
+            *(name, lacking.long, lacking.of, lacking.longest, lacking.room),
         )

@@ -68,8 +68,9 @@ def test_a_clip_that_fits_no_row_with_what_is_beside_it_goes_without():
 
 def test_who_goes_without_is_counted():
     mix = ContextMix(shares={"none": 0.5, "edges+low": 0.5}, dropout=0.0)
-    context_NX = np.array([[2, 4], [2, 0], [0, 0], [20, 40]])
-    found = mix.lacking(context_NX, np.array([8, 8, 95, 50]), room=100)
-    assert (found.missing, found.long, found.of) == ({"edges": 1, "low": 2}, 1, 4)
+    context_NX = np.array([[2, 4], [2, 0], [0, 0], [20, 40], [30, 30]])
+    found = mix.lacking(context_NX, np.array([8, 8, 95, 50, 120]), room=100)
+    assert (found.missing, found.long, found.of) == ({"edges": 1, "low": 2}, 1, 5), "the last is in no row at all"
+    assert (found.longest, found.room) == (110, 100)
     everyone = mix.lacking(context_NX[:1], np.array([8]), room=100)
     assert (everyone.missing, everyone.long) == ({}, 0)

@@ -4,7 +4,9 @@ import json
 import os
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
@@ -145,3 +147,47 @@ def test_what_lies_beside_a_clip_is_read_with_it_and_is_no_clip(folder):
     assert again.origin(4) != origin
     with pytest.raises(BadClip, match=r"z\.gif: is 4 x 16 x 24 and z_depth\.gif beside it 3 x 16 x 24"):
         again[4]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_column_names_what_lies_beside_a_clip(folder, ending, caplog):
+    for name, value in {"deep/d.gif": 120, "z_depth.gif": 60, "p.gif": 70}.items():
+        write_clip(folder / name, drawn(6, value), fps=10.0)
+    columns = {
+        "file": ["z.gif", "z.gif", "deep/er/a.png", "silent.gif"],
+        "caption": ["grey", "dull", "light", "dark"],
+        "control_depth": ["deep/d.gif", "z_depth.gif", "gone.gif", ""],
+        "control_pose": ["", "p.gif", "", ""],
+    }
+    table = folder / f"captions.{ending}"
+    (folder / "captions.jsonl").unlink()
+    rows = list(zip(*columns.values(), strict=True))
+    if ending == "jsonl":
+        table.write_text("\n".join(json.dumps(dict(zip(columns, row, strict=True))) for row in rows))
+    elif ending == "csv":
+        table.write_text("\n".join(",".join(row) for row in (tuple(columns), *rows)))
+    else:
+        parquet.write_table(pyarrow.table(columns), table)
+    plain = FolderSource(folder, captions_required=False)
+    assert {"deep/d.gif", "p.gif"} <= {plain.source_id(i) for i in range(len(plain))}, "unless asked for"
+    source = FolderSource(folder, kinds=("depth", "pose"))
+    assert [source.source_id(i) for i in range(len(source))] == ["deep/er/a.png", "silent.gif", "z.gif"]
+    assert source.uncaptioned == ["broken.mp4"]
+    clip = source[2]
+    assert clip.captions == ("grey", "dull")
+    np.testing.assert_array_equal(clip.beside["depth"], drawn(6, 120), "before the file of that name")
+    np.testing.assert_array_equal(clip.beside["pose"], drawn(6, 70))
+    assert source[0].beside == source[1].beside == {}
+    assert "1 files that tables name beside clips are not there, and these go without: gone.gif" in caplog.text
+
+
+def test_a_table_beside_the_folder_names_files_too_and_no_number(folder, tmp_path_factory):
+    write_clip(folder / "d.gif", drawn(6, 120), fps=10.0)
+    table = tmp_path_factory.mktemp("told") / "told.jsonl"
+    table.write_text('{"file": "z.gif#0-3", "caption": "cut", "control_depth": "d.gif"}')
+    source = FolderSource(folder, captions=table, kinds=("depth",))
+    at = [source.source_id(i) for i in range(len(source))].index("z.gif")
+    np.testing.assert_array_equal(source.window(at, 0, 3).beside["depth"], drawn(6, 120)[:4])
+    table.write_text('{"file": "z.gif", "caption": "cut", "control_depth": 7}')
+    with pytest.raises(UserError, match=r"line 1 of .*told\.jsonl has the control_depth '7': give the name of a file"):
+        FolderSource(folder, captions=table, kinds=("depth",))
