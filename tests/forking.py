@@ -49,6 +49,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(50_000, 20, 20)  # as in tests/conftest.py
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.freeze()  # or each fork would walk through, and so copy, all of it when it ends

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +21,13 @@ from sora_jax.checkpoints import leaves, manifest
 from sora_jax.checkpoints.frozen import save_frozen
 from sora_jax.checkpoints.reading import load_tree, saved_leaves
 from sora_jax.checkpoints.retention import CheckpointConfig, find_steps, read_record
-from sora_jax.core import stop
+from sora_jax.core import debugging, stop
 from sora_jax.core.errors import NumericsError, Preempted, StorageError, UserError
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.stop import StopSignal
 from sora_jax.nn.linear import Linear
-from sora_jax.train import dump
+from sora_jax.train import dump, loop
 from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.loop import RunContext, TrainJob, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
@@ -35,7 +36,7 @@ from sora_jax.train.progress import Part, RunProgress
 from sora_jax.train.reporter import LogConfig
 from sora_jax.train.snapshots import AVERAGES, find_snapshots
 from sora_jax.train.state import EmaConfig, StateMaker
-from sora_jax.train.step import StepConfig
+from sora_jax.train.step import StepConfig, make_step
 from sora_jax.train.workdir import Workdir
 
 STEPS = 9
@@ -117,6 +118,26 @@ def maker(trainable=None):
     )
 
 
+@functools.cache
+def fresh(trainable):
+    return maker(trainable).fresh(jax.random.key(0))
+
+
+STEPS_MADE = {}
+
+
+def make_once(trainable):
+    """Returns `make_step` for the loop, in which runs that train the same by equal steps share a program."""
+
+    def make(objective, structure, optimizer, config):
+        key = (trainable, objective, config, debugging.is_on())
+        if key not in STEPS_MADE:
+            STEPS_MADE[key] = make_step(objective, structure, optimizer, config)
+        return STEPS_MADE[key]
+
+    return make
+
+
 def run(
     path,
     stream,
@@ -130,6 +151,7 @@ def run(
     profile=None,
     snapshots=None,
     validate=None,
+    initial=None,
     **guard,
 ):
     """Trains in the workdir `path`; returns the final state, the facts, and the steps that were shown."""
@@ -150,7 +172,7 @@ def run(
         job = TrainJob(
             objective=objective,
             maker=maker(trainable),
-            initial=lambda: maker(trainable).fresh(jax.random.key(0)),
+            initial=initial or (lambda: jax.tree.map(jnp.copy, fresh(trainable))),
             step=step,
             stream=stream,
             show=show,
@@ -177,7 +199,8 @@ def run(
                 progress=progress,
                 fresh_data=fresh_data,
             )
-            state, facts = train(job, context)
+            with mock.patch.object(loop, "make_step", make_once(trainable)):
+                state, facts = train(job, context)
     return state, facts, show.steps
 
 
@@ -232,14 +255,13 @@ def test_a_checkpoint_notes_the_mean_loss_since_the_one_before(tmp_path):
 
 
 def test_a_disk_without_room_is_told_before_anything_is_made(tmp_path, monkeypatch):
-    def fresh(*_):
+    def initial():
         raise AssertionError("a state was made")
 
     stream = Stream()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("usage", (), {"free": 100}))
-    monkeypatch.setattr(StateMaker, "fresh", fresh)
     with pytest.raises(StorageError, match=r"0\.0001 MB free, and 3 more checkpoints of .* MB: free"):
-        run(tmp_path, stream)
+        run(tmp_path, stream, initial=initial)
     assert stream.read == []
 
 

@@ -82,8 +82,14 @@ def maker(request):
     return StateMaker(build=Model, make_optimizer=functools.partial(make_optimizer, optimizer), ema=EMA, mesh=mesh)
 
 
+@functools.cache
+def seeded(maker):
+    """Returns the state that seed 0 gives, which no test donates."""
+    return maker.fresh(jax.random.key(0))
+
+
 def test_a_fresh_state_lies_as_the_abstract_one_says(maker):
-    abstract, state = maker.abstract(), maker.fresh(jax.random.key(0))
+    abstract, state = maker.abstract(), seeded(maker)
     assert jax.tree.structure(abstract) == jax.tree.structure(state)
     for shape, leaf in zip(jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
         assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
@@ -101,7 +107,7 @@ def test_leaves_have_the_names_that_checkpoints_have(maker):
 
 
 def test_moments_and_averages_lie_where_their_parameters_lie(maker):
-    state = maker.fresh(jax.random.key(0))
+    state = seeded(maker)
     for name, value in state.params.items():
         for track in state.ema.values():
             assert track[name].sharding == value.sharding
@@ -119,7 +125,7 @@ def test_the_initial_weights_do_not_depend_on_the_mesh(maker):
 
 
 def test_a_new_stage_keeps_all_but_its_counters(maker):
-    state = maker.fresh(jax.random.key(0))
+    state = seeded(maker)
     ones = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), state)
     begun = begin_stage(ones)
     assert [int(x) for x in (begun.step, begun.skipped, begun.consecutive_skips, begun.updates)] == [0, 0, 0, 1]
@@ -134,7 +140,7 @@ class Larger(Model):
 
 
 def test_what_is_new_in_a_stage_begins_fresh_beside_what_is_carried_over(maker):
-    before = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), maker.fresh(jax.random.key(0)))
+    before = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), seeded(maker))
     larger = StateMaker(build=Larger, make_optimizer=maker.make_optimizer, ema=maker.ema, mesh=maker.mesh)
     fresh = larger.fresh(jax.random.key(1))
     begun = carry_over(fresh, before, average="width_0.1")
@@ -156,7 +162,7 @@ def test_what_is_new_in_a_stage_begins_fresh_beside_what_is_carried_over(maker):
 def test_what_is_frozen_has_no_moments_and_no_averages_and_lies_where_it_would_be_trained(maker):
     partly = dataclasses.replace(maker, trainable=r"first\..*", frozen_dtype="bfloat16")
     abstract, state = partly.abstract(), partly.fresh(jax.random.key(0))
-    whole = maker.fresh(jax.random.key(0))
+    whole = seeded(maker)
     assert {n.split(".")[0] for n in (*state.params, *state.ema["width_0.1"], *state.ema["width_0.05"])} == {"first"}
     assert set(state.frozen) == {"second.kernel", "second.bias"}
     assert "second" not in str(jax.tree_util.tree_leaves_with_path(state.saved))
@@ -169,7 +175,7 @@ def test_what_is_frozen_has_no_moments_and_no_averages_and_lies_where_it_would_b
 
 
 def test_a_stage_freezes_averages_and_a_later_one_trains_them_on(maker):
-    whole = maker.fresh(jax.random.key(0))
+    whole = seeded(maker)
     one, two = ({n: jnp.full_like(v, x) for n, v in whole.params.items()} for x in (0.1, 2.0))
     whole = dataclasses.replace(whole, ema={"width_0.1": one, "width_0.05": two})
     partly = dataclasses.replace(maker, trainable=r"first\..*", frozen_dtype="bfloat16")

@@ -214,6 +214,20 @@ def test_a_record_that_somebody_else_wrote_is_damaged_though_its_checksum_is_rig
         PreparedSet(tmp_path)[0]
 
 
+def test_a_record_that_changed_before_it_was_written_is_damaged(tmp_path, monkeypatch):
+    """Of which the file's own checksums know nothing: ours is of what the record was made of."""
+    encode = records.encode_record
+
+    def changed(sample):
+        record = encode(sample)
+        return record[:-1] + bytes([record[-1] ^ 1])
+
+    monkeypatch.setattr(records, "encode_record", changed)
+    write(tmp_path, range(1))
+    with pytest.raises(DataError, match=r"record 0 of shard .* is damaged \(its checksum does not match"):
+        PreparedSet(tmp_path)[0]
+
+
 def test_a_shard_in_the_place_of_another_is_noticed(tmp_path):
     write(tmp_path, range(4), records_per_shard=2)
     os.replace(tmp_path / "data-000001.arrayrecord", tmp_path / "data-000000.arrayrecord")
