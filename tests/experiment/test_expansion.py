@@ -7,7 +7,8 @@ import pytest
 
 import sora_jax
 from sora_jax.core.errors import UserError
-from sora_jax.experiment.expansion import OWN_CAPTIONER, expand_requests
+from sora_jax.data.shards.files import read_words
+from sora_jax.experiment.expansion import OWN_CAPTIONER, PromptExpander, expand_requests
 from sora_jax.generate.request import Request
 from tests.fake_chat import fake_chat, says
 
@@ -37,6 +38,32 @@ def test_a_server_writes_like_the_captions_and_is_checked(run, caplog):
     assert f"'red circle' becomes '{LONG}'" in caplog.text
     assert "'red cat' stays as it is: 'red' is lost; the colour of 'cat' is blue, not red" in caplog.text
     assert "'circle' stays as it is: the prompt has" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "a red circle moves right and a blue square moves left",
+            "'a blue square moves left' is added; 'and' is a word of no caption",
+        ),
+        ("a red circle moves right on a drak background", "'drak' is a word of no caption"),
+        ("a red circle moves left", "'right' is lost; the direction of 'circle' is left, not right"),
+    ],
+)
+def test_what_a_captioner_adds_or_garbles_is_refused(run, text, reason):
+    def always(prompts, seeds, attempt):
+        return [text if attempt < 3 else LONG.replace("dark", "drak")] * len(prompts)
+
+    words = read_words(run.models.workdir.prepared())
+    expander = PromptExpander(expander=always, limits=run.limits, learnt=True, words=words)
+    assert "; ".join(expander.find_faults("red circle right", text)) == reason
+    (found,) = expander(["red circle right"], [0])
+    assert (found.text, found.faults) == ("red circle right", ("'drak' is a word of no caption",))
+    assert expander.find_faults("red circle right", LONG) == ()
+    assert expander.find_faults("drak red circle right", f"drak {LONG}") == (), "it is the user's"
+    by_server = PromptExpander(expander=always, limits=run.limits, learnt=False)
+    assert by_server.find_faults("red circle right", f"{LONG}, a gentle breeze blowing") == ()
 
 
 def test_requests_without_a_prompt_need_nobody(run):
