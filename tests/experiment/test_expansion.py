@@ -8,7 +8,8 @@ import pytest
 import sora_jax
 from sora_jax.core.errors import UserError
 from sora_jax.data.shards.files import read_words
-from sora_jax.experiment.expansion import OWN_CAPTIONER, PromptExpander, expand_requests
+from sora_jax.experiment.expanders import OWN_CAPTIONER, PromptExpander
+from sora_jax.experiment.expansion import expand_requests
 from sora_jax.generate.request import Request
 from tests.fake_chat import fake_chat, says
 
@@ -77,3 +78,7 @@ def test_a_run_without_a_captioner_cannot_expand(run, tmp_path):
         expand_requests(run, asked, OWN_CAPTIONER)
     with pytest.raises(UserError, match="holds no run"):
         expand_requests(run, asked, str(tmp_path))
+    with pytest.raises(UserError, match="has no checkpoint of a captioner"):
+        run.evaluate("expand")
+    with pytest.raises(UserError, match="holds no run"):
+        run.evaluate("expand", captioner=str(tmp_path))
