@@ -16,7 +16,7 @@ def test_a_folder_is_captioned_by_a_server_and_goes_on_where_it_stopped(python, 
     folder, table = tmp_path / "clips", tmp_path / "captions.jsonl"
     folder.mkdir()
     for number, frames in enumerate((5, 5, 1)):
-        pixels = np.zeros((frames, 32, 32, 3), np.uint8) + np.arange(0, 50 * frames, 50, np.uint8)[:, None, None, None]
+        pixels = np.zeros((frames, 32, 32, 3), np.uint8) + 50 * np.arange(frames, dtype=np.uint8)[:, None, None, None]
         write_clip(folder / f"{number}.{'gif' if frames > 1 else 'png'}", pixels, fps=8.0)
     (folder / "0.txt").write_text("Rex")
     silent = [True]

@@ -136,7 +136,10 @@ def find_additions(prompt: str, longer: str, *, joined: bool) -> tuple[str, ...]
         again = any(seen[noun] > asked[noun] for noun in named)
         if again or not named:
             found.append(f"{' '.join(phrase)!r} is added")
-    return (*found, *_more_than_one(prompt, longer))
+    twice = (
+        [] if joined else [noun for noun, times in _introduced(longer).items() if times > max(1, asked[_stem(noun)])]
+    )
+    return (*found, *_more_than_one(prompt, longer), *(f"{noun!r} is there twice" for noun in twice))
 
 
 def shorten(text: str, generator: np.random.Generator) -> str:
@@ -253,6 +256,15 @@ def _phrase(words: list[str]) -> list[str]:
             return words[:place]
         named = named or _is_noun(word)
     return words
+
+
+def _introduced(text: str) -> collections.Counter[str]:
+    """Returns how often each noun has an article that is not "the": what stammers says "a dark background" twice."""
+    words, found = _words(text), collections.Counter[str]()
+    for place, word in enumerate(words):
+        if word in _ARTICLES:
+            found.update(itertools.islice(filter(_is_noun, words[place + 1 :]), 1))
+    return found
 
 
 def _introduces(word: str) -> bool:

@@ -85,6 +85,8 @@ def test_places_and_details_are_no_additions(prompt, longer, joined):
         ("red circle", "a blue square behind a red circle", "'a blue square' is added", False),
         ("red circle", "a red circle moves up and a red circle moves up", "'a red circle moves up' is added", True),
         ("red right", SECOND, "'a blue square moves left' is added", True),
+        ("red circle", "a red circle over a dark background a dark background", "'background' is there twice", False),
+        ("red circle", "a red circle moving to the a red circle moving up", "'circle' is there twice", False),
         ("a dog", "a dog runs while a cat sleeps", "'a cat sleeps' is added", True),
         ("red circle right", "two red circles move right", "there are 2 of 'circle'", True),
     ],

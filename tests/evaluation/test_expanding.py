@@ -115,7 +115,7 @@ def test_attributes_are_counted_by_a_grammar(text, counts):
     case = terse_cases([case for case in heldout_prompts(24) if case.objects[0].shape == "circle"][:1])[0]
     (kind,) = case.objects
     opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}[str(kind.motion)]
-    words = {"red": kind.colour, "right": str(kind.motion), "left": opposite}
+    words: dict[str, str] = {"red": kind.colour, "right": str(kind.motion), "left": opposite}
     told = " ".join(words.get(word, word) for word in text.split())
     if kind.motion in ("up", "down"):
         told = told.replace("moving to the ", "moving ")
