@@ -116,7 +116,7 @@ def test_attributes_are_counted_by_a_grammar(text, counts):
     (kind,) = case.objects
     opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}[str(kind.motion)]
     words: dict[str, str] = {"red": kind.colour, "right": str(kind.motion), "left": opposite}
-    told = " ".join(words.get(word, word) for word in text.split())
+    told = " ".join(words.get(word, str(word)) for word in text.split())
     if kind.motion in ("up", "down"):
         told = told.replace("moving to the ", "moving ")
     assert count_kept(case, told) == counts
