@@ -197,7 +197,7 @@ def get_config() -> ConfigDict:
     written.word_dropout = 0.3  # share of the words before the one that is foretold that are not seen, in [0, 1): more
     # tells captions from clips, and less from which words usually follow
     written.expand_share = placeholder(float)  # share in [0, 1) of texts without a clip, a caption of one as a prompt,
-    # then its detailed one, by which it learns to expand prompts (docs/captions.md); None: none
+    # then its detailed one, by which it learns to expand prompts (docs/captions.md); more: fewer clips; None: none
 
     c.captioning = captioning = ConfigDict()  # how captions are written
     captioning.method = "greedy"  # the likeliest byte each time; "beam": the likeliest of several captions (untried);

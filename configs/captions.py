@@ -1,4 +1,5 @@
-"""A captioner: it learns to describe the clips of the drawn world, and to tell which caption belongs to which clip.
+"""A captioner: it learns to describe the clips of the drawn world, to tell which caption belongs to which clip, and to
+write short prompts out.
 
   python -m sora_jax.main --config=configs/captions.py --workdir=runs/captions
 
@@ -14,6 +15,7 @@ from configs import base
 def get_config() -> ConfigDict:
     """Returns the config of the captioner of the drawn world."""
     c = base.get_config()
+    c.update(captioner_loss={"expand_share": 0.15})  # what `sample --expand=runs/captions` needs
     with c.unlocked():
         c.run = ("autoencoder", "prepare", "caption_images", "caption_videos")
         c.update(

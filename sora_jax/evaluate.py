@@ -10,6 +10,7 @@
   python -m sora_jax.evaluate --workdir=runs/base --part=refine --clips=32
   python -m sora_jax.evaluate --workdir=runs/control --part=control --clips=64
   python -m sora_jax.evaluate --workdir=runs/captions --part=captions --clips=256
+  python -m sora_jax.evaluate --workdir=runs/base --part=expand --captioner=runs/captions --draws=6
 
 docs/evaluation.md says what the metrics are, and how to make the files of --lpips and --video_features.
 """
@@ -42,14 +43,17 @@ _DATA = _FLAGS.path(
 _CLIPS = _FLAGS.integer(
     "clips",
     None,
-    "How many clips to judge a part on: the autoencoder, tasks, refining, control, each world of probes; default: as "
-    "in the config.",
+    "How many clips to judge a part on: the autoencoder, tasks, refining, control, each world of probes; of the part "
+    "expand, prompts; default: as in the config.",
     least=1,
 )
 _SOLVER = _FLAGS.choice("solver", None, list(METHODS), "Of the samples; default: as in the config.")
 _STEPS = _FLAGS.integer("steps", None, "Of that solver; default: as in the config.", least=1)
 _GUIDANCE = _FLAGS.number("guidance", None, "Of that solver; default: as in the config.", least=0.0)
 _DRAWS = _FLAGS.integer("draws", None, "Samples of each prompt; default: as in the config.", least=1)
+_CAPTIONER = _FLAGS.path(
+    "captioner", None, "Of the part expand: a run whose captioner writes prompts out; default: sampling.captioner."
+)
 _CACHE = _FLAGS.number("cache", None, "Of that solver; default: as in the config.", least=0.0)
 _LPIPS = _FLAGS.path("lpips", None, "Weights of LPIPS, .safetensors; without them it is not measured.")
 _VIDEO_FEATURES = _FLAGS.path(
@@ -82,6 +86,7 @@ def main(_: Sequence[str]) -> None:
         clips=_CLIPS.value,
         draws=_DRAWS.value,
         guidance=_GUIDANCE.value,
+        captioner=_CAPTIONER.value,
         lpips=_LPIPS.value,
         video_features=_VIDEO_FEATURES.value,
         reference=_REFERENCE.value,

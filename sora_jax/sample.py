@@ -23,7 +23,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import CODECS
 from sora_jax.diffusion.grids import GRIDS
 from sora_jax.diffusion.solvers import METHODS
-from sora_jax.experiment.expansion import OWN_CAPTIONER
+from sora_jax.experiment.expanders import OWN_CAPTIONER
 from sora_jax.experiment.loading import WEIGHTS
 from sora_jax.experiment.sample_files import write_samples
 from sora_jax.experiment.session import Session

@@ -167,6 +167,7 @@ def test_a_config_is_read(name):
     whole = ("autoencoder", "prepare", *before, "videos")
     if name == "captions.py":
         whole = ("autoencoder", "prepare", "caption_images", "caption_videos")
+        assert settings.captioner_loss.expand_share, "what sample --expand needs"
     elif name in ("control.py", "refine.py"):
         whole = (*(("decoder",) if name == "control.py" else ()), "prepare", name.removesuffix(".py"))
     kinds = [settings.stages[stage].kind for stage in settings.run]

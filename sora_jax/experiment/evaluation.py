@@ -44,17 +44,27 @@ _SIZES_JUDGED = 12
 
 # What may be evaluated by itself.
 EvaluationPart = Literal[
-    "autoencoder", "heldout", "generator", "tasks", "distribution", "probes", "refine", "control", "captions", "all"
+    "autoencoder",
+    "heldout",
+    "generator",
+    "tasks",
+    "distribution",
+    "probes",
+    "refine",
+    "control",
+    "expand",
+    "captions",
+    "all",
 ]
 PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 # Of these what answers a prompt is read back: the world must be drawn.
-_OF_PROMPTS: tuple[EvaluationPart, ...] = ("generator", "tasks", "refine", "control")
+_OF_PROMPTS: tuple[EvaluationPart, ...] = ("generator", "tasks", "refine", "control", "expand")
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
 
 
 def changed(settings: Settings, *, draws: int | None = None, guidance: float | None = None, **solver: Any) -> Settings:
-    """Returns the settings with other samples: draws of each prompt, scale of the guidance; solver, steps and cache."""
+    """Returns the settings with other samples: draws of each prompt, scale of the guidance; other keys of sampling."""
     given = {name: value for name, value in solver.items() if value is not None}
     sampling, evaluation = dataclasses.replace(settings.sampling, **given), settings.evaluation
     if guidance is not None:
@@ -104,9 +114,9 @@ def evaluate(
     are any (`held_out`); a picture of the worst is written. `heldout`: the loss of the generator on `count` held-out
     clips, as `evaluation.loss_grid` says. For the drawn world `shapes`: on held-out prompts, and where it shows two
     objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as `evaluation.tasks` says, on `count`
-    clips; asked for by themselves `refine` and `control`, as `evaluation.refining` and `evaluation.controlling` say; of
-    a captioner `captions`; of further drawn worlds `probes`, as `evaluation.probes.judge` says. Sheets of samples are
-    written beside.
+    clips; asked for by themselves `refine`, `control` and `expand`, as `evaluation.refining`, `evaluation.controlling`
+    and `evaluation.expanding` say; of a captioner `captions`; of further drawn worlds `probes`, as
+    `evaluation.probes.judge` says. Sheets of samples are written beside.
     `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
     with it. With one of `PARTS` alone the file keeps the others. `judged` is called with how many of the `JUDGEMENTS`
     are done, `work` is entered once all is loaded.

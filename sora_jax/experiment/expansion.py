@@ -8,23 +8,14 @@ import numpy as np
 from absl import logging
 
 from sora_jax.core.chat_server import ChatServer
-from sora_jax.core.errors import UserError
-from sora_jax.core.paths import expanded
 from sora_jax.core.printable import printable
-from sora_jax.data.prompt_guard import find_losses
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.data.tokens import check_prompt
-from sora_jax.experiment.captioners import load_captioner, make_expander
+from sora_jax.experiment.expanders import PromptExpander, trained_expander
 from sora_jax.experiment.session import Session
-from sora_jax.experiment.settings import read_settings
-from sora_jax.experiment.stage_settings import CAPTIONER
-from sora_jax.generate.expand import Expander, expand_prompts
-from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.remote_expansion import expand_by_server
 from sora_jax.generate.request import Request
 from sora_jax.train.workdir import Workdir
 
-OWN_CAPTIONER = "own"  # instead of an address or a folder
 _EXAMPLES = 12
 # So that another try is another text.
 _TEMPERATURE = 0.7
@@ -45,10 +36,9 @@ def expand_requests(session: Session, requests: Sequence[Request], by: str) -> l
     asked = [(prompt, request.seed) for request in requests for prompt in request.prompt]
     if not asked:
         return list(requests)
-    limits = session.limits
-    expander = _server_expander(session, by) if "://" in by else _trained_expander(session, by)
+    expander = _server_expander(session, by) if "://" in by else trained_expander(session.models, session.limits, by)
     prompts, seeds = zip(*asked, strict=True)
-    found = expand_prompts(expander, prompts, seeds, lambda prompt, text: _faults(prompt, text, limits))
+    found = expander(prompts, seeds)
     for one in found:
         if one.faults:
             logging.warning(f"{printable(one.prompt)!r} stays as it is: {printable('; '.join(one.faults))}")
@@ -60,33 +50,7 @@ def expand_requests(session: Session, requests: Sequence[Request], by: str) -> l
     ]
 
 
-def _faults(prompt: str, text: str, limits: ModelLimits) -> tuple[str, ...]:
-    """Returns what of a prompt a longer text loses or contradicts, and whether the model can take it."""
-    try:
-        check_prompt(text, limits.tokenizer, max_tokens=limits.text_tokens)
-    except UserError as error:
-        return (str(error),)
-    return find_losses(prompt, text)
-
-
-def _trained_expander(session: Session, by: str) -> Expander:
-    folder = session.settings.sampling.captioner if by == OWN_CAPTIONER else expanded(by)
-    if folder is None and session.settings.model is not None:
-        raise UserError(
-            "a public model has no captioner: give --expand=RUNDIR of a run that trained one, or --expand=URL"
-        )
-    workdir = session.models.workdir if folder is None else Workdir(folder)
-    settings = read_settings(workdir.config())
-    if not settings.captioner_loss.expand_share and settings.stages_of(CAPTIONER):
-        raise UserError(
-            f"the captioner of {workdir.path} has not learnt to expand prompts: train one with "
-            "--config.captioner_loss.expand_share=0.2"
-        )
-    params, _, _ = load_captioner(workdir, settings)
-    return make_expander(settings, params)
-
-
-def _server_expander(session: Session, by: str) -> Expander:
+def _server_expander(session: Session, by: str) -> PromptExpander:
     address, _, model = by.partition("#")
     server = ChatServer(address, model or None, temperature=_TEMPERATURE)
     settings = session.settings
@@ -96,7 +60,7 @@ def _server_expander(session: Session, by: str) -> Expander:
         del seeds, attempt  # a server draws as it likes
         return expand_by_server(server, prompts, examples)
 
-    return expand
+    return PromptExpander(expander=expand, limits=session.limits, learnt=False)
 
 
 def _examples(workdir: Workdir, collections: Sequence[str]) -> list[str]:

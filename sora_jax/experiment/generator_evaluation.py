@@ -1,24 +1,27 @@
 """What the generator of a run is judged on, and the judgements: held-out prompts, tasks, sizes, probes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import UserError
+from sora_jax.core.files import write_atomically
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
 from sora_jax.evaluation.controlling import judge_control
 from sora_jax.evaluation.evaluator import Judged, VideoScores, judge_prompts
+from sora_jax.evaluation.expanding import judge_expansion
 from sora_jax.evaluation.probes.judge import judge_probes
 from sora_jax.evaluation.refining import judge_refining
 from sora_jax.evaluation.sizes import judge_sizes
 from sora_jax.evaluation.tasks import judge_tasks
 from sora_jax.experiment import sample_log
+from sora_jax.experiment.expanders import OWN_CAPTIONER, trained_expander
 from sora_jax.experiment.loading import limits_of, solver_config
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
@@ -28,6 +31,8 @@ from sora_jax.video import shapes
 
 # Of the noise of evaluation; training and examples use others.
 _EVALUATION_SEED = 1_000
+# Of which shares are taken: enough for a hundredth.
+_SCENES = 8_192
 
 
 def prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
@@ -77,6 +82,15 @@ def clips_of_refining(settings: Settings, part: str, count: int | None) -> int:
     return max(2, count or settings.evaluation.clips)
 
 
+def clips_of_expansion(settings: Settings, part: str, count: int | None) -> int:
+    """Returns how many prompts are written out, 0 for not; UserError where it is asked for in vain."""
+    if part != "expand":
+        return 0
+    if limits_of(settings).frames < 2:
+        raise UserError("expansion is judged on videos, and the samples of this run are images (sampling.frames 1)")
+    return count or settings.evaluation.prompts * settings.evaluation.draws
+
+
 def clips_of_parts(settings: Settings, part: str, count: int | None, *, prompts: bool) -> dict[str, int]:
     """Returns how many clips each part is judged on, 0 for not; `prompts`: whether the world has some that are judged.
 
@@ -86,6 +100,7 @@ def clips_of_parts(settings: Settings, part: str, count: int | None, *, prompts:
         "tasks": clips_of_tasks(settings, part, count) if prompts else 0,
         "refine": clips_of_refining(settings, part, count),
         "control": (count or settings.evaluation.clips) if part == "control" else 0,
+        "expand": clips_of_expansion(settings, part, count),
         "probes": clips_of_probes(settings, part, count),
     }
 
@@ -94,7 +109,7 @@ class GeneratorJudge:
     """The generator of a run, and what it is judged on."""
 
     def __init__(self, models: RunModels, settings: Settings):
-        self._settings, self._params = settings, models.params
+        self._models, self._settings, self._params = models, settings, models.params
         solver, sampling = solver_config(settings), settings.sampling
         self._sampler = models.sampler(solver)
         self._exact = models.sampler(dataclasses.replace(solver, cache=0.0))
@@ -104,21 +119,15 @@ class GeneratorJudge:
 
     def follow(self, sets: dict[str, list[PromptCase]]) -> dict[str, Any]:
         """Returns by set how far samples follow its prompts, after writing a sheet of them, named as the set."""
-        sampling, settings = self._settings.sampling, self._settings
-        size = (sampling.frames, *sampling.size)
-        grid = shapes.clip_token_grid(size, stride=settings.stride, patch=settings.transformer.patch)
+        sampling = self._settings.sampling
         result = {}
         for name, cases in sets.items():
-            judged = judge_prompts(
-                self._sampler, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
-            )
+            judged = self._followed(cases)
             self._show(name, judged.clips, judged.prompts)
             self._show_verdicts(name, judged)
             result[name] = {**judged.facts(), **self._facts}
             if sampling.cache > 0:
-                exact = judge_prompts(
-                    self._exact, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED
-                )
+                exact = self._followed(cases, exact=True)
                 differences = [np.abs(a.astype(np.float32) - b) for a, b in zip(judged.clips, exact.clips, strict=True)]
                 result[name]["cache"] = sampling.cache
                 result[name]["cache_error"] = float(np.mean(differences))
@@ -135,6 +144,8 @@ class GeneratorJudge:
             found["refine"] = self.refining(sets["shapes"], limits, count=counts["refine"])
         if counts["control"]:
             found["control"] = self.control(sets["shapes"], limits, count=counts["control"])
+        if counts["expand"]:
+            found["expand"] = self.expansion(sets["shapes"], limits, count=counts["expand"])
         if counts["probes"]:
             found["probes"] = self.probes(limits, count=counts["probes"])
         return found
@@ -160,6 +171,35 @@ class GeneratorJudge:
         world = self._world(limits, count=count)
         judged = judge_control(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
         return self._show_each("control", judged) | self._facts
+
+    def expansion(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
+        """Returns what the captioner makes of short prompts, of `count` cases at most, and how that is followed.
+
+        Written as well, with the texts.
+        """
+        settings = self._settings
+        expander = trained_expander(self._models, limits, settings.sampling.captioner or OWN_CAPTIONER)
+        world = settings.shapes.world(seed=settings.seed, split="train")
+        scenes = [ShapesWorld(world).scene(number) for number in range(min(world.num_clips, _SCENES))]
+        judged = judge_expansion(expander, self._followed, cases[:count], scenes, seed=_EVALUATION_SEED)
+        for name, one in judged.judged.items():
+            self._show(f"expand_{name}", one.clips, one.prompts)
+        found = {**judged.scores, **self._facts}
+        self._models.workdir.write_json("samples/evaluation/expand.json", found)
+        lines = [f"{one.prompt} | {one.text} | {'; '.join(one.faults)}\n" for one in judged.expansions]
+        if is_first():
+            write_atomically(
+                self._folder / "expand.txt", f"prompt | what became of it | why it stays\n{''.join(lines)}"
+            )
+        return found
+
+    def _followed(self, cases: Sequence[PromptCase], *, exact: bool = False) -> Judged:
+        """Returns the verdict on what is made of prompts, of the size of samples; `exact`: reusing no earlier work."""
+        settings, sampling = self._settings, self._settings.sampling
+        size = (sampling.frames, *sampling.size)
+        grid = shapes.clip_token_grid(size, stride=settings.stride, patch=settings.transformer.patch)
+        sampler = self._exact if exact else self._sampler
+        return judge_prompts(sampler, self._params, cases, grid=grid, fps=sampling.fps, seed=_EVALUATION_SEED)
 
     def _world(self, limits: ModelLimits, *, count: int) -> ShapesWorld:
         """Returns `count` held-out clips of one moving object, at the size and of the length of samples."""

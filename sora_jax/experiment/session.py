@@ -259,6 +259,7 @@ class Session:
         clips: int | None = None,
         draws: int | None = None,
         guidance: float | None = None,
+        captioner: str | None = None,
         lpips: str | None = None,
         video_features: str | None = None,
         reference: str | None = None,
@@ -274,9 +275,8 @@ class Session:
           part: Of the run to judge.
           data: A folder to judge the autoencoder on, or "shapes"; None: the run's own clips.
           clips: How many of them, or how many for each task; None: as in the config.
-          draws: Samples of each prompt, and `guidance` the scale of the guidance by text; None: as in the config.
-          lpips: File of weights of LPIPS; None: it is not measured.
-          video_features: File of weights of I3D or VideoMAE; None: a random network takes its place.
+          draws: Samples of each prompt, `guidance` by text, `captioner` of the part "expand"; None: as in the config.
+          lpips: File of weights of LPIPS, `video_features` of I3D or VideoMAE; None: not measured, a random network.
           reference: Of the part "distribution": a folder of real clips; None or "heldout": clips that were held out.
           samples: Clips of each set at most; None: 2,048.
           samples_from: A folder of clips to judge; None: the run makes them.
@@ -293,7 +293,7 @@ class Session:
         compared = comparison_of(part, video_features=video_features, **sets, **looks)
         self.solver(**solver)  # says what is wrong with it
         check_writable(self.models.workdir.path / "evaluation.json")
-        settings = evaluation.changed(self.settings, draws=draws, guidance=guidance, **solver)
+        settings = evaluation.changed(self.settings, draws=draws, guidance=guidance, captioner=captioner, **solver)
         if compared is not None:
             return judge_distribution(self.models, settings, compared)
         asked: Any = {"count": clips, "networks": evaluation.load_networks(lpips, video_features)}

@@ -58,7 +58,7 @@ class CaptionerLossConfig:
         if self.contrast not in CONTRASTS:
             raise UserError(f"captioner_loss: contrast {self.contrast!r} is none of {', '.join(CONTRASTS)}")
         if not 0 <= (self.expand_share or 0.0) < 1:
-            raise UserError(f"captioner_loss: expand_share {self.expand_share} is outside [0, 1); 0.2 is usual")
+            raise UserError(f"captioner_loss: expand_share {self.expand_share} is outside [0, 1); 0.15 is usual")
 
     def pairs(self) -> ExpansionPairs | None:
         """Returns the texts without a clip that are drawn beside clips; None where there are none."""

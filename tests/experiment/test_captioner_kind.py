@@ -72,6 +72,13 @@ def test_a_run_trains_shows_and_judges_a_captioner(python, toy_workdir, tmp_path
     assert len(run.describe(clips, fps=8.0)) == 2
     # It has hardly learnt anything, so what it writes says nothing of the prompt.
     asked = [Request(prompt=("a red circle",))]
-    assert expand_requests(sora_jax.open_run(toy_workdir), asked, str(workdir))[0].shown == ("a red circle",)
+    generator = sora_jax.open_run(shutil.copytree(toy_workdir, tmp_path / "generator"))
+    assert expand_requests(generator, asked, str(workdir))[0].shown == ("a red circle",)
+    found = generator.evaluate("expand", captioner=str(workdir), clips=2)["expand"]
+    assert (found["prompts"], found["kept"], found["fallback"], found["spread"]) == (4, 1, 1, [])
+    assert found["terse_following"] == found["unexpanded_following"]
+    evaluation = tmp_path / "generator" / "samples" / "evaluation"
+    assert json.loads((evaluation / "expand.json").read_text()) == found
+    assert len((evaluation / "expand.txt").read_text().splitlines()) == 5
     with pytest.raises(UserError, match="has no checkpoint of a captioner"):
         sora_jax.open_run(toy_workdir).describe(clips[:1])

@@ -15,7 +15,7 @@ from sora_jax.core import rng
 from sora_jax.data.caption_tokens import spell_words
 from sora_jax.data.packing.packs import Row
 from sora_jax.data.packing.rows import Lengths
-from sora_jax.data.prompt_guard import find_losses, shorten
+from sora_jax.data.prompt_guard import find_additions, find_losses, shorten
 from sora_jax.data.shards.prepared import Prepared
 
 _TASK_WORD = "expand:"
@@ -63,14 +63,21 @@ class ExpansionPairs:
 
 
 def put_pair(row: Row, index: int, sample: Prepared, number: int, *, seed: int, draw: int) -> None:
-    """Adds the pair of a sample whose prompt is its caption `number` to a row that says how much of a text is given."""
+    """Adds the pair of a sample whose prompt is its caption `number` to a row that says how much of a text is given.
+
+    Nothing is learnt that would be refused of what is written, such as to add another thing.
+    """
     count, prompt = row.layout.tokenizer.count, sample.captions[number]
-    text = max((one for one in sample.captions if not find_losses(prompt, one)), key=count)
+    text = max((one for one in sample.captions if _keeps(prompt, one)), key=count)
     generator = rng.generator(seed, "terse prompts", draw)
     if generator.random() < _TERSE_SHARE:
         terse = shorten(prompt, generator)
         # A comma may take a token that was not planned for.
-        prompt = terse if count(terse) <= count(prompt) else prompt
+        prompt = terse if count(terse) <= count(prompt) and _keeps(terse, text) else prompt
     asked = ask_to_expand(prompt)
     (both,) = row.layout.tokenizer.encode([f"{asked} {text}"])
     row.put(sample=index, grid=(0, 0, 0), fps=sample.fps, text=both, tokens_LP=None, given=len(spell_words(asked)))
+
+
+def _keeps(prompt: str, text: str) -> bool:
+    return not find_losses(prompt, text) and not find_additions(prompt, text, joined=True)
