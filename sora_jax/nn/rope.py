@@ -26,10 +26,13 @@ def rotations(position_BL3: jax.Array, head_dim: int, theta: float) -> tuple[jax
     """
     angles = []
     for axis, dim in enumerate(axis_dims(head_dim)):
-        frequency = np.repeat(theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim), 2)
+        frequency = theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
         angles.append(position_BL3[..., axis : axis + 1].astype(jnp.float32) * frequency.astype(np.float32))
     angle = jnp.concatenate(angles, axis=-1)
-    return jnp.cos(angle), jnp.sin(angle) * np.tile([-1.0, 1.0], head_dim // 2).astype(np.float32)
+    # Products with ones, which are exact: XLA on CPU computes what is no product again wherever it is used.
+    both = np.kron(np.eye(head_dim // 2), [1.0, 1.0])
+    signed = both * np.tile([-1.0, 1.0], head_dim // 2)
+    return _spread(jnp.cos(angle), both), _spread(jnp.sin(angle), signed)
 
 
 def rotate(x_BLNH: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -40,5 +43,10 @@ def rotate(x_BLNH: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Arra
     """
     cos, sin = (part[:, :, None, :] for part in rotation)
     swap = np.kron(np.eye(x_BLNH.shape[-1] // 2), [[0.0, 1.0], [1.0, 0.0]])
-    swapped = jnp.einsum("BLNH,HG->BLNG", x_BLNH, jnp.asarray(swap, x_BLNH.dtype), precision="highest")
+    swapped = _spread(x_BLNH, swap)
     return (x_BLNH.astype(jnp.float32) * cos + swapped.astype(jnp.float32) * sin).astype(x_BLNH.dtype)
+
+
+def _spread(x: jax.Array, ones: np.ndarray) -> jax.Array:
+    """Returns `x` with the numbers of its last dimension where the columns of `ones`, of one entry each, have them."""
+    return jnp.einsum("...H,HG->...G", x, jnp.asarray(ones, x.dtype), precision="highest")
