@@ -93,7 +93,7 @@ def get_config() -> ConfigDict:
     loss.absolute = 0.1  # absolute error; plain grounds come out plain
     loss.gradient = 0.1  # absolute error of gradients over three scales: edges
     loss.perceptual = 0.0  # distance that a network sees (LPIPS); needs `perceptual_weights` (untried)
-    loss.latent_noise = 0.0  # largest noise on latents before the decoder, in their own deviations, 0 or more: it then
+    loss.latent_noise = 0.2  # largest noise on latents before the decoder, in their own deviations, 0 or more: it then
     # draws clean forms from latents that are a little off, as sampled ones are
     loss.bottleneck = 3e-4  # kl: divergence of the latent from a unit normal; vq: distance to the nearest code
 
@@ -283,7 +283,7 @@ def get_config() -> ConfigDict:
     )
     stages.images.optimizer = as_in(c.optimizer)
     stages.videos = diffusion_stage(
-        steps=1500, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
+        steps=2700, schedule=schedule(5.2e-3, warmup_steps=60, decay_share=0.5, final_share=0.02), images=0.25
     )
     stages.videos.optimizer = as_in(c.optimizer)
 
