@@ -80,7 +80,7 @@ def get_config() -> ConfigDict:
     ae.blocks = 1  # residual blocks per level, encoder
     ae.decoder_width = 32  # channels of the decoder's last level
     ae.decoder_blocks = 1  # residual blocks per level, decoder
-    ae.channels = 8  # of the latent
+    ae.channels = 6  # of the latent
     ae.attention = False  # whether the middle attends within frames
     ae.shortcuts = True  # parameter-free shortcuts around levels (Wan 2.2); they give a linear start
     ae.linear_heads = False  # whether latent and pixels also come linearly from the last features: learns much faster
@@ -279,7 +279,7 @@ def get_config() -> ConfigDict:
     # are encoded; it must have the same autoencoder (autoencoder.start_from) and texts; None: all are encoded
 
     stages.images = diffusion_stage(
-        steps=800, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
+        steps=600, schedule=schedule(6e-3, warmup_steps=60, decay_share=0.01, final_share=1.0), images=1.0
     )
     stages.images.optimizer = as_in(c.optimizer)
     stages.videos = diffusion_stage(
