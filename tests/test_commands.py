@@ -485,7 +485,10 @@ def test_a_checkpoint_that_is_not_there_is_told_by_evaluate(run, toy_workdir):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--part=decoder"], "<autoencoder|heldout|generator|tasks|distribution|probes|refine|control|captions|all>"),
+        (
+            ["--part=decoder"],
+            "<autoencoder|heldout|generator|tasks|distribution|probes|refine|control|expand|captions|all>",
+        ),
         (["--data=tests"], "pass --part=autoencoder, not all"),
         (
             ["--part=autoencoder", "--data=no/such"],
