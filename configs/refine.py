@@ -5,8 +5,8 @@
   python -m sora_jax.evaluate --workdir=runs/refine --part=refine
   python -m sora_jax.sample --workdir=runs/refine --refine=space:2 --prompt="a red circle moves right"
 
-Weights and autoencoder are those of the base run, which never saw clips of this size: one stage of four minutes on two
-CPU cores teaches them. For clips of your own take over `context` and the stage, and start from what you have trained.
+Weights and autoencoder are those of the base run, which never saw clips of this size: one stage
+teaches them. For clips of your own take over `context` and the stage, and start from what you have trained.
 """
 
 from ml_collections import ConfigDict
