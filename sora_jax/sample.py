@@ -69,7 +69,7 @@ _MASK = _FLAGS.path("mask", None, "White where fill makes something new: an imag
 _STRENGTH = _FLAGS.number(
     "strength",
     None,
-    "How much is made anew, 0 to 1; default: edit 0.6, loop 0.2, connect 0.05, upscale and interpolate 0.4.",
+    "How much is made anew, 0 to 1; default: edit 0.6, loop 0.2, connect 0.1, upscale and interpolate 0.4.",
 )
 _SCALE = _FLAGS.number("scale", 2.0, "By which upscale multiplies height and width.")
 _REFINE = _FLAGS.string(

@@ -27,7 +27,7 @@ _CONTROLLED = ("text", "animate", "edit", "fill")
 # Attributes that name one file.
 _FILES = ("image", "last_image", "mask", "boxes", "reference")
 # How much of what is given is made anew, where that is a question.
-DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.2, "connect": 0.05, "upscale": 0.4, "interpolate": 0.4}
+DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.2, "connect": 0.1, "upscale": 0.4, "interpolate": 0.4}
 _DURATION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # Seeds are 32 bits wide.
 _SEEDS = 2**32
