@@ -30,19 +30,23 @@ class CropConfig:
       buckets: (frames, height, width, clips) of each batch shape, taken in turn; one compilation each.
       cache_mb: Memory for decoded clips that are kept between batches, in megabytes.
       altered: Share of the windows that are altered, in [0, 1].
+      faster: Of clips with every second frame of which a window of several frames can be filled, the share, in [0, 1],
+        of which that is done: things then move twice as far between frames.
     """
 
     buckets: tuple[tuple[int, int, int, int], ...]
     cache_mb: int
     altered: float
+    faster: float = 0.0
 
     def __post_init__(self):
         if not self.buckets or any(len(bucket) != 4 or min(bucket) < 1 for bucket in self.buckets):
             raise UserError(
                 f"buckets must be one or more (frames, height, width, clips), each at least 1; not {self.buckets}"
             )
-        if not 0 <= self.altered <= 1:
-            raise UserError(f"altered must be a share of the windows, from 0 to 1; not {self.altered}")
+        for name, share in (("altered", self.altered), ("faster", self.faster)):
+            if not 0 <= share <= 1:
+                raise UserError(f"{name} must be a share of the windows, from 0 to 1; not {share}")
 
 
 class ClipCache:
@@ -84,7 +88,7 @@ class CropStream:
                 raise UserError(f"bucket {bucket} holds {bucket[3]} clips, not divisible by {process_count} processes")
         self._clips = ClipCache(source, max_bytes=config.cache_mb * 2**20)
         self._buckets = config.buckets
-        self._altered = config.altered
+        self._altered, self._faster = config.altered, config.faster
         self._seed = seed
         self._process = (process_index, process_count)
         self._bad: dict[str, str] = {}
@@ -104,7 +108,8 @@ class CropStream:
     def fingerprint(self) -> dict[str, object]:
         """Returns what the order of batches depends on, fit for JSON."""
         buckets = [list(bucket) for bucket in self._buckets]
-        return {"seed": self._seed, "data": self._source, "buckets": buckets, "altered": self._altered}
+        facts = {"seed": self._seed, "data": self._source, "buckets": buckets, "altered": self._altered}
+        return {**facts, "faster": self._faster} if self._faster else facts
 
     def batches(self, start: int) -> grain.IterDataset:
         """Returns an iterable over batches `start`, `start` + 1, ... without end, read ahead in one thread."""
@@ -123,7 +128,7 @@ class CropStream:
                 self._note(bad)
                 unusable.append(bad)
                 continue
-            pixels = clip.pixels_THWC
+            pixels = self._hastened(clip.pixels_THWC, size[0], generator)
             spare = [have - want for have, want in zip(pixels.shape, size, strict=False)]
             if min(spare) >= 0:
                 corner = [int(generator.integers(room + 1)) for room in spare]
@@ -137,6 +142,13 @@ class CropStream:
             f"none of {_MOST_DRAWS} clips drawn{damaged} holds a window of {size[0]} frames of {size[1]}x{size[2]} px; "
             "make the buckets smaller or the clips larger"
         )
+
+    def _hastened(self, pixels_THWC: np.ndarray, frames: int, generator: np.random.Generator) -> np.ndarray:
+        """Returns the frames that a window of so many is cut of: all, or of a share of the clips every second one."""
+        # Nothing is drawn where no window is faster, so that the windows are those of before there was this.
+        if self._faster and frames > 1 and len(pixels_THWC) >= 2 * frames - 1 and generator.random() < self._faster:
+            return pixels_THWC[::2]
+        return pixels_THWC
 
     def _note(self, bad: BadClip) -> None:
         if bad.source_id not in self._bad:

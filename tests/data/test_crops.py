@@ -42,8 +42,8 @@ class Source:
 SHAPES = [(1, 6, 8), (5, 4, 6), (9, 8, 12), (2, 4, 6)]
 
 
-def stream(*, seed=0, shapes=SHAPES, buckets=BUCKETS, bad=(), altered=0.0, **process):
-    config = CropConfig(buckets=buckets, cache_mb=1, altered=altered)
+def stream(*, seed=0, shapes=SHAPES, buckets=BUCKETS, bad=(), altered=0.0, faster=0.0, **process):
+    config = CropConfig(buckets=buckets, cache_mb=1, altered=altered, faster=faster)
     return CropStream(Source(shapes, bad=bad), config, seed=seed, **process)
 
 
@@ -114,10 +114,33 @@ def test_a_share_of_the_windows_is_altered():
             CropConfig(buckets=BUCKETS, cache_mb=1, altered=share)
 
 
+def test_a_share_of_the_windows_of_clips_long_enough_takes_every_second_frame():
+    def strides(crops):
+        batches = np.concatenate([crops[2 * i + 1]["clip_BTHWC"] for i in range(40)])
+        return np.unique(np.diff(batches[..., 0].astype(int), axis=1)[:, :, 0, 0]).tolist()
+
+    of_nine = [(9, 8, 12)]
+    assert strides(stream(shapes=of_nine)) == [1]
+    assert strides(stream(shapes=of_nine, faster=0.5)) == [1, 2]
+    assert strides(stream(shapes=of_nine, faster=1.0)) == [2]
+    assert strides(stream(shapes=[(4, 8, 12)], faster=1.0)) == [1], "five frames are needed"
+    np.testing.assert_array_equal(
+        stream(faster=1.0)[0]["clip_BTHWC"], stream()[0]["clip_BTHWC"], "an image has one frame"
+    )
+    with pytest.raises(UserError, match=r"faster must be a share of the windows, from 0 to 1; not 1.5"):
+        CropConfig(buckets=BUCKETS, cache_mb=1, altered=0.0, faster=1.5)
+
+
 def test_the_fingerprint_is_json_and_follows_what_the_order_depends_on():
     first = stream().fingerprint()
     assert json.loads(json.dumps(first)) == first
-    others = [stream(seed=1), stream(buckets=BUCKETS[:1]), stream(shapes=SHAPES[:3]), stream(altered=0.5)]
+    others = [
+        stream(seed=1),
+        stream(buckets=BUCKETS[:1]),
+        stream(shapes=SHAPES[:3]),
+        stream(altered=0.5),
+        stream(faster=0.5),
+    ]
     assert all(other.fingerprint() != first for other in others)
 
 
