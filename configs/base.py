@@ -266,9 +266,9 @@ def get_config() -> ConfigDict:
 
     c.stages = stages = ConfigDict()
     stages.autoencoder = autoencoder_stage(
-        steps=1950,
+        steps=1800,
         schedule=schedule(8e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
-        buckets=((1, 24, 24, 24), (5, 24, 24, 12), (9, 24, 24, 8)),
+        buckets=((1, 24, 24, 24), (5, 24, 24, 16), (9, 24, 24, 8)),
         faster=0.7,
     )
 
@@ -455,7 +455,7 @@ def autoencoder_stage(
     schedule: ConfigDict,
     buckets: tuple[tuple[int, int, int, int], ...],
     altered: float = 0.0,
-    faster: float = 0.0,
+    faster: float | None = None,
     adversarial: float = 0.0,
 ) -> ConfigDict:
     """Returns a stage that trains the autoencoder on windows of clips."""
@@ -470,8 +470,8 @@ def autoencoder_stage(
     crops.altered = (
         altered  # share of windows mirrored, recoloured, behind cutouts: few clips carry further, learn slower
     )
-    crops.faster = faster  # share of windows of several frames that take every second one, of clips long enough: things
-    # then move twice as far between frames, as in short, fast clips
+    crops.faster = FieldReference(faster, field_type=float)  # share, in [0, 1], of windows of several frames that take
+    # every second one, of clips long enough: things then move twice as far between frames. None: none
     s.start_from = placeholder(str)  # runs/a/checkpoints/autoencoder, or /STEP in it, of another run: the
     # averaged weights that the stage starts from (docs/checkpoints.md; untried); None: as `kind` says
     s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it

@@ -31,20 +31,20 @@ class CropConfig:
       cache_mb: Memory for decoded clips that are kept between batches, in megabytes.
       altered: Share of the windows that are altered, in [0, 1].
       faster: Of clips with every second frame of which a window of several frames can be filled, the share, in [0, 1],
-        of which that is done: things then move twice as far between frames.
+        of which that is done: things then move twice as far between frames. None: none.
     """
 
     buckets: tuple[tuple[int, int, int, int], ...]
     cache_mb: int
     altered: float
-    faster: float = 0.0
+    faster: float | None = None
 
     def __post_init__(self):
         if not self.buckets or any(len(bucket) != 4 or min(bucket) < 1 for bucket in self.buckets):
             raise UserError(
                 f"buckets must be one or more (frames, height, width, clips), each at least 1; not {self.buckets}"
             )
-        for name, share in (("altered", self.altered), ("faster", self.faster)):
+        for name, share in (("altered", self.altered), ("faster", self.faster or 0.0)):
             if not 0 <= share <= 1:
                 raise UserError(f"{name} must be a share of the windows, from 0 to 1; not {share}")
 

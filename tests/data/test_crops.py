@@ -42,7 +42,7 @@ class Source:
 SHAPES = [(1, 6, 8), (5, 4, 6), (9, 8, 12), (2, 4, 6)]
 
 
-def stream(*, seed=0, shapes=SHAPES, buckets=BUCKETS, bad=(), altered=0.0, faster=0.0, **process):
+def stream(*, seed=0, shapes=SHAPES, buckets=BUCKETS, bad=(), altered=0.0, faster=None, **process):
     config = CropConfig(buckets=buckets, cache_mb=1, altered=altered, faster=faster)
     return CropStream(Source(shapes, bad=bad), config, seed=seed, **process)
 
