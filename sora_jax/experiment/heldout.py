@@ -1,5 +1,6 @@
 """Held-out clips as the transformer sees them, and what their loss is measured with."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,28 +33,37 @@ def prepare_heldout(
     `batch` clips are encoded at once. The first process does it; all must call this. Raises UserError where no
     collection holds clips out, DataError where too many cannot be used.
     """
-    holding = [one for one in collections if one.heldout is not None]
-    if not holding:
+    few = _few_of_each(collections, count)
+    if not few:
         raise UserError(NONE_HELD_OUT)
     # Of several processes each has one of its own, for which all must read the checkpoint together.
     own = codec if jax.process_count() == 1 else load_codec(workdir, settings)
     if is_first():
-        for one in holding:
-            _prepare(workdir, settings, one, own, count=-(-count // len(holding)), batch=batch)
+        for one in few:
+            _prepare(workdir, settings, one, own, batch=batch)
     wait_for_all("held-out clips are encoded")
-    return PreparedSet(*(workdir.heldout(one.name) for one in holding))
+    return PreparedSet(*(workdir.heldout(one.name) for one in few))
 
 
-def _prepare(
-    workdir: Workdir, settings: Settings, collection: Collection, codec: Codec, *, count: int, batch: int
-) -> None:
-    """Makes up to `count` held-out clips of a collection a set."""
-    assert collection.heldout is not None, collection.name
-    chosen = ChosenSource(collection.heldout, evenly(len(collection.heldout), count))
-    few = Collection(name=collection.name, source=chosen, limits=collection.limits, readers=collection.readers)
-    folder, shower = workdir.heldout(collection.name), load_shower(settings, codec)
+def count_heldout(collections: Sequence[Collection], settings: Settings) -> int:
+    """Returns how many held-out clips a run measures its models on."""
+    return sum(len(one.source) for one in _few_of_each(collections, settings.evaluation.clips))
+
+
+def _few_of_each(collections: Sequence[Collection], count: int) -> list[Collection]:
+    """Returns up to `count` held-out clips, evenly of all collections that have some, in the place of their clips."""
+    holding = [(one, one.heldout) for one in collections if one.heldout is not None]
+    return [
+        dataclasses.replace(one, source=ChosenSource(held, evenly(len(held), -(-count // len(holding)))), heldout=None)
+        for one, held in holding
+    ]
+
+
+def _prepare(workdir: Workdir, settings: Settings, few: Collection, codec: Codec, *, batch: int) -> None:
+    """Makes the clips of a collection a set of held-out ones."""
+    folder, shower = workdir.heldout(few.name), load_shower(settings, codec)
     # Whole batches: their programs are those that encoded what is trained on.
-    prepare(few, codec, folder, batch=batch, clips_per_shard=len(chosen), shower=shower, whole_batches=True)
+    prepare(few, codec, folder, batch=batch, clips_per_shard=len(few.source), shower=shower, whole_batches=True)
     finish(few, folder)
     settings.text_encoder.release()
 
