@@ -52,7 +52,6 @@ from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request, Task, make_requests
 from sora_jax.generate.scheduler import Rounds, make_all
 from sora_jax.train.workdir import Workdir
-from sora_jax.video import latents
 
 # A size in px as (height, width) or "HEIGHTxWIDTH".
 AskedSize = tuple[int, int] | str
@@ -243,9 +242,7 @@ class Session:
 
         Raises UserError for a size or a number of frames that the strides do not divide.
         """
-        codec = self.models.codec
-        raw_BTHWC = codec.encode(as_clip("the clip", clip_THWC)[None])
-        return latents.normalise(raw_BTHWC, codec.mean_C, codec.scale_C)[0]
+        return self.models.encode(as_clip("the clip", clip_THWC))
 
     def decode(self, latent_THWC: np.ndarray) -> np.ndarray:
         """Returns the uint8 clip (T, H, W, 3) of a latent as of `encode`."""
