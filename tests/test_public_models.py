@@ -11,7 +11,7 @@ import sora_jax
 from configs import base, wan_lora
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
-from sora_jax.experiment.loading import given_statistics
+from sora_jax.experiment.loading import given_statistics, pack_layout
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request
@@ -67,6 +67,21 @@ def test_a_model_brings_its_settings_and_what_is_said_otherwise_is_heard(models)
     assert (changed.transformer.remat, changed.transformer.width) == ("full", 24)
     with pytest.raises(UserError, match="no such key or value"):
         sora_jax.open_model(models / "pipeline", changes={"sampling.stepz": 3})
+
+
+def test_a_rate_other_than_the_variants_is_of_the_file_alone_and_said(models):
+    model = sora_jax.open_model(models / "pipeline")
+    asked = [Request(prompt=("a",), size="16x16", frames=5, fps=fps) for fps in (None, 16.0, 24.0)]
+    assert [read_job(one, model.limits).fps for one in asked] == [16, 16, 24]
+    assert "frames per second" not in model.described(model.solver(), asked[:2])
+    assert "24 frames per second, as asked for: the model counts frames, of which 16 were" in model.described(
+        model.solver(), asked
+    )
+    text = {"text_BKE": np.zeros((1, public_model.TEXT_DIM))}
+    for fps in (16.0, 24.0):
+        row = pack_layout(model.settings).row()
+        row.put(sample=0, grid=(3, 1, 1), fps=fps, text=text, tokens_LP=None)
+        assert row.arrays["position_BL3"][:3, 0].tolist() == [0, 1, 2]
 
 
 def test_the_usual_video_of_a_large_model_needs_the_memory_of_a_chunk(models):

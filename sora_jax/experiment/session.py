@@ -148,6 +148,8 @@ class Session:
         negatives = dict.fromkeys(negative if one.negative is None else one.negative for one in requests)
         way = "" if solver.grid is None else f" on the grid {solver.grid.name} with shift {solver.grid.shift:g}"
         return "\n".join(
+        usual = files.variant.fps
+        rates = dict.fromkeys(one.fps for one in requests if one.fps not in (None, usual))
             [
                 f"{files.folder} is {files.variant.title} ({files.name})",
                 *files.notes,
@@ -155,6 +157,11 @@ class Session:
                 *(f"negative prompt: {one or 'none'}" for one in negatives),
             ]
         )
+                *(
+                    f"{rate:g} frames per second, as asked for: the model counts frames, of which {usual:g} were a "
+                    "second in its training"
+                    for rate in rates
+                ),
 
     def sample(
         self,
