@@ -41,6 +41,7 @@ from sora_jax.experiment.loading import (
     solver_config,
 )
 from sora_jax.experiment.machine import free_memory
+from sora_jax.experiment.model_settings import warn_of_unheard
 from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.public_models import PublicModels
 from sora_jax.experiment.settings import read_settings
@@ -98,6 +99,7 @@ def open_public(
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the config has no such key or value: {error}") from error
     settings = read_settings(config)
+    warn_of_unheard(config, changes)
     cache = use_compilation_cache()
     return Session(PublicModels(settings, mesh=_mesh(devices), adapters=read_adapters(lora)), cache=cache)
 
@@ -146,22 +148,22 @@ class Session:
         scales = dict.fromkeys(own if one.guidance is None else f"{one.guidance:g}" for one in requests)
         negative = self.limits.negative
         negatives = dict.fromkeys(negative if one.negative is None else one.negative for one in requests)
-        way = "" if solver.grid is None else f" on the grid {solver.grid.name} with shift {solver.grid.shift:g}"
-        return "\n".join(
         usual = files.variant.fps
         rates = dict.fromkeys(one.fps for one in requests if one.fps not in (None, usual))
+        way = "" if solver.grid is None else f" on the grid {solver.grid.name} with shift {solver.grid.shift:g}"
+        return "\n".join(
             [
                 f"{files.folder} is {files.variant.title} ({files.name})",
                 *files.notes,
                 f"{solver.steps} steps of {solver.method}{way}, guidance {' and '.join(scales)}",
                 *(f"negative prompt: {one or 'none'}" for one in negatives),
-            ]
-        )
                 *(
                     f"{rate:g} frames per second, as asked for: the model counts frames, of which {usual:g} were a "
                     "second in its training"
                     for rate in rates
                 ),
+            ]
+        )
 
     def sample(
         self,
