@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+from absl import logging
 from jax.sharding import Mesh
 
 from sora_jax.core.distributed import is_first, wait_for_all
@@ -12,6 +13,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.data.fitting import Collection
 from sora_jax.data.shards.prepared import PreparedSet
+from sora_jax.data.shards.skipped import SKIPPED_FILE, read_skipped
 from sora_jax.data.sources.split import ChosenSource
 from sora_jax.evaluation.loss_grid import LossGrid
 from sora_jax.experiment.loading import load_codec, load_shower, pack_layout
@@ -60,11 +62,19 @@ def _few_of_each(collections: Sequence[Collection], count: int) -> list[Collecti
 
 
 def _prepare(workdir: Workdir, settings: Settings, few: Collection, codec: Codec, *, batch: int) -> None:
-    """Makes the clips of a collection a set of held-out ones."""
+    """Makes the clips of a collection a set of held-out ones, without those that cannot be used, which are counted."""
     folder, shower = workdir.heldout(few.name), load_shower(settings, codec)
     # Whole batches: their programs are those that encoded what is trained on.
     prepare(few, codec, folder, batch=batch, clips_per_shard=len(few.source), shower=shower, whole_batches=True)
-    finish(few, folder)
+    # Chance alone makes the share of bad ones large among few: that of all clips was judged as they were prepared.
+    finish(dataclasses.replace(few, limits=dataclasses.replace(few.limits, max_bad_share=1.0)), folder)
+    total, skipped = len(few.source), read_skipped(folder)
+    bad = sum((few.source.source_id(index), few.source.origin(index)) in skipped for index in range(total))
+    said = f"{few.name}: %s held-out clips could be used; {folder / SKIPPED_FILE} names the others with their reasons"
+    if bad == total:
+        raise UserError(f"{said % f'none of {total}'}: raise data.heldout_share in a new workdir, or mend them")
+    if bad:
+        logging.warning("%s", said % f"{total - bad} of {total}")
     settings.text_encoder.release()
 
 
