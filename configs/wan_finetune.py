@@ -104,6 +104,9 @@ def of_variant(name: str) -> ConfigDict:
     )
     if variant.experts > 1:
         c.sampling.low_guidance = variant.guidance[1]
+    if variant.image_dim is not None:
+        # Each takes room for the tokens of its images (257, or 514), there or not: as many as texts of the longest.
+        c.packing.segments = c.packing.text_tokens // TEXT_TOKENS
     if variant.takes_image:
         c.transformer.given_channels = variant.in_channels - variant.out_channels
     for key in ("image_dim", "image_positions"):

@@ -44,6 +44,7 @@ def main(_: Sequence[str]) -> None:
     from sora_jax.core import debugging
     from sora_jax.core.config import to_json
     from sora_jax.core.distributed import find_cluster, joined
+    from sora_jax.experiment.model_settings import warn_of_unheard
     from sora_jax.experiment.run import run
 
     if _DEBUG.value:
@@ -54,6 +55,7 @@ def main(_: Sequence[str]) -> None:
     )
     purpose = {"config": to_json(_CONFIG.value), "workdir": _WORKDIR.value, "debug": _DEBUG.value, **wanted}
     with joined(cluster, purpose=purpose, timeout_s=_JOIN_TIMEOUT.value, heartbeat_s=_HEARTBEAT.value):
+        warn_of_unheard(_CONFIG.value, _CONFIG.given)
         run(_CONFIG.value, _WORKDIR.value, **wanted)
 
 

@@ -36,12 +36,14 @@ def main(_: Sequence[str]) -> None:
     use_huge_pages()
     # Here, because they bring jax: a second start should cost nothing.
     from sora_jax.core.errors import UserError
+    from sora_jax.experiment.model_settings import warn_of_unheard
     from sora_jax.experiment.run import prepare_share, rewrite_captions, run
     from sora_jax.preparation.encode import WHOLE, Share
 
     share = Share(index=_INDEX.value, count=_COUNT.value)
     if _CAPTIONS_ONLY.value and share != WHOLE:
         raise UserError("--captions_only is done by one process: leave --process_index and --process_count out")
+    warn_of_unheard(_CONFIG.value, _CONFIG.given)
     if _CAPTIONS_ONLY.value:
         rewrite_captions(_CONFIG.value, _WORKDIR.value)
     elif share == WHOLE:

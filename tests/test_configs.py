@@ -16,7 +16,7 @@ from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
-from sora_jax.models.interop.variants import HEAD_DIM, VARIANTS
+from sora_jax.models.interop.variants import HEAD_DIM, TEXT_TOKENS, VARIANTS
 from sora_jax.video.shapes import clip_token_grid, count
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +197,9 @@ def test_a_config_of_a_public_model_is_read_without_its_files(name, variant):
     assert settings.patch_width == 4 * public.out_channels
     grid = clip_token_grid((public.frames, *public.sizes[0]), stride=settings.stride, patch=transformer.patch)
     assert 0 <= settings.packing.tokens - count(grid) < 2048, "a row holds a clip of the usual size"
+    packing, images = settings.packing, {None: 1, 514: 2}[public.image_positions] if public.image_dim else 0
+    assert packing.segments * TEXT_TOKENS >= packing.text_tokens, "no text is too long for the clips of a row"
+    assert packing.segments * 257 * images < 0.1 * packing.tokens, "room for images is little beside that for clips"
     trained = settings.stages_of(TEXT_TO_VIDEO)
     levels = [settings.stages[stage].levels for stage in trained]
     boundary = public.boundary

@@ -11,7 +11,8 @@ import sora_jax
 from configs import base, wan_lora
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
-from sora_jax.experiment.loading import given_statistics
+from sora_jax.experiment.loading import given_statistics, pack_layout
+from sora_jax.experiment.model_settings import warn_of_unheard
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request
@@ -67,6 +68,60 @@ def test_a_model_brings_its_settings_and_what_is_said_otherwise_is_heard(models)
     assert (changed.transformer.remat, changed.transformer.width) == ("full", 24)
     with pytest.raises(UserError, match="no such key or value"):
         sora_jax.open_model(models / "pipeline", changes={"sampling.stepz": 3})
+
+
+def test_what_is_said_and_not_heard_is_told(models, caplog):
+    """A value that is that of configs/base.py cannot be told from none, and a shape is the model's."""
+    changes = {
+        "sampling.steps": 20,
+        "sampling.frames": 9,
+        "transformer.width": 64,
+        "sampling.solver": "euler",
+        "seed": 0,
+    }
+    config = base.get_config()
+    config.model = str(models / "pipeline")
+    config.update_from_flattened_dict(changes)
+    warn_of_unheard(config, ())
+    assert not caplog.text
+    warn_of_unheard(config, changes)
+    lost = "sampling.steps 50 and not 20, sampling.frames 81 and not 9, transformer.width 24 and not 64"
+    assert f"the model has {lost}: its shapes are always its own" in caplog.text
+    public = wan_lora.get_config("t2v_1_3b")
+    public.model, public.sampling.steps = config.model, 20
+    caplog.clear()
+    warn_of_unheard(public, ["sampling.steps", "sampling.frames"])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("command", ["main", "prepare"])
+def test_a_command_tells_what_it_does_not_hear_before_it_begins(python, models, tmp_path, command):
+    done = python(
+        "-m",
+        f"sora_jax.{command}",
+        f"--config.model={models / 'pipeline'}",
+        "--config.sampling.steps=20",
+        "--config.data.source=folder",
+        f"--config.data.path={tmp_path / 'none'}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert done.returncode == 2
+    assert "the model has sampling.steps 50 and not 20" in done.stderr
+
+
+def test_a_rate_other_than_the_variants_is_of_the_file_alone_and_said(models):
+    model = sora_jax.open_model(models / "pipeline")
+    asked = [Request(prompt=("a",), size="16x16", frames=5, fps=fps) for fps in (None, 16.0, 24.0)]
+    assert [read_job(one, model.limits).fps for one in asked] == [16, 16, 24]
+    assert "frames per second" not in model.described(model.solver(), asked[:2])
+    assert "24 frames per second, as asked for: the model counts frames, of which 16 were" in model.described(
+        model.solver(), asked
+    )
+    text = {"text_BKE": np.zeros((1, public_model.TEXT_DIM))}
+    for fps in (16.0, 24.0):
+        row = pack_layout(model.settings).row()
+        row.put(sample=0, grid=(3, 1, 1), fps=fps, text=text, tokens_LP=None)
+        assert row.arrays["position_BL3"][:3, 0].tolist() == [0, 1, 2]
 
 
 def test_the_usual_video_of_a_large_model_needs_the_memory_of_a_chunk(models):

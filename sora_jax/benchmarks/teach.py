@@ -97,7 +97,7 @@ _BASE_CHANGES: dict[str, Any] = _PACKING | {
     "transformer.patch": PATCH,
     "transformer.frequency_dim": FREQUENCY_DIM,
     "transformer.rope_theta": ROPE_THETA,
-    "transformer.time_rate": 4.0,
+    "transformer.time_rate": _FPS / 4,  # one position for each latent frame: such models count them
     "transformer.text_pad_to": TEXT_TOKENS,
     "transformer.pooled_text": False,
     "transformer.place_features": False,

@@ -44,7 +44,7 @@ class Metric:
     @property
     def shown_name(self) -> str:
         """The name as a page has it."""
-        return self.name.replace("*", "N" if self.name.startswith("drift") else "NETWORK")
+        return self.name.replace("*", "N" if "drift" in self.name else "NETWORK")
 
 
 def _trained(name: str, title: str, says: str, **facts: Any) -> Metric:
@@ -290,6 +290,7 @@ METRICS: tuple[Metric, ...] = (
         "drift over N frames",
         "how far the means and deviations of the colours of a frame move within N frames, over 255",
     ),
+    _moved("latent_drift_*", "drift of latents", "the same of the latent, of deviation 1; of the run's own samples"),
     _told("precision", "precision", "by attribute: of what captions state, how much is right"),
     _told("recall", "recall", "by attribute: of what is there, how much is stated rightly"),
     _told(

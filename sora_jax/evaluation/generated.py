@@ -44,11 +44,17 @@ CLIP_SCORES: dict[str, Callable[[np.ndarray, float], float | None]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judges:
-    """The networks that look at clips: of frames, of whole clips, and of captions and frames; None: none of these."""
+    """The networks that look at clips: of frames, of whole clips, and of captions and frames; None: none of these.
+
+    `encode`: uint8 clip (T, H, W, 3) -> latent of about unit variance, with a frame for `stride` frames; None: no
+    autoencoder looks.
+    """
 
     image: FeatureNetwork
     video: FeatureNetwork
     text: TextFeatures | None = None
+    encode: Callable[[np.ndarray], np.ndarray] | None = None
+    stride: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,6 +110,8 @@ def measure_set(
             values = (score(one.clip_THWC, one.fps) for one in part)
             scores[name] += [np.nan if value is None else value for value in values]
         scores[SIMILARITY] += _similarity(part, judges)
+        for name, values in _latent_drifts(pixels, judges).items():
+            scores[name] += values
         sizes.update(clip.shape[:3] for clip in pixels)
         digests += map(pixel_digest, pixels)
         done(len(digests))
@@ -116,6 +124,18 @@ def measure_set(
         sizes=sizes,
         digests=tuple(digests),
     )
+
+
+def _latent_drifts(clips: Sequence[np.ndarray], judges: Judges) -> dict[str, list[float]]:
+    """Returns by distance how far the latent of each clip drifts; none where no autoencoder looks."""
+    if judges.encode is None:
+        return {}
+    latents = [judges.encode(clip_THWC) for clip_THWC in clips]
+    found = {
+        f"latent_drift_{distance}": [motion.latent_drift(one, distance, stride=judges.stride) for one in latents]
+        for distance in motion.DRIFT_DISTANCES
+    }
+    return {name: [np.nan if value is None else value for value in values] for name, values in found.items()}
 
 
 def _similarity(part: Sequence[JudgedClip], judges: Judges) -> list[float]:

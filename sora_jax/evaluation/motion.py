@@ -4,7 +4,7 @@ They compare neighbouring frames, or frames some way apart; None where a clip ha
 their own, and it is those that made clips should have: a still clip flickers least. None of them is a number of VBench
 but `temporal_flickering`, which is the same.
 
-Letters: T H W C pixels, P pairs of neighbouring frames.
+Letters: T H W C pixels or latents, P pairs of neighbouring frames.
 """
 
 import functools
@@ -59,9 +59,24 @@ def drift(clip_THWC: np.ndarray, distance: int) -> float | None:
     """
     if len(clip_THWC) <= distance:
         return None
+    return _change(clip_THWC, distance) / 255
+
+
+def latent_drift(latent_THWC: np.ndarray, distance: int, *, stride: int) -> float | None:
+    """Returns the same of the channels of a latent of about unit variance, which has a frame for `stride` of pixels.
+
+    `distance` is in frames of pixels, and rounded down to those of latents; None where that is 0. Of what the
+    autoencoder keeps of a picture only its brightness and colours are in `drift`.
+    """
+    apart = distance // stride
+    return _change(latent_THWC, apart) if 0 < apart < len(latent_THWC) else None
+
+
+def _change(clip_THWC: np.ndarray, distance: int) -> float:
+    """Returns the mean change of the means and deviations of channels between frames so far apart."""
     frames = clip_THWC.astype(np.float32)
     statistics = np.concatenate([frames.mean(axis=(1, 2)), frames.std(axis=(1, 2))], axis=-1)
-    return float(np.abs(statistics[distance:] - statistics[:-distance]).mean()) / 255
+    return float(np.abs(statistics[distance:] - statistics[:-distance]).mean())
 
 
 @jax.jit

@@ -261,6 +261,7 @@ class PackedBatches:
             shown=settings.shown,
             context=context,
             pairs=pairs,
+            fps=settings.counted_fps,
         )
 
     def batches(self, start: int) -> Batches:

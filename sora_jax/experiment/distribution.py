@@ -106,6 +106,8 @@ def judge_distribution(
     count, folder = asked.samples, asked.samples_from
     # What is missing is said before anything is measured.
     maker = Maker(models, settings) if folder is None else None
+    if maker is not None:
+        judges = dataclasses.replace(judges, encode=models.encode, stride=settings.stride[0])
     given = None if folder is None else GivenClips(settings, folder, count)
     real_clips = RealClips(models.workdir, settings, asked.reference, count, captioned=given is None)
     real = _measured("real clips", real_clips.read(), judges, total=min(count, len(real_clips)))

@@ -1,9 +1,10 @@
 """What a public model brings to a config: the shapes of its files, and how it was made to be sampled."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from sora_jax.core.config_files import load_config
@@ -45,6 +46,28 @@ def with_model(tree: Mapping[str, Any]) -> dict[str, Any]:
     if files.image is not None and result.get("image_encoder") is None:
         result["image_encoder"] = str(files.image)
     return result
+
+
+def warn_of_unheard(config: Mapping[str, Any], keys: Collection[str]) -> None:
+    """Says of which of these keys, that a user gave, the model has a value of its own; raises as `with_model`."""
+    if not keys or config.get("model") is None:
+        return
+    given, used = _flat(_plain(config)), _flat(with_model(config))
+    lost = [f"{key} {used[key]} and not {given[key]}" for key in keys if key in given and used[key] != given[key]]
+    if lost:
+        logging.warning(
+            "the model has %s: its shapes are always its own, and a value that is that of configs/base.py cannot be "
+            "told from none: start from configs/wan_lora.py or configs/wan_finetune.py, where it counts",
+            ", ".join(lost),
+        )
+
+
+def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Returns all values of a tree by their whole names, which `before` begins."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return found
 
 
 def _plain(tree: Any) -> Any:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from sora_jax.core.errors import UserError
@@ -24,6 +25,7 @@ from sora_jax.generate.experts import EXPERTS, HIGH, Experts, ExpertsSampler
 from sora_jax.generate.sampler import Sampler
 from sora_jax.models.codec import Codec
 from sora_jax.train.workdir import Workdir
+from sora_jax.video import latents
 
 
 class RunModels:
@@ -64,6 +66,14 @@ class RunModels:
     def codec(self) -> Codec:
         """The autoencoder; raises UserError while it is not trained."""
         return load_codec(self.workdir, self.settings, mesh=self._mesh)
+
+    def encode(self, clip_THWC: np.ndarray) -> np.ndarray:
+        """Returns the latent, float32 (t, h, w, C) of about unit variance, of a uint8 clip (T, H, W, 3).
+
+        Raises UserError for a size or a number of frames that the strides do not divide.
+        """
+        raw_BTHWC = self.codec.encode(clip_THWC[None])
+        return latents.normalise(raw_BTHWC, self.codec.mean_C, self.codec.scale_C)[0]
 
     @property
     def params(self) -> Params:

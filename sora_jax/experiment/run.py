@@ -20,6 +20,7 @@ from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.datasets import curate_all, open_collections
 from sora_jax.experiment.estimate import EVALUATION, expected_parts
 from sora_jax.experiment.evaluation import evaluate
+from sora_jax.experiment.heldout import count_heldout
 from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.kinds.base import Run
 from sora_jax.experiment.kinds.prepare import PrepareKind, clips_of_share, encode_share, reword_all
@@ -66,8 +67,9 @@ def run(
                 began = time.monotonic()
                 collections = curate_all(collections, settings, workdir, writes=is_first())
                 speed = measure_speed(settings, mesh, compiled=compiled)
-                clips = sum(len(one.source) for one in collections)
-                with _progress(expected_parts(settings, mesh, workdir, speed, clips=clips, until=until)) as progress:
+                clips, held = sum(len(one.source) for one in collections), count_heldout(collections, settings)
+                parts = expected_parts(settings, mesh, workdir, speed, clips=clips, heldout=held, until=until)
+                with _progress(parts) as progress:
                     this_run = Run(
                         settings=settings,
                         workdir=workdir,

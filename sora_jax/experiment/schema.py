@@ -300,6 +300,11 @@ class Settings:
         """The files of the public model; None where the run makes its own."""
         return None if self.model is None else find_model(self.model)
 
+    @property
+    def counted_fps(self) -> float | None:
+        """Rate that every clip is taken to have, as public models count frames and know no seconds; None: its own."""
+        return None if self.public is None else self.public.variant.fps
+
     @functools.cached_property
     def text_encoder(self) -> TextEncoder:
         """The text encoder: it may hold files, so there is one."""

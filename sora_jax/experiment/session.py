@@ -41,6 +41,7 @@ from sora_jax.experiment.loading import (
     solver_config,
 )
 from sora_jax.experiment.machine import free_memory
+from sora_jax.experiment.model_settings import warn_of_unheard
 from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.public_models import PublicModels
 from sora_jax.experiment.settings import read_settings
@@ -52,7 +53,6 @@ from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request, Task, make_requests
 from sora_jax.generate.scheduler import Rounds, make_all
 from sora_jax.train.workdir import Workdir
-from sora_jax.video import latents
 
 # A size in px as (height, width) or "HEIGHTxWIDTH".
 AskedSize = tuple[int, int] | str
@@ -99,6 +99,7 @@ def open_public(
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the config has no such key or value: {error}") from error
     settings = read_settings(config)
+    warn_of_unheard(config, changes)
     cache = use_compilation_cache()
     return Session(PublicModels(settings, mesh=_mesh(devices), adapters=read_adapters(lora)), cache=cache)
 
@@ -147,6 +148,8 @@ class Session:
         scales = dict.fromkeys(own if one.guidance is None else f"{one.guidance:g}" for one in requests)
         negative = self.limits.negative
         negatives = dict.fromkeys(negative if one.negative is None else one.negative for one in requests)
+        usual = files.variant.fps
+        rates = dict.fromkeys(one.fps for one in requests if one.fps not in (None, usual))
         way = "" if solver.grid is None else f" on the grid {solver.grid.name} with shift {solver.grid.shift:g}"
         return "\n".join(
             [
@@ -154,6 +157,11 @@ class Session:
                 *files.notes,
                 f"{solver.steps} steps of {solver.method}{way}, guidance {' and '.join(scales)}",
                 *(f"negative prompt: {one or 'none'}" for one in negatives),
+                *(
+                    f"{rate:g} frames per second, as asked for: the model counts frames, of which {usual:g} were a "
+                    "second in its training"
+                    for rate in rates
+                ),
             ]
         )
 
@@ -243,9 +251,7 @@ class Session:
 
         Raises UserError for a size or a number of frames that the strides do not divide.
         """
-        codec = self.models.codec
-        raw_BTHWC = codec.encode(as_clip("the clip", clip_THWC)[None])
-        return latents.normalise(raw_BTHWC, codec.mean_C, codec.scale_C)[0]
+        return self.models.encode(as_clip("the clip", clip_THWC))
 
     def decode(self, latent_THWC: np.ndarray) -> np.ndarray:
         """Returns the uint8 clip (T, H, W, 3) of a latent as of `encode`."""

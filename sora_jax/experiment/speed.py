@@ -7,7 +7,7 @@ machine is measured in a fraction of a second. What no count gives, shares and s
 import dataclasses
 import math
 import timeit
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -113,6 +113,20 @@ class Costs:
         """Returns the seconds of a train step of the transformer where the share `images` of clips has one frame."""
         sizes = clip_sizes(self._settings, images)
         return sum(share * self.speed.seconds(self._step(size), TRANSFORMER) for share, size in sizes)
+
+    def measuring_seconds(self, clips: int, kinds: Iterable[str], forward: Callable[[flops.Work], float]) -> float:
+        """Returns the seconds of a forward pass of `forward(work)` FLOPs over so many clips in whole batches.
+
+        They are "images" and "videos" as often as the run has them, of these the `kinds`, or all where it has none.
+        """
+        if not clips:
+            return 0.0
+        sizes = [(share, size) for share, size in clip_sizes(self._settings) if share]
+        seen = [(share, size) for share, size in sizes if ("images" if size[0] == 1 else "videos") in kinds] or sizes
+        filled = [(clips * share / work.segments, work) for share, size in seen for work in (self.work(size),)]
+        batches = sum(part for part, _ in filled)
+        seconds = sum(part * self.speed.seconds(forward(work), TRANSFORMER) for part, work in filled)
+        return seconds * math.ceil(batches) / batches
 
     def sampling_seconds(self, videos: int) -> float:
         """Returns the seconds of making videos of the size of samples."""

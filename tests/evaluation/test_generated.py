@@ -128,6 +128,18 @@ def test_small_sets_repeats_and_other_sizes_are_told():
     assert compare_sets(real, made, PLAIN).keys() == {"fid_plain", "kid_plain"}
 
 
+def test_latents_drift_where_an_autoencoder_looks():
+    clips = [np.random.default_rng(seed).integers(0, 200, (5, 4, 4, 3), np.uint8) for seed in range(3)]
+    looking = dataclasses.replace(PLAIN, encode=lambda clip: clip[::4] / np.float32(100), stride=4)
+    real, made = (measure_set(shown([clip + add for clip in clips]), looking) for add in (0, 1))
+    score = compare_sets(real, made, looking)["latent_drift_5"]
+    assert score["value"] == pytest.approx(score["real"])
+    assert (score["samples"], score["weights"]) == (3, None)
+    assert metric_of("latent_drift_5") is not None
+    assert not [name for name in compare_sets(real, made, looking) if name in ("latent_drift_2", "latent_drift_10")]
+    assert not [name for name in measure_set(shown(clips), PLAIN).scores if name.startswith("latent")]
+
+
 def test_the_limit_is_told_where_clips_outnumber_features():
     clips = np.random.default_rng(0).integers(0, 200, size=(20, 1, 2, 2, 3), dtype=np.uint8)
     measured = measure_set(shown(clips), PLAIN)

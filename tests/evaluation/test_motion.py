@@ -54,3 +54,16 @@ def test_drift_sees_a_picture_fade_and_hardly_sees_a_thing_move():
     assert motion.drift(fading, 5) == pytest.approx(50 / 2 / 255)
     assert motion.drift(fading, 10) is None
     assert motion.drift(disc(2), 2) < 1e-4
+
+
+def test_drift_of_latents_counts_frames_of_pixels():
+    latent = np.random.default_rng(0).normal(size=(4, 3, 5, 2)).astype(np.float32)
+    latent -= latent.mean(axis=(1, 2), keepdims=True)
+    wandering = latent[:1] + np.array([0, 1, 2, 3])[:, None, None, None]
+    # Of the four numbers of a frame, the means of two channels and their deviations, the means move.
+    assert [motion.latent_drift(wandering, frames, stride=4) for frames in (5, 10)] == pytest.approx([0.5, 1.0])
+    assert motion.latent_drift(wandering, 2, stride=4) is None, "less than a frame of the latent"
+    assert motion.latent_drift(wandering, 20, stride=4) is None, "more than there are"
+    louder = latent[:1] * np.array([1, 2, 3, 4])[:, None, None, None]
+    assert motion.latent_drift(louder, 5, stride=4) == pytest.approx(latent[0].std(axis=(0, 1)).mean() / 2)
+    assert motion.latent_drift(np.repeat(latent[:1], 4, axis=0), 5, stride=4) == 0

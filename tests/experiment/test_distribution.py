@@ -130,6 +130,7 @@ def test_samples_are_made_once_and_judged(toy_workdir, tmp_path):
     assert scores["fvd_random"]["samples"] == 4
     assert scores["fvd_random"]["low"] <= scores["fvd_random"]["value"] <= scores["fvd_random"]["high"]
     assert len(scores["fvd_random"]["weights"]) == 64
+    assert scores["latent_drift_5"]["real"] > 0
     assert (scores["held_out"], scores["frames"], scores["seeds"]) == (True, 5, [2000, 2003])
     assert found.keys() > {"distribution", "shapes"}, "what was not asked for stays"
     made = sorted((workdir / "generated").rglob("*.npy"))

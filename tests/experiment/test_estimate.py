@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from sora_jax.experiment.datasets import open_collections
 from sora_jax.experiment.estimate import EVALUATION, expected_parts
+from sora_jax.experiment.heldout import count_heldout
 from sora_jax.experiment.preflight import check_start
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.speed import Speed, clip_sizes, measure_speed
@@ -24,9 +26,9 @@ def parts(settings, tmp_path):
     """Returns a function that returns the expected parts by name, with some settings or the speed otherwise."""
     mesh = check_start(settings)
 
-    def expect(speed=CPU, *, clips=96, until=None, **changed):
-        workdir = Workdir(tmp_path)
-        found = expected_parts(dataclasses.replace(settings, **changed), mesh, workdir, speed, clips=clips, until=until)
+    def expect(speed=CPU, *, clips=96, heldout=0, until=None, **changed):
+        workdir, changed_settings = Workdir(tmp_path), dataclasses.replace(settings, **changed)
+        found = expected_parts(changed_settings, mesh, workdir, speed, clips=clips, heldout=heldout, until=until)
         return {part.name: part for part in found}
 
     return expect
@@ -69,6 +71,42 @@ def test_the_work_of_a_stage_follows_from_its_config(parts, settings):
     assert parts(log=none)["videos"].once < before["videos"].once
     fewer = dataclasses.replace(settings.evaluation, prompts=0)
     assert parts(evaluation=fewer)[EVALUATION].each < before[EVALUATION].each
+
+
+def test_what_is_measured_on_held_out_clips_on_the_way_is_counted(parts, settings, tmp_path):
+    plain, measured = parts(heldout=24), {}
+    alone, last = parts(), plain.pop(EVALUATION)
+    assert plain.items() <= alone.items(), "nothing is measured on the way where log.validate_every is 0"
+    assert last.each > alone[EVALUATION].each, "but at the end"
+    plain[EVALUATION] = last
+    for every in (2, 3, 4, 8, 100):
+        log = dataclasses.replace(settings.log, validate_every=every)
+        found = parts(heldout=24, log=log)
+        measured[every] = {name: part.once - plain[name].once for name, part in found.items()}
+        assert all(dataclasses.replace(part, once=plain[name].once) == plain[name] for name, part in found.items())
+    assert all(found["autoencoder"] == found["prepare"] == found[EVALUATION] == 0 for found in measured.values())
+    # Of 8 steps: 4 times; at 3, 6 and 8; 2 times; at the end, 2 times as often as wished.
+    videos = {every: found["videos"] for every, found in measured.items()}
+    once = videos[4] - videos[8]
+    assert once > 0
+    assert [(videos[every] - videos[8]) / once for every in (2, 3, 100)] == pytest.approx([3, 2, 0])
+    # The first stage that is measured encodes them; one that goes on is measured as often as is left.
+    log = dataclasses.replace(settings.log, validate_every=2)
+    first = parts(heldout=24, log=log)
+    (tmp_path / "heldout").mkdir()
+    (tmp_path / "checkpoints" / "videos" / "6").mkdir(parents=True)
+    again = parts(heldout=24, log=log)
+    assert again["images"].once < first["images"].once
+    assert first["videos"].once - again["videos"].once == pytest.approx(3 * once)
+
+
+def test_as_many_held_out_clips_are_measured_as_are_asked_for_evenly_of_collections(settings):
+    (main,) = open_collections(settings)
+    odd = dataclasses.replace(settings, evaluation=dataclasses.replace(settings.evaluation, clips=5))
+    more, none = dataclasses.replace(main, name="more"), dataclasses.replace(main, name="none", heldout=None)
+    assert [count_heldout([main], one) for one in (settings, odd)] == [8, 5]
+    assert [count_heldout([main, other], odd) for other in (more, none)] == [6, 5]
+    assert count_heldout([none], odd) == 0
 
 
 def test_a_step_that_waits_for_the_host_takes_as_long_however_small(parts):

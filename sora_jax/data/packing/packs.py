@@ -64,6 +64,8 @@ class PackLayout:
       shown: How the model is shown frames; None: it is not.
       parts: A, the most clips that are given beside one; 0: there are none, and no arrays that say so.
       prompted: Whether a part of texts may be given.
+      fps: Frames per second that every clip is taken to have, so that neighbouring token frames lie as far apart in
+        all, as in models that count frames; None: its own.
     """
 
     budget: Budget
@@ -75,6 +77,7 @@ class PackLayout:
     shown: ShownConfig | None = None
     parts: int = 0
     prompted: bool = False
+    fps: float | None = None
 
     def row(self) -> "Row":
         """Returns an empty row."""
@@ -133,8 +136,9 @@ class Row:
         The first `given` tokens of the text are given, where the layout has a place for that.
         What is added must fit: planning has seen to that.
         """
+        taken = self.layout.fps or fps
         step = shapes.time_step(
-            fps,
+            taken,
             temporal_stride=self.layout.temporal_stride,
             temporal_patch=self.layout.patch[0],
             time_rate=self.layout.time_rate,
@@ -154,7 +158,7 @@ class Row:
             self._put_shown(shown, there, kept)
         self._token = there.stop
         for number, clip in enumerate(context, start=1):
-            self._put_context(clip, number)
+            self._put_context(dataclasses.replace(clip, fps=clip.fps * taken / fps), number)
         self._put_text(text)
         if self.layout.prompted:
             row["prompt_BS"][self._slot] = given

@@ -60,7 +60,8 @@ class RowDataset:
     `plan` says which samples each row holds, `plan.rejected` which samples fit none. `patch` is (pt, ph, pw);
     `time_rate` is in time positions per second; `mix` and `weights_G`, of the directories of `prepared`, are those of
     `make_pools`, `token_drop` is that of `RowPlan`; `tokenizer` is the one that `prepared` was made
-    with, `shown` how the model is shown frames, `pairs` the texts that are drawn beside clips. Thread safe.
+    with, `shown` how the model is shown frames, `pairs` the texts that are drawn beside clips; `fps` is that of
+    `PackLayout`. Thread safe.
 
     Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn, `DataError` when the
     empty text is not stored with the others.
@@ -81,6 +82,7 @@ class RowDataset:
         shown: ShownConfig | None = None,
         context: ContextMix | None = None,
         pairs: ExpansionPairs | None = None,
+        fps: float | None = None,
     ):
         _check_empty_text(prepared, tokenizer)
         self._prepared = prepared
@@ -95,6 +97,7 @@ class RowDataset:
             shown=shown,
             parts=0 if context is None else context.parts,
             prompted=pairs is not None,
+            fps=fps,
         )
         self._pairs = pairs
         self._context = context

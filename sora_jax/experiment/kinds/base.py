@@ -210,6 +210,11 @@ class TrainKind(Kind[T]):
         del run, name
         return None
 
+    def validation_seconds(self, settings: Settings, name: str, costs: Costs, *, clips: int) -> float:
+        """Returns how long it takes to measure a state once on so many held-out clips; 0: nothing is measured."""
+        del settings, name, costs, clips
+        return 0.0
+
     def finish(self, run: Run, name: str, state: TrainState) -> None:
         """Leaves in the workdir what later stages need of the end of this one besides its checkpoint; nothing."""
         del run, name, state

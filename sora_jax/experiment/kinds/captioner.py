@@ -146,6 +146,14 @@ class CaptionerKind(TrainKind[CaptionerStage]):
         track = track_name(settings.ema.widths[0])
         return lambda state: curves_of(measure(state.averaged(track)).facts())
 
+    def validation_seconds(self, settings: Settings, name: str, costs: Costs, *, clips: int) -> float:
+        """Returns how long it takes to measure the captioning loss once."""
+
+        def forward(work: Work) -> float:
+            return captioner_flops(settings.captioner, patch_width=settings.patch_width, work=work)
+
+        return costs.measuring_seconds(clips, self.of(settings, name).mix.kinds, forward)
+
     def step_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
         """Returns how long a step takes, on average over the clips that are drawn."""
         mix = self.of(settings, name).mix

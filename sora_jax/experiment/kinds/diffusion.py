@@ -18,6 +18,7 @@ from sora_jax.core.sharding import batch_part
 from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.packing.context import ContextMix
 from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
+from sora_jax.evaluation.loss_grid import LEVELS
 from sora_jax.experiment import sample_log
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
@@ -250,6 +251,18 @@ class DiffusionKind(TrainKind[DiffusionStage]):
         grid = make_loss_grid(settings, structure, clips, **seen, mesh=run.mesh)
         track = track_name(settings.ema.widths[0])
         return lambda state: grid(state.averaged(track)).scalars()
+
+    def validation_seconds(self, settings: Settings, name: str, costs: Costs, *, clips: int) -> float:
+        """Returns how long it takes to measure the held-out loss once, at all its noise levels."""
+        text, shape = (
+            settings.text_encoder,
+            {"text_dim": settings.text_encoder.width, "patch_width": settings.patch_width},
+        )
+
+        def forward(work: flops.Work) -> float:
+            return flops.transformer_flops(settings.transformer, **shape, work=work) + text.flops(work)
+
+        return LEVELS * costs.measuring_seconds(clips, self.of(settings, name).mix.kinds, forward)
 
 
 def _beside(settings: Settings, mix: ContextMix, segment_tokens: int) -> tuple[int, ...]:

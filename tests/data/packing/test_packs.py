@@ -9,6 +9,7 @@ from sora_jax.data.packing.packs import PackLayout, stack_rows
 from sora_jax.data.packing.plan import Budget
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.video import shapes
+from sora_jax.video.parts import ContextClip
 from sora_jax.video.shown import Shown, ShownConfig
 
 LAYOUT = PackLayout(
@@ -84,6 +85,18 @@ def test_positions_are_in_seconds_times_the_rate_and_in_patches():
     np.testing.assert_array_equal(arrays["time_step_BS"], [1, 2, 0])
     np.testing.assert_array_equal(arrays["position_BL3"][:6], [(t, 0, c) for t in (0, 1) for c in (0, 1, 2)])
     np.testing.assert_array_equal(arrays["position_BL3"][6:10], [(0, r, c) for r in (0, 1) for c in (0, 1)])
+
+
+def test_a_layout_that_counts_frames_sets_those_of_every_clip_as_far_apart():
+    layout = dataclasses.replace(LAYOUT, fps=16.0, parts=1)
+    latent = np.zeros((2, 2, 3, 3), np.float32)
+    for fps in (4.0, 16.0, 30.0):
+        row, clip = layout.row(), FIRST | {"grid": (2, 1, 1), "fps": fps}
+        # Beside it lies a clip of half as many frames in the same time.
+        beside = ContextClip(latent_THWC=latent[:, :, :1], fps=fps / 2, role="low", scale=1)
+        row.put(**clip, tokens_LP=None, context=[beside])
+        assert row.arrays["time_step_BS"][0] == 0.5
+        assert row.arrays["position_BL3"][:4, 0].tolist() == [0, 0.5, 0, 1]
 
 
 def test_captions_lie_one_after_the_other_each_from_its_start_token():

@@ -2,11 +2,13 @@
 
 import pickle
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.shards.files import write_header
 from sora_jax.models.text import build_encoder, frozen
 from sora_jax.models.text.cleaning import PLAIN, WAN
 from tests.small_encoder import text_config, write_t5
@@ -71,7 +73,24 @@ def test_texts_are_cleaned_as_wans_were():
     assert WAN.clean("  a&amp;amp;b \n\t “red”　circle  ") == 'a&b "red" circle'
     assert WAN.clean("sch&ouml;n, RED，blue") == "schön, RED,blue"
     assert PLAIN.clean(" a&amp;b \n c") == "a&amp;b c"
-    assert WAN.version == "wan, version 1"
+    assert PLAIN.version == "plain, version 1"
+
+
+def test_a_recipe_that_changed_is_refused_by_the_name_of_what_changed(tokenizer, monkeypatch, tmp_path):
+    """Other weights, another tokenizer and other lengths: tests/experiment/test_frozen_text.py."""
+    write_header(tmp_path, tokenizer.recipe)
+    write_header(tmp_path, tokenizer.recipe)
+    assert tokenizer.recipe["cleaning"] == f"wan, version 1, ftfy {metadata.version('ftfy')}"
+    monkeypatch.setattr(metadata, "version", lambda package: "0.1")
+    with pytest.raises(UserError, match=r"the cleaning of texts changed from wan, .* to wan, version 1, ftfy 0\.1: "):
+        write_header(tmp_path, tokenizer.recipe)
+
+    def missing(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    with pytest.raises(UserError, match=r"needs ftfy, .*: pip install 'sora-jax\[text\]'"):
+        _ = tokenizer.recipe
 
 
 def test_cleaning_without_ftfy_is_refused(tokenizer, monkeypatch):
