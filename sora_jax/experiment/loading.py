@@ -290,6 +290,7 @@ def pack_layout(settings: Settings) -> PackLayout:
         time_rate=settings.transformer.time_rate,
         tokenizer=settings.text_encoder.tokenizer,
         shown=settings.shown,
+        embedding=settings.transformer.embedding or 0,
     )
 
 
