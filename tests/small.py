@@ -58,6 +58,7 @@ TRANSFORMER = TransformerConfig(
     image_dim=None,
     image_positions=None,
     lora=None,
+    embedding=None,
 )
 
 

@@ -172,6 +172,7 @@ def transformer_config(
         image_dim=None,
         image_positions=None,
         lora=None,
+        embedding=None,
     )
 
 
