@@ -14,7 +14,6 @@ from tests.preparation.test_encode import LIMITS, Codec, Source
 
 def prepared(toy_config, tmp_path, *, bad):
     """Returns what is prepared of up to 5 of 9 held-out clips, the ones numbered by `bad` torn."""
-    heldout = Source(9, bad=bad)
     limits = dataclasses.replace(LIMITS, max_bad_share=0.0)
     clips = Collection(name="main", source=Source(3), limits=limits, heldout=Source(9, bad=bad))
     settings = read_settings(toy_config())
