@@ -23,6 +23,7 @@ from sora_jax.core.metric_table import with_weights
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment.evaluation import PARTS
 from sora_jax.experiment.loading import WEIGHTS
+from sora_jax.experiment.reporting import report_run
 
 _FLAGS = Flags()
 _WORKDIR = _FLAGS.workdir()
@@ -79,8 +80,9 @@ _TEXT_FEATURES = _FLAGS.path(
 
 
 def main(_: Sequence[str]) -> None:
-    """Evaluates the averaged weights, or those asked for."""
-    open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value, ema=_EMA.value).evaluate(
+    """Evaluates the averaged weights, or those asked for, and writes the report with what was found."""
+    run = open_run(_WORKDIR.value, checkpoint=_CHECKPOINT.value, weights=_WEIGHTS.value, ema=_EMA.value)
+    run.evaluate(
         _PART.value,
         data=_DATA.value,
         clips=_CLIPS.value,
@@ -98,6 +100,7 @@ def main(_: Sequence[str]) -> None:
         steps=_STEPS.value,
         cache=_CACHE.value,
     )
+    report_run(run.models.workdir, run.settings)
 
 
 if __name__ == "__main__":

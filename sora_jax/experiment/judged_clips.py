@@ -96,7 +96,8 @@ class _FittedClips:
             return error
         frames = len(clip.pixels_THWC)
         if frames != self._frames:
-            return BadClip(clip.source_id, f"has {frames} frames, and samples of this run have {self._frames}")
+            cut = f"has {frames} frames once it is cut to whole strides and data.max_tokens"
+            return BadClip(clip.source_id, f"{cut}, and samples have {self._frames}")
         return clip
 
 

@@ -15,7 +15,6 @@ from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.stop import StopSignal
 from sora_jax.data.fitting import Collection
 from sora_jax.data.sources.base import fingerprint
-from sora_jax.experiment.advice import advice
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.datasets import curate_all, open_collections
 from sora_jax.experiment.estimate import EVALUATION, expected_parts
@@ -27,12 +26,12 @@ from sora_jax.experiment.kinds.prepare import PrepareKind, clips_of_share, encod
 from sora_jax.experiment.machine import fit_to_machine
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.preflight import check_start
+from sora_jax.experiment.reporting import report_run
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.speed import measure_speed
 from sora_jax.experiment.stages import run_stages
 from sora_jax.preparation.encode import Share
-from sora_jax.reports.run_page import write_report
 from sora_jax.train.clock import peak_memory_gb
 from sora_jax.train.metrics import MetricsWriter, SilentWriter
 from sora_jax.train.progress import Display, Part, Progress, RunProgress, in_sentence
@@ -82,13 +81,8 @@ def run(
                     )
                     _train_and_evaluate(this_run, until=until, evaluated=evaluated, began=began)
             failure.at(stage="report")
-            if is_first():
-                told = advice(workdir)
-                pairs = [name for name in settings.run if KINDS[settings.stages[name].kind].shows_pairs]
-                write_report(workdir.path, told, stages=settings.run, pairs=pairs)
-                for sentence in told:
-                    print(f"to change: {sentence}", flush=True)
-            print(f"report: {workdir.path / 'report.html'}", flush=True)
+            for sentence in report_run(workdir, settings):
+                print(f"to change: {sentence}", flush=True)
 
 
 def _open_clips(settings: Settings, workdir: Workdir, *, until: str | None) -> list[Collection]:

@@ -226,9 +226,10 @@ def _curves(stage: str, lines: list[RunFacts]) -> str:
 
 
 def _skipped(workdir: Path) -> list[tuple[str, str]]:
-    """(name, reason) of every clip that curation or preparation left out."""
+    """(name, reason) of every clip that curation or preparation left out, held-out ones among them."""
     lines = []
-    for path in sorted([*workdir.glob("curation/**/skipped.jsonl"), *workdir.glob("prepared/**/skipped.jsonl")]):
+    folders = ("curation", "prepared", "heldout")
+    for path in sorted(path for name in folders for path in workdir.glob(f"{name}/**/skipped.jsonl")):
         lines += path.read_text(encoding="utf-8", errors="replace").splitlines()
     found = []
     for line in lines:

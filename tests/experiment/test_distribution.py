@@ -68,7 +68,7 @@ def test_clips_of_a_folder_count_once_and_short_ones_not(settings, tmp_path, cap
     assert sorted(one.caption or "" for one in shown) == ["clip 0", "clip 1", "clip 3"]
     assert {one.clip_THWC.shape for one in shown} == {(5, 16, 16, 3)}
     assert (clips.left_out, clips.held_out) == (1, True)
-    assert "2.gif: has 1 frames, and samples of this run have 5" in caplog.text
+    assert "2.gif: has 1 frames once it is cut to whole strides and data.max_tokens, and samples have 5" in caplog.text
     assert "the reference has 3 clips that can be used, not 6" in caplog.text
 
 

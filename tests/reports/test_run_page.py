@@ -164,9 +164,12 @@ def test_the_text_of_users_is_escaped_and_the_page_is_self_contained(workdir):
 def test_names_that_are_no_text_do_not_cost_the_report(workdir):
     skipped = workdir / "prepared" / "skipped.jsonl"
     skipped.write_text(json.dumps({"source_id": "\udcff\x1b[2J.mp4", "reason": "is bad"}))
+    (workdir / "heldout").mkdir()
+    (workdir / "heldout" / "skipped.jsonl").write_text(json.dumps({"source_id": "held.mp4", "reason": "is torn"}))
     write(workdir / "samples" / "coder" / "prompts.json", {"clip_00": "\udcfe.mp4"})
     page = Page(report(workdir).read_text(encoding="utf-8"))
     assert r"\udcff\x1b[2J.mp4" in page.words
+    assert "held.mp4" in page.words, "one that was held out"
     assert r"\udcfe.mp4" in page.words
 
 
