@@ -4,11 +4,11 @@
   python -m sora_jax.benchmarks.recaption_claim --workdir=runs/claim --json=FILE --mix
 
 The claim of the report, on the drawn world. Of its captions half of the attributes are missing and 15 % are wrong
-(`shapes.caption_faults`). A captioner that is trained on these, and then on few clips with clean captions, describes
-all clips, and generators are trained for equal steps on the spoiled captions, on the new ones and on clean ones; with
---mix also on both kinds of captions, in three shares. One autoencoder and one set of latents serve them all, under
-captions of their own (`prepare --captions_only`). The oracle judges held-out combinations, from the same noise. The
-parts stay in --workdir, and those that are made are not made again.
+(`shapes.caption_faults`). A captioner that is trained on few clips with clean captions describes all of them, and
+generators are trained for equal steps on the spoiled captions, on the new ones and on clean ones; with --mix also on
+both kinds of captions, in three shares. One autoencoder and one set of latents serve them all, under captions of
+their own (`prepare --captions_only`). The oracle judges held-out combinations, from the same noise. The parts stay in
+--workdir, and those that are made are not made again.
 """
 
 import dataclasses
@@ -50,7 +50,6 @@ FAULTS = (0.5, 0.15)
 SHARES = (0.5, 0.8, 0.95)
 # What the two captions that are written of each clip begin with: one is as it comes, one names the ground.
 _BEGINNINGS = ("", "on")
-_TUNED = 4  # the captioner's last stage has so many times fewer steps on clean captions, at a rate as many times lower
 _AT_ONCE = 512  # clips between two writes to the file
 _SCORES = ("colour", "shape", "motion")
 
@@ -167,30 +166,13 @@ def prepare_base(trial: Trial) -> None:
 
 
 def train_captioner(trial: Trial) -> float:
-    """Trains the captioner on the spoiled captions of all clips, then on the clean ones of few; returns how long, s.
-
-    So does DALL-E 3's report (section 2.1): what can be said of a clip is learned from many bad captions, and how much
-    of it is to be said from few good ones.
-    """
-    spoiled, first = _captioner_config(trial), Workdir(trial.folder / "captioner_of_spoiled")
-    spoiled.shapes.caption_faults = FAULTS
-    _run_rewritten(trial, spoiled, first)
-    clean, last = _captioner_config(trial), read_settings(spoiled).stages_of(CAPTIONER)[-1]
-    clean.shapes.num_clips = trial.clean
-    clean.run = ("prepare", last)
-    clean.stages[last].start_from = str(first.checkpoints(last))
-    clean.stages[last].steps = max(1, clean.stages[last].steps // _TUNED)
-    clean.stages[last].schedule.learning_rate /= _TUNED
-    second = Workdir(trial.folder / "captioner")
-    run(_taken_over(trial, clean), second.path)
-    stages = [facts for workdir in (first, second) for facts in workdir.facts()["stages"].values()]
-    return sum(facts["seconds"] for facts in stages if facts["kind"] == CAPTIONER)
-
-
-def _captioner_config(trial: Trial) -> Any:
+    """Trains the captioner on the clean clips; returns how long, s."""
     config = _config(trial, trial.captioner)
-    config.captioner_loss.expand_share = None  # whose prompts are taken from the captions, spoiled ones here
-    return config
+    config.shapes.num_clips = trial.clean
+    workdir = trial.folder / "captioner"
+    run(_taken_over(trial, config), workdir)
+    stages = Workdir(workdir).facts()["stages"].values()
+    return sum(facts["seconds"] for facts in stages if facts["kind"] == CAPTIONER)
 
 
 def describe_all(trial: Trial, table: Path) -> int:
@@ -245,20 +227,11 @@ def train_generator(trial: Trial, name: str, changes: Mapping[str, Any]) -> dict
     """Returns how far a generator follows its prompts, trained under captions that `changes` of the config choose."""
     config = _config(trial, trial.config)
     config.update_from_flattened_dict(dict(changes))
-    workdir = Workdir(trial.folder / name)
-    if changes:
-        _run_rewritten(trial, config, workdir)
-    else:
-        run(_taken_over(trial, config), workdir.path)
-    return workdir.read_json("evaluation.json")["shapes"]
-
-
-def _run_rewritten(trial: Trial, config: Any, workdir: Workdir) -> None:
-    """Runs a config on the latents that are there, under captions of its own."""
-    config = _taken_over(trial, config)
-    if read_catalogue(workdir.prepared()) is None:
+    config, workdir = _taken_over(trial, config), Workdir(trial.folder / name)
+    if changes and read_catalogue(workdir.prepared()) is None:
         rewrite_captions(config, workdir.path)
     run(config, workdir.path)
+    return workdir.read_json("evaluation.json")["shapes"]
 
 
 def _taken_over(trial: Trial, config: Any) -> Any:
