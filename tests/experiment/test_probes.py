@@ -85,4 +85,5 @@ def test_a_run_on_worlds_ends_with_its_probes(python, tmp_path):
     assert "Probe: a player follows actions" in (workdir / "report.html").read_text()
     done = python("-m", "sora_jax.evaluate", f"--workdir={workdir}", "--part=probes", "--clips=3")
     assert done.returncode == 0, done.stderr
+    assert f"report: {workdir / 'report.html'}" in done.stdout
     assert json.loads((workdir / "evaluation.json").read_text())["probes"] == found
