@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
     """Returns the config that trains the generator of the base run with controls."""
     c: Any = base.get_config()
     c.shapes.curved_share = 0.5
+    # Where things go is decided where there is much noise.
+    c.diffusion.noise.mean = 0.9
     c.context.kinds = ("edges", "boxes", "low")
     with c.unlocked():
         c.run = ("decoder", "prepare", "control")
@@ -33,11 +35,11 @@ def get_config() -> ConfigDict:
         decoder.start_from = "runs/base/checkpoints/autoencoder"
         control = base.diffusion_stage(
             steps=1300,
-            schedule=base.schedule(3e-3, warmup_steps=60, decay_share=0.8, final_share=0.02),
+            schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.8, final_share=0.02),
             images=0.2,
         )
         control.optimizer = base.as_in(c.optimizer)
         control.start_from = "runs/base/checkpoints/videos"
-        control.context = ConfigDict({"none": 0.4, "edges": 0.25, "boxes": 0.2, "low": 0.15})
+        control.context = ConfigDict({"none": 0.35, "edges": 0.3, "boxes": 0.25, "low": 0.1})
         c.update(stages={"decoder": decoder, "control": control})
     return c
