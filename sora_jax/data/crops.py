@@ -37,7 +37,7 @@ class CropConfig:
     buckets: tuple[tuple[int, int, int, int], ...]
     cache_mb: int
     altered: float
-    faster: float | None = None
+    faster: float | None
 
     def __post_init__(self):
         if not self.buckets or any(len(bucket) != 4 or min(bucket) < 1 for bucket in self.buckets):

@@ -102,7 +102,7 @@ def test_a_window_that_no_clip_holds_ends_the_run():
 @pytest.mark.parametrize("buckets", [(), ((1, 4, 4),), ((0, 4, 4, 1),)])
 def test_buckets_that_cannot_be_are_refused(buckets):
     with pytest.raises(UserError, match="buckets must be one or more"):
-        CropConfig(buckets=buckets, cache_mb=1, altered=0.0)
+        CropConfig(buckets=buckets, cache_mb=1, altered=0.0, faster=None)
 
 
 def test_a_share_of_the_windows_is_altered():
@@ -111,7 +111,7 @@ def test_a_share_of_the_windows_is_altered():
     assert 0.4 < kept < 0.6
     for share in (-0.1, 1.5):
         with pytest.raises(UserError, match=f"altered must be a share of the windows, from 0 to 1; not {share}"):
-            CropConfig(buckets=BUCKETS, cache_mb=1, altered=share)
+            CropConfig(buckets=BUCKETS, cache_mb=1, altered=share, faster=None)
 
 
 def test_a_share_of_the_windows_of_clips_long_enough_takes_every_second_frame():
