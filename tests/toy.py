@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
             "optimizer.name": "muon",
             "stages.autoencoder.optimizer.name": "adamw",
             "stages.autoencoder.steps": 8,
+            "stages.autoencoder.schedule.learning_rate": 4e-3,
             "stages.autoencoder.crops.buckets": ((1, 16, 16, 8), (5, 16, 16, 8)),
             "stages.prepare.batch": 2,
             "stages.prepare.clips_per_shard": 32,
