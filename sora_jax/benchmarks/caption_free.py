@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from sora_jax.benchmarks.figures import Figure, publish
+from sora_jax.benchmarks.trials import on_base, trial_config
 from sora_jax.core.commands import Flags, run_command
-from sora_jax.core.config_files import load_config
 from sora_jax.data.shards.catalogue import read_catalogue
 from sora_jax.data.shards.prepared import PreparedSet, ShardWriter
 from sora_jax.data.sources.shapes_prompts import PromptCase, case_of, heldout_prompts
@@ -32,12 +32,12 @@ from sora_jax.experiment.embeddings import ClipEmbedder, embed_prepared
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.run import run
 from sora_jax.experiment.settings import read_settings
-from sora_jax.experiment.stage_settings import AUTOENCODER, TEXT_TO_VIDEO
+from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.canvas import Canvas
 from sora_jax.generate.captioning import EncodedClip
 from sora_jax.preparation.encode import WHOLE
 from sora_jax.train.workdir import Workdir
-from sora_jax.video import latents, shapes
+from sora_jax.video import shapes
 
 _FLAGS = Flags()
 _WORKDIR = _FLAGS.workdir("Where the parts stay.")
@@ -158,7 +158,7 @@ def _train_captioner(trial: CaptionFreeTrial) -> Workdir:
     config = _config(trial, trial.captioner)
     config.shapes.num_clips = trial.captioned
     workdir = Workdir(trial.folder / "captioner")
-    run(_taken_over(trial, config), workdir.path)
+    run(on_base(config, _base(trial).path), workdir.path)
     return workdir
 
 
@@ -177,7 +177,7 @@ def _train_generator(
     config.update_from_flattened_dict(dict(changes))
     for stage in read_settings(config).stages_of(TEXT_TO_VIDEO):
         config.stages[stage].steps = max(1, round(trial.steps * config.stages[stage].steps))
-    config = _taken_over(trial, config)
+    config = on_base(config, _base(trial).path)
     if withheld:
         config.stages.prepare.start_from = None
         _withhold(trial, workdir)
@@ -267,36 +267,11 @@ def _moving(trial: CaptionFreeTrial, count: int) -> list[Any]:
 
 def _encoded(models: RunModels, scenes: Sequence[Any]) -> list[EncodedClip]:
     """Returns the clips of scenes as the captioner reads them."""
-    codec, found = models.codec, []
-    for scene in scenes:
-        raw_BTHWC = codec.encode(render(scene)[None])
-        latent_THWC = latents.normalise(raw_BTHWC, codec.mean_C, codec.scale_C)[0]
-        found.append(EncodedClip(latent_THWC=latent_THWC, fps=scene.fps))
-    return found
-
-
-def _taken_over(trial: CaptionFreeTrial, config: Any) -> Any:
-    """Returns a config that takes over autoencoder and latents instead of making them."""
-    base = str(_base(trial).path)
-    config.run = tuple(name for name in config.run if config.stages[name].kind != AUTOENCODER)
-    config.autoencoder.start_from = base
-    config.stages.prepare.start_from = base
-    return config
+    return [EncodedClip(latent_THWC=models.encode(render(scene)), fps=scene.fps) for scene in scenes]
 
 
 def _config(trial: CaptionFreeTrial, file: str) -> Any:
-    config = load_config(file)
-    changes = {
-        "shapes.num_clips": trial.clips,
-        "shapes.seed": 0,
-        "log.samples_per_stage": 0,
-        "log.validate_every": 0,
-        "evaluation.prompts": trial.prompts,
-        "evaluation.draws": trial.draws,
-        "evaluation.tasks": 0,
-    }
-    config.update_from_flattened_dict(changes)
-    return config
+    return trial_config(file, clips=trial.clips, prompts=trial.prompts, draws=trial.draws)
 
 
 def _base(trial: CaptionFreeTrial) -> Workdir:

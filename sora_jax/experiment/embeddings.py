@@ -23,10 +23,8 @@ from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.captioning import EncodedClip, LatentClip
-from sora_jax.models.codec import Codec
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import Workdir
-from sora_jax.video import latents
 
 
 class ClipEmbedder:
@@ -123,17 +121,15 @@ class GivenEmbedder:
 
         Raises UserError where the captioner is missing, or is another than in training.
         """
-        codec = self._models.codec
-        raw_BTHWC = codec.encode(pixels_THWC[None])
-        latent_THWC = latents.normalise(raw_BTHWC, codec.mean_C, codec.scale_C)[0]
-        return self._loaded(codec).of_clips([EncodedClip(latent_THWC=latent_THWC, fps=fps)])[0]
+        clip = EncodedClip(latent_THWC=self._models.encode(pixels_THWC), fps=fps)
+        return self._loaded().of_clips([clip])[0]
 
-    def _loaded(self, codec: Codec) -> ClipEmbedder:
+    def _loaded(self) -> ClipEmbedder:
         if self._embedder is None:
             workdir, settings = self._models.workdir, self._models.settings
             made_by = find_maker(workdir.prepared())
             folder = settings.sampling.captioner or (workdir.path if made_by is None else made_by.folder)
-            self._embedder = ClipEmbedder(folder, autoencoder=codec.fingerprint())
+            self._embedder = ClipEmbedder(folder, autoencoder=self._models.codec.fingerprint())
             _check_width(settings, self._embedder)
             if made_by is not None:
                 self._embedder.made_by.check_is(made_by, workdir.prepared())

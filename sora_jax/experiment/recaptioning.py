@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from sora_jax.checkpoints.frozen import params_fingerprint
@@ -171,7 +172,7 @@ class RunDescriber:
         self._params, stage, step = load_captioner(workdir, settings)
         self._write = make_describer(settings, rows=settings.packing.rows)
         self._codec, self._limits = RunModels(workdir, settings).codec, limits
-        self._compares = settings.recaption.min_agreement is not None
+        self._compares, self._sizes = settings.recaption.min_agreement is not None, set[tuple[int, ...]]()
         weights = digest(params_fingerprint(self._params), self._codec.fingerprint())
         how = digest(dataclasses.asdict(settings.captioning), settings.text.max_tokens, *_seen(limits, settings))
         self.by: Mapping[str, str] = {"model": f"{stage} {step}", "weights": weights, "how": how}
@@ -201,6 +202,9 @@ class RunDescriber:
         of_size = collections.defaultdict[tuple[int, ...], list[int]](list)
         for number, clip in enumerate(clips):
             of_size[clip.pixels_THWC.shape].append(number)
+        if new := of_size.keys() - self._sizes:
+            logging.info("clips of %d new sizes: the programs of each are compiled first", len(new))
+            self._sizes |= new
         found: dict[int, np.ndarray] = {}
         for numbers in of_size.values():
             for start in range(0, len(numbers), _ENCODED):
