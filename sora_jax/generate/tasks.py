@@ -24,6 +24,10 @@ from sora_jax.generate.video_builder import Making, VideoBuilder
 # Strength with which what leads to given frames is made a second time.
 _AGAIN = 0.7
 
+# Power of the time of a cross-fade. Latents that look back alone lag behind what changes: an even fade arrives late
+# and jumps into what comes after it (`docs/results.md`, Tasks).
+_FADE_POWER = 2 / 3
+
 
 def text(scene: VideoBuilder) -> Making:
     """A video, or an image, of a prompt alone."""
@@ -143,8 +147,8 @@ MAKERS: dict[str, Callable[[VideoBuilder], Making]] = {
 
 
 def _fade(from_HWC: np.ndarray, to_HWC: np.ndarray, frames: int) -> np.ndarray:
-    """Returns the frames of a cross-fade between two that are not among them."""
-    share_T = (np.arange(frames) + 1)[:, None, None, None] / (frames + 1)
+    """Returns the frames of a cross-fade between two that are not among them, faster at its start."""
+    share_T = ((np.arange(frames) + 1)[:, None, None, None] / (frames + 1)) ** _FADE_POWER
     return np.round((1 - share_T) * from_HWC + share_T * to_HWC).astype(np.uint8)
 
 

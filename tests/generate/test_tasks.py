@@ -273,7 +273,8 @@ def test_two_videos_are_connected_while_the_second_prompt_takes_over():
     assert (canvas.strength, canvas.guidance) == (0.5, 1.0)
     np.testing.assert_allclose(canvas.turn.share_t, [0, 1 / 3, 2 / 3, 1])
     fade = canvas.latent_THWC.mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(fade, [10, 10 + 80 * 2.5 / 9, 10 + 80 * 6.5 / 9, 90], atol=0.5)
+    early, late = (((np.arange(8) + 1) / 9) ** (2 / 3)).reshape(2, 4).mean(axis=1)
+    np.testing.assert_allclose(fade, [10, 10 + 80 * early, 10 + 80 * late, 90], atol=0.5)
 
 
 def test_a_connection_with_one_prompt_does_not_turn():
