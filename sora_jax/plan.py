@@ -49,18 +49,17 @@ _HLO = _FLAGS.path("hlo", None, "Folder to write the compiled programs to, as XL
 
 def main(_: Sequence[str]) -> None:
     """Plans, prints and writes."""
-    for path in filter(None, (_JSON.value, _HLO.value and f"{_HLO.value}/program")):
-        check_writable(path)
+    _check_flags()
     config = _CONFIG.value
-    if _HBM_GB.value is not None and _HBM_GB.value <= 0:
-        raise UserError(f"--hbm_gb={_HBM_GB.value:g} must be more than 0")
     prepare_environment(_TOPOLOGY.value, slices=_SLICES.value)
     _forget_paths(config)
     # Here, because they bring jax, which reads the environment once.
+    from sora_jax.experiment.model_settings import warn_of_unheard
     from sora_jax.experiment.preflight import check_start
     from sora_jax.experiment.settings import for_machine, read_settings
     from sora_jax.planning import compilation, plans, steps
 
+    warn_of_unheard(config, _CONFIG.given)
     machine = describe_machine(_TOPOLOGY.value, slices=_SLICES.value)
     settings = for_machine(read_settings(config), accelerator=machine.chip is not None)
     unknown = [name for name in _STAGE.value if name not in settings.run]
@@ -95,6 +94,13 @@ def main(_: Sequence[str]) -> None:
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps([plans.as_json(plan) for plan in made], indent=2) + "\n")
     plans.check_fits(made)
+
+
+def _check_flags() -> None:
+    for path in filter(None, (_JSON.value, _HLO.value and f"{_HLO.value}/program")):
+        check_writable(path)
+    if _HBM_GB.value is not None and _HBM_GB.value <= 0:
+        raise UserError(f"--hbm_gb={_HBM_GB.value:g} must be more than 0")
 
 
 def _forget_paths(config: Any) -> None:

@@ -94,7 +94,7 @@ def test_what_is_said_and_not_heard_is_told(models, caplog):
     assert not caplog.text
 
 
-@pytest.mark.parametrize("command", ["main", "prepare"])
+@pytest.mark.parametrize("command", ["main", "prepare", "plan"])
 def test_a_command_tells_what_it_does_not_hear_before_it_begins(python, models, tmp_path, command):
     done = python(
         "-m",
@@ -103,7 +103,7 @@ def test_a_command_tells_what_it_does_not_hear_before_it_begins(python, models, 
         "--config.sampling.steps=20",
         "--config.data.source=folder",
         f"--config.data.path={tmp_path / 'none'}",
-        f"--workdir={tmp_path / 'run'}",
+        "--stage=none" if command == "plan" else f"--workdir={tmp_path / 'run'}",
     )
     assert done.returncode == 2
     assert "the model has sampling.steps 50 and not 20" in done.stderr

@@ -3,9 +3,10 @@
   python -m sora_jax.benchmarks.teach --json=FILE
   python -m sora_jax.benchmarks.teach --folder=runs/teach --lora_steps=300 --json=FILE
 
-The way of who adapts a public model, on the drawn world at a size of minutes. A run hears the frozen `minilm` and has
-clips of every colour but one; it is exported as a folder of diffusers, and what follows reads that as `--model`: an
-adapter is trained on clips of the colour left out, exported, and added in sampling. The oracle judges prompts of the
+The way of who adapts a public model, on the drawn world at a size of minutes. An autoencoder sees every colour, as
+public ones have; its transformer hears the frozen `minilm` and has clips of every colour but one. Both are exported as
+a folder of diffusers, and what follows reads that as `--model`: an adapter is trained on clips of the colour left out,
+exported, and added in sampling. The oracle judges prompts of the
 new colour and of the old ones, both in combinations that no clip has, from the same noise before and after. With
 --folder the parts stay there, and those that are made are not made again: `seconds` is then of what was left to do.
 """
@@ -89,7 +90,6 @@ _AUTOENCODER: dict[str, Any] = {
 }
 # What Wan's names can hold: its patch, its text, nothing pooled, a latent of 16 channels, a velocity.
 _BASE_CHANGES: dict[str, Any] = _PACKING | {
-    "run": ("autoencoder", "prepare", _STAGE),
     "data.source": "folder",
     "packing.rows": 4,
     **_AUTOENCODER,
@@ -216,15 +216,18 @@ def _figures(scores: dict[str, dict[str, float]], *, seconds: float, same: bool,
 
 
 def train_base(folder: Path, sizes: Sizes) -> Path:
-    """Trains the run that is made public, on clips of all colours but one; returns its workdir."""
-    clips, workdir = folder / "old_clips", folder / "base"
-    write_clips(clips, sizes.clips, new=False)
-    config = _changed("configs/base.py", _BASE_CHANGES)
-    config.data.path = str(clips)
-    config.stages.autoencoder.steps = sizes.autoencoder
-    config.stages[_STAGE].steps = sizes.base
-    run(config, workdir, until="diffusion")
-    return workdir
+    """Trains an autoencoder on all colours, and the run that is made public on all but one; returns its workdir."""
+    seen, heard = folder / "autoencoder", folder / "base"
+    for workdir, stages, new in ((seen, ("autoencoder",), None), (heard, ("prepare", _STAGE), False)):
+        clips = folder / f"{workdir.name}_clips"
+        write_clips(clips, sizes.clips, new=new)
+        config = _changed("configs/base.py", _BASE_CHANGES | {"run": stages})
+        config.data.path = str(clips)
+        config.stages.autoencoder.steps = sizes.autoencoder
+        config.stages[_STAGE].steps = sizes.base
+        config.autoencoder.start_from = None if workdir is seen else str(seen)
+        run(config, workdir, until="diffusion")
+    return heard
 
 
 def export_base(workdir: Path, folder: Path) -> Path:
@@ -271,14 +274,14 @@ def sample(model: Path, cases: Sequence[PromptCase], *, lora: dict[Path, float])
     )
 
 
-def write_clips(folder: Path, count: int, *, new: bool) -> None:
-    """Writes the first moving clips of the new colour, or of any other, with their captions, as a folder of data."""
+def write_clips(folder: Path, count: int, *, new: bool | None) -> None:
+    """Writes the first moving clips as a folder of data: of the new colour, of any other, or, with None, of all."""
     if (folder / "captions.jsonl").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     world = ShapesWorld(
         WorldConfig(
-            seed=int(new),
+            seed=int(new is True),
             num_clips=40 * count,
             sides=((_SIDE, _SIDE),),
             frames=(_FRAMES,),
@@ -292,7 +295,8 @@ def write_clips(folder: Path, count: int, *, new: bool) -> None:
     lines: list[str] = []
     for index in range(len(world)):
         (thing,) = world.scene(index).objects
-        if (thing.colour == NEW_COLOUR) == new and thing.motion != STILL:  # of frames that are equal a gif keeps one
+        wanted = new is None or (thing.colour == NEW_COLOUR) == new
+        if wanted and thing.motion != STILL:  # of frames that are equal a gif keeps one
             name, clip = f"{len(lines):05d}.gif", world[index]
             write_clip(folder / name, clip.pixels_THWC, fps=_FPS)
             lines.append(json.dumps({"file_name": name, "captions": clip.captions}))
