@@ -24,6 +24,7 @@ import numpy as np
 from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.config_files import load_config
+from sora_jax.data.clips import Clip
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_prompts
 from sora_jax.data.sources.shapes_world import (
@@ -51,7 +52,8 @@ _BASE = _FLAGS.path("base", None, "A run that this command has made; default: it
 _BASE_CLIPS = _FLAGS.integer("base_clips", 1536, "Clips of the run.", least=16)
 _AUTOENCODER_STEPS = _FLAGS.integer("autoencoder_steps", 1200, "Of the run.", least=1)
 _BASE_STEPS = _FLAGS.integer("base_steps", 2500, "Of its transformer.", least=1)
-_LORA_STEPS = _FLAGS.integer("lora_steps", 200, "Of the adapter.", least=1)
+_PRIOR = _FLAGS.integer("prior", 128, "Clips of the model's own beside the new ones.", least=0)
+_LORA_STEPS = _FLAGS.integer("lora_steps", 400, "Of the adapter.", least=1)
 _LORA_RATE = _FLAGS.number("lora_rate", 2e-3, "Its learning rate.", least=0.0)
 _PROMPTS = _FLAGS.integer("prompts", 48, "Of either kind that are judged.", least=1)
 _WEIGHT = _FLAGS.number("weight", 1.0, "Of the adapter, in sampling.")
@@ -124,6 +126,7 @@ _LORA_CHANGES: dict[str, Any] = _PACKING | {
 # As the run is sampled, where public models have another solver and more of both.
 _SOLVER, _SOLVER_STEPS = "stochastic", 20
 _GUIDANCE = 1.5
+_SEED_OF_OWN = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,7 @@ class Sizes:
       clips: Of the base run.
       autoencoder: Steps.
       base: Steps of its transformer.
+      prior: Clips of the model's own, in training the adapter.
       lora: Steps of the adapter.
       rate: Learning rate of the adapter.
       prompts: Of the new colour, and of the old ones.
@@ -143,6 +147,7 @@ class Sizes:
     clips: int
     autoencoder: int
     base: int
+    prior: int
     lora: int
     rate: float
     prompts: int
@@ -155,6 +160,7 @@ def main(_: Sequence[str]) -> None:
         clips=_BASE_CLIPS.value,
         autoencoder=_AUTOENCODER_STEPS.value,
         base=_BASE_STEPS.value,
+        prior=_PRIOR.value,
         lora=_LORA_STEPS.value,
         rate=_LORA_RATE.value,
         prompts=_PROMPTS.value,
@@ -169,13 +175,14 @@ def figures_of(folder: Path, base: str | None, sizes: Sizes) -> list[Figure]:
     workdir = Path(base) if base is not None else train_base(folder, sizes)
     model = export_base(workdir, folder / "model")
     clips = folder / "new_clips"
-    write_clips(clips, NEW_CLIPS, new=True)
     began = time.monotonic()
+    write_clips(clips, chosen_clips(NEW_CLIPS, new=True) + (own_clips(model, sizes.prior) if sizes.prior else []))
     adapter = train_adapter(folder, model, clips, sizes)
     seconds = time.monotonic() - began
     cases = {"new": new_prompts(sizes.prompts), "old": old_prompts(sizes.prompts)}
-    asked = [*cases["new"], *cases["old"]]
-    plain, silent, taught = (sample(model, asked, lora=lora) for lora in ({}, {adapter: 0.0}, {adapter: sizes.weight}))
+    prompts = [case.prompt for case in (*cases["new"], *cases["old"])]
+    weights: list[dict[Path, float]] = [{}, {adapter: 0.0}, {adapter: sizes.weight}]
+    plain, silent, taught = (sample(model, prompts, lora=lora) for lora in weights)
     scores = {}
     for when, made in (("before", plain), ("after", taught)):
         scores[f"new_{when}"] = judge_clips(cases["new"], made[: sizes.prompts]).scores
@@ -199,7 +206,12 @@ def _figures(scores: dict[str, dict[str, float]], *, seconds: float, same: bool,
             target="at least -0.05",
             meaning=f"of {prompts} prompts of old colours: change of colour, motion or shape, whichever lost most",
         ),
-        Figure(name="seconds", value=seconds, target="at most 180", meaning="to prepare the clips and train, s"),
+        Figure(
+            name="seconds",
+            value=seconds,
+            target="at most 180",
+            meaning="to make its own clips, prepare and train, s",
+        ),
         Figure(
             name="same_at_weight_0",
             value=float(same),
@@ -220,7 +232,7 @@ def train_base(folder: Path, sizes: Sizes) -> Path:
     seen, heard = folder / "autoencoder", folder / "base"
     for workdir, stages, new in ((seen, ("autoencoder",), None), (heard, ("prepare", _STAGE), False)):
         clips = folder / f"{workdir.name}_clips"
-        write_clips(clips, sizes.clips, new=new)
+        write_clips(clips, chosen_clips(sizes.clips, new=new))
         config = _changed("configs/base.py", _BASE_CHANGES | {"run": stages})
         config.data.path = str(clips)
         config.stages.autoencoder.steps = sizes.autoencoder
@@ -258,15 +270,15 @@ def train_adapter(folder: Path, model: Path, clips: Path, sizes: Sizes) -> Path:
     return file
 
 
-def sample(model: Path, cases: Sequence[PromptCase], *, lora: dict[Path, float]) -> list[np.ndarray]:
-    """Returns a clip for each prompt by a public model, noise of seed 0 for the first, and so on."""
+def sample(model: Path, prompts: Sequence[str], *, lora: dict[Path, float], seed: int = 0) -> list[np.ndarray]:
+    """Returns a clip for each prompt by a public model, noise of `seed` for the first, and so on."""
     opened = open_public(model, lora={str(file): weight for file, weight in lora.items()})
     return opened.sample(
-        [case.prompt for case in cases],
+        prompts,
         size=(_SIDE, _SIDE),
         frames=_FRAMES,
         fps=_FPS,
-        seed=list(range(len(cases))),
+        seed=[seed + number for number in range(len(prompts))],
         negative="",
         guidance=_GUIDANCE,
         solver=_SOLVER,
@@ -274,11 +286,8 @@ def sample(model: Path, cases: Sequence[PromptCase], *, lora: dict[Path, float])
     )
 
 
-def write_clips(folder: Path, count: int, *, new: bool | None) -> None:
-    """Writes the first moving clips as a folder of data: of the new colour, of any other, or, with None, of all."""
-    if (folder / "captions.jsonl").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+def chosen_clips(count: int, *, new: bool | None) -> list[Clip]:
+    """Returns the first moving clips of training: of the new colour, of any other, or, with None, of all."""
     world = ShapesWorld(
         WorldConfig(
             seed=int(new is True),
@@ -292,16 +301,34 @@ def write_clips(folder: Path, count: int, *, new: bool | None) -> None:
             split="train",
         )
     )
-    lines: list[str] = []
+    clips: list[Clip] = []
     for index in range(len(world)):
         (thing,) = world.scene(index).objects
         wanted = new is None or (thing.colour == NEW_COLOUR) == new
         if wanted and thing.motion != STILL:  # of frames that are equal a gif keeps one
-            name, clip = f"{len(lines):05d}.gif", world[index]
-            write_clip(folder / name, clip.pixels_THWC, fps=_FPS)
-            lines.append(json.dumps({"file_name": name, "captions": clip.captions}))
-        if len(lines) == count:
+            clips.append(world[index])
+        if len(clips) == count:
             break
+    return clips
+
+
+def own_clips(model: Path, count: int) -> list[Clip]:
+    """Returns what the model makes of captions of its training, from noise with which nothing is judged."""
+    shown = chosen_clips(count, new=False)
+    made = sample(model, [clip.captions[0] for clip in shown], lora={}, seed=_SEED_OF_OWN)
+    return [dataclasses.replace(clip, pixels_THWC=pixels) for clip, pixels in zip(shown, made, strict=True)]
+
+
+def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
+    """Writes clips with their captions as a folder of data, unless it is there."""
+    if (folder / "captions.jsonl").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    for number, clip in enumerate(clips):
+        name = f"{number:05d}.gif"
+        write_clip(folder / name, clip.pixels_THWC, fps=_FPS)
+        lines.append(json.dumps({"file_name": name, "captions": clip.captions}))
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
 
 

@@ -12,7 +12,7 @@ from sora_jax.data.media.video_io import read_clip
 def test_old_clips_and_prompts_have_nothing_of_the_new_colour(tmp_path):
     for new in (False, True):
         folder = tmp_path / str(new)
-        teach.write_clips(folder, 6, new=new)
+        teach.write_clips(folder, teach.chosen_clips(6, new=new))
         lines = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
         assert len(lines) == 6
         assert all((teach.NEW_COLOUR in text) == new for line in lines for text in line["captions"])
@@ -26,7 +26,7 @@ def test_old_clips_and_prompts_have_nothing_of_the_new_colour(tmp_path):
 
 
 def test_clips_are_what_the_world_draws(tmp_path):
-    teach.write_clips(tmp_path, 2, new=True)
+    teach.write_clips(tmp_path, teach.chosen_clips(2, new=True))
     clips = [read_clip(tmp_path / f"{number:05d}.gif")[0] for number in range(2)]
     purple = np.array([195, 45, 210])
     assert all((np.abs(clip.astype(int) - purple).max(axis=-1) < 4).mean() > 0.05 for clip in clips)
@@ -35,7 +35,7 @@ def test_clips_are_what_the_world_draws(tmp_path):
 @pytest.mark.slow
 def test_a_model_is_taught_and_judged_as_a_user_runs_it(python, tmp_path):
     path = tmp_path / "teach.json"
-    asked = ["--base_clips=32", "--autoencoder_steps=2", "--base_steps=2", "--lora_steps=2", "--prompts=2"]
+    asked = ["--base_clips=32", "--autoencoder_steps=2", "--base_steps=2", "--prior=2", "--lora_steps=2", "--prompts=2"]
     done = python("-m", "sora_jax.benchmarks.teach", f"--folder={tmp_path}", f"--json={path}", *asked)
     assert done.returncode == 0, done.stderr
     found = json.loads(path.read_text())
