@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from etils import epath
 
 from sora_jax.checkpoints import manifest
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment import run
 from sora_jax.train.metrics import read_metrics
 from tests import processes, toy_several
@@ -34,16 +36,32 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def together(alone, tmp_path_factory):
-    """A run whose clips two processes prepare, and whose last stage they take over from its middle; what they said."""
+    """A run whose last stage two processes take over from its middle; what they said."""
     workdir = Path(shutil.copytree(alone, tmp_path_factory.mktemp("together") / "run"))
-    for name in ("prepared", "checkpoints/videos/6", "samples/videos", "samples/evaluation"):
+    for name in ("checkpoints/videos/6", "samples/videos", "samples/evaluation"):
         shutil.rmtree(workdir / name)
     for name in ("evaluation.json", "report.html"):
         (workdir / name).unlink()
-    facts = json.loads((workdir / "run.json").read_text())
-    del facts["stages"]["prepare"], facts["stages"]["videos"], facts["evaluated"]
-    (workdir / "run.json").write_text(json.dumps(facts))
+    forget(workdir, "videos")
     return workdir, processes.wait(start(workdir), seconds=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def prepared(alone, tmp_path_factory):
+    """The workdir of a run whose clips two processes prepare, and no more; what they said."""
+    workdir = tmp_path_factory.mktemp("prepared") / "run"
+    shutil.copytree(alone, workdir, ignore=shutil.ignore_patterns("prepared", "videos", "samples", "evaluation.json"))
+    forget(workdir, "prepare", "videos")
+    return workdir, processes.wait(start(workdir, "--until=prepare"), seconds=SECONDS)
+
+
+def forget(workdir, *stages):
+    """Makes a run one that has not done these stages yet, nor the evaluation."""
+    facts = json.loads((workdir / "run.json").read_text())
+    del facts["evaluated"]
+    for name in stages:
+        del facts["stages"][name]
+    (workdir / "run.json").write_text(json.dumps(facts))
 
 
 def start(workdir, *flags):
@@ -57,8 +75,6 @@ def losses(workdir, stage):
 def test_both_end_well_and_one_speaks(together):
     ends = together[1]
     assert [code for code, _, _ in ends] == [0, 0], ends
-    assert "stage 2 of 4: prepare, " in ends[0][1]
-    assert "\n  written 48, already done 0, skipped 0, " in ends[0][1], "the clips of both"
     assert "going on from step 3" in ends[0][2]
     for texts in ends[1][1:]:
         told = GLOO.sub("", texts).splitlines()
@@ -80,10 +96,25 @@ def test_each_process_writes_its_part_of_a_checkpoint_which_the_manifest_covers(
     assert not list(step.glob("digests*"))
 
 
-def test_two_processes_prepare_and_judge_as_one_does(alone, together):
-    workdir = together[0]
+def test_two_processes_prepare_as_one_does(alone, prepared):
+    workdir, ends = prepared
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert "stage 2 of 2: prepare, " in ends[0][1]
+    assert "\n  written 48, already done 0, skipped 0, " in ends[0][1], "the clips of both"
     shards = sorted(path.name for path in (workdir / "prepared").glob("*.arrayrecord"))
     assert shards == [f"part00{part}of002-00000{number}.arrayrecord" for part, number in ((0, 0), (0, 1), (1, 0))]
+    one, two = PreparedSet(alone / "prepared"), PreparedSet(workdir / "prepared")
+    assert two.clips_fingerprint() == one.clips_fingerprint()
+    for index in range(len(one)):
+        expected, got = one.raw(index), two.raw(index)
+        assert got.captions == expected.captions
+        # Other batches on a device, other rounding.
+        np.testing.assert_allclose(got.latent_THWC, expected.latent_THWC, atol=1e-4)
+    assert json.loads((workdir / "run.json").read_text())["stages"]["prepare"]["written"] == 48
+
+
+def test_two_processes_judge_as_one_does(alone, together):
+    workdir = together[0]
     scores = [json.loads((path / "evaluation.json").read_text()) for path in (alone, workdir)]
     assert scores[1]["shapes"].keys() == scores[0]["shapes"].keys()
     for name in ("psnr", "ssim", "latent_std"):
@@ -93,7 +124,6 @@ def test_two_processes_prepare_and_judge_as_one_does(alone, together):
     facts = json.loads((workdir / "run.json").read_text())
     assert facts["devices"].startswith("8 x ")
     assert facts["evaluated"] is True
-    assert facts["stages"]["prepare"]["written"] == 48
 
 
 @pytest.mark.slow
