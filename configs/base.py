@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     shapes.seed = placeholder(int)  # which clips are drawn and held out, 0 or more: runs of one value and several seeds
     # can share what is prepared; None: `seed`
     shapes.wordings = placeholder(int)  # captions in other words that a clip has beside its four plain ones, 1 or more,
-    # for a text encoder that knows what words have in common (untried); None: none
+    # for a text encoder that knows what words have in common (docs/results.md); None: none
     shapes.caption_faults = placeholder(tuple)  # (missing, wrong), shares, of 1 together at most: the chances that
     # captions of a training clip leave an attribute out, and that they state a wrong one instead; None: neither
     shapes.curved_share = placeholder(float)  # chance in [0, 1] that the one object of a training clip, where it moves
