@@ -135,9 +135,6 @@ def get_config() -> ConfigDict:
     dit.given_channels = placeholder(int)  # of a latent position, given beside the noise (Wan with a first frame: 20)
     dit.image_dim = placeholder(int)  # width of tokens of a given image next to the text (Wan 2.1 with one: 1280)
     dit.image_positions = placeholder(int)  # of such tokens with an embedding each (Wan with two images: 514)
-    dit.embedding = placeholder(int)  # numbers of the embedding of a clip that it is also told, those of the run that
-    # `prepare --embeddings` is given (its captioner.embedding): `sample --like` then makes variations of a clip, and
-    # clips without a caption train too (docs/captions.md; untried); None: it is told none
     dit.lora = lora = ConfigDict()  # low-rank adapters of the blocks (docs/lora.md): they alone are trained
     lora.rank = placeholder(int)  # of each, 4 to 64; None: there are none
     lora.alpha = placeholder(float)  # what they add is multiplied by alpha / rank; None: by 1
@@ -241,9 +238,6 @@ def get_config() -> ConfigDict:
 
     c.diffusion = diffusion = ConfigDict()
     diffusion.caption_dropout = 0.1  # share of clips that train without their caption, for guidance
-    diffusion.embedding_dropout = placeholder(tuple)  # (beside, alone), shares in [0, 1) of clips that lose their
-    # embedding beside a caption, so that text alone is learnt too, and where they have no caption, for guidance; None:
-    # (0.5, 0.1)
     diffusion.loss_bands = placeholder(tuple)  # noise levels in (0, 1), rising, such as (0.5, 0.9), between which the
     # loss is also written by itself, as loss_0_0.5 and so on: high levels have a large, flat one. None: one loss
     diffusion.path = path = ConfigDict()

@@ -10,8 +10,7 @@ Several processes, on one machine or several that share the workdir, encode a pa
 
 python -m sora_jax.prepare --config=... --workdir=runs/mine --process_index=0 --process_count=8
 
-Where nothing but captions changed since, --captions_only writes the texts anew and keeps every latent. --embeddings=RUN
-adds an embedding of each clip, by the captioner of that run (docs/captions.md).
+Where nothing but captions changed since, --captions_only writes the texts anew and keeps every latent.
 """
 
 from collections.abc import Sequence
@@ -30,9 +29,6 @@ _FRESH_DATA = _FLAGS.switch(
 _CAPTIONS_ONLY = _FLAGS.switch(
     "captions_only", False, "Write changed captions anew into a prepared set, and encode no clip again."
 )
-_EMBEDDINGS = _FLAGS.path(
-    "embeddings", None, "The folder of a run with a captioner, which then embeds every clip, for transformer.embedding."
-)
 
 
 def main(_: Sequence[str]) -> None:
@@ -40,15 +36,13 @@ def main(_: Sequence[str]) -> None:
     use_huge_pages()
     # Here, because they bring jax: a second start should cost nothing.
     from sora_jax.core.errors import UserError
-    from sora_jax.experiment.embeddings import embed_prepared
     from sora_jax.experiment.model_settings import warn_of_unheard
     from sora_jax.experiment.run import prepare_share, rewrite_captions, run
     from sora_jax.preparation.encode import WHOLE, Share
 
     share = Share(index=_INDEX.value, count=_COUNT.value)
-    for name, given in (("captions_only", _CAPTIONS_ONLY.value), ("embeddings", _EMBEDDINGS.value)):
-        if given and share != WHOLE:
-            raise UserError(f"--{name} is done by one process: leave --process_index and --process_count out")
+    if _CAPTIONS_ONLY.value and share != WHOLE:
+        raise UserError("--captions_only is done by one process: leave --process_index and --process_count out")
     warn_of_unheard(_CONFIG.value, _CONFIG.given)
     if _CAPTIONS_ONLY.value:
         rewrite_captions(_CONFIG.value, _WORKDIR.value)
@@ -56,8 +50,6 @@ def main(_: Sequence[str]) -> None:
         run(_CONFIG.value, _WORKDIR.value, until="prepare", fresh_data=_FRESH_DATA.value)
     else:
         prepare_share(_CONFIG.value, _WORKDIR.value, share)
-    if _EMBEDDINGS.value is not None:
-        embed_prepared(_CONFIG.value, _WORKDIR.value, _EMBEDDINGS.value)
 
 
 if __name__ == "__main__":

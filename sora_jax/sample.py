@@ -7,7 +7,6 @@
   python -m sora_jax.sample --workdir=runs/base --control=grey --control_video=a.mp4 --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/control --boxes=track.json --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/base --prompt="red circle right" --expand=runs/captions
-  python -m sora_jax.sample --workdir=runs/mine --like=clip.mp4
   python -m sora_jax.sample --workdir=runs/base --requests=requests.jsonl
   python -m sora_jax.sample --model=DIR --prompt="a cat on the grass" --size=480x832 --frames=81 --output=a.mp4
 
@@ -83,7 +82,6 @@ _CONTROL = _FLAGS.strings(
 _CONTROL_VIDEO = _FLAGS.paths("control_video", "The video that each control is computed of.")
 _BOXES = _FLAGS.path("boxes", None, "A JSON file of tracks that things follow, key points in px (docs/sampling.md).")
 _REFERENCE = _FLAGS.path("reference", None, "An image of what is to be seen.")
-_LIKE = _FLAGS.path("like", None, "A clip that the video is to be like, with a prompt or without (docs/captions.md).")
 _STRENGTH_OF_CONTROL = _FLAGS.numbers(
     "strength_of_control", "How sure controls are, 0 to 1, one for all or for each; default: 1."
 )
@@ -156,7 +154,6 @@ def main(_: Sequence[str]) -> None:
             control_video=tuple(_CONTROL_VIDEO.value),
             boxes=_BOXES.value,
             reference=_REFERENCE.value,
-            like=_LIKE.value,
             strength_of_control=tuple(_STRENGTH_OF_CONTROL.value),
             keep_pixels=_KEEP_PIXELS.value,
         )

@@ -58,7 +58,6 @@ TRANSFORMER = TransformerConfig(
     image_dim=None,
     image_positions=None,
     lora=None,
-    embedding=None,
 )
 
 

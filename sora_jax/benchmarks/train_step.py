@@ -172,7 +172,6 @@ def transformer_config(
         image_dim=None,
         image_positions=None,
         lora=None,
-        embedding=None,
     )
 
 

@@ -17,7 +17,6 @@ from sora_jax.data.curation.source import CuratedSource, VideoFiles
 from sora_jax.data.fitting import ClipBudget, Collection
 from sora_jax.data.media.file_kinds import HEIC_REMEDY
 from sora_jax.data.packing.context import ContextMix
-from sora_jax.data.packing.embeddings import ClipEmbeddings
 from sora_jax.data.packing.expansion_pairs import ExpansionPairs
 from sora_jax.data.packing.packs import groups_beside
 from sora_jax.data.packing.pipeline import Batches, RowDataset
@@ -65,8 +64,7 @@ _NOTICES = {
 def open_collections(settings: Settings, *, look: bool = False) -> list[Collection]:
     """Returns the clips that training draws from, nothing curated yet; warns of what a source leaves out.
 
-    Captions are needed where clips are prepared; a run that trains an autoencoder alone takes all clips, and one whose
-    transformer is told embeddings those without a caption, too.
+    Captions are needed where clips are prepared; a run that trains an autoencoder alone takes all clips.
     With `look`, only to see what is there, clips of which none has a caption yet are taken as they are, too.
     """
     return [
@@ -91,8 +89,7 @@ def _open_source(data: DataConfig, settings: Settings, *, look: bool) -> Source:
     if data.source == "shapes":
         drawn = settings.shapes.source(seed=settings.seed, split="train")
         return drawn if data.captions is None else _told(data, RetoldSource(drawn, data.captions))
-    prepares = any(settings.stages[name].reads_captions for name in settings.run)
-    needed = prepares and settings.transformer.embedding is None
+    needed = any(settings.stages[name].reads_captions for name in settings.run)
     source = _open_path(data, given, captions_required=(None if look else True) if needed else False)
     if needed and not source.captions_required:
         logging.warning("%s: no clip has a caption yet: they are needed when clips are prepared", data.path)
@@ -245,7 +242,6 @@ class PackedBatches:
         tokenizer: Tokenizer | None = None,
         work_flops: Callable[[Work], float] | None = None,
         pairs: ExpansionPairs | None = None,
-        embeddings: ClipEmbeddings | None = None,
     ):
         weights = mix.collections
         self._part = part
@@ -266,7 +262,6 @@ class PackedBatches:
             context=context,
             pairs=pairs,
             fps=settings.counted_fps,
-            embeddings=embeddings,
         )
 
     def batches(self, start: int) -> Batches:

@@ -34,8 +34,6 @@ from sora_jax.train.workdir import Workdir
 _FRESH = "fresh"
 # They begin at zero, and another run may have had none.
 _ROLES = f"transformer.{VECTORS}"
-# So do the maps of embeddings of clips.
-_EMBEDDING = re.compile(r"transformer\.(condition_embedder|place)\.embedding\.(kernel|bias)")
 # The name under which the autoencoder of another run is kept: none of a stage.
 _TAKEN = "taken_autoencoder"
 # What may differ between two configs of an autoencoder that is the same.
@@ -85,9 +83,9 @@ def find_source(
     for ours, theirs in names.items():
         if theirs is None:
             continue
-        new = is_factor(ours) or ours == _ROLES or _EMBEDDING.fullmatch(ours) is not None
+        new = is_factor(ours) or ours == _ROLES
         if theirs not in there and theirs == ours and (new or (files is not None and files.has(ours))):
-            names[ours] = None  # an adapter begins as initialised where there was none, and so do the others
+            names[ours] = None  # an adapter begins as initialised where there was none, and so do vectors of roles
         elif theirs not in there:
             problems.append(f"{theirs}, for {ours}, is not there" if theirs != ours else f"{ours} is not there")
         elif leaves.form(there[theirs]) != leaves.form(params[ours]):

@@ -291,7 +291,6 @@ def pack_layout(settings: Settings) -> PackLayout:
         tokenizer=settings.text_encoder.tokenizer,
         shown=settings.shown,
         fps=settings.counted_fps,
-        embedding=settings.transformer.embedding or 0,
     )
 
 

@@ -63,7 +63,6 @@ RANGES: dict[str, Range] = {
     "transformer.lora.alpha": POSITIVE,
     "transformer.image_dim": AT_LEAST_ONE,
     "transformer.image_positions": AT_LEAST_ONE,
-    "transformer.embedding": AT_LEAST_ONE,
     "text.*": AT_LEAST_ONE,
     "captioner.generative_queries": NOT_NEGATIVE,
     "captioner.rope_theta": POSITIVE,

@@ -32,7 +32,6 @@ from sora_jax.experiment.adapters import read_adapters
 from sora_jax.experiment.captioners import load_captioner, make_describer
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.distribution import comparison_of, judge_distribution
-from sora_jax.experiment.embeddings import GivenEmbedder
 from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.loading import (
     WEIGHTS,
@@ -123,12 +122,11 @@ class Session:
 
     def __init__(self, models: RunModels, *, cache: Path | None = None):
         self.models, self.settings, self.cache = models, models.settings, cache
-        self._embed = None if self.settings.transformer.embedding is None else GivenEmbedder(models)
 
     @property
     def limits(self) -> ModelLimits:
         """What the run's model can make, what it makes where nothing is asked for, and the memory there is for it."""
-        return dataclasses.replace(limits_of(self.settings), room=free_memory(), embed=self._embed)
+        return dataclasses.replace(limits_of(self.settings), room=free_memory())
 
     def solver(
         self, *, solver: str | None = None, steps: int | None = None, cache: float | None = None
@@ -204,8 +202,8 @@ class Session:
           mask: White where fill makes something new: a file, uint8 as of `video`, or bool (T, H, W) or (H, W).
           solver: A name of `diffusion.solvers.METHODS`; `steps` are its steps.
           cache: Change of the modulation up to which steps reuse earlier work.
-          **options: negative, fps, at, strength, scale, refine, guidance, control, boxes, strength_of_control,
-            keep_pixels and like, a file or an array as `video`, of `generate.request.Request`.
+          **options: negative, fps, at, strength, scale, refine, guidance, control, boxes, strength_of_control and
+            keep_pixels of `generate.request.Request`.
 
         Raises UserError for what the model cannot make, and for files that cannot be read.
         """
@@ -314,7 +312,6 @@ class Session:
 def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any], **asked: Any) -> list[Job]:
     """Returns the jobs of prompts; `given` are media by name, `asked` what `make_requests` takes or lists of it."""
     arrays: dict[str, np.ndarray] = {}
-    given = {**given, "like": asked.pop("like", None)}
 
     def named(kind: str) -> list[str]:
         names = []
@@ -327,7 +324,7 @@ def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any]
             names.append(name)
         return names
 
-    single = {name: next(iter(named(name)), None) for name in ("image", "last_image", "mask", "reference", "like")}
+    single = {name: next(iter(named(name)), None) for name in ("image", "last_image", "mask", "reference")}
     given_videos = {"video": tuple(named("video")), "control_video": tuple(named("control_video"))}
     for name in ("control", "strength_of_control"):
         asked[name] = tuple(_several(asked.get(name)))

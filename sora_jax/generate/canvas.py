@@ -96,7 +96,6 @@ class Canvas:
       turn: A second prompt.
       shown: What the model is shown of given frames in the place of known tokens; None: it is shown none.
       context: Clips beside it, in the order of their parts.
-      embedding_E: Of a clip that it is to be like, which guidance leaves out with the text; None: of none.
       steps: Of the solver; None: as many as its config says.
       within: The larger canvas that it is a tile of; None: it is a whole one.
     """
@@ -114,7 +113,6 @@ class Canvas:
     turn: Turn | None = None
     shown: Shown | None = None
     context: tuple[ContextPart, ...] = ()
-    embedding_E: np.ndarray | None = None
     steps: int | None = None
     within: Within | None = None
 
@@ -225,7 +223,7 @@ class _Filling:
 
         prompt, negative, turned = layout.tokenizer.encode(canvas.texts())
         context = [beside.clip for beside in canvas.context]
-        there = put(self.row, prompt, given, shown=canvas.shown, context=context, embedding_E=canvas.embedding_E)
+        there = put(self.row, prompt, given, shown=canvas.shown, context=context)
         put(self.negative, negative)
         put(self.turned, turned)
         self._put_noise_beside(canvas, there.stop)

@@ -134,12 +134,11 @@ class Describer:
         return [found[number] for number in range(len(clips))]
 
     def compared(
-        self, params: Params, clips: Sequence[LatentClip | None], captions: Sequence[str]
+        self, params: Params, clips: Sequence[LatentClip], captions: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns what clips and captions, as many, are compared by: (N, E) each, float32 of length 1.
 
-        The product of two is how well they agree, in [-1, 1]; of None in the place of a clip there is none. Raises
-        UserError as above.
+        The product of two is how well they agree, in [-1, 1]. Raises UserError as above.
         """
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for pack in self._packs(clips, captions):

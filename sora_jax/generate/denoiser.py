@@ -14,7 +14,7 @@ from sora_jax.data.packing.packs import own_segments
 from sora_jax.diffusion import grids, guidance, known, noise_levels, path
 from sora_jax.generate.apart import keys_beside
 from sora_jax.generate.canvas import CanvasBatch, Texts
-from sora_jax.models.text_to_video import TextToVideo, without_embedding
+from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.transformer import Reused, Transformer
 
 # What goes from evaluation to evaluation: their number, and what the blocks added for each text. Empty without caching.
@@ -177,7 +177,7 @@ class Predictor:
         pack = self._batch.pack
         said = self._model.predict(
             x_BLP,
-            {**without_embedding(pack), "segment_BL": self._other_segment_BL} if name == "negative" else pack,
+            {**pack, "segment_BL": self._other_segment_BL} if name == "negative" else pack,
             levels_BG=levels_BG if self._config.grid is None else self._config.grid.told(levels_BG, self._config.steps),
             level_BL=self._other_level_BL if name == "negative" else self._level_BL,
             text_BKE=text_BKE,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.clips import Clip, covering
+from sora_jax.data.clips import covering
 from sora_jax.data.tokens import check_prompt, clean_caption
 from sora_jax.generate.cascade import Pass, plan_passes
 from sora_jax.generate.control import (
@@ -26,7 +26,6 @@ from sora_jax.generate.control import (
     read_controls,
 )
 from sora_jax.generate.given import Read, in_time, read_file
-from sora_jax.generate.likeness import read_like
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
 from sora_jax.generate.request import Request
@@ -56,7 +55,6 @@ class Job:
       clips: The videos, uint8 (T, H, W, 3), of that size and rate; for upscale as they are.
       mask_THW: Where something new is made, bool, T that of the video.
       controls: What is given beside it.
-      like: The clip that it is to be like, of whole tokens.
       passes: In which it is made, small and slow ones first; empty: at once.
     """
 
@@ -73,7 +71,6 @@ class Job:
     clips: tuple[np.ndarray, ...] = ()
     mask_THW: np.ndarray | None = None
     controls: tuple[GivenControl, ...] = ()
-    like: Clip | None = None
     passes: tuple[Pass, ...] = ()
 
     @property
@@ -146,7 +143,6 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         clips=tuple(clips),
         mask_THW=mask,
         controls=controls,
-        like=read_like(request, limits, read),
     )
     _check_limits(job, limits)
     refine, grid = request.refinements(limits.refine), functools.partial(limits.grid, limits.first)

@@ -48,8 +48,6 @@ class ModelLimits:
       by_area: Whether what is made of given frames has as many pixels as `size`, in their aspect; else it is as large.
       controls: What it was trained with beside clips, each a `generate.control.MakeControl`, by kind.
       rates: Lowest and highest frames per second of the clips that it was trained with; None: they are not known.
-      embed: (uint8 (T, H, W, 3) of whole tokens, frames per second) -> embedding_E, of a clip that a video is to be
-        like; None: the model is told no embeddings.
       draw_boxes: (boxes_NT4 in px, (height, width)) -> uint8 (T, H, W, 3), as it was trained with; None: with none.
     """
 
@@ -79,7 +77,6 @@ class ModelLimits:
     controls: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rates: tuple[float, float] | None = None
     draw_boxes: Callable[..., np.ndarray] | None = dataclasses.field(default=None, repr=False)
-    embed: Callable[[np.ndarray, float], np.ndarray] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def step(self) -> int:

@@ -25,7 +25,7 @@ _VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale"
 # What a given video can control: of these it is known from the start when each frame is shown.
 _CONTROLLED = ("text", "animate", "edit", "fill")
 # Attributes that name one file.
-_FILES = ("image", "last_image", "mask", "boxes", "reference", "like")
+_FILES = ("image", "last_image", "mask", "boxes", "reference")
 # How much of what is given is made anew, where that is a question.
 DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.2, "connect": 0.1, "upscale": 0.4, "interpolate": 0.4}
 _DURATION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -60,7 +60,6 @@ class Request:
       control_video: Files that these are computed of, one for each kind; of the size and rate of what is made.
       boxes: File of tracks (`generate.tracks`) that things follow: a control of the kind "boxes".
       reference: File of an image of what is to be seen.
-      like: File of a clip that a `text` is to be like, by its embedding; a prompt is then not needed.
       strength_of_control: How sure they are, in [0, 1], one for all or for each, of `control`, boxes, reference: 1 less
         the noise level on them. None given: 1.
       keep_pixels: Whether given frames come back as they are, or enlarged with new details alone.
@@ -90,7 +89,6 @@ class Request:
     control_video: tuple[str, ...] = ()
     boxes: str | None = None
     reference: str | None = None
-    like: str | None = None
     strength_of_control: tuple[float, ...] = ()
     keep_pixels: bool = False
     output: str | None = None
@@ -101,14 +99,13 @@ class Request:
         task = self.task
         if task not in TASKS:
             raise UserError(f"task {task!r} is none of {', '.join(TASKS)}")
-        least, most = _PROMPTS.get(task, (0, 1)) if self.like is None else (0, 1)
+        least, most = _PROMPTS.get(task, (0, 1))
         if not least <= len(self.prompt) <= most:
             wanted = "a prompt" if least else f"at most {most}"
             raise UserError(f'{len(self.prompt)} prompts for task {task}, which takes {wanted}: pass --prompt="..."')
         _count("image", [self.image] if self.image else [], _IMAGES.get(task, 0), task)
         _count("video", self.video, _VIDEOS.get(task, 0), task)
         _count("mask", [self.mask] if self.mask else [], int(task == "fill"), task)
-        _count("like", [self.like] if self.like else [], int(task == "text" and self.like is not None), task)
         if self.last_image is not None and (task != "animate" or self.at > 0):
             raise UserError(f"last_image {self.last_image} is for task animate, whose image is then at 0")
         if self.frames is not None and self.seconds is not None:
@@ -205,7 +202,8 @@ class Request:
 
     def files(self) -> list[str]:
         """Returns the files that are given."""
-        return [name for name in (*(getattr(self, one) for one in _FILES), *self.video, *self.control_video) if name]
+        single = [getattr(self, name) for name in _FILES]
+        return [name for name in (*single, *self.video, *self.control_video) if name]
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -246,9 +244,9 @@ def make_requests(
     Of the sequences one serves all requests and as many as requests go in pairs; none leaves it open. `common` are
     attributes that all share. Raises UserError for any other number, and as `Request`.
     """
-    if not prompts and task == "text" and common.get("like") is None:
+    if not prompts and task == "text":
         raise UserError('nothing to sample: pass --prompt="..."')
-    grouped = [(prompt,) for prompt in prompts] if task == "text" and prompts else [tuple(prompts)]
+    grouped = [(prompt,) for prompt in prompts] if task == "text" else [tuple(prompts)]
     if output and len(output) != len(grouped):
         raise UserError(f"{len(output)} --output for {len(grouped)} prompts: give one for each, or none")
     of_each = {"size": size, "frames": frames, "seconds": seconds, "seed": seed, "output": output}
@@ -260,9 +258,11 @@ def make_requests(
 
 
 def _for_each(name: str, values: list[Any], count: int) -> list[Any]:
-    if len(values) not in (1, count):
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
         raise UserError(f"{len(values)} --{name} for {count} prompts: give one for all, or one for each")
-    return values if len(values) == count else values * count
+    return values
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -321,7 +321,9 @@ def _read_line(line: str, folder: Path) -> Request:
     for name in (*_FILES, "video", "control_video"):
         if "\0" in "".join(values.get(name) or ()):
             raise UserError(f"{name} {values[name]!r} is no name of a file")
-    values |= {name: str(folder / expanded(values[name])) for name in _FILES if values.get(name)}
+    for name in _FILES:
+        if values.get(name):
+            values[name] = str(folder / expanded(values[name]))
     for name in ("video", "control_video"):
         values[name] = tuple(str(folder / expanded(one)) for one in values.get(name, ()))
     return Request(**values)

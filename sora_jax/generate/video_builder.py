@@ -4,7 +4,6 @@ Letters: t h w token grid, T H W C pixels or latent.
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Generator, Sequence
@@ -164,17 +163,7 @@ class VideoBuilder:
             guidance=guidance,
             turn=turn,
             context=(*self._context(start, frames), *beside),
-            embedding_E=self._embedding,
         )
-
-    @functools.cached_property
-    def _embedding(self) -> np.ndarray | None:
-        """The embedding of the clip that the video is to be like; None where it is to be like none."""
-        like = self.job.like
-        if like is None:
-            return None
-        assert self.limits.embed is not None, self.limits.name
-        return self.limits.embed(like.pixels_THWC, like.fps)
 
     def _context(self, start: int, frames: int) -> tuple[ContextPart, ...]:
         """Returns what controls so many frames from `start` on; a control that finds nothing in them is left out."""

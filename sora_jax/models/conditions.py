@@ -4,8 +4,6 @@ Shapes: B rows, S segments, G = 2 S noise levels, K text tokens, M image tokens,
 image's encoder.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -32,7 +30,6 @@ class ConditionEmbedder(nnx.Module):
         pooled_text: bool,
         image_dim: int | None,
         image_positions: int | None,
-        embedding: int | None = None,
         rngs: nnx.Rngs,
     ):
         self.time_in = Linear(frequency_dim, width, axes=(None, "embed"), rngs=rngs)
@@ -46,7 +43,6 @@ class ConditionEmbedder(nnx.Module):
         if image_dim is not None:
             image = ImageEmbedder(width, image_dim=image_dim, positions=image_positions, rngs=rngs)
         self.image = image
-        self.embedding = embedding_in(embedding, width)
         self.frequency_dim = frequency_dim
 
     def of_levels(self, levels: jax.Array) -> jax.Array:
@@ -60,27 +56,16 @@ class ConditionEmbedder(nnx.Module):
 
     @jax.named_scope("conditions")
     def __call__(
-        self,
-        levels_BG: jax.Array,
-        text_BKE: jax.Array,
-        text_segment_BK: jax.Array,
-        segments: int,
-        *,
-        told: int,
-        embedding_BSE: jax.Array | None = None,
+        self, levels_BG: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int, *, told: int
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns (level_BGD, modulation_BG6D, text_BKD), the first two float32; G is a multiple of `segments`, S.
 
-        The first `told` levels, a multiple of S, are told the pooled text, and the embeddings of clips.
+        The first `told` levels, a multiple of S, are told the pooled text.
         """
         level_BGD = self.of_levels(levels_BG)
-        told_of = []
         if self.pooled is not None:
-            told_of.append(self.pooled(pool_text(text_BKE, text_segment_BK, segments)))
-        if self.embedding is not None and embedding_BSE is not None:
-            told_of.append(self.embedding(embedding_BSE))
-        if told_of:
-            pooled_BSD = functools.reduce(jnp.add, told_of)
+            pooled_BSE = pool_text(text_BKE, text_segment_BK, segments)
+            pooled_BSD = self.pooled(pooled_BSE)
             pooled_BGD = jnp.concatenate([pooled_BSD] * (told // segments), axis=1)
             if told < levels_BG.shape[1]:
                 pooled_BGD = jnp.pad(pooled_BGD, ((0, 0), (0, levels_BG.shape[1] - told), (0, 0)))
@@ -119,16 +104,6 @@ def _place_in_segment(segment_BM: jax.Array) -> jax.Array:
     index = jnp.arange(segment_BM.shape[1], dtype=jnp.int32)
     begins = jnp.pad(segment_BM[:, 1:] != segment_BM[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
-
-
-def embedding_in(embedding: int | None, width: int) -> Linear | None:
-    """Returns what takes embeddings of clips to a width; None where there are none.
-
-    It begins at zero: a model that has it begins as the one without, whose initial values are the same.
-    """
-    if embedding is None:
-        return None
-    return Linear(embedding, width, axes=(None, "embed"), std=0.0, rngs=nnx.Rngs(0))
 
 
 def pool_text(text_BKE: jax.Array, text_segment_BK: jax.Array, segments: int) -> jax.Array:

@@ -135,8 +135,6 @@ def transformer_flops(config: TransformerConfig, *, text_dim: int, patch_width: 
     levels = 2 * work.segments * 2 * (config.frequency_dim * width + width**2 + 6 * width**2)
     if config.pooled_text:
         levels += work.segments * 2 * text_dim * width
-    if config.embedding is not None:
-        levels += (1 + config.place_features) * work.segments * 2 * config.embedding * width
     place = 0
     if config.place_features:
         place = work.tokens * 2 * (2 * PLACE_DIM * width + width**2) + work.segments * 2 * text_dim * width

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sora_jax.models.conditions import embedding_in, pool_text
+from sora_jax.models.conditions import pool_text
 from sora_jax.nn.gather import gather_level
 from sora_jax.nn.linear import Linear
 
@@ -19,13 +19,12 @@ class Place(nnx.Module):
     to find it first.
     """
 
-    def __init__(self, width: int, *, base_width: int, text_dim: int, rngs: nnx.Rngs, embedding: int | None = None):
-        """`base_width` is as of `TransformerConfig`, the width itself where there is none; so is `embedding`."""
+    def __init__(self, width: int, *, base_width: int, text_dim: int, rngs: nnx.Rngs):
+        """`base_width` is as of `TransformerConfig`; the width itself where there is none."""
         self.alone = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)
         self.place = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)
         self.text = Linear(text_dim, width, axes=(None, "embed"), rngs=rngs)
         self.out = Linear(width, width, axes=("embed", None), std=0.02 * (base_width / width) ** 0.5, rngs=rngs)
-        self.embedding = embedding_in(embedding, width)
 
     def __call__(
         self,
@@ -34,18 +33,11 @@ class Place(nnx.Module):
         text_segment_BK: jax.Array,
         segment_BL: jax.Array,
         segments: int,
-        embedding_BSE: jax.Array | None = None,
     ) -> jax.Array:
-        """Returns (B, L, D) float32; place_BL3 is in [0, 1], of up to `segments` in a row, the first S with embeddings.
-
-        An embedding says what a text does.
-        """
+        """Returns (B, L, D) float32; place_BL3 is in [0, 1], of up to `segments` in a row."""
         features = place_features(place_BL3)
         pooled_BSE = pool_text(text_BKE, text_segment_BK, segments)
-        text_BSD = self.text(pooled_BSE)
-        if self.embedding is not None and embedding_BSE is not None:
-            text_BSD = text_BSD.at[:, : embedding_BSE.shape[1]].add(self.embedding(embedding_BSE))
-        text_BLD = gather_level(text_BSD, jnp.maximum(segment_BL - 1, 0))
+        text_BLD = gather_level(self.text(pooled_BSE), jnp.maximum(segment_BL - 1, 0))
         return self.alone(features) + self.out(self.place(features) * text_BLD)
 
 

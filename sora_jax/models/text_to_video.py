@@ -74,26 +74,11 @@ class TextToVideo(nnx.Module):
             given_BLC=pack.get("given_BLC"),
             image_BME=pack.get("image_BME"),
             image_segment_BM=pack.get("image_segment_BM"),
-            embedding_BSE=_embeddings(pack),
             parts=parts_of(pack),
             reused=reused,
             kept=kept,
             keeps_keys=keeps_keys,
         )
-
-
-def _embeddings(pack: Pack) -> jax.Array | None:
-    """Returns embeddings of clips, of mean square 1 where a segment has one and zero elsewhere; None of no segment."""
-    if "embedding_BSE" not in pack:
-        return None
-    embedding_BSE = pack["embedding_BSE"]
-    return embedding_BSE * embedding_BSE.shape[-1] ** 0.5 * pack["has_embedding_BS"][..., None]
-
-
-def without_embedding(pack: Pack) -> Pack:
-    """Returns the pack with no clip known by an embedding."""
-    name = "has_embedding_BS"
-    return {**pack, name: jnp.zeros_like(pack[name])} if name in pack else pack
 
 
 def extents(pack: Pack) -> jax.Array:

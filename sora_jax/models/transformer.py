@@ -75,13 +75,11 @@ class Transformer(nnx.Module):
             pooled_text=config.pooled_text,
             image_dim=config.image_dim,
             image_positions=config.image_positions,
-            embedding=config.embedding,
             rngs=rngs,
         )
         base_width = config.base_width or width
         has_place = config.place_features
-        told = {"base_width": base_width, "text_dim": text_dim, "embedding": config.embedding}
-        self.place = Place(width, **told, rngs=rngs) if has_place else None
+        self.place = Place(width, base_width=base_width, text_dim=text_dim, rngs=rngs) if has_place else None
         self.blocks = stack_blocks(lambda r: adapted(Block(config, rngs=r), config.lora, rngs=r), config.depth, rngs)
         self.modulation = nnx.Param(
             truncated_normal(rngs.params(), (2, width), base_width**-0.5), axes=("modulation", "embed")
@@ -104,7 +102,6 @@ class Transformer(nnx.Module):
         given_BLC: jax.Array | None = None,
         image_BME: jax.Array | None = None,
         image_segment_BM: jax.Array | None = None,
-        embedding_BSE: jax.Array | None = None,
         parts: Parts | None = None,
         reused: Reused | None = None,
         kept: KeptKeys | None = None,
@@ -115,19 +112,20 @@ class Transformer(nnx.Module):
         Args:
           tokens_BLP: Noisy tokens, in the dtype of the computation.
           levels_BG, level_BL: float32 levels of segments, their known tokens, clips beside; int32 index of each token.
-          position_BL3, segment_BL: float32 (time position, row, column); int32 segment of each token, 0 for padding.
+          position_BL3: float32 (time position, row, column).
+          segment_BL: int32 segment of each token, 0 for padding.
           extent_BL3: float32 largest position of each token's segment, at least 1; used by `place_features` alone.
           text_BKE, text_segment_BK: Text features, and their int32 segments, 0 for padding or a dropped caption.
           given_BLC: Patches of what each token is given besides, in Wan a mask and a latent; as `given_channels` says.
           image_BME, image_segment_BM: Tokens of given images, and their int32 segments, in order; None: no images.
-          embedding_BSE: float32 embeddings of segments, of mean square 1, zero where one has none; None: all have none.
-          parts, reused: Which tokens are of clips beside, whose S A levels are the last; what may replace the blocks.
+          parts: Which tokens are of clips beside, whose S A levels are the last; None: none are.
+          reused: What may take the place of the blocks.
           kept, keeps_keys: Keys of blind clips beside that are in no other array; whether all tokens' are returned.
         """
         sight = self._sight(levels_BG, segment_BL, parts)
-        level_BGD, modulation, text_BKD = self._conditions(levels_BG, text_BKE, text_segment_BK, embedding_BSE, sight)
+        level_BGD, modulation, text_BKD = self._conditions(levels_BG, text_BKE, text_segment_BK, sight)
         x = self.patch_embedding(self._with_given(tokens_BLP, given_BLC))
-        x = self._with_place(x, position_BL3 / extent_BL3, text_BKE, text_segment_BK, embedding_BSE, sight)
+        x = self._with_place(x, position_BL3 / extent_BL3, text_BKE, text_segment_BK, sight)
         x = self._with_roles(x, parts, segment_BL)
         context = Context(
             modulation_BG6D=modulation,
@@ -149,18 +147,11 @@ class Transformer(nnx.Module):
         return Sight(segments=parts.role_BSA.shape[1], segment_BL=segment_BL, alone=alone)
 
     def _conditions(
-        self,
-        levels_BG: jax.Array,
-        text_BKE: jax.Array,
-        text_segment_BK: jax.Array,
-        embedding_BSE: jax.Array | None,
-        sight: Sight,
+        self, levels_BG: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array, sight: Sight
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns what `ConditionEmbedder` does; levels of clips beside that see no text are not told of it."""
         told = levels_BG.shape[1] if sight.alone is None else 2 * sight.segments
-        return self.condition_embedder(
-            levels_BG, text_BKE, text_segment_BK, sight.segments, told=told, embedding_BSE=embedding_BSE
-        )
+        return self.condition_embedder(levels_BG, text_BKE, text_segment_BK, sight.segments, told=told)
 
     def _through_blocks(
         self, x: jax.Array, context: Context, reused: Reused | None, kept: KeptKeys | None
@@ -191,20 +182,14 @@ class Transformer(nnx.Module):
         return Prediction(self.proj_out(output_BLD).astype(jnp.float32), done - x)
 
     def _with_place(
-        self,
-        x: jax.Array,
-        place_BL3: jax.Array,
-        text_BKE: jax.Array,
-        text_segment_BK: jax.Array,
-        embedding_BSE: jax.Array | None,
-        sight: Sight,
+        self, x: jax.Array, place_BL3: jax.Array, text_BKE: jax.Array, text_segment_BK: jax.Array, sight: Sight
     ) -> jax.Array:
         """Returns the tokens, told their place in [0, 1] where they are."""
         if self.place is None:
             return x
         # What sees no text is of a segment more, which has none.
         ids_BL, ids = sight.reading(sight.segments + 1), sight.segments + (sight.alone is not None)
-        return x + self.place(place_BL3, text_BKE, text_segment_BK, ids_BL, ids, embedding_BSE).astype(x.dtype)
+        return x + self.place(place_BL3, text_BKE, text_segment_BK, ids_BL, ids).astype(x.dtype)
 
     def _with_roles(self, x: jax.Array, parts: Parts | None, segment_BL: jax.Array) -> jax.Array:
         """Returns the tokens, those of clips beside with the vectors of their roles, spread over the devices."""

@@ -35,8 +35,6 @@ class TransformerConfig:
       image_dim: Width of the tokens of a given image that attention to the text sees apart; None: it sees none.
       image_positions: Such tokens of a segment that have a learned embedding of their place; None: they have none.
       lora: Adapters of the blocks' maps; None: none.
-      embedding: Numbers of the embedding of a clip, which enters where pooled text does and the modulation in any case;
-        None: there is none.
     """
 
     patch: tuple[int, int, int]
@@ -58,7 +56,6 @@ class TransformerConfig:
     image_dim: int | None
     image_positions: int | None
     lora: LoraConfig | None
-    embedding: int | None
 
     def __post_init__(self):
         if self.width % self.heads or self.width // self.heads % 2:

@@ -25,8 +25,6 @@ class DiffusionConfig:
       path: What it outputs and how that is judged.
       noise: Which noise levels it sees.
       caption_dropout: Share of segments that see no caption, for guidance; in [0, 1).
-      embedding_dropout: Shares of segments with an embedding that lose it, beside a caption and alone, each in [0, 1);
-        None: as `data.packing.embeddings.DROPOUT`.
       loss_bands: Noise levels, rising, at which the loss is told apart in the metrics; None: it is not.
     """
 
@@ -34,16 +32,10 @@ class DiffusionConfig:
     noise: noise_levels.NoiseConfig
     caption_dropout: float
     loss_bands: tuple[float, ...] | None
-    embedding_dropout: tuple[float, float] | None
 
     def __post_init__(self):
         if not 0 <= self.caption_dropout < 1:
             raise UserError(f"caption_dropout {self.caption_dropout} is outside [0, 1); 0.1 is usual")
-        if any(not 0 <= share < 1 for share in self.embedding_dropout or ()):
-            raise UserError(
-                f"embedding_dropout {self.embedding_dropout} must be two shares in [0, 1), beside a caption and alone, "
-                "such as (0.5, 0.1)"
-            )
         edges = (0.0, *(self.loss_bands or ()), 1.0)
         if any(low >= high for low, high in itertools.pairwise(edges)):
             raise UserError(

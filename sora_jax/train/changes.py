@@ -70,13 +70,18 @@ _LATER = {
         "server": {"frames": 8, "side": 384, "tiled": False, "in_flight": 8, "timeout": 120.0, "retries": 5},
     },
 }
+# Keys of an earlier version that are gone, by their group: where they said None, nothing is lost.
+_GONE = {"transformer": ("embedding",), "diffusion": ("embedding_dropout",)}
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
 _MOST_LISTED = 5
 
 
 def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a config, also of an earlier version, with the keys that came later."""
-    return with_optimizers({**tree, **{key: {**group, **tree.get(key, {})} for key, group in _LATER.items()}})
+    """Returns a config, also of an earlier version, with the keys that came later and no unused ones that are gone."""
+    kept = {**tree, **{key: {**group, **tree.get(key, {})} for key, group in _LATER.items()}}
+    for key, gone in _GONE.items():
+        kept[key] = {name: value for name, value in kept.get(key, {}).items() if name not in gone or value is not None}
+    return with_optimizers(kept)
 
 
 def moved(lines: Sequence[str], *, main: str) -> dict[str, str]:

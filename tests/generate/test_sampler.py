@@ -278,9 +278,7 @@ def test_training_and_sampling_give_the_network_the_same(monkeypatch):
         monkeypatch.setattr(known, "draw_known_level", lambda *_: jnp.zeros_like(sigma_BS))
         monkeypatch.setattr(noise_levels, "draw", lambda *_, **__: sigma_BS)
         monkeypatch.setattr(jax.random, "normal", lambda *_: jnp.asarray(batch.noise_BLP))
-        config = DiffusionConfig(
-            path=SOLVER.path, noise=SOLVER.noise, caption_dropout=0.0, embedding_dropout=None, loss_bands=None
-        )
+        config = DiffusionConfig(path=SOLVER.path, noise=SOLVER.noise, caption_dropout=0.0, loss_bands=None)
         objective = make_objective(config, small.known_config(), dtype=jnp.dtype(jnp.float32))
         model: Any = Spy()
         objective(model, jax.tree.map(jnp.asarray, batch.pack), jax.random.key(0))

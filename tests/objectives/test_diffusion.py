@@ -61,7 +61,6 @@ def config(*, prediction="clean", dropout=0.0):
         path=small.path_config(prediction=prediction, loss_space="velocity", weighting="flat", min_sigma=0.05),
         noise=small.noise_config(),
         caption_dropout=dropout,
-        embedding_dropout=None,
         loss_bands=None,
     )
 

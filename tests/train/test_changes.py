@@ -124,3 +124,11 @@ def test_a_refusal_says_how_to_begin_with_what_is_trained(trees):
 def test_a_config_that_differs_in_much_is_not_listed_in_full(trees):
     lines = [f"key{number}: 0 -> 1" for number in range(9)]
     assert "key4: 0 -> 1 and 4 more)" in changes.refusal(Path("/a"), lines, saved=trees[0], begun=())
+
+
+def test_a_key_that_is_gone_is_forgotten_where_it_said_nothing(trees):
+    tree, expected = trees
+    tree["transformer"]["embedding"] = tree["diffusion"]["embedding_dropout"] = None
+    assert changes.completed(tree) == changes.completed(expected)
+    tree["transformer"]["embedding"] = 128
+    assert changes.completed(tree)["transformer"]["embedding"] == 128

@@ -84,11 +84,7 @@ def objectives(kind):
     """Returns (build, objective, batch of a step, optimizer)."""
     if kind == "diffusion":
         config = diffusion_objective.DiffusionConfig(
-            path=small.path_config(),
-            noise=small.noise_config(),
-            caption_dropout=0.2,
-            embedding_dropout=None,
-            loss_bands=None,
+            path=small.path_config(), noise=small.noise_config(), caption_dropout=0.2, loss_bands=None
         )
         objective = diffusion_objective.make_objective(config, small.known_config(), dtype=jnp.dtype(jnp.float32))
         return generator(4, depth=1), objective, packs, "adamw"

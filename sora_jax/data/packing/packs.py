@@ -2,7 +2,7 @@
 
 Letters: B rows, L tokens of a row, S segments of a row, K text tokens of a row, P patch width, Q bytes of a text token,
 J text tokens of the empty text, C channels of what is shown beside the noise, M tokens of images of a row, A clips
-beside one at most, E numbers of the embedding of a clip.
+beside one at most.
 
 A pack is a dict of numpy arrays, batch first:
   tokens_BLP        float32  patches of normalised latents, zero where padding
@@ -22,9 +22,6 @@ Where the model is shown frames (`video/shown.py`) also
 Where clips are given beside the one that is made (`video/parts.py`) also
   part_BL           int32    which clip of its segment a token is of: 0 the one that is made, 1...A those beside it
   role_BSA          int32    role of each clip beside, a value of `ROLES`; 0 where there is none
-Where clips are known by an embedding beside their captions also
-  embedding_BSE     float32  of length 1, zero where there is none
-  has_embedding_BS  int32    1 where there is one, else 0
 Where a part of texts is given, and nothing is to be learnt of it, also
   prompt_BS         int32    tokens of each text that are, from its first on, at least 1
 The tokens of clips beside lie behind those of the one that is made and have its segment; `grid_BS3`, `time_step_BS` and
@@ -69,7 +66,6 @@ class PackLayout:
       prompted: Whether a part of texts may be given.
       fps: Frames per second that every clip is taken to have, so that neighbouring token frames lie as far apart in
         all, as in models that count frames; None: its own.
-      embedding: E; 0: clips are known by none, and no arrays say so.
     """
 
     budget: Budget
@@ -82,7 +78,6 @@ class PackLayout:
     parts: int = 0
     prompted: bool = False
     fps: float | None = None
-    embedding: int = 0
 
     def row(self) -> "Row":
         """Returns an empty row."""
@@ -118,9 +113,6 @@ class Row:
             self.arrays["role_BSA"] = np.zeros((budget.segments, layout.parts), np.int32)
         if layout.prompted:
             self.arrays["prompt_BS"] = np.ones(budget.segments, np.int32)
-        if layout.embedding:
-            self.arrays["embedding_BSE"] = np.zeros((budget.segments, layout.embedding), np.float32)
-            self.arrays["has_embedding_BS"] = np.zeros(budget.segments, np.int32)
         self._token = self._text = self._slot = 0
 
     def put(
@@ -135,15 +127,13 @@ class Row:
         shown: Shown | None = None,
         context: Sequence[ContextClip] = (),
         given: int = 1,
-        embedding_E: np.ndarray | None = None,
     ) -> slice:
         """Adds a clip and returns where its tokens are; `tokens_LP` None leaves zeros to be filled by sampling.
 
         `text` are the arrays of its caption. Of the tokens on `grid` those numbered by `kept` are added, ascending.
         `shown` is what the model is shown of it, where the layout has a place for that. The clips of `context` are
         given beside it, normalised, at most `parts` of them: their tokens follow its own, and are not in the slice.
-        The first `given` tokens of the text are given, where the layout has a place for that. `embedding_E` is what it
-        is known by.
+        The first `given` tokens of the text are given, where the layout has a place for that.
         What is added must fit: planning has seen to that.
         """
         taken = self.layout.fps or fps
@@ -170,17 +160,10 @@ class Row:
         for number, clip in enumerate(context, start=1):
             self._put_context(dataclasses.replace(clip, fps=clip.fps * taken / fps), number)
         self._put_text(text)
-        self._put_known(given, embedding_E)
+        if self.layout.prompted:
+            row["prompt_BS"][self._slot] = given
         self._slot += 1
         return there
-
-    def _put_known(self, given: int, embedding_E: np.ndarray | None) -> None:
-        """Notes how much of the text in the present slot is given, and what its clip is known by."""
-        if self.layout.prompted:
-            self.arrays["prompt_BS"][self._slot] = given
-        if embedding_E is not None:
-            self.arrays["embedding_BSE"][self._slot] = embedding_E
-            self.arrays["has_embedding_BS"][self._slot] = 1
 
     def _put_context(self, clip: ContextClip, number: int) -> None:
         """Adds the clip that is `number` of those beside the one in the present slot."""

@@ -15,7 +15,6 @@ import numpy as np
 
 from sora_jax.core.errors import DataError, UserError
 from sora_jax.data.packing.context import ContextMix, Lacking
-from sora_jax.data.packing.embeddings import ClipEmbeddings
 from sora_jax.data.packing.expansion_pairs import ExpansionPairs, put_pair
 from sora_jax.data.packing.packs import ALL_TOKENS, HostPack, PackLayout, Row
 from sora_jax.data.packing.plan import Budget
@@ -61,8 +60,8 @@ class RowDataset:
     `plan` says which samples each row holds, `plan.rejected` which samples fit none. `patch` is (pt, ph, pw);
     `time_rate` is in time positions per second; `mix` and `weights_G`, of the directories of `prepared`, are those of
     `make_pools`, `token_drop` is that of `RowPlan`; `tokenizer` is the one that `prepared` was made
-    with, `shown` how the model is shown frames, `pairs` the texts that are drawn beside clips, `embeddings` what these
-    are known by; `fps` is that of `PackLayout`. Thread safe.
+    with, `shown` how the model is shown frames, `pairs` the texts that are drawn beside clips; `fps` is that of
+    `PackLayout`. Thread safe.
 
     Raises `UserError` when a latent is not divisible by the patch, or the mix cannot be drawn, `DataError` when the
     empty text is not stored with the others.
@@ -84,7 +83,6 @@ class RowDataset:
         context: ContextMix | None = None,
         pairs: ExpansionPairs | None = None,
         fps: float | None = None,
-        embeddings: ClipEmbeddings | None = None,
     ):
         _check_empty_text(prepared, tokenizer)
         self._prepared, self._packing = prepared, packing
@@ -99,9 +97,8 @@ class RowDataset:
             parts=0 if context is None else context.parts,
             prompted=pairs is not None,
             fps=fps,
-            embedding=0 if embeddings is None else embeddings.width,
         )
-        self._pairs, self._embeddings = pairs, embeddings
+        self._pairs = pairs
         self._context, self._seed = context, seed
         self._mix = None if mix is None else {**mix, **({"collections": list(weights_G)} if weights_G else {})}
         self._token_drop = token_drop
@@ -139,9 +136,7 @@ class RowDataset:
             count = shapes.count(shapes.token_grid(sample.latent_THWC.shape[:3], patch))
             chosen = choose_tokens(count, kept, seed=self._seed, draw=draw)
             beside = [kind for kind, is_given in zip(kinds, given, strict=True) if is_given]
-            text, all_known = sample.captions[caption], self._embeddings
-            known = None if all_known is None else all_known.drawn(index, text, seed=self._seed, draw=draw)
-            put_sample(row, index, sample, caption, kept=chosen, beside=beside, embedding_E=known)
+            put_sample(row, index, sample, caption, kept=chosen, beside=beside)
         return row.arrays
 
     def names(self, number: int) -> list[str]:
@@ -170,7 +165,6 @@ class RowDataset:
             "token_drop": list(self._token_drop),
             **({} if self._context is None else {"context": dataclasses.asdict(self._context)}),
             **({} if self._pairs is None else {"expand_share": self._pairs.share}),
-            **({} if self._embeddings is None else {"embeddings": self._embeddings.facts()}),
             **dataclasses.asdict(self._packing),
         }
 
@@ -205,7 +199,6 @@ def put_sample(
     *,
     kept: np.ndarray | slice = ALL_TOKENS,
     beside: Sequence[str] = (),
-    embedding_E: np.ndarray | None = None,
 ) -> slice:
     """Adds a prepared sample to a row under its index, with one of its captions and the clips `beside` it; as `put`."""
     layout = row.layout
@@ -219,7 +212,6 @@ def put_sample(
         kept=kept,
         shown=_shown(sample, layout),
         context=[(sample.context or {})[kind] for kind in beside],
-        embedding_E=embedding_E,
     )
 
 

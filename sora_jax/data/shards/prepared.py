@@ -9,7 +9,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,18 +235,9 @@ class PreparedSet:
 
     def source_ids(self) -> list[str]:
         """Returns the source id of each sample, as the indices have it."""
-        made_from = [
-            json.loads(files.read_index(_index_of(path), only=("made_from",))["made_from"].tobytes())
-            for path in self._shards
-        ]
+        indices = [path.with_name(path.name.replace(_RECORDS, _INDEX)) for path in self._shards]
+        made_from = [json.loads(files.read_index(path, only=("made_from",))["made_from"].tobytes()) for path in indices]
         return [made_from[shard][record][0] for shard, record in zip(self._shard_N, self._record_N, strict=True)]
-
-    def by_shard(self) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-        """Yields (the index of a shard, the numbers of its samples, the number of the record of each)."""
-        for number, path in enumerate(self._shards):
-            sample_N = np.flatnonzero(self._shard_N == number)
-            if len(sample_N):
-                yield _index_of(path), sample_N, self._record_N[sample_N]
 
     def _list_samples(self, directory: Path) -> dict[str, np.ndarray]:
         """Returns what the indices know of a directory's samples, and where in `_shards` their records lie."""
@@ -298,11 +289,6 @@ class PreparedSet:
                 options = "readahead_buffer_size:0,max_parallelism:0"
                 self._readers[path] = ArrayRecordReader(str(path), options)
             return self._readers[path]
-
-
-def _index_of(path: Path) -> Path:
-    """Returns the index of a file of records."""
-    return path.with_name(path.name.replace(_RECORDS, _INDEX))
 
 
 def _choose(records: Mapping[str, np.ndarray], chosen_N: np.ndarray) -> dict[str, np.ndarray]:

@@ -17,9 +17,6 @@ from sora_jax.core.precision import compute_dtype
 from sora_jax.core.sharding import batch_part
 from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.packing.context import ContextMix
-from sora_jax.data.packing.embeddings import DROPOUT, ClipEmbeddings
-from sora_jax.data.shards.embeddings import read_embeddings
-from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
 from sora_jax.evaluation.loss_grid import LEVELS
 from sora_jax.experiment import sample_log
@@ -155,16 +152,15 @@ class DiffusionKind(TrainKind[DiffusionStage]):
 
     def stream(self, run: Run, name: str) -> PackedBatches:
         """Returns packs of prepared clips; UserError where they were not prepared with the run's autoencoder."""
-        stage, prepared = self.of(run.settings, name), open_prepared(run)
+        stage = self.of(run.settings, name)
         stream = PackedBatches(
-            prepared,
+            open_prepared(run),
             run.settings,
             mix=stage.mix,
             token_drop=stage.token_drop,
             part=batch_part(run.mesh),
             trained=self._share_trained(run.settings, name),
             context=_mix_of_context(run.settings, stage),
-            embeddings=_embeddings(run.settings, prepared),
         )
         warn_of_left_out(name, stream)
         return stream
@@ -267,15 +263,6 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             return flops.transformer_flops(settings.transformer, **shape, work=work) + text.flops(work)
 
         return LEVELS * costs.measuring_seconds(clips, self.of(settings, name).mix.kinds, forward)
-
-
-def _embeddings(settings: Settings, prepared: PreparedSet) -> ClipEmbeddings | None:
-    """Returns what clips are known by beside their captions; None where the transformer is told none."""
-    if (width := settings.transformer.embedding) is None:
-        return None
-    embedding_NE, made_by = read_embeddings(prepared, width=width)
-    dropout = settings.diffusion.embedding_dropout or DROPOUT
-    return ClipEmbeddings(embedding_NE=embedding_NE, made_by=made_by, dropout=dropout)
 
 
 def _beside(settings: Settings, mix: ContextMix, segment_tokens: int) -> tuple[int, ...]:

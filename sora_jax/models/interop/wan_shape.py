@@ -108,7 +108,6 @@ class WanShape:
             image_dim=self.image_dim,
             image_positions=self.image_positions,
             lora=None,
-            embedding=None,
         )
 
     def names(self) -> dict[str, tuple[Name, tuple[str, ...]]]:
@@ -145,8 +144,6 @@ def inexpressible(config: TransformerConfig) -> list[str]:
     problems = []
     if config.pooled_text or config.place_features:
         problems.append("Wan has no pooled_text and no place_features")
-    if config.embedding is not None:
-        problems.append(f"embedding is {config.embedding}, and Wan has no embeddings of clips")
     if config.rope_theta != ROPE_THETA:
         problems.append(f"rope_theta is {config.rope_theta:g}, and Wan's is {ROPE_THETA:g}")
     if config.text_pad_to != TEXT_TOKENS:
