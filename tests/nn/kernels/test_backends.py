@@ -235,7 +235,9 @@ def test_cudnn_gets_a_program_of_the_packed_layout(monkeypatch, causal):
         return jnp.sum(cudnn.attend_cudnn(*arrays, *segments, segments=8, causal=causal).astype(jnp.float32) ** 2)
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-    text = gradient.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+        text = gradient.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaSoftmax" in text
     assert "__cudnn$fmhaSoftmaxBackward" in text
     assert ("PADDING_CAUSAL" in text) == causal
@@ -249,7 +251,9 @@ def test_the_gpu_kernel_becomes_a_program_for_cuda():
         return jnp.sum(flash(pallas_gpu.pallas_gpu(), None, *arrays, *segments).astype(jnp.float32) ** 2)
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-    text = gradient.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+        text = gradient.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("triton_kernel_call") + text.count("__gpu$xla.gpu.triton") >= 3
     assert pallas_gpu.takes(arrays[0])
     assert not pallas_gpu.takes(jnp.zeros((1, 8, 2, 72)))
