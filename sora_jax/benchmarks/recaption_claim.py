@@ -22,8 +22,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sora_jax.benchmarks.figures import Figure, publish
-from sora_jax.benchmarks.trials import on_base, trial_config
 from sora_jax.core.commands import Flags, run_command
+from sora_jax.core.config_files import load_config
 from sora_jax.data.shards.catalogue import read_catalogue
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.shapes_world import ShapesWorld
@@ -31,7 +31,7 @@ from sora_jax.evaluation.caption_reader import CaptionAccuracy, score_captions
 from sora_jax.experiment.captioners import load_captioner, make_describer
 from sora_jax.experiment.run import rewrite_captions, run
 from sora_jax.experiment.settings import read_settings
-from sora_jax.experiment.stage_settings import CAPTIONER
+from sora_jax.experiment.stage_settings import AUTOENCODER, CAPTIONER
 from sora_jax.train.workdir import Workdir
 
 _FLAGS = Flags()
@@ -170,7 +170,7 @@ def train_captioner(trial: Trial) -> float:
     config = _config(trial, trial.captioner)
     config.shapes.num_clips = trial.clean
     workdir = trial.folder / "captioner"
-    run(on_base(config, _base(trial).path), workdir)
+    run(_on_base(config, _base(trial).path), workdir)
     stages = Workdir(workdir).facts()["stages"].values()
     return sum(facts["seconds"] for facts in stages if facts["kind"] == CAPTIONER)
 
@@ -227,7 +227,7 @@ def train_generator(trial: Trial, name: str, changes: Mapping[str, Any]) -> dict
     """Returns how far a generator follows its prompts, trained under captions that `changes` of the config choose."""
     config = _config(trial, trial.config)
     config.update_from_flattened_dict(dict(changes))
-    config, workdir = on_base(config, _base(trial).path), Workdir(trial.folder / name)
+    config, workdir = _on_base(config, _base(trial).path), Workdir(trial.folder / name)
     if changes and read_catalogue(workdir.prepared()) is None:
         rewrite_captions(config, workdir.path)
     run(config, workdir.path)
@@ -235,7 +235,27 @@ def train_generator(trial: Trial, name: str, changes: Mapping[str, Any]) -> dict
 
 
 def _config(trial: Trial, file: str) -> Any:
-    return trial_config(file, clips=trial.clips, prompts=trial.prompts, draws=trial.draws)
+    """Returns a config with the clips and prompts of the trial: one world for all seeds, nothing sampled on the way."""
+    config = load_config(file)
+    changes = {
+        "shapes.num_clips": trial.clips,
+        "shapes.seed": 0,
+        "log.samples_per_stage": 0,
+        "log.validate_every": 0,
+        "evaluation.prompts": trial.prompts,
+        "evaluation.draws": trial.draws,
+        "evaluation.tasks": 0,
+    }
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def _on_base(config: Any, base: Path) -> Any:
+    """Returns the config, which takes autoencoder and latents of the run in `base` now instead of making them."""
+    config.run = tuple(name for name in config.run if config.stages[name].kind != AUTOENCODER)
+    config.autoencoder.start_from = str(base)
+    config.stages.prepare.start_from = str(base)
+    return config
 
 
 def _base(trial: Trial) -> Workdir:

@@ -25,7 +25,7 @@ from sora_jax.generate.video_builder import Making, VideoBuilder
 _AGAIN = 0.7
 
 # Power of the time of a cross-fade. Latents that look back alone lag behind what changes: an even fade arrives late
-# and jumps into what comes after it (`docs/results.md`, Tasks).
+# and jumps into what comes after it (`docs/results.md`, The base run).
 _FADE_POWER = 2 / 3
 
 
