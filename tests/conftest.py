@@ -17,7 +17,9 @@ import pytest
 from hypothesis import settings
 from ml_collections import ConfigDict
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+# TEST_PLATFORM=cuda: tests/nn and tests/models/test_transformer.py on one GPU, what needs several devices left out.
+PLATFORM = os.environ.get("TEST_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = PLATFORM
 NIGHTLY = bool(os.environ.get("NIGHTLY"))  # many more examples, and programs compiled as users compile them
 _EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 # Tests compile much and compute little: programs that are made quickly are worth more than fast ones.
@@ -33,7 +35,10 @@ _PATIENCE = "--xla_cpu_multi_thread_eigen=false --xla_cpu_collective_call_termin
 # More threads than devices: with as many as devices one that is held up elsewhere leaves a collective waiting for ever.
 os.environ["NPROC"] = "32"
 _compilation = "" if NIGHTLY else _QUICK_COMPILATION
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_compilation} {_PATIENCE} {_EIGHT_DEVICES}"
+if PLATFORM == "cpu":
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_compilation} {_PATIENCE} {_EIGHT_DEVICES}"
+else:
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # else float32 is rounded to 10 bits before it is multiplied
 # Never in anything that a run writes: tests/test_security.py looks for them.
 SECRETS = {
     "HF_TOKEN": "hf_kEpOuTqWzXvBnMsAdFgHjKl",
@@ -77,6 +82,9 @@ TOY = "tests/toy.py"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that take longest first: a worker that begins one last would end alone."""
+    for item in items if PLATFORM != "cpu" else ():
+        if item.get_closest_marker("several_devices"):
+            item.add_marker(pytest.mark.skip(reason="needs eight devices"))
     items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.name) in LONGEST else len(LONGEST))
 
 
@@ -109,7 +117,7 @@ def python(tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProce
 
     In a fork of tests/forking.py, which is spared the imports, or in a `fresh` interpreter.
     """
-    environment = {**os.environ, **SECRETS, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(_EIGHT_DEVICES, "")}
+    environment = {**os.environ, **SECRETS, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace(_EIGHT_DEVICES, "")}
     # Forks keep the pages they have: they do not start again to get huge ones.
     forking = {"env": {**environment, "GLIBC_TUNABLES": ""}, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     said = [tmp_path_factory.mktemp("said") / name for name in ("stdout", "stderr")]

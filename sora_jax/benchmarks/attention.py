@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sora_jax.benchmarks.ceilings import ceiling_figures
 from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.peers import peer
 from sora_jax.benchmarks.turns import CLOCKS, fewest_seconds
@@ -72,7 +73,7 @@ def main(_: Sequence[str]) -> None:
     if not with_torch:
         print('torch is not compared: it needs a CPU or a GPU, and pip install -e ".[parity]"')
     print(f"{shape[1]:,} tokens, {shape[2]} heads of {shape[3]}, {compute_dtype(None)}, {jax.devices()[0].device_kind}")
-    figures = []
+    figures = [] if on_cpu else ceiling_figures()
     for segments in _SEGMENTS.value:
         lengths = cut(tokens, segments)
         figures += attention_figures(shape, lengths, rounds=_ROUNDS.value, with_torch=with_torch, clock=_CLOCK.value)

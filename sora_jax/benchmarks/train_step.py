@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sora_jax.benchmarks.ceilings import ceiling_figures
 from sora_jax.benchmarks.clip_mix import (
     EQUAL_GRID,
     Arrangement,
@@ -34,6 +35,7 @@ from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.our_step import OurStep, predict_once, random_params
 from sora_jax.benchmarks.torch_step import Masking, TorchStep, TorchWan
 from sora_jax.benchmarks.turns import CLOCKS, fewest_seconds
+from sora_jax.core.chips import peak_flops
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.errors import UserError
 from sora_jax.core.host_memory import use_huge_pages
@@ -57,8 +59,6 @@ _RATIOS = (
 )
 # What torch has to hide in each arrangement.
 _MASKING: dict[str, Masking] = {"packed": "segments", "padded": "keys", "bucketed": "none", "equal": "none"}
-# Dense bfloat16 peak of one device, FLOP/s, by a part of its name (vendors' data sheets).
-_PEAKS = {"H100": 989e12, "H200": 989e12}
 
 _FLAGS = Flags()
 _JSON = _FLAGS.string("json", None, "Where to write the figures.")
@@ -77,6 +77,7 @@ _ROUNDS = _FLAGS.integer("rounds", 3, "Passes of each contestant; the fastest co
 _REMAT = _FLAGS.choice("remat", "none", list(REMAT_POLICIES), "What our backward pass keeps.")
 _PAD = _FLAGS.integer("text_pad_to", None, "Text tokens that ours pads each text to, as Wan does: 512.", least=1)
 _COMPILE = _FLAGS.switch("compile", None, "Whether torch compiles; by default on a GPU only.")
+_PROFILE = _FLAGS.string("profile", None, "Where to write a profile of one pass of ours, for `benchmarks.kernels`.")
 _FLAGS.rename("stream_clips", "clips")
 _FLAGS.rename("passes", "rounds")
 
@@ -94,6 +95,7 @@ class Comparison:
       rounds: Passes over the stream.
       compiled: Whether torch compiles.
       clock: Of `turns.CLOCKS`.
+      profile: Where a profile of one pass of each of ours is written; None: nowhere.
     """
 
     config: TransformerConfig
@@ -104,6 +106,7 @@ class Comparison:
     rounds: int
     compiled: bool
     clock: str = "wall"
+    profile: str | None = None
 
 
 def main(_: Sequence[str]) -> None:
@@ -145,6 +148,7 @@ def comparison_of_flags() -> Comparison:
         rounds=_ROUNDS.value,
         compiled=not on_cpu if _COMPILE.value is None else _COMPILE.value,
         clock=_CLOCK.value,
+        profile=_PROFILE.value,
     )
 
 
@@ -200,15 +204,19 @@ def compare(comparison: Comparison, names: Sequence[str]) -> list[Figure]:
     """Returns the figures of the named contestants and of those pairs of them that are compared."""
     params = random_params(comparison.config, comparison.layout)
     print(headline(comparison, params), flush=True)
-    figures = []
+    figures = [] if jax.default_backend() == "cpu" else ceiling_figures()
     if any(name.startswith("torch") for name in names):
         figures.append(difference_figure(comparison, params))
-        print(f"largest difference of the predictions, ours and torch's: {figures[0].value:.2e}", flush=True)
+        print(f"largest difference of the predictions, ours and torch's: {figures[-1].value:.2e}", flush=True)
     arrangements = {
         name: arrange(comparison, name.split("_")[1], short_tail=name.startswith("torch")) for name in names
     }
     calls = contestants(comparison, params, arrangements)
     seconds = fewest_seconds(calls, rounds=comparison.rounds, clock=comparison.clock)
+    if comparison.profile is not None:
+        for name in (name for name in names if name.startswith("ours")):
+            with jax.profiler.trace(f"{comparison.profile}/{name}"):
+                calls[name]()
     rates = {name: arrangements[name].work().tokens / seconds[name] for name in names}
     figures += ratio_figures(rates)
     if {"ours_packed", "ours_bucketed"} <= set(names):
@@ -306,7 +314,7 @@ def contestant_figures(comparison: Comparison, name: str, arrangement: Arrangeme
         Figure(name=f"{name}_fill", value=arrangement.fill(), target=None, meaning="real tokens over slots"),
         Figure(name=f"{name}_gflops", value=flops / 1e9, target=None, meaning="model FLOPs, 1e9 a second"),
     ]
-    peak = next((peak for part, peak in _PEAKS.items() if part in jax.devices()[0].device_kind), None)
+    peak = peak_flops(jax.devices()[0].device_kind)
     if peak is not None and compute_dtype(None) == jnp.bfloat16:
         meaning = f"model FLOPs over the peak of {peak / 1e12:.0f}e12 a second"
         figures.append(Figure(name=f"{name}_mfu", value=flops / peak, target=None, meaning=meaning))

@@ -23,12 +23,20 @@ _DECISIVE = ("jax", "jaxlib", "optax", "sora_jax")
 @functools.cache
 def versions() -> dict[str, str]:
     """Returns the versions of python and of the libraries that training rests on, by name."""
-    return {"python": platform.python_version(), **{n: metadata.version(d) for n, d in _DISTRIBUTIONS.items()}}
+    return {"python": platform.python_version(), **{n: _version(d) for n, d in _DISTRIBUTIONS.items()}}
 
 
 def own_version() -> str:
     """Returns the version of this package."""
-    return metadata.version(_DISTRIBUTIONS["sora_jax"])
+    return _version(_DISTRIBUTIONS["sora_jax"])
+
+
+def _version(distribution: str) -> str:
+    """Returns the version of an installed distribution; of one that is only on the path, as a checkout can be, none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:

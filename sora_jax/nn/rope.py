@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sora_jax.core.mesh import current_platform
+
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
     """Returns how many of the head's dimensions turn with (time, row, column); time takes the remainder."""
@@ -39,11 +41,13 @@ def rotate(x_BLNH: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Arra
     """Returns `x` with each pair of neighbouring dimensions turned by its angle, computed in float32.
 
     Neighbours change places by a product with a permutation, which is exact. To take pairs apart would give arrays of
-    two numbers in the last dimension, of which a TPU fills one lane in 64.
+    two numbers in the last dimension, of which a TPU fills one lane in 64; a GPU only reads in another order.
     """
     cos, sin = (part[:, :, None, :] for part in rotation)
-    swap = np.kron(np.eye(x_BLNH.shape[-1] // 2), [[0.0, 1.0], [1.0, 0.0]])
-    swapped = _spread(x_BLNH, swap)
+    if current_platform() == "gpu":
+        swapped = x_BLNH.reshape(*x_BLNH.shape[:-1], -1, 2)[..., ::-1].reshape(x_BLNH.shape)
+    else:
+        swapped = _spread(x_BLNH, np.kron(np.eye(x_BLNH.shape[-1] // 2), [[0.0, 1.0], [1.0, 0.0]]))
     return (x_BLNH.astype(jnp.float32) * cos + swapped.astype(jnp.float32) * sin).astype(x_BLNH.dtype)
 
 

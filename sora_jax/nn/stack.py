@@ -15,8 +15,17 @@ from sora_jax.nn.flash import KEPT
 _FEW = 4
 # What a block begins with.
 _INPUT = "block input"
+# What jax calls the forward pass of cuDNN's attention.
+_CUDNN = "dot_product_attention_fwd"
 _policies = jax.checkpoint_policies
-_attention = _policies.save_only_these_names(KEPT)
+_named_attention = _policies.save_only_these_names(KEPT)
+
+
+def _attention(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
+    """Whether a value is a result of attention: of our kernels, which name it, or of cuDNN."""
+    return primitive.name.startswith(_CUDNN) or bool(_named_attention(primitive, *arguments, **parameters))
+
+
 # What the backward pass keeps; it computes the rest again. From most memory to least.
 REMAT_POLICIES: dict[str, Any] = {
     "none": None,  # everything

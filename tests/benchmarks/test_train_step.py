@@ -10,6 +10,7 @@ import pytest
 
 from sora_jax.benchmarks import train_step
 from sora_jax.benchmarks.clip_mix import Arrangement, ClipLayout, bucketed, draw_clips
+from sora_jax.benchmarks.kernels import kernels_of
 from sora_jax.benchmarks.our_step import OurStep, random_params
 from sora_jax.benchmarks.torch_step import TorchStep, TorchWan
 from sora_jax.core.errors import UserError
@@ -107,9 +108,10 @@ def test_rates_are_those_of_real_tokens():
 
 
 @pytest.mark.slow
-def test_without_torch_ours_is_measured_and_said_so(monkeypatch, capsys):
+def test_without_torch_ours_is_measured_and_said_so(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    measured = train_step.figures_of(SHALLOW, [])
+    measured = train_step.figures_of(dataclasses.replace(SHALLOW, profile=str(tmp_path)), [])
+    assert all(kernels_of(tmp_path / name) for name in NAMES)
     assert "no torch here, so ours alone is measured: pip install -e" in capsys.readouterr().out
     found = values(measured)
     assert {"packed_over_padded", "packed_over_bucketed", "packed_over_full_buckets"} <= found.keys()

@@ -152,6 +152,7 @@ CAUSAL_WAYS = [("gather", "splash", True), ("ring", "dense", True)]  # "splash" 
 ON_MESHES = [(sizes, *way) for sizes in MESHES for way in WAYS] + [(MESHES[2], *way) for way in CAUSAL_WAYS]
 
 
+@pytest.mark.several_devices
 @pytest.mark.parametrize(("sizes", "exchange", "backend", "causal"), ON_MESHES)
 def test_a_mesh_changes_no_number(sizes, exchange, backend, causal):
     """Rows, tokens and heads are spread over devices; keys are gathered, or passed around with their segments."""
@@ -189,6 +190,7 @@ def test_a_mesh_changes_no_number(sizes, exchange, backend, causal):
         assert ("all-gather" in text) == (exchange == "gather")
 
 
+@pytest.mark.several_devices
 def test_cross_attention_of_spread_queries_needs_no_exchange():
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, sequence=4, tensor=1))
     rng = np.random.default_rng(6)
@@ -315,6 +317,7 @@ def test_a_repeated_key_is_as_many_keys(backend, scale):
     np.testing.assert_allclose(mixed[0, 5], value_NH, rtol=1e-6)
 
 
+@pytest.mark.several_devices
 @pytest.mark.parametrize("exchange", ["gather", "ring"])
 def test_a_repeated_key_on_a_mesh_changes_no_number(exchange):
     arrays = *(np.pad(x, ((0, 0), (0, 2), (0, 0), (0, 0))) for x in inputs(3, rows=2)), *copies(COUNTS)[:2]
@@ -361,6 +364,7 @@ def test_further_keys_are_seen_with_the_others_and_cudnn_leaves_them():
 
 
 @pytest.mark.slow
+@pytest.mark.several_devices
 @pytest.mark.parametrize("exchange", ["gather", "ring"])
 def test_further_keys_on_a_mesh_change_no_number(exchange):
     query, key, value = inputs(7, rows=2)

@@ -23,6 +23,8 @@ from sora_jax.models.interop.writing import SHARD_BYTES, Tensor, write_weights
 
 # Columns that are turned at once: their lines of both arrays stay in a core's cache.
 _COLUMNS = 64
+# Bytes.
+_ALIGNMENT = 64
 
 
 def load_wan(path: str | Path, wanted: Mapping[str, jax.ShapeDtypeStruct] | None = None) -> Params:
@@ -68,7 +70,7 @@ def _load(name: str, stored: Sequence[Stored], leaf: jax.ShapeDtypeStruct, shape
         # Devices that hold the same part share it.
         if (key := str(index)) not in parts:
             sizes = [len(range(*one.indices(size))) for one, size in zip(index, leaf.shape, strict=True)]
-            parts[key] = array = np.empty(sizes, leaf.dtype)
+            parts[key] = array = _aligned(sizes, leaf.dtype)
             layers = range(*index[0].indices(leaf.shape[0])) if stacked else range(1)
             for place, layer in enumerate(layers):
                 theirs = to_ours(stored[layer].open(), form, out_channels=shape.out_channels)
@@ -77,6 +79,13 @@ def _load(name: str, stored: Sequence[Stored], leaf: jax.ShapeDtypeStruct, shape
 
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.make_array_from_callback(leaf.shape, sharding, part)
+
+
+def _aligned(sizes: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Returns an array of any content that jax need not copy on CPU, as it copies one that begins elsewhere."""
+    room = np.empty(math.prod(sizes) * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + len(room) - _ALIGNMENT].view(dtype).reshape(sizes)
 
 
 def _copy(array: np.ndarray, to: np.ndarray) -> None:

@@ -9,7 +9,8 @@ Letters: B rows, L queries, M keys, N heads, H head width, S segments.
 import functools
 import inspect
 import math
-from typing import Any
+import threading
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +49,6 @@ def attend_cudnn(
     `segments` is the largest id that occurs. bfloat16 or float16, H a multiple of 8 up to 256. With `causal` queries
     and keys are of the same tokens.
     """
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn  # private, so only where `works` has looked at it
-
     segments = max(segments, 2)  # with one, JAX takes the layout for an unpacked one
     query_start_BS, query_count_BS = spans(query_segment_BL, segments)
     key_start_BS, key_count_BS = spans(key_segment_BM, segments)
@@ -61,23 +60,71 @@ def attend_cudnn(
     def offsets(start_BS: jax.Array) -> jax.Array:
         return jnp.pad(jnp.where(both_BS, start_BS, -1), ((0, 0), (0, 1)), constant_values=-1)
 
-    seen_BL = jnp.take_along_axis(jnp.pad(both_BS, ((0, 0), (1, 0))), query_segment_BL, axis=1)[..., None, None]
-    known_BM = jnp.take_along_axis(jnp.pad(both_BS, ((0, 0), (1, 0))), key_segment_BM, axis=1)[..., None, None]
-    # What lies outside the segments is never written, neither in the result nor in a gradient: zeros instead.
-    key_BMNH, value_BMNH = (jnp.where(known_BM, x, 0) for x in (key_BMNH, value_BMNH))
+    some_BS = jnp.pad(both_BS, ((0, 0), (1, 0)))
+    places = _Places(
+        query_inside_BL=jnp.take_along_axis(some_BS, query_segment_BL, axis=1),
+        key_inside_BM=jnp.take_along_axis(some_BS, key_segment_BM, axis=1),
+        lengths=(lengths(query_count_BS), lengths(key_count_BS)),
+        offsets=(offsets(query_start_BS), offsets(key_start_BS)),
+    )
+    return _attend(causal, query_BLNH, key_BMNH, value_BMNH, places)
+
+
+class _Places(NamedTuple):
+    """Which tokens are in a segment that has queries and keys, and where such segments lie, as cuDNN is told."""
+
+    query_inside_BL: jax.Array
+    key_inside_BM: jax.Array
+    lengths: tuple[jax.Array, jax.Array]
+    offsets: tuple[jax.Array, jax.Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(causal: bool, query: jax.Array, key: jax.Array, value: jax.Array, places: _Places) -> jax.Array:
+    """Returns attention within segments, zeros outside.
+
+    What lies outside cuDNN neither reads nor writes, in the result as in a gradient: with a gradient of its own nothing
+    need be zeroed that is only read.
+    """
+    return _zeros_outside(places.query_inside_BL, _call(causal, places, query, key, value))
+
+
+def _attend_forward(causal: bool, query: jax.Array, key: jax.Array, value: jax.Array, places: _Places):
+    mixed, pull = jax.vjp(functools.partial(_call, causal, places), query, key, value)
+    return _zeros_outside(places.query_inside_BL, mixed), (pull, places.query_inside_BL, places.key_inside_BM)
+
+
+def _attend_backward(_: bool, kept: tuple[Any, jax.Array, jax.Array], gradient: jax.Array):
+    pull, query_inside, key_inside = kept
+    inside = query_inside, key_inside, key_inside
+    return *(_zeros_outside(*pair) for pair in zip(inside, pull(gradient), strict=True)), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _call(causal: bool, places: _Places, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn  # private, so only where `works` has looked at it
+
     mixed: Any = cudnn.dot_product_attention(
-        jnp.where(seen_BL, query_BLNH, 0),
-        key_BMNH,
-        value_BMNH,
-        q_seqlen=lengths(query_count_BS),
-        kv_seqlen=lengths(key_count_BS),
-        q_offsets=offsets(query_start_BS),
-        kv_offsets=offsets(key_start_BS),
+        query,
+        key,
+        value,
+        q_seqlen=places.lengths[0],
+        kv_seqlen=places.lengths[1],
+        q_offsets=places.offsets[0],
+        kv_offsets=places.offsets[1],
         mask_type=cudnn.MaskType.PADDING_CAUSAL if causal else cudnn.MaskType.PADDING,
-        scale=1.0 / math.sqrt(query_BLNH.shape[-1]),
+        scale=1.0 / math.sqrt(query.shape[-1]),
         qkv_layout="BTNH",
     )
-    return jnp.where(seen_BL, mixed, 0)
+    return mixed
+
+
+def _zeros_outside(inside_BL: jax.Array, x_BLNH: jax.Array) -> jax.Array:
+    # Tied to x: what is the same for all blocks jax takes out of the loop over them, here two arrays as large as x.
+    inside_BL, zero, x = jax.lax.optimization_barrier((inside_BL, jnp.zeros((), x_BLNH.dtype), x_BLNH))
+    return jnp.where(inside_BL[..., None, None], x, zero)
 
 
 def spans(segment_BL: jax.Array, segments: int) -> tuple[jax.Array, jax.Array]:
@@ -89,11 +136,19 @@ def spans(segment_BL: jax.Array, segments: int) -> tuple[jax.Array, jax.Array]:
 @functools.cache
 def works(*, causal: bool = False) -> bool:
     """Whether this machine's cuDNN gives what the plain path gives, forward and backward; said in the log if not."""
-    try:
-        with jax.ensure_compile_time_eval():  # it is asked while programs are traced
-            reason = _refusal() or _difference(causal)
-    except Exception as error:  # whatever a driver or a private module may raise is a reason not to use them
-        reason = f"{type(error).__name__}: {error}"
+    reasons = []
+
+    def look() -> None:
+        try:
+            reasons.append(_refusal() or _difference(causal))
+        except Exception as error:  # whatever a driver or a private module may raise is a reason not to use them
+            reasons.append(f"{type(error).__name__}: {error}")
+
+    # It is asked while programs are traced; in a thread of its own nothing is.
+    asked = threading.Thread(target=look)
+    asked.start()
+    asked.join()
+    (reason,) = reasons
     if reason:
         logging.warning("attention: cuDNN's packed layout is not used: %s", reason)
     return not reason

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from sora_jax.nn.kernels.pallas_tpu import Blocks
 from sora_jax.nn.kernels.ranges import have_keys, visible_blocks
 from sora_jax.nn.kernels.seen import causal_ids, sees
 from sora_jax.nn.kernels.splash import attend_splash
+from sora_jax.nn.stack import REMAT_POLICIES
+from tests.conftest import PLATFORM
 
 N, H = 2, 16
 BLOCK = 128
@@ -209,36 +212,63 @@ def test_ranges_hold_every_pair_that_shares_a_segment():
     np.testing.assert_array_equal(ranges.count_BI, [[1, 2, 2, 0]])
 
 
-def test_cudnn_is_told_where_each_segment_lies_and_refused_where_there_is_no_gpu(caplog):
+def test_cudnn_is_told_where_each_segment_lies_and_takes_some_widths():
     start, count = cudnn.spans(jnp.asarray(rows_of([[3, 0, 4], [5]], 9)), 3)
     np.testing.assert_array_equal(start, [[0, 0, 3], [0, 0, 0]])
     np.testing.assert_array_equal(count, [[3, 0, 4], [5, 0, 0]])
     assert not cudnn.takes(jnp.zeros((1, 8, 2, 64)))
     assert not cudnn.takes(jnp.zeros((1, 8, 2, 12), jnp.bfloat16))
     assert cudnn.takes(jnp.zeros((1, 8, 2, 64), jnp.bfloat16))
+
+
+@pytest.mark.skipif(PLATFORM != "cpu", reason="there is a GPU")
+def test_cudnn_is_refused_where_there_is_no_gpu_also_while_a_program_is_traced(caplog):
     cudnn.works.cache_clear()
-    assert not cudnn.works()
+    assert float(jax.jit(lambda x: x if cudnn.works() else -x)(jnp.ones(()))) == -1.0
     assert "the platform is cpu, not a GPU" in caplog.text
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_cudnn_gets_a_program_of_the_packed_layout(monkeypatch, causal):
-    """What there is without a GPU: JAX takes the arguments and makes the call, forward and backward."""
+@pytest.fixture
+def cudnn_said_to_be_there(monkeypatch):
     from jax._src.cudnn import fused_attention_stablehlo as private
 
     monkeypatch.setattr(private, "check_cudnn_version", lambda: 91500)
     monkeypatch.setattr(private, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(private, "is_cuda_compute_capability_equal", lambda _: False)
+
+
+def program_of_cudnn(*, causal=False, remat="none"):
+    """Returns the text of the program for CUDA of results and gradients."""
     arrays, segments = inputs("8 segments" if causal else "texts", dtype=jnp.bfloat16)
 
+    def attend(*arrays):
+        return cudnn.attend_cudnn(*arrays, *segments, segments=8, causal=causal)
+
+    attend = attend if remat == "none" else jax.checkpoint(attend, policy=REMAT_POLICIES[remat])
+
     def loss(*arrays):
-        return jnp.sum(cudnn.attend_cudnn(*arrays, *segments, segments=8, causal=causal).astype(jnp.float32) ** 2)
+        return jnp.sum(attend(*arrays).astype(jnp.float32) ** 2)
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-    text = gradient.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    return gradient.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.usefixtures("cudnn_said_to_be_there")
+@pytest.mark.parametrize("causal", [False, True])
+def test_cudnn_gets_a_program_of_the_packed_layout(causal):
+    """What there is without a GPU: JAX takes the arguments and makes the call, forward and backward."""
+    text = program_of_cudnn(causal=causal)
     assert "__cudnn$fmhaSoftmax" in text
     assert "__cudnn$fmhaSoftmaxBackward" in text
     assert ("PADDING_CAUSAL" in text) == causal
+
+
+@pytest.mark.usefixtures("cudnn_said_to_be_there")
+@pytest.mark.parametrize(("remat", "times"), [("none", 1), ("dots", 1), ("attention", 1), ("full", 2)])
+def test_where_attention_is_kept_cudnn_computes_it_once(remat, times):
+    text = program_of_cudnn(remat=remat)
+    assert len(re.findall(r"__cudnn\$fmhaSoftmax\b", text)) == times
+    assert len(re.findall(r"__cudnn\$fmhaSoftmaxBackward\b", text)) == 1
 
 
 def test_the_gpu_kernel_becomes_a_program_for_cuda():
