@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     # Where things go is decided where there is much noise.
     c.diffusion.noise.mean = 0.9
     c.context.kinds = ("edges", "boxes", "low")
+    c.sampling.forget_context = True  # edges are followed better
     with c.unlocked():
         c.run = ("decoder", "prepare", "control")
         decoder = base.autoencoder_stage(
