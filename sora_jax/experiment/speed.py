@@ -23,8 +23,8 @@ from sora_jax.experiment.schema import Settings
 from sora_jax.models import flops
 from sora_jax.video import shapes
 
-# Share of the speed of a large product of matrices that programs reach, by platform. On CPU as in the base run; on a GPU
-# the transformer as in docs/results.md; the others are what such models are said to reach.
+# Share of the speed of a large product of matrices that programs reach, by platform. On CPU as in the base run, on a
+# GPU the transformer as in docs/results.md; the others are what such models are said to reach.
 Reached = Mapping[str, float]
 CONVOLUTIONS: Reached = {"cpu": 0.2, "gpu": 0.2, "tpu": 0.2}
 CONVOLUTIONS_TRAINED: Reached = {"cpu": 0.245, "gpu": 0.3, "tpu": 0.3}
