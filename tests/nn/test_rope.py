@@ -79,3 +79,13 @@ def test_bfloat16_is_turned_in_float32():
     assert found.dtype == jnp.bfloat16
     exact = turn(x_LH.astype(jnp.float32), position_L3)
     np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+
+
+def test_a_gpu_turns_by_the_same_numbers_without_a_product(monkeypatch):
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=(2, 5, 3, 16)), jnp.float32)
+    rotation = rope.rotations(jnp.asarray(rng.normal(size=(2, 5, 3)), jnp.float32), 16, 100.0)
+    expected = rope.rotate(x, rotation)
+    monkeypatch.setattr(rope, "current_platform", lambda: "gpu")
+    np.testing.assert_array_equal(rope.rotate(x, rotation), expected)
+    assert "dot_general" not in str(jax.make_jaxpr(rope.rotate)(x, rotation))
