@@ -35,12 +35,12 @@ def get_config() -> ConfigDict:
         decoder.freeze = "encoder"
         decoder.start_from = "runs/base/checkpoints/autoencoder"
         control = base.diffusion_stage(
-            steps=1300,
+            steps=1700,
             schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.8, final_share=0.02),
             images=0.2,
         )
         control.optimizer = base.as_in(c.optimizer)
         control.start_from = "runs/base/checkpoints/videos"
-        control.context = ConfigDict({"none": 0.35, "edges": 0.3, "boxes": 0.25, "low": 0.1})
+        control.context = ConfigDict({"none": 0.35, "edges": 0.35, "boxes": 0.2, "low": 0.1})
         c.update(stages={"decoder": decoder, "control": control})
     return c
