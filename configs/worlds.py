@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
             # Five worlds look less alike than one.
             "autoencoder.channels": 8,
             "data.max_tokens": 75,
+            # Where things go is decided where there is much noise.
+            "diffusion.noise.mean": 1.0,
             "packing.tokens": 150,
             "packing.text_tokens": 48,
             "packing.segments": 2,
