@@ -29,7 +29,7 @@ _LINES = ("Stream", "XLA Ops")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Launch:
+class KernelRun:
     """A kernel that ran: its name, and when it began and ended in nanoseconds."""
 
     name: str
@@ -44,7 +44,7 @@ def main(_: Sequence[str]) -> None:
     print(kernel_table(kernels_of(_PROFILE.value), rows=_ROWS.value))
 
 
-def kernels_of(folder: str | Path) -> list[Launch]:
+def kernels_of(folder: str | Path) -> list[KernelRun]:
     """Returns the kernels of the newest profile in `folder`, in order; UserError where there is none."""
     files = sorted(Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     if not files:
@@ -52,7 +52,7 @@ def kernels_of(folder: str | Path) -> list[Launch]:
     planes = list(ProfileData.from_file(str(files[-1])).planes)
     of_devices = [plane for plane in planes if plane.name.startswith("/device:")]
     kernels = (
-        Launch(name=event.name, start=event.start_ns, end=event.start_ns + event.duration_ns)
+        KernelRun(name=event.name, start=event.start_ns, end=event.start_ns + event.duration_ns)
         for event in _events(of_devices or planes, device=bool(of_devices))
     )
     return sorted(kernels, key=lambda kernel: kernel.start)
@@ -66,7 +66,7 @@ def _events(planes: Iterable[Any], *, device: bool) -> Iterator[Any]:
                 yield from (event for event in line.events if device or "hlo_op" in dict(event.stats))
 
 
-def kernel_table(kernels: Sequence[Launch], *, rows: int) -> str:
+def kernel_table(kernels: Sequence[KernelRun], *, rows: int) -> str:
     """Returns milliseconds, calls and names of the `rows` kernels of most time, under a line about all of them."""
     if not kernels:
         return "no kernel ran"
@@ -86,7 +86,7 @@ def kernel_table(kernels: Sequence[Launch], *, rows: int) -> str:
     return "\n".join(lines)
 
 
-def idle(kernels: Sequence[Launch]) -> float:
+def idle(kernels: Sequence[KernelRun]) -> float:
     """Returns the nanoseconds between the first of `kernels`, which are in order, and the last in which none ran."""
     waited, until = 0.0, kernels[0].start
     for kernel in kernels:

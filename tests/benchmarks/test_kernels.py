@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from sora_jax.benchmarks import kernels
-from sora_jax.benchmarks.kernels import Launch
+from sora_jax.benchmarks.kernels import KernelRun
 from sora_jax.core.errors import UserError
 
 
@@ -23,9 +23,9 @@ def test_kernels_of_a_profile_are_what_ran(tmp_path):
 
 def test_the_table_adds_up_by_name_and_counts_when_nothing_ran():
     ran = [
-        Launch(name="product", start=0.0, end=4e6),
-        Launch(name="copy", start=1e6, end=2e6),
-        Launch(name="product", start=7e6, end=9e6),
+        KernelRun(name="product", start=0.0, end=4e6),
+        KernelRun(name="copy", start=1e6, end=2e6),
+        KernelRun(name="product", start=7e6, end=9e6),
     ]
     assert kernels.idle(ran) == 3e6
     first, *rows = kernels.kernel_table(ran, rows=1).splitlines()

@@ -83,8 +83,8 @@ class _Places(NamedTuple):
 def _attend(causal: bool, query: jax.Array, key: jax.Array, value: jax.Array, places: _Places) -> jax.Array:
     """Returns attention within segments, zeros outside.
 
-    What lies outside cuDNN neither reads nor writes, in the result as in a gradient: with a gradient of its own nothing
-    need be zeroed that is only read.
+    What lies outside is never written, neither in the result nor in a gradient: zeros instead. What is read there must
+    be finite, and counts nothing; with a gradient of its own nothing need be zeroed that is only read.
     """
     return _zeros_outside(places.query_inside_BL, _call(causal, places, query, key, value))
 
@@ -144,7 +144,8 @@ def works(*, causal: bool = False) -> bool:
         except Exception as error:  # whatever a driver or a private module may raise is a reason not to use them
             reasons.append(f"{type(error).__name__}: {error}")
 
-    # It is asked while programs are traced; in a thread of its own nothing is.
+    # It is asked while programs are traced; in a thread of its own nothing is. (jax.ensure_compile_time_eval cannot be
+    # had around custom_partitioning, which cuDNN's call is made with.)
     asked = threading.Thread(target=look)
     asked.start()
     asked.join()

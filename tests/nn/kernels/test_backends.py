@@ -222,9 +222,9 @@ def test_cudnn_is_told_where_each_segment_lies_and_takes_some_widths():
 
 
 @pytest.mark.skipif(PLATFORM != "cpu", reason="there is a GPU")
-def test_cudnn_is_refused_where_there_is_no_gpu_also_while_a_program_is_traced(caplog):
+def test_cudnn_is_refused_where_there_is_no_gpu(caplog):
     cudnn.works.cache_clear()
-    assert float(jax.jit(lambda x: x if cudnn.works() else -x)(jnp.ones(()))) == -1.0
+    assert not cudnn.works()
     assert "the platform is cpu, not a GPU" in caplog.text
 
 
@@ -261,6 +261,17 @@ def test_cudnn_gets_a_program_of_the_packed_layout(causal):
     assert "__cudnn$fmhaSoftmax" in text
     assert "__cudnn$fmhaSoftmaxBackward" in text
     assert ("PADDING_CAUSAL" in text) == causal
+
+
+@pytest.mark.skipif(PLATFORM != "cpu", reason="there is a GPU")
+@pytest.mark.usefixtures("cudnn_said_to_be_there")
+def test_asked_while_a_program_is_traced_the_check_gets_as_far_as_the_compiler(monkeypatch, caplog):
+    """Which has no such call for a CPU; within `jax.ensure_compile_time_eval` jax fails before."""
+    monkeypatch.setattr(cudnn, "_refusal", lambda: "")
+    cudnn.works.cache_clear()
+    assert float(jax.jit(lambda x: x if cudnn.works() else -x)(jnp.ones(()))) == -1.0
+    assert "'dot_product_attention_fwd' not found for platform cpu" in caplog.text
+    cudnn.works.cache_clear()
 
 
 @pytest.mark.usefixtures("cudnn_said_to_be_there")
