@@ -22,9 +22,7 @@ from sora_jax.planning.topology import describe_machine, prepare_environment
 
 _FLAGS = Flags()
 _CONFIG = _FLAGS.config("config", "configs/base.py", "The experiment; keys are overridden as --config.KEY=VALUE.")
-_TOPOLOGY = _FLAGS.string(
-    "topology", "cpu:8", "The machine: v5e:AxB, v5p:AxBxC or v6e:AxB chips, or cpu:N simulated devices."
-)
+_TOPOLOGY = _FLAGS.string("topology", "cpu:8", "v5e:AxB, v5p:AxBxC or v6e:AxB chips, or cpu:N simulated devices.")
 _SLICES = _FLAGS.integer("slices", 1, "Such slices, joined by the network of the data centre.")
 _PART = _FLAGS.choice(
     "part",
@@ -38,9 +36,7 @@ _STAGE = _FLAGS.strings("stage", "Stages whose step to plan, instead of the larg
 _SEGMENT_TOKENS = _FLAGS.integer(
     "segment_tokens", None, "Tokens of the segments that rows are counted full of; default: data.max_tokens."
 )
-_SIZE = _FLAGS.string(
-    "size", None, "HEIGHTxWIDTH, in px, of what is sampled, encoded and decoded; default: sampling.size."
-)
+_SIZE = _FLAGS.string("size", None, "HEIGHTxWIDTH, in px, of what is sampled, or coded; default: sampling.size.")
 _SECONDS = _FLAGS.number("seconds", None, "Duration of what is sampled; default: that of sampling.frames.")
 _HBM_GB = _FLAGS.number("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
 _JSON = _FLAGS.path("json", None, "File to write everything to as well.")

@@ -61,9 +61,10 @@ def figures_of(
 ) -> list[Figure]:
     """Returns the time to solve videos of `pixels` (T, H, W), the control seeing all over computed once."""
     canvases = canvases_of(settings, pixels, count=videos)
+    bare = [dataclasses.replace(one, context=()) for one in canvases]
     calls = {
-        which: solving(settings, canvases, steps=steps, blind=which == "blind")
-        for which, canvases in (("plain", canvases), ("blind", canvases), ("text", [_bare(one) for one in canvases]))
+        which: solving(settings, given, steps=steps, blind=which == "blind")
+        for which, given in (("plain", canvases), ("blind", canvases), ("text", bare))
     }
     for call in calls.values():
         call()
@@ -89,10 +90,6 @@ def canvases_of(settings: Settings, pixels: shapes.Size, *, count: int) -> list[
         beside = (ContextPart(clip=clip, level=0.0),)
         found.append(Canvas(prompt="a red circle moves", grid=grid, fps=fps, seed=number, context=beside))
     return found
-
-
-def _bare(canvas: Canvas) -> Canvas:
-    return dataclasses.replace(canvas, context=())
 
 
 def solving(settings: Settings, canvases: list[Canvas], *, steps: int, blind: bool) -> Callable[[], object]:

@@ -1,6 +1,7 @@
 """What a run shows as it trains: the same clips reconstructed, the same prompts sampled, side by side over time."""
 
 import collections
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,55 +40,62 @@ def choose_clips(source: FittedSource, *, count: int, sizes: int) -> list[Clip]:
     return [clip for clip in clips if clip.pixels_THWC.shape in common]
 
 
-def show_reconstructions(
-    workdir: Workdir, metrics: MetricsWriter, stage: str, step: int, codec: Codec, clips: list[Clip]
-) -> None:
-    """Writes each clip beside its reconstruction; every process helps, the first one writes."""
-    names = {}
-    for number, clip in enumerate(clips):
-        name = f"clip_{number:02d}"
-        names[name] = clip.captions[0] if clip.captions else clip.source_id
-        pixels_THWC = clip.pixels_THWC
-        pair_THWC = np.concatenate([pixels_THWC, codec.reconstruct(pixels_THWC[None])[0]], axis=2)
-        show_clip(workdir, metrics, stage, step, name, pair_THWC, clip.fps)
-    show_words(workdir, stage, names)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleLog:
+    """Where what a stage makes at a step is shown: files of the workdir, and TensorBoard. The first process writes."""
 
+    workdir: Workdir
+    metrics: MetricsWriter
+    stage: str
+    step: int
 
-def show_samples(
-    workdir: Workdir,
-    metrics: MetricsWriter,
-    stage: str,
-    step: int,
-    jobs: list[Job],
-    clips: list[np.ndarray],
-    before: list[np.ndarray],
-) -> None:
-    """Writes the clip that each job made, and those that were made without what is trained, where there are any."""
-    names = {}
-    for number, (job, pixels_THWC) in enumerate(zip(jobs, clips, strict=True)):
-        name = f"prompt_{number:02d}"
-        (names[name],) = job.prompts
-        show_clip(workdir, metrics, stage, step, name, pixels_THWC, job.fps)
-        if before:
-            names[f"{name}_without"] = f"{names[name]} (without the adapter)"
-            show_clip(workdir, metrics, stage, step, f"{name}_without", before[number], job.fps)
-    show_words(workdir, stage, names)
+    def reconstructions(self, codec: Codec, clips: list[Clip]) -> None:
+        """Shows each clip beside its reconstruction; every process helps."""
+        names = {}
+        for number, clip in enumerate(clips):
+            name = f"clip_{number:02d}"
+            names[name] = clip.captions[0] if clip.captions else clip.source_id
+            pixels_THWC = clip.pixels_THWC
+            self.clip(name, np.concatenate([pixels_THWC, codec.reconstruct(pixels_THWC[None])[0]], axis=2), clip.fps)
+        self.words(names)
 
+    def samples(self, jobs: list[Job], clips: list[np.ndarray], before: list[np.ndarray]) -> None:
+        """Shows the clip that each job made, and those that were made without what is trained, where there are any."""
+        names = {}
+        for number, (job, pixels_THWC) in enumerate(zip(jobs, clips, strict=True)):
+            name = f"prompt_{number:02d}"
+            (names[name],) = job.prompts
+            self.clip(name, pixels_THWC, job.fps)
+            if before:
+                names[f"{name}_without"] = f"{names[name]} (without the adapter)"
+                self.clip(f"{name}_without", before[number], job.fps)
+        self.words(names)
 
-def show_described(
-    workdir: Workdir,
-    metrics: MetricsWriter,
-    stage: str,
-    step: int,
-    clips: list[np.ndarray],
-    rates: list[float],
-    texts: list[str],
-) -> None:
-    """Writes clips, of so many frames per second, with what is said of each."""
-    names = {f"clip_{number:02d}": text for number, text in enumerate(texts)}
-    for name, pixels_THWC, fps in zip(names, clips, rates, strict=True):
-        show_clip(workdir, metrics, stage, step, name, pixels_THWC, fps)
-    show_words(workdir, stage, names)
+    def described(self, clips: list[np.ndarray], rates: list[float], texts: list[str]) -> None:
+        """Shows clips, of so many frames per second, with what is said of each."""
+        names = {f"clip_{number:02d}": text for number, text in enumerate(texts)}
+        for name, pixels_THWC, fps in zip(names, clips, rates, strict=True):
+            self.clip(name, pixels_THWC, fps)
+        self.words(names)
+
+    def clip(self, name: str, pixels_THWC: np.ndarray, fps: float) -> None:
+        """Shows uint8 (T, H, W, 3) under a name: as a picture where it has one frame."""
+        if not is_first():
+            return
+        folder = self.workdir.samples(self.stage, self.step)
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(pixels_THWC) == 1:
+            write_clip(folder / f"{name}.png", pixels_THWC, fps=fps)
+            self.metrics.write_image(self.stage, self.step, name, pixels_THWC[0])
+        else:
+            write_clip(folder / f"{name}.gif", pixels_THWC, fps=fps)
+            self.metrics.write_video(self.stage, self.step, name, pixels_THWC, fps)
+
+    def words(self, names: dict[str, str]) -> None:
+        """Writes what the clips are that a stage shows, such as their prompts, by name."""
+        if is_first():
+            path = self.workdir.path / "samples" / self.stage / "prompts.json"
+            write_atomically(path, json.dumps(names, indent=2, ensure_ascii=False))
 
 
 def show_sheet(folder: Path, name: str, clips: list[np.ndarray], prompts: Sequence[str], *, fps: float) -> None:
@@ -95,32 +103,3 @@ def show_sheet(folder: Path, name: str, clips: list[np.ndarray], prompts: Sequen
     if is_first():
         with open_clip(folder / f"{name}.gif", ClipFormat(fps=fps, facts={"prompt": list(prompts)})) as write:
             write(contact_sheet(clips))
-
-
-def show_clip(
-    workdir: Workdir,
-    metrics: MetricsWriter,
-    stage: str,
-    step: int,
-    name: str,
-    pixels_THWC: np.ndarray,
-    fps: float,
-) -> None:
-    """Writes uint8 (T, H, W, 3) as what a stage shows under `name` at a step: a picture where it has one frame."""
-    if not is_first():
-        return
-    folder = workdir.samples(stage, step)
-    folder.mkdir(parents=True, exist_ok=True)
-    if len(pixels_THWC) == 1:
-        write_clip(folder / f"{name}.png", pixels_THWC, fps=fps)
-        metrics.write_image(stage, step, name, pixels_THWC[0])
-    else:
-        write_clip(folder / f"{name}.gif", pixels_THWC, fps=fps)
-        metrics.write_video(stage, step, name, pixels_THWC, fps)
-
-
-def show_words(workdir: Workdir, stage: str, names: dict[str, str]) -> None:
-    """Writes what the clips are that a stage shows, such as their prompts, by name."""
-    if is_first():
-        path = workdir.path / "samples" / stage / "prompts.json"
-        write_atomically(path, json.dumps(names, indent=2, ensure_ascii=False))

@@ -106,9 +106,8 @@ class Block(nnx.Module):
         segment, segments = sight.segment_BL, sight.segments
         with jax.named_scope("self_attention"):
             y = (layer_norm(x_BLD) * (1 + scale1) + shift1).astype(x_BLD.dtype)
-            mixed, keys = self.attn1(
-                *(y, y, segment, segment, context.rotation), segments=segments, alone=sight.alone, further=further
-            )
+            arrays = y, y, segment, segment, context.rotation
+            mixed, keys = self.attn1(*arrays, segments=segments, alone=sight.alone, further=further)
             x_BLD = x_BLD + gate1 * mixed
         with jax.named_scope("text_attention"):
             y = self.norm2(x_BLD)

@@ -1,7 +1,4 @@
-"""Clips beside a clip, made of it when it is prepared.
-
-Letters: T H W C pixels or latents.
-"""
+"""Clips beside a clip, made of it when it is prepared. Letters: T H W C pixels or latents."""
 
 import dataclasses
 import functools
@@ -59,13 +56,12 @@ def made_beside(
     if found is None:
         return None
     made, drawn = found
-    scale = Fraction(whole.pixels_THWC.shape[1], made.pixels_THWC.shape[1])
-    same = scale == Fraction(whole.pixels_THWC.shape[2], made.pixels_THWC.shape[2])
-    if not same or scale.denominator != 1 or not 1 <= scale <= control.scale:
+    (height, width), (rows, columns) = whole.pixels_THWC.shape[1:3], made.pixels_THWC.shape[1:3]
+    scale = Fraction(height, rows)
+    if scale != Fraction(width, columns) or scale.denominator != 1 or not 1 <= scale <= control.scale:
         raise DataError(
-            f"{name} of {clip.source_id} has {made.pixels_THWC.shape[1]}x{made.pixels_THWC.shape[2]} px for "
-            f"{whole.pixels_THWC.shape[1]}x{whole.pixels_THWC.shape[2]}: it must be smaller by one whole number up to "
-            f"{control.scale}"
+            f"{name} of {clip.source_id} has {rows}x{columns} px for {height}x{width}: it must be smaller by one whole "
+            f"number up to {control.scale}"
         )
     return continued(made, stride), int(scale), drawn
 

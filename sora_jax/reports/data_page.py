@@ -40,10 +40,8 @@ def write_page(
         each = _rows((printable(name), reason) for name, reason in found.dropped[:_MOST_DROPPED])
         body += f"<details><summary>each clip</summary><table>{each}</table></details></section>"
     if found.kept:
-        charts = []
-        for name, values in measures(found.kept).items():
-            what, _, unit = name.partition(", ")
-            charts.append(histogram(what, values, unit=unit))
+        named = [(name.partition(", "), values) for name, values in measures(found.kept).items()]
+        charts = [histogram(what, values, unit=unit) for (what, _, unit), values in named]
         body += f'<section><h2>Distributions</h2><div class="row">{"".join(charts)}</div></section>'
         body += _captions(habits(found.kept, after))
         clips = "".join(_clip(one, after) for one in found.kept if one.pictures)
@@ -118,6 +116,5 @@ def _picture(pixels_HWC: np.ndarray, *, alt: str) -> str:
     factor = max(1, _ENLARGED // min(height, width))
     data = base64.b64encode(encode_png(pixels_HWC)).decode()
     size = f'width="{width * factor}" height="{height * factor}"'
-    return (
-        f'<img class="{"small" if factor > 1 else ""}" {size} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
-    )
+    kind = "small" if factor > 1 else ""
+    return f'<img class="{kind}" {size} alt="{escape(alt)}" src="data:image/png;base64,{data}">'

@@ -117,7 +117,7 @@ def _sheet(path: Path) -> str:
 
 
 def _prompts(path: Path) -> list[str]:
-    """What a sheet says of itself, see `exhibits.show_sheet`; none where it says nothing."""
+    """What a sheet says of itself, see `sample_log.show_sheet`; none where it says nothing."""
     try:
         with Image.open(path) as image:
             said = json.loads(image.info.get("comment", b"{}"))

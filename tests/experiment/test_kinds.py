@@ -23,7 +23,7 @@ from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.mean import Mean
 from sora_jax.core.sharding import batch_part
 from sora_jax.data.crops import CropConfig
-from sora_jax.experiment import activations, run, sample_log
+from sora_jax.experiment import activations, run
 from sora_jax.experiment.audit import checkpoint_faults
 from sora_jax.experiment.datasets import PixelBatches, open_collections
 from sora_jax.experiment.kinds import KINDS, names_until
@@ -118,8 +118,9 @@ class BrightnessKind(TrainKind[BrightnessStage]):
             kernel_31 = np.asarray(state.params["weigh.kernel"])
             grey_31 = np.clip(255 * kernel_31, 0, 255).astype(np.uint8)
             pixels_THWC = np.tile(grey_31[None, :, :, None], (1, 4, 16, 3))
-            sample_log.show_clip(run.workdir, run.metrics, name, step, "weights", pixels_THWC, 1.0)
-            sample_log.show_words(run.workdir, name, {"weights": "how much red, green and blue weigh"})
+            sample_log = run.sample_log(name, step)
+            sample_log.clip("weights", pixels_THWC, 1.0)
+            sample_log.words({"weights": "how much red, green and blue weigh"})
 
         return show
 

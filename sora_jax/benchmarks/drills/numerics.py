@@ -97,13 +97,8 @@ def spike(bench: Bench, count: int) -> Result:
     The run must go back once, and both ends must be the same bit for bit.
     """
     random, tally = bench.random("spike"), Tally()
-    config = {
-        "guard__spike_deviations": 8.0,
-        "guard__on_spike": "rewind",
-        "guard__window": 50,
-        "guard__rewind_steps": 15,
-        "guard__rewind_batches": 10,
-    }
+    rules = {"spike_deviations": 8.0, "on_spike": "rewind", "window": 50, "rewind_steps": 15, "rewind_batches": 10}
+    config = {f"guard__{key}": value for key, value in rules.items()}
     for _ in range(count):
         step = int(random.integers(100, STEPS - EVERY))
         once, twice = bench.prepared(**config), bench.prepared(**config)

@@ -28,19 +28,7 @@ DEMUXERS = {
     ".asf": "asf",
     ".ogv": "ogg",
 }
-PICTURE_SUFFIXES = (
-    ".gif",
-    ".webp",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".jpe",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-)
+PICTURE_SUFFIXES = (".gif", ".webp", ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".tif", ".tiff", ".avif")
 MEDIA_SUFFIXES = frozenset((*DEMUXERS, *PICTURE_SUFFIXES))
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 HEIC_REMEDY = "make JPEG of it, for example with: magick mogrify -format jpg *.heic"

@@ -5,6 +5,7 @@ combinations; `outside` of it are faster balls.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -93,22 +94,14 @@ def draw_ball(generator: np.random.Generator, form: ClipForm, *, outside: bool =
     speed = "outside" if outside else one_of(generator, tuple(_SPEEDS))
     ground, radius = draw_ground(generator), BALLS[size] * form.height
     room_2 = np.array([form.height, form.width]) - 2 * radius
+    ball = functools.partial(BallScene, form=form, variant=variant, colour=colour, size=size, speed=speed)
     while True:
         share = generator.uniform(*(_OUTSIDE if outside else _SPEEDS[speed]))
         pace = share * room_2[1] / (form.frames - 1) * (_FASTER if variant == "bounces" else 1.0)
         angle = generator.uniform(0, 2 * np.pi)
         velocity = (float(pace * np.sin(angle)), float(pace * np.cos(angle)))
-        start = tuple(map(float, radius + generator.random(2) * room_2))
-        scene = BallScene(
-            form=form,
-            variant=variant,
-            colour=colour,
-            size=size,
-            speed=speed,
-            ground=ground,
-            start=(start[0], start[1]),
-            velocity=velocity,
-        )
+        row, column = map(float, radius + generator.random(2) * room_2)
+        scene = ball(ground=ground, start=(row, column), velocity=velocity)
         place_T2 = scene.place_T2()
         if np.all((place_T2 >= radius) & (place_T2 <= radius + room_2)) and _worthwhile(scene, place_T2):
             return scene

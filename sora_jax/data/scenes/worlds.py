@@ -56,9 +56,7 @@ class WorldsSpec:
         _check(len(self.sides) > 0, "sides must name at least one (height, width)")
         for side in self.sides:
             fits = len(side) == 2 and _LEAST_SIDE <= side[0] <= side[1]
-            _check(
-                fits, f"a side must be (height, width), {_LEAST_SIDE} px or more and no taller than wide, got {side}"
-            )
+            _check(fits, f"a side must be (height, width), {_LEAST_SIDE} px or more, no taller than wide, got {side}")
         _check(len(self.frames) > 0, "frames must name at least one clip length")
         for count in self.frames:
             fits = count >= _LEAST_FRAMES and count % FRAMES_OF_ACTION == 1
@@ -101,13 +99,8 @@ class DrawnWorlds:
                 return scene
 
     def __getitem__(self, index: int) -> Clip:
-        scene = self.scene(index)
-        return Clip(
-            pixels_THWC=scene.render(),
-            fps=scene.form.fps,
-            captions=scene.captions(),
-            source_id=self.source_id(index),
-        )
+        scene, name = self.scene(index), self.source_id(index)
+        return Clip(pixels_THWC=scene.render(), fps=scene.form.fps, captions=scene.captions(), source_id=name)
 
     def source_id(self, index: int) -> str:
         """Returns the name of clip `index`, unique over seeds and splits."""

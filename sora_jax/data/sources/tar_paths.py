@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.sources.remote import (
-    AnyPath,
-    find_matches,
-    is_folder,
-    is_remote,
-    is_there,
-    list_folder,
-    open_file,
-    passed_over,
-    place,
-    read_at,
-)
+from sora_jax.data.sources import remote
+from sora_jax.data.sources.remote import AnyPath, is_remote
 
 # Tars on network disks take a round trip for every header.
 THREADS = 8
@@ -44,16 +34,16 @@ def find_tars(path: str | os.PathLike) -> Tars:
     A `.tar` file; a folder, with its subfolders; or a pattern: `*`, `?`, `[...]` as of a shell, `{a,b}` and
     `{000..123}`, of which every number and choice must exist. A folder of the very name that is written is that folder.
     """
-    written, root, linked = os.fspath(path), place(path), list[str]()
-    if is_folder(root):
-        sizes, linked = list_folder(root)
+    written, root, linked = os.fspath(path), remote.place(path), list[str]()
+    if remote.is_folder(root):
+        sizes, linked = remote.list_folder(root)
         found = [root / name for name in sizes if name.lower().endswith(".tar")]
         if not found:
+            passed = remote.passed_over(linked)
             raise UserError(
-                f"the folder {written} holds no .tar file{passed_over(linked)}: data.source 'folder' reads clips that "
-                "lie open"
+                f"the folder {written} holds no .tar file{passed}: data.source 'folder' reads clips that lie open"
             )
-    elif is_there(root):
+    elif remote.is_there(root):
         found = [root]
     else:
         there, pattern = _split(written)
@@ -87,15 +77,15 @@ def _split(pattern: str) -> tuple[str, str]:
 
 def _matches(there: str, pattern: str) -> list[AnyPath]:
     if is_remote(pattern):
-        return find_matches(pattern)
+        return remote.find_matches(pattern)
     return [Path(name) for name in glob.glob(glob.escape(there) + pattern, recursive=True)]
 
 
 def _check_tar(tar: AnyPath) -> None:
     if not is_remote(tar) and not tar.is_file():
         raise UserError(f"{tar} is not a file: a pattern must match tar files only")
-    with open_file(tar) as (file, _):
-        if _COMPRESSED.match(read_at(file, 0, 16)):
+    with remote.open_file(tar) as (file, _):
+        if _COMPRESSED.match(remote.read_at(file, 0, 16)):
             raise UserError(f"{tar} is compressed, which allows no random access: decompress it to a plain .tar")
 
 

@@ -168,7 +168,7 @@ class AutoencoderKind(TrainKind[AutoencoderStage]):
 
         def show(state: TrainState, step: int) -> None:
             codec = _codec_of(run, state)
-            sample_log.show_reconstructions(run.workdir, run.metrics, name, step, codec, shown)
+            run.sample_log(name, step).reconstructions(codec, shown)
 
         return show
 

@@ -26,6 +26,7 @@ from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.experiment.init_from import inherit
 from sora_jax.experiment.loading import load_codec
 from sora_jax.experiment.programs import Program, StepBatch, step_program
+from sora_jax.experiment.sample_log import SampleLog
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
 from sora_jax.experiment.stage_settings import MixConfig, Stage, TrainStage
@@ -92,6 +93,10 @@ class Run:
     def codec(self) -> Codec:
         """The autoencoder, once no stage trains it any more; it decodes beside weights that lie on the mesh."""
         return load_codec(self.workdir, self.settings, mesh=self.mesh)
+
+    def sample_log(self, stage: str, step: int) -> SampleLog:
+        """Returns where what a stage makes at a step is shown."""
+        return SampleLog(workdir=self.workdir, metrics=self.metrics, stage=stage, step=step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ class CaptionerKind(TrainKind[CaptionerStage]):
             pairs = zip(describer(params, clips), clips, strict=True)
             said = [f"{written.text} (its own caption: {clip.captions[0]})" for written, clip in pairs]
             rates = [clip.fps for clip in clips]
-            sample_log.show_described(run.workdir, run.metrics, name, step, pixels, rates, said)
+            run.sample_log(name, step).described(pixels, rates, said)
 
         return show
 

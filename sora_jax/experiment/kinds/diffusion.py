@@ -19,7 +19,6 @@ from sora_jax.core.tree import Params, abstract_model, count_parameters
 from sora_jax.data.packing.context import ContextMix
 from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
 from sora_jax.evaluation.loss_grid import LEVELS
-from sora_jax.experiment import sample_log
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.heldout import NONE_HELD_OUT, make_loss_grid
@@ -235,7 +234,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             params = state.averaged(track_name(settings.ema.widths[0]))
             before = samples.without_adapters(params)
             clips = samples.made(params)
-            sample_log.show_samples(run.workdir, run.metrics, name, step, samples.jobs, clips, before)
+            run.sample_log(name, step).samples(samples.jobs, clips, before)
 
         return show
 

@@ -88,10 +88,8 @@ class T5Block(nnx.Module):
 
     def __call__(self, x_BKD: jax.Array, bias: jax.Array) -> jax.Array:
         normed = self.norm1(x_BKD)
-        query, key, value = (
-            _map(normed, kernel).reshape(*normed.shape[:2], self.heads, -1)
-            for kernel in (self.to_q, self.to_k, self.to_v)
-        )
+        heads = *normed.shape[:2], self.heads, -1
+        query, key, value = (_map(normed, kernel).reshape(heads) for kernel in (self.to_q, self.to_k, self.to_v))
         mixed = attend_text(query, key, value, bias, scale=1.0)
         x_BKD = x_BKD + _map(mixed.reshape(*mixed.shape[:2], -1), self.to_out)
         normed = self.norm2(x_BKD)
@@ -106,8 +104,7 @@ def distance_buckets(positions: int, *, buckets: int, max_distance: int) -> np.n
     as powers up to `max_distance`.
     """
     distance_KK = np.arange(positions)[None, :] - np.arange(positions)[:, None]
-    half = buckets // 2
-    exact = half // 2
+    half, exact = buckets // 2, buckets // 4
     far = np.maximum(np.abs(distance_KK), 1).astype(np.float32)
     grown = exact + (np.log(far / exact) / np.log(max_distance / exact) * (half - exact)).astype(np.int32)
     apart = np.where(np.abs(distance_KK) < exact, np.abs(distance_KK), np.minimum(grown, half - 1))
