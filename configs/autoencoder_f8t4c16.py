@@ -12,6 +12,8 @@ there, pixels are folded into channels first and levels have the shortcuts of Wa
   python -m sora_jax.main --config=configs/autoencoder_f8t4c16.py:toy --config.data.path=DIR --workdir=runs/toy
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import base
@@ -102,15 +104,18 @@ def get_config(size: str = "full") -> ConfigDict:
             "sampling.frames": 9,
         }
     )
-    stages = ConfigDict({name: stage for name, stage in c.to_dict()["stages"].items() if name != "autoencoder"})
-    for name, (steps, rate, fall, buckets) in _STAGES[size].items():
-        stages[name] = base.autoencoder_stage(
+    kept: Any = c.stages
+    stages = {
+        name: base.autoencoder_stage(
             steps=steps,
             schedule=base.schedule(rate, warmup_steps=min(100, steps // 10), decay_share=fall, final_share=0.02),
             buckets=buckets,
             altered={"full": 0.0, "toy": 0.4}[size],
             adversarial=0.05 if name == "ae_adversarial" else 0.0,
         )
+        for name, (steps, rate, fall, buckets) in _STAGES[size].items()
+    }
     with c.unlocked():
-        c.stages = stages
+        del kept.autoencoder
+        c.update(stages=stages)
     return c

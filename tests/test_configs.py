@@ -139,6 +139,20 @@ def test_a_key_without_a_comment_is_found():
     assert unexplained(source) == ["c.b", "g.c"]
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_key_can_be_given_on_the_command_line(name):
+    """What is None is a placeholder of a type: of another None a flag cannot say what it should be."""
+    config = load(name)
+    untyped = [key for key in leaves(config) if parent(config, key).get_type(key.split(".")[-1]) is type(None)]
+    assert untyped == []
+
+
+def parent(config: ConfigDict, key: str) -> ConfigDict:
+    for part in key.split(".")[:-1]:
+        config = config[part]
+    return config
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_configs_have_exactly_the_keys_of_base(name):
     """A config may have other stages, but each has the keys of its kind."""
