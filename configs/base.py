@@ -194,6 +194,8 @@ def get_config() -> ConfigDict:
     written.contrast = "softmax"  # over the clips of the batch; or "sigmoid", pair by pair (untried)
     written.word_dropout = 0.3  # share of the words before the one that is foretold that are not seen, in [0, 1): more
     # tells captions from clips, and less from which words usually follow
+    written.token_dropout = placeholder(float)  # share of the latent tokens of clips that are not seen, in [0, 1): more
+    # learns more slowly, and better of few clips or of captions with errors; None: all are seen
     written.expand_share = placeholder(float)  # share in [0, 1) of texts without a clip, a caption of one as a prompt,
     # then its detailed one, by which it learns to expand prompts (docs/captions.md); more: fewer clips; None: none
 

@@ -4,7 +4,7 @@
   python -m sora_jax.benchmarks.recaption_claim --workdir=runs/claim --json=FILE --mix
 
 The claim of the report, on the drawn world. Of its captions half of the attributes are missing and 15 % are wrong
-(`shapes.caption_faults`). A captioner that is trained on few clips with clean captions describes all of them, and
+(`shapes.caption_faults`). A captioner that is trained on these, and on few clips with clean ones, describes all, and
 generators are trained for equal steps on the spoiled captions, on the new ones and on clean ones; with --mix also on
 both kinds of captions, in three shares. One autoencoder and one set of latents serve them all, under captions of
 their own (`prepare --captions_only`). The oracle judges held-out combinations, from the same noise. The parts stay in
@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -75,6 +75,31 @@ class Trial:
     clean: int
     prompts: int
     draws: int
+
+
+class Lesson(NamedTuple):
+    """What the captioner is trained on, for how long.
+
+    Attributes:
+      folder: Of its run.
+      spoiled: Whether on the spoiled captions of all clips; else on the clean ones of a few.
+      steps: Over those of the config's last stage, if it is not the first lesson.
+      rate: Its peak, over that of the config.
+    """
+
+    folder: str
+    spoiled: bool
+    steps: float
+    rate: float
+
+
+# As in DALL-E 3 (Betker et al. 2023, section 3.1), a captioner of plentiful captions that are not good learns briefly
+# from few that are. Here the few come first as well: they tell what to look at, which spoiled ones take long to do.
+LESSONS = (
+    Lesson(folder="captioner_first", spoiled=False, steps=1.0, rate=1.0),
+    Lesson(folder="captioner_spoiled", spoiled=True, steps=3.5, rate=0.75),
+    Lesson(folder="captioner", spoiled=False, steps=0.2, rate=0.25),
+)
 
 
 def main(_: Sequence[str]) -> None:
@@ -166,13 +191,35 @@ def prepare_base(trial: Trial) -> None:
 
 
 def train_captioner(trial: Trial) -> float:
-    """Trains the captioner on the clean clips; returns how long, s."""
-    config = _config(trial, trial.captioner)
-    config.shapes.num_clips = trial.clean
-    workdir = trial.folder / "captioner"
-    run(_on_base(config, _base(trial).path), workdir)
-    stages = Workdir(workdir).facts()["stages"].values()
-    return sum(facts["seconds"] for facts in stages if facts["kind"] == CAPTIONER)
+    """Trains the captioner, lesson by lesson; returns how long, s."""
+    seconds, before = 0.0, None
+    for lesson in LESSONS:
+        workdir = Workdir(trial.folder / lesson.folder)
+        config = lesson_config(trial, lesson, before)
+        if lesson.spoiled and read_catalogue(workdir.prepared()) is None:
+            rewrite_captions(config, workdir.path)
+        run(config, workdir.path)
+        seconds += sum(facts["seconds"] for facts in workdir.facts()["stages"].values() if facts["kind"] == CAPTIONER)
+        before = workdir.path
+    return seconds
+
+
+def lesson_config(trial: Trial, lesson: Lesson, before: Path | None) -> Any:
+    """Returns the config of a lesson: all stages of the captioner's, or the last one, from where `before` ended."""
+    config = _on_base(_config(trial, trial.captioner), _base(trial).path)
+    config.captioner_loss.expand_share = None  # here nothing expands prompts
+    if lesson.spoiled:
+        config.shapes.caption_faults = FAULTS
+    else:
+        config.shapes.num_clips = trial.clean
+    if before is not None:
+        *_, name = config.run
+        stage, config.run = config.stages[name], ("prepare", name)
+        stage.start_from = str(before / "checkpoints" / name)
+        stage.steps = max(2, round(lesson.steps * stage.steps))
+        stage.schedule.learning_rate *= lesson.rate
+        stage.schedule.warmup_steps = min(stage.schedule.warmup_steps, stage.steps // 5)
+    return config
 
 
 def describe_all(trial: Trial, table: Path) -> int:

@@ -19,7 +19,13 @@ from tests.models.test_flops import products
 B, L, K = 2, 96, 12
 CONFIG = dataclasses.replace(CONFIG, width=64, depth=3, unimodal=2, multimodal=2, mlp_width=160, local_width=16)
 LOSS = CaptionerLossConfig(
-    caption=2.0, contrastive=1.0, temperature=0.07, contrast="softmax", word_dropout=0.0, expand_share=None
+    caption=2.0,
+    contrastive=1.0,
+    temperature=0.07,
+    contrast="softmax",
+    word_dropout=0.0,
+    token_dropout=None,
+    expand_share=None,
 )
 PACK = {
     "tokens_BLP": np.zeros((B, L, 3), np.float32),

@@ -20,7 +20,14 @@ KEY = jax.random.key(0)
 
 def config(**changes):
     return CaptionerLossConfig(
-        **{"caption": 2.0, "contrastive": 1.0, "temperature": 0.07, "contrast": "softmax", "word_dropout": 0.0}
+        **{
+            "caption": 2.0,
+            "contrastive": 1.0,
+            "temperature": 0.07,
+            "contrast": "softmax",
+            "word_dropout": 0.0,
+            "token_dropout": None,
+        }
         | {"expand_share": None}
         | changes
     )
@@ -73,6 +80,25 @@ def test_words_that_are_hidden_are_foretold_all_the_same():
     assert 0 < (hidden & words).sum() < words.sum()
     assert (read[~hidden] == whole[~hidden]).all()
     assert float(metrics["caption"].weight) == 12
+
+
+def test_tokens_of_clips_that_are_hidden_are_zero_and_in_their_place():
+    seen = {}
+
+    class Looking(Stub):
+        def encode(self, pack, dtype):
+            seen.update(pack)
+            return super().encode(pack, dtype)
+
+    nothing = np.eye(3)[None].repeat(2, 0)
+    pack = make_pack(CLIPS)
+    pack["tokens_BLP"] = jnp.ones_like(pack["tokens_BLP"])
+    for share, told in ((0.5, True), (None, False)):
+        make_objective(config(token_dropout=share), dtype=jnp.float32)(Looking(nothing, nothing), pack, KEY)
+        hidden_BL = np.asarray(seen["tokens_BLP"] == 0).all(axis=-1)
+        assert (np.asarray(seen["tokens_BLP"])[~hidden_BL] == 1).all()
+        assert (0 < hidden_BL.mean() < 1) == told
+        assert (seen["segment_BL"] == pack["segment_BL"]).all()
 
 
 def test_every_token_behind_the_prompt_counts_once():
@@ -140,6 +166,7 @@ def test_captions_are_learnt():
         ({"temperature": 0.0}, "temperature 0.0 must be over 0"),
         ({"contrast": "hinge"}, "contrast 'hinge' is none of softmax, sigmoid"),
         ({"word_dropout": 1.0}, "word_dropout 1.0 is outside [0, 1)"),
+        ({"token_dropout": 1.0}, "token_dropout 1.0 is outside [0, 1)"),
     ],
 )
 def test_losses_that_are_none_are_refused(change, said):
