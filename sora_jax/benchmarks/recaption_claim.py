@@ -99,7 +99,7 @@ class Lesson(NamedTuple):
 # from few that are. Here the few come first as well: they tell what to look at, which spoiled ones take long to do.
 LESSONS = (
     Lesson(folder="captioner_first", spoiled=False, steps=1.0, rate=1.0, hidden=0.5),
-    Lesson(folder="captioner_spoiled", spoiled=True, steps=5.0, rate=0.75, hidden=0.5),
+    Lesson(folder="captioner_spoiled", spoiled=True, steps=2.0, rate=0.75, hidden=0.5),
     Lesson(folder="captioner", spoiled=False, steps=0.2, rate=0.25, hidden=None),
 )
 
