@@ -5,7 +5,7 @@
 A transformer that is trained on captions learns what their words mean; of another word it has the encoder's states
 alone. Words of a colour or a shape, each in the same sentence, are classified by ridge regression on the mean of the
 states: each word of the captions by what is fitted to all others, and the words of `benchmarks/reworded.py` by what is
-fitted to all of those. Shares below those of a run say what its transformer adds, shares near them what limits it.
+fitted to all of those. Where a run follows new words about as often as these are read, its encoder is what limits it.
 
 Letters: N words, V classes, E width of the states.
 """
