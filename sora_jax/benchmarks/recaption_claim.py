@@ -13,25 +13,19 @@ their own (`prepare --captions_only`). The oracle judges held-out combinations, 
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from sora_jax.benchmarks.figures import Figure, publish
+from sora_jax.benchmarks.recaption_lessons import FAULTS, LESSONS, Trial, describe_all, train_captioner
 from sora_jax.core.commands import Flags, run_command
-from sora_jax.core.config_files import load_config
 from sora_jax.data.shards.catalogue import read_catalogue
-from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation.caption_reader import CaptionAccuracy, score_captions
-from sora_jax.experiment.captioners import load_captioner, make_describer
 from sora_jax.experiment.run import rewrite_captions, run
 from sora_jax.experiment.settings import read_settings
-from sora_jax.experiment.stage_settings import AUTOENCODER, CAPTIONER
 from sora_jax.train.workdir import Workdir
 
 _FLAGS = Flags()
@@ -45,63 +39,9 @@ _PROMPTS = _FLAGS.integer("prompts", 72, "Held-out prompts.", least=1)
 _DRAWS = _FLAGS.integer("draws", 6, "Samples of each.", least=1)
 _MIX = _FLAGS.switch("mix", False, "Also train on spoiled and new captions, the new ones in shares of 50, 80 and 95 %.")
 
-FAULTS = (0.5, 0.15)
 # Of the new captions among all, beside none (spoiled) and all of them (recaptioned).
 SHARES = (0.5, 0.8, 0.95)
-# What the two captions that are written of each clip begin with: one is as it comes, one names the ground.
-_BEGINNINGS = ("", "on")
-_AT_ONCE = 512  # clips between two writes to the file
 _SCORES = ("colour", "shape", "motion")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What is made, and of how much.
-
-    Attributes:
-      folder: Where the parts stay.
-      config: File of autoencoder and generators.
-      captioner: File of the captioner.
-      clips: Of the generators.
-      clean: Of the captioner.
-      prompts: That are judged.
-      draws: Samples of each.
-    """
-
-    folder: Path
-    config: str
-    captioner: str
-    clips: int
-    clean: int
-    prompts: int
-    draws: int
-
-
-class Lesson(NamedTuple):
-    """What the captioner is trained on, for how long.
-
-    Attributes:
-      folder: Of its run.
-      spoiled: Whether on the spoiled captions of all clips; else on the clean ones of a few.
-      steps: Over those of the config's last stage, if it is not the first lesson.
-      rate: Its peak, over that of the config.
-      hidden: As `captioner_loss.token_dropout`; without it errors of spoiled captions are learnt by heart.
-    """
-
-    folder: str
-    spoiled: bool
-    steps: float
-    rate: float
-    hidden: float | None
-
-
-# As in DALL-E 3 (Betker et al. 2023, section 3.1), a captioner of plentiful captions that are not good learns briefly
-# from few that are. Here the few come first as well: they tell what to look at, which spoiled ones take long to do.
-LESSONS = (
-    Lesson(folder="captioner_first", spoiled=False, steps=1.0, rate=1.0, hidden=0.5),
-    Lesson(folder="captioner_spoiled", spoiled=True, steps=2.0, rate=0.75, hidden=0.5),
-    Lesson(folder="captioner", spoiled=False, steps=0.2, rate=0.25, hidden=None),
-)
 
 
 def main(_: Sequence[str]) -> None:
@@ -122,9 +62,8 @@ def figures_of(trial: Trial, *, shares: Sequence[float]) -> list[Figure]:
     """Returns what new captions bring, and how right they are; `shares` of them are mixed with spoiled ones."""
     prepare_base(trial)
     seconds = train_captioner(trial)
-    table = trial.folder / "captions.jsonl"
     began = time.monotonic()
-    written = describe_all(trial, table)
+    written, table = describe_all(trial, LESSONS[-1]), trial.folder / LESSONS[-1].table
     rate = written / (time.monotonic() - began) if written else None
     runs: dict[str, dict[str, Any]] = {
         "clean": {},
@@ -189,77 +128,7 @@ def _claim(found: Mapping[str, Mapping[str, float]], *, samples: int) -> list[Fi
 
 def prepare_base(trial: Trial) -> None:
     """Trains the autoencoder and encodes all clips, where that is not done."""
-    run(_config(trial, trial.config), _base(trial).path, until="prepare")
-
-
-def train_captioner(trial: Trial) -> float:
-    """Trains the captioner, lesson by lesson; returns how long, s."""
-    seconds, before = 0.0, None
-    for lesson in LESSONS:
-        workdir = Workdir(trial.folder / lesson.folder)
-        config = lesson_config(trial, lesson, before)
-        if lesson.spoiled and read_catalogue(workdir.prepared()) is None:
-            rewrite_captions(config, workdir.path)
-        run(config, workdir.path)
-        seconds += sum(facts["seconds"] for facts in workdir.facts()["stages"].values() if facts["kind"] == CAPTIONER)
-        before = workdir.path
-    return seconds
-
-
-def lesson_config(trial: Trial, lesson: Lesson, before: Path | None) -> Any:
-    """Returns the config of a lesson: all stages of the captioner's, or the last one, from where `before` ended."""
-    config = _on_base(_config(trial, trial.captioner), _base(trial).path)
-    # Nothing expands prompts here.
-    config.captioner_loss.update(expand_share=None, token_dropout=lesson.hidden)
-    if lesson.spoiled:
-        config.shapes.caption_faults = FAULTS
-    else:
-        config.shapes.num_clips = trial.clean
-    if before is not None:
-        *_, name = config.run
-        stage, config.run = config.stages[name], ("prepare", name)
-        stage.start_from = str(before / "checkpoints" / name)
-        stage.steps = max(2, round(lesson.steps * stage.steps))
-        stage.schedule.learning_rate *= lesson.rate
-        stage.schedule.warmup_steps = min(stage.schedule.warmup_steps, stage.steps // 5)
-    return config
-
-
-def describe_all(trial: Trial, table: Path) -> int:
-    """Returns how many clips were described, after appending a line of each to the table; those there are left out."""
-    opened = Workdir(trial.folder / "captioner")
-    settings = read_settings(ConfigDict(opened.config()))
-    prepared = PreparedSet(_base(trial).prepared())
-    names, done = prepared.source_ids(), _lines_there(table)
-    if done == len(names):
-        return 0
-    params, _, _ = load_captioner(opened, settings)
-    describer = make_describer(settings, rows=settings.packing.rows)
-    with table.open("a") as file:
-        for start in range(done, len(names), _AT_ONCE):
-            numbers = range(start, min(start + _AT_ONCE, len(names)))
-            clips = [prepared[number] for number in numbers]
-            columns = [
-                [f"{begins} {one.text}".strip() for one in describer(params, clips, prefix=begins)]
-                for begins in _BEGINNINGS
-            ]
-            for number, *captions in zip(numbers, *columns, strict=True):
-                file.write(json.dumps({"file": names[number], "captions": captions}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            print(f"{numbers.stop} of {len(names)} clips are described", flush=True)
-    return len(names) - done
-
-
-def _lines_there(table: Path) -> int:
-    """Returns how many whole lines a file has, after cutting off half of one."""
-    if not table.exists():
-        return 0
-    text = table.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        table.write_bytes(whole)
-    return whole.count(b"\n")
+    run(trial.config_of(trial.config), trial.base.path, until="prepare")
 
 
 def write_mix(trial: Trial, table: Path, mixed: Path, *, share: float) -> None:
@@ -275,45 +144,17 @@ def write_mix(trial: Trial, table: Path, mixed: Path, *, share: float) -> None:
 
 def train_generator(trial: Trial, name: str, changes: Mapping[str, Any]) -> dict[str, float]:
     """Returns how far a generator follows its prompts, trained under captions that `changes` of the config choose."""
-    config = _config(trial, trial.config)
+    config = trial.config_of(trial.config)
     config.update_from_flattened_dict(dict(changes))
-    config, workdir = _on_base(config, _base(trial).path), Workdir(trial.folder / name)
+    config, workdir = trial.on_base(config), Workdir(trial.folder / name)
     if changes and read_catalogue(workdir.prepared()) is None:
         rewrite_captions(config, workdir.path)
     run(config, workdir.path)
     return workdir.read_json("evaluation.json")["shapes"]
 
 
-def _config(trial: Trial, file: str) -> Any:
-    """Returns a config with the clips and prompts of the trial: one world for all seeds, nothing sampled on the way."""
-    config = load_config(file)
-    changes = {
-        "shapes.num_clips": trial.clips,
-        "shapes.seed": 0,
-        "log.samples_per_stage": 0,
-        "log.validate_every": 0,
-        "evaluation.prompts": trial.prompts,
-        "evaluation.draws": trial.draws,
-        "evaluation.tasks": 0,
-    }
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-def _on_base(config: Any, base: Path) -> Any:
-    """Returns the config, which takes autoencoder and latents of the run in `base` now instead of making them."""
-    config.run = tuple(name for name in config.run if config.stages[name].kind != AUTOENCODER)
-    config.autoencoder.start_from = str(base)
-    config.stages.prepare.start_from = str(base)
-    return config
-
-
-def _base(trial: Trial) -> Workdir:
-    return Workdir(trial.folder / "base")
-
-
 def _world(trial: Trial, *, spoiled: bool) -> ShapesWorld:
-    shapes = read_settings(_config(trial, trial.config)).shapes
+    shapes = read_settings(trial.config_of(trial.config)).shapes
     world = shapes.world(seed=0, split="train")
     return ShapesWorld(dataclasses.replace(world, caption_faults=FAULTS if spoiled else None))
 

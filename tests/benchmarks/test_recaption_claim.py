@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sora_jax.benchmarks import recaption_claim
-from sora_jax.benchmarks.recaption_claim import Trial
+from sora_jax.benchmarks.recaption_lessons import Trial
 from tests.toy import __file__ as toy
 
 TOY, TOY_CAPTIONS = toy, toy.replace("toy.py", "toy_captions.py")
@@ -30,27 +30,6 @@ def test_a_mix_draws_new_captions_as_often_as_it_says(tmp_path):
         assert weights == pytest.approx({"new": 0.8, "old": 0.2})
 
 
-def test_each_lesson_goes_on_from_the_last_with_captions_of_its_own(tmp_path):
-    asked, before = trial(tmp_path, 48), None
-    taught = []
-    for lesson in recaption_claim.LESSONS:
-        config = recaption_claim.lesson_config(asked, lesson, before)
-        last = config.stages[config.run[-1]]
-        faults, hidden = config.shapes.caption_faults, config.captioner_loss.token_dropout
-        taught.append((config.run[1:], last.start_from, config.shapes.num_clips, faults, hidden))
-        before = tmp_path / lesson.folder
-    images, videos = "caption_images", "caption_videos"
-    first, spoiled = (
-        str(tmp_path / name / "checkpoints" / videos) for name in ("captioner_first", "captioner_spoiled")
-    )
-    assert taught == [
-        ((images, videos), None, 16, None, 0.5),
-        ((videos,), first, 48, recaption_claim.FAULTS, 0.5),
-        ((videos,), spoiled, 16, None, None),
-    ]
-    assert before == tmp_path / "captioner", "which describes"
-
-
 @pytest.mark.slow
 def test_the_claim_is_measured_as_a_user_runs_it(python, tmp_path):
     path, folder = tmp_path / "claim.json", tmp_path / "claim"
@@ -61,7 +40,7 @@ def test_the_claim_is_measured_as_a_user_runs_it(python, tmp_path):
     found = json.loads(path.read_text())
     assert {"gain", "of_clean", "following_clean", "following_recaptioned", "following_spoiled"} <= found.keys()
     assert found["captions_recall_spoiled"] == pytest.approx(0.35, abs=0.15)
-    assert len((folder / "captions.jsonl").read_text().splitlines()) == 48
+    assert len((folder / "captioner.jsonl").read_text().splitlines()) == 48
     again = python(*command, fresh=True)
     assert again.returncode == 0, again.stderr
     unlike = {"rate"}
