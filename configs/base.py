@@ -59,8 +59,8 @@ def get_config() -> ConfigDict:
     shapes.caption_faults = placeholder(tuple)  # (missing, wrong), shares, of 1 together at most: the chances that
     # captions of a training clip leave an attribute out, and that they state a wrong one instead; None: neither
     shapes.curved_share = placeholder(float)  # chance in [0, 1] that the one object of a training clip, where it moves
-    # and no bar hides it, goes along a smooth curve or slantwise, of which captions say nothing: boxes then lead
-    # anywhere (configs/control.py); None: straight along the axes alone
+    # and no bar hides it, goes along a smooth curve or slantwise, of which some captions say where to: boxes then
+    # lead anywhere (configs/control.py); None: straight along the axes alone
 
     c.autoencoder = ae = ConfigDict()  # preset `tiny`: 4x4 px and 4 frames to one position
     ae.weights = placeholder(

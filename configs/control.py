@@ -3,7 +3,7 @@
   python -m sora_jax.main --config=configs/base.py --workdir=runs/base
   python -m sora_jax.main --config=configs/control.py --workdir=runs/control
 
-It begins with the autoencoder and the averaged weights of the finished run in runs/base. Half of what moves goes along
+It begins with the autoencoder and the averaged weights of the finished run in runs/base. Most of what moves goes along
 curves here, or no box would lead anywhere but along the axes; the decoder, which never drew such clips, is trained on
 them first, and latents stay what they are. Of a run that lies elsewhere:
   --config.stages.decoder.start_from=DIR/checkpoints/autoencoder
@@ -20,7 +20,7 @@ from configs import base
 def get_config() -> ConfigDict:
     """Returns the config that trains the generator of the base run with controls."""
     c: Any = base.get_config()
-    c.shapes.curved_share = 0.5
+    c.shapes.curved_share = 0.7
     # Where things go is decided where there is much noise.
     c.diffusion.noise.mean = 0.9
     c.context.kinds = ("edges", "boxes", "low")
@@ -35,12 +35,12 @@ def get_config() -> ConfigDict:
         decoder.freeze = "encoder"
         decoder.start_from = "runs/base/checkpoints/autoencoder"
         control = base.diffusion_stage(
-            steps=1700,
+            steps=2300,
             schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.8, final_share=0.02),
             images=0.2,
         )
         control.optimizer = base.as_in(c.optimizer)
         control.start_from = "runs/base/checkpoints/videos"
-        control.context = ConfigDict({"none": 0.35, "edges": 0.35, "boxes": 0.2, "low": 0.1})
+        control.context = ConfigDict({"none": 0.4, "edges": 0.25, "boxes": 0.25, "low": 0.1})
         c.update(stages={"decoder": decoder, "control": control})
     return c

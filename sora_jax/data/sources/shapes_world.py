@@ -50,6 +50,7 @@ PAIR_RADIUS = 0.15
 BAR_COLOUR = (80, 58, 46)
 BAR_HALF_WIDTH = 0.05
 _TRAVEL = (0.36, 0.40)
+_TOLD = 0.25  # chance that captions say where a curve leads
 _SQUARE_HALF_SIDE = 0.886  # of the radius: the area of a circle of that radius
 _DRAWING = 2  # raise when the same config would draw other pixels or captions: it enters the fingerprint
 
@@ -74,7 +75,7 @@ class WorldConfig:
     # Chances that a caption leaves an attribute out, and that it states a wrong one; None: neither, and not in the
     # digest of the world.
     caption_faults: tuple[float, float] | None = dataclasses.field(default=None, repr=False)
-    # Chance that an object that moves alone and unhidden goes along a curve, of which captions say nothing; None: along
+    # Chance that an object that moves alone and unhidden goes along a curve, of which captions say little; None: along
     # the axes, and not in the digest of the world.
     curved_share: float | None = dataclasses.field(default=None, repr=False)
 
@@ -115,7 +116,7 @@ class ShapesWorld:
         if config.caption_faults is not None:
             tables += ("caption faults", config.caption_faults)
         if config.curved_share is not None:
-            tables += ("curves", config.curved_share)
+            tables += ("curves", config.curved_share, _TOLD)
         endless = dataclasses.replace(config, num_clips=1)
         self._origin = hashlib.sha256(repr((endless, tables)).encode()).hexdigest()[:16]
 
@@ -285,14 +286,16 @@ def _draw_scene(config: WorldConfig, generator: np.random.Generator) -> Scene:
 def _bent(scene: Scene, generator: np.random.Generator) -> Scene:
     """Returns the scene with its object on a curve, if it is one that moves in the open.
 
-    It leads about where the straight way did, so what is held out of training is not seen there either.
+    It leads about where the straight way did, so what is held out of training is not seen there either. Captions say
+    of some curves where they lead: where none did, a direction would mean a straight way, whatever is given beside it.
     """
     (spec, *others), side = scene.objects, (scene.height, scene.width)
     direction = DIRECTIONS.get(spec.motion or STILL)
     if direction is None or others or scene.bar is not None:
         return scene
     start, *bends, end = draw_curve(generator, direction=direction, radius=spec.radius, side=side)
-    bent = dataclasses.replace(spec, motion=None, start=start, end=end, bends=tuple(bends))
+    told = spec.motion if generator.random() < _TOLD else None
+    bent = dataclasses.replace(spec, motion=told, start=start, end=end, bends=tuple(bends))
     return dataclasses.replace(scene, objects=(bent,))
 
 
