@@ -50,7 +50,7 @@ PAIR_RADIUS = 0.15
 BAR_COLOUR = (80, 58, 46)
 BAR_HALF_WIDTH = 0.05
 _TRAVEL = (0.36, 0.40)
-_TOLD = 0.25  # chance that captions say where a curve leads
+_TOLD = 0.25  # chance that captions say where a curve leads; with 0 a direction would mean a straight way
 _SQUARE_HALF_SIDE = 0.886  # of the radius: the area of a circle of that radius
 _DRAWING = 2  # raise when the same config would draw other pixels or captions: it enters the fingerprint
 
@@ -72,11 +72,9 @@ class WorldConfig:
     split: Split
     # Captions in other words that each clip has as well; None: none, and not in the digest of the world.
     wordings: int | None = dataclasses.field(default=None, repr=False)
-    # Chances that a caption leaves an attribute out, and that it states a wrong one; None: neither, and not in the
-    # digest of the world.
+    # Chances that a caption leaves an attribute out, and that it states a wrong one; None: neither, nor in the digest.
     caption_faults: tuple[float, float] | None = dataclasses.field(default=None, repr=False)
-    # Chance that an object that moves alone and unhidden goes along a curve, of which captions say little; None: along
-    # the axes, and not in the digest of the world.
+    # Chance that what moves alone and unhidden goes along a curve; None: nothing, and not in the digest of the world.
     curved_share: float | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
@@ -286,8 +284,7 @@ def _draw_scene(config: WorldConfig, generator: np.random.Generator) -> Scene:
 def _bent(scene: Scene, generator: np.random.Generator) -> Scene:
     """Returns the scene with its object on a curve, if it is one that moves in the open.
 
-    It leads about where the straight way did, so what is held out of training is not seen there either. Captions say
-    of some curves where they lead: where none did, a direction would mean a straight way, whatever is given beside it.
+    It leads about where the straight way did, so what is held out of training is not seen there either.
     """
     (spec, *others), side = scene.objects, (scene.height, scene.width)
     direction = DIRECTIONS.get(spec.motion or STILL)
