@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
                     images=1.0,
                 ),
                 "caption_videos": base.captioner_stage(
-                    steps=700,
+                    steps=1200,
                     schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02),
                     images=0.25,
                 ),

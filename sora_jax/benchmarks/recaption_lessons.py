@@ -80,7 +80,7 @@ class Lesson(NamedTuple):
     Attributes:
       folder: Of its run.
       captions: "clean" ones of a few clips; of all clips the "spoiled" ones, or those "written" after the last lesson.
-      steps: Over those of the config's last stage, if it is not the first lesson.
+      steps: Of the last stage, over those that the config has.
       rate: Its peak, over that of the config.
       hidden: As `captioner_loss.token_dropout`; without it errors of captions are learnt by heart.
     """
@@ -102,11 +102,11 @@ class Lesson(NamedTuple):
 # What it writes then is right more often than the spoiled captions are, and from that it learns once more, seeing half
 # of each clip, where it saw all of it as it wrote (noisy student, arXiv 1911.04252).
 LESSONS = (
-    Lesson(folder="captioner_first", captions="clean", steps=1.0, rate=1.0, hidden=0.5),
-    Lesson(folder="captioner_spoiled", captions="spoiled", steps=2.0, rate=0.75, hidden=0.5),
-    Lesson(folder="captioner_third", captions="clean", steps=0.2, rate=0.25, hidden=None),
-    Lesson(folder="captioner_written", captions="written", steps=1.4, rate=0.75, hidden=0.5),
-    Lesson(folder="captioner", captions="clean", steps=0.2, rate=0.25, hidden=None),
+    Lesson(folder="captioner_first", captions="clean", steps=0.58, rate=1.0, hidden=0.5),
+    Lesson(folder="captioner_spoiled", captions="spoiled", steps=1.17, rate=0.75, hidden=0.5),
+    Lesson(folder="captioner_third", captions="clean", steps=0.117, rate=0.25, hidden=None),
+    Lesson(folder="captioner_written", captions="written", steps=0.82, rate=0.75, hidden=0.5),
+    Lesson(folder="captioner", captions="clean", steps=0.117, rate=0.25, hidden=None),
 )
 
 
@@ -135,13 +135,14 @@ def lesson_config(trial: Trial, lesson: Lesson, before: Lesson | None) -> Any:
         config.shapes.num_clips = trial.clean
     if lesson.captions == "spoiled":
         config.shapes.caption_faults = FAULTS
+    *_, name = config.run
+    stage = config.stages[name]
+    stage.steps = max(2, round(lesson.steps * stage.steps))
     if before is not None:
         if lesson.captions == "written":
             config.data.captions = str(trial.folder / before.table)
-        *_, name = config.run
-        stage, config.run = config.stages[name], ("prepare", name)
+        config.run = ("prepare", name)
         stage.start_from = str(trial.folder / before.folder / "checkpoints" / name)
-        stage.steps = max(2, round(lesson.steps * stage.steps))
         stage.schedule.learning_rate *= lesson.rate
         stage.schedule.warmup_steps = min(stage.schedule.warmup_steps, stage.steps // 5)
     return config
