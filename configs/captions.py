@@ -21,12 +21,12 @@ def get_config() -> ConfigDict:
         c.update(
             stages={
                 "caption_images": base.captioner_stage(
-                    steps=300,
+                    steps=200,
                     schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.01, final_share=1.0),
                     images=1.0,
                 ),
                 "caption_videos": base.captioner_stage(
-                    steps=1200,
+                    steps=1050,
                     schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.5, final_share=0.02),
                     images=0.25,
                 ),

@@ -102,11 +102,11 @@ class Lesson(NamedTuple):
 # What it writes then is right more often than the spoiled captions are, and from that it learns once more, seeing half
 # of each clip, where it saw all of it as it wrote (noisy student, arXiv 1911.04252).
 LESSONS = (
-    Lesson(folder="captioner_first", captions="clean", steps=0.58, rate=1.0, hidden=0.5),
-    Lesson(folder="captioner_spoiled", captions="spoiled", steps=1.17, rate=0.75, hidden=0.5),
-    Lesson(folder="captioner_third", captions="clean", steps=0.117, rate=0.25, hidden=None),
-    Lesson(folder="captioner_written", captions="written", steps=0.82, rate=0.75, hidden=0.5),
-    Lesson(folder="captioner", captions="clean", steps=0.117, rate=0.25, hidden=None),
+    Lesson(folder="captioner_first", captions="clean", steps=0.67, rate=1.0, hidden=0.5),
+    Lesson(folder="captioner_spoiled", captions="spoiled", steps=1.33, rate=0.75, hidden=0.5),
+    Lesson(folder="captioner_third", captions="clean", steps=0.133, rate=0.25, hidden=None),
+    Lesson(folder="captioner_written", captions="written", steps=0.93, rate=0.75, hidden=0.5),
+    Lesson(folder="captioner", captions="clean", steps=0.133, rate=0.25, hidden=None),
 )
 
 
