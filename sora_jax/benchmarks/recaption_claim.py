@@ -4,9 +4,10 @@
   python -m sora_jax.benchmarks.recaption_claim --workdir=runs/claim --json=FILE --mix
 
 The claim of the report, on the drawn world. Of its captions half of the attributes are missing and 15 % are wrong
-(`shapes.caption_faults`). A captioner that is trained on these, and on few clips with clean ones, describes all, and
-generators are trained for equal steps on the spoiled captions, on the new ones and on clean ones; with --mix also on
-both kinds of captions, in three shares. One autoencoder and one set of latents serve them all, under captions of
+(`shapes.caption_faults`). A captioner that is trained on these, on few clips with clean ones, and on what it then
+writes itself (`benchmarks.recaption_lessons`), describes all, and generators are trained for equal steps on the spoiled
+captions, on the new ones and on clean ones; with --mix also on both kinds of captions, in three shares. One autoencoder
+and one set of latents serve them all, under captions of
 their own (`prepare --captions_only`). The oracle judges held-out combinations, from the same noise. The parts stay in
 --workdir, and those that are made are not made again.
 """
