@@ -13,7 +13,7 @@ from sora_jax.data.media.writer import first_file
 from sora_jax.experiment.advice import words_never_seen
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
-from sora_jax.experiment.expansion import expand_requests
+from sora_jax.experiment.expansion import reword_requests
 from sora_jax.experiment.session import Session
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import Job, check_request, read_job, reworded
@@ -41,7 +41,7 @@ def write_samples(
       solver: What solves.
       source: The file that the requests were read from, each of which is made once; None: they are of none.
       codec: As of `data.media.writer.ClipFormat`.
-      expand: By what prompts are written out first, as `expand_requests` takes it; None: they stay.
+      expand: By what prompts are written out first, as `reword_requests` takes it; None: by nobody.
 
     Raises:
       UserError: A request cannot be made. Before any is made, but for what only the whole of a given video tells.
@@ -55,10 +55,8 @@ def write_samples(
     facts = models.facts()
     book = None if file is None else _book(file, requests, paths, {**facts, "solver": repr(solver)})
     todo = _left(book, requests)
-    asked = [requests[number] for number in todo]
-    if expand is not None:
-        asked = expand_requests(session, asked, expand)
-        jobs = [reworded(job, request, limits) for job, request in zip(jobs, asked, strict=False)]
+    asked = reword_requests(session, [requests[number] for number in todo], expand)
+    jobs = [reworded(job, request, limits) for job, request in zip(jobs, asked, strict=False)]
     if session.settings.model is not None:
         print(session.described(solver, requests), flush=True)
     _read_texts(session, asked)

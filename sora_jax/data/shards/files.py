@@ -5,8 +5,8 @@ Letters: N samples, M captions, T H W C latents, k text tokens of a caption.
   header.json                 what the samples were made with (see `HEADER_KEYS`)
   empty_text.bin              the stored arrays of the empty text, where the text encoder stores any
   NAME-00000.arrayrecord      one record a sample
-  NAME-00000.index.npz        lengths, source ids, origins and checksums of a shard, and the words of its captions; one
-                              without it does not exist
+  NAME-00000.index.npz        lengths, source ids, origins and checksums of a shard, the words of its captions and how
+                              they are spelled; one without it does not exist
   NAME.skipped.jsonl          lines {"source_id", "origin", "reason"}
 
 Records are those of `data/shards/records.py`. Format 2 is format 3 without anything stored of a text, format 3 is
@@ -20,7 +20,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from sora_jax.core.errors import DataError, StorageError, UserError
 from sora_jax.data.shards import records
 from sora_jax.data.shards.records import Prepared
 from sora_jax.data.tokens import Text
-from sora_jax.data.words import words_of
+from sora_jax.data.words import spellings_of, words_of
 
 FORMAT = 3
 _SHOWN_FORMAT = 4  # of shards that also hold what a model is shown: an older program says that it cannot read them
@@ -73,6 +73,7 @@ class Entry:
     source_id: str
     origin: str
     words: frozenset[str]
+    spellings: frozenset[str]
     file_frames: int | None
     context: Mapping[str, tuple[int, ...]]
 
@@ -89,6 +90,7 @@ class Entry:
             source_id=sample.source_id,
             origin=sample.origin,
             words=frozenset().union(*map(words_of, sample.captions)),
+            spellings=frozenset().union(*map(spellings_of, sample.captions)),
             file_frames=sample.file_frames,
             context={name: clip.latent_THWC.shape[:3] for name, clip in (sample.context or {}).items()},
         )
@@ -106,7 +108,6 @@ def write_index(path: Path, entries: Sequence[Entry], *, context: Collection[str
         for name in context
     }
     made_from = json.dumps([[entry.source_id, entry.origin] for entry in entries]).encode()
-    words = json.dumps(sorted(frozenset().union(*(entry.words for entry in entries)))).encode()
     with path.open("wb") as file:
         np.savez(
             file,
@@ -119,20 +120,35 @@ def write_index(path: Path, entries: Sequence[Entry], *, context: Collection[str
             file_frames_N=np.array([entry.file_frames or 0 for entry in entries], np.int64),
             crc_N=np.array([entry.crc for entry in entries], np.uint32),
             made_from=np.frombuffer(made_from, np.uint8),
-            words=np.frombuffer(words, np.uint8),
+            words=_noted(entry.words for entry in entries),
+            spellings=_noted(entry.spellings for entry in entries),
             **beside,
         )
 
 
+def _noted(sets: Iterable[frozenset[str]]) -> np.ndarray:
+    """Returns the union of sets of texts as JSON, uint8."""
+    return np.frombuffer(json.dumps(sorted(frozenset().union(*sets))).encode(), np.uint8)
+
+
 def read_words(directory: Path) -> set[str] | None:
     """Returns the words (`words_of`) of all captions in committed shards; None where a shard has not noted them."""
+    return _read_noted(directory, "words")
+
+
+def read_spellings(directory: Path) -> set[str] | None:
+    """Returns how captions in committed shards are spelled (`spellings_of`); None where a shard has not noted it."""
+    return _read_noted(directory, "spellings")
+
+
+def _read_noted(directory: Path, name: str) -> set[str] | None:
     found: set[str] = set()
     paths = index_paths(directory)
     for path in paths:
-        index = read_index(path, only=("words",))
-        if "words" not in index:
+        index = read_index(path, only=(name,))
+        if name not in index:
             return None
-        found |= set(json.loads(index["words"].tobytes()))
+        found |= set(json.loads(index[name].tobytes()))
     return found if paths else None
 
 
