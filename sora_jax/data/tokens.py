@@ -129,6 +129,8 @@ def clean_caption(caption: str) -> str:
     Control characters and halves of surrogate pairs are as spaces; format characters (byte order marks, zero-width
     spaces, soft hyphens, directions) are left out but for joiners, which must join something.
     """
+    if caption.isascii() and caption.isprintable():  # as most are, and every batch cleans its captions
+        return " ".join(caption.split())
     seen = "".join(c if c in _JOINERS else _REPLACED.get(unicodedata.category(c), c) for c in caption)
     return " ".join(word for word in unicodedata.normalize("NFC", seen).split() if word.strip(_JOINERS))
 
@@ -157,11 +159,11 @@ def check_prompt(text: str, tokenizer: Tokenizer, *, max_tokens: int) -> str:
 
 def _spell(caption: str) -> np.ndarray:
     """Returns the caption's tokens, int32 (k, Q)."""
-    pieces = _pieces(caption)
-    tokens_KQ = np.zeros((1 + len(pieces), BYTES_PER_TOKEN), np.int32)
-    for row_Q, piece in zip(tokens_KQ[1:], pieces, strict=True):
-        row_Q[: len(piece)] = np.frombuffer(piece, np.uint8).astype(np.int32) + 1
-    return tokens_KQ
+    start = bytes(BYTES_PER_TOKEN)
+    filled = b"".join([start, *(piece.ljust(BYTES_PER_TOKEN, b"\0") for piece in _pieces(caption))])
+    # No byte of a cleaned caption is 0.
+    values = np.frombuffer(filled, np.uint8).astype(np.int32).reshape(-1, BYTES_PER_TOKEN)
+    return values + (values > 0)
 
 
 def _pieces(caption: str) -> list[bytes]:

@@ -8,7 +8,6 @@ is 27 times their channels.
 Letters: X matrices (layers), M short side, N long side.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -62,10 +61,14 @@ def orthogonalise(matrix_XMN: jax.Array) -> jax.Array:
             x = a * x + (b * gram + c * gram @ gram) @ x
         return x
     # Every step multiplies by a polynomial of the gram matrix, and these commute: gather them, apply them once.
-    gram, gathered = x @ x.mT, jnp.eye(short, dtype=x.dtype)
-    for step in range(_STEPS):
-        factor = a * jnp.eye(short, dtype=x.dtype) + b * gram + c * gram @ gram
+
+    def factor_of(gram: jax.Array) -> jax.Array:
+        return a * jnp.eye(short, dtype=x.dtype) + b * gram + c * gram @ gram
+
+    gram = x @ x.mT
+    gathered = factor = factor_of(gram)
+    for _ in range(_STEPS - 1):
+        gram = factor @ gram @ factor
+        factor = factor_of(gram)
         gathered = factor @ gathered
-        if step < _STEPS - 1:
-            gram = functools.reduce(jnp.matmul, (factor, gram, factor))
     return gathered @ x
