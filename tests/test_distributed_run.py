@@ -108,8 +108,10 @@ def test_two_processes_prepare_as_one_does(alone, prepared):
     for index in range(len(one)):
         expected, got = one.raw(index), two.raw(index)
         assert got.captions == expected.captions
-        # Other batches on a device, other rounding.
-        np.testing.assert_allclose(got.latent_THWC, expected.latent_THWC, atol=1e-4)
+        # Other batches on a device, other rounding: where that is of a number halfway between two of the numbers that
+        # shards hold (bfloat16), it is stored as the other one.
+        np.testing.assert_allclose(got.latent_THWC, expected.latent_THWC, rtol=2**-7, atol=1e-4)
+        assert np.mean(got.latent_THWC != expected.latent_THWC) < 0.02
     assert json.loads((workdir / "run.json").read_text())["stages"]["prepare"]["written"] == 48
 
 

@@ -12,8 +12,24 @@ from sora_jax.core.mesh import current_platform
 
 # Longer than any compilation takes: programs are then read from a cache, and never written to it.
 _NEVER_SECONDS = 1e9
+# What is left to YNNPACK: products and sums, not convolutions.
+_YNNPACK = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 # Entries of a cache from which on it is taken to hold the programs of a run.
 _FILLED = 20
+
+
+def run_often() -> dict[str, int | str]:
+    """Returns options for `jax.jit` of a program that runs many times; what XLA_FLAGS says otherwise counts.
+
+    On CPU there are two, and elsewhere none. LLVM optimises at its first level, which takes a fifth to a third less
+    time: what a program takes long for, its products and convolutions, is compiled already. And convolutions are left
+    to Eigen, which shares each among all cores; YNNPACK, which XLA prefers, takes one core (`benchmarks.compiling`).
+    """
+    if current_platform() != "cpu":
+        return {}
+    options = {"xla_backend_optimization_level": 1, "xla_cpu_experimental_ynn_fusion_type": _YNNPACK}
+    said = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in options.items() if f"--{name}=" not in said}
 
 
 def run_once() -> dict[str, int]:

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
@@ -250,7 +251,7 @@ def _compiled(features: Callable[[Any, jax.Array], jax.Array]) -> Callable[[Any,
         with jax.default_matmul_precision("highest"):
             return features(weights, x).astype(jnp.float32)
 
-    return jax.jit(apply)
+    return jax.jit(apply, compiler_options=run_often())
 
 
 def _unit(rows_ND: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sora_jax.core import rng
+from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import together
 from sora_jax.core.sharding import replicated
 from sora_jax.core.tree import Params, merge_model
@@ -161,4 +162,6 @@ def _make_measure(
         return jnp.sum(own_BSL * loss_BL[:, None], axis=-1) / jnp.maximum(jnp.sum(own_BSL, axis=-1), 1)
 
     # Whole on every device: each process reads all of it.
-    return together(jax.jit(measure, out_shardings=None if mesh is None else replicated(mesh)), every_time=True)
+    shardings = None if mesh is None else replicated(mesh)
+    measured = jax.jit(measure, out_shardings=shardings, compiler_options=run_often())
+    return together(measured, every_time=True)

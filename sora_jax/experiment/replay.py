@@ -14,6 +14,7 @@ import numpy as np
 
 from sora_jax.checkpoints.reading import load_tree
 from sora_jax.core import rng
+from sora_jax.core.compiling import run_often
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Batch, Params, abstract_model
 from sora_jax.experiment.kinds.base import Run
@@ -114,7 +115,9 @@ def diagnose(run: Run, name: str) -> Diagnosis:
                 recipe.objective, structure, params, batch, key, recipe.step.accumulate, frozen=state.frozen
             )
 
-        gradient, loss, _ = jax.jit(compute)(state.params, to_device(batch, recipe.maker.mesh))
+        gradient, loss, _ = jax.jit(compute, compiler_options=run_often())(
+            state.params, to_device(batch, recipe.maker.mesh)
+        )
     parts = {"batch": batch, "weights": {**state.frozen, **state.params}, "gradient": gradient}
     return Diagnosis(
         done=restored.step + 1,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sora_jax.core.compiling import run_often
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.caption_tokens import read_tokens, spell_words
@@ -198,7 +199,7 @@ def _make_program(
         writer = make_writer(model, model.encode(pack, dtype), beams=config.hypotheses)
         return decode(writer, asked, config)
 
-    return jax.jit(describe)
+    return jax.jit(describe, compiler_options=run_often())
 
 
 @functools.lru_cache(maxsize=4)
@@ -210,7 +211,7 @@ def _make_comparison(structure: Any, dtype: Any) -> Callable[..., tuple[jax.Arra
         read = model.read(with_end(pack, segments), segments, dtype)
         return model.encode(pack, dtype).embedding_BSE, read.embedding_BSE
 
-    return jax.jit(compare)
+    return jax.jit(compare, compiler_options=run_often())
 
 
 class PackWriter:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import to_host, together
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params, merge_model
@@ -96,6 +97,6 @@ def _part(structure: Any, config: SolverConfig, *, dtype: jnp.dtype) -> Callable
         def run(params: Params, batch: CanvasBatch, carry: solvers.Carry | None) -> solvers.Carry:
             return walk_batch(merge_model(structure, params), batch, carry, config, dtype=dtype, steps=steps)
 
-        return together(jax.jit(run), every_time=True)
+        return together(jax.jit(run, compiler_options=run_often()), every_time=True)
 
     return made

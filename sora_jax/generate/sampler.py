@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import to_host, together
 from sora_jax.core.sharding import ways
 from sora_jax.core.tree import Params, merge_model
@@ -40,7 +41,7 @@ def make_solver(
     def solve(params: Params, batch: CanvasBatch) -> jax.Array:
         return walk_batch(merge_model(structure, params), batch, None, config, dtype=dtype)[0]
 
-    return jax.jit(solve)
+    return jax.jit(solve, compiler_options=run_often())
 
 
 def walk_batch(

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import to_host, together
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import put_whole
@@ -225,7 +226,7 @@ def programs_of(config: AutoencoderConfig) -> Programs:
             past = Past(kept)
             return apply(merge_model(structure, params), x, past), past.after
 
-        return jax.jit(run, donate_argnums=1)
+        return jax.jit(run, donate_argnums=1, compiler_options=run_often())
 
     def down(model: Autoencoder, pixels: jax.Array, past: Past) -> jax.Array:
         return model.encoder.down(to_float(pixels), past)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from sora_jax.core import debugging, rng
+from sora_jax.core.compiling import run_often
 from sora_jax.core.mean import Mean
 from sora_jax.core.tree import Batch, Params, merge_model
 from sora_jax.train.guard import GuardConfig, GuardVerdict, LossStats, judge
@@ -118,7 +119,7 @@ def make_step(
         }
 
     # When debugging, jax runs a step again, operation by operation, and needs its arguments for that.
-    return jax.jit(step, donate_argnums=() if debugging.is_on() else 0)
+    return jax.jit(step, donate_argnums=() if debugging.is_on() else 0, compiler_options=run_often())
 
 
 def _updated(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sora_jax.core import compiling
-from sora_jax.core.compiling import holds_programs, run_once, use_compilation_cache
+from sora_jax.core.compiling import holds_programs, run_often, run_once, use_compilation_cache
 
 
 def test_a_program_that_runs_once_gives_the_same():
@@ -18,9 +18,28 @@ def test_a_program_that_runs_once_gives_the_same():
     np.testing.assert_allclose(hasty, jax.jit(normal)(jax.random.key(1)), rtol=1e-5)
 
 
+def test_a_program_that_runs_often_gives_the_same_and_convolves_on_all_cores():
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    x, kernel = jax.random.normal(jax.random.key(1), (4, 6, 6, 8)), jax.random.normal(jax.random.key(2), (3, 3, 8, 8))
+    usual, ours = (
+        jax.jit(convolve, compiler_options=options).lower(x, kernel).compile() for options in ({}, run_often())
+    )
+    np.testing.assert_allclose(ours(x, kernel), usual(x, kernel), rtol=1e-4, atol=1e-5)
+    assert "ynn" not in ours.as_text(), "that library of kernels computes a convolution on one core"
+
+
+def test_what_the_user_says_of_the_compiler_counts(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    assert run_often()["xla_backend_optimization_level"] == 1
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=3")
+    assert run_often().keys() == {"xla_cpu_experimental_ynn_fusion_type"}
+
+
 def test_elsewhere_nothing_is_asked_for(monkeypatch):
     monkeypatch.setattr(compiling, "current_platform", lambda: "tpu")
-    assert run_once() == {}
+    assert run_once() == run_often() == {}
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class AutoencoderKind(TrainKind[AutoencoderStage]):
     place = "{kind} stages, one or more"
     shows_pairs = True
     key = "autoencoder parameters"
-    compiling = (55.0, 22.0)
+    compiling = (43.0, 22.0)
 
     def given(self, settings: Settings) -> bool:
         """Returns whether the run takes public weights, or the autoencoder of another run."""
