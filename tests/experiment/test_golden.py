@@ -1,7 +1,9 @@
 """The numbers of the toy run, step by step: what is only moved or renamed leaves them as they are.
 
-Processors and compilers round otherwise, so losses and norms are compared within a 100,000th and not bit for bit; where
-a change is meant to alter them, take the new ones from `metrics.jsonl` and say why in the commit.
+Processors and compilers round otherwise, so losses and norms are compared within a 100,000th and not bit for bit. What
+reads prepared latents is compared within a 10,000th: those are stored in bfloat16, and of 11,136 numbers that two
+compilers gave, 103 lay so near the middle of two that they were stored as one and as the other. Where a change is meant
+to alter the numbers, take the new ones from `metrics.jsonl` and say why in the commit.
 """
 
 import pytest
@@ -28,4 +30,5 @@ def test_the_toy_run_has_the_numbers_it_had(toy_workdir):
     lines = [line for line in read_metrics(toy_workdir) if "digest" in line]
     assert [(line["stage"], line["step"]) for line in lines] == [golden[:2] for golden in GOLDEN]
     for line, (stage, step, loss, norm) in zip(lines, GOLDEN, strict=True):
-        assert (line["loss"], line["gradient_norm"]) == pytest.approx((loss, norm), rel=1e-5), (stage, step)
+        within = 1e-5 if stage == "autoencoder" else 1e-4
+        assert (line["loss"], line["gradient_norm"]) == pytest.approx((loss, norm), rel=within), (stage, step)
