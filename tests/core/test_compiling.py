@@ -22,12 +22,17 @@ def test_a_program_that_runs_often_gives_the_same_and_convolves_on_all_cores():
     def convolve(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    x, kernel = jax.random.normal(jax.random.key(1), (4, 6, 6, 8)), jax.random.normal(jax.random.key(2), (3, 3, 8, 8))
+    # Of fewer channels XLA leaves it to Eigen by itself.
+    x, kernel = (
+        jax.random.normal(jax.random.key(1), (4, 6, 6, 32)),
+        jax.random.normal(jax.random.key(2), (3, 3, 32, 32)),
+    )
     usual, ours = (
         jax.jit(convolve, compiler_options=options).lower(x, kernel).compile() for options in ({}, run_often())
     )
-    np.testing.assert_allclose(ours(x, kernel), usual(x, kernel), rtol=1e-4, atol=1e-5)
-    assert "ynn" not in ours.as_text(), "that library of kernels computes a convolution on one core"
+    np.testing.assert_allclose(ours(x, kernel), usual(x, kernel), rtol=1e-4, atol=1e-4)
+    assert "__ynn" in usual.as_text(), "else there is nothing to ask for any more"
+    assert "__ynn" not in ours.as_text(), "that library of kernels computes a convolution on one core"
 
 
 def test_what_the_user_says_of_the_compiler_counts(monkeypatch):
