@@ -47,13 +47,9 @@ def words_never_seen(workdir: Workdir, settings: Settings, prompts: Sequence[str
     """
     if settings.model is not None:
         return ""
-    known: set[str] = set()
-    for name in settings.collections:
-        words = read_words(workdir.prepared(name))
-        if words is None:  # prepared before words were noted, or not at all
-            return ""
-        known |= words
-    found = unseen(prompts, known)
+    known = read_words(*(workdir.prepared(name) for name in settings.collections))
+    # Not known: prepared before words were noted, or not at all.
+    found = [] if known is None else unseen(prompts, known)
     if not found:
         return ""
     listed = ", ".join(map(repr, found[:_MOST_WORDS]))

@@ -11,7 +11,6 @@ from sora_jax.data.tokens import check_prompt
 from sora_jax.data.words import unseen, words_of
 from sora_jax.experiment.captioners import load_captioner, make_expander
 from sora_jax.experiment.models import RunModels
-from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stage_settings import CAPTIONER
 from sora_jax.generate.expand import Expander, Expansion, expand_prompts
@@ -81,11 +80,5 @@ def trained_expander(models: RunModels, limits: ModelLimits, by: str) -> PromptE
         )
     params, _, _ = load_captioner(workdir, settings)
     expander = make_expander(settings, params)
-    return PromptExpander(expander=expander, limits=limits, learnt=True, words=_words(workdir, settings))
-
-
-def _words(workdir: Workdir, settings: Settings) -> set[str] | None:
-    """Returns the words of all captions that a run was trained on; None where they are no longer there."""
-    found = [read_words(workdir.prepared(name)) for name in settings.collections]
-    known = [words for words in found if words is not None]
-    return set().union(*known) if len(known) == len(found) else None
+    words = read_words(*(workdir.prepared(name) for name in settings.collections))
+    return PromptExpander(expander=expander, limits=limits, learnt=True, words=words)

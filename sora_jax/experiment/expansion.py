@@ -86,8 +86,8 @@ def _spellings(session: Session) -> set[str]:
     settings = session.settings
     if settings.model is not None or settings.text.encoder != "bytes":
         return set()
-    found = [read_spellings(session.models.workdir.prepared(name)) for name in settings.collections]
-    return set().union(*(one for one in found if one is not None)) if None not in found else set()
+    workdir = session.models.workdir
+    return read_spellings(*(workdir.prepared(name) for name in settings.collections)) or set()
 
 
 def _server_expander(session: Session, by: str) -> PromptExpander:

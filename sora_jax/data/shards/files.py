@@ -131,25 +131,27 @@ def _noted(sets: Iterable[frozenset[str]]) -> np.ndarray:
     return np.frombuffer(json.dumps(sorted(frozenset().union(*sets))).encode(), np.uint8)
 
 
-def read_words(directory: Path) -> set[str] | None:
-    """Returns the words (`words_of`) of all captions in committed shards; None where a shard has not noted them."""
-    return _read_noted(directory, "words")
+def read_words(*directories: Path) -> set[str] | None:
+    """Returns the words (`words_of`) of all captions in committed shards.
+
+    None where a shard has not noted them, and where a directory has no shard.
+    """
+    return _read_noted(directories, "words")
 
 
-def read_spellings(directory: Path) -> set[str] | None:
-    """Returns how captions in committed shards are spelled (`spellings_of`); None where a shard has not noted it."""
-    return _read_noted(directory, "spellings")
+def read_spellings(*directories: Path) -> set[str] | None:
+    """Returns how captions in committed shards are spelled (`spellings_of`); None as of `read_words`."""
+    return _read_noted(directories, "spellings")
 
 
-def _read_noted(directory: Path, name: str) -> set[str] | None:
+def _read_noted(directories: Sequence[Path], name: str) -> set[str] | None:
     found: set[str] = set()
-    paths = index_paths(directory)
-    for path in paths:
-        index = read_index(path, only=(name,))
-        if name not in index:
+    for paths in map(index_paths, directories):
+        noted = [read_index(path, only=(name,)).get(name) for path in paths]
+        if not paths or any(one is None for one in noted):
             return None
-        found |= set(json.loads(index[name].tobytes()))
-    return found if paths else None
+        found.update(*(json.loads(one.tobytes()) for one in noted if one is not None))
+    return found
 
 
 def read_written(directory: Path) -> dict[ClipKey, tuple[str, int]]:
