@@ -21,7 +21,7 @@ _FILLED = 20
 def run_often() -> dict[str, int | str]:
     """Returns options for `jax.jit` of a program that runs many times; what XLA_FLAGS says otherwise counts.
 
-    On CPU there are two, and elsewhere none. LLVM optimises at its first level, which takes a fifth to a third less
+    On CPU there are two, and elsewhere none. LLVM optimises at its first level, which takes a third to two fifths less
     time: what a program takes long for, its products and convolutions, is compiled already. And convolutions are left
     to Eigen, which shares each among all cores; YNNPACK, which XLA prefers, takes one core (`benchmarks.compiling`).
     """

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
@@ -121,7 +122,7 @@ class ClipTexts:
                 last_BE = jax.vmap(lambda states, length: states[length - 1])(states_BKE, length_B)
                 return last_BE @ projection.T
 
-        self._apply = jax.jit(apply)
+        self._apply = jax.jit(apply, compiler_options=run_often())
 
     def count(self, text: str) -> int:
         """Returns the tokens of the whole text, those around it included: those beyond `positions` are not read."""

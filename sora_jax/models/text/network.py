@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
+from sora_jax.core.compiling import run_often
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import Params, abstract_model, merge_model
@@ -108,7 +109,7 @@ def pass_of(structure: Any) -> Any:
     def states(params: Params, token_BK: jax.Array, length_B: jax.Array) -> jax.Array:
         return merge_model(structure, params)(token_BK, length_B).astype(jnp.bfloat16)
 
-    return jax.jit(states)
+    return jax.jit(states, compiler_options=run_often())
 
 
 def load(weights: TextWeights, shapes: Params, *, dtype: np.dtype, place: jax.sharding.Sharding) -> Params:

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
@@ -141,7 +142,9 @@ class ImageEncoder:
         # One of its own: whoever asks may be at work on a mesh of all devices.
         self._mesh = make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), jax.local_devices()[:1])
         structure, _, _ = abstract_model(lambda key: ImageTower(config, rngs=nnx.Rngs(key)))
-        self._apply = jax.jit(lambda params, pixels: merge_model(structure, params)(pixels))
+        self._apply = jax.jit(
+            lambda params, pixels: merge_model(structure, params)(pixels), compiler_options=run_often()
+        )
 
     @functools.cached_property
     def _params(self) -> Params:
