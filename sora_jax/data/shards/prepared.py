@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import struct
 import threading
 from collections.abc import Mapping, Sequence
@@ -252,7 +253,8 @@ class PreparedSet:
             )
         indices = [files.read_index(path) for path in paths]
         counts = [len(index["crc_N"]) for index in indices]
-        names = indices[0].keys() - {"made_from", "words", "file_frames_N"}  # of which older ones lack some
+        # Those of samples and captions, and no texts; older indices lack one.
+        names = [name for name in indices[0] if re.search(r"_[NM]\d?$", name) and name != "file_frames_N"]
         records = {name: np.concatenate([index[name] for index in indices]) for name in names}
         records["shard_N"] = np.repeat(np.arange(len(paths), dtype=np.int32) + len(self._shards), counts)
         records["record_N"] = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])

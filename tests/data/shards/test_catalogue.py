@@ -1,5 +1,6 @@
 """The catalogue: what is trained on depends on the source alone, however its records came to be."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from sora_jax.core.errors import DataError
 from sora_jax.data.shards.catalogue import read_catalogue, write_catalogue
+from sora_jax.data.shards.files import index_paths, read_index, read_spellings, read_words
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.base import fingerprint
 from sora_jax.data.tokens import BYTE_TOKENIZER
@@ -98,6 +100,30 @@ def test_of_a_heap_that_changed_only_what_is_there_now_counts(tmp_path):
     catalogue = read_catalogue(tmp_path)
     assert catalogue is not None
     assert catalogue.source == fingerprint(back)
+
+
+def test_what_an_index_notes_of_all_its_clips_is_of_none_of_them(tmp_path):
+    """More clips than the words of their captions have letters, as in the drawn world."""
+    clips = [(f"clip{number}", "x") for number in range(40)]
+    with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER, records_per_shard=20) as writer:
+        for clip in clips:
+            writer.add(dataclasses.replace(sample(*clip), captions=("a",)))
+    write_catalogue(tmp_path, Names(*reversed(clips)))
+    assert read_words(tmp_path) == read_spellings(tmp_path) == {"a"}
+    assert [clip[0] for clip in contents(PreparedSet(tmp_path))] == [name for name, _ in reversed(clips)]
+
+
+@pytest.mark.parametrize("older", [0, 1])
+def test_shards_that_noted_less_are_read_with_others(tmp_path, older):
+    clips = [(f"clip{number}", "x") for number in range(4)]
+    write(tmp_path, clips)
+    expected = contents(PreparedSet(tmp_path))
+    path = index_paths(tmp_path)[older]
+    kept = {name: array for name, array in read_index(path).items() if name not in ("spellings", "file_frames_N")}
+    np.savez(path, **kept)
+    assert contents(PreparedSet(tmp_path)) == expected
+    assert read_words(tmp_path) is not None
+    assert read_spellings(tmp_path) is None
 
 
 def test_clips_that_no_process_prepared_are_missed(tmp_path):
