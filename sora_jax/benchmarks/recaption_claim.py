@@ -38,6 +38,7 @@ _CLIPS = _FLAGS.integer("clips", 8192, "Clips of the generators.", least=16)
 _CLEAN = _FLAGS.integer("clean", 256, "Of these, the first, with clean captions, for the captioner.", least=16)
 _PROMPTS = _FLAGS.integer("prompts", 72, "Held-out prompts.", least=1)
 _DRAWS = _FLAGS.integer("draws", 6, "Samples of each.", least=1)
+_SEED = _FLAGS.integer("seed", 0, "Of all that is trained; --workdir is another for each.", least=0)
 _MIX = _FLAGS.switch("mix", False, "Also train on spoiled and new captions, the new ones in shares of 50, 80 and 95 %.")
 
 # Of the new captions among all, beside none (spoiled) and all of them (recaptioned).
@@ -55,6 +56,7 @@ def main(_: Sequence[str]) -> None:
         clean=min(_CLEAN.value, _CLIPS.value),
         prompts=_PROMPTS.value,
         draws=_DRAWS.value,
+        seed=_SEED.value,
     )
     publish(figures_of(trial, shares=SHARES if _MIX.value else ()), _JSON.value)
 

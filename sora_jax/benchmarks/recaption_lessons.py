@@ -36,6 +36,7 @@ class Trial:
       clean: Of the captioner.
       prompts: That are judged.
       draws: Samples of each.
+      seed: Of what is trained; the clips stay the same.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Trial:
     clean: int
     prompts: int
     draws: int
+    seed: int
 
     @property
     def base(self) -> Workdir:
@@ -55,6 +57,7 @@ class Trial:
         """Returns a config with the clips and prompts of the trial: one world, nothing sampled on the way."""
         config = load_config(file)
         changes = {
+            "seed": self.seed,
             "shapes.num_clips": self.clips,
             "shapes.seed": 0,
             "log.samples_per_stage": 0,

@@ -13,7 +13,7 @@ TOY, TOY_CAPTIONS = toy, toy.replace("toy.py", "toy_captions.py")
 
 
 def trial(folder: Path, clips: int) -> Trial:
-    return Trial(folder=folder, config=TOY, captioner=TOY_CAPTIONS, clips=clips, clean=16, prompts=2, draws=2)
+    return Trial(folder=folder, config=TOY, captioner=TOY_CAPTIONS, clips=clips, clean=16, prompts=2, draws=2, seed=0)
 
 
 def test_a_mix_draws_new_captions_as_often_as_it_says(tmp_path):
