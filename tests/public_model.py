@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-from flax import nnx
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
 from sora_jax.models.interop.wan import save_wan
@@ -68,7 +68,7 @@ def _shapes(config: TransformerConfig | AutoencoderConfig) -> dict[str, Any]:
     kind: Any = Autoencoder
     if config != AUTOENCODER:
         kind, widths = Transformer, {"patch_width": 4 * AUTOENCODER.channels, "text_dim": TEXT_DIM}
-    return abstract_model(lambda key: kind(config, **widths, rngs=nnx.Rngs(key)))[1]
+    return abstract_model(lambda key: kind(config, **widths, rngs=Rngs(key)))[1]
 
 
 def transformer_params(seed: int, **changes: Any) -> dict[str, jax.Array]:

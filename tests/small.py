@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.data.sources.shapes_world import WorldConfig
 from sora_jax.diffusion.guidance import GuidanceConfig
 from sora_jax.diffusion.known import KnownConfig
@@ -108,7 +108,7 @@ def generator(
 
     def build(key: Any) -> TextToVideo:
         text = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=1, heads=2, max_tokens=24))
-        return TextToVideo(transformer, text, patch_width=patch_width, rngs=nnx.Rngs(key), roles=roles, blind=blind)
+        return TextToVideo(transformer, text, patch_width=patch_width, rngs=Rngs(key), roles=roles, blind=blind)
 
     return build
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from flax import nnx
 
 from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.peers import WanPeer
@@ -24,6 +23,7 @@ from sora_jax.core import rng
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.errors import UserError
 from sora_jax.core.host_memory import use_huge_pages
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import init_params
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
 from sora_jax.models.codec import Codec, CodecConfig
@@ -187,7 +187,7 @@ def stream_and_weigh(frames: int) -> float:
 
 def build_codec_model(config: AutoencoderConfig, key: jax.Array) -> Autoencoder:
     """Returns an autoencoder of random weights."""
-    return Autoencoder(config, rngs=nnx.Rngs(key))
+    return Autoencoder(config, rngs=Rngs(key))
 
 
 if __name__ == "__main__":

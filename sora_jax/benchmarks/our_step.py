@@ -6,12 +6,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from sora_jax.benchmarks.clip_mix import ClipLayout
 from sora_jax.core import rng
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import Params, abstract_model, init_params, merge_model
 from sora_jax.models.transformer import Transformer
@@ -29,7 +29,7 @@ _EMA = EmaConfig(widths=(0.05,), snapshots=None)
 
 def build_transformer(config: TransformerConfig, layout: ClipLayout, key: jax.Array) -> Transformer:
     """Returns the transformer that all contestants train."""
-    return Transformer(config, patch_width=layout.patch_width, text_dim=layout.text_dim, rngs=nnx.Rngs(key))
+    return Transformer(config, patch_width=layout.patch_width, text_dim=layout.text_dim, rngs=Rngs(key))
 
 
 def random_params(config: TransformerConfig, layout: ClipLayout) -> Params:

@@ -5,10 +5,10 @@ import functools
 from collections.abc import Callable
 
 import jax
-from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.caption_tokens import CAPTION_TOKENIZER
 from sora_jax.experiment.loading import load_weights, pack_layout
@@ -24,7 +24,7 @@ from sora_jax.train.workdir import Workdir
 
 def build_captioner(settings: Settings, key: jax.Array) -> Captioner:
     """Returns a fresh captioner."""
-    return Captioner(settings.captioner, patch_width=settings.patch_width, rngs=nnx.Rngs(key))
+    return Captioner(settings.captioner, patch_width=settings.patch_width, rngs=Rngs(key))
 
 
 def load_captioner(workdir: Workdir, settings: Settings, *, step: int | None = None) -> tuple[Params, str, int]:

@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from sora_jax.checkpoints.frozen import WeightSource, load_params
 from sora_jax.core.distributed import from_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
@@ -52,7 +52,7 @@ def check_ema(ema: float | None, weights: Weights) -> None:
 
 def build_autoencoder(settings: Settings, key: jax.Array) -> Autoencoder:
     """Returns a fresh autoencoder."""
-    return Autoencoder(settings.autoencoder, rngs=nnx.Rngs(key))
+    return Autoencoder(settings.autoencoder, rngs=Rngs(key))
 
 
 def build_generator(settings: Settings, key: jax.Array) -> TextToVideo:
@@ -61,7 +61,7 @@ def build_generator(settings: Settings, key: jax.Array) -> TextToVideo:
         settings.transformer,
         settings.text_encoder,
         patch_width=settings.patch_width,
-        rngs=nnx.Rngs(key),
+        rngs=Rngs(key),
         roles=bool(settings.context.kinds),
         blind=settings.context.blind,
     )

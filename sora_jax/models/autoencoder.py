@@ -17,6 +17,7 @@ from einops import rearrange
 from flax import nnx
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import shard_space
 from sora_jax.models.bottleneck import BottleneckName, make_bottleneck
 from sora_jax.nn import conv
@@ -110,7 +111,7 @@ def decoder_dims(config: AutoencoderConfig) -> list[tuple[int, int]]:
 class ResidualBlock(nnx.Module):
     """norm, SiLU, convolution, twice, around a shortcut; the second convolution starts small."""
 
-    def __init__(self, in_dim: int, out_dim: int, *, remat: bool, rngs: nnx.Rngs):
+    def __init__(self, in_dim: int, out_dim: int, *, remat: bool, rngs: Rngs):
         self.norm1 = conv.ChannelNorm(in_dim)
         self.conv1 = conv.CausalConv(in_dim, out_dim, rngs=rngs)
         self.norm2 = conv.ChannelNorm(out_dim)
@@ -133,7 +134,7 @@ class ResidualBlock(nnx.Module):
 class FrameAttention(nnx.Module):
     """Single-head attention over the positions of each frame alone."""
 
-    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, *, rngs: Rngs):
         self.norm = conv.ChannelNorm(dim)
         self.to_qkv = Linear(dim, 3 * dim, axes=("conv_in", "conv_out"), rngs=rngs)
         self.proj = Linear(dim, dim, axes=("conv_in", "conv_out"), std=0.0, rngs=rngs)
@@ -150,7 +151,7 @@ class FrameAttention(nnx.Module):
 class Middle(nnx.Module):
     """Residual block, optional attention, residual block."""
 
-    def __init__(self, dim: int, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, config: AutoencoderConfig, *, rngs: Rngs):
         self.before = ResidualBlock(dim, dim, remat=config.remat, rngs=rngs)
         self.attention = FrameAttention(dim, rngs=rngs) if config.attention else None
         self.after = ResidualBlock(dim, dim, remat=config.remat, rngs=rngs)
@@ -185,7 +186,7 @@ class Level(nnx.Module):
         time: bool,
         shortcut: bool,
         remat: bool,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
     ):
         widths = [dims[0]] + [dims[1]] * blocks
         self.blocks = nnx.List([ResidualBlock(a, b, remat=remat, rngs=rngs) for a, b in itertools.pairwise(widths)])
@@ -204,7 +205,7 @@ class Level(nnx.Module):
 class DownLevel(Level):
     """A level of the encoder: residual blocks, then halving space, then time."""
 
-    def __init__(self, dims: tuple[int, int], *, shortcut: bool, space: bool, time: bool, rngs: nnx.Rngs, **rest):
+    def __init__(self, dims: tuple[int, int], *, shortcut: bool, space: bool, time: bool, rngs: Rngs, **rest):
         in_dim, out_dim = dims
         # Means over groups of channels: the channels must form whole groups.
         shortcut = shortcut and in_dim * (2 if time else 1) * (4 if space else 1) % out_dim == 0
@@ -224,7 +225,7 @@ class DownLevel(Level):
 class UpLevel(Level):
     """A level of the decoder: residual blocks, then doubling time, then space."""
 
-    def __init__(self, dims: tuple[int, int], *, shortcut: bool, space: bool, time: bool, rngs: nnx.Rngs, **rest):
+    def __init__(self, dims: tuple[int, int], *, shortcut: bool, space: bool, time: bool, rngs: Rngs, **rest):
         width = dims[1]
         super().__init__(dims, shortcut=shortcut and (space or time), space=space, time=time, rngs=rngs, **rest)
         after = width if shortcut else width // 2
@@ -245,7 +246,7 @@ class UpLevel(Level):
 class Head(nnx.Module):
     """norm, SiLU, convolution: what comes out of a half; beside it, if `linear`, a linear map that starts small."""
 
-    def __init__(self, in_dim: int, out_dim: int, *, kernel: int = 3, linear: bool, rngs: nnx.Rngs):
+    def __init__(self, in_dim: int, out_dim: int, *, kernel: int = 3, linear: bool, rngs: Rngs):
         self.norm = conv.ChannelNorm(in_dim)
         self.conv = conv.CausalConv(in_dim, out_dim, (kernel, kernel, kernel), rngs=rngs)
         self.linear = conv.CausalConv(in_dim, out_dim, (1, 1, 1), std_scale=0.1, rngs=rngs) if linear else None
@@ -259,7 +260,7 @@ class Head(nnx.Module):
 class Encoder(nnx.Module):
     """Clip in [-1, 1] -> E numbers for each position of the latent."""
 
-    def __init__(self, config: AutoencoderConfig, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, width: int, *, rngs: Rngs):
         dims = encoder_dims(config)
         side = config.patch_kernel
         self.conv_in = conv.CausalConv(3 * config.patch**2, dims[0][0], (side, side, side), rngs=rngs)
@@ -289,7 +290,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Latent -> clip, about [-1, 1]."""
 
-    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, *, rngs: Rngs):
         dims = decoder_dims(config)
         self.post_quant_conv = conv.CausalConv(config.channels, config.channels, (1, 1, 1), rngs=rngs)
         self.conv_in = conv.CausalConv(config.channels, dims[0][0], rngs=rngs)
@@ -319,7 +320,7 @@ class Decoder(nnx.Module):
 class Autoencoder(nnx.Module):
     """The pair, and the bottleneck between them."""
 
-    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, *, rngs: Rngs):
         self.bottleneck = make_bottleneck(config.bottleneck, config.channels, config.codes, rngs=rngs)
         self.encoder = Encoder(config, self.bottleneck.width, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import constrain, constrain_row_major
 from sora_jax.models.block_attention import Attention, Beside
 from sora_jax.models.transformer_config import TransformerConfig
@@ -75,7 +76,7 @@ class Context:
 class Block(nnx.Module):
     """Self-attention within segments, cross-attention to their text, feed-forward; modulated by noise level."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, rngs: Rngs):
         width = config.width
         attention = functools.partial(
             Attention, width, heads=config.heads, backend=config.attention, exchange=config.exchange, rngs=rngs

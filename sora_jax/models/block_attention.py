@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.nn import rope
 from sora_jax.nn.attention import Alone, Repeated, attend, attend_but_alone
 from sora_jax.nn.flash import KeyPart
@@ -40,9 +41,7 @@ class Beside(NamedTuple):
 class Attention(nnx.Module):
     """Multi-head attention with RMS norm over all heads of queries and of keys."""
 
-    def __init__(
-        self, width: int, *, heads: int, backend: str, exchange: str, context: str, image: bool, rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, *, heads: int, backend: str, exchange: str, context: str, image: bool, rngs: Rngs):
         """`context` is the logical axis of the keys; with `image` there are also keys of tokens of images."""
         self.to_q = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
         self.to_k = Linear(width, width, axes=("embed", "heads"), rngs=rngs)

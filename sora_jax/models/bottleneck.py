@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.mean import Mean
+from sora_jax.core.rng import Rngs
 from sora_jax.nn.linear import truncated_normal
 
 BottleneckName = Literal["kl", "fsq", "vq"]
@@ -83,7 +84,7 @@ class VQ(nnx.Module):
     section 3.2).
     """
 
-    def __init__(self, channels: int, entries: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, entries: int, *, rngs: Rngs):
         self.width = channels
         self.codebook = nnx.Param(truncated_normal(rngs.params(), (entries, channels), 1.0), axes=("vocabulary", None))
 
@@ -125,7 +126,7 @@ def _unit(x: jax.Array) -> jax.Array:
 Bottleneck = KL | FSQ | VQ
 
 
-def make_bottleneck(name: BottleneckName, channels: int, codes: int | None, *, rngs: nnx.Rngs) -> Bottleneck:
+def make_bottleneck(name: BottleneckName, channels: int, codes: int | None, *, rngs: Rngs) -> Bottleneck:
     """Returns the bottleneck of that name; `codes` are the levels of a number (fsq) or the entries of the book (vq)."""
     if name == "kl":
         return KL(channels)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import constrain, constrain_row_major
 from sora_jax.models.block_attention import Attention
 from sora_jax.nn.activation import gelu
@@ -41,7 +42,7 @@ class ClipTokens(NamedTuple):
 class KeptAttention(nnx.Module):
     """Multi-head attention with RMS norm over all heads of queries and of keys, whose keys are made apart."""
 
-    def __init__(self, shape: BlockShape, *, along: tuple[str, str], rngs: nnx.Rngs):
+    def __init__(self, shape: BlockShape, *, along: tuple[str, str], rngs: Rngs):
         """`along` are the logical axes of queries and of keys."""
         width = shape.width
         self.to_q = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
@@ -84,7 +85,7 @@ class KeptAttention(nnx.Module):
 class FeedForward(nnx.Module):
     """A norm and two maps; adds to what it is given."""
 
-    def __init__(self, shape: BlockShape, *, rngs: nnx.Rngs):
+    def __init__(self, shape: BlockShape, *, rngs: Rngs):
         self.norm = LayerNorm(shape.width)
         self.mlp_in = Linear(shape.width, shape.mlp_width, axes=("embed", "mlp"), rngs=rngs)
         self.mlp_out = Linear(shape.mlp_width, shape.width, axes=("mlp", "embed"), std=0.02, rngs=rngs)
@@ -96,7 +97,7 @@ class FeedForward(nnx.Module):
 class ClipBlock(nnx.Module):
     """Self-attention within a clip, or a frame of it, with rotary positions, and a feed-forward."""
 
-    def __init__(self, shape: BlockShape, *, rngs: nnx.Rngs):
+    def __init__(self, shape: BlockShape, *, rngs: Rngs):
         self.norm = LayerNorm(shape.width)
         self.attn = Attention(
             shape.width,
@@ -122,7 +123,7 @@ class ClipBlock(nnx.Module):
 class TextHalfBlock(nnx.Module):
     """Causal attention within a caption, in the multimodal half also attention to the clip, and a feed-forward."""
 
-    def __init__(self, shape: BlockShape, *, multimodal: bool, rngs: nnx.Rngs):
+    def __init__(self, shape: BlockShape, *, multimodal: bool, rngs: Rngs):
         self.norm1 = LayerNorm(shape.width)
         self.attn1 = KeptAttention(shape, along=("text", "text"), rngs=rngs)
         self.norm2 = LayerNorm(shape.width) if multimodal else None
@@ -189,7 +190,7 @@ class TextHalfBlock(nnx.Module):
 class Pooler(nnx.Module):
     """Learned queries of each segment that gather what its tokens hold (CoCa, arXiv 2205.01917, section 3.2)."""
 
-    def __init__(self, shape: BlockShape, *, queries: int, rngs: nnx.Rngs):
+    def __init__(self, shape: BlockShape, *, queries: int, rngs: Rngs):
         table = truncated_normal(rngs.params(), (queries, shape.width), 1.0)
         self.queries = nnx.Param(table, axes=(None, "embed"))
         self.norm_queries, self.norm_tokens = LayerNorm(shape.width), LayerNorm(shape.width)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import constrain
 from sora_jax.data.caption_tokens import SLOT_VALUES
 from sora_jax.data.tokens import BYTES_PER_TOKEN
@@ -151,7 +152,7 @@ class Writing(NamedTuple):
 class Captioner(nnx.Module):
     """Latent tokens of clips, and texts about them."""
 
-    def __init__(self, config: CaptionerConfig, *, patch_width: int, rngs: nnx.Rngs):
+    def __init__(self, config: CaptionerConfig, *, patch_width: int, rngs: Rngs):
         width, shape = config.width, config.blocks
         self.patch_embedding = Linear(patch_width, width, axes=("patch", "embed"), rngs=rngs)
         # Poolers and the text decoder are blind to order, and rotary positions are of no use to them.
@@ -297,7 +298,7 @@ class Captioner(nnx.Module):
 class EmbeddingHead(nnx.Module):
     """What clips and texts are compared by."""
 
-    def __init__(self, width: int, embedding: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, embedding: int, *, rngs: Rngs):
         self.norm = LayerNorm(width)
         self.to_embedding = Linear(width, embedding, axes=("embed", None), rngs=rngs)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 
 from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import Params, abstract_model, merge_model
 from sora_jax.models.interop.weights import HostParams, pick, read_headers, read_weights
 from sora_jax.models.text.files import EncoderFiles
@@ -77,7 +77,7 @@ class ClipImages:
 
     def features(self) -> Callable[[Params, jax.Array], jax.Array]:
         """Returns (weights, frames as `fit` gives them) -> float32 (N, D), of no special length."""
-        structure, _, _ = abstract_model(lambda key: ImageTower(self.config, rngs=nnx.Rngs(key)))
+        structure, _, _ = abstract_model(lambda key: ImageTower(self.config, rngs=Rngs(key)))
 
         def apply(weights: Params, frame_NHWC: jax.Array) -> jax.Array:
             params = {name: value for name, value in weights.items() if name not in (*_LAST_NORM, MARKER)}

@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import to_host, together
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import put_whole
 from sora_jax.core.tree import Params, abstract_model, merge_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -219,7 +219,7 @@ class Programs:
 @functools.cache
 def programs_of(config: AutoencoderConfig) -> Programs:
     """Returns the programs of one shape, for all weights."""
-    structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))
+    structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=Rngs(key)))
 
     def program(apply: Callable[[Autoencoder, jax.Array, Past], Any]) -> CodecProgram:
         def run(params: Params, kept: Kept | None, x: jax.Array) -> tuple[Any, Kept]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.nn.activation import gelu
 from sora_jax.nn.embed import sinusoid
 from sora_jax.nn.flash import NOTHING
@@ -30,7 +31,7 @@ class ConditionEmbedder(nnx.Module):
         pooled_text: bool,
         image_dim: int | None,
         image_positions: int | None,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
     ):
         self.time_in = Linear(frequency_dim, width, axes=(None, "embed"), rngs=rngs)
         self.time_out = Linear(width, width, axes=("embed", None), rngs=rngs)
@@ -77,7 +78,7 @@ class ConditionEmbedder(nnx.Module):
 class ImageEmbedder(nnx.Module):
     """Tokens of an image from its encoder -> the model's width."""
 
-    def __init__(self, width: int, *, image_dim: int, positions: int | None, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, image_dim: int, positions: int | None, rngs: Rngs):
         """`positions` are the tokens of a segment that have an embedding each, of two images; None: they have none."""
         self.norm_in = LayerNorm(image_dim, eps=_IMAGE_EPS)
         self.proj_in = Linear(image_dim, image_dim, axes=(None, None), rngs=rngs)

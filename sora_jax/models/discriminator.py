@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig
 from sora_jax.nn import conv
 from sora_jax.nn.conv import Past
@@ -38,7 +39,7 @@ class DiscriminatorConfig:
 class Discriminator(nnx.Module):
     """A 3D patch discriminator (arXiv 1611.07004, with time): clip -> a verdict for each patch, real above 0."""
 
-    def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DiscriminatorConfig, *, rngs: Rngs):
         dims = [config.width * 2**level for level in range(config.levels + 1)]
         self.conv_in = conv.CausalConv(3, dims[0], rngs=rngs)
         self.levels = nnx.List([conv.CausalConv(a, b, stride=2, rngs=rngs) for a, b in itertools.pairwise(dims)])
@@ -57,6 +58,6 @@ class Discriminator(nnx.Module):
 class AdversarialAutoencoder(Autoencoder):
     """The autoencoder with its judge beside it, so that one state and one step train both."""
 
-    def __init__(self, config: AutoencoderConfig, judge: DiscriminatorConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, judge: DiscriminatorConfig, *, rngs: Rngs):
         super().__init__(config, rngs=rngs)
         self.discriminator = Discriminator(judge, rngs=rngs)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.models.conditions import pool_text
 from sora_jax.nn.gather import gather_level
 from sora_jax.nn.linear import Linear
@@ -19,7 +20,7 @@ class Place(nnx.Module):
     to find it first.
     """
 
-    def __init__(self, width: int, *, base_width: int, text_dim: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, base_width: int, text_dim: int, rngs: Rngs):
         """`base_width` is as of `TransformerConfig`; the width itself where there is none."""
         self.alone = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)
         self.place = Linear(PLACE_DIM, width, axes=("patch", "embed"), rngs=rngs)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.data.caption_tokens import SLOT_VALUES
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.nn.activation import gelu
@@ -35,7 +36,7 @@ class Spelling(NamedTuple):
 class Speller(nnx.Module):
     """One causal block over the slots of a token."""
 
-    def __init__(self, width: int, *, local_width: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, local_width: int, rngs: Rngs):
         self.slots = Linear(width, BYTES_PER_TOKEN * local_width, axes=("embed", None), rngs=rngs)
         table = truncated_normal(rngs.params(), (SLOT_VALUES, local_width), 1.0)
         self.table = nnx.Param(table, axes=("vocabulary", None))

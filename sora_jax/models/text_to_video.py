@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.data.packing.packs import empty_name, texts_of
 from sora_jax.diffusion import known
 from sora_jax.models.block import KeptKeys
@@ -28,7 +29,7 @@ class TextToVideo(nnx.Module):
         text: TextEncoder,
         *,
         patch_width: int,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
         roles: bool = False,
         blind: bool = False,
     ):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import constrain
 from sora_jax.models.block import Block, Context, KeptKeys, Sight
 from sora_jax.models.block_attention import Beside, ImageTokens, Padding
@@ -59,7 +60,7 @@ class Transformer(nnx.Module):
         *,
         patch_width: int,
         text_dim: int,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
         roles: bool = False,
         blind: bool = False,
     ):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.nn import winograd
 from sora_jax.nn.linear import truncated_normal
 
@@ -80,7 +81,7 @@ class CausalConv(nnx.Module):
         *,
         stride: int = 1,
         std_scale: float = 1.0,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
     ):
         std = std_scale / math.sqrt(in_dim * math.prod(kernel))
         self.kernel = nnx.Param(

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
+
 
 def truncated_normal(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:
     """Returns float32 normal samples of standard deviation `std`, truncated at two deviations."""
@@ -34,7 +36,7 @@ class Linear(nnx.Module):
         out_dim: int,
         *,
         axes: tuple[str | None, str | None],
-        rngs: nnx.Rngs,
+        rngs: Rngs,
         std: float | None = None,
     ):
         std = 1.0 / math.sqrt(in_dim) if std is None else std
@@ -42,7 +44,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32), axes=(axes[1],))
         self.has_adapter = False
 
-    def add_adapter(self, rank: int, scale: float, *, rngs: nnx.Rngs) -> None:
+    def add_adapter(self, rank: int, scale: float, *, rngs: Rngs) -> None:
         """Adds factors of a low-rank product, (in, r) uniform as those of a linear map of torch and (r, out) zeros."""
         in_dim, out_dim = self.kernel[...].shape
         (in_axis, out_axis), bound = self.kernel.get_metadata()["axes"], 1.0 / math.sqrt(in_dim)

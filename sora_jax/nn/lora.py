@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import Params
 from sora_jax.nn.linear import Linear
 
@@ -45,7 +46,7 @@ class LoraConfig:
         return 1.0 if self.rank is None or self.alpha is None else self.alpha / self.rank
 
 
-def adapted(block: Any, config: LoraConfig | None, *, rngs: nnx.Rngs) -> Any:
+def adapted(block: Any, config: LoraConfig | None, *, rngs: Rngs) -> Any:
     """Returns `block`, whose targets have adapters now; as it is where there are none.
 
     Raises UserError where no map is a target.

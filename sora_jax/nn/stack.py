@@ -8,6 +8,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from sora_jax.core import debugging
+from sora_jax.core.rng import Rngs
 from sora_jax.nn.flash import KEPT
 
 # A loop copies what its body reads and keeps: so few blocks are laid out one after the other instead. When debugging,
@@ -41,11 +42,11 @@ REMAT_POLICIES: dict[str, Any] = {
 }
 
 
-def stack_blocks(make: Callable[[nnx.Rngs], Any], depth: int, rngs: nnx.Rngs) -> Any:
+def stack_blocks(make: Callable[[Rngs], Any], depth: int, rngs: Rngs) -> Any:
     """Returns one block whose parameters have a leading `layers` axis of size `depth`."""
     keys = jax.random.split(rngs.params(), depth)
-    structure, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(keys[0]))))
-    state = jax.vmap(lambda key: nnx.split(make(nnx.Rngs(key)))[1])(keys)
+    structure, _ = nnx.split(nnx.eval_shape(lambda: make(Rngs(keys[0]))))
+    state = jax.vmap(lambda key: nnx.split(make(Rngs(key)))[1])(keys)
     for _, variable in nnx.to_flat_state(state):
         variable.set_metadata(axes=("layers", *variable.get_metadata()["axes"]))
     return nnx.merge(structure, state)

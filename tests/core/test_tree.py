@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from sora_jax.core import tree
+from sora_jax.core.rng import Rngs
 from sora_jax.nn.linear import Linear
 
 
@@ -20,7 +21,7 @@ class Pair(nnx.Module):
 
 
 def build(key):
-    return Pair(rngs=nnx.Rngs(key))
+    return Pair(rngs=Rngs(key))
 
 
 def test_split_and_merge_are_inverses():
@@ -68,7 +69,7 @@ class Hidden(nnx.Module):
     ("variable", "error"),
     [
         (lambda: nnx.BatchStat(jnp.ones(2)), AssertionError),
-        (lambda: nnx.Rngs(0), AssertionError),
+        (lambda: Rngs(0), AssertionError),
         (lambda: nnx.Param(jnp.ones(2)), KeyError),
         (lambda: nnx.Param(jnp.ones((2, 2)), axes=("embed",)), AssertionError),
     ],

@@ -20,6 +20,7 @@ from sora_jax.checkpoints.reading import load_tree
 from sora_jax.core.config import to_json
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.experiment import run, stages
 from sora_jax.experiment.init_from import find_source, inherit, take_autoencoder
 from sora_jax.experiment.kinds.base import Run
@@ -38,7 +39,7 @@ CONFIG = {"ema": {"widths": [0.05, 0.2]}}
 
 class Model(nnx.Module):
     def __init__(self, key, names=("first", "second"), width=8):
-        rngs = nnx.Rngs(key)
+        rngs = Rngs(key)
         for name in names:
             setattr(self, name, Linear(width, 8, axes=("embed", "mlp"), rngs=rngs))
 

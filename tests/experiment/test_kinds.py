@@ -21,6 +21,7 @@ from sora_jax.checkpoints.reading import load_tree
 from sora_jax.core import stop
 from sora_jax.core.errors import Preempted, UserError
 from sora_jax.core.mean import Mean
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import batch_part
 from sora_jax.data.crops import CropConfig
 from sora_jax.experiment import activations, run
@@ -64,7 +65,7 @@ class Brightness(nnx.Module):
     """One number for the mean colour of a clip."""
 
     def __init__(self, key: jax.Array):
-        self.weigh = Linear(3, 1, axes=("embed", None), rngs=nnx.Rngs(key))
+        self.weigh = Linear(3, 1, axes=("embed", None), rngs=Rngs(key))
 
     def __call__(self, colour_B3: jax.Array) -> jax.Array:
         return self.weigh(colour_B3)[:, 0]

@@ -6,9 +6,9 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.packing.plan import Budget
@@ -53,7 +53,7 @@ CANVASES = [
 @functools.cache
 def parts():
     structure, shapes, _ = abstract_model(generator(3))
-    decoder = abstract_model(lambda key: Autoencoder(AUTOENCODER, rngs=nnx.Rngs(key)))[1]
+    decoder = abstract_model(lambda key: Autoencoder(AUTOENCODER, rngs=Rngs(key)))[1]
     codec = Codec(AUTOENCODER, random_params(decoder, seed=1), mean_C=np.zeros(3), scale_C=np.ones(3))
     return structure, codec, random_params(shapes, seed=2), random_params(shapes, seed=3)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.data.packing.plan import Budget
@@ -193,7 +194,7 @@ class Ours:
 
         def build(key):
             width = 4 * CHANNELS
-            return TextToVideo(self.transformer, text, patch_width=width, rngs=nnx.Rngs(key))
+            return TextToVideo(self.transformer, text, patch_width=width, rngs=Rngs(key))
 
         layout = PackLayout(
             budget=Budget(tokens=16, text_tokens=16, segments=2),

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import param_shardings
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.packing.packs import PackLayout
@@ -62,7 +62,7 @@ OTHERS = [
 def made():
     """Returns (sampler, parameters of the generator, structure); all weights random, so that everything matters."""
     structure, shapes, _ = abstract_model(generator(3))
-    decoder = abstract_model(lambda key: Autoencoder(AUTOENCODER, rngs=nnx.Rngs(key)))[1]
+    decoder = abstract_model(lambda key: Autoencoder(AUTOENCODER, rngs=Rngs(key)))[1]
     codec = Codec(AUTOENCODER, random_params(decoder, seed=1), mean_C=np.zeros(3), scale_C=np.ones(3))
     sampler = Sampler(structure, codec, LAYOUT, rows=2, config=SOLVER, dtype=jnp.dtype(jnp.float32))
     return sampler, random_params(shapes), structure

@@ -11,6 +11,7 @@ from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.models.autoencoder import Autoencoder, Head
 from sora_jax.nn import conv
@@ -32,7 +33,7 @@ KINDS = {
 
 def random_model(kind):
     """Returns the structure and random parameters, also where training starts at zero or one."""
-    structure, shapes, _ = abstract_model(lambda key: Autoencoder(KINDS[kind], rngs=nnx.Rngs(key)))
+    structure, shapes, _ = abstract_model(lambda key: Autoencoder(KINDS[kind], rngs=Rngs(key)))
     noise = np.random.default_rng(0)
     scales = {name: (np.prod(leaf.shape[:-1]) or 1) ** -0.5 for name, leaf in shapes.items()}
     draws = {name: noise.normal(size=leaf.shape) * scales[name] for name, leaf in shapes.items()}
@@ -110,7 +111,7 @@ def test_clips_of_a_batch_do_not_mix():
 def gradient(**changes):
     """Returns the gradient of a loss of all parameters of "all", with such changes of its config."""
     params = random_model("all")[1]
-    structure = abstract_model(lambda key: Autoencoder(config(**changes), rngs=nnx.Rngs(key)))[0]
+    structure = abstract_model(lambda key: Autoencoder(config(**changes), rngs=Rngs(key)))[0]
 
     def loss(params):
         model = merge_model(structure, params)
@@ -127,7 +128,7 @@ def test_every_parameter_matters():
 
 def test_a_head_tells_amplitudes_only_if_it_is_linear_too():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4, 4, 6)), jnp.float32)
-    plain, linear = (Head(6, 2, linear=linear, rngs=nnx.Rngs(0)) for linear in (False, True))
+    plain, linear = (Head(6, 2, linear=linear, rngs=Rngs(0)) for linear in (False, True))
     np.testing.assert_allclose(plain(3 * x, Past(is_whole=True)), plain(x, Past(is_whole=True)), atol=1e-5)
     assert linear.linear is not None
     added = linear(3 * x, Past(is_whole=True)) - plain(x, Past(is_whole=True))
@@ -157,7 +158,7 @@ def test_the_shapes_of_the_public_autoencoders(stride, channels, shape):
     down = {"space_down": (True,) * 3, "time_down": (False, True, True), "channels": channels}
     public = config(**shape | deep | down)
     assert (public.time_stride, public.space_stride) == stride
-    structure, params, _ = abstract_model(lambda key: Autoencoder(public, rngs=nnx.Rngs(key)))
+    structure, params, _ = abstract_model(lambda key: Autoencoder(public, rngs=Rngs(key)))
 
     def through(params, clip):
         model = merge_model(structure, params)
@@ -177,7 +178,7 @@ def test_levels_need_as_many_steps_between_them():
 
 def test_each_convolution_looks_back_only():
     """The kernels over time never reach ahead: the guarantee behind all of the above."""
-    model = nnx.eval_shape(lambda: Autoencoder(config(), rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Autoencoder(config(), rngs=Rngs(0)))
     found = [node for _, node in nnx.iter_graph(model) if isinstance(node, conv.CausalConv)]
     assert len(found) > 20
     assert {node.kernel.shape[0] for node in found} == {1, 3}
@@ -238,7 +239,7 @@ def test_frames_spread_over_a_mesh_give_the_same_numbers(axes):
 def test_ends_of_one_block_see_one_block():
     with pytest.raises(UserError, match="autoencoder: patch_kernel 2: give 1 or 3"):
         config(patch_kernel=2)
-    params = abstract_model(lambda key: Autoencoder(config(patch_kernel=1), rngs=nnx.Rngs(key)))[1]
+    params = abstract_model(lambda key: Autoencoder(config(patch_kernel=1), rngs=Rngs(key)))[1]
     for name in ("encoder.conv_in.kernel", "decoder.head.conv.kernel"):
         assert params[name].shape[:3] == (1, 1, 1)
     assert params["encoder.head.conv.kernel"].shape[:3] == (3, 3, 3)

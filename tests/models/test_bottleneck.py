@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.models.bottleneck import FSQ, KL, VQ, make_bottleneck
 
 KEY = jax.random.key(0)
@@ -45,7 +46,7 @@ def test_rounding_lets_gradients_through_and_counts_its_codes():
 
 
 def test_the_nearest_code_is_the_nearest():
-    bottleneck, numbers = VQ(3, 7, rngs=nnx.Rngs(0)), draw(2, 1, 4, 4, 3)
+    bottleneck, numbers = VQ(3, 7, rngs=Rngs(0)), draw(2, 1, 4, 4, 3)
     book = np.asarray(bottleneck.codebook[...], np.float64)
     book /= np.linalg.norm(book, axis=-1, keepdims=True)
     unit = np.asarray(numbers, np.float64) / np.linalg.norm(numbers, axis=-1, keepdims=True)
@@ -58,7 +59,7 @@ def test_the_nearest_code_is_the_nearest():
 
 
 def test_codes_and_numbers_are_drawn_to_each_other():
-    structure, params = nnx.split(VQ(3, 7, rngs=nnx.Rngs(0)))
+    structure, params = nnx.split(VQ(3, 7, rngs=Rngs(0)))
     numbers = draw(1, 1, 4, 4, 3)
 
     def distance(params, numbers):
@@ -80,7 +81,7 @@ def test_the_noise_is_that_of_the_posterior_or_of_what_rounding_takes_away():
         rounding = FSQ(1, levels)
         step = np.diff(np.unique(rounding.mode(numbers)))[0]
         np.testing.assert_allclose(rounding.noise(numbers), step**2 / 12, rtol=1e-6)
-    book = VQ(3, 7, rngs=nnx.Rngs(0))
+    book = VQ(3, 7, rngs=Rngs(0))
     unit = numbers.reshape(-1, 1)[:3999].reshape(-1, 3)
     unit = unit / jnp.linalg.norm(unit, axis=-1, keepdims=True)
     np.testing.assert_allclose(book.noise(unit).sum(), jnp.square(unit - book.mode(unit)).sum(), rtol=1e-4)
@@ -88,7 +89,7 @@ def test_the_noise_is_that_of_the_posterior_or_of_what_rounding_takes_away():
 
 @pytest.mark.parametrize(("name", "width"), [("kl", 8), ("fsq", 4), ("vq", 4)])
 def test_each_name_gives_its_bottleneck_and_width(name, width):
-    bottleneck = make_bottleneck(name, 4, None if name == "kl" else 5, rngs=nnx.Rngs(0))
+    bottleneck = make_bottleneck(name, 4, None if name == "kl" else 5, rngs=Rngs(0))
     assert bottleneck.width == width
     moments = draw(1, 1, 2, 2, width).astype(jnp.bfloat16)
     assert bottleneck.mode(moments).shape == (1, 1, 2, 2, 4)

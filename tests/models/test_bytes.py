@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model, init_params, merge_model
 from sora_jax.models.text import bytes as bytes_encoder
 from sora_jax.models.text.bytes import NUM_BYTES, ByteEncoder
@@ -21,7 +21,7 @@ def build(key):
         TextConfig(encoder="bytes", weights=None, width=WIDTH, depth=2, heads=2, max_tokens=24),
         bytes_per_token=Q,
         remat="none",
-        rngs=nnx.Rngs(key),
+        rngs=Rngs(key),
     )
 
 

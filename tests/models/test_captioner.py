@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model, init_params, merge_model
 from sora_jax.data.packing.packs import PackLayout, stack_rows
 from sora_jax.data.packing.plan import Budget
@@ -60,7 +60,7 @@ def make_pack(rows):
 
 
 def build(key, config=CONFIG):
-    return Captioner(config, patch_width=3, rngs=nnx.Rngs(key))
+    return Captioner(config, patch_width=3, rngs=Rngs(key))
 
 
 @functools.cache

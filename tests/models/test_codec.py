@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.codec import Codec, CodecConfig, measure_latents
@@ -18,7 +18,7 @@ CONFIG = small.AUTOENCODER
 
 
 def make(*, seed=0, mean=0.0, scale=1.0, bias=0.0, config=CONFIG, **work):
-    shapes = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))[1]
+    shapes = abstract_model(lambda key: Autoencoder(config, rngs=Rngs(key)))[1]
     noise = np.random.default_rng(seed)
     params = {name: noise.normal(size=leaf.shape, scale=0.2).astype(np.float32) for name, leaf in shapes.items()}
     params["decoder.head.conv.bias"] += bias
@@ -27,7 +27,7 @@ def make(*, seed=0, mean=0.0, scale=1.0, bias=0.0, config=CONFIG, **work):
 
 
 def moments(codec, pixels_THWC):
-    structure = abstract_model(lambda key: Autoencoder(codec.config, rngs=nnx.Rngs(key)))[0]
+    structure = abstract_model(lambda key: Autoencoder(codec.config, rngs=Rngs(key)))[0]
     return merge_model(structure, codec.params).moments(to_float(pixels_THWC[None]))
 
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.models.conditions import ImageEmbedder, log_text_padding
 from sora_jax.models.transformer import Transformer
@@ -25,9 +25,7 @@ TRUE = (4, 0, PAD_TO)
 
 def model(config):
     """Returns the structure and the shapes of the parameters."""
-    structure, shapes, _ = abstract_model(
-        lambda key: Transformer(config, patch_width=P, text_dim=E, rngs=nnx.Rngs(key))
-    )
+    structure, shapes, _ = abstract_model(lambda key: Transformer(config, patch_width=P, text_dim=E, rngs=Rngs(key)))
     return structure, shapes
 
 
@@ -90,7 +88,7 @@ def test_a_segment_lacks_as_many_text_tokens_as_it_has_too_few():
 def test_places_of_image_tokens_are_counted_from_the_first_of_their_segment():
     positions = 3
     structure, shapes, _ = abstract_model(
-        lambda key: ImageEmbedder(8, image_dim=E, positions=positions, rngs=nnx.Rngs(key))
+        lambda key: ImageEmbedder(8, image_dim=E, positions=positions, rngs=Rngs(key))
     )
     embedder = jax.jit(merge_model(structure, small.random_params(shapes)).__call__)
     image = np.random.default_rng(1).normal(size=(1, positions, E)).astype(np.float32)

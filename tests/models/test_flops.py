@@ -6,10 +6,10 @@ import math
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.data.tokens import BYTES_PER_TOKEN
 from sora_jax.models.flops import NO_WORK, step_flops, transformer_flops, work_of
@@ -47,7 +47,7 @@ def products(jaxpr) -> float:
 @pytest.mark.parametrize(("extras", "given", "image"), [(False, None, None), (True, None, None), (False, 3, 8)])
 def test_full_rows_of_one_segment_cost_every_product_of_the_program(extras, given, image):
     shape = dataclasses.replace(config(extras=extras), given_channels=given, image_dim=image)
-    structure, params, _ = abstract_model(lambda key: TextToVideo(shape, TEXT, patch_width=P, rngs=nnx.Rngs(key)))
+    structure, params, _ = abstract_model(lambda key: TextToVideo(shape, TEXT, patch_width=P, rngs=Rngs(key)))
     pack = {
         "position_BL3": np.zeros((B, L, 3), np.float32),
         "segment_BL": np.ones((B, L), np.int32),

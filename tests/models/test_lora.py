@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model, merge_model, split_model
 from sora_jax.models.interop.lora import described_adapter, read_lora
 from sora_jax.models.interop.lora_writing import save_lora
@@ -200,8 +200,8 @@ def test_image_keys_belong_where_the_model_sees_images():
 
 @pytest.mark.parametrize("form", ["call", "to_heads", "from_heads"])
 def test_an_adapter_is_a_change_of_the_kernel(form):
-    linear = Linear(8, 8, axes=("embed", "heads"), rngs=nnx.Rngs(0))
-    linear.add_adapter(2, 1.5, rngs=nnx.Rngs(1))
+    linear = Linear(8, 8, axes=("embed", "heads"), rngs=Rngs(0))
+    linear.add_adapter(2, 1.5, rngs=Rngs(1))
     structure, params, axes = split_model(linear)
     assert np.all(params["lora_b"] == 0)
     assert np.abs(params["lora_a"]).max() <= 8**-0.5
@@ -223,7 +223,7 @@ def test_an_adapter_is_a_change_of_the_kernel(form):
 def test_targets_have_adapters_and_the_rest_is_as_without():
     def build(lora):
         config = dataclasses.replace(SHAPE.config(time_rate=1.0, remat="none"), lora=lora)
-        return lambda key: Transformer(config, patch_width=SHAPE.patch_width, text_dim=32, rngs=nnx.Rngs(key))
+        return lambda key: Transformer(config, patch_width=SHAPE.patch_width, text_dim=32, rngs=Rngs(key))
 
     lora = LoraConfig(rank=2, alpha=None, targets=r"attn1\.to_[qk]")
     _, plain, _ = abstract_model(build(None))
@@ -233,8 +233,8 @@ def test_targets_have_adapters_and_the_rest_is_as_without():
     assert axes["blocks.attn1.to_q.lora_a"] == ("layers", "embed", None)
     with pytest.raises(UserError, match="matches none of the maps of a block, which are"):
         abstract_model(build(dataclasses.replace(lora, targets="to_q")))
-    module = Linear(2, 2, axes=(None, None), rngs=nnx.Rngs(0))
-    assert adapted(module, LoraConfig(rank=None, alpha=None, targets=None), rngs=nnx.Rngs(0)) is module
+    module = Linear(2, 2, axes=(None, None), rngs=Rngs(0))
+    assert adapted(module, LoraConfig(rank=None, alpha=None, targets=None), rngs=Rngs(0)) is module
 
 
 def torch_model():
@@ -329,8 +329,8 @@ def test_gradients_and_a_step_of_adamw_are_those_of_torch():
     from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
 
     torch, lora = pytest.importorskip("torch"), pytest.importorskip("peft.tuners.lora")
-    linear = Linear(8, 6, axes=("embed", "heads"), rngs=nnx.Rngs(0))
-    linear.add_adapter(2, 1.5, rngs=nnx.Rngs(1))
+    linear = Linear(8, 6, axes=("embed", "heads"), rngs=Rngs(0))
+    linear.add_adapter(2, 1.5, rngs=Rngs(1))
     structure, params, axes = split_model(linear)
     params["lora_b"] = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6)), jnp.float32)
     x = np.random.default_rng(1).normal(size=(3, 5, 8)).astype(np.float32)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sora_jax.core.rng import Rngs
 from sora_jax.models.autoencoder import Autoencoder, decoder_dims
 from sora_jax.models.tiles import decoder_halo, encoder_halo, run_tiled, windows
 from sora_jax.nn.conv import Past
@@ -44,7 +44,7 @@ def reach(run, x, places):
 def test_the_halo_is_as_far_as_the_convolutions_reach(kind):
     """The gradient says which inputs matter: all within the halo, and a halo half as wide would miss some."""
     shape = KINDS[kind]
-    model, stride = Autoencoder(shape, rngs=nnx.Rngs(0)), shape.space_stride
+    model, stride = Autoencoder(shape, rngs=Rngs(0)), shape.space_stride
     noise, halo = np.random.default_rng(0), encoder_halo(shape)
     edge = halo + 1  # so that reaching beyond the halo is seen
     x = jnp.asarray(noise.normal(size=(1, 1, (2 * edge + 1) * stride, stride, 3)), jnp.float32)
@@ -64,7 +64,7 @@ def test_the_halo_is_as_far_as_the_convolutions_reach(kind):
 @pytest.mark.parametrize("tile", [3, 8])
 def test_tiles_are_the_whole_within_rounding(kind, tile):
     shape = dataclasses.replace(KINDS[kind])
-    model, stride = Autoencoder(shape, rngs=nnx.Rngs(0)), shape.space_stride
+    model, stride = Autoencoder(shape, rngs=Rngs(0)), shape.space_stride
     noise = np.random.default_rng(1)
     halves = {
         "down": (

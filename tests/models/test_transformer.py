@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import spec
 from sora_jax.core.tree import abstract_model, init_params, merge_model
 from sora_jax.data.tokens import BYTES_PER_TOKEN
@@ -30,7 +30,7 @@ CONFIG = dataclasses.replace(small.TRANSFORMER, width=32, mlp_width=48, frequenc
 
 def build(key):
     text = ByteText(TextConfig(encoder="bytes", weights=None, width=16, depth=1, heads=2, max_tokens=24))
-    return TextToVideo(CONFIG, text, patch_width=P, rngs=nnx.Rngs(key))
+    return TextToVideo(CONFIG, text, patch_width=P, rngs=Rngs(key))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.models.autoencoder import Autoencoder
 from sora_jax.models.interop import wan_autoencoder
@@ -153,7 +153,7 @@ def random_weights(variant="plain", layout="diffusers"):
 
 
 def params_of(config):
-    return random_params(abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))[1])
+    return random_params(abstract_model(lambda key: Autoencoder(config, rngs=Rngs(key)))[1])
 
 
 def saved(folder, weights, **config):
@@ -172,7 +172,7 @@ def test_public_weights_are_read_and_written_back_exactly(tmp_path, variant, con
     path = saved(tmp_path / "theirs", weights)
     assert config_of(path) == config_of(path.parent) == config
     params = load_wan_autoencoder(path, config)
-    expected = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))[1]
+    expected = abstract_model(lambda key: Autoencoder(config, rngs=Rngs(key)))[1]
     assert {n: v.shape for n, v in params.items()} == {n: v.shape for n, v in expected.items()}
     assert {v.dtype for v in params.values()} == {np.dtype(np.float32)}
     back = load_file(save_wan_autoencoder(tmp_path / "back", config, params, MEAN_C, SCALE_C, layout))
@@ -344,7 +344,7 @@ def test_a_model_that_is_there_is_not_overwritten(tmp_path):
 
 def parts(config):
     """Returns (encode, decode) of clips and raw latents in chunks of some latent frames; None: whole."""
-    structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))
+    structure, _, _ = abstract_model(lambda key: Autoencoder(config, rngs=Rngs(key)))
 
     def encode(model, clip, past):
         return model.bottleneck.mode(model.encoder.finish(model.encoder.down(clip, past), past))

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model, merge_model
 from sora_jax.models.block import Block, Context, Sight
 from sora_jax.models.block_attention import Beside
@@ -130,7 +130,7 @@ def pairs(tmp_path_factory):
         shape = describe_wan(folder)
         config = shape.config(time_rate=1.0, remat="none")
         structure, expected, _ = abstract_model(
-            lambda key: Transformer(config, patch_width=shape.patch_width, text_dim=TEXT_DIM, rngs=nnx.Rngs(key))
+            lambda key: Transformer(config, patch_width=shape.patch_width, text_dim=TEXT_DIM, rngs=Rngs(key))
         )
         params = load_wan(folder, expected)
         predict = jax.jit(lambda params, **inputs: merge_model(structure, params)(**inputs).tokens_BLP)
@@ -328,7 +328,7 @@ def test_a_block_and_its_feed_forward_agree(pairs):
     torch = pytest.importorskip("torch")
     pair = pairs("text")
     blocks = {name: value[0] for name, value in pair.params.items() if name.startswith("blocks.")}
-    structure, _, _ = abstract_model(lambda key: Block(pair.config, rngs=nnx.Rngs(key)))
+    structure, _, _ = abstract_model(lambda key: Block(pair.config, rngs=Rngs(key)))
     block = merge_model(structure, {name.removeprefix("blocks."): value for name, value in blocks.items()})
     rng = np.random.default_rng(5)
     tokens, width = shapes.count(shapes.token_grid(VIDEO, PATCH)), HEADS * HEAD_DIM

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sora_jax.core.rng import Rngs
 from sora_jax.nn import conv
 
 
@@ -34,7 +34,7 @@ def reference(x_BTHWC, kernel, stride):
 @pytest.mark.parametrize(("frames", "channels"), [(1, 3), (2, 3), (2, 50), (4, 3), (4, 50)])
 def test_a_causal_convolution_is_a_3d_convolution(kernel, stride, frames, channels):
     x, weights = draw(2, frames, 6, 4, channels), draw(*kernel, channels, 5, seed=1)
-    module = conv.CausalConv(channels, 5, kernel, stride=stride, rngs=nnx.Rngs(0))
+    module = conv.CausalConv(channels, 5, kernel, stride=stride, rngs=Rngs(0))
     module.kernel[...] = jnp.asarray(weights / channels)
     got = module(jnp.asarray(x), conv.Past())
     expected = reference(x, weights / channels, stride)
@@ -48,7 +48,7 @@ def test_a_frame_does_not_see_later_ones(frames, changed):
     x, weights = draw(1, frames, 4, 4, 2), draw(3, 3, 3, 2, 2, seed=1)
     other = x.copy()
     other[:, min(changed, frames - 1) :] += 1
-    module = conv.CausalConv(2, 2, rngs=nnx.Rngs(0))
+    module = conv.CausalConv(2, 2, rngs=Rngs(0))
     module.kernel[...] = jnp.asarray(weights)
     first, second = (np.asarray(module(jnp.asarray(z), conv.Past())) for z in (x, other))
     same = min(changed, frames - 1)
@@ -57,11 +57,11 @@ def test_a_frame_does_not_see_later_ones(frames, changed):
 
 
 def test_a_module_adds_its_bias_and_may_start_as_zero():
-    module = conv.CausalConv(3, 4, rngs=nnx.Rngs(0))
+    module = conv.CausalConv(3, 4, rngs=Rngs(0))
     module.bias[...] = jnp.arange(4.0)
     x = jnp.asarray(draw(1, 2, 4, 4, 3))
     np.testing.assert_allclose(module(x, conv.Past()), reference(x, module.kernel[...], 1) + jnp.arange(4.0), atol=1e-5)
-    nothing = conv.CausalConv(3, 4, std_scale=0.0, rngs=nnx.Rngs(0))
+    nothing = conv.CausalConv(3, 4, std_scale=0.0, rngs=Rngs(0))
     np.testing.assert_array_equal(nothing(x, conv.Past()), jnp.zeros((1, 2, 4, 4, 4)))
 
 
@@ -76,7 +76,7 @@ def test_the_norm_is_of_each_position_alone():
 
 
 def test_halving_time_keeps_the_first_frame_and_convolves_each_pair_with_its_past():
-    module = conv.CausalConv(3, 3, (3, 1, 1), rngs=nnx.Rngs(0))
+    module = conv.CausalConv(3, 3, (3, 1, 1), rngs=Rngs(0))
     module.bias[...] = jnp.arange(3.0)
     x, weights = draw(2, 7, 2, 2, 3), np.asarray(module.kernel[...])[:, 0, 0]
     halved = np.asarray(conv.halve_time(jnp.asarray(x), module, conv.Past()))
@@ -88,7 +88,7 @@ def test_halving_time_keeps_the_first_frame_and_convolves_each_pair_with_its_pas
 
 
 def test_doubling_time_keeps_the_first_frame_and_makes_two_of_each_other():
-    module = conv.CausalConv(3, 6, (3, 1, 1), rngs=nnx.Rngs(0))
+    module = conv.CausalConv(3, 6, (3, 1, 1), rngs=Rngs(0))
     x, weights = draw(2, 4, 2, 2, 3), np.asarray(module.kernel[...])[:, 0, 0]
     doubled = np.asarray(conv.double_time(jnp.asarray(x), module, conv.Past()))
     assert doubled.shape == (2, 7, 2, 2, 3)
@@ -168,7 +168,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("cuts", [[1, 3, 5, 7], [1, 7], [5], [3, 5]])
 def test_chunks_give_the_numbers_of_the_whole(name, cuts):
-    module = conv.CausalConv(4, 8 if name == "doubling" else 4, (3, 1, 1), rngs=nnx.Rngs(0))
+    module = conv.CausalConv(4, 8 if name == "doubling" else 4, (3, 1, 1), rngs=Rngs(0))
     x = draw(2, 9, 2, 2, 4)
     whole = in_chunks(lambda x, past: LAYERS[name](module, x, past), x, [])
     np.testing.assert_allclose(in_chunks(lambda x, past: LAYERS[name](module, x, past), x, cuts), whole, atol=1e-6)
@@ -176,13 +176,13 @@ def test_chunks_give_the_numbers_of_the_whole(name, cuts):
 
 def test_the_3d_path_of_other_machines_gives_the_same_numbers(monkeypatch):
     """On CPU the default branch never runs, so it is taken by force."""
-    x, module = jnp.asarray(draw(1, 5, 6, 4, 3)), conv.CausalConv(3, 4, rngs=nnx.Rngs(0))
+    x, module = jnp.asarray(draw(1, 5, 6, 4, 3)), conv.CausalConv(3, 4, rngs=Rngs(0))
     expected = (
         module(x, conv.Past()),
-        conv.halve_time(x, conv.CausalConv(3, 3, (3, 1, 1), rngs=nnx.Rngs(1)), conv.Past()),
+        conv.halve_time(x, conv.CausalConv(3, 3, (3, 1, 1), rngs=Rngs(1)), conv.Past()),
     )
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
-    got = module(x, conv.Past()), conv.halve_time(x, conv.CausalConv(3, 3, (3, 1, 1), rngs=nnx.Rngs(1)), conv.Past())
+    got = module(x, conv.Past()), conv.halve_time(x, conv.CausalConv(3, 3, (3, 1, 1), rngs=Rngs(1)), conv.Past())
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import merge_model, split_model
 from sora_jax.nn.linear import Linear, truncated_normal
 
 
 def make(in_dim=6, out_dim=4, **options):
-    return Linear(in_dim, out_dim, axes=("embed", "heads"), rngs=nnx.Rngs(0), **options)
+    return Linear(in_dim, out_dim, axes=("embed", "heads"), rngs=Rngs(0), **options)
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])

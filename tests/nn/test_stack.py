@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import merge_model, split_model
 from sora_jax.nn.linear import Linear
 from sora_jax.nn.stack import REMAT_POLICIES, scan_blocks, stack_blocks
@@ -25,7 +26,7 @@ class Residual(nnx.Module):
 @pytest.fixture(scope="module")
 def stacked():
     """Returns (structure, parameters, axes) of a stack."""
-    return split_model(stack_blocks(lambda r: Residual(rngs=r), DEPTH, nnx.Rngs(0)))
+    return split_model(stack_blocks(lambda r: Residual(rngs=r), DEPTH, Rngs(0)))
 
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, DIM)), jnp.float32)

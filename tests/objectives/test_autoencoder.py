@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.models.bottleneck import KL
 from sora_jax.models.discriminator import AdversarialAutoencoder, Discriminator, DiscriminatorConfig
 from sora_jax.objectives.autoencoder import (
@@ -161,7 +162,7 @@ JUDGE = DiscriminatorConfig(width=4, levels=2)
 @pytest.fixture(scope="module")
 def judged():
     """Returns (structure, weights, made, clip, pull) for a judge of two clips."""
-    structure, weights = nnx.split(Discriminator(JUDGE, rngs=nnx.Rngs(0)))
+    structure, weights = nnx.split(Discriminator(JUDGE, rngs=Rngs(0)))
     made, clip, pull = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, size=(3, 2, 3, 16, 16, 3)), jnp.float32)
     return structure, weights, made, clip, pull
 
@@ -194,7 +195,7 @@ def test_the_judge_learns_the_hinge_loss_and_nothing_of_the_push(judged):
 
 def test_one_loss_trains_both_and_the_judge_sees_patches_in_float32(judged):
     clip = judged[3]
-    model = AdversarialAutoencoder(SHAPE, JUDGE, rngs=nnx.Rngs(0))
+    model = AdversarialAutoencoder(SHAPE, JUDGE, rngs=Rngs(0))
     verdict = model.discriminator(clip.astype(jnp.bfloat16))
     assert verdict.shape == (2, 3, 4, 4, 1)
     assert verdict.dtype == jnp.float32

@@ -25,6 +25,7 @@ from sora_jax.core import debugging, stop
 from sora_jax.core.errors import NumericsError, Preempted, StorageError, UserError
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.core.stop import StopSignal
 from sora_jax.nn.linear import Linear
 from sora_jax.train import dump, loop
@@ -45,7 +46,7 @@ MESH = make_mesh(MeshConfig(data=2, fsdp=2, sequence=1, tensor=1), jax.devices()
 
 class Model(nnx.Module):
     def __init__(self, key):
-        self.map = Linear(4, 4, axes=("embed", "mlp"), rngs=nnx.Rngs(key))
+        self.map = Linear(4, 4, axes=("embed", "mlp"), rngs=Rngs(key))
 
 
 def objective(model, batch, key):

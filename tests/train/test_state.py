@@ -12,6 +12,7 @@ from flax import nnx
 from sora_jax.checkpoints import leaves
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.nn.linear import Linear
 from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sora_jax.train.state import (
@@ -70,7 +71,7 @@ def test_widths_that_no_exponent_has_are_refused(widths):
 
 class Model(nnx.Module):
     def __init__(self, key):
-        rngs = nnx.Rngs(key)
+        rngs = Rngs(key)
         self.first = Linear(8, 16, axes=("embed", "mlp"), rngs=rngs)
         self.second = Linear(16, 8, axes=("mlp", "embed"), rngs=rngs)
 
@@ -136,7 +137,7 @@ def test_a_new_stage_keeps_all_but_its_counters(maker):
 class Larger(Model):
     def __init__(self, key):
         super().__init__(key)
-        self.judge = Linear(8, 4, axes=("embed", "mlp"), rngs=nnx.Rngs(key))
+        self.judge = Linear(8, 4, axes=("embed", "mlp"), rngs=Rngs(key))
 
 
 def test_what_is_new_in_a_stage_begins_fresh_beside_what_is_carried_over(maker):

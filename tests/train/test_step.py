@@ -12,6 +12,7 @@ from flax import nnx
 
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.packing.packs import PackLayout, stack_rows
@@ -61,7 +62,7 @@ def build_autoencoder(key):
     shape = dataclasses.replace(
         small.AUTOENCODER, width=8, decoder_width=8, multipliers=(1, 1), space_down=(False,), time_down=(True,)
     )
-    return Autoencoder(shape, rngs=nnx.Rngs(key))
+    return Autoencoder(shape, rngs=Rngs(key))
 
 
 def packs(seed):
@@ -312,7 +313,7 @@ class Weighted(nnx.Module):
     """A linear map; rows of its objective have weights of their own."""
 
     def __init__(self, key):
-        self.map = Linear(3, 2, axes=("embed", "mlp"), rngs=nnx.Rngs(key))
+        self.map = Linear(3, 2, axes=("embed", "mlp"), rngs=Rngs(key))
 
 
 def weighted_objective(model, batch, key):

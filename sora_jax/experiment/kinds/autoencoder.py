@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from sora_jax.core.distributed import from_first, wait_for_all
 from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import batch_part
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.crops import CropConfig
@@ -119,7 +120,7 @@ class AutoencoderKind(TrainKind[AutoencoderStage]):
         """Returns a fresh autoencoder, with the discriminator that an adversarial stage needs."""
         if not self.of(settings, name).adversarial:
             return build_autoencoder(settings, key)
-        return AdversarialAutoencoder(settings.autoencoder, settings.discriminator, rngs=nnx.Rngs(key))
+        return AdversarialAutoencoder(settings.autoencoder, settings.discriminator, rngs=Rngs(key))
 
     def objective(self, settings: Settings, name: str) -> Objective:
         """Returns the loss of reconstructions; UserError where a window is too small for the perceptual network."""

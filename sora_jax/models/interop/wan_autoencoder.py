@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 from safetensors.numpy import save_file
 
 from sora_jax.core.errors import StorageError, UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig, encoder_dims
 from sora_jax.models.interop.wan_names import LAYOUTS, Layout
@@ -225,7 +225,7 @@ def _layout(names: Mapping[str, Any], path: str | Path) -> Layout:
 @functools.cache
 def _names(config: AutoencoderConfig, layout: Layout) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Returns by our name (their name, our shape) of every parameter."""
-    _, ours, _ = abstract_model(lambda key: Autoencoder(config, rngs=nnx.Rngs(key)))
+    _, ours, _ = abstract_model(lambda key: Autoencoder(config, rngs=Rngs(key)))
     return {name: (_their_name(name, config, layout), tuple(value.shape)) for name, value in ours.items()}
 
 

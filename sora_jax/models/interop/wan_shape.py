@@ -4,8 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from flax import nnx
-
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model
 from sora_jax.models.interop.variants import ROPE_THETA, TEXT_TOKENS
 from sora_jax.models.interop.wan_names import Layout, Name, block_names, rest_names, their_shape
@@ -134,7 +133,7 @@ class WanShape:
         """Returns the shape of each of our parameters by its name."""
         config = self.config(time_rate=1.0, remat="none")
         _, params, _ = abstract_model(
-            lambda key: Transformer(config, patch_width=self.patch_width, text_dim=self.text_dim, rngs=nnx.Rngs(key))
+            lambda key: Transformer(config, patch_width=self.patch_width, text_dim=self.text_dim, rngs=Rngs(key))
         )
         return {name: tuple(value.shape) for name, value in params.items()}
 

@@ -8,6 +8,7 @@ import dataclasses
 import jax
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.models.text.attention import attend_text, padding_bias
 from sora_jax.nn.linear import Linear, truncated_normal
 from sora_jax.nn.norm import LayerNorm
@@ -42,7 +43,7 @@ class BertConfig:
 class BertEncoder(nnx.Module):
     """Tokens -> the state of each, which knows the whole text."""
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, *, rngs: Rngs):
         width = config.width
         self.table, self.place, self.kind = (
             nnx.Param(truncated_normal(rngs.params(), (rows, width), 0.02), axes=(None, None))
@@ -62,7 +63,7 @@ class BertEncoder(nnx.Module):
 class BertBlock(nnx.Module):
     """Self-attention, then a feed-forward, each normed after it is added."""
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, *, rngs: Rngs):
         width, inside = config.width, (None, None)
         self.to_q, self.to_k, self.to_v, self.to_out = (Linear(width, width, axes=inside, rngs=rngs) for _ in range(4))
         self.norm1, self.norm2 = (LayerNorm(width, eps=config.eps) for _ in range(2))

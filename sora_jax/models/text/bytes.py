@@ -9,6 +9,7 @@ from flax import nnx
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import current_platform
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import constrain, constrain_row_major
 from sora_jax.data.tokens import BYTE_TOKENIZER, BYTES_PER_TOKEN
 from sora_jax.models.flops import Work
@@ -41,7 +42,7 @@ class ByteText:
         width = self.width
         return float(self._config.depth * (work.text_tokens * 2 * 12 * width**2 + 4 * width * work.text_squares))
 
-    def module(self, *, remat: str, rngs: nnx.Rngs) -> "ByteEncoder":
+    def module(self, *, remat: str, rngs: Rngs) -> "ByteEncoder":
         """Returns the encoder with fresh parameters."""
         return ByteEncoder(self._config, bytes_per_token=BYTES_PER_TOKEN, remat=remat, rngs=rngs)
 
@@ -55,7 +56,7 @@ class ByteText:
 class TextBlock(nnx.Module):
     """Pre-norm self-attention within the caption, then a feed-forward of four times the width."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TextConfig, *, rngs: Rngs):
         width = config.width
         self.norm1 = RMSNorm(width)
         self.to_qkv = Linear(width, 3 * width, axes=("embed", "heads"), rngs=rngs)
@@ -81,7 +82,7 @@ class ByteEncoder(nnx.Module):
     vector and no vocabulary is needed.
     """
 
-    def __init__(self, config: TextConfig, *, bytes_per_token: int, remat: str, rngs: nnx.Rngs):
+    def __init__(self, config: TextConfig, *, bytes_per_token: int, remat: str, rngs: Rngs):
         """`remat` is what the backward pass keeps, a key of `nn.stack.REMAT_POLICIES`."""
         shape = (bytes_per_token, NUM_BYTES, config.width)
         std = bytes_per_token**-0.5

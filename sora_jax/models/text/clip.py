@@ -9,6 +9,7 @@ from typing import Literal
 import jax
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.models.text.attention import attend_text, causal_bias
 from sora_jax.nn.linear import Linear, truncated_normal
 from sora_jax.nn.norm import LayerNorm
@@ -43,7 +44,7 @@ class ClipTextConfig:
 class ClipText(nnx.Module):
     """Tokens -> the state of each after the last norm; it knows the text up to its token."""
 
-    def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ClipTextConfig, *, rngs: Rngs):
         self.table, self.place = (
             nnx.Param(truncated_normal(rngs.params(), (rows, config.width), 0.02), axes=(None, None))
             for rows in (config.vocabulary, config.positions)
@@ -63,7 +64,7 @@ class ClipText(nnx.Module):
 class ClipTextBlock(nnx.Module):
     """Self-attention, then a feed-forward, each normed before."""
 
-    def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ClipTextConfig, *, rngs: Rngs):
         width, inside = config.width, (None, None)
         self.norm1, self.norm2 = (LayerNorm(width, eps=config.eps) for _ in range(2))
         self.to_q, self.to_k, self.to_v, self.to_out = (Linear(width, width, axes=inside, rngs=rngs) for _ in range(4))

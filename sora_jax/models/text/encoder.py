@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.data.tokens import Tokenizer
 from sora_jax.models.flops import TextCost
 
@@ -47,7 +48,7 @@ class TextEncoder(TextCost, Protocol):
         """What makes the arrays that the encoder reads."""
         ...
 
-    def module(self, *, remat: str, rngs: nnx.Rngs) -> Encode:
+    def module(self, *, remat: str, rngs: Rngs) -> Encode:
         """Returns what encodes a pack, an `nnx.Module`: it has what is trained with the transformer.
 
         `remat` is what the backward pass keeps, a key of `nn.stack.REMAT_POLICIES`.

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.data.tokens import Text, clean_caption
 from sora_jax.models.flops import Work
 from sora_jax.models.text.cleaning import Cleaning
@@ -215,7 +216,7 @@ class FrozenText:
         del work
         return 0.0
 
-    def module(self, *, remat: str, rngs: nnx.Rngs) -> StoredStates:
+    def module(self, *, remat: str, rngs: Rngs) -> StoredStates:
         """Returns what hands on stored states."""
         del remat, rngs
         return StoredStates()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.models.text.attention import attend_text, padding_bias
 from sora_jax.nn.linear import truncated_normal
 from sora_jax.nn.norm import RMSNorm
@@ -48,7 +49,7 @@ class T5Config:
 class T5Encoder(nnx.Module):
     """Tokens -> the state of each, which knows the whole text."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, rngs: Rngs):
         self.config = config
         self.table = _param(rngs, config.vocabulary, config.width)
         self.blocks = stack_blocks(lambda r: T5Block(config, rngs=r), config.depth, rngs)
@@ -74,7 +75,7 @@ class T5Encoder(nnx.Module):
 class T5Block(nnx.Module):
     """Self-attention without a scale, then a gated feed-forward; no biases but those of distances."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, rngs: Rngs):
         width, inner = config.width, config.heads * config.head_width
         self.norm1 = RMSNorm(width, eps=config.eps)
         self.to_q, self.to_k, self.to_v = (_param(rngs, inner, width) for _ in range(3))
@@ -111,7 +112,7 @@ def distance_buckets(positions: int, *, buckets: int, max_distance: int) -> np.n
     return (apart + np.where(distance_KK > 0, half, 0)).astype(np.int32)
 
 
-def _param(rngs: nnx.Rngs, rows: int, columns: int) -> nnx.Param:
+def _param(rngs: Rngs, rows: int, columns: int) -> nnx.Param:
     return nnx.Param(truncated_normal(rngs.params(), (rows, columns), columns**-0.5), axes=(None, None))
 
 

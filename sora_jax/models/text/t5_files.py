@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 
 import jax
-from flax import nnx
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.models.interop.weights import listed
 from sora_jax.models.text.cleaning import PLAIN, WAN
 from sora_jax.models.text.files import EncoderFiles, StoredTensor, text_weights_needed
@@ -77,7 +77,7 @@ def read_t5(files: EncoderFiles, *, bias_in_each: bool) -> TextWeights:
     if not bias_in_each:
         names["bias"] = _BLOCK.format(0) + _BIAS
     return TextWeights(
-        build=lambda key: T5Encoder(config, rngs=nnx.Rngs(key)),
+        build=lambda key: T5Encoder(config, rngs=Rngs(key)),
         names={**names, "table": _TABLE, "norm.scale": _NORM},
         tensors=tensors,
         unused=r"decoder\.|lm_head\.",
@@ -147,7 +147,7 @@ _XXL = T5Config(
 
 
 def _usual(key: jax.Array) -> T5Encoder:
-    return T5Encoder(_XXL, rngs=nnx.Rngs(key))
+    return T5Encoder(_XXL, rngs=Rngs(key))
 
 
 UMT5 = Family(

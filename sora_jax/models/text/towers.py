@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from sora_jax.core.errors import UserError
+from sora_jax.core.rng import Rngs
 from sora_jax.models.interop.weights import listed
 from sora_jax.models.text.bert import BertConfig, BertEncoder
 from sora_jax.models.text.cleaning import PLAIN
@@ -71,7 +70,7 @@ def read_bert(files: EncoderFiles) -> TextWeights:
         eps=files.config.get("layer_norm_eps", 1e-12),
     )
     return TextWeights(
-        build=lambda key: BertEncoder(config, rngs=nnx.Rngs(key)),
+        build=lambda key: BertEncoder(config, rngs=Rngs(key)),
         names=names,
         tensors=tensors,
         unused=r"pooler\.|cls\.",
@@ -100,7 +99,7 @@ def read_clip_text(files: EncoderFiles) -> TextWeights:
         eps=tree.get("layer_norm_eps", 1e-5),
     )
     return TextWeights(
-        build=lambda key: ClipText(config, rngs=nnx.Rngs(key)),
+        build=lambda key: ClipText(config, rngs=Rngs(key)),
         names=names,
         tensors=tensors,
         unused=r"vision_model\.|visual_projection\.|text_projection\.|logit_scale",

@@ -22,6 +22,7 @@ from sora_jax.core.compiling import run_often
 from sora_jax.core.distributed import to_host
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import put_whole
 from sora_jax.core.tree import Params, abstract_model, merge_model
 from sora_jax.models.interop.weights import HostParams, listed, read_shapes, read_weights
@@ -76,7 +77,7 @@ class ImageTowerConfig:
 class _Block(nnx.Module):
     """Pre-norm self-attention over the tokens of an image, then a feed-forward."""
 
-    def __init__(self, config: ImageTowerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ImageTowerConfig, *, rngs: Rngs):
         width = config.width
         self.norm1 = LayerNorm(width, eps=1e-5)
         self.to_q = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
@@ -100,7 +101,7 @@ class _Block(nnx.Module):
 class ImageTower(nnx.Module):
     """Normalised pixels -> the states that go into the last block of CLIP's image tower."""
 
-    def __init__(self, config: ImageTowerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ImageTowerConfig, *, rngs: Rngs):
         width, values = config.width, 3 * config.patch**2
 
         def drawn(shape: tuple[int, ...]) -> jax.Array:
@@ -141,7 +142,7 @@ class ImageEncoder:
         self._read = read
         # One of its own: whoever asks may be at work on a mesh of all devices.
         self._mesh = make_mesh(MeshConfig(data=None, fsdp=1, sequence=1, tensor=1), jax.local_devices()[:1])
-        structure, _, _ = abstract_model(lambda key: ImageTower(config, rngs=nnx.Rngs(key)))
+        structure, _, _ = abstract_model(lambda key: ImageTower(config, rngs=Rngs(key)))
         self._apply = jax.jit(
             lambda params, pixels: merge_model(structure, params)(pixels), compiler_options=run_often()
         )
@@ -266,7 +267,7 @@ _LAYER = (
 def image_tower_shapes(config: ImageTowerConfig, names: Collection[str]) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of what the tower takes of public weights of such names, by name."""
     prefix = image_tower_prefix(names)
-    _, shapes, _ = abstract_model(lambda key: ImageTower(config, rngs=nnx.Rngs(key)))
+    _, shapes, _ = abstract_model(lambda key: ImageTower(config, rngs=Rngs(key)))
     wanted: dict[str, tuple[int, ...]] = {
         f"{prefix}embeddings.class_embedding": (config.width,),
         f"{prefix}embeddings.patch_embedding.weight": (config.width, 3, config.patch, config.patch),

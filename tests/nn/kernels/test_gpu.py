@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
+from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import merge_model, split_model
 from sora_jax.models.transformer import Transformer
 from sora_jax.nn import attention
@@ -81,7 +81,7 @@ def test_a_segment_in_a_row_is_the_segment_alone(backend, dtype):
     """Of the whole transformer: prediction and the gradient of the tokens."""
     config = dataclasses.replace(small.TRANSFORMER, width=128, heads=2, mlp_width=256, attention=backend)
     build = functools.partial(Transformer, config, patch_width=8, text_dim=16)
-    model = build(rngs=nnx.Rngs(0))
+    model = build(rngs=Rngs(0))
     structure, params, _ = split_model(model)
     rng = np.random.default_rng(1)
     noisy = {name: x + 0.02 * jnp.asarray(rng.normal(size=x.shape), x.dtype) for name, x in params.items()}
