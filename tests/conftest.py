@@ -102,12 +102,16 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _drop_programs() -> Iterator[None]:
-    """Drops compiled programs where those of all tests would exceed the 65,530 memory maps that Linux allows."""
+    """Drops compiled programs once they are many.
+
+    jax keeps what it made each from, and looks through all of it when it begins another: after 2,000 small programs
+    the next takes twice as long. And those of all tests would exceed the 65,530 memory maps that Linux allows.
+    """
     import jax
 
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > 25_000:
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 4_000:
         jax.clear_caches()
 
 
