@@ -100,8 +100,23 @@ def pytest_configure() -> None:
     flags.FLAGS.mark_as_parsed()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _programs() -> list[str]:
+    """Returns the names of programs that were compiled and not dropped yet."""
+    import jax
+
+    made: list[str] = []
+
+    def note(event: str, _: float, fun_name: str = "", **__: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            made.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    return made
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _drop_programs() -> Iterator[None]:
+def _drop_programs(_programs: list[str]) -> Iterator[None]:
     """Drops compiled programs once they are many.
 
     jax keeps what it made each from, and looks through all of it when it begins another: after 2,000 small programs
@@ -110,9 +125,9 @@ def _drop_programs() -> Iterator[None]:
     import jax
 
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > 4_000:
+    if len(_programs) > 600:
         jax.clear_caches()
+        _programs.clear()
 
 
 @pytest.fixture(scope="session")
