@@ -206,12 +206,12 @@ def test_what_happens_to_one_ends_the_other(tmp_path):
 @pytest.mark.parametrize(
     ("what", "victim", "blow"),
     [
-        ("works", 1, signal.SIGKILL),
         ("works", 0, signal.SIGKILL),
-        ("works", 1, signal.SIGSTOP),
-        ("sleeps", 0, signal.SIGSTOP),
         ("sleeps", 1, signal.SIGKILL),
         ("parts", 1, signal.SIGSTOP),
+        pytest.param("works", 1, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("works", 1, signal.SIGSTOP, marks=pytest.mark.slow),
+        pytest.param("sleeps", 0, signal.SIGSTOP, marks=pytest.mark.slow),
     ],
 )
 def test_the_survivor_of_a_lost_process_ends_in_time_with_a_record(tmp_path, what, victim, blow):
