@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,3 +37,11 @@ def test_keys_are_those_of_always():
 
 KEY = [2329057292, 3258714852]
 DRAWS = [580, 212, 457]
+
+
+def test_initial_values_have_the_keys_of_flax():
+    theirs, ours, of_seed = nnx.Rngs(jax.random.key(7)), rng.Rngs(jax.random.key(7)), rng.Rngs(7)
+    for _ in range(3):
+        expected = jax.random.key_data(theirs.params())
+        np.testing.assert_array_equal(jax.random.key_data(ours.params()), expected)
+        np.testing.assert_array_equal(jax.random.key_data(of_seed.params()), expected)

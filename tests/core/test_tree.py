@@ -69,7 +69,7 @@ class Hidden(nnx.Module):
     ("variable", "error"),
     [
         (lambda: nnx.BatchStat(jnp.ones(2)), AssertionError),
-        (lambda: Rngs(0), AssertionError),
+        (lambda: nnx.Rngs(0), AssertionError),
         (lambda: nnx.Param(jnp.ones(2)), KeyError),
         (lambda: nnx.Param(jnp.ones((2, 2)), axes=("embed",)), AssertionError),
     ],
