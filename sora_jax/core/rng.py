@@ -26,8 +26,8 @@ def generator(seed: int, name: str, *numbers: int) -> np.random.Generator:
 class Rngs:
     """Keys of a module's initial values, one after the other: those of `flax.nnx.Rngs`, which counts in an array.
 
-    Under `jax.eval_shape` flax asks each count for its sharding, and jax answers by printing the program so far: half
-    of the time that an abstract model takes.
+    Under `jax.eval_shape` flax asks each count for its sharding, and jax, which has none, prints the program so far
+    into its answer: most of the time that an abstract model then takes.
 
     Args:
       key: PRNG key, or the seed of one.

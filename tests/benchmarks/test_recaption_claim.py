@@ -1,5 +1,6 @@
 """The benchmark of the claim on re-captioning: mixes of captions, and the whole way as a user runs it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from sora_jax.benchmarks import recaption_claim
 from sora_jax.benchmarks.recaption_lessons import Trial
+from sora_jax.experiment.settings import read_settings
 from tests.toy import __file__ as toy
 
 TOY, TOY_CAPTIONS = toy, toy.replace("toy.py", "toy_captions.py")
@@ -28,6 +30,15 @@ def test_a_mix_draws_new_captions_as_often_as_it_says(tmp_path):
         for caption, weight in zip(row["captions"], row["weights"], strict=True):
             weights["new" if "new" in caption else "old"] += weight
         assert weights == pytest.approx({"new": 0.8, "old": 0.2})
+
+
+def test_another_seed_trains_anew_on_the_same_clips_and_prompts(tmp_path):
+    first = trial(tmp_path, 6)
+    configs = [dataclasses.replace(first, seed=seed).config_of(TOY) for seed in (0, 1)]
+    assert [config.seed for config in configs] == [0, 1]
+    worlds = [read_settings(config).shapes.source(seed=config.seed, split="heldout") for config in configs]
+    assert [world.captions(0) for world in worlds] == [worlds[0].captions(0)] * 2
+    assert worlds[0].source_id(0) == worlds[1].source_id(0)
 
 
 @pytest.mark.slow
