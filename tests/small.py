@@ -1,12 +1,14 @@
 """The smallest generator that has every part, and a small autoencoder, for tests that need one."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sora_jax.core.rng import Rngs
 from sora_jax.data.sources.shapes_world import WorldConfig
@@ -113,6 +115,16 @@ def generator(
     return build
 
 
+@contextlib.contextmanager
+def one_device() -> Iterator[None]:
+    """Shows the first of the eight devices alone: what is not asked on a mesh is compiled sooner for it."""
+    first = jax.local_devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seen in (("devices", first), ("local_devices", first), ("device_count", 1)):
+            patch.setattr(jax, name, lambda *_, seen=seen, **__: seen)
+        yield
+
+
 def random_params(shapes: dict[str, Any], seed: int = 0) -> dict[str, jax.Array]:
     """Returns parameters of which none is special, each kernel keeping the scale of what goes through."""
     rng, params = np.random.default_rng(seed), {}
@@ -124,7 +136,7 @@ def random_params(shapes: dict[str, Any], seed: int = 0) -> dict[str, jax.Array]
             value = 1 + 0.3 * value
         elif name.endswith("bias"):
             value *= 0.3
-        params[name] = jnp.asarray(value, jnp.float32)
+        params[name] = jnp.asarray(value.astype(np.float32))  # jnp.asarray(value, float32) compiles for each shape
     return params
 
 

@@ -15,7 +15,7 @@ CONFIG = "tests/toy_autoencoder.py"
 
 
 @pytest.fixture(scope="module")
-def workdir(python, tmp_path_factory):
+def workdir(python, toy_workdir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "autoencoder"
     done = python("-m", "sora_jax.main", f"--config={CONFIG}", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr

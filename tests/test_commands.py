@@ -331,6 +331,7 @@ def test_a_folder_is_prepared_and_bad_clips_are_named(run, tmp_path):
         f"--workdir={workdir}",
         "--config.stages.autoencoder.steps=2",
         "--config.stages.autoencoder.crops.buckets=((5,16,16,8),)",
+        "--config.log.samples_per_stage=0",
     )
     done = run("prepare", *arguments)
     assert done.returncode == 0, done.stderr
@@ -409,7 +410,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(run, toy_workdir):
 
 def test_the_refusal_of_more_steps_names_flags_that_go_on_with_what_is_trained(run, toy_workdir, tmp_path):
     first = Path(shutil.copytree(toy_workdir, tmp_path / "first run"))
-    asked = (TOY, "--config.stages.videos.steps=9")
+    asked = (TOY, "--config.stages.videos.steps=9", "--config.log.samples_per_stage=0")
     done = run("main", *asked, f"--workdir={first}")
     said = "(stages.videos.steps: 8 -> 9): restore the old values, or give another --workdir, to which"
     ends_in_a_sentence(done, said)
@@ -514,6 +515,7 @@ def test_an_output_that_cannot_be_written_is_a_fault_of_storage(run, toy_workdir
 def test_a_signal_from_outside_saves_and_ends_with_its_code(tmp_path):
     """Run for real, stopped while it trains; the lock keeps a second run out meanwhile."""
     arguments = [TOY, f"--workdir={tmp_path}", "--config.stages.autoencoder.steps=100000", "--config.log.every_steps=1"]
+    arguments += ["--config.log.samples_per_stage=0", "--config.stages.autoencoder.crops.buckets=((5,16,16,8),)"]
     command = [sys.executable, "-m", "sora_jax.main", *arguments]
     how = {"cwd": Path(__file__).parents[1], "env": processes.environment(devices=1), "text": True}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how) as process:

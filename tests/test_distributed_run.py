@@ -27,15 +27,22 @@ SECONDS = 900  # of a run that takes half a minute where nobody else is at work
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def taken_over(toy_workdir):
+    """What a run is told that does not train the autoencoder, but has that of another."""
+    return {"run": ("prepare", "videos"), "autoencoder.start_from": str(toy_workdir)}
+
+
+@pytest.fixture(scope="module")
+def alone(taken_over, tmp_path_factory):
     """The workdir of a whole run of one process."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    run.run(toy_several.get_config(), workdir)
+    workdir, config = tmp_path_factory.mktemp("alone") / "run", toy_several.get_config()
+    config.update_from_flattened_dict(taken_over)
+    run.run(config, workdir)
     return workdir
 
 
 @pytest.fixture(scope="module")
-def together(alone, tmp_path_factory):
+def together(alone, taken_over, tmp_path_factory):
     """A run whose last stage two processes take over from its middle; what they said."""
     workdir = Path(shutil.copytree(alone, tmp_path_factory.mktemp("together") / "run"))
     for name in ("checkpoints/videos/6", "samples/videos", "samples/evaluation"):
@@ -43,16 +50,16 @@ def together(alone, tmp_path_factory):
     for name in ("evaluation.json", "report.html"):
         (workdir / name).unlink()
     forget(workdir, "videos")
-    return workdir, processes.wait(start(workdir), seconds=SECONDS)
+    return workdir, processes.wait(start(workdir, **taken_over), seconds=SECONDS)
 
 
 @pytest.fixture(scope="module")
-def prepared(alone, tmp_path_factory):
+def prepared(alone, taken_over, tmp_path_factory):
     """The workdir of a run whose clips two processes prepare, and no more; what they said."""
     workdir = tmp_path_factory.mktemp("prepared") / "run"
     shutil.copytree(alone, workdir, ignore=shutil.ignore_patterns("prepared", "videos", "samples", "evaluation.json"))
     forget(workdir, "prepare", "videos")
-    return workdir, processes.wait(start(workdir, "--until=prepare"), seconds=SECONDS)
+    return workdir, processes.wait(start(workdir, "--until=prepare", **taken_over), seconds=SECONDS)
 
 
 def forget(workdir, *stages):
@@ -64,8 +71,9 @@ def forget(workdir, *stages):
     (workdir / "run.json").write_text(json.dumps(facts))
 
 
-def start(workdir, *flags):
-    return processes.start(f"--config={CONFIG}", f"--workdir={workdir}", *flags)
+def start(workdir, *flags, **keys):
+    told = (f"--config.{key}={value}" for key, value in keys.items())
+    return processes.start(f"--config={CONFIG}", f"--workdir={workdir}", *told, *flags)
 
 
 def losses(workdir, stage):
@@ -99,7 +107,7 @@ def test_each_process_writes_its_part_of_a_checkpoint_which_the_manifest_covers(
 def test_two_processes_prepare_as_one_does(alone, prepared):
     workdir, ends = prepared
     assert [code for code, _, _ in ends] == [0, 0], ends
-    assert "stage 2 of 2: prepare, " in ends[0][1]
+    assert "stage 1 of 1: prepare, " in ends[0][1]
     assert "\n  written 48, already done 0, skipped 0, " in ends[0][1], "the clips of both"
     shards = sorted(path.name for path in (workdir / "prepared").glob("*.arrayrecord"))
     assert shards == [f"part00{part}of002-00000{number}.arrayrecord" for part, number in ((0, 0), (0, 1), (1, 0))]
@@ -129,7 +137,7 @@ def test_two_processes_judge_as_one_does(alone, together):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_both_and_one_process_goes_on(alone, tmp_path):
+def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path_factory, tmp_path):
     """The autoencoder, begun by two processes and finished by one."""
     running = start(tmp_path, "--until=autoencoder")
     await_lines(tmp_path / "metrics.jsonl", running, count=1)
@@ -148,7 +156,9 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(alone, tmp_path):
     for name in RECORDS:
         record = json.loads((tmp_path / name).read_text())
         assert (record["code"], record["stage"]) == (85, "autoencoder")
-    run.run(toy_several.get_config(), tmp_path, until="autoencoder")
+    alone = tmp_path_factory.mktemp("alone")
+    for workdir in (tmp_path, alone):
+        run.run(toy_several.get_config(), workdir, until="autoencoder")
     assert losses(tmp_path, "autoencoder") == pytest.approx(losses(alone, "autoencoder"), rel=1e-4)
     assert len(losses(tmp_path, "autoencoder")) == 6
     assert not list(tmp_path.glob("failure*")), "it ended well, and there is no other process any more"

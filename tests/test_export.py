@@ -24,6 +24,7 @@ WAN = (
     "--config.autoencoder.decoder_blocks=2",
     "--config.stages.autoencoder.steps=1",
     "--config.stages.autoencoder.crops.buckets=((5,16,16,8),)",
+    "--config.log.samples_per_stage=0",
     "--config.shapes.num_clips=8",
 )
 

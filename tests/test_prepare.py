@@ -15,6 +15,7 @@ from sora_jax.data.media.writer import write_clip
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment import run as runs
 from sora_jax.experiment.settings import read_settings
+from tests.small import one_device
 
 CLIPS = 9
 
@@ -105,9 +106,10 @@ def with_stills(config, folder):
         config.more_data.stills = base.collection()
         config.more_data.stills.update({"source": "folder", "path": str(folder), "max_tokens": 4})
     config.stages.images.mix.collections = {"stills": 3.0, "main": 1.0}
-    config.stages.images.steps = config.stages.autoencoder.steps = 1
-    config.stages.autoencoder.crops.buckets = ((5, 16, 16, 8),)
-    config.run = ("autoencoder", "prepare", "images")
+    config.stages.images.steps = 1
+    config.run = ("prepare", "images")
+    # Nothing is asked about what they learn.
+    config.log.samples_per_stage, config.evaluation.prompts, config.evaluation.clips = 0, 0, 1
     return config
 
 
@@ -117,12 +119,14 @@ def two_collections(toy_config, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def mixed(toy_config, tmp_path_factory):
+def mixed(toy_config, toy_workdir, tmp_path_factory):
     """Returns the config, the second collection and the workdir of a run on two collections."""
     place = tmp_path_factory.mktemp("mixed")
     config = with_stills(toy_config(), place / "stills")
-    runs.run(config, place / "run")
-    return config, place / "stills", place / "run"
+    config.autoencoder.start_from = str(toy_workdir)
+    with one_device():
+        runs.run(config, place / "run")
+        yield config, place / "stills", place / "run"
 
 
 def test_collections_are_prepared_apart_and_mixed_by_weight(mixed):

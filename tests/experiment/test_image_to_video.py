@@ -26,6 +26,7 @@ from sora_jax.video.shown import ShownConfig, join, shown_frames
 from tests import public_model
 from tests.models.vision.test_clip import WIDTH
 from tests.models.vision.test_clip import folder as tower
+from tests.small import one_device
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
 SHOWN = {"given_channels": 20, "image_dim": WIDTH, "image_positions": 20}
@@ -63,7 +64,8 @@ def config(toy_config, model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(config, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "shown"
-    run(config, path, until="diffusion")
+    with one_device():
+        run(config, path, until="diffusion")
     return Workdir(path)
 
 

@@ -33,6 +33,7 @@ from sora_jax.train.optimizer import OptimizerConfig, make_optimizer
 from sora_jax.train.progress import RunProgress
 from sora_jax.train.state import EmaConfig, StateMaker
 from sora_jax.train.workdir import Workdir
+from tests.small import one_device
 
 CONFIG = {"ema": {"widths": [0.05, 0.2]}}
 
@@ -186,6 +187,7 @@ def save_stage(config: ConfigDict, name: str, folder):
     return state
 
 
+@one_device()
 def test_stages_of_a_run_begin_with_what_their_config_names(toy_config, tmp_path):
     """The generator with a new width of its time embedding, the autoencoder with a discriminator that is new."""
     generator = save_stage(toy_config(), "videos", tmp_path / "generator")
@@ -208,6 +210,7 @@ def test_stages_of_a_run_begin_with_what_their_config_names(toy_config, tmp_path
         np.testing.assert_array_equal(begun.params[name], leaf)
 
 
+@one_device()
 def test_a_stage_with_another_optimizer_keeps_weights_and_averages_and_begins_with_new_moments(toy_config, tmp_path):
     config = toy_config()
     config.stages.videos.optimizer.name = "adamw"

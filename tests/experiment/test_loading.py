@@ -25,6 +25,7 @@ from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.changes import completed
 from sora_jax.train.workdir import Workdir
+from tests.small import one_device
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +204,7 @@ def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
     assert "1 captions name no file: c.gif" in caplog.text
 
 
+@one_device()
 def test_a_world_of_two_objects_is_asked_for_pairs_as_well(workdir, settings, tmp_path):
     copy = Workdir(shutil.copytree(workdir.path, tmp_path / "toy"))
     two = dataclasses.replace(settings, shapes=dataclasses.replace(settings.shapes, max_objects=2))

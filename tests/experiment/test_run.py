@@ -38,8 +38,11 @@ def state(workdir: Path, stage: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def interrupted(python, tmp_path_factory):
-    """The workdir of the toy run, stopped or killed once in every stage, and what the runs said."""
+def interrupted(python, toy_workdir, tmp_path_factory):
+    """The workdir of the toy run, stopped or killed once in every stage, and what the runs said.
+
+    After the uninterrupted one, whose programs it finds compiled.
+    """
     workdir = tmp_path_factory.mktemp("interrupted") / "toy"
     killed = python(DRIVER, "tests/toy.py", workdir, "autoencoder:4:SIGTERM", "prepare:32:SIGTERM", "images:5:SIGKILL")
     assert killed.returncode == -9, killed.stderr

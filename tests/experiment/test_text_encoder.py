@@ -26,6 +26,7 @@ from sora_jax.models.text import ENCODERS
 from sora_jax.models.text_to_video import without_caption
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.workdir import Workdir
+from tests.small import one_device
 
 PAGE = Path(__file__).parents[2] / "docs/extending.md"
 
@@ -60,7 +61,8 @@ def config(words, toy_config, toy_workdir):
 @pytest.fixture(scope="module")
 def workdir(config, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "words"
-    run(config, path, until="diffusion")
+    with one_device():
+        run(config, path, until="diffusion")
     return Workdir(path)
 
 
