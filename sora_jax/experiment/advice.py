@@ -8,8 +8,8 @@ import numpy as np
 from absl import logging
 
 from sora_jax.core.errors import CommandError
-from sora_jax.data.shards.files import index_paths, read_index, read_words
-from sora_jax.data.words import unseen
+from sora_jax.data.shards.files import index_paths, read_index
+from sora_jax.experiment.prompt_advice import prompt_advice
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stage_settings import AUTOENCODER, TEXT_TO_VIDEO
@@ -22,7 +22,6 @@ _LONG = 0.5
 _LEAST_LINES, _LEAST_FALL = 20, 0.03
 # Rise of the held-out loss over its lowest, as a share, from which on a stage overfits.
 _LEAST_RISE = 0.02
-_MOST_WORDS = 8
 
 
 def advice(workdir: Workdir) -> list[str]:
@@ -32,32 +31,11 @@ def advice(workdir: Workdir) -> list[str]:
         evaluation = workdir.read_json("evaluation.json") if (workdir.path / "evaluation.json").exists() else {}
         found = [*_of_frames(workdir, settings), *_of_autoencoder(settings, evaluation)]
         found += _of_loss(workdir, settings)
-        if said := words_never_seen(workdir, settings, settings.sampling.prompts):
-            found.append(f"sampling.prompts: {said}")
-        return found
+        prompts = prompt_advice(workdir, settings, settings.sampling.prompts)
+        return [*found, *(f"sampling.prompts: {said}" for said in prompts)]
     except (CommandError, OSError, KeyError, TypeError, ValueError) as error:
         logging.warning("there is no advice on this run: %s", error)
         return []
-
-
-def words_never_seen(workdir: Workdir, settings: Settings, prompts: Sequence[str]) -> str:
-    """Returns a sentence about words of prompts that no caption of the run has; empty where there are none.
-
-    A public model was trained on captions that nobody here knows.
-    """
-    if settings.model is not None:
-        return ""
-    known = read_words(*(workdir.prepared(name) for name in settings.collections))
-    # Not known: prepared before words were noted, or not at all.
-    found = [] if known is None else unseen(prompts, known)
-    if not found:
-        return ""
-    listed = ", ".join(map(repr, found[:_MOST_WORDS]))
-    more = f" and {len(found) - _MOST_WORDS} more" if len(found) > _MOST_WORDS else ""
-    return (
-        f"no caption of this run has {listed}{more}: the model never learnt what that looks like; use words of the "
-        "captions, or train on clips that show it"
-    )
 
 
 def _of_frames(workdir: Workdir, settings: Settings) -> Iterator[str]:

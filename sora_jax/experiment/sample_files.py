@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from sora_jax.core.paths import check_writable
 from sora_jax.data.media.writer import first_file
-from sora_jax.experiment.advice import words_never_seen
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.expansion import reword_requests
+from sora_jax.experiment.prompt_advice import prompt_advice
 from sora_jax.experiment.session import Session
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import Job, check_request, read_job, reworded
@@ -102,9 +102,9 @@ def _book(file: Path, requests: Sequence[Request], paths: Sequence[Path], facts:
 
 
 def _read_texts(session: Session, requests: Sequence[Request]) -> None:
-    """Encodes all texts, after saying which words the run has never seen."""
+    """Encodes all texts, after saying what of them the run has never seen."""
     models, shown = session.models, [text for one in requests for text in one.shown]
-    if said := words_never_seen(models.workdir, session.settings, shown):
+    for said in prompt_advice(models.workdir, session.settings, shown):
         logging.warning("%s", said)
     own = session.limits.negative
     models.read_texts([*(own if one.negative is None else one.negative for one in requests), *shown])
