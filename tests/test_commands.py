@@ -254,7 +254,7 @@ def test_metrics_are_printed_and_written(run, toy_workdir, tmp_path):
     assert f"psnr {expected['autoencoder']['psnr']:.3f}" in done.stdout
     assert json.loads((workdir / "evaluation.json").read_text()) == expected
     asked = ["--checkpoint=6", "--weights=params", "--solver=dpm", "--steps=3", "--guidance=1", "--draws=2"]
-    done = run("evaluate", f"--workdir={workdir}", *asked)
+    done = run("evaluate", f"--workdir={workdir}", "--part=generator", *asked)
     found = json.loads((workdir / "evaluation.json").read_text())["shapes"]
     assert (found["step"], found["weights"], found["solver"], found["prompts"]) == (6, "params", "dpm 3", 16)
     done = run("evaluate", f"--workdir={workdir}", "--part=autoencoder", "--weights=params")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -28,7 +29,7 @@ def make(*, seed=0, mean=0.0, scale=1.0, bias=0.0, config=CONFIG, **work):
 
 def moments(codec, pixels_THWC):
     structure = abstract_model(lambda key: Autoencoder(codec.config, rngs=Rngs(key)))[0]
-    return merge_model(structure, codec.params).moments(to_float(pixels_THWC[None]))
+    return jax.jit(merge_model(structure, codec.params).moments)(to_float(pixels_THWC[None]))
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def config(name, **changes):
 def first_update(given, gradient=None):
     optimizer = make_optimizer(given, AXES)
     params = draw(0)
-    return optimizer.update(draw(1) if gradient is None else gradient, optimizer.init(params), params)
+    return jax.jit(optimizer.update)(draw(1) if gradient is None else gradient, optimizer.init(params), params)
 
 
 def slow_rate(config, step, steps):
