@@ -49,7 +49,7 @@ def main(_: Sequence[str]) -> None:
     elif share == WHOLE:
         run(_CONFIG.value, _WORKDIR.value, until="prepare", fresh_data=_FRESH_DATA.value)
     else:
-        prepare_share(_CONFIG.value, _WORKDIR.value, share)
+        prepare_share(_CONFIG.value, _WORKDIR.value, share, fresh_data=_FRESH_DATA.value)
 
 
 if __name__ == "__main__":

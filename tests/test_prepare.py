@@ -14,7 +14,9 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment import run as runs
+from sora_jax.experiment.kinds.prepare import _check_cut_alike
 from sora_jax.experiment.settings import read_settings
+from sora_jax.train.workdir import Workdir
 from tests.small import one_device
 
 CLIPS = 9
@@ -190,6 +192,25 @@ def test_a_stage_in_progress_takes_in_new_clips_only_when_told(mixed, tmp_path, 
         runs.run(config, workdir)
     runs.run(config, workdir, fresh_data=True)
     assert "batches from step 1 on are those of other data" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("data.max_frames", 9, r"of .*other were prepared with data\.max_frames 5, and here it is 9: give the same"),
+        ("more_data.stills.min_tokens", 2, r"with more_data\.stills\.min_tokens 4, and here it is 2"),
+        ("text.max_tokens", 20, r"with text\.max_tokens 24, and here it is 20"),
+    ],
+)
+def test_clips_that_were_cut_otherwise_are_not_taken_over(two_collections, tmp_path, key, value, said):
+    two_collections.autoencoder.start_from = "runs/other"
+    other = Workdir(tmp_path / "other")
+    with other:
+        other.claim(two_collections)
+    _check_cut_alike(read_settings(two_collections), other)
+    two_collections.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=said):
+        _check_cut_alike(read_settings(two_collections), other)
 
 
 @pytest.mark.parametrize(

@@ -133,16 +133,16 @@ def _train_and_evaluate(run: Run, *, until: str | None, evaluated: bool, began: 
     record_totals(workdir, seconds=time.monotonic() - began, evaluated=evaluated or until is None)
 
 
-def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share) -> None:
+def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share, *, fresh_data: bool = False) -> None:
     """Encodes the clips of one process's share, beside other processes; `run(..., until="prepare")` ends the stage.
 
-    Raises UserError while the autoencoder is not trained.
+    `fresh_data` as there. Raises UserError while the autoencoder is not trained.
     """
     settings = read_settings(config)
     collections = open_collections(settings)
     cache = use_compilation_cache()
     with Workdir(path, part=share.name) as workdir:
-        workdir.claim(config, clips=lambda: _fingerprints(collections))
+        workdir.claim(config, clips=lambda: _fingerprints(collections), fresh_data=fresh_data)
         with failure.recorded(workdir.path, process=share.index, processes=share.count), StopSignal() as stop:
             failure.at(stage="prepare")
             curated = curate_all(collections, settings, workdir, writes=share.index == 0)

@@ -31,6 +31,9 @@ from sora_jax.preparation.sharing import take_prepared
 from sora_jax.train.progress import Part
 from sora_jax.train.workdir import Workdir
 
+# Of a collection: what its clips are cut to before they are encoded.
+_CUT = ("max_frames", "fps", "min_tokens", "max_tokens", "square_crop")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareStage(Stage):
@@ -131,7 +134,7 @@ def encode_share(
     codec = load_codec(workdir, settings, mesh=_own_mesh(settings))
     shower = load_shower(settings, codec)
     controls = settings.context.controls()
-    _take_over(stage, workdir, collections, header(codec, settings.text_encoder.tokenizer, shower, controls))
+    _take_over(settings, workdir, collections, header(codec, settings.text_encoder.tokenizer, shower, controls))
     counts = clips_of_share(settings, collections, share)
     facts = {}
     for number, collection in enumerate(collections):
@@ -164,18 +167,37 @@ def encode_share(
 
 
 def _take_over(
-    stage: PrepareStage, workdir: Workdir, collections: Sequence[Collection], made_with: Mapping[str, object]
+    settings: Settings, workdir: Workdir, collections: Sequence[Collection], made_with: Mapping[str, object]
 ) -> None:
     """Takes over what the run that the stage names prepared, if it names one; see `preparation.sharing`."""
+    stage = prepare_stages(settings)[0]
     if stage.start_from is None:
         return
     start = Workdir(stage.start_from)
 
     def take() -> None:
+        _check_cut_alike(settings, start)
         for one in collections:
             take_prepared(start.prepared(one.name), workdir.prepared(one.name), made_with)
 
     from_first("clips that another run prepared", take)
+
+
+def _check_cut_alike(settings: Settings, start: Workdir) -> None:
+    """Raises UserError where the clips of another run were cut to other limits: nobody would see it of the shards."""
+    config = start.config()
+    told = [("text.", config["text"], settings.text, ("max_tokens",))]
+    for name, data in settings.collections.items():
+        place = "data." if name == "main" else f"more_data.{name}."
+        told.append((place, config["data"] if name == "main" else config["more_data"].get(name, {}), data, _CUT))
+    for place, before, now, keys in told:
+        for key in keys:
+            there, here = before.get(key, getattr(now, key)), getattr(now, key)
+            if there != here:
+                raise UserError(
+                    f"stages.prepare.start_from: clips of {start.path} were prepared with {place}{key} {there}, and here "
+                    f"it is {here}: give the same, or leave start_from out, and all clips are encoded"
+                )
 
 
 def reword_all(settings: Settings, workdir: Workdir, collections: Sequence[Collection], stop: StopSignal) -> None:
@@ -185,7 +207,7 @@ def reword_all(settings: Settings, workdir: Workdir, collections: Sequence[Colle
     config names none.
     """
     stage = prepare_stages(settings)[0]
-    _take_over(stage, workdir, collections, settings.text_encoder.tokenizer.recipe)
+    _take_over(settings, workdir, collections, settings.text_encoder.tokenizer.recipe)
     before = _note_reworded(settings, workdir)
     for collection in collections:
         total = len(collection.source)
