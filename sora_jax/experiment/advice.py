@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from sora_jax.core.errors import CommandError
-from sora_jax.data.shards.files import index_paths, read_index
+from sora_jax.data.shards.catalogue import read_samples
 from sora_jax.experiment.prompt_advice import prompt_advice
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
@@ -41,19 +41,17 @@ def advice(workdir: Workdir) -> list[str]:
 def _of_frames(workdir: Workdir, settings: Settings) -> Iterator[str]:
     for name, data in settings.collections.items():
         windows = data.curation.windows_per_file > 1 or data.curation.shots
-        paths = index_paths(workdir.prepared(name))
-        if data.source == "shapes" or windows or not paths:
+        samples = read_samples(workdir.prepared(name), ("grid_N3", "fps_N", "file_frames_N"))
+        if data.source == "shapes" or windows or not samples:
             continue
-        indices = [read_index(path) for path in paths]
-        latent_N = np.concatenate([index["grid_N3"][:, 0] for index in indices])
-        fps_N = np.concatenate([index["fps_N"] for index in indices])
+        latent_N, fps_N = samples["grid_N3"][:, 0], samples["fps_N"]
         time, step = settings.stride[0], settings.token_stride[0]
         first = step - time + 1
         longest = first + max(0, (data.max_frames - first) // step) * step
         whole = 1 + (longest - 1) // time
         videos_N = latent_N > 1
         ends_N = videos_N & (latent_N == whole)
-        share = _used_share(indices, stride=time)
+        share = _used_share(samples, stride=time)
         if whole > 1 and ends_N.sum() >= _LONG * max(videos_N.sum(), 1):
             key = "data" if name not in settings.more_data else f"more_data.{name}"
             seconds = longest / float(np.median(fps_N[ends_N]))
@@ -64,12 +62,12 @@ def _of_frames(workdir: Workdir, settings: Settings) -> Iterator[str]:
             )
 
 
-def _used_share(indices: Sequence[Mapping[str, np.ndarray]], *, stride: int) -> str:
+def _used_share(samples: Mapping[str, np.ndarray], *, stride: int) -> str:
     """Returns words on the share of the frames in the files of videos that was encoded; none where it is not known."""
-    if not all("file_frames_N" in index for index in indices):
+    if "file_frames_N" not in samples:
         return ""
-    there_N = np.concatenate([index["file_frames_N"] for index in indices])
-    used_N = 1 + (np.concatenate([index["grid_N3"][:, 0] for index in indices]) - 1) * stride
+    there_N = samples["file_frames_N"]
+    used_N = 1 + (samples["grid_N3"][:, 0] - 1) * stride
     known_N = (there_N > 0) & (used_N > 1)
     used, there = int(used_N[known_N].sum()), int(there_N[known_N].sum())
     return (

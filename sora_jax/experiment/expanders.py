@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from sora_jax.core.errors import UserError
 from sora_jax.core.paths import expanded
 from sora_jax.data.prompt_guard import find_additions, find_losses
-from sora_jax.data.shards.files import read_words
+from sora_jax.data.shards.catalogue import read_words
 from sora_jax.data.tokens import check_prompt
 from sora_jax.data.words import unseen, words_of
 from sora_jax.experiment.captioners import load_captioner, make_expander

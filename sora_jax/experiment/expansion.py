@@ -11,7 +11,7 @@ from absl import logging
 
 from sora_jax.core.chat_server import ChatServer
 from sora_jax.core.printable import printable
-from sora_jax.data.shards.files import read_spellings
+from sora_jax.data.shards.catalogue import read_spellings
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.tokens import clean_caption
 from sora_jax.data.words import respell

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sora_jax.core.errors import DataError
-from sora_jax.data.shards.files import index_paths, read_words
+from sora_jax.data.shards.catalogue import read_words
+from sora_jax.data.shards.files import index_paths
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.words import unseen, words_of
 from sora_jax.experiment.schema import Settings

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sora_jax.core.config import to_json
-from sora_jax.data.shards.files import Prepared, read_words
+from sora_jax.data.shards.catalogue import read_words
+from sora_jax.data.shards.files import Prepared
 from sora_jax.data.shards.prepared import PreparedSet, ShardWriter
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.experiment.advice import _fall, advice

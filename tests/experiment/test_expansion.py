@@ -7,7 +7,7 @@ import pytest
 
 import sora_jax
 from sora_jax.core.errors import UserError
-from sora_jax.data.shards.files import read_words
+from sora_jax.data.shards.catalogue import read_words
 from sora_jax.experiment.expanders import OWN_CAPTIONER, PromptExpander
 from sora_jax.experiment.expansion import expand_requests, respell_requests
 from sora_jax.generate.request import Request

@@ -11,6 +11,7 @@ on the source alone. Letter: N samples.
 import dataclasses
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,49 @@ def read_catalogue(directory: Path) -> Catalogue | None:
             )
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
         raise DataError(f"{path} is damaged ({error}): remove it and run prepare, which makes it anew") from error
+
+
+def read_samples(directory: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns what indices have of the samples that count, by name; nothing of a name that some index lacks."""
+    catalogue, paths = read_catalogue(directory), _counting(directory)
+    indices = [files.read_index(path, only=("crc_N", *names)) for path in paths]
+    found = {name: [index[name] for index in indices] for name in names if all(name in index for index in indices)}
+    joined = {name: np.concatenate(arrays) for name, arrays in found.items() if arrays}
+    if catalogue is None:
+        return joined
+    first = np.cumsum([0, *(len(index["crc_N"]) for index in indices[:-1])])
+    chosen_N = first[catalogue.shard_N] + catalogue.record_N
+    return {name: array[chosen_N] for name, array in joined.items()}
+
+
+def read_words(*directories: Path) -> set[str] | None:
+    """Returns the words (`words_of`) of all captions in shards that count.
+
+    Those of a caption that was replaced are among them while a clip of its shard counts. None where a shard has not
+    noted them, and where a directory has no shard.
+    """
+    return _read_noted(directories, "words")
+
+
+def read_spellings(*directories: Path) -> set[str] | None:
+    """Returns how captions in shards that count are spelled (`spellings_of`); None as of `read_words`."""
+    return _read_noted(directories, "spellings")
+
+
+def _read_noted(directories: Sequence[Path], name: str) -> set[str] | None:
+    found: set[str] = set()
+    for paths in map(_counting, directories):
+        noted = [files.read_index(path, only=(name,)).get(name) for path in paths]
+        if not paths or any(one is None for one in noted):
+            return None
+        found.update(*(json.loads(one.tobytes()) for one in noted if one is not None))
+    return found
+
+
+def _counting(directory: Path) -> list[Path]:
+    """Returns the indices of the shards that have samples of the catalogue; all where no preparation has ended."""
+    catalogue = read_catalogue(directory)
+    return files.index_paths(directory) if catalogue is None else [directory / name for name in catalogue.indices]
 
 
 def _write(directory: Path, catalogue: Catalogue, skipped: list[bytes]) -> None:

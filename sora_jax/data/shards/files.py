@@ -131,29 +131,6 @@ def _noted(sets: Iterable[frozenset[str]]) -> np.ndarray:
     return np.frombuffer(json.dumps(sorted(frozenset().union(*sets))).encode(), np.uint8)
 
 
-def read_words(*directories: Path) -> set[str] | None:
-    """Returns the words (`words_of`) of all captions in committed shards.
-
-    None where a shard has not noted them, and where a directory has no shard.
-    """
-    return _read_noted(directories, "words")
-
-
-def read_spellings(*directories: Path) -> set[str] | None:
-    """Returns how captions in committed shards are spelled (`spellings_of`); None as of `read_words`."""
-    return _read_noted(directories, "spellings")
-
-
-def _read_noted(directories: Sequence[Path], name: str) -> set[str] | None:
-    found: set[str] = set()
-    for paths in map(index_paths, directories):
-        noted = [read_index(path, only=(name,)).get(name) for path in paths]
-        if not paths or any(one is None for one in noted):
-            return None
-        found.update(*(json.loads(one.tobytes()) for one in noted if one is not None))
-    return found
-
-
 def read_written(directory: Path) -> dict[ClipKey, tuple[str, int]]:
     """Returns (name of the index, number of the record) of every clip in committed shards."""
     written = {}

@@ -195,8 +195,8 @@ def _check_cut_alike(settings: Settings, start: Workdir) -> None:
             there, here = before.get(key, getattr(now, key)), getattr(now, key)
             if there != here:
                 raise UserError(
-                    f"stages.prepare.start_from: clips of {start.path} were prepared with {place}{key} {there}, and here "
-                    f"it is {here}: give the same, or leave start_from out, and all clips are encoded"
+                    f"stages.prepare.start_from: clips of {start.path} were prepared with {place}{key} {there}, and "
+                    f"here it is {here}: give the same, or leave start_from out, and all clips are encoded"
                 )
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import DataError
-from sora_jax.data.shards.catalogue import read_catalogue, write_catalogue
-from sora_jax.data.shards.files import index_paths, read_index, read_spellings, read_words
+from sora_jax.data.shards.catalogue import read_catalogue, read_spellings, read_words, write_catalogue
+from sora_jax.data.shards.files import index_paths, read_index
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.base import fingerprint
 from sora_jax.data.tokens import BYTE_TOKENIZER
