@@ -96,7 +96,8 @@ def _check_same_clips(source: Source, directory: Path, *, prepared: Collection[s
         ]
         raise UserError(
             f"these are not the {len(prepared)} clips that {directory} was prepared from: {' and '.join(said)}; "
-            "--captions_only changes captions alone, so run prepare without it first"
+            "--captions_only changes captions alone; prepare without it takes these in, and encodes again each clip "
+            "whose captions changed"
         )
 
 
