@@ -23,6 +23,10 @@ from sora_jax.train.state import TrainState
 # The folder beside the steps, and the key in the data of a snapshot.
 AVERAGES = "averages"
 _UPDATES = "updates"
+# All stay, also those of other moments: how many a stage keeps may change while it goes on.
+_POLICY = CheckpointConfig(
+    every_steps=1, every_minutes=None, keep=1, keep_best=0, keep_every_steps=1, keep_every_hours=None
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,14 +47,6 @@ class Snapshots:
 
     def __init__(self, directory: str | os.PathLike[str], moments: Collection[int]):
         self._folder, self.moments = epath.Path(directory).absolute() / AVERAGES, moments
-        self._policy = CheckpointConfig(
-            every_steps=1,
-            every_minutes=None,
-            keep=max(1, len(moments)),
-            keep_best=0,
-            keep_every_steps=None,
-            keep_every_hours=None,
-        )
 
     def check_room(self, abstract: TrainState) -> None:
         """Raises StorageError where those that are not there yet have no room, as `disk_space.check_room`."""
@@ -64,7 +60,7 @@ class Snapshots:
         """
         there = step in self.moments and from_first(f"averages of step {step}", lambda: step in self._steps())
         if step in self.moments and not there:
-            with Checkpointer(self._folder, self._policy) as saver:
+            with Checkpointer(self._folder, _POLICY) as saver:
                 saver.save(step, {"ema": state.ema}, {_UPDATES: int(to_host(state.updates))}, config, settle=True)
 
     def forget_after(self, step: int) -> None:
