@@ -56,18 +56,21 @@ class Checkpointer:
     """Saves and restores the checkpoints of one run; use it as a context manager.
 
     `directory` is made absolute and created; what an interrupted save left there is removed. Committed steps stay as
-    `policy` says: others go only after a newer one is committed. With several processes every process makes every
-    call; process 0 alone cleans and prunes, and what is read to verify is shared out.
+    `policy` says, and with `rewind_steps` those that `rewind` may be asked for, as `retention.steps_to_keep` says:
+    others go only after a newer one is committed. With several processes every process makes every call; process 0
+    alone cleans and prunes, and what is read to verify is shared out.
 
     A save that fails is told, what it wrote is removed, and the next step that asks `due` is to save again: at once,
     after 2 s, after 10 s; then StorageError. Where there are several processes the first failure of one ends it with
     StorageError, as the others, who may have written their part, cannot be told without waiting for them each step.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], policy: CheckpointConfig) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], policy: CheckpointConfig, rewind_steps: int | None = None
+    ) -> None:
         self._directory = epath.Path(directory).absolute()
-        self._policy = policy
-        self._retention = Retention(self._directory, policy)
+        self._policy, self._for_rewinds = policy, 0 if rewind_steps is None else 2
+        self._retention = Retention(self._directory, policy, rewind_steps)
         self._pending: int | None = None
         self._saved: int | None = None
         self._saved_at = time.monotonic()
@@ -87,7 +90,7 @@ class Checkpointer:
 
         What counts is what will be there at once: those that stay, and the next, before an old one goes.
         """
-        wanted = self._policy.keep + self._policy.keep_best + 1
+        wanted = self._policy.keep + self._policy.keep_best + self._for_rewinds + 1
         check_room(self._directory, abstract_state, copies=max(1, wanted - len(find_steps(self._directory))))
 
     @property
@@ -217,6 +220,7 @@ class Checkpointer:
         self.wait()
 
         def remove() -> None:
+            self._retention.wait()  # or it could remove the one that is gone back to
             for step in find_steps(self._directory):
                 if step > at_most:
                     (self._directory / str(step)).rmtree(missing_ok=True)

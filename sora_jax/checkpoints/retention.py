@@ -1,6 +1,7 @@
 """When checkpoints are written and which of them stay."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,8 +85,12 @@ def read_record(directory: epath.Path) -> Record | None:
         return None
 
 
-def steps_to_keep(records: Collection[Record], config: CheckpointConfig) -> set[int]:
-    """Returns the steps that stay. What stays for ever, or for its loss, is not counted among the newest."""
+def steps_to_keep(records: Collection[Record], config: CheckpointConfig, rewind_steps: int | None = None) -> set[int]:
+    """Returns the steps that stay. What stays for ever, for its loss or for rewinds is not counted among the newest.
+
+    With `rewind_steps`, the most recent one that a rewind by so many from the next step may go to stays, and the one
+    after it, which takes its place later: were that one removed, the other would be gone back to for ever.
+    """
     newest = sorted(records, key=lambda record: record.step, reverse=True)
     stay = {record.step for record in newest[: config.keep]}
     # Of equal ones the newest: it was trained longer.
@@ -98,6 +103,10 @@ def steps_to_keep(records: Collection[Record], config: CheckpointConfig) -> set[
         for record in sorted(records, key=lambda record: (record.time, record.step)):
             spans.setdefault(int(record.time // (3600 * config.keep_every_hours)), record)
         stay |= {record.step for record in spans.values()}
+    if rewind_steps is not None and newest:
+        latest = newest[0].step + 1 - rewind_steps
+        stay |= set([record.step for record in newest if record.step <= latest][:1])
+        stay |= set([record.step for record in newest if record.step > latest][-1:])
     return stay
 
 
@@ -106,10 +115,12 @@ class Retention:
 
     `good` are steps known to be as they were written, `bad` those known not to be: these are never counted, nor
     removed. A step that this process neither saved nor restored is read once, before another goes because of it.
+    `rewind_steps` is as in `steps_to_keep`.
     """
 
-    def __init__(self, directory: epath.Path, config: CheckpointConfig) -> None:
-        self._directory, self._config = directory, config
+    def __init__(self, directory: epath.Path, config: CheckpointConfig, rewind_steps: int | None = None) -> None:
+        self._directory = directory
+        self._stay = functools.partial(steps_to_keep, config=config, rewind_steps=rewind_steps)
         self.good: set[int] = set()
         self.bad: set[int] = set()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retention")
@@ -136,7 +147,7 @@ class Retention:
     def _prune(self, newest: int) -> None:
         found = (read_record(self._directory / str(step)) for step in find_steps(self._directory) if step <= newest)
         records = {record.step: record for record in found if record is not None and record.step not in self.bad}
-        stay = steps_to_keep(records.values(), self._config)
+        stay = self._stay(records.values())
         while doubtful := [step for step in stay - self.good if self._in_the_way(step, records, stay)]:
             reason = manifest.distrust(self._directory / str(doubtful[0]))
             if reason is None:
@@ -145,7 +156,7 @@ class Retention:
             logging.warning("checkpoint of step %d in %s is damaged: %s", doubtful[0], self._directory, reason)
             self.bad.add(doubtful[0])
             del records[doubtful[0]]
-            stay = steps_to_keep(records.values(), self._config)
+            stay = self._stay(records.values())
         for step in sorted(records.keys() - stay):
             try:
                 (self._directory / str(step)).rmtree(missing_ok=True)
@@ -155,7 +166,7 @@ class Retention:
     def _in_the_way(self, step: int, records: dict[int, Record], stay: set[int]) -> bool:
         """Whether another would stay if `step` were not there."""
         others = [record for record in records.values() if record.step != step]
-        return steps_to_keep(others, self._config) != stay - {step}
+        return self._stay(others) != stay - {step}
 
 
 def find_steps(directory: epath.Path) -> list[int]:

@@ -55,6 +55,11 @@ class GuardConfig:
                 f"on_spike {self.on_spike!r} needs to know what a spike is: set spike_deviations, such as 6"
             )
 
+    @property
+    def goes_back(self) -> int | None:
+        """Steps that a spike takes training back at least; None where it takes it nowhere."""
+        return self.rewind_steps if self.on_spike == "rewind" else None
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)

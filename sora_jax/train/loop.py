@@ -144,7 +144,7 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
     kept = Snapshots(context.workdir.checkpoints(name), _moments(steps, job.step.ema.snapshots or 0))
     with (
         jax.set_mesh(mesh),
-        Checkpointer(context.workdir.checkpoints(name), context.checkpoint) as saver,
+        Checkpointer(context.workdir.checkpoints(name), context.checkpoint, job.step.guard.goes_back) as saver,
         contextlib.closing(_runner(job, context)) as step,
         contextlib.ExitStack() as reading,
     ):

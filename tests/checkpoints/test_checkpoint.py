@@ -479,6 +479,11 @@ def test_what_has_no_room_is_refused_before_it_is_written(tmp_path, state):
         checkpointer.wait()
         with pytest.raises(StorageError, match="2 more checkpoints"):
             checkpointer.check_room(huge)
+    with (
+        Checkpointer(tmp_path, policy(2, keep_best=1), 5) as checkpointer,
+        pytest.raises(StorageError, match="4 more checkpoints"),
+    ):
+        checkpointer.check_room(huge)
 
 
 def test_a_failure_at_the_end_is_raised_but_hides_no_other_exception(tmp_path, state, monkeypatch):

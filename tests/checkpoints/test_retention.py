@@ -65,6 +65,29 @@ def test_what_stays_for_ever_stays_as_the_run_goes_on():
     assert {one.step for one in left} == steps_to_keep(everything, fields)
 
 
+@pytest.mark.parametrize("every", [10, 30, 70, 250])
+def test_a_rewind_finds_one_that_is_old_enough_and_not_much_older(every):
+    """Saves come in pairs, as before samples; at most two stay beside the newest one."""
+    left, back = [], 100
+    for step in sorted({*range(every, 3000, every), *range(480, 3000, 480)}):
+        left.append(Record(step=step, loss=None, time=480_000 * HOUR))
+        stay = steps_to_keep(left, policy(), back)
+        left = [one for one in left if one.step in stay]
+        assert len(left) <= 3
+        old = [one.step for one in left if one.step <= step + 1 - back]
+        assert step <= back + every or (old and step - max(old) <= 2 * (back + every))
+
+
+def test_a_damaged_one_is_not_what_a_rewind_counts_on(tmp_path):
+    for record in records(*[None] * 6):
+        checkpoint(tmp_path, record)
+    (tmp_path / "30" / "added").write_text("x")
+    retention = Retention(epath.Path(tmp_path), policy(), 31)
+    retention.prune(60)
+    retention.close()
+    assert left(tmp_path) == {20, 30, 40, 60}
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

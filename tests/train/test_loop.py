@@ -478,6 +478,12 @@ def test_a_rewind_goes_on_past_what_it_met(tmp_path, caplog):
     assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6, 8, 9]
 
 
+def test_a_rewind_finds_a_checkpoint_also_where_saves_lie_close(tmp_path, caplog):
+    rewind = {"on_spike": "rewind", "rewind_steps": 3, "rewind_batches": 3}
+    run(tmp_path, Stream(wild=[7]), every=1, keep=1, samples=0, **SPIKES, **rewind)
+    assert "videos: back from step 8 to step 5; goes on with batch 10" in caplog.text
+
+
 @pytest.mark.parametrize("stop_at", [10, 12])
 def test_a_stop_after_a_rewind_ends_with_the_same_bits(tmp_path, stop_at):
     rewind = {"on_spike": "rewind", "rewind_steps": 2, "rewind_batches": 3, **SPIKES}
