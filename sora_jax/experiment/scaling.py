@@ -20,12 +20,15 @@ from sora_jax.experiment.programs import work_of_rows
 from sora_jax.experiment.schema import ScalingConfig, Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.models.flops import step_flops
+from sora_jax.train.metrics import read_metrics
 from sora_jax.train.workdir import Workdir
 
 # Fewer show nothing but the first noise of training.
 _LEAST_STEPS = 10
 # Of the names of parameters: the text encoder is the same at every width.
 _TRANSFORMER = "transformer."
+# In lines of metrics of steps.
+_RATES = {"seconds_per_step", "tokens_per_second", "flops_per_second"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,12 +177,7 @@ def results_of(study: Study, rungs: Sequence[Rung]) -> list[dict[str, Any]]:
 def _result_of(settings: Settings, workdir: Workdir, rung: Rung) -> dict[str, Any]:
     """Returns what one of them came to, but for its parameters; `settings` are what all have in common."""
     facts, held_out = workdir.facts(), _held_out(workdir)
-    tokens = flops = 0.0
-    for name, steps in rung.steps.items():
-        stage = facts["stages"][name]
-        seconds = steps * stage["seconds_per_step"]
-        tokens += seconds * stage["tokens_per_second"]
-        flops += seconds * stage["flops_per_second"]
+    tokens, flops = _trained_on(workdir, rung.steps)
     last = settings.stages_of(TEXT_TO_VIDEO)[-1]
     scores = workdir.read_json("evaluation.json").get("shapes", {})
     return {
@@ -198,6 +196,30 @@ def _result_of(settings: Settings, workdir: Workdir, rung: Rung) -> dict[str, An
         "scores": {name: value for name, value in scores.items() if isinstance(value, float)},
         "seconds": facts["seconds"],
     }
+
+
+def _trained_on(workdir: Workdir, steps: dict[str, int]) -> tuple[float, float]:
+    """Returns the tokens and the model FLOP of so many steps of each stage, by its lines of metrics.
+
+    What run.json says of a stage is of the steps since its last start alone, which may be none. Raises UserError where
+    lines are missing.
+    """
+    tokens = flops = 0.0
+    metrics = read_metrics(workdir.path)
+    for name, count in steps.items():
+        before = 0
+        for line in metrics:
+            if line["stage"] == name and line.keys() >= _RATES:
+                seconds = (line["step"] - before) * line["seconds_per_step"]
+                tokens += seconds * line["tokens_per_second"]
+                flops += seconds * line["flops_per_second"]
+                before = line["step"]
+        if before != count:
+            raise UserError(
+                f"{workdir.path} has lines of metrics of {name} up to step {before} of {count}, and the study counts "
+                "their tokens: put back a copy of metrics.jsonl, or remove that folder, and the run is made again"
+            )
+    return tokens, flops
 
 
 def _held_out(workdir: Workdir) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from sora_jax.evaluation import budgets
 from sora_jax.experiment.children import Study
 from sora_jax.experiment.scaling import ladder, results_of
 from sora_jax.experiment.scaling_report import write_study
+from sora_jax.train.metrics import MetricsWriter
 from tests.conftest import ROOT, TOY
 from tests.reports.test_run_page import Page
 
@@ -37,6 +38,16 @@ def loss_of(rung):
     return 0.3 + 0.1 * rung.compute**-0.5 + 0.01 * rung.seed + 0.05 * (rung.width == 8)
 
 
+def write_lines(workdir, rung):
+    """Writes lines of metrics: 50 tokens and 1e8 FLOP in each of the first three steps, twice as much in all others."""
+    with MetricsWriter(workdir) as metrics:
+        for name, steps in rung.steps.items():
+            for step, factor in ((3, 1), (steps, 2)):
+                rates = {"tokens_per_second": 100.0 * factor, "flops_per_second": 2e8 * factor}
+                metrics.write(name, step, {"seconds_per_step": 0.5, **rates})
+                metrics.write(name, step, {"heldout_loss": 1.0})
+
+
 def finish(study, rung, **judged):
     """Writes what a finished run leaves, of round rates."""
     workdir = study.workdir(rung.child).path
@@ -44,8 +55,9 @@ def finish(study, rung, **judged):
     shown.mkdir(parents=True)
     (shown / "prompt_00.gif").write_bytes(encode_gif(np.full((2, 16, 16, 3), 8 * rung.width, np.uint8), fps=8))
     (shown.parent / "prompts.json").write_text(json.dumps({"prompt_00": EVIL}))
-    rates = {"seconds_per_step": 0.5, "tokens_per_second": 100.0, "flops_per_second": 2e8}
-    facts = {"stages": {name: rates for name in rung.steps}, "seconds": 70.0, "evaluated": True}
+    write_lines(workdir, rung)
+    # As of a stage that was stopped after its last step: no step was timed since.
+    facts = {"stages": {name: {"steps": n} for name, n in rung.steps.items()}, "seconds": 70.0, "evaluated": True}
     (workdir / "run.json").write_text(json.dumps(facts))
     shapes = {"all": 1 - 1 / rung.compute, "prompts": 8, "stage": "videos"}
     held_out = {"heldout": {"loss": loss_of(rung), "stderr": 0.01}, "shapes": shapes}
@@ -113,7 +125,7 @@ def test_a_run_is_listed_with_what_it_took(study, rungs):
     rung = rungs[-1]
     finish(study, rung)
     (run,) = results_of(study, [rung])
-    steps = sum(rung.steps.values())
+    steps = sum(2 * steps - 3 for steps in rung.steps.values())
     assert (run["tokens"], run["flops"]) == (pytest.approx(50 * steps), pytest.approx(1e8 * steps))
     assert (run["loss"], run["stderr"], run["seconds"], run["held_back"]) == (loss_of(rung), 0.01, 70.0, True)
     assert run["scores"] == {"all": 1 - 1 / 32}
@@ -123,6 +135,14 @@ def test_a_run_is_listed_with_what_it_took(study, rungs):
 def test_a_run_that_was_not_judged_on_held_out_clips_is_refused(study, rungs):
     finish(study, rungs[0], heldout={})
     with pytest.raises(UserError, match=r"w8-c4-s0 has no held-out loss.*data\.heldout_share"):
+        results_of(study, rungs[:1])
+
+
+def test_a_run_whose_lines_end_early_is_refused(study, rungs):
+    finish(study, rungs[0])
+    path = study.workdir(rungs[0].child).path / "metrics.jsonl"
+    path.write_text("".join(line for line in path.open() if f'"step": {rungs[0].steps["videos"]}' not in line))
+    with pytest.raises(UserError, match=rf"of videos up to step 3 of {rungs[0].steps['videos']}, .*put back a copy"):
         results_of(study, rungs[:1])
 
 
