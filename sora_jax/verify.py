@@ -3,8 +3,8 @@
 python -m sora_jax.verify --workdir=runs/base
 
 Of a checkpoint: each file by its digest, leaves against those that the config builds (missing, extra, shape, dtype),
-and that all values are finite. Ends with code 74 when something is wrong, after naming all of it. A run may be writing
-meanwhile: no accelerator is touched.
+and that all values are finite. Shards of held-out clips are read as well. Ends with code 74 when something is wrong,
+after naming all of it. A run may be writing meanwhile: no accelerator is touched.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from sora_jax.checkpoints.retention import read_record
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.errors import StorageError
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.experiment.audit import checkpoint_faults, record_faults
+from sora_jax.experiment.audit import checkpoint_faults, record_faults, shard_folders
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import Workdir
@@ -37,19 +37,16 @@ def main(_: Sequence[str]) -> None:
         record = read_record(epath.Path(workdir.path / "checkpoints" / name))
         by = "unknown versions" if record is None else ", ".join(f"{n} {v}" for n, v in record.versions.items())
         print("\n".join(f"checkpoint {name}: {line}" for line in found or [f"whole, saved by {by}"]), flush=True)
-    for name in settings.collections:
-        folder = workdir.prepared(name)
-        if not folder.exists():
-            continue
+    for what, folder in shard_folders(workdir, settings):
         prepared = PreparedSet(folder)
         with contextlib.closing(Progress("verify", total=len(prepared), unit="records")) as progress:
             found = record_faults(prepared, progress=progress.update)
         faults += len(found)
-        print("\n".join([f"shards of {name}: {len(prepared)} records, {len(found)} damaged", *found]), flush=True)
+        print("\n".join([f"{what}: {len(prepared)} records, {len(found)} damaged", *found]), flush=True)
     if faults:
         raise StorageError(
-            f"{faults} parts of {workdir.path} are damaged: restore them from a copy; a run goes on from the newest "
-            "checkpoint that is whole, and shards that are removed are prepared anew"
+            f"{faults} parts of {workdir.path} are damaged: restore them from a copy; without one a run goes on from "
+            "the newest checkpoint that is whole, and where shards are damaged prepare in a new --workdir"
         )
 
 

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -86,6 +87,18 @@ def _groups(saved: Mapping[str, Any]) -> Iterator[dict[str, jax.ShapeDtypeStruct
         group[name] = abstract
     if group:
         yield group
+
+
+def shard_folders(workdir: Workdir, settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Yields (what they are, folder) of the shards that are there, of prepared clips and of held-out ones."""
+    for name in settings.collections:
+        if (folder := workdir.prepared(name)).exists():
+            yield f"shards of {name}", folder
+    for name in settings.collections:
+        folder = workdir.heldout(name)
+        # The folder of one collection lies in that of the first, which need not hold any out.
+        if folder.exists() and any(path.is_file() for path in folder.iterdir()):
+            yield f"held-out shards of {name}", folder
 
 
 def record_faults(prepared: PreparedSet, *, progress: Callable[[int], None] = lambda done: None) -> list[str]:

@@ -3,6 +3,7 @@
 import platform
 import re
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from etils import epath
 
 from sora_jax.checkpoints import manifest
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.experiment.audit import checkpoint_faults, record_faults
+from sora_jax.experiment.audit import checkpoint_faults, record_faults, shard_folders
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
@@ -53,6 +54,8 @@ def test_one_flipped_bit_is_named(workdir, python):
     flip(shard, shard.read_bytes().index(b"caption"))
     (said,) = record_faults(PreparedSet(workdir.prepared()))
     assert f"of shard {shard} is damaged" in said
+    (held_out,) = workdir.heldout().glob("*.arrayrecord")
+    flip(held_out, held_out.read_bytes().index(b"caption"))
     done = python("-m", "sora_jax.verify", f"--workdir={workdir.path}")
     assert done.returncode == 74, done.stderr
     versions = f"python {platform.python_version()}, jax {jax.__version__}, jaxlib"
@@ -60,7 +63,23 @@ def test_one_flipped_bit_is_named(workdir, python):
     assert "checkpoint videos/8: added was not part of it\n" in done.stdout
     assert "checkpoint videos/8: state/" in done.stdout
     assert "shards of main: 96 records, 1 damaged" in done.stdout
-    assert "2 parts of" in done.stderr
+    assert re.search(r"^held-out shards of main: \d+ records, 1 damaged$", done.stdout, re.MULTILINE)
+    assert f"of shard {held_out} is damaged" in done.stdout
+    assert "3 parts of" in done.stderr
+    assert "where shards are damaged prepare in a new --workdir" in done.stderr
+
+
+def test_shards_are_those_of_all_collections_that_have_some(tmp_path):
+    workdir, settings = Workdir(tmp_path), types.SimpleNamespace(collections=("main", "more"))
+    assert list(shard_folders(workdir, settings)) == []
+    for folder in (workdir.prepared(), workdir.prepared("more"), workdir.heldout("more")):
+        folder.mkdir(parents=True)
+        (folder / "header.json").write_text("{}")
+    assert list(shard_folders(workdir, settings)) == [
+        ("shards of main", tmp_path / "prepared"),
+        ("shards of more", tmp_path / "prepared" / "more"),
+        ("held-out shards of more", tmp_path / "heldout" / "more"),
+    ]
 
 
 def test_training_ends_with_a_sentence_where_a_record_is_damaged(workdir, python):
