@@ -82,8 +82,9 @@ class Pattern(NamedTuple):
 def draw_pattern(key: jax.Array, grid_BS3: jax.Array, config: KnownConfig) -> Pattern:
     """Returns one random pattern per segment of token grid grid_BS3 (t, h, w).
 
-    Frame counts are log-uniform over what leaves a frame to predict: one given frame is the commonest task,
-    yet every count occurs.
+    Counts of first and of last frames are log-uniform over what leaves a frame to predict: one given frame is the
+    commonest task, yet every count occurs. Of random frames such a count, over all, is the chance of each to be given,
+    beside one that always is.
     """
     segments = grid_BS3.shape[:2]
     family_key, count_key, spread_key, box_key, side_key = jax.random.split(key, 5)
