@@ -3,8 +3,9 @@
 Trained from nothing on a folder of videos and images in four stages: images, short clips, clips
 of varied length and shape, and last an adversarial stage.
 
-At full width, for 4 devices of 80 GB or more (`python -m sora_jax.plan --topology=v5p:2x2x1` compiles its steps for 4
-TPU v5p chips); steps, rates and batches of 2 to 4 million pixels are untried:
+At full width, for 4 devices of 80 GB or more; steps, rates and batches of 2 to 4 million pixels are untried. The first
+line compiles its steps for 4 TPU v5p chips:
+  python -m sora_jax.plan --config=configs/autoencoder_f8t4c16.py --topology=v5p:2x2x1
   python -m sora_jax.main --config=configs/autoencoder_f8t4c16.py --config.data.path=DIR --workdir=runs/f8t4c16
 
 At toy width, for two CPU cores (docs/results.md has the time). Strides and channels are the same; to learn something
