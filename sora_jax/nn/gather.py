@@ -10,8 +10,17 @@ def gather_level(table_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
     """Returns the entry of each token's noise level, (B, L, D)."""
     platform = current_platform()
     if platform == "cpu":
-        return jnp.take_along_axis(table_BGD, level_BL[..., None], axis=1)
+        return gather_in_float32(table_BGD, level_BL)
     return gather_by_index(table_BGD, level_BL) if platform == "gpu" else gather_by_product(table_BGD, level_BL)
+
+
+def gather_in_float32(table_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
+    """Returns the same, and a gradient that is added up token by token.
+
+    It is added up in the dtype that is read: bfloat16 would stop counting at 256.
+    """
+    found_BLD = jnp.take_along_axis(table_BGD.astype(jnp.float32), level_BL[..., None], axis=1)
+    return found_BLD.astype(table_BGD.dtype)
 
 
 def gather_by_product(table_BGD: jax.Array, level_BL: jax.Array) -> jax.Array:
