@@ -127,11 +127,14 @@ def update_ema(
 ) -> dict[str, tree.Params]:
     """Returns the tracks after update number `updates` (1-based): ema = beta ema + (1 - beta) params,
     beta = (1 - 1 / updates)^(gamma + 1), so the first update replaces the initial weights."""
-    result = {}
+    first, result = updates == 1, {}
+    # After millions of updates float32 rounds 1 - 1 / updates, and each beta, to too few digits of 1 - beta. Added to
+    # the track, a share of the difference needs neither; a share of 1 would not give the parameters exactly.
+    log = jnp.log1p(-1.0 / updates.astype(jnp.float32))
     for width in config.widths:
-        beta = (1.0 - 1.0 / updates.astype(jnp.float32)) ** (ema_exponent(width) + 1)
-        old = ema[track_name(width)]
-        result[track_name(width)] = {n: beta * old[n] + (1 - beta) * params[n] for n in params}
+        share, old = -jnp.expm1((ema_exponent(width) + 1) * log), ema[track_name(width)]
+        moved = {n: old[n] + share * (params[n] - old[n]) for n in params}
+        result[track_name(width)] = {n: jnp.where(first, params[n], moved[n]) for n in params}
     return result
 
 

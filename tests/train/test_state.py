@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,16 @@ def test_an_average_is_a_power_function_of_the_past():
         np.testing.assert_allclose(tracks[track_name(width)]["w"], shares @ weights, rtol=1e-3, atol=1e-5)
         # The share follows i^gamma, so all shares up to i come to (i / steps)^(gamma + 1).
         np.testing.assert_allclose(np.cumsum(shares), (np.arange(1, steps + 1) / steps) ** power, atol=1e-9)
+
+
+@pytest.mark.parametrize("updates", [1, 2, 1000, 3_000_000, 40_000_000])
+def test_the_share_of_an_update_is_exact_however_late_it_is(updates):
+    tracks = {track_name(width): {"w": jnp.zeros(2)} for width in EMA.widths}
+    found = update_ema(tracks, {"w": jnp.ones(2)}, jnp.int32(updates), EMA)
+    for width in EMA.widths:
+        # 1 - (1 - 1 / updates)^power without cancellation.
+        exact = 1.0 if updates == 1 else -math.expm1((ema_exponent(width) + 1) * math.log1p(-1 / updates))
+        np.testing.assert_allclose(found[track_name(width)]["w"], exact, rtol=1e-6)
 
 
 def test_the_width_is_the_spread_of_the_average_over_time():
