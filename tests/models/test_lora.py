@@ -142,6 +142,26 @@ def test_the_alpha_of_peft_lies_beside_its_file(ours, tmp_path):
     assert file.matched == len(tensors)
 
 
+def test_the_bias_of_an_adapter_has_its_scale_and_a_difference_beside_it_none(tmp_path):
+    generator, module = np.random.default_rng(2), "base_model.model.blocks.1.self_attn.q"
+    down, up = generator.normal(size=(3, 24)), generator.normal(size=(24, 3))
+    up_bias, difference = generator.normal(size=(2, 24)).astype(np.float32)
+    tensors = {
+        f"{module}.lora_A.weight": down.astype(np.float32),
+        f"{module}.lora_B.weight": up.astype(np.float32),
+        f"{module}.lora_B.bias": up_bias,
+        f"{module}.diff_b": difference,
+    }
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 6, "r": 3, "lora_bias": True}))
+    file = read_lora(tmp_path, shapes_of())
+    found = file.differences["blocks.attn1.to_q.bias"]
+    np.testing.assert_allclose(found, [np.zeros(24), 2 * up_bias + difference], rtol=1e-5)
+    save_file({f"{module}.lora_B.bias": up_bias}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="has bias of up alone, and a LoRA is two factors"):
+        read_lora(tmp_path, shapes_of())
+
+
 def test_blocks_of_other_ranks_and_differences_are_exact(tmp_path):
     generator = np.random.default_rng(1)
 

@@ -7,7 +7,7 @@ Read are, all as safetensors (N a block, X a map; in brackets who writes them):
     base_model.model.blocks.N.X.lora_A.weight            (PEFT), with an adapter_config.json beside it
     blocks.N.X.lora_A.default.weight                     (DiffSynth)
 Theirs: A is (r, in), B is (out, r), and what is added to a weight is (alpha / r) B A. Ours: A is (in, r), B (r, out),
-stacked over blocks, with alpha / r in B.
+stacked over blocks, with alpha / r in B. A bias of B is times alpha / r as well.
 Of our own files one key more is read, `diffusion_model.roles.vectors`, of adapters that were trained with clips beside.
 """
 
@@ -35,11 +35,13 @@ _PREFIXES = re.compile(r"(base_model\.model\.|model\.diffusion_model\.|diffusion
 _PARTS = {
     r"lora_(A|down)(\.default)?\.weight": "down",
     r"lora_(B|up)(\.default)?\.weight": "up",
-    r"lora_(B|up)(\.default)?\.bias": "bias",
+    r"lora_(B|up)(\.default)?\.bias": "bias of up",
     r"alpha": "alpha",
     r"diff": "weight",
     r"diff_b": "bias",
 }
+# Of them those that are nothing without both factors.
+_SCALED = {"down", "up", "bias of up", "alpha"}
 _KEY = re.compile(rf"(?P<module>.+?)\.(?P<part>{'|'.join(_PARTS)})")
 # Of adapters that are no product of two factors.
 _OTHERS = re.compile(r"\.(dora_scale|lora_magnitude_vector|lora_mid|hada_|lokr_|oft_|set_weight|w_norm|b_norm)")
@@ -93,10 +95,12 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFi
     differences: dict[str, np.ndarray] = {}
     for module, parts in found.items():
         place = places[module]
-        if "down" in parts or "up" in parts or "alpha" in parts:
+        if parts.keys() & _SCALED:
             layers = factors.setdefault(place.ours, {})
-            layers[place.layer or 0] = _factors(file, module, parts, shapes[place.ours], scale)
-        for kind in ("weight", "bias"):
+            layers[place.layer or 0], times = _factors(file, module, parts, shapes[place.ours], scale)
+            if "bias of up" in parts:
+                parts["bias of up"] = parts["bias of up"] * np.float32(times)
+        for kind in ("weight", "bias", "bias of up"):
             if kind in parts:
                 _add(file, f"{module}, {kind}", differences, place.of(kind), parts[kind], shapes)
     stacked = {ours: _stack(layers, shapes[ours]) for ours, layers in factors.items()}
@@ -168,8 +172,8 @@ def _factors(
     parts: Mapping[str, np.ndarray],
     shape: tuple[int, ...],
     scale: Callable[[str, int], float],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the factors of one map in our form."""
+) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    """Returns (the factors of one map in our form, alpha / r, which is in the second)."""
     if "down" not in parts or "up" not in parts:
         raise UserError(f"{file}: {module} has {', '.join(parts)} alone, and a LoRA is two factors: {_GIVE}")
     down, up = parts["down"], parts["up"]
@@ -180,7 +184,7 @@ def _factors(
             f"wide in this model: {_GIVE}"
         )
     times = float(parts["alpha"].reshape(())) / len(down) if "alpha" in parts else scale(module, len(down))
-    return down.T, up.T * np.float32(times)
+    return (down.T, up.T * np.float32(times)), times
 
 
 def _stack(
@@ -205,14 +209,14 @@ def _add(
     value: np.ndarray,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Puts a difference in its place in that of all layers."""
+    """Adds a difference to that of all layers, in its place."""
     shape = shapes[place.ours]
     here = shape if place.layer is None else shape[1:]
     value = value.T if place.form == "transpose" else value.reshape(here) if value.size == math.prod(here) else value
     if value.shape != here:
         raise UserError(f"{file}: the difference of {what} is {value.shape} instead of {here}: {_GIVE}")
     whole = differences.setdefault(place.ours, np.zeros(shape, np.float32))
-    whole[() if place.layer is None else place.layer] = value
+    whole[() if place.layer is None else place.layer] += value
 
 
 def _scale_of(file: Path, metadata: Mapping[str, str]) -> Callable[[str, int], float]:

@@ -25,13 +25,15 @@ class AdaptedPlace:
     bias: str | None
 
     def takes(self, kind: str) -> bool:
-        """Returns whether the module can have a part of an adapter: a factor, its alpha, or a difference."""
+        """Returns whether the module can have a part of an adapter: a factor, its bias or alpha, or a difference."""
         if kind in ("down", "up", "alpha"):
             return self.form == "transpose"
+        if kind == "bias of up":
+            return self.form == "transpose" and self.bias is not None
         return {"weight": self.form != "convolution", "bias": self.bias is not None}.get(kind, False)
 
     def of(self, kind: str) -> "AdaptedPlace":
-        """Returns the place of a difference of its "weight" or "bias"."""
+        """Returns the place of a difference of its "weight", or of its "bias" or "bias of up"."""
         if kind == "weight" or self.bias is None:
             return self
         return AdaptedPlace(ours=self.bias, layer=self.layer, form="same", bias=None)
