@@ -133,13 +133,26 @@ def test_all_forms_are_the_same_adapter(ours, tmp_path):
     assert len(seen) == 5
 
 
-def test_the_alpha_of_peft_lies_beside_its_file(ours, tmp_path):
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "mine.safetensors"])
+def test_the_alpha_of_peft_lies_beside_its_file(ours, tmp_path, name, caplog):
     tensors = {key.replace("diffusion_model.", "base_model.model."): value for key, value in load_file(ours).items()}
-    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    save_file(tensors, tmp_path / name)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2 * RANK, "r": RANK}))
-    file = read_lora(tmp_path, shapes_of())
+    file = read_lora(tmp_path if name.startswith("adapter") else tmp_path / name, shapes_of())
     same_products(file, times=2 * SCALE)
     assert file.matched == len(tensors)
+    assert not caplog.records
+    (tmp_path / "adapter_config.json").unlink()
+    same_products(read_lora(tmp_path / name, shapes_of()))
+    (record,) = caplog.records
+    assert "no adapter_config.json with its alpha, which is taken as the rank" in record.getMessage()
+
+
+def test_what_lies_beside_a_file_in_other_names_is_not_its_own(ours, tmp_path, caplog):
+    save_file(load_file(ours), tmp_path / "mine.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2 * RANK, "r": RANK}))
+    same_products(read_lora(tmp_path / "mine.safetensors", shapes_of()))
+    assert not caplog.records
 
 
 def test_the_bias_of_an_adapter_has_its_scale_and_a_difference_beside_it_none(tmp_path):

@@ -15,11 +15,12 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from safetensors import safe_open
 
 from sora_jax.core.errors import UserError
@@ -30,6 +31,8 @@ from sora_jax.models.roles import VECTORS
 ROLES_KEY = f"diffusion_model.{VECTORS}"
 _GIVE = "give the .safetensors file of an adapter for this model"
 _FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_CONFIG = "adapter_config.json"
+_PEFT = "base_model.model."
 _PREFIXES = re.compile(r"(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|transformer\.|lora_unet__?)+")
 # The end of a key, and what it is of an adapter.
 _PARTS = {
@@ -90,7 +93,7 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFi
     found, unmatched = _sorted(tensors, places)
     if unmatched:
         _refuse(file, unmatched, len(tensors))
-    scale = _scale_of(file, metadata)
+    scale = _scale_of(file, metadata, tensors)
     factors: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     differences: dict[str, np.ndarray] = {}
     for module, parts in found.items():
@@ -219,9 +222,16 @@ def _add(
     whole[() if place.layer is None else place.layer] += value
 
 
-def _scale_of(file: Path, metadata: Mapping[str, str]) -> Callable[[str, int], float]:
+def _scale_of(file: Path, metadata: Mapping[str, str], keys: Collection[str]) -> Callable[[str, int], float]:
     """Returns a function of (module, rank) that gives alpha / rank where the file has no tensor of alpha."""
-    config = _adapter_config(file, metadata)
+    peft = any(key.startswith(_PEFT) for key in keys)
+    config = _adapter_config(file, metadata, peft=peft)
+    if peft and config.get("lora_alpha") is None and not any(key.endswith(".alpha") for key in keys):
+        where = file if file.is_dir() else file.parent
+        logging.warning(
+            "%s: PEFT wrote it, and %s has no %s with its alpha, which is taken as the rank: lay that file there",
+            *(file, where, _CONFIG),
+        )
     root = bool(config.get("use_rslora"))
 
     def scale(module: str, rank: int) -> float:
@@ -236,14 +246,17 @@ def _scale_of(file: Path, metadata: Mapping[str, str]) -> Callable[[str, int], f
     return scale
 
 
-def _adapter_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the LoraConfig of PEFT that is in the file's head, or beside the file; empty where there is none."""
-    beside = (file if file.is_dir() else file.parent) / "adapter_config.json"
+def _adapter_config(file: Path, metadata: Mapping[str, str], *, peft: bool) -> dict[str, Any]:
+    """Returns the LoraConfig of PEFT that is in the file's head, or beside the file; empty where there is none.
+
+    What lies beside is of a file that has PEFT's keys, or its name.
+    """
+    beside = (file if file.is_dir() else file.parent) / _CONFIG
     try:
         if "lora_adapter_metadata" in metadata:
             config = json.loads(metadata["lora_adapter_metadata"])
             return {name.removeprefix("transformer."): value for name, value in config.items()}
-        if beside.is_file() and (file.is_dir() or file.name == _FILES[1]):
+        if beside.is_file() and (peft or file.is_dir() or file.name == _FILES[1]):
             return dict(json.loads(beside.read_text()))
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{file}: its LoraConfig is damaged ({error}); download it again") from error
