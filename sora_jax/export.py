@@ -43,6 +43,8 @@ _ADAPTERS = _FLAGS.strings(
 _DTYPE = _FLAGS.choice("dtype", None, ["bfloat16", "float32"], "Of the transformer's files; default: lora bfloat16.")
 _TRIGGER = _FLAGS.string("trigger", None, "What prompts should say for an adapter to act, noted in its file.")
 _FLAGS.rename("layout", "part=autoencoder --format")
+# Of the transformer alone. An adapter is written without others, and only its file notes a trigger.
+_OF_TRANSFORMERS = (_CHECKPOINT, _WEIGHTS, _EMA, _ADAPTERS, _DTYPE, _TRIGGER)
 
 
 def main(_: Sequence[str]) -> None:
@@ -51,16 +53,27 @@ def main(_: Sequence[str]) -> None:
         raise UserError("nowhere to write: pass --output=DIR")
     if _FORMAT.value is None:
         raise UserError("say what to write: --format=lora, diffusers or original, with --part=autoencoder that")
+    _check_used()
     check_writable(_OUTPUT.value if _OUTPUT.value.endswith(".safetensors") else f"{_OUTPUT.value}/model")
     print(*_export(_OUTPUT.value), sep="\n")
 
 
-def _export(output: str) -> list[Path]:
+def _check_used() -> None:
+    """Raises UserError for flags that cannot be together, and for those that would change nothing."""
     check_ema(_EMA.value, _WEIGHTS.value)
-    workdir = Workdir(_WORKDIR.value)
-    settings, step = read_settings(workdir.config()), step_of(_CHECKPOINT.value)
     if _PART.value == "autoencoder" and _FORMAT.value == _LORA:
         raise UserError("an autoencoder has no adapter: pass --part=autoencoder --format=diffusers")
+    if _PART.value == "autoencoder":
+        what, unused = "--part=autoencoder", _OF_TRANSFORMERS
+    else:
+        what, unused = f"--format={_FORMAT.value}", [_ADAPTERS if _FORMAT.value == _LORA else _TRIGGER]
+    if given := [f"--{flag.name}" for flag in unused if flag.was_given]:
+        raise UserError(f"{' and '.join(given)} would change nothing of what {what} writes: leave out what is not used")
+
+
+def _export(output: str) -> list[Path]:
+    workdir = Workdir(_WORKDIR.value)
+    settings, step = read_settings(workdir.config()), step_of(_CHECKPOINT.value)
     weights = {"step": step, "weights": _WEIGHTS.value, "ema": _EMA.value}
     if _FORMAT.value == _LORA:
         return export_lora(

@@ -139,6 +139,18 @@ def test_the_shape_is_that_of_the_file_and_no_stage_trains_one(toy_config, expor
             ["--output={tmp}/vae", "--part=autoencoder", "--format=diffusers"],
             "cannot express this autoencoder: attention is False, and the middle of Wan attends; ",
         ),
+        (
+            ["--output={tmp}/vae", "--format=lora", "--lora=a:0.5"],
+            "--lora would change nothing of what --format=lora writes",
+        ),
+        (
+            ["--output={tmp}/vae", "--format=original", "--trigger=a sks dog"],
+            "--trigger would change nothing of what --format=original writes",
+        ),
+        (
+            ["--output={tmp}/vae", "--part=autoencoder", "--format=original", "--weights=ema", "--dtype=float32"],
+            "--weights and --dtype would change nothing of what --part=autoencoder writes",
+        ),
         (["--output={tmp}/vae", "--format=lora", "--workdir={tmp}/none"], "none holds no run (config.json is missing)"),
     ],
 )

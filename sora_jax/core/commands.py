@@ -42,6 +42,11 @@ class Flag(Generic[T]):
         value: Any = flags.FLAGS[self.name].value
         return value
 
+    @property
+    def was_given(self) -> bool:
+        """Whether the command line says it."""
+        return bool(flags.FLAGS[self.name].present)
+
 
 class ConfigFlag(Flag[Any]):
     """The config that the command line says, once `run_command` has read it."""
