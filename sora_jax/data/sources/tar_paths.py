@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +17,19 @@ THREADS = 8
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_WILD = re.compile(r"[*?\[{]")
 # How files of gzip, bzip2, xz and zstd begin; a tar begins with the name of its first member.
 _COMPRESSED = re.compile(rb"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd")
 
 
 class Tars(NamedTuple):
-    """Tar files, sorted, and the folders behind links in which none was looked for."""
+    """Tar files, sorted, their names within what the path stands for, and the folders behind links, not looked into.
+
+    A name depends on the path and on the place of its file alone, so that it stays what it is when others are added.
+    """
 
     paths: list[AnyPath]
+    labels: list[str]
     linked: list[str]
 
 
@@ -44,24 +49,41 @@ def find_tars(path: str | os.PathLike) -> Tars:
                 f"the folder {written} holds no .tar file{passed}: data.source 'folder' reads clips that lie open"
             )
     elif remote.is_there(root):
-        found = [root]
+        root, found = root.parent, [root]
     else:
-        there, pattern = _split(written)
-        names = list(_expand(pattern))
-        matches = {name: _matches(there, name) for name in names}
-        found = [match for several in matches.values() for match in several]
-        absent = [name for name, several in matches.items() if not several]
-        if not found:
-            raise UserError(f"no tar file matches {written}: pass --config.data.path=FILE.tar, a folder or a pattern")
-        if absent:
-            raise UserError(
-                f"{len(absent)} of the {len(names)} names that {written} stands for do not exist, such as "
-                f"{there}{absent[0]}: restore the files or shorten the pattern"
-            )
+        root, found = _matching(written)
     found = sorted(set(found))
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(_check_tar, found))
-    return Tars(found, linked)
+    top = _without_scheme(root)
+    return Tars(found, [_without_scheme(tar).relative_to(top).as_posix() for tar in found], linked)
+
+
+def _matching(written: str) -> tuple[AnyPath, list[AnyPath]]:
+    """Returns (the folder in which a pattern begins, the paths that match it); raises `UserError`."""
+    there, pattern = _split(written)
+    names = list(_expand(pattern))
+    matches = {name: _matches(there, name) for name in names}
+    absent = [name for name, several in matches.items() if not several]
+    if len(absent) == len(names):
+        raise UserError(f"no tar file matches {written}: pass --config.data.path=FILE.tar, a folder or a pattern")
+    if absent:
+        raise UserError(
+            f"{len(absent)} of the {len(names)} names that {written} stands for do not exist, such as "
+            f"{there}{absent[0]}: restore the files or shorten the pattern"
+        )
+    found = [match for several in matches.values() for match in several]
+    if is_remote(written):
+        scheme, _, place = written.partition("://")
+        return remote.place(f"{scheme}://{_WILD.split(place)[0].rpartition('/')[0]}"), found
+    if any(os.path.isabs(name) for name in names):
+        # Choices of whole paths, {/one/disk,/another}/*.tar: the folder that holds the beginnings of all.
+        return Path(os.path.commonpath([os.path.abspath(_split(name)[0]) for name in names])), found
+    return Path(there), found
+
+
+def _without_scheme(path: AnyPath) -> Path:
+    return Path(os.fspath(path).partition("://")[2].lstrip("/")) if is_remote(path) else path.absolute()
 
 
 def _split(pattern: str) -> tuple[str, str]:
@@ -103,10 +125,3 @@ def _expand(pattern: str) -> Iterator[str]:
         return
     for option in options:
         yield from _expand(pattern[: match.start()] + option + pattern[match.end() :])
-
-
-def labels_of(paths: Sequence[AnyPath]) -> list[str]:
-    """Returns the names of the tars relative to the folder that holds them all."""
-    names = [Path(os.fspath(path).partition("://")[2]) if is_remote(path) else path.absolute() for path in paths]
-    root = os.path.commonpath([name.parent for name in names])
-    return [name.relative_to(root).as_posix() for name in names]

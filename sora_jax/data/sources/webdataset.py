@@ -23,7 +23,7 @@ from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
 from sora_jax.data.sources.pairing import by_key, heic_of, pair, windows_beside
 from sora_jax.data.sources.remote import AnyPath, open_file, reaching, read_at
 from sora_jax.data.sources.tar_index import Member, TarDamage, read_section, walk_tar
-from sora_jax.data.sources.tar_paths import THREADS, find_tars, labels_of
+from sora_jax.data.sources.tar_paths import THREADS, find_tars
 from sora_jax.data.tokens import NO_CAPTIONS, Captions
 
 _AHEAD = 2**18  # bytes; the headers and the captions of a sample mostly lie in one piece
@@ -83,8 +83,7 @@ class TarSource(DecodedSource):
     ):
         super().__init__(**limits)
         with reaching(path):
-            self._paths, self.linked = find_tars(path)
-            labels = labels_of(self._paths)
+            self._paths, labels, self.linked = find_tars(path)
             with ThreadPoolExecutor(THREADS) as pool:
                 contents = list(pool.map(_read_contents, itertools.count(), self._paths, labels))
         self._lengths = [tar.length for tar in contents]
