@@ -40,7 +40,8 @@ def _is_held_out(name: str, share: float) -> bool:
     Windows of one file, `FILE#FIRST-LAST`, are held out together. What a larger share holds out includes what a smaller
     one does.
     """
-    digest = hashlib.sha256(f"held out {_WINDOW.sub('', name)}".encode()).digest()
+    # Names of files may be bytes that are no text: half a pair of surrogates in Python.
+    digest = hashlib.sha256(f"held out {_WINDOW.sub('', name)}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 

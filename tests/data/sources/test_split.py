@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,14 @@ def test_a_clip_is_on_one_side_by_its_name_alone():
 def test_a_larger_share_holds_out_the_same_and_more():
     held = [set(names(split_source(MANY, share)[1])) for share in (0.05, 0.1, 0.5)]
     assert held[0] < held[1] < held[2]
+
+
+def test_a_name_may_be_bytes_that_are_no_text():
+    held = [name.encode() + b"\xff\xfe" for name in MANY.names] + [b"film_7.mp4"]
+    strange = Named([*map(os.fsdecode, held), "half a pair \ud800"])
+    training, heldout = split_source(strange, 0.5)
+    assert sorted(names(training) + names(heldout)) == sorted(strange.names)
+    assert ("film_7.mp4" in names(heldout)) == ("film_7.mp4" in names(split_source(MANY, 0.5)[1]))
 
 
 def test_windows_of_a_file_are_on_one_side():
