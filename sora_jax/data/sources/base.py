@@ -123,6 +123,8 @@ class FolderSource(DecodedSource):
     def _decoded(self, name: str, **options: Any) -> tuple[np.ndarray, float]:
         """Returns pixels and frames per second of a file; raises `BadClip`."""
         if self._sizes[name] is None:
+            if not is_remote(self._root) and not (self._root / name).is_symlink():
+                raise BadClip(name, "is not a regular file")
             raise BadClip(name, "is a link that leads nowhere, or out of the folder: make it a hard link, or a copy")
         try:
             if is_remote(self._root):
@@ -142,7 +144,7 @@ class FolderSource(DecodedSource):
             raise BadClip(name, f"cannot be read: {error.strerror or error}") from error
 
     def size(self, index: int) -> int | None:
-        """Returns the bytes of a clip's file; None for a link that leads nowhere, or out of the folder."""
+        """Returns the bytes of a clip's file; None where `remote.list_folder` has none."""
         return self._sizes[self._names[index]]
 
     def source_id(self, index: int) -> str:

@@ -53,7 +53,7 @@ class FolderCaptions:
 
     `by_file` maps each captioned file to its cleaned captions, in sorted order of names. `weights` has those files
     whose captions are not drawn alike: a number above 0 for each caption. `sizes` has the bytes of each media file,
-    None for a link that leads nowhere, or out of the folder. `beside` has the files beside media files, by kind.
+    None as in `remote.list_folder`. `beside` has the files beside media files, by kind.
 
     The others are sorted names of what is left out: `uncaptioned` media files about which nothing is written,
     `previews` pictures of videos that are there, `sharing` media files whose caption another clip has, `unread` files
@@ -219,7 +219,8 @@ def _table_files(root: AnyPath, listing: Listing) -> dict[str, list[tuple[str, .
         found = [*((names[name],) for name in TABLE_NAMES if name in names), *lists]
         for name in (name for one in found for name in reversed(one)):
             if listing.sizes[name] is None:
-                raise UserError(f"{root / name} is a link that leads nowhere, or out of the folder: put a copy there")
+                wrong = "is a link that leads nowhere, or out of the folder, or is no regular file"
+                raise UserError(f"{root / name} {wrong}: put a copy there")
         if found:
             files[folder] = found
     return files

@@ -7,9 +7,10 @@ comes from fsspec, which it stands on. Addresses are what a run's config says: n
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, NoReturn
 
 import fsspec
 from etils import epath
@@ -73,13 +74,15 @@ def is_there(path: AnyPath) -> bool:
 
 @contextlib.contextmanager
 def reaching(path: str | os.PathLike) -> Iterator[None]:
-    """Raises `UserError` for whatever goes wrong inside with a `path` in a bucket."""
+    """Raises `UserError` for whatever goes wrong inside with a `path` in a bucket, for `OSError` with one here."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # the libraries of buckets have types of their own
         if not is_remote(path):
+            if isinstance(error, OSError):
+                raise _unreadable(path, error) from error
             raise
         said = f"{type(error).__name__}: {_first_line(error)}"
         raise UserError(f"{path} cannot be read ({said}): check the address, the network and your sign-in") from error
@@ -95,8 +98,9 @@ class Listing(NamedTuple):
 def list_folder(root: AnyPath) -> Listing:
     """Returns all files under a folder that are not hidden, by relative name, in sorted order.
 
-    Names have forward slashes. A link that leads nowhere, or out of the folder, has None: a data set may name only what
-    is in it. Links to folders are not followed.
+    Names have forward slashes. What is no regular file has None, and so has a link that leads nowhere, or out of the
+    folder: a data set may name only what is in it. Links to folders are not followed. Raises `UserError` for a folder
+    here that cannot be listed.
     """
     if is_remote(root):
         system, top = fsspec.url_to_fs(os.fspath(root))
@@ -104,8 +108,12 @@ def list_folder(root: AnyPath) -> Listing:
         sizes = {name.removeprefix(top).lstrip("/"): entry["size"] for name, entry in found.items()}
         hidden = {name for name in sizes if any(part.startswith(".") for part in name.split("/"))}
         return Listing({name: sizes[name] for name in sorted(sizes.keys() - hidden)}, [])
+
+    def refuse(error: OSError) -> NoReturn:
+        raise _unreadable(root, error) from error
+
     sizes, linked, top = {}, [], os.path.realpath(root)
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         paths = [Path(folder, name) for name in names if not name.startswith(".")]
         sizes |= {path.relative_to(root).as_posix(): _size(path, top) for path in paths}
@@ -178,10 +186,18 @@ def _first_line(error: Exception) -> str:
     return _CREDENTIALS.sub("://", (str(error).strip().splitlines() or [""])[0])[:120]
 
 
+def _unreadable(path: str | os.PathLike, error: OSError) -> UserError:
+    """Returns what says why a path here, or what lies in it, cannot be read."""
+    named, reason = path if error.filename is None else error.filename, error.strerror or error
+    return UserError(f"{named} cannot be read ({reason}): make it readable for the user of this run, or move it away")
+
+
 def _size(path: Path, top: str) -> int | None:
     try:
         if path.is_symlink() and not path.resolve(strict=True).is_relative_to(top):
             return None
-        return path.stat().st_size
+        found = path.stat()
+        # A pipe would be waited for.
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
     except OSError:
         return None

@@ -1,7 +1,9 @@
 """A folder as a source of clips."""
 
+import errno
 import json
 import os
+import pathlib
 
 import numpy as np
 import pyarrow
@@ -114,6 +116,43 @@ def test_a_link_is_followed_within_the_folder_only(folder, tmp_path_factory):
     assert "in.gif" in source.uncaptioned
     (folder / "captions.csv").symlink_to(outside / "token.txt")
     with pytest.raises(UserError, match=r"captions\.csv is a link that leads nowhere, or out of the folder"):
+        FolderSource(folder)
+
+
+def test_what_cannot_be_read_is_named_with_the_reason(folder, monkeypatch):
+    read = pathlib.Path.read_bytes
+
+    def refuse(path: pathlib.Path) -> bytes:
+        if path.name in ("captions.jsonl", "z.txt"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+    (folder / "z.txt").write_text("a circle")
+    (folder / "told.jsonl").write_text((folder / "captions.jsonl").read_text())
+    said = r"/{} cannot be read \(Permission denied\): make it readable"
+    with pytest.raises(UserError, match=said.format("captions.jsonl")):
+        FolderSource(folder)
+    with pytest.raises(UserError, match=said.format("captions.jsonl")):
+        FolderSource(folder, captions="captions.jsonl")
+    (folder / "captions.jsonl").unlink()
+    with pytest.raises(UserError, match=said.format("z.txt")):
+        FolderSource(folder)
+
+
+def test_pipes_are_not_waited_for(folder):
+    (folder / "captions.jsonl").unlink()
+    (folder / "z.txt").write_text("a circle")
+    for name in ("silent.txt", "pipe.gif"):
+        os.mkfifo(folder / name)
+    (folder / "pipe.txt").write_text("a pipe")
+    source = FolderSource(folder)
+    assert [source.source_id(index) for index in range(len(source))] == ["pipe.gif", "z.gif"]
+    assert "silent.gif" in source.uncaptioned
+    with pytest.raises(BadClip, match=r"pipe\.gif: is not a regular file"):
+        source[0]
+    os.mkfifo(folder / "captions.csv")
+    with pytest.raises(UserError, match=r"captions\.csv is .* no regular file: put a copy there"):
         FolderSource(folder)
 
 

@@ -1,7 +1,9 @@
 """Data sets in buckets, played by a folder: a file system of fsspec, and a server for what array_record reads."""
 
+import errno
 import io
 import json
+import os
 import pickle
 import re
 import tarfile
@@ -223,6 +225,21 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 def test_listings_here_and_there_are_alike(folder):
     assert list_files(place("gs://clips/open")) == list_files(folder)
     assert list_files(place("gs://clips/open/")) == list_files(folder)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "open" / "shut").mkdir(parents=True)
+    (tmp_path / "open" / "a.gif").write_bytes(b"GIF")
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("shut"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"open/shut cannot be read \(Permission denied\): make it readable"):
+        list_files(tmp_path / "open")
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """Which tars a path stands for, and what they are called."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from sora_jax.core.errors import UserError
 from sora_jax.data.sources import remote, tar_paths
 from sora_jax.data.sources.tar_paths import find_tars
+from sora_jax.data.sources.webdataset import TarSource
 
 
 def put(root: Path, *names: str) -> None:
@@ -47,6 +50,17 @@ def test_choices_of_whole_paths_have_names_of_their_own(tmp_path):
     pattern = f"{{{tmp_path}/one,{tmp_path}/two}}"
     assert find_tars(f"{pattern}/*.tar").labels == ["one/a.tar", "two/a.tar"]
     assert find_tars(f"{pattern}/**/*.tar").labels == ["one/a.tar", "two/a.tar", "two/deep/b.tar"]
+
+
+def test_a_tar_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    put(tmp_path, "a.tar", "b.tar")
+
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(remote, "open_file", refuse)
+    with pytest.raises(UserError, match=r"a\.tar cannot be read \(Permission denied\): make it readable"):
+        TarSource(tmp_path)
 
 
 @pytest.mark.parametrize(
