@@ -110,41 +110,41 @@ def by_key(names: Iterable[str]) -> list[FolderFiles]:
 def pair(files: FolderFiles, read: ReadText) -> Paired:
     """Returns which of the files are clips, and their captions; `read` is called for the texts that are needed."""
     media = sorted(files.media, key=_rank)
-    thumbnails = tuple(name for name in media if _is_thumbnail(name, files))
+    thumbnails = _thumbnails(media, files)
     clips: dict[str, str] = {}
     for name in media:
         if name not in thumbnails:
             clips.setdefault(_as_written(name), name)
-    own: dict[str, list[str]] = {name: [] for name in clips.values()}
-    loose: list[str] = []
-    for text in files.texts:
-        stems = [stem for stem in clips if _continues(_stem(text), _composed(stem))]
-        if not stems:
-            loose.append(text)
-            continue
-        # Of two names that differ in their Unicode forms alone it belongs to the one of its own.
-        nearest = max(stems, key=lambda stem: (len(_composed(stem)), _continues(_as_written(text), stem)))
-        own[clips[nearest]].append(text)
+    own, loose = _own_texts(clips.values(), files.texts)
     captions = {name: _captions(texts, read) for name, texts in own.items()}
     taken, sharing = set[str](), set[str]()
+    by_stem, of_all = _ByStem(loose), None
     for name in (name for name in own if not captions[name][0]):
-        texts = [text for text in loose if _may_tell(text, of=name, key=files.key)]
-        if taken.intersection(texts):
-            sharing.add(name)
-            continue
-        captions[name] = _captions(texts, read)
+        if _ROLE.fullmatch(_stem(name).removeprefix(files.key)):  # any text may be about it
+            if taken:
+                sharing.add(name)
+                continue
+            of_all = of_all or _captions(loose, read)
+            captions[name], texts = of_all, loose
+        else:
+            texts = by_stem.beginning(name)
+            if not taken.isdisjoint(texts):
+                sharing.add(name)
+                continue
+            captions[name] = _captions(texts, read)
         taken.update(texts if captions[name][0] else ())
     for name in media:
         clip = clips.get(_as_written(name), name)
-        if name not in (clip, *thumbnails) and (captions[clip][0] or clip in sharing):
+        if name != clip and name not in thumbnails and (captions[clip][0] or clip in sharing):
             sharing.add(name)
-    left = [text for text in loose if text not in taken]
-    unread = {text: [o for o in files.others if _continues(_stem(text), _stem(o))] for text in left}
+    left, others = [text for text in loose if text not in taken], _ByStem(files.others)
+    unread = {text: others.beginning(text) for text in left}
     captioned = {name: found for name, found in captions.items() if found[0]}
+    placed = captioned.keys() | sharing | thumbnails
     return Paired(
         captions=captioned,
-        uncaptioned=tuple(name for name in media if name not in (*captioned, *sharing, *thumbnails)),
-        thumbnails=thumbnails,
+        uncaptioned=tuple(name for name in media if name not in placed),
+        thumbnails=tuple(name for name in media if name in thumbnails),
         sharing=tuple(name for name in media if name in sharing),
         unread=tuple(dict.fromkeys(other for others in unread.values() for other in others)),
         unused=tuple(text for text in left if not unread[text] and suffix_of(text) != ".json"),
@@ -189,19 +189,52 @@ def _captions(texts: Sequence[str], read: ReadText) -> Captions:
     return NO_CAPTIONS
 
 
-def _is_thumbnail(name: str, files: FolderFiles) -> bool:
-    """Returns whether a picture is one of a video beside it, and has no caption that could not be the video's."""
-    if suffix_of(name) in DEMUXERS:
-        return False
-    stem = _stem(name)
-    captioned = stem in map(_stem, files.texts)
-    videos = [_stem(other) for other in files.media if suffix_of(other) in DEMUXERS]
-    return any(_continues(video, stem) or (_continues(stem, video) and not captioned) for video in videos)
+def _own_texts(clips: Iterable[str], texts: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Returns the texts of each clip, whose names begin with its name, and those that begin like none."""
+    own: dict[str, list[str]] = {name: [] for name in clips}
+    loose, by_stem = list[str](), _ByStem(own)
+    for text in texts:
+        begun = by_stem.beginning(text)
+        if not begun:
+            loose.append(text)
+            continue
+        # Of two names that differ in their Unicode forms alone it belongs to the one of its own.
+        written = _as_written(text)
+        nearest = max(begun, key=lambda name: (len(_stem(name)), _continues(written, _as_written(name))))
+        own[nearest].append(text)
+    return own, loose
 
 
-def _may_tell(text: str, *, of: str, key: str) -> bool:
-    """Returns whether a text may be about a media file of its key whose name it does not begin with."""
-    return _continues(_stem(of), _stem(text)) or _ROLE.fullmatch(_stem(of).removeprefix(key)) is not None
+def _thumbnails(media: Iterable[str], files: FolderFiles) -> set[str]:
+    """Returns the pictures that are of a video beside them, and have no caption that could not be the video's."""
+    captioned = set(map(_stem, files.texts))
+    videos = {_stem(name) for name in files.media if suffix_of(name) in DEMUXERS}
+    begun = {beginning for video in videos for beginning in _beginnings(video)}
+    found = set()
+    for name in (name for name in media if suffix_of(name) not in DEMUXERS):
+        stem = _stem(name)
+        if stem in begun or (stem not in captioned and not videos.isdisjoint(_beginnings(stem))):
+            found.add(name)
+    return found
+
+
+class _ByStem:
+    """Names by what they are without their endings: a key may have thousands, such as all of a day."""
+
+    def __init__(self, names: Iterable[str]):
+        self._places: dict[str, list[tuple[int, str]]] = {}
+        for place, name in enumerate(names):
+            self._places.setdefault(_stem(name), []).append((place, name))
+
+    def beginning(self, name: str) -> list[str]:
+        """Returns, in their order, those whose stem is that of a name, or is where it begins before a dot."""
+        found = [place for stem in _beginnings(_stem(name)) for place in self._places.get(stem, ())]
+        return [one for _, one in sorted(found)]
+
+
+def _beginnings(stem: str) -> list[str]:
+    """Returns a stem and what is before each of its dots: those that it continues."""
+    return [stem, *(stem[:place] for place, letter in enumerate(stem) if letter == ".")]
 
 
 def _continues(stem: str, beginning: str) -> bool:

@@ -1,6 +1,7 @@
 """Which texts belong to which media files."""
 
 import itertools
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -58,18 +59,38 @@ def test_an_empty_text_leaves_the_next_kind_to_be_read():
     assert one.captions == {"a.mp4": (("a.json",), None)}
 
 
-@given(
-    names=st.lists(
-        st.builds(
-            "{}{}{}".format,
-            st.sampled_from(["a", "b", "a 1"]),
-            st.sampled_from(["", ".1", ".2", ".1.2", ".left", ".x y"]),
-            st.sampled_from([".mp4", ".avi", ".gif", ".jpg", ".txt", ".json", ".TXT"]),
-        ),
-        unique=True,
-        max_size=12,
-    )
-)
+def written_names(endings: list[str]) -> st.SearchStrategy[list[str]]:
+    beginnings, middles = ["a", "b", "a 1"], ["", ".1", ".2", ".1.2", ".left", ".x y"]
+    one = st.builds("{}{}{}".format, *map(st.sampled_from, (beginnings, middles, endings)))
+    return st.lists(one, unique=True, max_size=12)
+
+
+@given(names=written_names([".mp4", ".txt"]))
+def test_a_text_is_of_the_longest_name_that_it_begins_with(names):
+    clips = {name[:-3] for name in names if name.endswith(".mp4")}
+    owners = {name: [clip for clip in clips if name.startswith(clip)] for name in names if name.endswith(".txt")}
+    wanted: dict[str, set[str]] = {}
+    for text, found in owners.items():
+        if found:
+            wanted.setdefault(max(found, key=len) + "mp4", set()).add(text)
+    captions = {name: set(texts) for one in paired(*names) for name, (texts, _) in one.captions.items()}
+    assert {name: captions.get(name) for name in wanted} == wanted
+
+
+def test_the_work_grows_as_the_names_do(monkeypatch):
+    looked = []
+    normal = unicodedata.normalize
+    monkeypatch.setattr(unicodedata, "normalize", lambda form, name: looked.append(name) or normal(form, name))
+    counts = []
+    for number in (10, 40):
+        looked.clear()
+        endings = ("3.mp4", "3.jpg", "3.txt", "4.jpg", "4.txt", "5.mp4", "6.json", "7.npy", "7.txt")
+        paired(*(f"2024.07_{index}{ending}" for index in range(number) for ending in endings))
+        counts.append(len(looked))
+    assert counts[1] <= 4 * counts[0]
+
+
+@given(names=written_names([".mp4", ".avi", ".gif", ".jpg", ".txt", ".json", ".TXT"]))
 def test_nothing_is_lost_and_no_caption_has_two_clips(names):
     texts = {name for name in names if name.lower().endswith((".txt", ".json"))}
     media, used, told = list[str](), list[str](), list[str]()
