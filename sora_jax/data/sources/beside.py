@@ -3,7 +3,6 @@
 Or any file that a table of captions names for a clip, under control_depth.
 """
 
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
@@ -40,10 +39,9 @@ def place_named(
     lost = []
     for folder, table in tables.items():
         for written, files in table.items():
-            name = posixpath.normpath(posixpath.join(folder, written))
-            owner = media.find(name) or media.find((window_named(name) or (name,))[0])
+            owner = media.find(written, folder) or media.find((window_named(written) or (written,))[0], folder)
             for kind, file in files.items():
-                there = media.find(posixpath.normpath(posixpath.join(folder, file)))
+                there = media.find(file, folder)
                 if there is None or there == owner:
                     lost.append(file)
                 elif owner is not None:

@@ -5,9 +5,11 @@ A window is called `FILE#FIRST-LAST`, as curation names it: frames from 0, both 
 
 import dataclasses
 import os
+import posixpath
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 from sora_jax.core.errors import UserError
@@ -45,33 +47,61 @@ def window_named(name: str) -> tuple[str, FrameRange] | None:
 class Names:
     """Names that are there, and how others write them.
 
-    In another Unicode form, with the slashes of Windows, with white space around them.
+    In another Unicode form, with the slashes of Windows, with white space around them; where none of these is there,
+    with other `./` and `//`, and with an ending in other letters (`a.MP4`).
     """
 
     def __init__(self, names: Iterable[str]):
-        self._exact = frozenset(names)
-        self._composed = {unicodedata.normalize("NFC", name): name for name in self._exact}
+        self._exact = dict.fromkeys(names)
+        self._composed: dict[str, str] = {}
+        self._plain: dict[str, str] = {}
+        for name in self._exact:
+            composed = unicodedata.normalize("NFC", name)
+            self._composed.setdefault(composed, name)
+            if (plain := _plain(composed)) != composed:
+                self._plain.setdefault(plain, name)
 
-    def find(self, name: str) -> str | None:
-        """Returns the name that is there for one that is written, None where there is none."""
-        if name in self._exact:
-            return name
-        composed = unicodedata.normalize("NFC", name)
-        slashes = composed.replace("\\", "/")
-        ways = (composed, slashes, composed.strip(), slashes.strip())
-        return next((found for way in ways if (found := self._composed.get(way)) is not None), None)
+    def find(self, name: str, folder: str | None = None) -> str | None:
+        """Returns the name that is there for one that is written, None where there is none.
+
+        It is relative to `folder`, where that is given.
+        """
+        slashes = name.replace("\\", "/")
+        ways = [name, slashes, name.strip(), slashes.strip()]
+        if folder is not None:
+            ways = [within(folder, way) for way in ways]
+        if ways[0] in self._exact:
+            return ways[0]
+        ways = [unicodedata.normalize("NFC", way) for way in ways]
+        there = [found for way in ways if (found := self._composed.get(way)) is not None]
+        for way in () if there else map(_plain, ways):
+            there += [found[way] for found in (self._composed, self._plain) if way in found]
+        return there[0] if there else None
 
 
-def look_up(table: Mapping[str, list[Written]], names: Names) -> Told:
-    """Returns the captions of a table by the names that it means."""
+def within(folder: str, name: str) -> str:
+    """Returns the name, of which those in `folder` are a part, of what is called `name` there."""
+    return posixpath.normpath(posixpath.join(folder, name))
+
+
+def _plain(name: str) -> str:
+    """Returns a name without what says nothing in a path, its ending in small letters."""
+    if "//" in name or "./" in name:
+        name = PurePosixPath(name).as_posix()
+    stem, dot, ending = name.rpartition(".")
+    return name if "/" in ending else f"{stem}{dot}{ending.lower()}"
+
+
+def look_up(table: Mapping[str, list[Written]], names: Names, folder: str | None = None) -> Told:
+    """Returns the captions of a table by the names that it means; they are relative to `folder`, where it is given."""
     clips: dict[str, list[Written]] = {}
     windows: dict[str, dict[FrameRange, list[Written]]] = {}
     missing = []
     for name, texts in table.items():
-        window = window_named(name)
-        if (clip := names.find(name)) is not None:
+        window = window_named(name.rstrip())
+        if (clip := names.find(name, folder)) is not None:
             clips.setdefault(clip, []).extend(texts)
-        elif window is not None and (clip := names.find(window[0])) is not None:
+        elif window is not None and (clip := names.find(window[0], folder)) is not None:
             windows.setdefault(clip, {}).setdefault(window[1], []).extend(texts)
         else:
             missing.append(name)

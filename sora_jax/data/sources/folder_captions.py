@@ -7,7 +7,6 @@ import collections
 import dataclasses
 import functools
 import os
-import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +18,7 @@ from sora_jax.data.clips import FrameRange
 from sora_jax.data.media.file_kinds import HEIC_REMEDY, MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.account import account
 from sora_jax.data.sources.beside import find_beside, names_beside, place_named
-from sora_jax.data.sources.caption_lookup import Names, from_named, look_up, read_named, window_named
+from sora_jax.data.sources.caption_lookup import Names, from_named, look_up, read_named, window_named, within
 from sora_jax.data.sources.caption_tables import (
     MOST_CAPTION_BYTES,
     NAMES_FILE,
@@ -248,10 +247,7 @@ def _read_tables(root: AnyPath, tables: Mapping[str, Mapping[str, list[Written]]
     media = Names(name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES)
     every = Names(listing.sizes)
     for folder, table in tables.items():
-        whole: dict[str, list[Written]] = {}
-        for name, texts in table.items():
-            whole.setdefault(posixpath.normpath(posixpath.join(folder, name)), []).extend(texts)
-        told = look_up(whole, media)
+        told = look_up(table, media, folder)
         twice = [name for name in told.captions if name in found.captions]
         twice += [name for name, own in told.windows.items() if own.keys() & found.windows.get(name, {}).keys()]
         if twice:
@@ -261,8 +257,8 @@ def _read_tables(root: AnyPath, tables: Mapping[str, Mapping[str, list[Written]]
         for name, own in told.windows.items():
             found.windows[name] = own | found.windows.get(name, {})
         for name in told.missing:
-            file = every.find(name) or every.find((window_named(name) or (name,))[0])
-            (found.missing if file is None else found.unread).append(file or name)
+            file = every.find(name, folder) or every.find((window_named(name) or (name,))[0], folder)
+            (found.missing if file is None else found.unread).append(file or within(folder, name))
     return found
 
 

@@ -47,6 +47,24 @@ def test_names_are_found_as_others_write_them():
     )
 
 
+def test_names_are_found_whatever_says_nothing_in_them():
+    names = Names(["t/./a.mp4", "t//b.mp4", "c.MP4", "./d.gif", "e.mp4", "e.MP4", "1.0#T/7", "x/../f.gif"])
+    written = {"t/a.mp4": "t/./a.mp4", "t/b.MP4": "t//b.mp4", "c.mp4": "c.MP4", "d.gif": "./d.gif", "e.Mp4": "e.mp4"}
+    assert {name: names.find(name) for name in written} == written
+    assert [names.find(name) for name in ("e.MP4", "C.mp4", "1.0#t/7", "f.gif")] == ["e.MP4", None, None, None]
+    assert (names.find(" b.mp4", "t"), names.find("..\\e.mp4 ", "t")) == ("t//b.mp4", "e.mp4")
+
+
+def test_a_table_names_members_of_tars_as_the_log_does(tmp_path):
+    gif = media(tmp_path, ".gif", frames=4)
+    heap, table = write_tar(tmp_path / "heap.tar", [("dogs//a.gif", gif), ("./b.gif", gif)]), tmp_path / "table.jsonl"
+    rows = {"heap.tar/dogs//a.gif": "a dog", "heap.tar/./b.gif": "b", "heap.tar/b.gif#0-1": "begins"}
+    table.write_text("\n".join(json.dumps({"file": name, "caption": text}) for name, text in rows.items()))
+    source = TarSource(heap, captions=table)
+    assert [source[index].captions for index in range(2)] == [("a dog",), ("b",)]
+    assert (source.window(1, 0, 1).captions, source.missing) == (("begins",), [])
+
+
 def test_a_table_must_be_there(tmp_path):
     with pytest.raises(UserError, match=r"the caption file c\.csv does not exist, neither here nor in "):
         read_named("c.csv", tmp_path)

@@ -297,6 +297,17 @@ def test_a_table_in_a_subfolder_counts_for_what_lies_there(tmp_path, caplog):
         read_captions(tmp_path)
 
 
+def test_names_in_a_subfolder_are_read_as_those_in_the_root(tmp_path):
+    folder(tmp_path, "dogs/a.MP4", "dogs/b.mp4", "cats/c.mp4", "d.mp4")
+    rows = ("a dog, a.mp4", "two, b.mp4#0-8 ", "a cat, ..\\cats\\c.mp4", "nobody, gone.mp4")
+    (tmp_path / "dogs" / "captions.csv").write_text("\n".join(("caption,file", *rows)))
+    (tmp_path / "d.txt").write_text("beside")
+    found = read_captions(tmp_path)
+    assert found.by_file == {"cats/c.mp4": ("a cat",), "d.mp4": ("beside",), "dogs/a.MP4": ("a dog",)}
+    assert found.windows == {"dogs/b.mp4": {(0, 8): (("two",), None)}}
+    assert found.missing == ("dogs/ gone.mp4",)
+
+
 def test_a_table_may_name_windows_of_files(tmp_path):
     rows = [("a.mp4#0-16", "one"), ("a.mp4#17-33", " "), ("b.mp4", "whole"), ("b.mp4#3-4", "part"), ("c.mp4#0-1", "x")]
     table = lines(*({"file": name, "caption": text} for name, text in rows))
