@@ -24,6 +24,7 @@ from sora_jax.data.tokens import NO_CAPTIONS, Captions, clean_captions
 
 # Of the files that may say what a clip shows; of several kinds the first in which something is written counts.
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
+_HERE_AND_UP = (".", "..")  # in names of members of tars
 _MOVING_PICTURES = (".gif", ".webp")
 # What stands between a key and an ending where it is no part of the name, as in KEY.video.mp4.
 _ROLE = re.compile(r"(\.[A-Za-z_]\w*)+")
@@ -84,6 +85,11 @@ class WindowTexts:
             if captions[0]:
                 told.setdefault(file, {})[window] = captions
         return told
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file, or a folder in which it lies, is hidden."""
+    return any(part.startswith(".") and part not in _HERE_AND_UP for part in name.split("/"))
 
 
 def by_key(names: Iterable[str]) -> list[FolderFiles]:
@@ -249,6 +255,8 @@ def _rank(name: str) -> tuple[int, str]:
 
 def _key(name: str) -> str | None:
     """Returns the name up to the first dot of its last part; None for a hidden file or one without an ending."""
+    if is_hidden(name):
+        return None
     folder, slash, last = _composed(name).rpartition("/")
     stem, dot, _ = last.partition(".")
     return f"{folder}{slash}{stem}" if stem and dot else None

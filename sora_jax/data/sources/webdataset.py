@@ -20,7 +20,7 @@ from sora_jax.data.sources.base import digest
 from sora_jax.data.sources.caption_lookup import settle_captions
 from sora_jax.data.sources.caption_tables import MOST_CAPTION_BYTES, Written, read_beside
 from sora_jax.data.sources.decoded import DecodedSource, SourceLimits
-from sora_jax.data.sources.pairing import by_key, heic_of, pair, windows_beside
+from sora_jax.data.sources.pairing import by_key, heic_of, is_hidden, pair, windows_beside
 from sora_jax.data.sources.remote import AnyPath, open_file, reaching, read_at
 from sora_jax.data.sources.tar_index import Member, TarDamage, read_section, walk_tar
 from sora_jax.data.sources.tar_paths import THREADS, find_tars
@@ -180,7 +180,7 @@ def _read_contents(number: int, path: AnyPath, label: str) -> _Contents:
                 damaged.append(f"{label}: {name} at byte {members[name].offset} is passed over: {error}")
                 return []
 
-        endings = collections.Counter(map(file_kinds.suffix_of, members))
+        endings = collections.Counter(file_kinds.suffix_of(name) for name in members if not is_hidden(name))
         contents = _Contents(length=length, endings=endings, damaged=damaged)
         plain = [name for name, member in members.items() if member.plain]
         clips = {name for name in plain if file_kinds.suffix_of(name) in file_kinds.MEDIA_SUFFIXES}

@@ -105,8 +105,10 @@ def test_nothing_is_lost_and_no_caption_has_two_clips(names):
 
 
 def test_hidden_files_and_those_without_an_ending_have_no_key():
-    assert by_key([".a.mp4", "x/.a.txt", "README", "x/b.gif", "x/b.npy"]) == [
-        FolderFiles(key="x/b", media=("x/b.gif",), texts=(), others=("x/b.npy",))
+    hidden = [".a.mp4", "x/.a.txt", ".trash/a.png", "./x/.trash/more/a.png", "...x/a.png"]
+    assert by_key([*hidden, "README", "x/b.gif", "x/b.npy", "./../c.gif"]) == [
+        FolderFiles(key="x/b", media=("x/b.gif",), texts=(), others=("x/b.npy",)),
+        FolderFiles(key="./../c", media=("./../c.gif",), texts=(), others=()),
     ]
 
 

@@ -275,6 +275,16 @@ def test_mistakes_are_one_sentence(tars, pattern, message):
         TarSource(f"{tars}/{pattern}")
 
 
+def test_hidden_members_are_no_members(tmp_path):
+    gif = media(tmp_path, ".gif")
+    files = [
+        (f"{name}{end}", data) for name in ("./a", "./.x/b", ".c") for end, data in ((".gif", gif), (".txt", name))
+    ]
+    source = TarSource(write_tar(tmp_path / "a.tar", files))
+    assert [source.source_id(index) for index in range(len(source))] == ["a.tar/a.gif"]
+    assert source.account == "2 files: 1 clips with a caption, 0 without, 1 texts and tables"
+
+
 def test_a_name_that_begins_like_a_compressed_file_is_a_name(tmp_path):
     source = TarSource(write_tar(tmp_path / "a.tar", [("BZh9.gif", media(tmp_path, ".gif")), ("BZh9.txt", "text")]))
     assert source.source_id(0) == "a.tar/BZh9.gif"
