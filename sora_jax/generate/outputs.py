@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from sora_jax.core.errors import UserError
-from sora_jax.data.media.writer import ClipFormat, Write, check_written_suffix, first_file, open_clip
+from sora_jax.data.media.writer import (
+    ClipFormat,
+    Write,
+    check_written_suffix,
+    first_file,
+    is_numbered,
+    open_clip,
+    share_a_file,
+)
 from sora_jax.generate.job import Job
 from sora_jax.generate.request import Request
 from sora_jax.generate.write import file_stem, free_path, is_safe_name, settle
@@ -70,11 +78,14 @@ class Book:
         self._path, self._requests, self._facts = path, str(requests.resolve()), facts
         self._done: dict[str, list[str]] = {}
         self._owners: dict[str, str] = {}
+        self._numbered: set[str] = set()
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, as by a full disk: done again
                 said = json.loads(line)
                 self._done.setdefault(said["digest"], []).append(said["output"])
                 self._owners[said["output"]] = said.get("requests", self._requests)
+                if is_numbered(Path(said["output"])):
+                    self._numbered.add(said["output"])
 
     def find(self, request: Request) -> Path | None:
         """Returns the file of a request that was done, and is still there; of equal requests another each time."""
@@ -87,12 +98,21 @@ class Book:
 
     def check(self, path: Path) -> None:
         """Raises UserError where a name that a request chose is that of a file from another file of requests."""
-        owner = self._owners.get(path.name, self._requests)
-        if owner != self._requests and first_file(path).exists():
-            raise UserError(
-                f"{path} is from the requests {owner}, and output {path.name!r} of {self._requests} would replace it: "
-                "choose another output, or call the file of requests something else"
-            )
+        for name in self._near(path.name):
+            made = path.with_name(name)
+            owner = self._owners[name]
+            if owner != self._requests and first_file(made).exists():
+                raise UserError(
+                    f"{made} is from the requests {owner}, and output {path.name!r} of {self._requests} would replace "
+                    "it: choose another output, or call the file of requests something else"
+                )
+
+    def _near(self, name: str) -> list[str]:
+        """Returns the outputs in the book that are, or may have a frame in, a file of this name."""
+        path, known = Path(name), self._owners
+        if not is_numbered(path):
+            known = {name, *self._numbered} & known.keys()
+        return [other for other in known if share_a_file(path, Path(other))]
 
     def add(self, request: Request, path: Path) -> None:
         """Notes that a request is done."""
@@ -124,20 +144,43 @@ def line_named(request: Request, source: Path | None) -> Iterator[None]:
         raise UserError(f"{source}, line {request.line}: {error}") from error
 
 
-def check_place(request: Request, path: Path, places: dict[str, Request]) -> None:
-    """Adds where the output of a request lies to those of others.
+class Places:
+    """Where the outputs of requests lie: each of them alone, and at no file that is given."""
 
-    Raises UserError where it is the file of another of these, or one that is given.
-    """
-    place = os.path.realpath(first_file(path))
-    if (other := places.setdefault(place, request)) is not request:
-        said = f"two --output are {path}"
-        if other.line is not None:
-            said = f"the output {path} is that of line {other.line}, too"
-        raise UserError(f"{said}: give each request a file of its own")
-    for given in request.files():
-        if os.path.realpath(given) == place:
-            raise UserError(f"the output {path} is the file {given} that is given: choose another name for it")
+    def __init__(self):
+        self._taken: dict[str, Request] = {}
+        self._numbered: dict[str, Request] = {}
+
+    def add(self, request: Request, path: Path) -> None:
+        """Adds an output; raises UserError where it, or a frame of it, is that of another, or a file that is given."""
+        numbered = is_numbered(path)
+        place = str(_beside_links(path)) if numbered else os.path.realpath(path)
+        if (other := self._other(place, numbered=numbered)) is not None:
+            said = f"two --output are {path}"
+            if other.line is not None:
+                said = f"the output {path} is that of line {other.line}, too"
+            raise UserError(f"{said}: give each request a file of its own")
+        for given in request.files():
+            if any(_may_be_one(place, at) for at in {os.path.realpath(given), str(_beside_links(given))}):
+                what = "would have a frame in" if numbered else "is"
+                raise UserError(f"the output {path} {what} the file {given} that is given: choose another name for it")
+        (self._numbered if numbered else self._taken)[place] = request
+
+    def _other(self, place: str, *, numbered: bool) -> Request | None:
+        """Returns the request whose output is at a place, or may have a frame there."""
+        if not numbered and place in self._taken:
+            return self._taken[place]
+        known = {**self._taken, **self._numbered} if numbered else self._numbered
+        return next((other for taken, other in known.items() if _may_be_one(place, taken)), None)
+
+
+def _beside_links(path: str | Path) -> Path:
+    """Returns a name in the folder that it is in, whatever links lead there; it may be a link itself."""
+    return Path(os.path.realpath(Path(path).parent), Path(path).name)
+
+
+def _may_be_one(place: str, other: str) -> bool:
+    return os.path.dirname(place) == os.path.dirname(other) and share_a_file(Path(place), Path(other))
 
 
 def output_paths(
@@ -158,10 +201,10 @@ def output_paths(
             path = _output_path(folder, request, ".png" if image else ".mp4", paths, source=source)
             check_written_suffix(path, frames=1 if image else 2, codec=codec)
         paths.append(path)
-    places: dict[str, Request] = {}
+    places = Places()
     for request, path in zip(requests, paths, strict=True):
         with line_named(request, source):
-            check_place(request, path, places)
+            places.add(request, path)
     return paths
 
 

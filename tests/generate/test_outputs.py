@@ -13,7 +13,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import first_file
 from sora_jax.generate.job import Job
-from sora_jax.generate.outputs import Book, OutputFiles, check_place
+from sora_jax.generate.outputs import Book, OutputFiles, Places
 from sora_jax.generate.request import Request, read_requests
 from sora_jax.generate.write import file_stem, is_safe_name
 
@@ -62,12 +62,29 @@ def test_an_output_is_no_file_that_is_given_nor_another_output(tmp_path):
     for name in ("a.gif", "./a.gif", "link.gif"):
         request = Request(task="loop", video=(str(given),), output=name)
         with pytest.raises(UserError, match=r"is the file .*a\.gif that is given: choose another name"):
-            check_place(request, tmp_path / name, {})
-    first, second, places = Request(prompt=("a",), output="x"), Request(prompt=("a",), output="x"), {}
-    check_place(first, tmp_path / "b" / ".." / "a.mp4", places)
-    check_place(second, tmp_path / "b.mp4", places)
+            Places().add(request, tmp_path / name)
+    first, second, places = Request(prompt=("a",), output="x"), Request(prompt=("a",), output="x"), Places()
+    places.add(first, tmp_path / "b" / ".." / "a.mp4")
+    places.add(second, tmp_path / "b.mp4")
     with pytest.raises(UserError, match=r"two --output are .*a\.mp4: give each request a file of its own"):
-        check_place(second, tmp_path / "a.mp4", places)
+        places.add(second, tmp_path / "a.mp4")
+
+
+def test_no_frame_of_a_numbered_output_is_a_given_file(tmp_path):
+    request = Request(task="animate", image=str(tmp_path / "f_0003.png"))
+    with pytest.raises(UserError, match=r"f_%04d\.png would have a frame in the file .*f_0003\.png that is given"):
+        Places().add(request, tmp_path / "b" / ".." / "f_%04d.png")
+    Places().add(request, tmp_path / "f_%05d.png")
+    Places().add(request, tmp_path / "b" / "f_%04d.png")
+
+
+@pytest.mark.parametrize(("first", "second"), [("x_3.png", "x_%d.png"), ("x_%d.png", "x_3.png"), ("x_%d.png",) * 2])
+def test_no_frame_of_a_numbered_output_is_another_output(tmp_path, first, second):
+    places = Places()
+    places.add(Request(prompt=("a",)), tmp_path / first)
+    places.add(Request(prompt=("a",)), tmp_path / "y_%d.png")
+    with pytest.raises(UserError, match=r"two --output are .*x_.*\.png: give each request a file of its own"):
+        places.add(Request(prompt=("b",)), tmp_path / second)
 
 
 def write_requests(path, *lines):
@@ -106,6 +123,18 @@ def test_a_request_whose_given_file_changed_is_not_done(tmp_path):
     assert Book(book, path, FACTS).find(request) is None
 
 
+@pytest.mark.parametrize(("mine", "yours"), [("x_3.png", "x_%d.png"), ("x_%d.png", "x_3.png")])
+def test_frames_of_one_file_of_requests_do_not_replace_those_of_another(tmp_path, mine, yours):
+    book = tmp_path / "out" / "done.jsonl"
+    (request,) = write_requests(tmp_path / "mine" / "all.jsonl", {"prompt": "a", "output": mine})
+    Book(book, tmp_path / "mine" / "all.jsonl", FACTS).add(request, book.with_name(mine))
+    first_file(book.with_name(mine)).write_text("")
+    other = Book(book, tmp_path / "yours" / "all.jsonl", FACTS)
+    with pytest.raises(UserError, match=r"x_.*\.png is from the requests .*mine/all\.jsonl, .* would replace it"):
+        other.check(book.with_name(yours))
+    other.check(book.with_name("x_a.png"))
+
+
 def test_two_files_of_requests_of_one_name_do_not_replace_each_other(tmp_path):
     book = tmp_path / "out" / "done.jsonl"
     paths = [tmp_path / folder / "all.jsonl" for folder in ("mine", "yours")]
@@ -139,7 +168,7 @@ def test_whatever_prompts_and_outputs_are_called_nothing_is_lost_or_replaced(ask
         output = f"{output}.png" if output is not None and is_safe_name(f"{output}.png") else None
         request = Request(prompt=(prompt,), output=output)
         wanted = folder / (output or f"{file_stem(prompt)}_seed0.png")
-        check_place(request, wanted, {})
+        Places().add(request, wanted)
         with contextlib.ExitStack() as stack:
             files = OutputFiles(stack, [request], [wanted], codec=None, facts=FACTS)
             files.open(0, job(request))(np.full((1, 8, 8, 3), shade, np.uint8))

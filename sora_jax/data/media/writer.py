@@ -41,6 +41,7 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 _SMALLEST_AV1 = 64  # px, of a side
 _NUMBERED = re.compile(r"%0?[1-9]?d")
+_DIGITS = re.compile("[0-9]+")
 
 Facts = Mapping[str, Any]
 Write = Callable[[np.ndarray], None]
@@ -139,6 +140,35 @@ def is_numbered(path: Path) -> bool:
 def first_file(path: Path) -> Path:
     """Returns the file that holds the first frame of what `open_clip` writes to `path`."""
     return _frame_file(path, 0) if is_numbered(path) else path
+
+
+def share_a_file(first: Path, second: Path) -> bool:
+    """Returns whether two names of one folder may come to be one file: numbers are those of any frames."""
+    if not is_numbered(first):
+        first, second = second, first
+    if not is_numbered(first):
+        return first.name == second.name
+    before, after = _around_numbers(first)
+    if is_numbered(second):
+        others = _around_numbers(second)
+        return _differ_in_digits(before, others[0]) and _differ_in_digits(after[::-1], others[1][::-1])
+    if not (second.name.startswith(before) and second.name.endswith(after)):
+        return False
+    runs = _DIGITS.findall(second.name)
+    numbers = {int(run[i:j]) for run in runs for i, j in itertools.combinations(range(len(run) + 1), 2)}
+    return any(_frame_file(first, number).name == second.name for number in numbers)
+
+
+def _around_numbers(path: Path) -> tuple[str, str]:
+    """Returns what a numbered name has before its first number, and after its last one."""
+    parts = _NUMBERED.split(path.name)
+    return parts[0], parts[-1]
+
+
+def _differ_in_digits(one: str, other: str) -> bool:
+    """Returns whether two texts begin alike, and the longer one goes on with digits, or blanks before them, alone."""
+    short, long = sorted((one, other), key=len)
+    return long.startswith(short) and not long[len(short) :].strip(" 0123456789")
 
 
 def _frame_file(path: Path, number: int) -> Path:

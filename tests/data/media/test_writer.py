@@ -10,7 +10,7 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
-from sora_jax.data.media.writer import ClipFormat, check_written_suffix, first_file, open_clip, write_clip
+from sora_jax.data.media.writer import ClipFormat, check_written_suffix, first_file, open_clip, share_a_file, write_clip
 from tests.data.media.test_video_io import distance, drawn
 
 FACTS = {"prompt": ["a red circle", "ein Kreis über allem"], "seed": 3}
@@ -186,3 +186,27 @@ def test_frames_of_an_earlier_longer_video_are_told(tmp_path, caplog):
         write_clip(tmp_path / "f_%d.png", np.zeros((frames, 16, 16, 3), np.uint8), fps=8)
         assert [line.split()[0].rpartition("/")[2] for line in caplog.messages] == told
     assert caplog.messages[0].endswith("was there before and is no frame of this video, which has 3")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        ("a.mp4", "a.mp4", True),
+        ("a_%d.mp4", "a_3.mp4", False),
+        ("a_%d.png", "a_3.png", True),
+        ("a_%d.png", "a_03.png", False),
+        ("a_%02d.png", "a_03.png", True),
+        ("a_%02d.png", "a_103.png", True),
+        ("a_%3d.png", "a_  7.png", True),
+        ("a_%d_%d.png", "a_7_7.png", True),
+        ("a_%d_%d.png", "a_7_8.png", False),
+        ("a_%d.png", "b_3.png", False),
+        ("a_%d.png", "a_%02d.png", True),
+        ("a_%d.png", "a_1%d.png", True),
+        ("a1_%d.png", "a2_%d.png", False),
+        ("a_%d_b.png", "a_%d_c.png", False),
+    ],
+)
+def test_numbered_names_share_files_with_those_of_their_frames(tmp_path, first, second, shared):
+    assert share_a_file(tmp_path / first, tmp_path / second) == shared
+    assert share_a_file(tmp_path / second, tmp_path / first) == shared
