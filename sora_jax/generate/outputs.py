@@ -79,13 +79,18 @@ class Book:
         self._done: dict[str, list[str]] = {}
         self._owners: dict[str, str] = {}
         self._numbered: set[str] = set()
+        digests: dict[str, str] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, as by a full disk: done again
                 said = json.loads(line)
-                self._done.setdefault(said["digest"], []).append(said["output"])
-                self._owners[said["output"]] = said.get("requests", self._requests)
-                if is_numbered(Path(said["output"])):
-                    self._numbered.add(said["output"])
+                name, digest, owner = said["output"], said["digest"], said.get("requests", self._requests)
+                for replaced in self._near(name):
+                    digests.pop(replaced, None)
+                digests[name], self._owners[name] = digest, owner
+                if is_numbered(Path(name)):
+                    self._numbered.add(name)
+        for name, digest in digests.items():
+            self._done.setdefault(digest, []).append(name)
 
     def find(self, request: Request) -> Path | None:
         """Returns the file of a request that was done, and is still there; of equal requests another each time."""

@@ -111,6 +111,29 @@ def test_what_is_done_is_found_again_whatever_its_number(tmp_path):
     assert Book(book, path, {**FACTS, "step": 9}).find(requests[0]) is None
 
 
+@pytest.mark.parametrize(("first", "second"), [("a.mp4", "a.mp4"), ("a_%d.png", "a_0.png"), ("a_0.png", "a_%d.png")])
+def test_a_request_is_not_done_where_another_has_replaced_its_file(tmp_path, first, second):
+    path, book = tmp_path / "all.jsonl", tmp_path / "out" / "done.jsonl"
+    asked = (
+        {"prompt": "red", "output": first},
+        {"prompt": "blue", "output": second},
+        {"prompt": "a", "output": "b.mp4"},
+    )
+    red, blue, other = write_requests(path, *asked)
+    for request in (other, red, blue):
+        Book(book, path, FACTS).add(request, book.with_name(request.output))
+        first_file(book.with_name(request.output)).write_text(request.prompt[0])
+    again = Book(book, path, FACTS)
+    assert [again.find(request) for request in (red, blue, other)] == [
+        None,
+        book.with_name(second),
+        tmp_path / "out" / "b.mp4",
+    ]
+    again.add(red, book.with_name(first))
+    again = Book(book, path, FACTS)
+    assert [again.find(request) for request in (red, blue)] == [book.with_name(first), None]
+
+
 def test_a_request_whose_given_file_changed_is_not_done(tmp_path):
     path, given = tmp_path / "all.jsonl", tmp_path / "a.gif"
     given.write_text("one")
