@@ -244,7 +244,8 @@ def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, i
     """Returns (frames per second, frames) of a video of `frames` at `fps` that keeps its duration."""
     intervals = frames - 1
     if request.frames is not None and intervals:
-        return fps * (request.frames - 1) / intervals, request.frames
+        # One frame has no duration to keep.
+        return (fps * (request.frames - 1) / intervals if request.frames > 1 else fps), request.frames
     if request.fps is not None:
         return request.fps, 1 + round(intervals * request.fps / fps)
     return fps, frames

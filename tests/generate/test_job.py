@@ -238,3 +238,9 @@ def test_passes_are_settled_where_they_are_asked_for(files):
 def test_interpolate_keeps_size_and_duration(files):
     job = read(files, "interpolate", video=("a.gif",), fps=20.0)
     assert (job.size, job.frames, job.fps, job.strength) == ((8, 8), 33, 20.0, 0.4)
+
+
+@pytest.mark.parametrize("task", ["upscale", "interpolate"])
+def test_one_frame_of_a_video_has_its_rate(files, task):
+    job = read(files, task, video=("a.gif",), frames=1)
+    assert (job.frames, job.fps) == (1, pytest.approx(5))
