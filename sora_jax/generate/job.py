@@ -217,14 +217,15 @@ def _settle_frames(
             more = "; for more frames in it pass --fps or --frames" if request.enlarges else ""
             raise UserError(f"task {request.task} keeps the duration of its video: leave out frames and seconds{more}")
         return 0, len(clips[0])
+
+    def whole(frames: float) -> int:
+        return max(1, round(frames / limits.step)) * limits.step if frames else 0
+
     if request.frames is not None:
-        return 0, request.frames
+        # What comes after a video ends where it should, a way back or to another one between whole tokens.
+        return 0, request.frames if request.task == "extend" else whole(request.frames)
     before, after = (0.0, limits.step / fps) if spans is None else spans
-
-    def whole_tokens(seconds: float) -> int:
-        return max(1, round(seconds * fps / limits.step)) * limits.step if seconds else 0
-
-    return whole_tokens(before), whole_tokens(after)
+    return whole(before * fps), whole(after * fps)
 
 
 def _check_room(
@@ -254,6 +255,12 @@ def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, i
 def _check_limits(job: Job, limits: ModelLimits) -> None:
     """Raises UserError for what the model or this machine has no room for."""
     task, size = job.request.task, job.size
+    least = limits.first + 2 * limits.step
+    if job.last_image_THWC is not None and limits.shown is None and job.frames < least:
+        raise UserError(
+            f"{job.frames} frames are too few from an image to a last_image: pass --frames={least} or more, which are "
+            f"{least / job.fps:.3g} s"
+        )
     # Large frames that are made of small ones are made in tiles.
     refined = job.enlarges or bool(job.request.refinements(limits.refine))
     height, width = limits.refined_at_once(size) if refined else size

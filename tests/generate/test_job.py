@@ -11,6 +11,7 @@ from sora_jax.data.media.writer import write_clip
 from sora_jax.generate.job import read_job, reworded
 from sora_jax.generate.outputs import facts_of
 from sora_jax.generate.request import Request
+from sora_jax.video.shown import ShownConfig
 from tests.generate.test_tasks import LIMITS
 
 RED = ("a red circle",)
@@ -39,7 +40,7 @@ def files(tmp_path_factory):
 
 
 def read(files, task="text", *, limits=LIMITS, **asked):
-    asked |= {name: str(files / asked[name]) for name in ("image", "mask") if name in asked}
+    asked |= {name: str(files / asked[name]) for name in ("image", "last_image", "mask") if name in asked}
     asked["video"] = tuple(str(files / name) for name in asked.get("video", ()))
     return read_job(Request(task=task, prompt=asked.pop("prompt", RED), **asked), limits)
 
@@ -73,6 +74,25 @@ def test_what_is_given_sets_size_and_rate(files):
     assert (job.size, job.fps, job.before, job.frames) == ((4, 8), 4, 0, 3)
     assert job.clips[0].shape == (7, 4, 8, 3), "1.8 s as before"
     assert read(files, "loop", video=("a.gif",)).frames == 4
+
+
+@pytest.mark.parametrize(("frames", "made"), [(1, 4), (3, 4), (5, 4), (7, 8), (8, 8)])
+def test_a_way_between_given_frames_has_the_nearest_number_of_whole_tokens(files, frames, made):
+    assert read(files, "loop", video=("a.gif",), frames=frames).frames == made
+    assert read(files, "connect", video=("a.gif", "a.gif"), frames=frames).frames == made
+    assert read(files, "extend", video=("a.gif",), frames=frames).frames == frames, "which is cut where it should end"
+
+
+@pytest.mark.parametrize("asked", [{"frames": 1}, {"frames": 5}, {"frames": 7}, {"seconds": "0.5"}])
+def test_between_two_images_there_must_be_room(files, asked):
+    with pytest.raises(
+        UserError, match=r"\d frames are too few from an image to a last_image: pass --frames=9 or more"
+    ):
+        read(files, "animate", image="image.png", last_image="black.png", **asked)
+    job = read(files, "animate", image="image.png", last_image="black.png", frames=9)
+    assert job.frames == 9
+    shown = dataclasses.replace(LIMITS, shown=ShownConfig(channels=5, last="may"))
+    assert read(files, "animate", image="image.png", last_image="black.png", frames=5, limits=shown).frames == 5
 
 
 @pytest.mark.parametrize(
