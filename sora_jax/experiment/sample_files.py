@@ -9,6 +9,7 @@ from absl import logging
 from tqdm import tqdm
 
 from sora_jax.core.paths import check_writable
+from sora_jax.core.printable import printable
 from sora_jax.data.media.writer import first_file
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
@@ -71,7 +72,7 @@ def write_samples(
             if book is not None:
                 book.add(asked[number], path)
             progress.update()
-            progress.write(f"{path}{''.join(f', {name} {value:.2f}' for name, value in notes.items())}")
+            progress.write(f"{printable(str(path))}{''.join(f', {name} {value:.2f}' for name, value in notes.items())}")
 
 
 def paths_of(

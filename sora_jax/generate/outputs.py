@@ -18,6 +18,7 @@ from sora_jax.data.media.writer import (
     open_clip,
     share_a_file,
 )
+from sora_jax.data.tokens import clean_caption
 from sora_jax.generate.job import Job
 from sora_jax.generate.request import Request
 from sora_jax.generate.write import file_stem, free_path, is_safe_name, settle
@@ -238,5 +239,5 @@ def facts_of(job: Job) -> dict[str, Any]:
         asked["video"] = [Path(name).name for name in asked["video"]]
     shown = {"prompt": list(job.prompts)}
     if job.request.expansion:
-        shown = {"prompt": list(job.request.prompt), "expansion": list(job.prompts)}
+        shown = {"prompt": list(map(clean_caption, job.request.prompt)), "expansion": list(job.prompts)}
     return {**asked, **shown, "size": list(job.size), "fps": job.fps}

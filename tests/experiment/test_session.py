@@ -205,6 +205,14 @@ def test_what_only_a_whole_video_tells_is_said_with_its_line(run, tmp_path):
         write_samples(run, read_requests(path), solver=run.solver(steps=1), source=str(path))
 
 
+def test_a_name_that_is_no_utf_8_is_written_out(run, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("tqdm.tqdm.write", lambda _, text: told.append(text))
+    request = Request(prompt=(RED,), frames=1, output=f"{tmp_path}/a\udcff.png")
+    write_samples(run, [request], solver=run.solver(steps=1))
+    assert told[0].encode().startswith(f"{tmp_path}/a\\udcff.png".encode())
+
+
 def test_a_file_says_which_weights_made_it(run, tmp_path):
     (request,) = make_requests([RED], frames=[1], output=[str(tmp_path / "a.png")])
     write_samples(run, [request], solver=run.solver(steps=1))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -44,6 +45,14 @@ def test_a_name_that_nobody_chose_replaces_no_other_video(tmp_path):
     assert made([plain], [path], shade=200) == [tmp_path / "a_seed0_3.mp4"], "as of weights that were trained since"
     assert path.read_bytes() == first
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a_seed0.mp4", "a_seed0_2.mp4", "a_seed0_3.mp4"]
+
+
+@pytest.mark.parametrize("odd", ["\ud83d", "\0"])
+def test_the_title_is_of_what_can_be_seen_of_a_prompt(tmp_path, odd):
+    request = Request(prompt=(f"A{odd} circle",), expansion=("a circle",))
+    (path,) = made([request], [tmp_path / "a.mp4"])
+    with av.open(path) as file:
+        assert file.metadata["title"] == "A circle"
 
 
 def test_a_name_that_was_chosen_is_replaced(tmp_path):
