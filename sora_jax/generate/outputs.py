@@ -20,7 +20,7 @@ from sora_jax.data.media.writer import (
 )
 from sora_jax.data.tokens import clean_caption
 from sora_jax.generate.job import Job
-from sora_jax.generate.request import Request
+from sora_jax.generate.request import GIVEN_FILES, Request
 from sora_jax.generate.write import file_stem, free_path, is_safe_name, settle
 
 
@@ -232,11 +232,9 @@ def _output_path(folder: Path, request: Request, suffix: str, taken: Sequence[Pa
 def facts_of(job: Job) -> dict[str, Any]:
     """Returns what a file should say of how it was made; of other files their names alone."""
     asked = {name: value for name, value in job.request.facts().items() if name != "output"}
-    for name in ("image", "last_image", "mask"):
-        if name in asked:
-            asked[name] = Path(asked[name]).name
-    if "video" in asked:
-        asked["video"] = [Path(name).name for name in asked["video"]]
+    for name in asked.keys() & {*GIVEN_FILES}:
+        value = asked[name]
+        asked[name] = Path(value).name if isinstance(value, str) else [Path(one).name for one in value]
     shown = {"prompt": list(job.prompts)}
     if job.request.expansion:
         shown = {"prompt": list(map(clean_caption, job.request.prompt)), "expansion": list(job.prompts)}

@@ -24,13 +24,13 @@ _IMAGES = {"animate": 1}
 _VIDEOS = {"extend": 1, "loop": 1, "connect": 2, "edit": 1, "fill": 1, "upscale": 1, "interpolate": 1}
 # What a given video can control: of these it is known from the start when each frame is shown.
 _CONTROLLED = ("text", "animate", "edit", "fill")
-# Attributes that name one file.
+# Attributes that name one file, and all that name files.
 _FILES = ("image", "last_image", "mask", "boxes", "reference")
+GIVEN_FILES = (*_FILES, "video", "control_video")
 # How much of what is given is made anew, where that is a question.
 DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.2, "connect": 0.1, "upscale": 0.4, "interpolate": 0.4}
 _DURATION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-# Seeds are 32 bits wide.
-_SEEDS = 2**32
+_SEEDS = 2**32  # of 32 bits
 _LARGEST = 2**53  # whole number that is a float, too
 
 
@@ -318,7 +318,7 @@ def _read_line(line: str, folder: Path) -> Request:
     for name, value in values.items():
         if not _is_a(value, kinds[name]):
             raise UserError(f"{name} {value!r} is not {_in_words(kinds[name])}")
-    for name in (*_FILES, "video", "control_video"):
+    for name in GIVEN_FILES:
         if "\0" in "".join(values.get(name) or ()):
             raise UserError(f"{name} {values[name]!r} is no name of a file")
     for name in _FILES:

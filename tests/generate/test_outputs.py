@@ -14,7 +14,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import first_file
 from sora_jax.generate.job import Job
-from sora_jax.generate.outputs import Book, OutputFiles, Places
+from sora_jax.generate.outputs import Book, OutputFiles, Places, facts_of
 from sora_jax.generate.request import Request, read_requests
 from sora_jax.generate.write import file_stem, is_safe_name
 
@@ -53,6 +53,18 @@ def test_the_title_is_of_what_can_be_seen_of_a_prompt(tmp_path, odd):
     (path,) = made([request], [tmp_path / "a.mp4"])
     with av.open(path) as file:
         assert file.metadata["title"] == "A circle"
+
+
+def test_a_file_tells_no_folder_of_what_was_given():
+    files = {name: f"/home/me/{name}" for name in ("image", "boxes", "reference")}
+    control = {"control": ("grey",), "control_video": ("/home/me/grey.mp4",)}
+    facts = facts_of(job(Request(task="animate", prompt=("a",), **files, **control)))
+    assert "/home" not in json.dumps(facts)
+    assert [facts[name] for name in files] == [*files]
+    assert facts["control_video"] == ["grey.mp4"]
+    others = {"video": ("/home/me/a.mp4",), "mask": "/home/me/mask.png"}
+    facts = facts_of(job(Request(task="fill", prompt=("a",), **others)))
+    assert (facts["video"], facts["mask"]) == (["a.mp4"], "mask.png")
 
 
 def test_a_name_that_was_chosen_is_replaced(tmp_path):
