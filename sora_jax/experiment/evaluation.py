@@ -59,6 +59,10 @@ EvaluationPart = Literal[
 PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 # Of these what answers a prompt is read back: the world must be drawn.
 _OF_PROMPTS: tuple[EvaluationPart, ...] = ("generator", "tasks", "refine", "control", "expand")
+# No part of `all`.
+_APART: tuple[EvaluationPart, ...] = ("distribution", "refine", "control", "expand")
+# What parts say of the weights that they judge, where they judge any (`RunModels.facts`).
+_OF_WEIGHTS = {"stage", "step", "weights", "ema", "lora"}
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
 
@@ -118,16 +122,15 @@ def evaluate(
     and `evaluation.expanding` say; of a captioner `captions`; of further drawn worlds `probes`, as
     `evaluation.probes.judge` says. Sheets of samples are written beside.
     `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
-    with it. With one of `PARTS` alone the file keeps the others. `judged` is called with how many of the `JUDGEMENTS`
-    are done, `work` is entered once all is loaded.
+    with it. With one of `PARTS` alone the file keeps the others, with all what `_apart` finds. `judged` is called with
+    how many of the `JUDGEMENTS` are done, `work` is entered once all is loaded.
     """
-    workdir, codec = models.workdir, models.codec
-    sets = prompt_sets(settings)
+    workdir, codec, sets = models.workdir, models.codec, prompt_sets(settings)
     if part in _OF_PROMPTS and not sets:
         raise UserError("only of a drawn world can be told how prompts are followed: pass --part=heldout")
     counts = clips_of_parts(settings, part, count, prompts=bool(sets))
-    keeps = part != "all" and (workdir.path / "evaluation.json").exists()
-    result: dict[str, Any] = workdir.read_json("evaluation.json") if keeps else {}
+    known = workdir.read_json("evaluation.json") if (workdir.path / "evaluation.json").exists() else {}
+    result: dict[str, Any] = {} if part == "all" else known
     asked = counts["probes"] or (part in (*_OF_PROMPTS, "all") and sets)
     maker = GeneratorJudge(models, settings) if asked else None
     with work or contextlib.nullcontext():
@@ -144,10 +147,24 @@ def evaluate(
             judged(3)
         if maker is not None:
             result |= maker.clips(sets, limits_of(settings), counts)
+    result |= _apart(models, known) if part == "all" else {}
     judged(JUDGEMENTS)
     workdir.write_json("evaluation.json", result)
     print_metrics(result)
     return result
+
+
+def _apart(models: RunModels, known: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `all` does not make of results that are there, if of the same weights or of clips that were given.
+
+    Asked once all is judged: of two experts `models` then knows both.
+    """
+    found = {name: known[name] for name in _APART if name in known}
+    return {
+        name: values
+        for name, values in found.items()
+        if "stage" not in values or {key: values[key] for key in _OF_WEIGHTS & values.keys()} == models.facts()
+    }
 
 
 def _autoencoder(
