@@ -1,5 +1,6 @@
 """Means that stay exact when batches, devices and accumulation steps are combined."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -26,3 +27,14 @@ class Mean(NamedTuple):
     def value(self) -> jax.Array:
         """Returns sum / weight, and 0 where nothing was weighed."""
         return jnp.where(self.weight > 0, self.sum / jnp.maximum(self.weight, 1e-30), 0.0)
+
+
+def weight_name(name: str) -> str:
+    """Returns the name under which `values_and_weights` has the weight of a mean."""
+    return f"weight of {name}"
+
+
+def values_and_weights(means: Mapping[str, Mean]) -> dict[str, jax.Array]:
+    """Returns values and weights by name, float32: what means over several steps are made of."""
+    values = {name: mean.value() for name, mean in means.items()}
+    return values | {weight_name(name): mean.weight for name, mean in means.items()}

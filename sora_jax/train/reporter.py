@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from absl import logging
 
 from sora_jax.core.config import at_least_one
 from sora_jax.core.errors import UserError
+from sora_jax.core.mean import weight_name
 from sora_jax.train.clock import StepClock, device_memory_gb, peak_memory_gb
 from sora_jax.train.guard import GuardConfig
 from sora_jax.train.metrics import MetricsWriter
@@ -159,6 +160,17 @@ class Reporter:
     def _write(self, done: int, counts: dict[str, float]) -> None:
         """Writes a line of means over the steps since the last one, those left out that changed nothing."""
         steps, self._finite = self._finite, []
-        means = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]} if steps else {}
+        means = _means(steps)
         rates = {**self._clock.rates(), "peak_memory_gb": peak_memory_gb(), **device_memory_gb()}
         self._writer.write(self._stage, done, {"loss": math.nan, **means, **counts, **rates})
+
+
+def _means(steps: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Returns the mean over steps of each metric, weighted as each step weighed it; none of what had no weight."""
+    names = steps[0] if steps else {}
+    weights, found = {weight_name(name) for name in names}, {}
+    for name in (name for name in names if name not in weights):
+        weighed = [(step.get(weight_name(name), 1.0), step[name]) for step in steps]
+        if (total := sum(weight for weight, _ in weighed)) > 0:
+            found[name] = sum(weight * value for weight, value in weighed if weight > 0) / total
+    return found

@@ -12,7 +12,7 @@ import optax
 
 from sora_jax.core import debugging, rng
 from sora_jax.core.compiling import run_often
-from sora_jax.core.mean import Mean
+from sora_jax.core.mean import Mean, values_and_weights
 from sora_jax.core.tree import Batch, Params, merge_model
 from sora_jax.train.guard import GuardConfig, GuardVerdict, LossStats, judge
 from sora_jax.train.optimizer import ScheduleConfig, learning_rate
@@ -81,9 +81,9 @@ def make_step(
 
     Frozen parameters enter the forward pass; they have no gradient, moment, average or share in the digest.
 
-    The metrics are float32 scalars: those of the objective, `loss`, `learning_rate`, global norms (`gradient_norm`
-    before clipping, `update_norm`, 0 where nothing was applied, and `param_norm` after the step), counters, and
-    `digest`, as `digest_and_norm` has it, after the step.
+    The metrics are float32 scalars: those of the objective and their weights, `loss`, `learning_rate`, global norms
+    (`gradient_norm` before clipping, `update_norm`, 0 where nothing was applied, and `param_norm` after the step),
+    counters, and `digest`, as `digest_and_norm` has it, after the step.
     """
 
     def step(state: TrainState, batch: Batch, scalars: StepScalars) -> tuple[TrainState, Metrics]:
@@ -110,7 +110,7 @@ def make_step(
             "update_norm": update_norm,
             "param_norm": param_norm,
             "learning_rate": rate,
-            **{name: mean.value() for name, mean in metrics.items()},
+            **values_and_weights(metrics),
             "skipped": state.skipped,
             "unbroken": state.consecutive_skips,
             "spikes": state.spikes,

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.core.mean import Mean
+from sora_jax.core.mean import Mean, weight_name, values_and_weights
 
 VALUES = st.lists(st.tuples(st.integers(-8, 8), st.integers(0, 3)), min_size=1, max_size=12)
 
@@ -38,3 +38,10 @@ def test_sums_are_float32_whatever_comes_in():
     mean = Mean.of(jnp.full(2048, 1.0, jnp.bfloat16))
     assert mean.sum.dtype == jnp.float32
     assert mean.sum == 2048, "bfloat16 would have stopped at 256"
+
+
+def test_means_by_name_come_with_their_weights():
+    found = values_and_weights(
+        {"loss": Mean.of(jnp.array([1.0, 4.0]), jnp.array([2.0, 1.0])), "none": Mean.of(jnp.zeros(0))}
+    )
+    assert found == {"loss": 2, weight_name("loss"): 3, "none": 0, weight_name("none"): 0}

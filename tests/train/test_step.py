@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sora_jax.core.mean import Mean
+from sora_jax.core.mean import Mean, weight_name
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import batch_sharding
@@ -266,6 +266,7 @@ def test_the_state_is_donated_and_its_counters_count():
         expected = np.sqrt(sum(np.square(np.array(value, np.float64)).sum() for value in values.values()))
         assert float(metrics[norm]) == pytest.approx(expected, rel=1e-3), norm
     assert 0 < float(metrics["fill"]) < 1
+    assert float(metrics[weight_name("fill")]) == 8 * 16, "of all places of its rows"
 
 
 def test_the_digest_is_that_of_the_weights_on_any_mesh():
