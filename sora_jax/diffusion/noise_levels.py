@@ -66,14 +66,13 @@ def draw(
     u_BS, tail_BS = _stratified(level_key, present_BS), _stratified(tail_key, present_BS)
     tail_share: jax.Array | float = config.uniform_share
     alpha_BS = alpha(tokens_BS, config)
-    if within != (0.0, 1.0):
-        normal, uniform = (_shares_below(level, alpha_BS, config) for level in within), _uniform_below(within, config)
-        u_BS, mass_BS = _between(u_BS, *normal)
-        tail_BS, tail_mass = _between(tail_BS, *(1 - below for below in reversed(uniform)))
+    if within == (0.0, 1.0):
+        normal_BS = _quantile(u_BS)
+    else:
+        normal_BS, mass_BS = _normal_within(u_BS, within, alpha_BS, config)
+        tail_BS, tail_mass = _between(tail_BS, *(1 - below for below in reversed(_uniform_below(within, config))))
         tail_share = tail_mass * tail_share / (tail_mass * tail_share + mass_BS * (1 - tail_share))
-    # One float32 step away from 0 and 1, where the quantile is infinite.
-    logit_BS = config.mean + config.std * jax.scipy.special.ndtri(jnp.clip(u_BS, 1e-7, 1 - 1e-7))
-    sigma_BS = shift(jax.nn.sigmoid(logit_BS), alpha_BS)
+    sigma_BS = shift(jax.nn.sigmoid(config.mean + config.std * normal_BS), alpha_BS)
     uniform_BS = 1 - tail_BS if config.uniform_shift is None else shift(1 - tail_BS, jnp.float32(config.uniform_shift))
     in_tail_BS = _stratified(choice_key, present_BS) < tail_share
     sigma_BS = jnp.where(in_tail_BS, uniform_BS, sigma_BS)
@@ -125,11 +124,31 @@ def shift(sigma: jax.Array, alpha: jax.Array) -> jax.Array:
     return alpha * sigma / (alpha * sigma + (1 - sigma))
 
 
-def _shares_below(level: float, alpha_BS: jax.Array, config: NoiseConfig) -> jax.Array:
-    """Returns which share of the logit-normal levels is below `level`, of segments that are shifted by alpha_BS."""
-    unshifted_BS = shift(jnp.float32(level), 1 / alpha_BS)
+def _normal_within(
+    u_BS: jax.Array, levels: tuple[float, float], alpha_BS: jax.Array, config: NoiseConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Returns (standard normal numbers of the levels between these two, which share of all the normal ones these are).
+
+    The numbers are quantiles: u_BS of [0, 1] leads evenly from the lower level to the upper one.
+    """
+    unshifted = (shift(jnp.float32(level), 1 / alpha_BS) for level in levels)
     # The logit of 0 and 1 is infinite, of which the share is 0 and 1.
-    return jax.scipy.special.ndtr((jax.scipy.special.logit(unshifted_BS) - config.mean) / config.std)
+    low_BS, high_BS = ((jax.scipy.special.logit(level_BS) - config.mean) / config.std for level_BS in unshifted)
+    ndtr = jax.scipy.special.ndtr
+    # Rare levels are counted from the end that they are near: float32 has few numbers close to a share of 1.
+    rare_BS = ndtr(high_BS) - ndtr(low_BS) < 1e-3
+    sign_BS = jnp.where(rare_BS & (low_BS > 0), -1.0, 1.0)
+    first_BS, last_BS = ndtr(sign_BS * low_BS), ndtr(sign_BS * high_BS)
+    mass_BS = jnp.abs(last_BS - first_BS)
+    share_BS = first_BS + u_BS * (last_BS - first_BS)
+    return sign_BS * _quantile(share_BS, whole=jnp.where(rare_BS, mass_BS, 1.0)), mass_BS
+
+
+def _quantile(share_BS: jax.Array, *, whole: jax.Array | float = 1.0) -> jax.Array:
+    """Returns the standard normal number that a share of all is below; `whole` is what all shares together come to."""
+    # One float32 step away from 0 and 1, where the quantile is infinite.
+    least = jnp.maximum(1e-7 * whole, jnp.finfo(jnp.float32).tiny)
+    return jax.scipy.special.ndtri(jnp.clip(share_BS, least, 1 - 1e-7))
 
 
 def _uniform_below(levels: tuple[float, float], config: NoiseConfig) -> tuple[float, float]:
@@ -139,7 +158,7 @@ def _uniform_below(levels: tuple[float, float], config: NoiseConfig) -> tuple[fl
     return low, high
 
 
-def _between(u_BS: jax.Array, low: jax.Array | float, high: jax.Array | float) -> tuple[jax.Array, jax.Array | float]:
+def _between(u_BS: jax.Array, low: float, high: float) -> tuple[jax.Array, float]:
     """Returns (numbers of [0, 1] squeezed into the quantiles from `low` to `high`, how many of all these are)."""
     return low + u_BS * (high - low), high - low
 

@@ -1,5 +1,7 @@
 """Strata are hit once each, levels follow their distribution, shifts move odds."""
 
+from statistics import NormalDist
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,23 @@ def test_a_range_cuts_the_law_off_and_squeezes_nothing(share):
         u = np.sort(one / (one + 3.0 * (1 - one)))
         low, high = (level / (level + 3.0 * (1 - level)) for level in within)
         np.testing.assert_array_equal(np.floor((u - low) / (high - low) * 24 + 1e-4), np.arange(24))
+
+
+@pytest.mark.parametrize(("within", "tokens"), [((0.995, 1.0), 4), ((0.99, 0.999), 4), ((0.0, 0.02), 126)])
+def test_a_range_that_the_law_hardly_reaches_has_its_levels_too(within, tokens):
+    config = small.noise_config(mean=0.4, shift_base_tokens=16.0, uniform_share=0.0)
+    sigma = np.asarray(noise_levels.draw(jax.random.key(0), jnp.full((1024, 1), tokens), config, within=within))
+    # The logits of the range before the shift, and, in float64, the quantiles between: from the end that is near.
+    with np.errstate(divide="ignore"):
+        low, high = (logit(np.float64(level)) - 0.5 * np.log(tokens / 16) - 0.4 for level in within)
+    sign, normal = np.where(low > 0, -1, 1), NormalDist()
+    first, last = normal.cdf(sign * low), normal.cdf(sign * high)
+    assert abs(last - first) < 1e-6
+    shares = (0.1, 0.5, 0.9)
+    numbers = np.array([0.4 + sign * normal.inv_cdf(first + share * (last - first)) for share in shares])
+    exact = 1 / (1 + np.exp(-numbers - 0.5 * np.log(tokens / 16)))
+    width = np.ptp(exact)
+    np.testing.assert_allclose(np.quantile(sigma, shares), exact, atol=5e-3 * width, rtol=0)
 
 
 def test_the_public_law_is_a_shifted_uniform_one():
