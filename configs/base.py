@@ -436,7 +436,7 @@ def schedule(learning_rate: float, *, warmup_steps: int, decay_share: float, fin
 def optimizer() -> ConfigDict:
     """Returns how gradients become updates."""
     o = ConfigDict()
-    o.name = "muon"  # "adamw", or "muon" for the matrices
+    o.name = "muon"  # "adamw", or "muon" for the matrices and NAdam for the rest
     o.b1 = 0.95  # decay of the first moment
     o.b2 = 0.95  # decay of the second moment
     o.weight_decay = 0.0  # of matrices, times the learning rate

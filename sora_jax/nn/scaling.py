@@ -12,7 +12,8 @@ has a given spectral norm, as of Muon). What a network of m times the base width
 
 Which row a kernel is of is read off its shape at both widths. That table multiplies what the last map gives by 1/m, at
 an unchanged rate. As this map begins at zero, its rate 1/m does the same, and weights mean what they do without muP.
-Heads keep their width, there are more of them: scores need no other scale. The decay of weights is left alone.
+Biases, gains and embeddings are given to NAdam where matrices are to Muon. Heads keep their width, there are more of
+them: scores need no other scale. The decay of weights is left alone.
 """
 
 import math

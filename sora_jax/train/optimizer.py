@@ -19,7 +19,8 @@ class OptimizerConfig:
     """How gradients become updates.
 
     Attributes:
-      name: "adamw", or "muon": orthogonalised momentum for the matrices of the blocks, AdamW for all else.
+      name: "adamw", or "muon": orthogonalised momentum for the matrices of the blocks, and for all else NAdam, which is
+        Adam with Nesterov momentum (Dozat 2016); the decay is decoupled, as in AdamW.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
       weight_decay: Decoupled decay of matrices, times the learning rate.
