@@ -218,7 +218,8 @@ def _towards(
     """Returns `x` at the third of the `levels` (before, here, there) from its clean predictions here and before.
 
     On our path the first order is Euler's step. The second order extrapolates the clean prediction by how it has
-    changed; it is left out where there is no step before, and in the last step, which is infinitely long in `_length`.
+    changed; it is left out where there is no step before, and in the last step, which is infinitely long in `_length`,
+    as is the one from sigma = 1, after which nothing is left of the extrapolation.
     """
     before, here, there = levels
     second = (before > here) & (here > there) & (there > 0)
