@@ -88,7 +88,9 @@ def main(_: Sequence[str]) -> None:
         print("\n".join(plans.lines(plan)), flush=True)
         made.append(plan)
     if _JSON.value:
-        Path(_JSON.value).write_text(json.dumps([plans.as_json(plan) for plan in made], indent=2) + "\n")
+        file = Path(_JSON.value)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([plans.as_json(plan) for plan in made], indent=2) + "\n")
     plans.check_fits(made)
 
 

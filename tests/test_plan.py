@@ -40,7 +40,7 @@ def settings(toy_config):
 @pytest.fixture(scope="module")
 def planned(plan, tmp_path_factory):
     """Returns what a whole plan on eight devices printed, and what it wrote."""
-    path = tmp_path_factory.mktemp("plans") / "plan.json"
+    path = tmp_path_factory.mktemp("plans") / "not yet" / "plan.json"
     mesh = "--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2"
     bucket = "--config.stages.autoencoder.crops.buckets=((5,16,16,8),)"
     done = plan(TOY, "--topology=cpu:8", "--part=all", f"--json={path}", "--segment_tokens=12", bucket, *mesh)
