@@ -27,7 +27,9 @@ from sora_jax.train.workdir import Workdir
 _LORA = "lora"
 _FLAGS = Flags()
 _WORKDIR = _FLAGS.workdir()
-_OUTPUT = _FLAGS.path("output", None, "The folder to write, which must hold no model yet, or a .safetensors file.")
+_OUTPUT = _FLAGS.path(
+    "output", None, "The folder to write, with no model in it yet; but for an autoencoder also a .safetensors file."
+)
 _PART = _FLAGS.choice("part", "transformer", ["transformer", "autoencoder"], "What is written.")
 _FORMAT = _FLAGS.choice(
     "format", None, [_LORA, *LAYOUTS], "The adapter alone; or all weights, in the names of diffusers or of Wan's code."

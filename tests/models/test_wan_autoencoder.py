@@ -333,6 +333,8 @@ def test_what_wan_cannot_express_is_named(tmp_path, config, layout, said):
 
 
 def test_a_model_that_is_there_is_not_overwritten(tmp_path):
+    with pytest.raises(UserError, match=r"vae\.safetensors: an autoencoder is a folder of weights and a config\.json"):
+        save_wan_autoencoder(tmp_path / "vae.safetensors", PLAIN, {}, MEAN_C, SCALE_C)
     save_wan_autoencoder(tmp_path / "a", PLAIN, params_of(PLAIN), MEAN_C, SCALE_C)
     for layout in LAYOUTS:
         with pytest.raises(UserError, match="holds a model already: give an empty folder, or a new one"):

@@ -140,7 +140,8 @@ def save_wan_autoencoder(
 
     Wan's code takes four frames at a time, so what it encodes are clips of 1 + 4k frames whatever the temporal stride.
 
-    Raises UserError where Wan cannot express `config`, or the folder holds weights already.
+    Raises UserError where Wan cannot express `config`, and for a folder that holds weights already, or has the name of
+    a file: its statistics, which no file of weights holds, would be sought beside it.
 
     Args:
       folder: Made if it is not there.
@@ -150,9 +151,11 @@ def save_wan_autoencoder(
       scale_C: Standard deviation of each latent channel.
       layout: Of the names.
     """
+    folder = Path(folder)
+    if folder.suffix == ".safetensors":
+        raise UserError(f"{folder}: an autoencoder is a folder of weights and a config.json: give the name of a folder")
     if problems := _inexpressible(config, layout):
         raise UserError(f"Wan's {layout} layout cannot express this autoencoder: {'; '.join(problems)}")
-    folder = Path(folder)
     file = folder / (WEIGHTS_FILE if layout == "diffusers" else _ORIGINAL_WEIGHTS)
     if file.exists() or (folder / "config.json").exists():
         raise UserError(f"{folder} holds a model already: give an empty folder, or a new one")
