@@ -1,6 +1,7 @@
 """Adapters of a run: what its stages train of it where there are some, and what is added to kernels to sample with."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -135,10 +136,13 @@ NO_ADAPTERS = Adapters()
 def read_adapters(given: Mapping[Any, float] | Sequence[str]) -> Adapters:
     """Returns the adapters of a mapping of files, or `own`, to weights, or of texts "FILE:WEIGHT".
 
-    Raises UserError for a weight that is no number.
+    Raises UserError for a weight that is no number, or no finite one.
     """
     pairs = given.items() if isinstance(given, Mapping) else map(_pair, given)
     weights = {str(name): weight for name, weight in pairs}
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise UserError(f"--lora={name}:{weight}: a weight must be finite; give one such as 0.8")
     own = weights.pop(OWN, 1.0)
     return Adapters(own=own, files=tuple(weights.items()))
 

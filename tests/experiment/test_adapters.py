@@ -49,6 +49,9 @@ def test_weights_are_read(given, expected):
 def test_what_is_no_weight_is_told():
     with pytest.raises(UserError, match="'much' is no weight; give FILE:WEIGHT"):
         read_adapters(["a.safetensors:much"])
+    for given in (["a.safetensors:nan"], ["own:-inf"], {"a.safetensors": float("inf")}):
+        with pytest.raises(UserError, match="a weight must be finite; give one such as"):
+            read_adapters(given)
 
 
 def test_files_are_added_with_their_weights_and_weight_0_changes_no_bit(toy_workdir, tmp_path):
