@@ -107,6 +107,15 @@ def test_a_minute_is_planned_as_windows(settings):
     assert found == short.held["batch"].pack["tokens_BLP"].shape, "the memory is that of a row"
 
 
+def test_sampling_with_a_public_encoder_is_planned_without_its_files(toy_config):
+    config = toy_config()
+    config.text.encoder = "umt5"
+    settings = read_settings(config)
+    planned = programs.sampling_program(settings, make_mesh(settings.mesh))
+    assert planned.facts["frames"] == settings.sampling.frames
+    assert "text_BKE" in planned.held["batch"].pack
+
+
 def test_what_does_not_fit_says_what_would_help_and_ends_with_3(plan, tmp_path):
     path = tmp_path / "plan.json"
     done = plan(TOY, "--topology=cpu:8", "--stage=videos", "--hbm_gb=0.0002", f"--json={path}")

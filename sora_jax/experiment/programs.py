@@ -19,6 +19,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.precision import compute_dtype
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import texts_of
+from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.experiment import activations
 from sora_jax.experiment.loading import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
 from sora_jax.experiment.schema import Settings
@@ -225,10 +226,11 @@ def sampling_program(
     structure, params, axes = abstract_model(functools.partial(build_generator, settings))
     places = sharding.param_shardings(axes, params, mesh)
     shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=places[n]) for n, v in params.items()}
-    limits, duration = limits_of(settings), None if seconds is None else str(seconds)
+    # A prompt changes nothing here, so it is counted without the files of the run's own tokenizer.
+    limits = dataclasses.replace(limits_of(settings), tokenizer=BYTE_TOKENIZER, negative="")
     if limits.shown is not None:  # an image changes nothing here
         limits = dataclasses.replace(limits, shown=None, knows=True)
-    job = read_job(Request(prompt=("any",), size=size, seconds=duration), limits)
+    job = read_job(Request(prompt=("any",), size=size, seconds=None if seconds is None else str(seconds)), limits)
     windows = limits.windows(job.frames, job.size)
     grid = (windows[0], *limits.grid(limits.first, job.size)[1:])
     if shapes.count(grid) > packing.tokens:
