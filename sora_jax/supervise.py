@@ -21,6 +21,7 @@ from types import FrameType
 
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.errors import PeerLost, Preempted, UserError
+from sora_jax.core.paths import expanded
 
 _FLAGS = Flags()
 _RESTARTS = _FLAGS.integer("restarts", None, "Most restarts in all; default: as many as needed.", least=0)
@@ -108,9 +109,9 @@ def meaning(status: int) -> tuple[str, int]:
 
 
 def workdir_of(command: Sequence[str]) -> Path | None:
-    """Returns the last --workdir among the words of a command, None if there is none."""
+    """Returns the last --workdir among the words of a command, as the command reads it; None if there is none."""
     found = re.findall(r"^--?workdir[=\n](.+)$", "\n".join(command), re.MULTILINE)
-    return Path(found[-1]) if found else None
+    return Path(expanded(found[-1])) if found else None
 
 
 def progress(workdir: Path | None) -> dict[str, int]:

@@ -103,6 +103,7 @@ def test_what_a_status_means():
 def test_the_workdir_is_read_from_the_flags():
     assert workdir_of(["a", "--workdir=runs/a", "--workdir", "runs/b c"]) == Path("runs/b c")
     assert workdir_of(["a", "-workdir=runs/a", "--workdirs=no"]) == Path("runs/a")
+    assert workdir_of(["a", "--workdir", "~/runs/a"]) == Path.home() / "runs/a"
     assert workdir_of(["a", "--config=x"]) is None
     assert progress(None) == {}
 
