@@ -96,22 +96,31 @@ def test_a_slice_is_asked_for_once_and_every_worker_gets_the_same_command(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("codes", "ends", "last"),
+    ("flags", "codes", "ends", "last"),
     [
-        ("85 139 0", [0, 0, 0], "done"),
-        ("75 182", [0, 2], ""),
-        ("75 75 75 75", [0, 0, 75], "ended with code 75, and 2 starts in a row brought nothing new: look into the log"),
-        ("75 +75 75 +75 0", [0, 0, 0, 0, 0], "done"),
+        (["--workdir=run"], "85 139 0", [0, 0, 0], "done"),
+        (["--workdir=run"], "75 182", [0, 2], ""),
+        (
+            ["--workdir=run"],
+            "75 75 75 75",
+            [0, 0, 75],
+            "ended with code 75, and 2 starts in a row brought nothing new: look into the log",
+        ),
+        *(
+            (flags, "75 +75 75 +75 0", [0, 0, 0, 0, 0], "done")
+            for flags in (["--workdir=run"], ["--workdir", "run"], ["--workdir=~/run"], ["--workdir", "~/run"])
+        ),
     ],
 )
-def test_a_job_is_queued_again_while_that_helps(tmp_path, codes, ends, last):
+def test_a_job_is_queued_again_while_that_helps(tmp_path, flags, codes, ends, last):
     """With stand-ins for Slurm; tests/launch/test_slurm.py has a real one."""
     for name, text in (("scontrol", SCONTROL), ("srun", SRUN)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "codes").write_text(codes)
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n0", "PATIENCE": "2", "PATH": f"{tmp_path}:/usr/bin:/bin"}
-    command = [LAUNCH / "slurm" / "train.sbatch", "--config=a.py", "--workdir=run"]
+    job["HOME"] = str(tmp_path)
+    command = [LAUNCH / "slurm" / "train.sbatch", "--config=a.py", *flags]
     for end in ends:
         done = subprocess.run(["bash", *command], capture_output=True, text=True, env=job, cwd=tmp_path)
         assert done.returncode == end, done.stderr
