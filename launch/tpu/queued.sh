@@ -45,20 +45,39 @@ on_all() {
   gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$1"
 }
 
-case $(state) in
-  SUSPENDED | FAILED) # what is left of a slice that was preempted, or never came
-    gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --quiet
-    ;;&
-  '' | SUSPENDED | FAILED)
-    gcloud compute tpus queued-resources create "$name" --zone="$zone" --node-id="$name" \
-      --accelerator-type="$type" --runtime-version="$runtime" "${options[@]}"
-    ;;
-esac
-until [[ $(state) == ACTIVE ]]; do
-  now=$(state)
-  [[ $now != FAILED ]] || { echo "the queued resource $name has failed: see gcloud ... describe $name" >&2; exit 1; }
-  echo "$name: ${now:-unknown}; asking again in 30 s"
+wait_a_while() {
+  echo "$name: ${1:-unknown}; asking again in 30 s"
   sleep 30
+}
+
+# Asks for the slice where it neither is there nor comes; $1 is its state.
+request() {
+  local now=$1
+  while [[ $now == SUSPENDING || $now == DELETING ]]; do
+    wait_a_while "$now"
+    now=$(state)
+  done
+  case $now in
+    SUSPENDED | FAILED) # what is left of a slice that was preempted, or never came
+      gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --quiet
+      ;;&
+    '' | SUSPENDED | FAILED)
+      gcloud compute tpus queued-resources create "$name" --zone="$zone" --node-id="$name" \
+        --accelerator-type="$type" --runtime-version="$runtime" "${options[@]}"
+      ;;
+  esac
+}
+
+request "$(state)"
+until now=$(state) && [[ $now == ACTIVE ]]; do
+  case $now in
+    FAILED)
+      echo "the queued resource $name has failed: see gcloud ... describe $name" >&2
+      exit 1
+      ;;
+    SUSPENDING | SUSPENDED | DELETING) request "$now" ;; # preempted before all of it was there
+    *) wait_a_while "$now" ;;
+  esac
 done
 
 archive=$(mktemp --suffix=.tar.gz)

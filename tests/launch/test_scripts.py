@@ -9,9 +9,13 @@ import pytest
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 SCRIPTS = ("local.sh", "tpu/queued.sh", "slurm/train.sbatch")
-# What each command of the launcher of TPUs would do; `STATE` is what there is of the queued resource.
+# What each command of the launcher of TPUs would do; `STATE` has what there is of the queued resource, a line for each
+# time that it is asked for, the last for all that follow.
 GCLOUD = """#!/usr/bin/env bash
-case "$*" in *describe*) cat "$STATE"; exit 0 ;; *create*) echo ACTIVE >"$STATE" ;; esac
+case "$*" in
+  *describe*) head -n 1 "$STATE" && { [[ $(wc -l <"$STATE") -le 1 ]] || sed -i 1d "$STATE"; } && exit ;;
+  *create*) echo ACTIVE >"$STATE" ;;
+esac
 printf '%s\\n' "gcloud $*" >>"$CALLS"
 """
 
@@ -67,12 +71,17 @@ def test_a_number_of_processes_that_is_none_is_told():
         ("", ["create", "scp", "ssh", "ssh"]),
         ("ACTIVE", ["scp", "ssh", "ssh"]),
         ("SUSPENDED", ["delete", "create", "scp", "ssh", "ssh"]),
+        ("DELETING\n\n", ["create", "scp", "ssh", "ssh"]),
+        ("PROVISIONING\nPROVISIONING\nACTIVE\n", ["scp", "ssh", "ssh"]),
+        ("PROVISIONING\nSUSPENDING\nSUSPENDED\n", ["delete", "create", "scp", "ssh", "ssh"]),
+        ("PROVISIONING\nSUSPENDED\n", ["delete", "create", "scp", "ssh", "ssh"]),
     ],
 )
 def test_a_slice_is_asked_for_once_and_every_worker_gets_the_same_command(tmp_path, before, steps):
     """With a stand-in for gcloud that writes down what it is asked."""
-    (tmp_path / "gcloud").write_text(GCLOUD)
-    (tmp_path / "gcloud").chmod(0o755)
+    for name, text in (("gcloud", GCLOUD), ("sleep", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
     (tmp_path / "state").write_text(before)
     environment = {
         "PATH": f"{tmp_path}:/usr/bin:/bin",
@@ -83,7 +92,7 @@ def test_a_slice_is_asked_for_once_and_every_worker_gets_the_same_command(tmp_pa
         "SETUP": "mount /runs",
     }
     command = [LAUNCH / "tpu" / "queued.sh", "--workdir=/runs/a b", "--config=configs/base.py"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "calls").read_text()
     calls = [line for line in text.splitlines() if line.startswith("gcloud ")]
