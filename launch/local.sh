@@ -27,7 +27,7 @@ shift 2
 python=${PYTHON:-python}
 if [[ -z ${SUPERVISED:-} ]]; then
   SUPERVISED=yes exec "$python" -m sora_jax.supervise ${RESTARTS:+"--restarts=$RESTARTS"} \
-    "${BASH_SOURCE[0]}" "$count" "$config" "$@"
+    "$(realpath "${BASH_SOURCE[0]}")" "$count" "$config" "$@"
 fi
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export JAX_PLATFORMS=cpu

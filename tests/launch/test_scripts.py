@@ -152,3 +152,14 @@ def test_a_rehearsal_starts_again_when_a_process_was_killed(tmp_path):
         "supervise: ended with code 75: restart 1 in 5 s",
         "supervise: ended with code 0: not started again",
     ]
+
+
+def test_a_rehearsal_begins_in_the_folder_of_its_script(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(PYTHON.format(python=sys.executable))
+    python.chmod(0o755)
+    (tmp_path / "killed").touch()  # no process of the run is
+    command = ["bash", "local.sh", "2", "../configs/base.py", f"--workdir={tmp_path / 'run'}"]
+    environment = {**os.environ, "PYTHON": str(python), "FOLDER": str(tmp_path), "PYTHONPATH": str(LAUNCH.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=LAUNCH)
+    assert (done.returncode, done.stderr) == (0, "supervise: ended with code 0: not started again\n")
