@@ -30,8 +30,7 @@ import numpy as np
 
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media import decoder
-from sora_jax.data.media.pictures import ReadOptions, Tell, tell_nobody
-from sora_jax.data.media.video_io import MAX_PIXELS
+from sora_jax.data.media.pictures import MAX_PIXELS, ReadOptions, Tell, tell_nobody
 
 SECONDS = 25.0
 SLOWEST_PIXELS = 5e6  # a second; a tenth of what a core decodes

@@ -16,6 +16,9 @@ from sora_jax.data.clips import BadClip
 from sora_jax.data.media.frame_rates import at_rate
 from sora_jax.data.media.profiles import in_srgb
 
+MAX_PIXELS = 2**30  # frames x rows x columns; three bytes each
+# Pillow refuses twice as many, before it takes memory: also frames of a GIF that are larger than its header says.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 PICTURE_FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP", "TIFF", "AVIF")
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 # Tags of a page of a TIFF (6.0, pages 36 and 40), and their values for one that is of another page.

@@ -32,6 +32,7 @@ from sora_jax.data.media.file_kinds import (
     suffix_of,
 )
 from sora_jax.data.media.pictures import (
+    MAX_PIXELS,
     PICTURE_FORMATS,
     Allocator,
     ReadLimits,
@@ -43,7 +44,6 @@ from sora_jax.data.media.pictures import (
 )
 from sora_jax.data.media.videos import read_video
 
-MAX_PIXELS = 2**30  # frames x rows x columns; three bytes each
 MAX_BYTES = 2**31  # of a file that is decoded from memory
 LFS_POINTER = b"version https://git-lfs"
 

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from sora_jax.data.clips import BadClip, Clip, FrameRange
 from sora_jax.data.media.guarded import ReaderPool
-from sora_jax.data.media.video_io import MAX_PIXELS
+from sora_jax.data.media.pictures import MAX_PIXELS
 from sora_jax.data.tokens import Captions
 
 
