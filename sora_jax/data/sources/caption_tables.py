@@ -200,6 +200,8 @@ def _csv_rows(path: AnyPath) -> Iterator[_Row]:
     """Yields every row; raises `UserError` with the number of the line in which a broken one begins."""
     # A space after a comma would make a quote part of the text; elsewhere it may be one of a name.
     text = read_text(path)
+    # The module's limit is of the whole process; captions are cut later, as those of other tables.
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))
     spaced = _SPACED_QUOTE.search(text) is not None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=spaced)
     rows = _csv_lines(reader, path)

@@ -1,5 +1,6 @@
 """Captions in Parquet and weights in any table; the rest is tested with the folders that hold the tables."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def test_weights_of_every_table_reach_the_clips_and_the_fingerprint(tmp_path):
     assert len({fingerprint(source) for source in sources}) == 1
     (tmp_path / "t.csv").write_text("\n".join(["file,caption", *(line.rpartition(",")[0] for line in lines)]))
     assert fingerprint(FolderSource(tmp_path, captions="t.csv")) != fingerprint(sources[0])
+
+
+def test_a_caption_may_be_longer_than_the_csv_module_takes(tmp_path):
+    csv.field_size_limit(131_072)  # its own, which another table may have raised
+    long = "word " * 40_000
+    (tmp_path / "a.csv").write_text(f'file,caption\na.mp4,"{long}"\n')
+    assert read_table(tmp_path / "a.csv") == {"a.mp4": [(long, 1)]}
 
 
 @pytest.mark.parametrize("weight", [0, -1, "much", True, [1], float("inf"), float("nan")])
