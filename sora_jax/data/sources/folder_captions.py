@@ -168,12 +168,12 @@ def _beside(
 def _with_own(root: AnyPath, told: _Found, listing: Listing) -> _Found:
     """Returns what a table told that stands beside the folder, and of files that it does not name what the folder says.
 
-    Which is not even read where it names every file.
+    Of files that it names no text is read, and no table where it names every file.
     """
     told = dataclasses.replace(told, retold=len(told.captions.keys() | told.windows.keys()))
     if all(name in told.captions for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES):
         return told
-    own = _read_tables(root, _tables(root, listing), listing)
+    own = _read_tables(root, _tables(root, listing), listing, told)
     windows = {name: own.windows.get(name, {}) | told.windows.get(name, {}) for name in (*own.windows, *told.windows)}
     return dataclasses.replace(
         told,
@@ -182,7 +182,7 @@ def _with_own(root: AnyPath, told: _Found, listing: Listing) -> _Found:
         previews=[name for name in own.previews if name not in told.captions],
         sharing=[name for name in own.sharing if name not in told.captions],
         unread=[*told.unread, *own.unread],
-        missing=[*told.missing, *own.missing],
+        missing=sorted({*told.missing, *own.missing}),
     )
 
 
@@ -237,13 +237,16 @@ def _tables(root: AnyPath, listing: Listing) -> dict[str, dict[str, list[Written
     return tables
 
 
-def _read_tables(root: AnyPath, tables: Mapping[str, Mapping[str, list[Written]]], listing: Listing) -> _Found:
+def _read_tables(
+    root: AnyPath, tables: Mapping[str, Mapping[str, list[Written]]], listing: Listing, known: _Found | None = None
+) -> _Found:
     """Returns the captions of the files in folders that have tables, and of those beside media files elsewhere.
 
+    Texts beside media files that have captions in `known` are not read, and what stands for these is of no use.
     Names in a table are relative to its folder. Of several tables that name a file that of the outermost folder counts.
     """
     elsewhere = {name: size for name, size in listing.sizes.items() if tables.keys().isdisjoint(_folders_of(name))}
-    found = _read_beside(root, Listing(elsewhere, listing.linked))
+    found = _read_beside(root, Listing(elsewhere, listing.linked), known or _Found(captions={}))
     media = Names(name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES)
     every = Names(listing.sizes)
     for folder, table in tables.items():
@@ -268,20 +271,22 @@ def _folders_of(name: str) -> list[str]:
     return ["/".join(parts[:depth]) for depth in range(len(parts))]
 
 
-def _read_beside(root: AnyPath, listing: Listing) -> _Found:
-    """Returns the captions in files beside the media files."""
+def _read_beside(root: AnyPath, listing: Listing, known: _Found) -> _Found:
+    """Returns the captions in files beside the media files, as `_read_tables`."""
     # What a link out of the folder leads to, such as a key or the environment, is no caption.
     there = {name for name, size in listing.sizes.items() if size is not None}
     read = functools.partial(_read_text, root, listing.sizes)
 
     def pair_up(files: FolderFiles) -> Paired:
-        return pair(dataclasses.replace(files, texts=tuple(text for text in files.texts if text in there)), read)
+        texts = tuple(text for text in files.texts if text in there)
+        return pair(dataclasses.replace(files, texts=texts), read, told=known.captions.keys())
 
     media = {name for name in listing.sizes if suffix_of(name) in MEDIA_SUFFIXES}
     with ThreadPoolExecutor(_THREADS) as pool:
         beside = windows_beside(sorted(there), media)
         of_windows = beside.names()
-        found = _Found(captions={}, windows=beside.read(read, each=pool.map), missing=beside.lost)
+        windows = beside.read(read, each=pool.map, known=known.windows)
+        found = _Found(captions={}, windows=windows, missing=beside.lost)
         for paired in pool.map(pair_up, by_key(name for name in listing.sizes if name not in of_windows)):
             found.captions.update(paired.captions)
             found.previews.extend(paired.thumbnails)

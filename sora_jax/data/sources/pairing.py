@@ -29,6 +29,8 @@ _MOVING_PICTURES = (".gif", ".webp")
 # What stands between a key and an ending where it is no part of the name, as in KEY.video.mp4.
 _ROLE = re.compile(r"(\.[A-Za-z_]\w*)+")
 
+_TOLD: Captions = (("",), None)
+
 # Returns what is written in the text of this name, nothing where it cannot be read.
 ReadText = Callable[[str], list[Written]]
 
@@ -45,7 +47,7 @@ class FolderFiles:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Paired:
-    """What became of the files of a key.
+    """What became of the files of a key; of clips that are told of elsewhere what they would have without that.
 
     `captions` has the clips, each with at least one caption. `uncaptioned` are media files about which nothing is
     written. `thumbnails` are pictures of a video that is there; `sharing` are media files whose captions another clip
@@ -75,9 +77,19 @@ class WindowTexts:
         """Returns all of them."""
         return {*self.lost, *(name for of in self.texts.values() for texts in of.values() for name in texts)}
 
-    def read(self, read: ReadText, *, each: Callable[..., Iterable[Captions]] = map) -> WindowCaptions:
-        """Returns the captions of windows by media file, where there are some; `each` does what `map` does."""
-        places = [(file, window, texts) for file, of in self.texts.items() for window, texts in of.items()]
+    def read(
+        self, read: ReadText, *, each: Callable[..., Iterable[Captions]] = map, known: WindowCaptions | None = None
+    ) -> WindowCaptions:
+        """Returns the captions of windows by media file, where there are some; `each` does what `map` does.
+
+        The texts of windows that have captions in `known` are not read.
+        """
+        places = [
+            (file, window, texts)
+            for file, of in self.texts.items()
+            for window, texts in of.items()
+            if window not in (known or {}).get(file, {})
+        ]
         told: WindowCaptions = {}
         for (file, window, _), captions in zip(
             places, each(lambda place: _captions(place[2], read), places), strict=True
@@ -113,8 +125,11 @@ def by_key(names: Iterable[str]) -> list[FolderFiles]:
     ]
 
 
-def pair(files: FolderFiles, read: ReadText) -> Paired:
-    """Returns which of the files are clips, and their captions; `read` is called for the texts that are needed."""
+def pair(files: FolderFiles, read: ReadText, *, told: Set[str] = frozenset()) -> Paired:
+    """Returns which of the files are clips, and their captions; `read` is called for the texts that are needed.
+
+    Those of clips that are `told` of elsewhere are not: whatever they say, `_TOLD` is the caption here.
+    """
     media = sorted(files.media, key=_rank)
     thumbnails = _thumbnails(media, files)
     clips: dict[str, str] = {}
@@ -122,21 +137,21 @@ def pair(files: FolderFiles, read: ReadText) -> Paired:
         if name not in thumbnails:
             clips.setdefault(_as_written(name), name)
     own, loose = _own_texts(clips.values(), files.texts)
-    captions = {name: _captions(texts, read) for name, texts in own.items()}
+    captions = {name: _TOLD if name in told and texts else _captions(texts, read) for name, texts in own.items()}
     taken, sharing = set[str](), set[str]()
     by_stem, of_all = _ByStem(loose), None
     for name in (name for name in own if not captions[name][0]):
-        if _ROLE.fullmatch(_stem(name).removeprefix(files.key)):  # any text may be about it
-            if taken:
-                sharing.add(name)
-                continue
-            of_all = of_all or _captions(loose, read)
-            captions[name], texts = of_all, loose
+        # Any text may be about a name that is the key and a role.
+        role = _ROLE.fullmatch(_stem(name).removeprefix(files.key)) is not None
+        texts = loose if role else by_stem.beginning(name)
+        if taken if role else not taken.isdisjoint(texts):
+            sharing.add(name)
+            continue
+        if name in told:
+            captions[name] = _TOLD if texts else NO_CAPTIONS
+        elif role:
+            of_all = captions[name] = of_all or _captions(texts, read)
         else:
-            texts = by_stem.beginning(name)
-            if not taken.isdisjoint(texts):
-                sharing.add(name)
-                continue
             captions[name] = _captions(texts, read)
         taken.update(texts if captions[name][0] else ())
     for name in media:

@@ -308,6 +308,28 @@ def test_names_in_a_subfolder_are_read_as_those_in_the_root(tmp_path):
     assert found.missing == ("dogs/ gone.mp4",)
 
 
+def test_what_the_given_table_names_is_not_read_beside_the_clips(tmp_path):
+    names = ("a.mp4", "b.mp4", "c.left.mp4", "c.right.mp4", "d.mp4", "d.gif")
+    folder(tmp_path, *names, b__txt="beside", d__txt="two files")
+    for broken in ("a.txt", "c.txt", "b.mp4#0-8.txt"):
+        (tmp_path / broken).write_bytes(b"\xff\xfe")
+    told = ("a.mp4", "c.left.mp4", "b.mp4#0-8", "d.mp4")
+    folder(tmp_path, told__jsonl=lines(*({"file": name, "caption": name} for name in told)))
+    found = read_captions(tmp_path, "told.jsonl")
+    assert found.by_file == {name: (name,) for name in told if "#" not in name} | {"b.mp4": ("beside",)}
+    assert found.windows == {"b.mp4": {(0, 8): (("b.mp4#0-8",), None)}}
+    assert (found.sharing, found.previews) == (("c.right.mp4",), ("d.gif",))
+    folder(tmp_path, told__jsonl=lines({"file": "c.left.mp4", "caption": "told"}))
+    with pytest.raises(UserError, match=r"\.txt is not UTF-8 text"):
+        read_captions(tmp_path, "told.jsonl")
+
+
+def test_a_missing_name_counts_once(tmp_path):
+    table = lines({"file": "a.mp4", "caption": "one"}, {"file": "gone.mp4", "caption": "two"})
+    folder(tmp_path, "a.mp4", "b.mp4", captions__jsonl=table)
+    assert read_captions(tmp_path, "captions.jsonl").missing == ("gone.mp4",)
+
+
 def test_a_table_may_name_windows_of_files(tmp_path):
     rows = [("a.mp4#0-16", "one"), ("a.mp4#17-33", " "), ("b.mp4", "whole"), ("b.mp4#3-4", "part"), ("c.mp4#0-1", "x")]
     table = lines(*({"file": name, "caption": text} for name, text in rows))
