@@ -1,6 +1,4 @@
-"""Prompts of requests before they are shown: written out at length, by a captioner that a run trained or by a server,
-and spelled as the captions of the run are.
-"""
+"""Prompts of requests before they are shown: written out at length by a captioner or a server."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,10 +9,7 @@ from absl import logging
 
 from sora_jax.core.chat_server import ChatServer
 from sora_jax.core.printable import printable
-from sora_jax.data.shards.catalogue import read_spellings
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.data.tokens import clean_caption
-from sora_jax.data.words import respell
 from sora_jax.experiment.expanders import PromptExpander, trained_expander
 from sora_jax.experiment.session import Session
 from sora_jax.generate.remote_expansion import expand_by_server
@@ -28,11 +23,11 @@ _TEMPERATURE = 0.7
 
 def reword_requests(session: Session, requests: Sequence[Request], expand: str | None) -> list[Request]:
     """Returns the requests with what is shown for their prompts: written out by `expand`, where that is given, then
-    spelled as captions of the run are.
+    worded as captions of the run are.
 
     Raises UserError as `expand_requests`.
     """
-    return respell_requests(session, requests if expand is None else expand_requests(session, requests, expand))
+    return session.worded(requests if expand is None else expand_requests(session, requests, expand))
 
 
 def expand_requests(session: Session, requests: Sequence[Request], by: str) -> list[Request]:
@@ -62,32 +57,6 @@ def expand_requests(session: Session, requests: Sequence[Request], by: str) -> l
     return [
         dataclasses.replace(request, expansion=tuple(next(texts).text for _ in request.prompt)) for request in requests
     ]
-
-
-def respell_requests(session: Session, requests: Sequence[Request]) -> list[Request]:
-    """Returns the requests with prompts spelled as the captions of the run are, and says what changes.
-
-    To the embedded text encoder a word with a capital, or with a comma behind it, is another word, which it has never
-    seen where no caption has it. Others know such words, and what they are given stays.
-    """
-    spellings = _spellings(session)
-    found = []
-    for request in requests:
-        shown = tuple(respell(prompt, spellings) for prompt in request.shown)
-        differs = [pair for pair in zip(request.shown, shown, strict=True) if clean_caption(pair[0]) != pair[1]]
-        for given, read in dict.fromkeys(differs):
-            logging.info(f"{printable(given)!r} is read as {printable(read)!r}: captions of this run spell it so")
-        found.append(dataclasses.replace(request, expansion=shown) if differs else request)
-    return found
-
-
-def _spellings(session: Session) -> set[str]:
-    """Returns how the captions of a run with the embedded text encoder are spelled; nothing where it is not known."""
-    settings = session.settings
-    if settings.model is not None or settings.text.encoder != "bytes":
-        return set()
-    workdir = session.models.workdir
-    return read_spellings(*(workdir.prepared(name) for name in settings.collections)) or set()
 
 
 def _server_expander(session: Session, by: str) -> PromptExpander:

@@ -21,14 +21,16 @@ _COMMON = 0.9
 _MOST_CLIPS, _MOST_BYTES = 1_000, 2**26
 
 
-def prompt_advice(workdir: Workdir, settings: Settings, prompts: Sequence[str]) -> list[str]:
+def prompt_advice(
+    workdir: Workdir, settings: Settings, prompts: Sequence[str], negatives: Sequence[str] = ()
+) -> list[str]:
     """Returns sentences on what the model cannot have learnt of prompts; none where the prepared clips are gone.
 
-    A public model was trained on captions that nobody here knows.
+    Of `negatives`, negative prompts, words alone count. A public model was trained on captions that nobody here knows.
     """
-    if settings.model is not None:
+    if settings.model is not None or not (prompts or negatives):
         return []
-    return [*_never_seen(workdir, settings, prompts), *_too_little(workdir, settings, prompts)]
+    return [*_never_seen(workdir, settings, [*prompts, *negatives]), *_too_little(workdir, settings, prompts)]
 
 
 def _never_seen(workdir: Workdir, settings: Settings, prompts: Sequence[str]) -> Iterator[str]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import logging
 from tqdm import tqdm
 
 from sora_jax.core.paths import check_writable
@@ -14,7 +13,6 @@ from sora_jax.data.media.writer import first_file
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.expansion import reword_requests
-from sora_jax.experiment.prompt_advice import prompt_advice
 from sora_jax.experiment.session import Session
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import Job, check_request, read_job, reworded
@@ -60,7 +58,8 @@ def write_samples(
     jobs = [reworded(job, request, limits) for job, request in zip(jobs, asked, strict=False)]
     if session.settings.model is not None:
         print(session.described(solver, requests), flush=True)
-    _read_texts(session, asked)
+    own = limits.negative
+    models.read_texts(text for one in asked for text in (own if one.negative is None else one.negative, *one.shown))
     sampler = models.sampler(solver, videos=len(requests))
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
         if todo:
@@ -70,7 +69,7 @@ def write_samples(
         for number, notes in run_jobs(sampler, models.params, waiting, limits, files.open):
             path = files.close(number)
             if book is not None:
-                book.add(asked[number], path)
+                book.add(requests[todo[number]], path)
             progress.update()
             progress.write(f"{printable(str(path))}{''.join(f', {name} {value:.2f}' for name, value in notes.items())}")
 
@@ -100,15 +99,6 @@ def _book(file: Path, requests: Sequence[Request], paths: Sequence[Path], facts:
             with line_named(request, file):
                 book.check(path)
     return book
-
-
-def _read_texts(session: Session, requests: Sequence[Request]) -> None:
-    """Encodes all texts, after saying what of them the run has never seen."""
-    models, shown = session.models, [text for one in requests for text in one.shown]
-    for said in prompt_advice(models.workdir, session.settings, shown):
-        logging.warning("%s", said)
-    own = session.limits.negative
-    models.read_texts([*(own if one.negative is None else one.negative for one in requests), *shown])
 
 
 def _left(book: Book | None, requests: Sequence[Request]) -> list[int]:

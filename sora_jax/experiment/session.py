@@ -45,10 +45,11 @@ from sora_jax.experiment.model_settings import warn_of_unheard
 from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.public_models import PublicModels
 from sora_jax.experiment.settings import read_settings
+from sora_jax.experiment.wording import word_requests
 from sora_jax.generate.captioning import Describer, EncodedClip, WrittenCaption
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.given import GivenArrays, as_clip
-from sora_jax.generate.job import Job, read_job
+from sora_jax.generate.job import Job, read_job, reworded
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request, Task, make_requests
 from sora_jax.generate.scheduler import Rounds, make_all
@@ -165,6 +166,10 @@ class Session:
             ]
         )
 
+    def worded(self, requests: Sequence[Request]) -> list[Request]:
+        """Returns the requests with prompts spelled as captions of the run are, after saying what it never learnt."""
+        return word_requests(self.models.workdir, self.settings, requests)
+
     def sample(
         self,
         prompt: str | Sequence[str] = (),
@@ -212,6 +217,8 @@ class Session:
         given["control_video"] = control_video
         config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
         jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
+        worded = self.worded([job.request for job in jobs])
+        jobs = [reworded(job, request, limits) for job, request in zip(jobs, worded, strict=True)]
         self.models.read_texts(text for job in jobs for text in (*job.prompts, job.negative))
         sampler = self.models.sampler(config, videos=len(jobs))
         return [made.clip for made in make_all(sampler, self.models.params, jobs, limits)]

@@ -150,8 +150,9 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
 
 
 def reworded(job: Job, request: Request, limits: ModelLimits) -> Job:
-    """Returns a job whose request differs in the expansion of its prompts alone; raises UserError as `read_job`."""
-    return dataclasses.replace(job, request=request, prompts=_texts(request, limits)[0])
+    """Returns a job whose request differs in how its prompts are worded alone; raises UserError as `read_job`."""
+    prompts, negative = _texts(request, limits)
+    return dataclasses.replace(job, request=request, prompts=prompts, negative=negative)
 
 
 def _texts(request: Request, limits: ModelLimits) -> tuple[tuple[str, ...], str]:

@@ -9,7 +9,7 @@ import sora_jax
 from sora_jax.core.errors import UserError
 from sora_jax.data.shards.catalogue import read_words
 from sora_jax.experiment.expanders import OWN_CAPTIONER, PromptExpander
-from sora_jax.experiment.expansion import expand_requests, respell_requests
+from sora_jax.experiment.expansion import expand_requests
 from sora_jax.generate.request import Request
 from tests.fake_chat import fake_chat, says
 
@@ -65,34 +65,6 @@ def test_what_a_captioner_adds_or_garbles_is_refused(run, text, reason):
     assert expander.find_faults("drak red circle right", f"drak {LONG}") == (), "it is the user's"
     by_server = PromptExpander(expander=always, limits=run.limits, learnt=False)
     assert by_server.find_faults("red circle right", f"{LONG}, a gentle breeze blowing") == ()
-
-
-def test_prompts_are_spelled_as_the_captions_of_the_run(run, caplog):
-    requests = [
-        Request(prompt=("A RED circle, moving right.",)),
-        Request(prompt=("a  red circle",)),
-        Request(
-            task="connect",
-            video=("a.mp4", "b.mp4"),
-            prompt=("red circle", "Blue square!"),
-            expansion=("A red circle", "a blue square"),
-        ),
-        Request(task="upscale", video=("a.mp4",)),
-    ]
-    with caplog.at_level(logging.INFO, logger="absl"):
-        found = respell_requests(run, requests)
-    assert found == requests, "how it is spelled is no part of what is asked for"
-    assert [one.shown for one in found[:2]] == [("a red circle moving right",), ("a  red circle",)]
-    assert found[2].shown == ("a red circle", "a blue square")
-    assert found[3] == requests[3]
-    assert "'A RED circle, moving right.' is read as 'a red circle moving right': captions of this run" in caplog.text
-    assert caplog.text.count("is read as") == 2
-
-
-def test_where_spellings_were_not_noted_prompts_stay(run, monkeypatch):
-    request = Request(prompt=("A RED circle.",))
-    monkeypatch.setattr("sora_jax.experiment.expansion.read_spellings", lambda _: None)
-    assert respell_requests(run, [request])[0].shown == request.shown
 
 
 def test_requests_without_a_prompt_need_nobody(run):

@@ -184,7 +184,7 @@ def test_every_given_video_is_decoded_once(run, workdir, tmp_path, decodes):
     whole, first = decodes
     for name in ("a.gif", "b.gif"):
         write_clip(tmp_path / name, CLIP, fps=8)
-    lines = [{"task": "edit", "video": name, "prompt": "red"} for name in ("a.gif", "b.gif")]
+    lines = [{"task": "edit", "video": name, "prompt": "red", "negative": "Blue."} for name in ("a.gif", "b.gif")]
     path = tmp_path / "edits.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     write_samples(run, read_requests(path), solver=run.solver(steps=1), source=str(path))

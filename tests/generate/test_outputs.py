@@ -56,14 +56,22 @@ def test_the_title_is_of_what_can_be_seen_of_a_prompt(tmp_path, odd):
 
 
 def test_a_file_tells_no_folder_of_what_was_given():
-    files = {name: f"/home/me/{name}" for name in ("image", "boxes", "reference")}
-    control = {"control": ("grey",), "control_video": ("/home/me/grey.mp4",)}
-    facts = facts_of(job(Request(task="animate", prompt=("a",), **files, **control)))
-    assert "/home" not in json.dumps(facts)
-    assert [facts[name] for name in files] == [*files]
+    folder = "/home/me/"
+    controls = Request(
+        task="animate",
+        prompt=("a",),
+        image=f"{folder}image",
+        boxes=f"{folder}boxes",
+        reference=f"{folder}reference",
+        control=("grey",),
+        control_video=(f"{folder}grey.mp4",),
+    )
+    facts = facts_of(job(controls))
+    assert folder not in json.dumps(facts)
+    assert [facts[name] for name in ("image", "boxes", "reference")] == ["image", "boxes", "reference"]
     assert facts["control_video"] == ["grey.mp4"]
-    others = {"video": ("/home/me/a.mp4",), "mask": "/home/me/mask.png"}
-    facts = facts_of(job(Request(task="fill", prompt=("a",), **others)))
+    filled = Request(task="fill", prompt=("a",), video=(f"{folder}a.mp4",), mask=f"{folder}mask.png")
+    facts = facts_of(job(filled))
     assert (facts["video"], facts["mask"]) == (["a.mp4"], "mask.png")
 
 
