@@ -123,7 +123,7 @@ class FolderSource(DecodedSource):
     def _decoded(self, name: str, **options: Any) -> tuple[np.ndarray, float]:
         """Returns pixels and frames per second of a file; raises `BadClip`."""
         if self._sizes[name] is None:
-            if not is_remote(self._root) and not (self._root / name).is_symlink():
+            if not is_remote(self._root) and not os.path.islink(self._root / name):
                 raise BadClip(name, "is not a regular file")
             raise BadClip(name, "is a link that leads nowhere, or out of the folder: make it a hard link, or a copy")
         try:

@@ -83,7 +83,8 @@ def _matching(written: str) -> tuple[AnyPath, list[AnyPath]]:
 
 
 def _without_scheme(path: AnyPath) -> Path:
-    return Path(os.fspath(path).partition("://")[2].lstrip("/")) if is_remote(path) else path.absolute()
+    written = os.fspath(path)
+    return Path(written.partition("://")[2].lstrip("/")) if is_remote(path) else Path(written).absolute()
 
 
 def _split(pattern: str) -> tuple[str, str]:

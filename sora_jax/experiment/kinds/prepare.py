@@ -186,6 +186,7 @@ def _take_over(
 def _check_cut_alike(settings: Settings, start: Workdir) -> None:
     """Raises UserError where the clips of another run were cut to other limits: nobody would see it of the shards."""
     config = start.config()
+    told: list[tuple[str, Mapping[str, Any], object, tuple[str, ...]]]
     told = [("text.", config["text"], settings.text, ("max_tokens",))]
     for name, data in settings.collections.items():
         place = "data." if name == "main" else f"more_data.{name}."
