@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_jax.core.mean import Mean, weight_name, values_and_weights
+from sora_jax.core.mean import Mean, values_and_weights, weight_name
 
 VALUES = st.lists(st.tuples(st.integers(-8, 8), st.integers(0, 3)), min_size=1, max_size=12)
 
