@@ -202,7 +202,7 @@ class Session:
           frames: Of a clip, 1 for an image; of extend, loop and connect: to add.
           seconds: Instead of frames; of extend "+4" forward, "-4" backward, "-4,+4" both.
           image: To animate: a file, or uint8 (H, W, 3); `last_image` what such a video ends with.
-          video: Files, or uint8 (T, H, W, 3) at `fps` frames per second; two to connect.
+          video: Files, or uint8 (T, H, W, 3) at `fps` (to upscale, interpolate `limits.fps`) a second; two to connect.
           control_video: As `video`, one for each kind of `control`; `reference`: as `image`, of what is to be seen.
           mask: White where fill makes something new: a file, uint8 as of `video`, or bool (T, H, W) or (H, W).
           solver: A name of `diffusion.solvers.METHODS`; `steps` are its steps.
@@ -216,12 +216,14 @@ class Session:
         given = {"image": image, "last_image": last_image, "video": video, "mask": mask, "reference": reference}
         given["control_video"] = control_video
         config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
-        jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
-        worded = self.worded([job.request for job in jobs])
-        jobs = [reworded(job, request, limits) for job, request in zip(jobs, worded, strict=True)]
+        jobs = self._worded_jobs(_read_jobs(limits, _several(prompt), given, task=task, **asked, **options))
         self.models.read_texts(text for job in jobs for text in (*job.prompts, job.negative))
         sampler = self.models.sampler(config, videos=len(jobs))
         return [made.clip for made in make_all(sampler, self.models.params, jobs, limits)]
+
+    def _worded_jobs(self, jobs: Sequence[Job]) -> list[Job]:
+        worded, limits = self.worded([job.request for job in jobs]), self.limits
+        return [reworded(job, request, limits) for job, request in zip(jobs, worded, strict=True)]
 
     def rounds(self, *, most: int = 64, **solver: Any) -> Rounds:
         """Returns what makes jobs that join and leave at any time, up to `most` at once; `solver` as of `solver`.
@@ -339,15 +341,18 @@ def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any]
         asked[name] = _several(asked[name])
     asked["seconds"] = [str(one) for one in asked["seconds"]]
     requests = make_requests(prompts, **single, **given_videos, **asked)
-    read = GivenArrays(arrays, fps=asked.get("fps") or limits.fps)
+    faster = asked["task"] in ("upscale", "interpolate")  # whose array has not the rate that is asked for
+    read = GivenArrays(arrays, fps=limits.fps if faster else asked.get("fps") or limits.fps)
     return [read_job(request, limits, read) for request in requests]
 
 
 def _several(value: Any) -> list[Any]:
-    """Returns a list of what is one, none or several."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    """Returns a list of what is one, none or several: a sequence that is no text, or an array of one axis."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return list(value)
+    return [] if value is None else [value]
 
 
 def _sizes(size: AskedSize | list[AskedSize] | None) -> list[str]:

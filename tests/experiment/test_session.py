@@ -50,6 +50,22 @@ def run(workdir, loads):
 
 
 @pytest.fixture
+def jobs(run, monkeypatch):
+    """Returns what has the jobs of `run.sample`, of which nothing is made."""
+    found = []
+    monkeypatch.setattr("sora_jax.experiment.session.make_all", lambda *asked: found.extend(asked[2]) or [])
+    monkeypatch.setattr(type(run.models), "sampler", lambda *_, **__: None)
+    monkeypatch.setattr(type(run.models), "params", None)
+
+    def jobs_of(*prompts, **asked):
+        found.clear()
+        run.sample(*prompts, **asked)
+        return list(found)
+
+    return jobs_of
+
+
+@pytest.fixture
 def decodes(monkeypatch):
     """Returns a list to which each file that is decoded as a whole is added, and a list of those only looked into."""
     whole, first = [], []
@@ -104,6 +120,21 @@ def test_a_mask_says_where_a_video_is_made_anew(run):
 def test_two_videos_are_connected(run):
     (clip,) = run.sample([RED, "a blue square"], task="connect", video=[CLIP, CLIP[::-1]], frames=4, steps=1)
     assert clip.shape == (14, 16, 16, 3)
+
+
+def test_what_is_made_faster_has_the_rate_of_the_run_before(run, jobs):
+    usual = run.limits.fps
+    for task in ("interpolate", "upscale"):
+        (job,) = jobs(task=task, video=CLIP, fps=2 * usual)
+        assert (job.frames, job.fps) == (9, 2 * usual)
+    (job,) = jobs(RED, task="edit", video=CLIP, fps=2 * usual)
+    assert (len(job.clips[0]), job.fps) == (5, 2 * usual)
+
+
+@pytest.mark.parametrize("several", [range(2), np.arange(2), (0, 1)])
+def test_any_sequence_serves_several_prompts(jobs, several):
+    found = jobs([RED, RED], seed=several, frames=(1, 5))
+    assert [(job.request.seed, job.frames) for job in found] == [(0, 1), (1, 5)]
 
 
 @pytest.mark.parametrize(
