@@ -52,7 +52,7 @@ def write_samples(
     # All that can be said against a request of the command line is said before models are loaded.
     jobs = [read_job(request, limits) for request in requests] if file is None else []
     facts = models.facts()
-    book = None if file is None else _book(file, requests, paths, {**facts, "solver": repr(solver)})
+    book = None if file is None else _book(file, requests, paths, {**facts, "solver": repr(solver)}, codec)
     todo = _left(book, requests)
     asked = reword_requests(session, [requests[number] for number in todo], expand)
     jobs = [reworded(job, request, limits) for job, request in zip(jobs, asked, strict=False)]
@@ -64,7 +64,8 @@ def write_samples(
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
         if todo:
             stack.enter_context(compiling_told("sampling", COMPILING, session.settings, session.cache))
-        files = OutputFiles(stack, asked, [paths[number] for number in todo], codec=codec, facts=facts)
+        told = {**facts, **solver.facts()}
+        files = OutputFiles(stack, asked, [paths[number] for number in todo], codec=codec, facts=told)
         waiting = jobs or (_read(request, limits, file) for request in asked)
         for number, notes in run_jobs(sampler, models.params, waiting, limits, files.open):
             path = files.close(number)
@@ -91,9 +92,11 @@ def paths_of(
     return paths
 
 
-def _book(file: Path, requests: Sequence[Request], paths: Sequence[Path], facts: dict[str, Any]) -> Book:
+def _book(
+    file: Path, requests: Sequence[Request], paths: Sequence[Path], facts: dict[str, Any], codec: str | None
+) -> Book:
     """Returns the book beside the files of requests; raises UserError where one would replace another file's."""
-    book = Book(paths[0].with_name("done.jsonl"), file, facts)
+    book = Book(paths[0].with_name("done.jsonl"), file, facts, codec=codec)
     for request, path in zip(requests, paths, strict=True):
         if request.output is not None:
             with line_named(request, file):

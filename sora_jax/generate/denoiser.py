@@ -56,6 +56,10 @@ class SolverConfig:
                 "so none may ask both or take over from the other; take unipc, cache 0 and the grid of the model"
             )
 
+    def facts(self) -> dict[str, Any]:
+        """Returns how it solves, as the flags of `sample` say it."""
+        return {"solver": self.method, "steps": self.steps, **({"cache": self.cache} if self.cache else {})}
+
     def schedule(self, tokens: jax.Array | int, *, start: jax.Array | float = 1.0) -> jax.Array:
         """Returns the noise levels of canvases of so many tokens; where guidance begins and ends there is one.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import (
+    CODECS,
     ClipFormat,
     Write,
     check_written_suffix,
@@ -73,10 +74,13 @@ class Book:
       path: Of the book.
       requests: Of the file of requests.
       facts: Which model did them.
+      codec: As of `ClipFormat`; what is the first of an ending is as None.
     """
 
-    def __init__(self, path: Path, requests: Path, facts: dict[str, Any]):
-        self._path, self._requests, self._facts = path, str(requests.resolve()), facts
+    def __init__(self, path: Path, requests: Path, facts: dict[str, Any], *, codec: str | None = None):
+        usual = {None, *(codecs[0] for codecs in CODECS.values())}
+        self._facts = facts if codec in usual else {**facts, "codec": codec}
+        self._path, self._requests = path, str(requests.resolve())
         self._done: dict[str, list[str]] = {}
         self._owners: dict[str, str] = {}
         self._numbered: set[str] = set()

@@ -251,3 +251,4 @@ def test_a_file_says_which_weights_made_it(run, tmp_path):
         assert image.size == (16, 16)
         said = " ".join(map(str, image.info.values()))
     assert f'"step": {run.models.facts()["step"]}' in said, said
+    assert f'"solver": "{run.solver().method}", "steps": 1' in said, said

@@ -138,6 +138,8 @@ def test_what_is_done_is_found_again_whatever_its_number(tmp_path):
     book.with_name("b.mp4").unlink()
     assert Book(book, path, FACTS).find(requests[2]) is None
     assert Book(book, path, {**FACTS, "step": 9}).find(requests[0]) is None
+    assert Book(book, path, FACTS, codec="av1").find(requests[0]) is None
+    assert Book(book, path, FACTS, codec="h264").find(requests[0]) == book.with_name("a.mp4"), "as without a codec"
 
 
 @pytest.mark.parametrize(("first", "second"), [("a.mp4", "a.mp4"), ("a_%d.png", "a_0.png"), ("a_0.png", "a_%d.png")])
