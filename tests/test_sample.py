@@ -26,9 +26,9 @@ def asked(settings, folder="run", **given):
     """Returns the jobs and the paths of a call with these flags."""
     requests = make_requests(given.pop("prompt"), **given)
     limits = dataclasses.replace(limits_of(settings), room=64e9)
-    images = [check_request(request, limits) for request in requests]
+    outcomes = [check_request(request, limits) for request in requests]
     jobs = [read_job(request, limits) for request in requests]
-    return jobs, output_paths(Path(folder), requests, images, source=None, codec=None)
+    return jobs, output_paths(Path(folder), requests, outcomes, source=None, codec=None)
 
 
 def test_one_value_serves_all_prompts_and_several_go_in_pairs(settings):

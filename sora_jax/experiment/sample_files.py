@@ -81,11 +81,11 @@ def paths_of(
     """Returns the file of each request, after checking the request and that its file can be written."""
     name = "prompted" if file is None else file.stem
     folder = samples / (name if is_safe_name(name) else file_stem(name))
-    images = []
+    outcomes = []
     for request in requests:
         with line_named(request, file):
-            images.append(check_request(request, limits))
-    paths = output_paths(folder, requests, images, source=file, codec=codec)
+            outcomes.append(check_request(request, limits))
+    paths = output_paths(folder, requests, outcomes, source=file, codec=codec)
     for request, path in zip(requests, paths, strict=True):
         with line_named(request, file):
             check_writable(first_file(path))

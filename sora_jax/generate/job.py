@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -79,26 +80,38 @@ class Job:
         return bool(self.clips) and (self.request.enlarges or self.request.task == "text")
 
 
-def check_request(request: Request, limits: ModelLimits, read: Read = read_file) -> bool:
-    """Returns whether the result is one image; raises UserError for what is known to be impossible.
+class Outcome(NamedTuple):
+    """What a request comes to: whether one image, and its height and width, px."""
+
+    image: bool
+    size: tuple[int, int]
+
+
+def check_request(request: Request, limits: ModelLimits, read: Read = read_file) -> Outcome:
+    """Returns what comes out; raises UserError for what is known to be impossible.
 
     Of given videos only the first frames are read, so that many requests can be checked before any is made; what they
     do not tell, as how long a video is, `read_job` finds out.
     """
     if not request.video:
-        return read_job(request, limits, read).frames == 1
+        job = read_job(request, limits, read)
+        return Outcome(job.frames == 1, job.size)
     _texts(request, limits)
     clips, rates = zip(*(read(name, max_frames=_FRAMES_CHECKED) for name in request.video), strict=True)
     _check_alike(request, clips)
     if request.mask:
         check_mask_size(request.mask, read(request.mask, opaque=True, max_frames=_FRAMES_CHECKED)[0], clips[0])
     controls = read_controls(request, limits, read, max_frames=_FRAMES_CHECKED)
-    check_controls(controls, size=_settle_size(request, limits, clips), fps=request.fps or rates[0])
+    size, fps = _settle_size(request, limits, clips), request.fps or rates[0]
+    check_controls(controls, size=size, fps=fps)
     if request.boxes is not None:
         read_tracks(request.boxes)
-    _check_knows(request, limits, slides=False)
+    before, frames = _settle_frames(request, limits, clips, fps, default=limits.frames)
     adds = request.task in ("extend", "loop", "connect")
-    return not adds and (len(clips[0]) == 1 or (request.enlarges and request.frames == 1))
+    if adds:
+        _check_duration(before + frames, limits, size=size, fps=fps)
+    _check_knows(request, limits, slides=False)
+    return Outcome(not adds and (len(clips[0]) == 1 or (request.enlarges and request.frames == 1)), size)
 
 
 def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> Job:
@@ -205,7 +218,7 @@ def _settle_size(request: Request, limits: ModelLimits, given: Sequence[np.ndarr
 
 
 def _settle_frames(
-    request: Request, limits: ModelLimits, clips: list[np.ndarray], fps: float, *, default: int
+    request: Request, limits: ModelLimits, clips: Sequence[np.ndarray], fps: float, *, default: int
 ) -> tuple[int, int]:
     """Returns (frames before what is given, frames after it, or of the whole video: `default` where none are asked)."""
     spans = request.spans()
@@ -278,18 +291,22 @@ def _check_limits(job: Job, limits: ModelLimits) -> None:
             f"{needed / _GB:.2g} GB, and {limits.room / _GB:.2g} GB are free: a smaller size, or "
             "a larger machine"
         )
-    seconds = (job.frames + job.before) / job.fps
-    if job.frames + job.before > limits.legal(limits.max_seconds * job.fps):
-        held = (job.frames + job.before) * math.prod(size) * 3 / _GB
-        raise UserError(
-            f"{seconds:g} s of {size[0]}x{size[1]} px are {held:.2g} GB of frames and longer than the "
-            f"{limits.max_seconds:g} s of sampling.max_seconds: a shorter video"
-        )
+    _check_duration(job.before + job.frames, limits, size=size, fps=job.fps)
     shortest = limits.first + limits.step
     for name, clip in zip(job.request.video, job.clips, strict=True):
         if len(clip) < shortest and task in ("extend", "loop", "connect"):
             raise UserError(f"{name} has {len(clip)} frames and {task} needs {shortest} or more: animate its first one")
     _check_knows(job.request, limits, slides=whole > limits.window_tokens((height, width)))
+
+
+def _check_duration(frames: int, limits: ModelLimits, *, size: tuple[int, int], fps: float) -> None:
+    """Raises UserError where so many frames are longer than any video may be."""
+    if frames > limits.legal(limits.max_seconds * fps):
+        held = frames * math.prod(size) * 3 / _GB
+        raise UserError(
+            f"{frames / fps:g} s of {size[0]}x{size[1]} px are {held:.2g} GB of frames and longer than the "
+            f"{limits.max_seconds:g} s of sampling.max_seconds: a shorter video"
+        )
 
 
 def _check_knows(request: Request, limits: ModelLimits, *, slides: bool) -> None:

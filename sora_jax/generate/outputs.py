@@ -13,6 +13,7 @@ from sora_jax.data.media.writer import (
     CODECS,
     ClipFormat,
     Write,
+    check_codec,
     check_written_suffix,
     first_file,
     is_numbered,
@@ -20,7 +21,7 @@ from sora_jax.data.media.writer import (
     share_a_file,
 )
 from sora_jax.data.tokens import clean_caption
-from sora_jax.generate.job import Job
+from sora_jax.generate.job import Job, Outcome
 from sora_jax.generate.request import GIVEN_FILES, Request
 from sora_jax.generate.write import file_stem, free_path, is_safe_name, settle
 
@@ -194,22 +195,23 @@ def _may_be_one(place: str, other: str) -> bool:
 
 
 def output_paths(
-    folder: Path, requests: Sequence[Request], images: Sequence[bool], *, source: Path | None, codec: str | None
+    folder: Path, requests: Sequence[Request], outcomes: Sequence[Outcome], *, source: Path | None, codec: str | None
 ) -> list[Path]:
-    """Returns the file of each request; raises UserError where its ending cannot hold it.
+    """Returns the file of each request; raises UserError where its ending or the codec cannot hold it.
 
     Args:
       folder: Of files that have no name of their own, and of all that a file of requests asks for.
       requests: What is asked for.
-      images: Whether the result is one image, of each.
+      outcomes: What each comes to.
       source: The file of requests; None where there is none.
       codec: As of `ClipFormat`.
     """
     paths: list[Path] = []
-    for request, image in zip(requests, images, strict=True):
+    for request, (image, size) in zip(requests, outcomes, strict=True):
         with line_named(request, source):
             path = _output_path(folder, request, ".png" if image else ".mp4", paths, source=source)
             check_written_suffix(path, frames=1 if image else 2, codec=codec)
+            check_codec(codec, size)
         paths.append(path)
     places = Places()
     for request, path in zip(requests, paths, strict=True):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import write_clip
-from sora_jax.generate.job import read_job, reworded
+from sora_jax.generate.job import check_request, read_job, reworded
 from sora_jax.generate.outputs import facts_of
 from sora_jax.generate.request import Request
 from sora_jax.video.shown import ShownConfig
@@ -264,3 +264,23 @@ def test_interpolate_keeps_size_and_duration(files):
 def test_one_frame_of_a_video_has_its_rate(files, task):
     job = read(files, task, video=("a.gif",), frames=1)
     assert (job.frames, job.fps) == (1, pytest.approx(5))
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "said"),
+    [
+        ("edit", {"seconds": "2"}, "task edit keeps the duration of its video: leave out frames and seconds"),
+        ("extend", {"seconds": "-40,+40"}, "80 s of 8x8 px are .* longer than the 60 s of sampling.max_seconds"),
+        ("interpolate", {"fps": 10.0, "seconds": "2"}, "for more frames in it pass --fps or --frames"),
+    ],
+)
+def test_what_the_first_frames_tell_is_said_before_the_whole_video_is_read(files, task, asked, said):
+    with pytest.raises(UserError, match=said):
+        check_request(Request(task=task, prompt=RED, video=(str(files / "a.gif"),), **asked), LIMITS)
+
+
+def test_what_comes_out_is_known_from_the_first_frames(files):
+    given = {"prompt": RED, "video": (str(files / "a.gif"),)}
+    assert check_request(Request(task="upscale", frames=1, **given), LIMITS) == (True, (16, 16))
+    assert check_request(Request(task="loop", size="4x8", **given), LIMITS) == (False, (4, 8))
+    assert check_request(Request(prompt=RED, frames=1), LIMITS) == (True, (4, 4))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from pathlib import Path
 
 import av
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.video_io import read_clip
 from sora_jax.data.media.writer import first_file
-from sora_jax.generate.job import Job
-from sora_jax.generate.outputs import Book, OutputFiles, Places, facts_of
+from sora_jax.generate.job import Job, Outcome
+from sora_jax.generate.outputs import Book, OutputFiles, Places, facts_of, output_paths
 from sora_jax.generate.request import Request, read_requests
 from sora_jax.generate.write import file_stem, is_safe_name
 
@@ -114,6 +115,15 @@ def test_no_frame_of_a_numbered_output_is_another_output(tmp_path, first, second
     places.add(Request(prompt=("a",)), tmp_path / "y_%d.png")
     with pytest.raises(UserError, match=r"two --output are .*x_.*\.png: give each request a file of its own"):
         places.add(Request(prompt=("b",)), tmp_path / second)
+
+
+def test_a_size_that_a_codec_does_not_take_is_told_before_anything_is_made(tmp_path):
+    asked, line = Request(prompt=("a",)), Request(prompt=("a",), line=3)
+    with pytest.raises(UserError, match=r"a.jsonl, line 3: the AV1 encoder takes sides of 64 px or more, not 64x32"):
+        output_paths(tmp_path, [line], [Outcome(False, (64, 32))], source=Path("a.jsonl"), codec="av1")
+    (path,) = output_paths(tmp_path, [asked], [Outcome(False, (64, 64))], source=None, codec="av1")
+    assert path == tmp_path / "a_seed0.mp4"
+    assert output_paths(tmp_path, [asked], [Outcome(False, (64, 32))], source=None, codec=None) == [path]
 
 
 def write_requests(path, *lines):

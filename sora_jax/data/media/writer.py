@@ -117,6 +117,14 @@ def open_clip(path: str | os.PathLike, form: ClipFormat) -> Iterator[Write]:
             partial.write_bytes(encode_png(pixels_THWC[0], facts=form.facts))
 
 
+def check_codec(codec: str | None, size: tuple[int, int]) -> None:
+    """Raises `UserError` where a codec, as of `ClipFormat`, takes no frames of a size, height and width in px."""
+    if codec == "av1" and min(size) < _SMALLEST_AV1:
+        raise UserError(
+            f"the AV1 encoder takes sides of {_SMALLEST_AV1} px or more, not {size[0]}x{size[1]}: choose another codec"
+        )
+
+
 def check_written_suffix(path: str | os.PathLike, *, frames: int, codec: str | None = None) -> None:
     """Raises `UserError` where `open_clip` could not write so many frames to `path`, or not with that codec."""
     path = Path(path)
@@ -273,10 +281,7 @@ def _encoding(path: Path, form: ClipFormat, suffix: str) -> Iterator[Write]:
 def _add_stream(output: Any, codec: str, fps: float, size: tuple[int, int]) -> Any:
     """Returns the stream of an encoder, tagged BT.709 so that every player shows the same colours."""
     height, width = size
-    if codec == "av1" and min(size) < _SMALLEST_AV1:
-        raise UserError(
-            f"the AV1 encoder takes sides of {_SMALLEST_AV1} px or more, not {height}x{width}: choose another codec"
-        )
+    check_codec(codec, size)
     name, options = _ENCODERS[codec]
     stream = output.add_stream(name, rate=Fraction(fps).limit_denominator(1001), options=options)
     stream.height, stream.width = height, width
