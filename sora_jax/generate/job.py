@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.clips import covering
@@ -205,16 +206,27 @@ def _settle_size(request: Request, limits: ModelLimits, given: Sequence[np.ndarr
         _, rows, columns = (s * p for s, p in zip(limits.stride, limits.patch, strict=True))
         if given and limits.by_area and not request.enlarges:
             size = size_of_area(limits.size, size, step=(rows, columns))
-        if request.enlarges:
-            size = round(size[0] * request.factor / rows) * rows, round(size[1] * request.factor / columns) * columns
+        if request.task == "upscale":
+            wanted = size[0] * request.factor, size[1] * request.factor
+            size = round(wanted[0] / rows) * rows, round(wanted[1] / columns) * columns
+            if size != wanted:
+                _say_rounded(request.video[0], wanted, size)
     try:
         limits.grid(limits.first, size)
     except UserError as error:
         if given and request.size is None:
             name = request.image or (*request.video, *request.control_video)[0]
-            raise UserError(f"{name}: {error}; pass --size=HEIGHTxWIDTH to scale and crop it") from error
+            remedy = "pass --size=HEIGHTxWIDTH to scale and crop it"
+            if request.task == "interpolate":
+                remedy = "crop it first, or upscale it with --scale=1, which takes the nearest size"
+            raise UserError(f"{name}: {error}; {remedy}") from error
         raise
     return size
+
+
+@functools.cache  # a request is read more than once
+def _say_rounded(name: str, wanted: tuple[float, float], size: tuple[int, int]) -> None:
+    logging.warning("%s times the scale is %gx%g px, off the strides: it becomes %dx%d px", name, *wanted, *size)
 
 
 def _settle_frames(

@@ -25,6 +25,7 @@ def files(tmp_path_factory):
     write_clip(folder / "a.gif", clip, fps=5)
     write_clip(folder / "b.gif", clip[:, :, :4], fps=5)
     write_clip(folder / "short.gif", clip[:3], fps=5)
+    write_clip(folder / "odd.gif", clip[:, :7], fps=5)
     write_clip(folder / "odd.png", clip[:1, :7], fps=1)
     write_clip(folder / "image.png", clip[:1], fps=1)
     write_clip(folder / "black.png", np.zeros((1, 8, 8, 3), np.uint8), fps=1)
@@ -284,3 +285,13 @@ def test_what_comes_out_is_known_from_the_first_frames(files):
     assert check_request(Request(task="upscale", frames=1, **given), LIMITS) == (True, (16, 16))
     assert check_request(Request(task="loop", size="4x8", **given), LIMITS) == (False, (4, 8))
     assert check_request(Request(prompt=RED, frames=1), LIMITS) == (True, (4, 4))
+
+
+def test_a_size_off_the_strides_is_refused_or_told(files, caplog):
+    with pytest.raises(UserError, match=r"odd.gif: height 7 is not divisible by 2 .*; crop it first, or upscale it"):
+        read(files, "interpolate", video=("odd.gif",), fps=10.0)
+    for _ in range(2):
+        assert read(files, "upscale", video=("odd.gif",), scale=1.5).size == (10, 12)
+    assert read(files, "upscale", video=("odd.gif",)).size == (14, 16)
+    (said,) = caplog.messages
+    assert said.endswith("odd.gif times the scale is 10.5x12 px, off the strides: it becomes 10x12 px")
