@@ -4,7 +4,7 @@
   python -m sora_jax.sample --workdir=runs/base --prompt="a red circle" --prompt="a blue square" --frames=1
   python -m sora_jax.sample --workdir=runs/base --task=animate --image=cat.png --prompt="a cat turns its head"
   python -m sora_jax.sample --workdir=runs/base --task=extend --video=a.mp4 --seconds=-1,+2 --prompt="a red circle"
-  python -m sora_jax.sample --workdir=runs/base --control=grey --control_video=a.mp4 --prompt="a red circle"
+  python -m sora_jax.sample --workdir=runs/control --control=edges --control_video=a.mp4 --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/control --boxes=track.json --prompt="a red circle"
   python -m sora_jax.sample --workdir=runs/base --prompt="red circle right" --expand=runs/captions
   python -m sora_jax.sample --workdir=runs/base --requests=requests.jsonl

@@ -1,8 +1,8 @@
 """Images and videos that a request names: files, or arrays under a name of their own."""
 
 import functools
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol, Unpack
 
 import numpy as np
@@ -24,7 +24,7 @@ class Read(Protocol):
 
 def read_file(name: str, **options: Unpack[ReadOptions]) -> tuple[np.ndarray, float]:
     """Returns uint8 (T, H, W, 3) and frames per second of a file; raises UserError where it cannot be read."""
-    if not Path(name).exists():
+    if not os.path.exists(name):  # which of a name that is too long is false
         raise UserError(f"{name} does not exist")
     try:
         return _reader().read_clip(name, **options)

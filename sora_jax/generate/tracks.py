@@ -6,6 +6,7 @@ Letters: N tracks, T frames, K key points, 4: top, left, bottom, right in px.
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class Tracks:
 
 def read_tracks(path: str) -> Tracks:
     """Returns the tracks of a JSON file; raises UserError for what is none (docs/sampling.md)."""
-    if not Path(path).exists():
+    if not os.path.exists(path):  # which of a name that is too long is false
         raise UserError(f"{path} does not exist")
     try:
         said = parse_json(read_text(Path(path)))

@@ -210,6 +210,7 @@ KNOWLESS = dataclasses.replace(LIMITS, knows=False)
         ("animate", {"image": "alpha.png"}, "is transparent in places: put it on a background first"),
         ("animate", {"image": "a.gif"}, "has 9 frames and animate takes one image: use extend"),
         ("animate", {"image": "none.png"}, "none.png does not exist"),
+        ("loop", {"video": ("a" * 300 + ".gif",)}, ".gif does not exist"),
         ("extend", {"video": ("short.gif",)}, "has 3 frames and extend needs 5 or more: animate its first one"),
         ("extend", {"video": ("mask.png",)}, "has 1 frames and extend needs 5 or more"),
         ("connect", {"video": ("a.gif", "b.gif")}, "the videos to connect are 8x8 and 8x4 px: pass --size"),

@@ -102,7 +102,7 @@ class ReadLimits:
     def check(self, frames: int, height: int, width: int) -> None:
         """Raises `BadClip` where so many pixels are too many."""
         if frames * height * width > self.max_pixels:
-            remedy = ": set max_frames" if frames > 1 else ""
+            remedy = ": cut or scale it first; of clips to train on set data.max_frames" if frames > 1 else ""
             reason = f"{frames} frames of {height}x{width} exceed max_pixels = {self.max_pixels}{remedy}"
             raise BadClip(self.source_id, reason)
 
