@@ -1,6 +1,6 @@
 """Runs steps of a run again, writing nothing: whether they come out as they did, or why a run gave up.
 
-  python -m sora_jax.replay --workdir=runs/base --stage=videos --checkpoint=500 --steps=100
+  python -m sora_jax.replay --workdir=runs/base --stage=videos --checkpoint=2000 --steps=100
   python -m sora_jax.replay --workdir=runs/base --stage=videos --failed
 
 Each line of metrics.jsonl has a digest of the weights. The first compares with those, and ends with code 65 at the
