@@ -128,7 +128,7 @@ def mixed(toy_config, toy_workdir, tmp_path_factory):
     config.autoencoder.start_from = str(toy_workdir)
     with one_device():
         runs.run(config, place / "run")
-        yield config, place / "stills", place / "run"
+    return config, place / "stills", place / "run"
 
 
 def test_collections_are_prepared_apart_and_mixed_by_weight(mixed):
@@ -147,6 +147,7 @@ def forget_images(workdir):
     (workdir / "run.json").write_text(json.dumps(facts))
 
 
+@one_device()
 def test_clips_that_moved_or_are_gone_do_not_end_a_run(mixed, tmp_path, caplog):
     config, folder, finished = mixed
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
@@ -172,6 +173,7 @@ def test_clips_that_moved_or_are_gone_do_not_end_a_run(mixed, tmp_path, caplog):
         runs.run(config, workdir, until="prepare")
 
 
+@one_device()
 def test_a_stage_in_progress_takes_in_new_clips_only_when_told(mixed, tmp_path, caplog):
     config, folder, finished = mixed
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))

@@ -267,7 +267,6 @@ def _on(device: Any, whole: jax.Array) -> jax.Array:
     return next(shard.data for shard in whole.addressable_shards if shard.device == device)
 
 
-@functools.cache
 def _mesh(device: Any = None) -> jax.sharding.Mesh:
     """Returns a mesh of a device or of all of this process: whoever asks may be at work on another."""
     devices = jax.local_devices() if device is None else [device]
