@@ -27,7 +27,7 @@ def words_in_order(text: str) -> list[str]:
     return [one for one in found if one]
 
 
-def unseen(prompts: Iterable[str], known: set[str]) -> list[str]:
+def unseen(prompts: Iterable[str], known: Collection[str]) -> list[str]:
     """Returns the words of prompts that are not known, each once, as they come."""
     words = (word for prompt in prompts for word in sorted(words_of(prompt), key=prompt.casefold().find))
     return list(dict.fromkeys(word for word in words if word not in known))

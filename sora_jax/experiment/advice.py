@@ -8,7 +8,9 @@ import numpy as np
 from absl import logging
 
 from sora_jax.core.errors import CommandError
-from sora_jax.data.shards.catalogue import read_samples
+from sora_jax.data.shards.files import index_paths
+from sora_jax.data.shards.prepared import PreparedSet
+from sora_jax.experiment.caption_words import CaptionWords
 from sora_jax.experiment.prompt_advice import prompt_advice
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
@@ -31,7 +33,7 @@ def advice(workdir: Workdir) -> list[str]:
         evaluation = workdir.read_json("evaluation.json") if (workdir.path / "evaluation.json").exists() else {}
         found = [*_of_frames(workdir, settings), *_of_autoencoder(settings, evaluation)]
         found += _of_loss(workdir, settings)
-        prompts = prompt_advice(workdir, settings, settings.sampling.prompts)
+        prompts = prompt_advice(CaptionWords(workdir, settings), settings.sampling.prompts)
         return [*found, *(f"sampling.prompts: {said}" for said in prompts)]
     except (CommandError, OSError, KeyError, TypeError, ValueError) as error:
         logging.warning("there is no advice on this run: %s", error)
@@ -41,17 +43,17 @@ def advice(workdir: Workdir) -> list[str]:
 def _of_frames(workdir: Workdir, settings: Settings) -> Iterator[str]:
     for name, data in settings.collections.items():
         windows = data.curation.windows_per_file > 1 or data.curation.shots
-        samples = read_samples(workdir.prepared(name), ("grid_N3", "fps_N", "file_frames_N"))
-        if data.source == "shapes" or windows or not samples:
+        if data.source == "shapes" or windows or not index_paths(workdir.prepared(name)):
             continue
-        latent_N, fps_N = samples["grid_N3"][:, 0], samples["fps_N"]
+        prepared = PreparedSet(workdir.prepared(name))
+        latent_N, fps_N = prepared.grid_N3[:, 0], prepared.fps_N
         time, step = settings.stride[0], settings.token_stride[0]
         first = step - time + 1
         longest = first + max(0, (data.max_frames - first) // step) * step
         whole = 1 + (longest - 1) // time
         videos_N = latent_N > 1
         ends_N = videos_N & (latent_N == whole)
-        share = _used_share(samples, stride=time)
+        share = _used_share(prepared, stride=time)
         if whole > 1 and ends_N.sum() >= _LONG * max(videos_N.sum(), 1):
             key = "data" if name not in settings.more_data else f"more_data.{name}"
             seconds = longest / float(np.median(fps_N[ends_N]))
@@ -62,12 +64,11 @@ def _of_frames(workdir: Workdir, settings: Settings) -> Iterator[str]:
             )
 
 
-def _used_share(samples: Mapping[str, np.ndarray], *, stride: int) -> str:
+def _used_share(prepared: PreparedSet, *, stride: int) -> str:
     """Returns words on the share of the frames in the files of videos that was encoded; none where it is not known."""
-    if "file_frames_N" not in samples:
+    there_N, used_N = prepared.file_frames_N, 1 + (prepared.grid_N3[:, 0] - 1) * stride
+    if there_N is None:
         return ""
-    there_N = samples["file_frames_N"]
-    used_N = 1 + (samples["grid_N3"][:, 0] - 1) * stride
     known_N = (there_N > 0) & (used_N > 1)
     used, there = int(used_N[known_N].sum()), int(there_N[known_N].sum())
     return (

@@ -29,6 +29,7 @@ from sora_jax.core.tree import Params
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment import evaluation
 from sora_jax.experiment.adapters import read_adapters
+from sora_jax.experiment.caption_words import CaptionWords
 from sora_jax.experiment.captioners import load_captioner, make_describer
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.distribution import comparison_of, judge_distribution
@@ -45,11 +46,11 @@ from sora_jax.experiment.model_settings import warn_of_unheard
 from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.public_models import PublicModels
 from sora_jax.experiment.settings import read_settings
-from sora_jax.experiment.wording import word_requests
+from sora_jax.experiment.wording import word_jobs, word_requests
 from sora_jax.generate.captioning import Describer, EncodedClip, WrittenCaption
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.given import GivenArrays, as_clip
-from sora_jax.generate.job import Job, read_job, reworded
+from sora_jax.generate.job import Job, read_job
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request, Task, make_requests
 from sora_jax.generate.scheduler import Rounds, make_all
@@ -123,6 +124,7 @@ class Session:
 
     def __init__(self, models: RunModels, *, cache: Path | None = None):
         self.models, self.settings, self.cache = models, models.settings, cache
+        self._known = CaptionWords(models.workdir, models.settings)
 
     @property
     def limits(self) -> ModelLimits:
@@ -168,7 +170,7 @@ class Session:
 
     def worded(self, requests: Sequence[Request]) -> list[Request]:
         """Returns the requests with prompts spelled as captions of the run are, after saying what it never learnt."""
-        return word_requests(self.models.workdir, self.settings, requests)
+        return word_requests(self._known, requests)
 
     def sample(
         self,
@@ -216,14 +218,11 @@ class Session:
         given = {"image": image, "last_image": last_image, "video": video, "mask": mask, "reference": reference}
         given["control_video"] = control_video
         config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
-        jobs = self._worded_jobs(_read_jobs(limits, _several(prompt), given, task=task, **asked, **options))
+        jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
+        jobs = word_jobs(self._known, jobs, limits)
         self.models.read_texts(text for job in jobs for text in (*job.prompts, job.negative))
         sampler = self.models.sampler(config, videos=len(jobs))
         return [made.clip for made in make_all(sampler, self.models.params, jobs, limits)]
-
-    def _worded_jobs(self, jobs: Sequence[Job]) -> list[Job]:
-        worded, limits = self.worded([job.request for job in jobs]), self.limits
-        return [reworded(job, request, limits) for job, request in zip(jobs, worded, strict=True)]
 
     def rounds(self, *, most: int = 64, **solver: Any) -> Rounds:
         """Returns what makes jobs that join and leave at any time, up to `most` at once; `solver` as of `solver`.

@@ -11,6 +11,7 @@ from sora_jax.data.shards.files import Prepared
 from sora_jax.data.shards.prepared import PreparedSet, ShardWriter
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.experiment.advice import _fall, advice
+from sora_jax.experiment.caption_words import CaptionWords
 from sora_jax.experiment.prompt_advice import prompt_advice
 from sora_jax.experiment.settings import read_settings
 from sora_jax.reports.run_page import write_report
@@ -40,6 +41,10 @@ def prepared(index, frames, caption, file_frames=None):
         trimmed_frames=0,
         file_frames=file_frames,
     )
+
+
+def advise(workdir, prompts):
+    return prompt_advice(CaptionWords(workdir, read_settings(workdir.config())), prompts)
 
 
 @pytest.fixture
@@ -141,26 +146,24 @@ def test_words_are_those_of_all_shards_and_unknown_in_older_ones(workdir):
     known = read_words(workdir.prepared())
     assert known == {"a", "red", "circle", "moves", "right", "cat", "dog"}
     assert len(PreparedSet(workdir.prepared())) == 4
-    settings = read_settings(workdir.config())
-    (said,) = prompt_advice(workdir, settings, ["a blue cat", "9 w0 w1 w2 w3 w4 w5 w6 w7"])
+    (said,) = advise(workdir, ["a blue cat", "9 w0 w1 w2 w3 w4 w5 w6 w7"])
     assert "no caption of this run has 'blue', '9', 'w0', 'w1', 'w2', 'w3', 'w4', 'w5' and 2 more: " in said
-    assert prompt_advice(workdir, settings, ["A CAT"]) == []
+    assert advise(workdir, ["A CAT"]) == []
     path = next(workdir.prepared().glob("*.index.npz"))
     with np.load(path) as arrays:
         kept = {name: arrays[name] for name in arrays.files if name != "words"}
     np.savez(path, **kept)
     assert read_words(workdir.prepared()) is None
-    assert prompt_advice(workdir, settings, ["a blue cat"]) == []
+    assert advise(workdir, ["a blue cat"]) == []
 
 
 def test_a_prompt_that_says_less_than_each_caption_with_its_words_is_told(workdir):
-    settings = read_settings(workdir.config())
     (workdir.path / "prepared").rename(workdir.path / "before")
-    assert prompt_advice(workdir, settings, ["a circle"]) == [], "nothing is known"
+    assert advise(workdir, ["a circle"]) == [], "nothing is known"
     write_clips(workdir, [(1, PROMPT), (2, "a red circle"), (3, "a cat"), (2, "")])
     enough = ["a red circle", "a red cat", "a cat moves", "A Red Circle!", "circle right cat"]
-    assert prompt_advice(workdir, settings, enough) == []
-    said = prompt_advice(workdir, settings, ["a circle", *enough, "moves right", "a circle"])
+    assert advise(workdir, enough) == []
+    said = advise(workdir, ["a circle", *enough, "moves right", "a circle"])
     assert said == [
         "each caption of this run with the words of 'a circle' says more, such as 'a red circle': say as much, or what "
         "is left out may not be there at all",
@@ -169,7 +172,7 @@ def test_a_prompt_that_says_less_than_each_caption_with_its_words_is_told(workdi
     ]
     for shard in workdir.prepared().glob("*.arrayrecord"):
         shard.write_bytes(shard.read_bytes().replace(b"fps", b"fPs"))
-    assert prompt_advice(workdir, settings, ["a circle"]) == []
+    assert advise(workdir, ["a circle"]) == []
 
 
 def test_a_loss_within_its_noise_does_not_fall():

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 import sora_jax
+from sora_jax.experiment.caption_words import CaptionWords
 from sora_jax.experiment.wording import respell_requests
 from sora_jax.generate.request import Request
 
@@ -16,7 +17,7 @@ def run(toy_workdir):
 
 
 def respelled(run, requests):
-    return respell_requests(run.models.workdir, run.settings, requests)
+    return respell_requests(CaptionWords(run.models.workdir, run.settings), requests)
 
 
 def test_prompts_are_spelled_as_the_captions_of_the_run(run, caplog):
@@ -43,7 +44,7 @@ def test_prompts_are_spelled_as_the_captions_of_the_run(run, caplog):
 
 def test_where_spellings_were_not_noted_prompts_stay(run, monkeypatch):
     request = Request(prompt=("A RED circle.",))
-    monkeypatch.setattr("sora_jax.experiment.wording.read_spellings", lambda _: None)
+    monkeypatch.setattr("sora_jax.experiment.caption_words.read_spellings", lambda _: None)
     assert respelled(run, [request])[0].shown == request.shown
 
 

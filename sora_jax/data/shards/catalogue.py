@@ -89,19 +89,6 @@ def read_catalogue(directory: Path) -> Catalogue | None:
         raise DataError(f"{path} is damaged ({error}): remove it and run prepare, which makes it anew") from error
 
 
-def read_samples(directory: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns what indices have of the samples that count, by name; nothing of a name that some index lacks."""
-    catalogue, paths = read_catalogue(directory), _counting(directory)
-    indices = [files.read_index(path, only=("crc_N", *names)) for path in paths]
-    found = {name: [index[name] for index in indices] for name in names if all(name in index for index in indices)}
-    joined = {name: np.concatenate(arrays) for name, arrays in found.items() if arrays}
-    if catalogue is None:
-        return joined
-    first = np.cumsum([0, *(len(index["crc_N"]) for index in indices[:-1])])
-    chosen_N = first[catalogue.shard_N] + catalogue.record_N
-    return {name: array[chosen_N] for name, array in joined.items()}
-
-
 def read_words(*directories: Path) -> set[str] | None:
     """Returns the words (`words_of`) of all captions in shards that count.
 

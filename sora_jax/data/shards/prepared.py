@@ -148,7 +148,8 @@ class PreparedSet:
     shards, in the order of their names. `header` is what the shards were made with, the same in every directory, and
     `empty_text` the stored arrays of the empty text, None where nothing of texts is stored.
     In the order of samples: `directory_N` int32 the number of the directory, `grid_N3` int32 latent sizes (t, h, w),
-    `fps_N` float32, `trimmed_frames_N` int32, and of each caption `text_tokens_M` int32 and `weights_M` float64, those
+    `fps_N` float32, `trimmed_frames_N` int32, `file_frames_N` int64 the frames in its file, 0 where that is not known
+    (None where older shards noted none), and of each caption `text_tokens_M` int32 and `weights_M` float64, those
     of sample i from `caption_start_N1[i]` up to `caption_start_N1[i + 1]`. `context_grids` are, by name, latent sizes
     of clips beside, int32 (N, 3), zero where a sample has none.
 
@@ -161,11 +162,13 @@ class PreparedSet:
         self.empty_text = files.read_empty_text(Path(directories[0]))
         self._shards: list[Path] = []
         parts = [self._list_samples(Path(directory)) for directory in directories]
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        shared = [name for name in parts[0] if all(name in part for part in parts)]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in shared}
         self.directory_N = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part["crc_N"]) for part in parts])
         self.grid_N3 = joined["grid_N3"]
         self.fps_N = joined["fps_N"]
         self.trimmed_frames_N = joined["trimmed_frames_N"]
+        self.file_frames_N = joined.get("file_frames_N")
         self.text_tokens_M = joined["text_tokens_M"]
         self.weights_M = joined["weights_M"]
         names = self.header.get("context", {})
@@ -254,7 +257,8 @@ class PreparedSet:
         indices = [files.read_index(path) for path in paths]
         counts = [len(index["crc_N"]) for index in indices]
         # Those of samples and captions, and no texts; older indices lack one.
-        names = [name for name in indices[0] if re.search(r"_[NM]\d?$", name) and name != "file_frames_N"]
+        shared = set(indices[0]).intersection(*indices)
+        names = [name for name in indices[0] if re.search(r"_[NM]\d?$", name) and name in shared]
         records = {name: np.concatenate([index[name] for index in indices]) for name in names}
         records["shard_N"] = np.repeat(np.arange(len(paths), dtype=np.int32) + len(self._shards), counts)
         records["record_N"] = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_jax.core.errors import DataError
-from sora_jax.data.shards.catalogue import read_catalogue, read_samples, read_spellings, read_words, write_catalogue
+from sora_jax.data.shards.catalogue import read_catalogue, read_spellings, read_words, write_catalogue
 from sora_jax.data.shards.files import index_paths, read_index
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.base import fingerprint
@@ -102,19 +102,15 @@ def test_of_a_heap_that_changed_only_what_is_there_now_counts(tmp_path):
     assert catalogue.source == fingerprint(back)
 
 
-def test_what_was_replaced_is_not_read_of_indices_either(tmp_path):
-    names = ("fps_N", "grid_N3", "file_frames_N", "none_N")
+def test_words_that_were_replaced_are_gone_with_their_shard(tmp_path):
     write(tmp_path, [("a", "x"), ("b", "x")])
     with ShardWriter(tmp_path, header=HEADER, tokenizer=BYTE_TOKENIZER) as writer:
-        for place, clip in enumerate([("b", "y"), ("a", "y")]):
-            writer.add(dataclasses.replace(sample(*clip), captions=("told anew",), fps=10.0 + place))
-    assert len(read_samples(tmp_path, names)["fps_N"]) == 4, "no preparation has ended"
+        for clip in (("b", "y"), ("a", "y")):
+            writer.add(dataclasses.replace(sample(*clip), captions=("told anew",), file_frames=9))
+    assert read_words(tmp_path) > {"told", "anew"}, "no preparation has ended"
     write_catalogue(tmp_path, Names(("a", "y"), ("b", "y")))
-    found = read_samples(tmp_path, names)
-    assert found.keys() == {"fps_N", "grid_N3", "file_frames_N"}
-    assert found["fps_N"].tolist() == [11, 10]
     assert read_words(tmp_path) == read_spellings(tmp_path) == {"told", "anew"}
-    assert read_samples(tmp_path / "none", names) == {}
+    assert PreparedSet(tmp_path).file_frames_N.tolist() == [9, 9]
 
 
 def test_what_an_index_notes_of_all_its_clips_is_of_none_of_them(tmp_path):
@@ -137,6 +133,7 @@ def test_shards_that_noted_less_are_read_with_others(tmp_path, older):
     kept = {name: array for name, array in read_index(path).items() if name not in ("spellings", "file_frames_N")}
     np.savez(path, **kept)
     assert contents(PreparedSet(tmp_path)) == expected
+    assert PreparedSet(tmp_path).file_frames_N is None
     assert read_words(tmp_path) is not None
     assert read_spellings(tmp_path) is None
 
