@@ -207,8 +207,7 @@ class Session:
           video: Files, or uint8 (T, H, W, 3) at `fps` (to upscale, interpolate `limits.fps`) a second; two to connect.
           control_video: As `video`, one for each kind of `control`; `reference`: as `image`, of what is to be seen.
           mask: White where fill makes something new: a file, uint8 as of `video`, or bool (T, H, W) or (H, W).
-          solver: A name of `diffusion.solvers.METHODS`; `steps` are its steps.
-          cache: Change of the modulation up to which steps reuse earlier work.
+          solver: Of `solvers.METHODS`, with `steps`; `cache`: change of the modulation up to which they reuse work.
           **options: negative, fps, at, strength, scale, refine, guidance, control, boxes, strength_of_control and
             keep_pixels of `generate.request.Request`.
 
