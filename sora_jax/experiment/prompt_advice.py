@@ -11,13 +11,13 @@ _MOST_WORDS = 8
 _COMMON = 0.9
 
 
-def prompt_advice(known: CaptionWords, prompts: Sequence[str], negatives: Sequence[str] = ()) -> list[str]:
+def prompt_advice(caption_words: CaptionWords, prompts: Sequence[str], negatives: Sequence[str] = ()) -> list[str]:
     """Returns sentences on what the model cannot have learnt of prompts; of negative ones words alone count."""
-    return [*_never_seen(known, [*prompts, *negatives]), *_too_little(known, prompts)]
+    return [*_never_seen(caption_words, [*prompts, *negatives]), *_too_little(caption_words, prompts)]
 
 
-def _never_seen(known: CaptionWords, prompts: Sequence[str]) -> Iterator[str]:
-    found = unseen(prompts, known.words) if prompts and known.words is not None else []
+def _never_seen(caption_words: CaptionWords, prompts: Sequence[str]) -> Iterator[str]:
+    found = unseen(prompts, caption_words.words) if prompts and caption_words.words is not None else []
     if not found:
         return
     listed = ", ".join(map(repr, found[:_MOST_WORDS]))
@@ -28,12 +28,12 @@ def _never_seen(known: CaptionWords, prompts: Sequence[str]) -> Iterator[str]:
     )
 
 
-def _too_little(known: CaptionWords, prompts: Sequence[str]) -> Iterator[str]:
+def _too_little(caption_words: CaptionWords, prompts: Sequence[str]) -> Iterator[str]:
     """Yields a sentence on each prompt that captions have all words of, and more, where none is contained in it.
 
     Where each caption names a colour, a model never saw a text without one, and gives an empty picture.
     """
-    captions = known.captions if prompts else {}
+    captions = caption_words.captions if prompts else {}
     often = collections.Counter(word for has in captions.values() for word in has)
     common = {word for word, times in often.items() if times >= _COMMON * len(captions)}
     telling = {text: has - common for text, has in captions.items() if has - common}

@@ -124,7 +124,7 @@ class Session:
 
     def __init__(self, models: RunModels, *, cache: Path | None = None):
         self.models, self.settings, self.cache = models, models.settings, cache
-        self._known = CaptionWords(models.workdir, models.settings)
+        self._caption_words = CaptionWords(models.workdir, models.settings)
 
     @property
     def limits(self) -> ModelLimits:
@@ -170,7 +170,7 @@ class Session:
 
     def worded(self, requests: Sequence[Request]) -> list[Request]:
         """Returns the requests with prompts spelled as captions of the run are, after saying what it never learnt."""
-        return word_requests(self._known, requests)
+        return word_requests(self._caption_words, requests)
 
     def sample(
         self,
@@ -218,7 +218,7 @@ class Session:
         given["control_video"] = control_video
         config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
         jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
-        jobs = word_jobs(self._known, jobs, limits)
+        jobs = word_jobs(self._caption_words, jobs, limits)
         self.models.read_texts(text for job in jobs for text in (*job.prompts, job.negative))
         sampler = self.models.sampler(config, videos=len(jobs))
         return [made.clip for made in make_all(sampler, self.models.params, jobs, limits)]

@@ -15,23 +15,23 @@ from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request
 
 
-def word_requests(known: CaptionWords, requests: Sequence[Request]) -> list[Request]:
+def word_requests(caption_words: CaptionWords, requests: Sequence[Request]) -> list[Request]:
     """Returns the requests as `respell_requests`, after saying what of their prompts the model cannot have learnt."""
-    found = respell_requests(known, requests)
+    found = respell_requests(caption_words, requests)
     prompts = [text for request in found for text in request.shown]
     negatives = [request.negative for request in found if request.negative]
-    for said in prompt_advice(known, prompts, negatives):
+    for said in prompt_advice(caption_words, prompts, negatives):
         logging.warning("%s", said)
     return found
 
 
-def word_jobs(known: CaptionWords, jobs: Sequence[Job], limits: ModelLimits) -> list[Job]:
+def word_jobs(caption_words: CaptionWords, jobs: Sequence[Job], limits: ModelLimits) -> list[Job]:
     """Returns jobs whose requests are worded so; raises UserError as `read_job`."""
-    worded = word_requests(known, [job.request for job in jobs])
+    worded = word_requests(caption_words, [job.request for job in jobs])
     return [reworded(job, request, limits) for job, request in zip(jobs, worded, strict=True)]
 
 
-def respell_requests(known: CaptionWords, requests: Sequence[Request]) -> list[Request]:
+def respell_requests(caption_words: CaptionWords, requests: Sequence[Request]) -> list[Request]:
     """Returns the requests with prompts, negative ones too, spelled as the captions of the run are; says what changes.
 
     To the embedded text encoder a word with a capital, or with a comma behind it, is another word, which it has never
@@ -39,12 +39,12 @@ def respell_requests(known: CaptionWords, requests: Sequence[Request]) -> list[R
     """
     found = []
     for request in requests:
-        shown = tuple(_read_as(prompt, known.spellings) for prompt in request.shown)
+        shown = tuple(_read_as(prompt, caption_words.spellings) for prompt in request.shown)
         pairs, changes = list(zip(request.shown, shown, strict=True)), {}
         if shown != request.shown:
             changes["expansion"] = shown
         if request.negative:
-            changes["negative"] = _read_as(request.negative, known.spellings)
+            changes["negative"] = _read_as(request.negative, caption_words.spellings)
             pairs.append((request.negative, changes["negative"]))
         for given, read in dict.fromkeys(pairs):
             if given != read:

@@ -122,6 +122,16 @@ def test_random_frames_are_not_only_the_ends():
     assert sum(np.any(f[1:-1] & ~f[:-2] & ~f[2:]) for f in frames) > 10  # lone frames in the middle
 
 
+def test_of_two_random_frames_none_or_one_is_given_in_half_of_draws_each():
+    batch = pack([[(2, 1, 1)] * S] * B)
+    counts = []
+    for seed in range(200 // (B * S)):
+        known_BL = np.asarray(draw_known(jax.random.key(seed), **batch, config=only("random_frames")))
+        counts += [known_BL[row, batch["segment_BL"][row] == slot + 1].sum() for row in range(B) for slot in range(S)]
+    assert set(counts) == {0, 1}
+    assert 0.4 < np.mean(counts) < 0.6
+
+
 def test_region_is_a_rectangle_or_its_complement_in_every_frame():
     inside = outside = 0
     for known_BL in draws("region", 30):
