@@ -56,8 +56,9 @@ def get_config() -> ConfigDict:
     # can share what is prepared; None: `seed`
     shapes.wordings = placeholder(int)  # captions in other words that a clip has beside its four plain ones, 1 or more,
     # for a text encoder that knows what words have in common (docs/results.md); None: none
-    shapes.caption_faults = placeholder(tuple)  # (missing, wrong), shares, of 1 together at most: the chances that
-    # captions of a training clip leave an attribute out, and that they state a wrong one instead; None: neither
+    # (missing, wrong), shares, of 1 together at most: the chances that captions of a training clip leave an attribute
+    # out, and that they state a wrong one instead; None: neither. Where all captions say all, "a circle" gives nothing.
+    shapes.caption_faults = FieldReference((0.03, 0.0), field_type=tuple)
     shapes.curved_share = placeholder(float)  # chance in [0, 1] that the one object of a training clip, where it moves
     # and no bar hides it, goes along a smooth curve or slantwise, of which some captions say where to: boxes then
     # lead anywhere (configs/control.py); None: straight along the axes alone

@@ -15,7 +15,10 @@ from configs import base
 def get_config() -> ConfigDict:
     """Returns the config of the captioner of the drawn world."""
     c = base.get_config()
-    c.update(captioner_loss={"expand_share": 0.15})  # what `sample --expand=runs/captions` needs
+    c.update(
+        captioner_loss={"expand_share": 0.15},  # what `sample --expand=runs/captions` needs
+        shapes={"caption_faults": None},  # it learns to say all
+    )
     with c.unlocked():
         c.run = ("autoencoder", "prepare", "caption_images", "caption_videos")
         c.update(

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
             "run": ("autoencoder", "prepare", "videos"),
             "shapes.seed": 0,  # the clips are those of all runs
             "shapes.num_clips": 8192,
+            "shapes.caption_faults": None,
             # Heads of 16: narrow transformers have several.
             "transformer.width": 128,
             "transformer.heads": 8,

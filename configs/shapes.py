@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
         {
             "data.max_tokens": 320,
             "shapes.num_clips": 16384,
+            "shapes.caption_faults": None,
             "shapes.sides": ((32, 32), (48, 48), (64, 64), (32, 56), (56, 32)),
             "shapes.frames": (5, 9, 17),
             "shapes.max_objects": 2,

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
             "run": ("autoencoder", "prepare", "videos"),
             "shapes.worlds": ("permanence", "parallax", "trail", "game", "physics"),
             "shapes.num_clips": 16384,
+            "shapes.caption_faults": None,
             "shapes.sides": ((24, 40),),
             "shapes.frames": (17,),
             "shapes.image_share": 0.0,

@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
             "shapes.num_clips": 96,
             "shapes.sides": ((16, 16), (16, 24)),
             "shapes.frames": (5,),
+            "shapes.caption_faults": None,
             "data.max_frames": 5,
             "data.min_tokens": 1,
             "data.max_tokens": 24,

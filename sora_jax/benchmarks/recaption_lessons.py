@@ -54,12 +54,14 @@ class Trial:
         return Workdir(self.folder / "base")
 
     def config_of(self, file: str) -> Any:
-        """Returns a config with the clips and prompts of the trial: one world, nothing sampled on the way."""
+        """Returns a config with the clips and prompts of the trial: one world, told
+        without faults, nothing sampled on the way."""
         config = load_config(file)
         changes = {
             "seed": self.seed,
             "shapes.num_clips": self.clips,
             "shapes.seed": 0,
+            "shapes.caption_faults": None,
             "log.samples_per_stage": 0,
             "log.validate_every": 0,
             "evaluation.prompts": self.prompts,

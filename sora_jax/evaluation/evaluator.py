@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sora_jax.core.tree import Params
-from sora_jax.data.sources.shapes_prompts import PromptCase
+from sora_jax.data.sources.shapes_prompts import ANY, PromptCase
 from sora_jax.evaluation import shapes_oracle
 from sora_jax.evaluation.shapes_oracle import ClipScore
 from sora_jax.generate.canvas import Canvas
@@ -15,7 +15,9 @@ from sora_jax.generate.sampler import Sampler
 from sora_jax.video.shapes import Size
 
 _KINDS: dict[str, Callable[[PromptCase, np.ndarray], str]] = {
-    "shape": lambda case, clip: " and ".join(sorted(kind.shape for kind in case.objects)),
+    "shape": lambda case, clip: (
+        ANY if "shape" in case.left_open else " and ".join(sorted(kind.shape for kind in case.objects))
+    ),
     "ground": lambda case, clip: case.background,
     "size": lambda case, clip: "x".join(map(str, clip.shape[:3])),
 }
@@ -26,7 +28,7 @@ class Judged:
     """Scores, each a share in [0, 1] but `prompts`, those of groups, and what they were read from, one by one.
 
     A group says what it is `by` ("shape" or "ground" that was asked for, "size" as frames x height x width) and which
-    `group` it is; there are none by what all prompts share.
+    `group` it is, "any" where that is left open; there are none by what all prompts share.
     """
 
     scores: dict[str, float]

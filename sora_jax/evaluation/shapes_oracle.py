@@ -15,10 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from sora_jax.data.sources.shapes_prompts import PromptCase
-from sora_jax.data.sources.shapes_world import PALETTE, SHAPES, STILL, Attributes
+from sora_jax.data.sources.shapes_world import PALETTE, SHAPES, STILL
 from sora_jax.evaluation.form import Fit, find_faults, fit_template, steep, window_means
 
 _COLOURS = tuple(PALETTE)
+_ATTRIBUTES = ("colour", "shape", "motion")
 # In chroma the palette's norms are 107 to 154, the bar's is 24 and noise of 8/255 has 8 along a direction.
 _STRENGTH = 36.0
 _SMALLEST = 0.008  # share of the frame that must carry a colour before it is an object
@@ -106,15 +107,15 @@ class ClipScore:
 def score_clip(case: PromptCase, pixels_THWC: np.ndarray) -> ClipScore:
     """Returns the verdict on a clip, uint8 (T, H, W, 3), that answers a prompt."""
     readings = read_objects(pixels_THWC, max_objects=len(case.objects))
-    return ClipScore(right=_compare(case.objects, readings), readings=readings)
+    return ClipScore(right=_compare(case, readings), readings=readings)
 
 
 def score(cases: Sequence[PromptCase], clips: Sequence[np.ndarray]) -> dict[str, float]:
     """Returns shares of prompts followed: `colour`, `shape`, `motion`, `all` of them, `persistent` and `clean`.
 
     `clips[i]`, uint8 (T, H, W, 3), answers `cases[i]`; `prompts` is how many there are. An attribute of a
-    prompt with two objects is right when both are. `motion` is over the prompts that ask for one, and absent
-    where none does. A clean object has the shape that was asked for.
+    prompt with two objects is right when both are. Each attribute is over the prompts that ask for it, and absent
+    where none does. A clean object has the shape that was asked for, if any was.
     """
     assert len(cases) == len(clips), (len(cases), len(clips))
     return shares([score_clip(case, pixels_THWC) for case, pixels_THWC in zip(cases, clips, strict=True)])
@@ -128,21 +129,18 @@ def shares(verdicts: Sequence[ClipScore]) -> dict[str, float]:
     }
 
 
-def _compare(asked: tuple[Attributes, ...], readings: tuple[Reading, ...]) -> dict[str, bool]:
+def _compare(case: PromptCase, readings: tuple[Reading, ...]) -> dict[str, bool]:
     """Returns which attributes are right under the pairing of objects and readings that is kindest."""
+    asked = case.objects
     padded = readings + (Reading(),) * (len(asked) - len(readings))
+    told = [name for name in _ATTRIBUTES if name not in case.left_open and any(getattr(one, name) for one in asked)]
     best: dict[str, bool] = {}
     for order in itertools.permutations(padded, len(asked)):
         pairs = list(zip(asked, order, strict=True))
-        right = {
-            "colour": all(kind.colour == seen.colour for kind, seen in pairs),
-            "shape": all(kind.shape == seen.shape for kind, seen in pairs),
-        }
-        if any(kind.motion is not None for kind in asked):
-            right["motion"] = all(kind.motion == seen.motion for kind, seen in pairs)
+        right = {name: all(getattr(kind, name) == getattr(seen, name) for kind, seen in pairs) for name in told}
         right["all"] = all(right.values())
         right["persistent"] = all(seen.persistent for seen in order)
-        right["clean"] = right["shape"] and all(seen.clean for seen in order)
+        right["clean"] = right.get("shape", True) and all(seen.clean for seen in order)
         if sum(right.values()) > sum(best.values()) or not best:
             best = right
     return best

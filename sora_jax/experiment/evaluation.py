@@ -116,11 +116,10 @@ def evaluate(
 
     `autoencoder`: as `evaluation.reconstruction` says, on `count` (by default as configured) held-out clips where there
     are any (`held_out`); a picture of the worst is written. `heldout`: the loss of the generator on `count` held-out
-    clips, as `evaluation.loss_grid` says. For the drawn world `shapes`: on held-out prompts, and where it shows two
-    objects `shapes_pairs`: on held-out prompts about two; `tasks` and `sizes`, as `evaluation.tasks` says, on `count`
-    clips; asked for by themselves `refine`, `control` and `expand`, as `evaluation.refining`, `evaluation.controlling`
-    and `evaluation.expanding` say; of a captioner `captions`; of further drawn worlds `probes`, as
-    `evaluation.probes.judge` says. Sheets of samples are written beside.
+    clips, as `evaluation.loss_grid` says. For the drawn world the sets of `generator_evaluation.prompt_sets`; `tasks`
+    and `sizes`, as `evaluation.tasks` says, on `count` clips; asked for by themselves `refine`, `control` and `expand`,
+    as `evaluation.refining`, `evaluation.controlling` and `evaluation.expanding` say; of a captioner `captions`; of
+    further drawn worlds `probes`, as `evaluation.probes.judge` says. Sheets of samples are written beside.
     `settings` are those of the run, or `changed`. The autoencoder is always an average, as what was prepared is made
     with it. With one of `PARTS` alone the file keeps the others, with all what `_apart` finds. `judged` is called with
     how many of the `JUDGEMENTS` are done, `work` is entered once all is loaded.

@@ -10,7 +10,7 @@ from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import UserError
 from sora_jax.core.files import write_atomically
 from sora_jax.data.media.writer import write_clip
-from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts
+from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_pair_prompts, heldout_prompts, open_prompts
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation import show
 from sora_jax.evaluation.controlling import judge_control
@@ -36,7 +36,11 @@ _SCENES = 8_192
 
 
 def prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
-    """Returns the held-out prompts of a drawn world by the name of their set; none where nothing answers them."""
+    """Returns the held-out prompts of a drawn world by the name of their set; none where nothing answers them.
+
+    `shapes` are about one object; where the world shows two `shapes_pairs` are about both; where captions leave things
+    out `shapes_open` do so too.
+    """
     # A model that is shown frames makes nothing of a prompt alone.
     has_generator = bool(settings.stages_of(TEXT_TO_VIDEO)) and settings.shown is None
     count = settings.evaluation.prompts
@@ -47,6 +51,9 @@ def prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     sets = {"shapes": heldout_prompts(count) * draws}
     if settings.shapes.max_objects == 2:
         sets["shapes_pairs"] = heldout_pair_prompts(count) * draws
+    if settings.shapes.caption_faults is not None:
+        # Fewer: they are judged by less.
+        sets["shapes_open"] = open_prompts(-(-count // 3)) * draws
     return sets
 
 

@@ -23,6 +23,7 @@ _PICTURES = (".gif", ".png", ".webp", ".jpg")
 _TITLES = {
     "shapes": "Held-out prompts",
     "shapes_pairs": "Held-out prompts about two objects",
+    "shapes_open": "Prompts that leave colour, shape or motion open",
     "distribution": "Real clips, each beside what was made of its caption",
     "task_animate": "Task animate: what follows a given image",
     "task_extend_forward": "Task extend: what follows a given start",

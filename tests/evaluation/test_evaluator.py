@@ -1,5 +1,7 @@
 """The evaluator asks for held-out prompts and judges what it gets."""
 
+import dataclasses
+
 from sora_jax.data.sources.shapes_prompts import PromptCase, case_of, heldout_prompts
 from sora_jax.data.sources.shapes_world import Attributes, ShapesWorld
 from sora_jax.evaluation import shapes_oracle
@@ -86,3 +88,5 @@ def test_scores_come_by_shape_ground_and_size():
     }
     assert result.facts() == {**result.scores, "groups": result.groups}
     assert {one["by"] for one in judge_clips(cases[:2], clips[:2]).groups} == {"shape"}, "what differs"
+    mixed = [cases[0], dataclasses.replace(cases[1], left_open=("shape",))]
+    assert [one["group"] for one in judge_clips(mixed, clips[:2]).groups] == ["any", "circle"]

@@ -1,5 +1,6 @@
 """The oracle reads what the world drew, also through blur, noise and fading, and nothing where nothing is."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -163,19 +164,32 @@ def test_drawn_clips_stay_right_and_clean_through_few_numbers(side, kept):
     assert min(scores["shape"], scores["clean"], scores["all"]) >= 0.98, scores
 
 
-def test_another_shape_than_asked_for_is_not_clean():
-    cases, clips = drawn(30)
+def of_other_shapes(cases):
     others = {"circle": "square", "square": "triangle", "triangle": "circle"}
-    wrong = [
-        PromptCase(
-            prompt="",
-            background=case.background,
-            objects=tuple(
-                sw.Attributes(colour=kind.colour, shape=others[kind.shape], motion=kind.motion) for kind in case.objects
-            ),
+    return [
+        dataclasses.replace(
+            case, objects=tuple(dataclasses.replace(kind, shape=others[kind.shape]) for kind in case.objects)
         )
         for case in cases
     ]
+
+
+def test_what_a_prompt_leaves_open_is_not_judged():
+    cases, clips = drawn(30)
+    wrong = of_other_shapes(cases)
+    some = [dataclasses.replace(case, left_open=("shape",)) for case in wrong]
+    scores = oracle.score(some, clips)
+    assert "shape" not in scores
+    assert (scores["colour"], scores["all"], scores["clean"]) == (1, 1, 1)
+    half = oracle.score([*some[:15], *wrong[15:]], clips)
+    assert (half["shape"], half["colour"], half["all"], half["clean"]) == (0, 1, 0.5, 0.5)
+    nothing = np.full((5, 24, 24, 3), 120, np.uint8)
+    assert not oracle.score_clip(some[0], nothing).right["clean"]
+
+
+def test_another_shape_than_asked_for_is_not_clean():
+    cases, clips = drawn(30)
+    wrong = of_other_shapes(cases)
     scores = oracle.score(wrong, clips)
     assert (scores["colour"], scores["shape"], scores["clean"]) == (1, 0, 0)
 

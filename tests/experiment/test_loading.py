@@ -205,18 +205,22 @@ def test_a_folder_says_what_it_leaves_out(toy_config, tmp_path, caplog):
 
 
 @one_device()
-def test_a_world_of_two_objects_is_asked_for_pairs_as_well(workdir, settings, tmp_path):
+def test_a_world_of_two_objects_and_of_captions_with_gaps_is_asked_for_both(workdir, settings, tmp_path):
     copy = Workdir(shutil.copytree(workdir.path, tmp_path / "toy"))
-    two = dataclasses.replace(settings, shapes=dataclasses.replace(settings.shapes, max_objects=2))
+    shapes = dataclasses.replace(settings.shapes, max_objects=2, caption_faults=(0.1, 0.0))
+    two = dataclasses.replace(settings, shapes=shapes)
     models = RunModels(copy, settings)
     alone, both = evaluation.evaluate(models, settings), evaluation.evaluate(models, two)
     assert alone.keys() == {"autoencoder", "heldout", "shapes"}
-    assert both.keys() == {"autoencoder", "heldout", "shapes", "shapes_pairs"}
+    assert both.keys() == {"autoencoder", "heldout", "shapes", "shapes_open", "shapes_pairs"}
     assert both["shapes"] == alone["shapes"]
     assert both["shapes_pairs"]["prompts"] == settings.evaluation.prompts
+    assert both["shapes_open"]["prompts"] == -(-settings.evaluation.prompts // 3)
     assert copy.read_json("evaluation.json") == both
     assert {path.name for path in (copy.path / "samples" / "evaluation").iterdir()} == {
         "shapes.gif",
+        "shapes_open.gif",
+        "shapes_open_verdicts.png",
         "shapes_pairs.gif",
         "shapes_pairs_verdicts.png",
         "shapes_verdicts.png",

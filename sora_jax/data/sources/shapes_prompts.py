@@ -4,7 +4,7 @@ import dataclasses
 
 from sora_jax.core import rng as rng_lib
 from sora_jax.core.errors import UserError
-from sora_jax.data.sources.shapes_captions import phrase
+from sora_jax.data.sources.shapes_captions import SaidThing, phrase
 from sora_jax.data.sources.shapes_world import (
     BACKGROUNDS,
     DIRECTIONS,
@@ -21,13 +21,17 @@ from sora_jax.data.sources.shapes_world import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptCase:
-    """A prompt and what must be seen in a clip that follows it."""
+    """A prompt and what must be seen in a clip that follows it, save what it leaves open: there anything will do."""
 
     prompt: str
-    background: str
+    background: str  # or ANY
     objects: tuple[Attributes, ...]
+    left_open: tuple[str, ...] = ()  # names of attributes
 
 
+ANY = "any"
+# What prompts of people do not say of an object.
+_LEFT_OPEN = (("colour",), ("motion",), ("colour", "motion"), ("shape",))
 # Held-out combinations of an object, times backgrounds.
 MOST_PROMPTS = 72
 
@@ -61,6 +65,23 @@ def heldout_prompts(num_prompts: int, *, seed: int = 0) -> list[PromptCase]:
         kind = Attributes(colour=colour, shape=shape, motion=motion)
         prompt = f"{phrase(kind)} on a {background} background"
         cases.append(PromptCase(prompt=prompt, background=background, objects=(kind,)))
+    return cases
+
+
+def open_prompts(num_prompts: int, *, seed: int = 0) -> list[PromptCase]:
+    """Returns prompts about one object that leave something open, as people do: colour, motion, both, or shape.
+
+    These take turns, over the objects of `heldout_prompts`; no prompt names a ground.
+    """
+    cases = []
+    for number, case in enumerate(heldout_prompts(num_prompts, seed=seed)):
+        (kind,) = case.objects
+        # Motions take turns of four, too: shifted after each, so that every one meets every other.
+        left_open = _LEFT_OPEN[(number + number // 4) % len(_LEFT_OPEN)]
+        said = {name: None if name in left_open else value for name, value in dataclasses.asdict(kind).items()}
+        cases.append(
+            dataclasses.replace(case, prompt=phrase(SaidThing(**said, size=None)), background=ANY, left_open=left_open)
+        )
     return cases
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from sora_jax.core.errors import UserError
 from sora_jax.data.sources import shapes_world as sw
-from sora_jax.data.sources.shapes_prompts import case_of, heldout_pair_prompts, heldout_prompts
+from sora_jax.data.sources.shapes_prompts import case_of, heldout_pair_prompts, heldout_prompts, open_prompts
 from tests import small
 
 
@@ -43,6 +43,18 @@ def test_pairs_are_distinct_and_both_objects_are_held_out():
         assert first.shape != second.shape
         assert all(sw.is_held_out(kind.colour, kind.shape, kind.motion) for kind in case.objects)
         assert f"a {second.colour} {second.shape} moves {second.motion}" in case.prompt
+
+
+def test_open_prompts_name_what_is_asked_and_nothing_else():
+    cases = open_prompts(24)
+    assert cases[:3] == open_prompts(3)
+    words = {"colour": set(sw.PALETTE), "shape": set(sw.SHAPES), "motion": set(sw.DIRECTIONS)}
+    for case in cases:
+        (kind,) = case.objects
+        said = {name: set(case.prompt.split()) & choices for name, choices in words.items()}
+        assert said == {name: set() if name in case.left_open else {getattr(kind, name)} for name in words}
+    for left_open in {case.left_open for case in cases}:
+        assert {case.objects[0].motion for case in cases if case.left_open == left_open} == set(sw.DIRECTIONS)
 
 
 def test_prompts_are_worded_as_captions_are():
