@@ -360,6 +360,7 @@ def ends_in_a_sentence(done, said, *, code=2):
     ("arguments", "said"),
     [
         ([TOY, "--config.stages.videos.stepz=1"], 'no key stepz; Did you mean "steps" instead of "stepz"?'),
+        (["--config.stages.videos.stepz=1"], 'no key stepz; Did you mean "steps" instead of "stepz"?'),
         ([TOY, "--config.stages.videos.steps=many"], "--config.stages.videos.steps=many: invalid literal for int()"),
         ([TOY, "--config.stages.videos.steps=0"], "config.stages.videos: steps is 0: it must be at least 1"),
         ([TOY, "--config.precision=float16"], "config.precision must be one of 'float32', 'bfloat16' or None"),

@@ -189,7 +189,10 @@ def run_command(main: Callable[[Sequence[str]], None], own: Flags, *, takes_word
             return report(error)
         return 0
 
-    own.define()
+    try:
+        own.define()  # which reads the config that is the default, and keys on the command line with it
+    except Exception as error:
+        _end_with(error)
     flags.FLAGS.set_gnu_getopt(not takes_words)
     app.run(guarded, flags_parser=lambda argv: _parse_flags(argv, own.renamed))
     raise AssertionError("app.run always exits")
@@ -220,8 +223,13 @@ def _parse_flags(argv: Sequence[str], renamed: dict[str, str]) -> list[str]:
     except SystemExit:  # after --help, which absl ends as if it had failed
         sys.exit(0)
     except Exception as error:
-        print(f"{UserError.__name__}: {_sentence(error)}; see --help", file=sys.stderr)
-        sys.exit(UserError.exit_code)
+        _end_with(error)
+
+
+def _end_with(error: Exception) -> NoReturn:
+    """Ends the command with a mistake on its command line, or in its config, in a sentence."""
+    print(f"{UserError.__name__}: {_sentence(error)}; see --help", file=sys.stderr)
+    sys.exit(UserError.exit_code)
 
 
 def _sentence(error: Exception) -> str:
