@@ -17,9 +17,13 @@ from typing import Any, BinaryIO, Self
 
 from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.files import write_atomically
+from sora_jax.data.sources.caption_tables import parse_json
 
 # In `by`: a digest of how captions are chosen and weighted. In one file it is one for all of the same writer.
 CHOICE = "choice"
+
+# As each line begins.
+_BEGINNING = b'{"file": "'
 
 CaptionRow = dict[str, Any]
 
@@ -95,23 +99,30 @@ class CaptionRows:
 
 
 def _whole_rows(file: BinaryIO, path: Path) -> Iterator[CaptionRow]:
-    """Yields what the lines say, and cuts half a line off the end, which is all that a kill can leave."""
+    """Yields what the lines say, and cuts half a line off the end, which is all that a kill can leave.
+
+    What begins as no row of ours does, or lacks nothing but the end of the line, is no half of one.
+    """
     file.seek(0)
     end = 0
     for number, line in enumerate(file, start=1):
-        if not line.endswith(b"\n"):
+        try:
+            row = parse_json(line)
+        except ValueError:
+            row = None
+        # A crash of the machine may leave zeros for what was not synced.
+        began = _BEGINNING.startswith(line[: len(_BEGINNING)].rstrip(b"\0"))
+        if row is None and began and not line.endswith(b"\n"):
             file.truncate(end)
             return
         end += len(line)
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
         if not isinstance(row, dict):
             raise UserError(
                 f"line {number} of {path} is no row of captions: mend or remove it, or give another --output"
             )
         yield row
+        if not line.endswith(b"\n"):
+            file.write(b"\n")
 
 
 def _append(file: BinaryIO, rows: Sequence[CaptionRow]) -> None:

@@ -162,7 +162,11 @@ def test_clips_of_one_name_have_one_row(tmp_path):
 def test_half_a_line_is_dropped_and_its_clip_described_again(tmp_path):
     whole, output = tmp_path / "whole.jsonl", tmp_path / "captions.jsonl"
     write(whole, Numbered(9), Toy())
-    output.write_bytes(whole.read_bytes()[:-20])
+    for length in (1, 20, 60):
+        output.write_bytes(whole.read_bytes()[:-length])
+        write(output, Numbered(9), Toy())
+        assert output.read_bytes() == whole.read_bytes()
+    output.write_bytes(whole.read_bytes()[:-60] + bytes(60))
     write(output, Numbered(9), Toy())
     assert output.read_bytes() == whole.read_bytes()
 
@@ -184,14 +188,16 @@ def test_what_stops_it_leaves_what_was_done(tmp_path):
 
 def test_files_of_others_are_left_alone(tmp_path):
     output = tmp_path / "captions.jsonl"
-    text = '{"file": "a.mp4", "caption": "mine"}\n'
-    output.write_text(text)
-    with pytest.raises(UserError, match=r"has lines that recaption did not write"):
-        write(output, Numbered(2), Toy())
-    assert output.read_text() == text
-    output.write_text('{"file": \n')
-    with pytest.raises(UserError, match="is no row of captions"):
-        write(output, Numbered(2), Toy())
+    for text in ('{"file": "a.mp4", "caption": "mine"}\n', '{"file": "a.mp4", "caption": "its only line"}'):
+        output.write_text(text)
+        with pytest.raises(UserError, match=r"has lines that recaption did not write"):
+            write(output, Numbered(2), Toy())
+        assert output.read_text() == text
+    for text in ('{"file": \n', "[" * 100_000 + "\n", "notes"):
+        output.write_text(text)
+        with pytest.raises(UserError, match="is no row of captions"):
+            write(output, Numbered(2), Toy())
+        assert output.read_text() == text
     with pytest.raises(UserError, match=r"must end in .jsonl, not '.csv'"):
         write(tmp_path / "captions.csv", Numbered(2), Toy())
 
