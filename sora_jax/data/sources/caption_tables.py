@@ -275,6 +275,8 @@ def _parquet_rows(path: AnyPath) -> Iterator[_Row]:
                 if not isinstance(name, str) or not name or texts is None:
                     raise UserError(f"row {number} of {path} must have a file and a caption, a text or a list of texts")
                 yield f"row {number}", name, texts, row
+    except UnicodeDecodeError as error:  # which pyarrow leaves to whoever looks
+        raise UserError(f"{path} has a text that is not UTF-8: save it as UTF-8") from error
     except (pyarrow.ArrowException, OSError) as error:
         said = (str(error).splitlines() or ["damaged"])[0]
         raise UserError(f"{path} is not a Parquet file that can be read: {said}") from error

@@ -99,6 +99,10 @@ def test_a_folder_is_captioned_by_a_parquet_file_when_there_is_no_other_table(tm
     ("columns", "message"),
     [
         ({"file": ["a"], "words": ["b"]}, "must have the columns file and caption; found file, words"),
+        (
+            {"file": ["a"], "caption": pyarrow.array([b"\xff"]).view(pyarrow.string())},
+            r"a\.parquet has a text that is not UTF-8",
+        ),
         ({"file": ["a", None], "caption": ["b", "c"]}, r"row 2 of .*a\.parquet must have a file and a caption"),
         ({"file": ["a", "b"], "caption": ["b", None]}, "row 2"),
         ({"file": ["a"], "caption": [3]}, "row 1"),
