@@ -37,7 +37,8 @@ def judge_captions(models: RunModels, settings: Settings, *, count: int | None =
 
     As `evaluation.caption_reader` and `evaluation.captions` say; `reversed` is the share of moving clips of the size of
     samples that, played backwards, are said to move the other way; where the world shows two objects, `swapped` is the
-    share of pairs with exchanged colours of which both are told rightly. Raises UserError as `has_captions`.
+    share of pairs with exchanged colours of which both are told rightly; of samples that are images neither. Raises
+    UserError as `has_captions`.
     """
     if not has_captions(settings):
         raise UserError("captions are judged where a captioner is trained on the drawn world: see configs/captions.py")
@@ -62,13 +63,22 @@ def judge_captions(models: RunModels, settings: Settings, *, count: int | None =
             "retrieval_r1_clips": to_clips.r1,
             "cider": float(np.mean(cider_d(texts, own))),
             "bleu4": bleu4(texts, own),
-            "reversed": _reversed_share(models.codec, settings, describer, params, world),
-            **_binding(models.codec, settings, describer, params, world),
+            **scores_of_videos(models.codec, settings, describer, params, world),
             "clips": len(clips),
             "stage": stage,
             "step": step,
         }
     }
+
+
+def scores_of_videos(
+    codec: Codec, settings: Settings, describer: Describer, params: Params, world: ShapesWorld
+) -> dict[str, float]:
+    """Returns `reversed`, and `swapped` where there is one, of clips of the size of samples; nothing of images."""
+    if settings.sampling.frames == 1:
+        return {}
+    back = _reversed_share(codec, settings, describer, params, world)
+    return {"reversed": back, **_binding(codec, settings, describer, params, world)}
 
 
 def _reversed_share(

@@ -1,9 +1,13 @@
 """Two objects that exchange colours are told apart by which shape has which."""
 
+from typing import Any
+
 import pytest
 
 from sora_jax.data.sources.shapes_world import ShapesWorld, WorldConfig, describe
-from sora_jax.experiment.caption_evaluation import is_bound, swap_colours
+from sora_jax.experiment.caption_evaluation import is_bound, scores_of_videos, swap_colours
+from sora_jax.experiment.settings import read_settings
+from tests import toy_captions
 
 WORLD = ShapesWorld(
     WorldConfig(
@@ -36,3 +40,10 @@ def test_one_object_of_two_is_not_enough():
     scene = PAIRS[0]
     first = scene.objects[0]
     assert not is_bound(f"a {first.colour} {first.shape} moves {first.motion}", scene)
+
+
+def test_a_run_whose_samples_are_images_has_no_scores_of_videos():
+    config = toy_captions.get_config()
+    config.sampling.frames = 1
+    nobody: Any = None
+    assert scores_of_videos(nobody, read_settings(config), nobody, nobody, WORLD) == {}
