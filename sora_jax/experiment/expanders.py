@@ -7,7 +7,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.paths import expanded
 from sora_jax.data.prompt_guard import find_additions, find_losses
 from sora_jax.data.shards.catalogue import read_words
-from sora_jax.data.tokens import check_prompt
+from sora_jax.data.tokens import clean_caption
 from sora_jax.data.words import unseen, words_of
 from sora_jax.experiment.captioners import load_captioner, make_expander
 from sora_jax.experiment.models import RunModels
@@ -46,10 +46,11 @@ class PromptExpander:
         The model does not take it, it loses or contradicts what the prompt says, shows other things beside, or has
         words that are in no caption and not in the prompt.
         """
-        try:
-            check_prompt(text, self.limits.tokenizer, max_tokens=self.limits.text_tokens)
-        except UserError as error:
-            return (str(error),)
+        longer, most = clean_caption(text), self.limits.text_tokens
+        if not longer:
+            return ("nothing whole was written",)
+        if (tokens := self.limits.tokenizer.count(longer)) > most:
+            return (f"what was written has {tokens} tokens, and this model takes {most}",)
         strange = [] if self.words is None else unseen([text], {*self.words, *words_of(prompt)})
         return (
             *find_losses(prompt, text),

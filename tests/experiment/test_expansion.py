@@ -38,7 +38,7 @@ def test_a_server_writes_like_the_captions_and_is_checked(run, caplog):
     assert system.count("\n- a ") > 3, "captions that it was trained on"
     assert f"'red circle' becomes '{LONG}'" in caplog.text
     assert "'red cat' stays as it is: 'red' is lost; the colour of 'cat' is blue, not red" in caplog.text
-    assert "'circle' stays as it is: the prompt has" in caplog.text
+    assert "'circle' stays as it is: what was written has" in caplog.text
 
 
 @pytest.mark.parametrize(
