@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sora_jax.data.media.file_kinds import MEDIA_SUFFIXES, suffix_of
 from sora_jax.data.sources.caption_lookup import Names, window_named
+from sora_jax.data.sources.pairing import rank
 
 
 def find_beside(names: Iterable[str], kinds: Sequence[str]) -> dict[str, dict[str, str]]:
     """Returns of media files, by name, the files beside them by kind.
 
     NAME_KIND with any ending of a medium belongs to NAME in the same folder, and is no clip; where there is no NAME it
-    is one. Of several of one kind the first counts, and the others are no clips either: see `names_beside`.
+    is one. Of several of one kind, and of several called NAME, the first by `pairing.rank` counts; the others of a kind
+    are no clips either: see `names_beside`.
     """
     found: dict[str, dict[str, str]] = {}
     for owner, kind, name in _pairs(names, kinds):
@@ -50,8 +52,8 @@ def place_named(
 
 
 def _pairs(names: Iterable[str], kinds: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Returns (media file, kind, file beside it), sorted."""
-    media = sorted(name for name in names if suffix_of(name) in MEDIA_SUFFIXES)
+    """Returns (media file, kind, file beside it), those that count first."""
+    media = sorted((name for name in names if suffix_of(name) in MEDIA_SUFFIXES), key=rank)
     stems: dict[str, str] = {}
     for name in media:
         stems.setdefault(_stem(name), name)

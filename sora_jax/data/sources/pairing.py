@@ -130,7 +130,7 @@ def pair(files: FolderFiles, read: ReadText, *, told: Set[str] = frozenset()) ->
 
     Those of clips that are `told` of elsewhere are not: whatever they say, `_TOLD` is the caption here.
     """
-    media = sorted(files.media, key=_rank)
+    media = sorted(files.media, key=rank)
     thumbnails = _thumbnails(media, files)
     clips: dict[str, str] = {}
     for name in media:
@@ -263,7 +263,8 @@ def _continues(stem: str, beginning: str) -> bool:
     return f"{stem}.".startswith(f"{beginning}.")
 
 
-def _rank(name: str) -> tuple[int, str]:
+def rank(name: str) -> tuple[int, str]:
+    """Returns by what media files that share a name are sorted: videos before moving pictures before stills."""
     suffix = suffix_of(name)
     return 0 if suffix in DEMUXERS else 1 if suffix in _MOVING_PICTURES else 2, name
 

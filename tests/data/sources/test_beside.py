@@ -17,5 +17,10 @@ def test_a_name_and_a_kind_belong_to_the_name_in_their_folder():
 
 def test_the_first_of_two_counts_and_neither_is_a_clip():
     names = ["a.mp4", "a_depth.mp4", "a_depth.gif"]
-    assert find_beside(names, KINDS) == {"a.mp4": {"depth": "a_depth.gif"}}
+    assert find_beside(names, KINDS) == {"a.mp4": {"depth": "a_depth.mp4"}}
     assert names_beside(names, KINDS) == {"a_depth.mp4", "a_depth.gif"}
+
+
+def test_what_lies_beside_a_video_is_not_that_of_its_thumbnail():
+    names = ["a.jpg", "a.mp4", "a_depth.jpg", "a_depth.mp4", "b.gif", "b.mp4", "b_depth.mp4"]
+    assert find_beside(names, KINDS) == {"a.mp4": {"depth": "a_depth.mp4"}, "b.mp4": {"depth": "b_depth.mp4"}}
