@@ -105,8 +105,10 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
     controls = read_controls(request, limits, read, max_frames=_FRAMES_CHECKED)
     size, fps = _settle_size(request, limits, clips), request.fps or rates[0]
     check_controls(controls, size=size, fps=fps)
-    if request.boxes is not None:
-        read_tracks(request.boxes)
+    tracks = None if request.boxes is None else read_tracks(request.boxes)
+    # Whether the video is as long as the tracks is not known yet: they are looked at as if it were.
+    longest = 1 if tracks is None or tracks.frames is None else tracks.frames
+    drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=longest)
     before, frames = _settle_frames(request, limits, clips, fps, default=limits.frames)
     adds = request.task in ("extend", "loop", "connect")
     if adds:

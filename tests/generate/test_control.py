@@ -200,6 +200,17 @@ def test_a_reference_is_one_picture_for_every_window():
         read(asked(control=(), control_video=(), reference="a"))
 
 
+def test_what_is_drawn_beside_a_given_video_is_checked_before_any_is_made(tmp_path):
+    path = tracked(tmp_path, (0, [0, 0, 2, 2]), (30, [2, 2, 4, 9]))
+    for values, said in (
+        ({"reference": "missing.png"}, "missing.png does not exist"),
+        ({"reference": "a"}, "a is a video and a reference is one image"),
+        ({"boxes": path}, "the box of track 1 is .* at frame .*, outside of 4x4 px"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_request(asked("edit", video=("other",), **values), KNOWING, GivenArrays(GIVEN, fps=8.0))
+
+
 def test_strengths_are_those_of_controls_then_boxes_then_the_reference(tmp_path):
     path = tracked(tmp_path, (0, [0, 0, 2, 2]))
     job = read(asked(boxes=path, reference="image", strength_of_control=(1.0, 0.75, 0.5)))
