@@ -211,6 +211,18 @@ def test_what_is_drawn_beside_a_given_video_is_checked_before_any_is_made(tmp_pa
             check_request(asked("edit", video=("other",), **values), KNOWING, GivenArrays(GIVEN, fps=8.0))
 
 
+def test_tracks_longer_than_any_video_are_refused_before_they_are_drawn(tmp_path):
+    def drawn(*_, **__):
+        pytest.fail("a slip of a key would fill the memory")
+
+    path = tracked(tmp_path, (0, [0, 0, 2, 2]), (10**6, [2, 2, 4, 4]))
+    limits = dataclasses.replace(KNOWING, draw_boxes=drawn)
+    for values in ({}, {"task": "edit", "video": ("other",)}):
+        request = asked(control=(), control_video=(), boxes=path, **values)
+        with pytest.raises(UserError, match=r"125000 s of 4x4 px are .* longer than the 60 s of sampling.max_seconds"):
+            check_request(request, limits, GivenArrays(GIVEN, fps=8.0))
+
+
 def test_strengths_are_those_of_controls_then_boxes_then_the_reference(tmp_path):
     path = tracked(tmp_path, (0, [0, 0, 2, 2]))
     job = read(asked(boxes=path, reference="image", strength_of_control=(1.0, 0.75, 0.5)))
