@@ -82,7 +82,12 @@ def between(clip: np.ndarray, position_T: np.ndarray) -> np.ndarray:
 
 
 def in_time(frames: np.ndarray, rate: float, fps: float) -> np.ndarray:
-    """Returns frames at `rate` as `fps` shows them in the same time: each is what is shown in the middle of its own."""
+    """Returns frames at `rate` as `fps` shows them in the same time: each is what is shown in the middle of its own.
+
+    One frame is an image, which has no rate, and stays one.
+    """
+    if len(frames) == 1:
+        return frames
     count = max(1, round(len(frames) * fps / rate))
     place = np.floor((np.arange(count) + 0.5) * rate / fps).astype(int)
     return frames[np.minimum(place, len(frames) - 1)]

@@ -104,7 +104,7 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
         check_mask_size(request.mask, read(request.mask, opaque=True, max_frames=_FRAMES_CHECKED)[0], clips[0])
     controls = read_controls(request, limits, read, max_frames=_FRAMES_CHECKED)
     size, fps = _settle_size(request, limits, clips), request.fps or rates[0]
-    check_controls(controls, size=size, fps=fps)
+    check_controls(controls, size=size, fps=fps, frames=1 if len(clips[0]) == 1 else None)
     tracks = None if request.boxes is None else read_tracks(request.boxes)
     # Whether the video is as long as the tracks is not known yet: they are looked at as if it were.
     longest = 1 if tracks is None or tracks.frames is None else tracks.frames

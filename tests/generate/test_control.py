@@ -200,6 +200,16 @@ def test_a_reference_is_one_picture_for_every_window():
         read(asked(control=(), control_video=(), reference="a"))
 
 
+def test_an_image_is_controlled_by_a_video_of_any_rate():
+    class Rates(GivenArrays):
+        def __call__(self, name, **options):
+            return super().__call__(name, **options)[0], 1.0 if name == "image" else 8.0
+
+    request, given = asked("edit", video=("image",)), Rates(GIVEN, fps=8.0)
+    assert check_request(request, KNOWING, given).image
+    assert read_job(request, KNOWING, given).frames == 1
+
+
 def test_what_is_drawn_beside_a_given_video_is_checked_before_any_is_made(tmp_path):
     path = tracked(tmp_path, (0, [0, 0, 2, 2]), (30, [2, 2, 4, 9]))
     for values, said in (

@@ -77,6 +77,14 @@ def test_what_is_given_sets_size_and_rate(files):
     assert read(files, "loop", video=("a.gif",)).frames == 4
 
 
+def test_an_image_has_no_rate_and_stays_one_frame(files):
+    for task, more in (("edit", {}), ("fill", {"mask": "mask.png"})):
+        job = read(files, task, video=("image.png",), fps=8.0, **more)
+        assert (job.frames, len(job.clips[0]), check_request(job.request, LIMITS)) == (1, 1, (True, (8, 8)))
+    with pytest.raises(UserError, match=r"image.png has 1 frames and connect needs 5 or more"):
+        read(files, "connect", video=("a.gif", "image.png"))
+
+
 @pytest.mark.parametrize(("frames", "made"), [(1, 4), (3, 4), (5, 4), (7, 8), (8, 8)])
 def test_a_way_between_given_frames_has_the_nearest_number_of_whole_tokens(files, frames, made):
     assert read(files, "loop", video=("a.gif",), frames=frames).frames == made
