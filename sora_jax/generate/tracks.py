@@ -5,7 +5,6 @@ Letters: N tracks, T frames, K key points, 4: top, left, bottom, right in px.
 
 import dataclasses
 import itertools
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from sora_jax.data.sources.caption_tables import parse_json, read_text
 # Boxes have so many colours.
 _MOST_TRACKS = 3
 _WAYS = ("linear", "smooth")
+_LARGEST = 2**53  # up to which whole numbers are floats, too
 _EXAMPLE = '{"tracks": [{"between": "smooth", "keys": [{"frame": 0, "box": [4, 4, 20, 20]}, ...]}]}'
 
 
@@ -146,5 +146,5 @@ def _are_numbers(value: Any, count: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == count
-        and all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in value)
+        and all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < _LARGEST for one in value)
     )

@@ -63,6 +63,8 @@ def test_boxes_are_of_the_size_that_the_file_says(tmp_path):
         ({"tracks": [{}]}, "track 1 has no keys"),
         ({"tracks": [track((0, (0, 0, 1, 1)), between="wild")]}, "between 'wild', which is none of linear, smooth"),
         ({"tracks": [track((0, (0, 0, 1)))]}, r"key 1 of track 1 has the box \[0, 0, 1\], which is not \[top"),
+        ({"tracks": [track((0, (0, 0, 10**400, 1)))]}, r"which is not \[top, left, bottom, right\]"),
+        ({"tracks": [track((10**400, (0, 0, 1, 1)))]}, "key 1 of track 1 has no frame"),
         ({"tracks": [track((0, (4, 0, 4, 1)))]}, r"which is not \[top, left, bottom, right\]"),
         ({"tracks": [track((0.5, (0, 0, 1, 1)))]}, "key 1 of track 1 has no frame"),
         ({"tracks": [track((True, (0, 0, 1, 1)))]}, "key 1 of track 1 has no frame"),
