@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Self
 
 import numpy as np
+from absl import logging
 
 from sora_jax.generate.canvas import Canvas, ContextPart, Turn
 from sora_jax.generate.control import window_of
@@ -166,15 +167,18 @@ class VideoBuilder:
         )
 
     def _context(self, start: int, frames: int) -> tuple[ContextPart, ...]:
-        """Returns what controls so many frames from `start` on; a control that finds nothing in them is left out."""
+        """Returns what controls so many frames from `start` on; what finds nothing is left out and told."""
         parts = []
         for control in self.job.controls:
             window_THWC = window_of(control, start, frames)
             made = self.limits.controls[control.kind](window_THWC, self.job.fps, as_is=control.as_is)
-            if made is not None:
-                latent = self.encode(made.pixels_THWC)
-                clip = ContextClip(latent_THWC=latent, fps=made.fps, role=made.role, scale=made.scale)
-                parts.append(ContextPart(clip=clip, level=control.level))
+            if made is None:
+                said = "the control %s finds nothing in frames %d to %d of %s: they are made without it"
+                logging.warning(said, control.kind, start, start + frames - 1, control.name)
+                continue
+            latent = self.encode(made.pixels_THWC)
+            clip = ContextClip(latent_THWC=latent, fps=made.fps, role=made.role, scale=made.scale)
+            parts.append(ContextPart(clip=clip, level=control.level))
         return tuple(parts)
 
     def showing(self, token_frames: int, first_THWC: np.ndarray, last_THWC: np.ndarray | None) -> Canvas:

@@ -148,9 +148,10 @@ def test_beside_an_image_and_a_video_that_is_made_anew_it_keeps_their_time():
     assert latents_of(canvases)[1] == [8, 10.5, 14.5, 18.25], "the last frame stands for those that are not there"
 
 
-def test_a_control_that_finds_nothing_is_left_out():
+def test_a_control_that_finds_nothing_is_left_out_and_told(caplog):
     job = read(asked(control=("nothing",), frames=5))
     assert make(job, limits=KNOWING)[1][0].context == ()
+    assert "the control nothing finds nothing in frames 0 to 4 of a: they are made without it" in caplog.text
 
 
 def test_a_line_of_a_file_may_ask_for_it(tmp_path):
