@@ -35,4 +35,16 @@ def check_start(settings: Settings, devices: Sequence[Any] | None = None, *, sam
         )
     if samples:
         example_jobs(settings, frames=settings.sampling.frames)
+    _check_tile(settings)
     return mesh
+
+
+def _check_tile(settings: Settings) -> None:
+    """Raises UserError where a refiner could not make frames in tiles of the size that is given."""
+    tile, (_, rows, columns) = settings.sampling.refiner.tile, settings.token_stride
+    # Tiles begin at whole tokens of the smallest clip beside, and need three of these to overlap.
+    least = 3 * max(settings.context.low.space) * max(rows, columns)
+    if tile is not None and (tile < least or tile % rows or tile % columns):
+        raise UserError(
+            f"sampling.refiner.tile is {tile}: give a multiple of the {rows}x{columns} px of a token, {least} or more"
+        )

@@ -149,6 +149,8 @@ def test_strides_follow_from_the_models(toy_config):
         ({"sampling.size": (16, 20)}, "width 20 is not divisible by 8 = 4 (autoencoder) x 2 (patch)"),
         ({"sampling.frames": 4}, "frames 4 is not 1 plus a multiple of 4 (autoencoder); nearest: 1, 5"),
         ({"sampling.frames": 4001}, "longer than the 60 s of sampling.max_seconds: a shorter video"),
+        ({"sampling.refiner.tile": 52}, "sampling.refiner.tile is 52: give a multiple of the 8x8 px of a token, 48 or"),
+        ({"sampling.refiner.tile": 40}, "sampling.refiner.tile is 40: give a multiple of the 8x8 px of a token, 48 or"),
         ({"sampling.prompts": ("",)}, "the prompt '' is empty"),
         ({"sampling.prompts": ("word " * 30,)}, "the prompt has 31 tokens and this model takes 24"),
     ],
