@@ -204,7 +204,8 @@ def _backward(scene: VideoBuilder, future: np.ndarray, frames: int) -> Generator
         fresh = clip[:-kept][-(frames - made) :]
         pieces.insert(0, fresh)
         made += len(fresh)
-        future = np.concatenate([fresh, future[: first + scene.overlap]])
+        # However little a window made and shares, the next one ends with a whole token of it.
+        future = np.concatenate([fresh, future[: first + max(step, scene.overlap)]])
     return np.concatenate([future[:0], *pieces])
 
 

@@ -322,3 +322,10 @@ def test_a_small_video_is_enlarged_and_interpolated_before_it_is_made_anew():
     assert len(frames) == 5
     assert canvas.grid == (2, 2, 2)
     assert canvas.latent_THWC.mean(axis=(1, 2, 3)).tolist() == [0, 25], "the mean of 10, 20, 30, 40"
+
+
+def test_the_shortest_windows_lead_to_what_is_given():
+    limits = dataclasses.replace(LIMITS, window=5, overlap=1)
+    frames, canvases, _ = make(job("extend", clips=(video(*range(9)),), before=8, frames=0), limits=limits)
+    assert (frames[:8], len(frames)) == ([NEW] * 8, 17)
+    assert {canvas.grid[0] for canvas in canvases} == {2}
