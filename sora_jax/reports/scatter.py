@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from html import escape
+from typing import TypeVar
 
 from sora_jax.reports.charts import compact
 
@@ -37,6 +38,9 @@ class Trend:
     highs: Sequence[float] = ()
 
 
+T = TypeVar("T", Dots, Trend)
+
+
 def scatter_chart(
     title: str, dots: Sequence[Dots], trends: Sequence[Trend], *, x_name: str, unit: str = "", log_y: bool = True
 ) -> str:
@@ -45,12 +49,13 @@ def scatter_chart(
     What is not more than 0 has no place on such an axis and is left out; an empty string without dots.
     """
     dots = [one for one in (_placed(one, log_y=log_y) for one in dots) if one.xs]
+    trends = [one for one in (_placed(one, log_y=log_y) for one in trends) if one.xs]
     if not dots:
         return ""
     xs = [x for one in (*dots, *trends) for x in one.xs]
     ys = [y for one in dots for y in one.ys] + [y for one in trends for y in (*one.ys, *one.lows, *one.highs)]
     across = _Scale(xs, start=_LEFT, end=_WIDTH - _RIGHT, log=True)
-    up = _Scale([y for y in ys if y > 0 or not log_y], start=_HEIGHT - _BOTTOM, end=_TOP, log=log_y)
+    up = _Scale(ys, start=_HEIGHT - _BOTTOM, end=_TOP, log=log_y)
     drawn = "".join(_trend(one, across, up) for one in trends)
     drawn += "".join(_dots(one, _COLOURS[number % len(_COLOURS)], across, up) for number, one in enumerate(dots))
     legend = "".join(
@@ -97,9 +102,12 @@ class _Scale:
         return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _placed(one: Dots, *, log_y: bool) -> Dots:
-    kept = [(x, y) for x, y in zip(one.xs, one.ys, strict=True) if x > 0 and (y > 0 or not log_y)]
-    return Dots(name=one.name, xs=[x for x, _ in kept], ys=[y for _, y in kept])
+def _placed(one: T, *, log_y: bool) -> T:
+    """Returns the points that have a place on both axes, of a line with that of its band."""
+    names = [field.name for field in dataclasses.fields(one) if field.name != "name" and getattr(one, field.name)]
+    points = zip(*(getattr(one, name) for name in names), strict=True)
+    kept = [point for point in points if point[0] > 0 and (not log_y or min(point) > 0)]
+    return dataclasses.replace(one, **{name: [point[number] for point in kept] for number, name in enumerate(names)})
 
 
 def _dots(one: Dots, colour: str, across: _Scale, up: _Scale) -> str:

@@ -43,6 +43,11 @@ def test_what_has_no_logarithm_is_left_out():
     assert len(places(chart([dots]))) == 1
     assert len(places(chart([dots], log_y=False))) == 3
     assert scatter_chart("a", [Dots(name="a", xs=[0.0], ys=[1.0])], [], x_name="FLOP") == ""
+    flat = Trend(name="a law without a slope, less its floor", xs=[1.0, 2.0], ys=[0.0, 0.0])
+    assert len(list(chart([dots], [flat]).iter("path"))) == len(list(chart([dots]).iter("path")))
+    half = Trend(name="b", xs=[1.0, 2.0, 3.0], ys=[0.0, 1.0, 2.0], lows=[-1.0, 0.5, 1.0], highs=[1.0, 2.0, 3.0])
+    drawn = [path.attrib["d"] for path in chart([dots], [half]).iter("path") if path.find("title") is not None]
+    assert [line.count("L") for line in drawn] == [1]
 
 
 def test_axes_have_round_numbers_over_decades_and_within_one():
