@@ -220,7 +220,11 @@ def _flops(cells: Sequence[BudgetPoint], compute: float) -> float:
 
 
 def _measured(cell: BudgetPoint, predicted: dict[str, float], law: Law) -> dict[str, Any]:
-    """Returns how a cell came out, and how far off a prediction was: `error`, as a share of loss above the floor."""
+    """Returns how a cell came out, and how far off a prediction was: `error`, as a share of loss above the floor.
+
+    None where nothing is above the floor.
+    """
+    above = cell.loss - law.floor
     return {
         "compute": cell.compute,
         "width": cell.width,
@@ -228,7 +232,7 @@ def _measured(cell: BudgetPoint, predicted: dict[str, float], law: Law) -> dict[
         "stderr": cell.stderr,
         "seeds": len(cell.losses),
         "inside": predicted["low"] <= cell.loss <= predicted["high"],
-        "error": abs(cell.loss - predicted["loss"]) / max(cell.loss - law.floor, 1e-9),
+        "error": abs(cell.loss - predicted["loss"]) / above if above > 0 else None,
     }
 
 

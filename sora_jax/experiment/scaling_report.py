@@ -82,8 +82,11 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{best['compute']:g}x: width {best['width']}, loss {best['loss']:.4f}{judged}")
     for said, came in zip(result["predicted"], result["measured"], strict=True):
         what = f"width {said['width']}" if "width" in said else f"the best width by the law of {said['law']}"
+        off = "below the floor of the law"
+        if came["error"] is not None:
+            off = f"off by {came['error']:.1%} of what is above the floor"
         lines.append(
             f"predicted for {what} at {said['compute']:g}x: {said['loss']:.4f} ({said['low']:.4f} to "
-            f"{said['high']:.4f}), measured {came['loss']:.4f}, off by {came['error']:.1%} of what is above the floor"
+            f"{said['high']:.4f}), measured {came['loss']:.4f}, {off}"
         )
     return lines + ([result["falsified_by"]] if result["falsified_by"] else [])

@@ -122,7 +122,7 @@ def _predictions(study: Mapping[str, Any]) -> str:
                 f"{said['loss']:.4f} ({said['low']:.4f} to {said['high']:.4f})",
                 f"{came['loss']:.4f}{stderr}",
                 "within the band" if came["inside"] else "outside of it",
-                f"{came['error']:.1%}",
+                "below the floor" if came["error"] is None else f"{came['error']:.1%}",
             ]
         )
     head = ["budget", "of", "predicted", f"measured, mean of {_seeds(study)} seeds", "", "error, share of L - E"]

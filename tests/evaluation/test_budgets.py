@@ -76,6 +76,12 @@ def test_what_was_held_back_changes_no_prediction(study):
     assert wrong["measured"][0]["error"] > 0.2
 
 
+def test_a_loss_below_the_floor_is_no_share_off():
+    below = study_of(ladder(wrong=0.3), held_back=16)
+    assert below["measured"]
+    assert {(one["error"], one["inside"]) for one in below["measured"]} == {(None, False)}
+
+
 def test_with_two_budgets_the_law_of_size_predicts_the_best():
     study = study_of(ladder(compute=(1, 4, 16)), held_back=16)
     assert study["law"]["compute"] is None

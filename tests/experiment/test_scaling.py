@@ -179,6 +179,15 @@ def test_a_study_is_written_whole(study, rungs, monkeypatch, capsys):
     assert "script" not in page.tags
 
 
+def test_a_loss_below_the_floor_is_said_to_be(study, rungs, monkeypatch, capsys):
+    monkeypatch.setattr(budgets, "_DRAWS", 2)
+    for rung in rungs:
+        finish(study, rung, **({"heldout": {"loss": 0.01}} if rung.compute == 32 else {}))
+    write_study(study, rungs, missing=0)
+    assert "measured 0.0100, below the floor of the law" in capsys.readouterr().out
+    assert "below the floor" in Page((study.folder / "scaling.html").read_text()).words
+
+
 def test_a_study_that_is_not_done_is_written_as_far_as_it_is(study, rungs, monkeypatch):
     monkeypatch.setattr(budgets, "_DRAWS", 2)
     for rung in rungs[:3]:
