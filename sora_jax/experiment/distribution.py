@@ -121,7 +121,7 @@ def judge_distribution(
         else:
             assert given is not None
             facts["samples_from"] = folder
-            made = _measured("samples", given.read(), judges, total=min(count, len(given)))
+            made = _measured("samples", given.read(facts["clips"]), judges, total=min(facts["clips"], len(given)))
     warnings = warnings_of(real, made, judges)
     for warning in warnings:
         logging.warning("%s", warning)

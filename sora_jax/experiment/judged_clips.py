@@ -74,8 +74,9 @@ class _FittedClips:
         """Returns how many clips there may be."""
         return min(self._count, len(self._source))
 
-    def clips(self) -> Iterator[Clip]:
-        """Yields up to so many clips, in an order that depends on how many there are alone."""
+    def clips(self, count: int | None = None) -> Iterator[Clip]:
+        """Yields up to `count` clips, None: as many as asked for, in an order that depends on how many there are."""
+        wanted = self._count if count is None else count
         order = rng.generator(0, "evaluation/order").permutation(len(self._source)).tolist()
         found = 0
         with read_ahead(self._fit, order, readers=self._readers) as fitted:
@@ -86,7 +87,7 @@ class _FittedClips:
                     continue
                 yield one
                 found += 1
-                if found == self._count:
+                if found == wanted:
                     return
 
     def _fit(self, index: int) -> Clip | BadClip:
@@ -107,9 +108,9 @@ class GivenClips(_FittedClips):
     def __init__(self, settings: Settings, folder: str, count: int):
         super().__init__(settings, [_folder(settings, folder, captioned=False)], count)
 
-    def read(self) -> Iterator[JudgedClip]:
-        """Yields the clips."""
-        for clip in self.clips():
+    def read(self, count: int) -> Iterator[JudgedClip]:
+        """Yields up to `count` clips."""
+        for clip in self.clips(count):
             caption = clean_caption(clip.captions[0]) if clip.captions else None
             yield JudgedClip(clip_THWC=clip.pixels_THWC, fps=clip.fps, caption=caption)
 

@@ -12,8 +12,9 @@ import sora_jax
 from configs import worlds
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import encode_gif
-from sora_jax.experiment.distribution import SetComparison, comparison_of, score_rows
+from sora_jax.experiment.distribution import SetComparison, comparison_of, judge_distribution, score_rows
 from sora_jax.experiment.judged_clips import HELDOUT, GivenClips, RealClips
+from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.workdir import Workdir
 
@@ -73,11 +74,20 @@ def test_clips_of_a_folder_count_once_and_short_ones_not(settings, tmp_path, cap
 
 
 def test_what_a_model_made_needs_no_captions(settings, tmp_path):
-    given = GivenClips(settings, str(folder(tmp_path / "made", 5, 5, 5, captioned=False)), 2)
-    assert [one.caption for one in given.read()] == [None, None]
+    given = GivenClips(settings, str(folder(tmp_path / "made", 5, 5, 5, captioned=False)), 3)
+    assert [one.caption for one in given.read(2)] == [None, None]
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="none holds 0 files but no video or image"):
         GivenClips(settings, str(tmp_path / "none"), 2)
+
+
+def test_as_many_given_samples_are_judged_as_there_are_real_clips(settings, tmp_path):
+    reference, made = folder(tmp_path / "real", 5, 5, 5), folder(tmp_path / "made", 5, 5, 5, 5, 5)
+    asked = SetComparison(reference=str(reference), samples_from=str(made))
+    workdir = Workdir(tmp_path / "run")
+    workdir.path.mkdir()
+    found = judge_distribution(RunModels(workdir, settings), settings, asked)["distribution"]
+    assert (found["clips"], found["fvd_random"]["samples"], found["drift_2"]["samples"]) == (3, 3, 3)
 
 
 def test_clips_that_were_trained_on_are_told(toy_config, tmp_path, caplog):
