@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -63,6 +63,13 @@ _OF_PROMPTS: tuple[EvaluationPart, ...] = ("generator", "tasks", "refine", "cont
 _APART: tuple[EvaluationPart, ...] = ("distribution", "refine", "control", "expand")
 # What parts say of the weights that they judge, where they judge any (`RunModels.facts`).
 _OF_WEIGHTS = {"stage", "step", "weights", "ema", "lora"}
+# Parts that do not use what may be asked for.
+_UNUSED: Mapping[str, tuple[EvaluationPart, ...]] = {
+    "clips": ("generator", "distribution"),
+    "draws": ("autoencoder", "heldout", "distribution", "probes", "captions"),
+    "captioner": tuple(part for part in PARTS if part != "expand"),
+    "lpips": tuple(part for part in PARTS if part not in ("autoencoder", "all")),
+}
 # Instead of a folder: clips of the drawn world.
 DRAWN = "shapes"
 
@@ -78,10 +85,19 @@ def changed(settings: Settings, *, draws: int | None = None, guidance: float | N
     return dataclasses.replace(settings, sampling=sampling, evaluation=evaluation)
 
 
-def check_asked(part: EvaluationPart, data: str | None, weights: Weights, *, ema: float | None = None) -> None:
-    """Raises UserError where a part cannot be judged on the data, or with the weights, that are asked for."""
+def check_asked(
+    part: EvaluationPart, data: str | None, weights: Weights, *, ema: float | None = None, **given: Any
+) -> None:
+    """Raises UserError where a part cannot be judged on the data, or with the weights, that are asked for.
+
+    So where it does not use what is `given`, by name, and is not None.
+    """
     if part not in PARTS:
         raise UserError(f"part {part!r} is not one of: {', '.join(PARTS)}")
+    for name, value in given.items():
+        if value is not None and part in _UNUSED[name]:
+            how = "; --samples is how many it takes" if (name, part) == ("clips", "distribution") else ""
+            raise UserError(f"--{name} changes nothing of --part={part}: leave it out{how}")
     if part == "autoencoder" and weights != "ema":
         raise UserError(
             f"--weights={weights} are of the transformer: the autoencoder is an average, judge another part"

@@ -293,14 +293,14 @@ class Session:
           reference: Of the part "distribution": a folder of real clips; None or "heldout": clips that were held out.
           samples: Clips of each set at most; None: 2,048.
           samples_from: A folder of clips to judge; None: the run makes them.
-          image_features: File of weights of a network of images; None: a random network takes its place.
-          text_features: Folder or file of CLIP, by which captions are held against frames; None: they are not.
+          image_features: File of weights of a network of images, `text_features` of CLIP; None: random, not measured.
           **solver: solver, steps and cache, as of `sample`.
 
         Raises UserError for what this run has not, and for files that cannot be read.
         """
         self.models.check_run()
-        evaluation.check_asked(part, data, self.models.weights, ema=self.models.ema)
+        used = {"clips": clips, "draws": draws, "captioner": captioner, "lpips": lpips}
+        evaluation.check_asked(part, data, self.models.weights, ema=self.models.ema, **used)
         sets = {"reference": reference, "samples": samples, "samples_from": samples_from}
         looks = {"image_features": image_features, "text_features": text_features}
         compared = comparison_of(part, video_features=video_features, **sets, **looks)

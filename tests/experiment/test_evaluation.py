@@ -4,6 +4,7 @@ import types
 
 import pytest
 
+from sora_jax.core.errors import UserError
 from sora_jax.experiment import evaluation
 from sora_jax.train.workdir import Workdir
 
@@ -38,3 +39,25 @@ def test_what_all_does_not_make_stays_where_it_is_of_the_same_weights(judge):
     assert judge(known, "all") == {**fixed, "refine": same, "distribution": given}
     assert judge({"expand": {**same, "lora": {"own": 0.5}}, "control": {**same, "ema": 0.1}}, "all") == fixed
     assert judge(known, "heldout") == {**known, "heldout": fixed["heldout"]}
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "fault"),
+    [
+        ("distribution", {"clips": 4}, "--clips changes nothing of --part=distribution: .*--samples is how many"),
+        ("heldout", {"clips": 4, "draws": 2}, "--draws changes nothing of --part=heldout: leave it out$"),
+        ("all", {"captioner": "runs/a"}, "--captioner changes nothing of --part=all"),
+        ("tasks", {"lpips": "a.safetensors"}, "--lpips changes nothing of --part=tasks"),
+    ],
+)
+def test_what_a_part_does_not_use_is_refused(part, given, fault):
+    with pytest.raises(UserError, match=fault):
+        evaluation.check_asked(part, None, "ema", **given)
+    evaluation.check_asked(part, None, "ema", **dict.fromkeys(given))
+
+
+def test_what_parts_use_is_taken():
+    for part in evaluation.PARTS:
+        evaluation.check_asked(part, None, "ema", **({} if part in ("generator", "distribution") else {"clips": 4}))
+    evaluation.check_asked("expand", None, "ema", draws=6, captioner="runs/a")
+    evaluation.check_asked("autoencoder", None, "ema", lpips="a.safetensors")
