@@ -34,7 +34,8 @@ def main(_: Sequence[str]) -> None:
     from sora_jax.experiment.children import Study, run_children
     from sora_jax.experiment.framing import framing_runs, write_framing
 
-    study = Study(folder=Path(_WORKDIR.value), file=_CONFIG.file, given=_CONFIG.given)
+    # The runs note where they took things from: the same, wherever the next command is given.
+    study = Study(folder=Path(_WORKDIR.value).absolute(), file=_CONFIG.file, given=_CONFIG.given)
     first, runs = framing_runs(study)
     if _DO.value == "print":
         for child in (first, *runs):
