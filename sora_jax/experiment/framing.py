@@ -6,6 +6,7 @@ P prompts, S samples of each.
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,7 @@ def _run_facts(study: Study, name: str, models: RunModels) -> dict[str, Any]:
 def _show(folder: Path, name: str, size: str, cases: list[PromptCase], clips: np.ndarray, *, fps: float) -> None:
     """Writes the first sample of the first prompts, and their words."""
     place = folder / "pictures" / size
+    shutil.rmtree(place / name, ignore_errors=True)  # pictures of more prompts, of an earlier report
     (place / name).mkdir(parents=True, exist_ok=True)
     for number in range(min(_SHOWN, len(cases))):
         write_clip(place / name / f"prompt_{number:02d}.gif", clips[number, 0], fps=fps)

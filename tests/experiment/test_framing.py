@@ -129,6 +129,14 @@ def test_samples_are_made_once_and_anew_for_others(study, painted):
     assert [one.calls for one in painted[4:]] == [2, 2]
 
 
+def test_pictures_of_prompts_that_are_no_more_judged_are_gone(study, painted):
+    write_framing(study, draws=1)
+    write_framing(Study(folder=study.folder, file=TOY, given={"evaluation.prompts": 1}), draws=1)
+    page = Page((study.folder / "framing.html").read_text())
+    assert len(page.images) == 2 * 2 * 1
+    assert "its words are not recorded" not in page.words
+
+
 @pytest.mark.slow
 def test_a_study_is_made_from_its_config_to_its_page(tmp_path):
     study = Study(folder=tmp_path, file=TOY, given={"evaluation.prompts": 4})
