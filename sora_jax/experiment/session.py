@@ -293,7 +293,7 @@ class Session:
           reference: Of the part "distribution": a folder of real clips; None or "heldout": clips that were held out.
           samples: Clips of each set at most; None: 2,048.
           samples_from: A folder of clips to judge; None: the run makes them.
-          image_features: File of weights of a network of images, `text_features` of CLIP; None: random, not measured.
+          image_features: File of weights of a network of images; None: a random one. `text_features`: of CLIP, or none.
           **solver: solver, steps and cache, as of `sample`.
 
         Raises UserError for what this run has not, and for files that cannot be read.

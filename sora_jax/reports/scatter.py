@@ -38,7 +38,7 @@ class Trend:
     highs: Sequence[float] = ()
 
 
-T = TypeVar("T", Dots, Trend)
+_Points = TypeVar("_Points", Dots, Trend)
 
 
 def scatter_chart(
@@ -102,7 +102,7 @@ class _Scale:
         return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _placed(one: T, *, log_y: bool) -> T:
+def _placed(one: _Points, *, log_y: bool) -> _Points:
     """Returns the points that have a place on both axes, of a line with that of its band."""
     names = [field.name for field in dataclasses.fields(one) if field.name != "name" and getattr(one, field.name)]
     points = zip(*(getattr(one, name) for name in names), strict=True)
