@@ -84,8 +84,7 @@ def clips_of_refining(settings: Settings, part: str, count: int | None) -> int:
     """Returns how many clips refining is judged on, 0 for not; UserError where it is asked for in vain."""
     if part != "refine":
         return 0
-    if limits_of(settings).frames < 2:
-        raise UserError("refining is judged on videos, and the samples of this run are images (sampling.frames 1)")
+    _check_videos(settings, "refining")
     return max(2, count or settings.evaluation.clips)
 
 
@@ -93,9 +92,21 @@ def clips_of_expansion(settings: Settings, part: str, count: int | None) -> int:
     """Returns how many prompts are written out, 0 for not; UserError where it is asked for in vain."""
     if part != "expand":
         return 0
-    if limits_of(settings).frames < 2:
-        raise UserError("expansion is judged on videos, and the samples of this run are images (sampling.frames 1)")
+    _check_videos(settings, "expansion")
     return count or settings.evaluation.prompts * settings.evaluation.draws
+
+
+def clips_of_control(settings: Settings, part: str, count: int | None) -> int:
+    """Returns how many clips control is judged on, 0 for not; UserError where it is asked for in vain."""
+    if part != "control":
+        return 0
+    _check_videos(settings, "control")
+    return count or settings.evaluation.clips
+
+
+def _check_videos(settings: Settings, what: str) -> None:
+    if limits_of(settings).frames < 2:
+        raise UserError(f"{what} is judged on videos, and the samples of this run are images (sampling.frames 1)")
 
 
 def clips_of_parts(settings: Settings, part: str, count: int | None, *, prompts: bool) -> dict[str, int]:
@@ -106,7 +117,7 @@ def clips_of_parts(settings: Settings, part: str, count: int | None, *, prompts:
     return {
         "tasks": clips_of_tasks(settings, part, count) if prompts else 0,
         "refine": clips_of_refining(settings, part, count),
-        "control": (count or settings.evaluation.clips) if part == "control" else 0,
+        "control": clips_of_control(settings, part, count),
         "expand": clips_of_expansion(settings, part, count),
         "probes": clips_of_probes(settings, part, count),
     }

@@ -1,0 +1,17 @@
+"""What of a run can be judged, before anything is made."""
+
+import pytest
+
+from sora_jax.core.errors import UserError
+from sora_jax.experiment.generator_evaluation import clips_of_parts
+from sora_jax.experiment.settings import read_settings
+from tests import toy
+
+
+@pytest.mark.parametrize(("part", "what"), [("refine", "refining"), ("expand", "expansion"), ("control", "control")])
+def test_what_is_judged_on_videos_is_not_asked_of_a_run_of_images(part, what):
+    config = toy.get_config()
+    assert clips_of_parts(read_settings(config), part, 4, prompts=True)[part] == 4
+    config.sampling.frames = 1
+    with pytest.raises(UserError, match=f"{what} is judged on videos, and the samples of this run are images"):
+        clips_of_parts(read_settings(config), part, 4, prompts=True)
