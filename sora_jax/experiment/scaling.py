@@ -165,8 +165,9 @@ def results_of(study: Study, rungs: Sequence[Rung]) -> list[dict[str, Any]]:
 
     Of each its shape, `parameters` of the transformer, `tokens` trained on, `flops` (model FLOP, `models.flops`), the
     held-out `loss` with its `stderr` over clips, `scores` by name, in [0, 1], and `seconds`. Raises UserError where it
-    was not judged on held-out clips.
+    was not judged on held-out clips, or not on as many as the others.
     """
+    _check_alike([study.workdir(rung.child) for rung in rungs])
     settings = study.settings()
     found = [_result_of(settings, study.workdir(rung.child), rung) for rung in rungs]
     shapes = {(rung.width, rung.depth): rung for rung in rungs}
@@ -231,6 +232,18 @@ def _held_out(workdir: Workdir) -> dict[str, Any]:
             "or take the drawn world"
         )
     return held_out
+
+
+def _check_alike(workdirs: Sequence[Workdir]) -> None:
+    """Raises UserError where losses are over different numbers of clips, and so over different clips."""
+    judged = [(workdir.path, _held_out(workdir).get("clips")) for workdir in workdirs]
+    for path, clips in judged[1:]:
+        first, count = judged[0]
+        if clips != count:
+            raise UserError(
+                f"{path} was judged on {clips} held-out clips and {first} on {count}: judge one of them anew, with "
+                "`python -m sora_jax.evaluate --part=heldout --clips=N --workdir=DIR`"
+            )
 
 
 def _parameters(settings: Settings) -> int:

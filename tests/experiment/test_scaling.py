@@ -138,6 +138,13 @@ def test_a_run_that_was_not_judged_on_held_out_clips_is_refused(study, rungs):
         results_of(study, rungs[:1])
 
 
+def test_runs_that_were_judged_on_other_clips_are_refused(study, rungs):
+    finish(study, rungs[0], heldout={"loss": 1.0, "clips": 64})
+    finish(study, rungs[1], heldout={"loss": 1.0, "clips": 128})
+    with pytest.raises(UserError, match=rf"{rungs[1].child.name} was judged on 128 .* on 64: judge one of them anew"):
+        results_of(study, rungs[:2])
+
+
 def test_a_run_whose_lines_end_early_is_refused(study, rungs):
     finish(study, rungs[0])
     path = study.workdir(rungs[0].child).path / "metrics.jsonl"

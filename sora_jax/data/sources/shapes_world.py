@@ -97,9 +97,7 @@ class WorldConfig:
             _check(
                 fits, f"caption_faults must be two shares, of 1 together at most, or None, got {self.caption_faults}"
             )
-            _check(
-                self.wordings is None, "caption_faults are not of captions in other words: set them, or wordings, None"
-            )
+            _check(self.wordings is None, "captions have faults or other words: set caption_faults or wordings None")
         if self.curved_share is not None:
             _check(0 <= self.curved_share <= 1, f"curved_share must lie in [0, 1], or be None, got {self.curved_share}")
         _check(self.split in ("train", "heldout"), f"split is 'train' or 'heldout', got {self.split!r}")

@@ -71,5 +71,5 @@ def test_held_out_captions_have_no_faults(toy_config):
 def test_shares_that_are_none_are_refused(faults):
     with pytest.raises(UserError, match="caption_faults must be two shares, of 1 together at most"):
         world(caption_faults=faults)
-    with pytest.raises(UserError, match="set them, or wordings, None"):
+    with pytest.raises(UserError, match="set caption_faults or wordings None"):
         world(caption_faults=(0.5, 0.1), wordings=2)
