@@ -51,7 +51,7 @@ def expand_requests(session: Session, requests: Sequence[Request], by: str) -> l
     for one in found:
         if one.faults:
             logging.warning(f"{printable(one.prompt)!r} stays as it is: {printable('; '.join(one.faults))}")
-        else:
+        elif one.text != one.prompt:
             logging.info(f"{printable(one.prompt)!r} becomes {printable(one.text)!r}")
     texts = iter(found)
     return [

@@ -24,19 +24,22 @@ def run(toy_workdir):
 def test_a_server_writes_like_the_captions_and_is_checked(run, caplog):
     def answer(body):
         *_, asked = body["messages"]
-        return says({"red circle": LONG, "circle": f"{LONG} {'far ' * 200}"}.get(asked["content"], "a blue cat"))
+        written = {"red circle": LONG, "circle": f"{LONG} {'far ' * 200}", LONG: LONG}
+        return says(written.get(asked["content"], "a blue cat"))
 
-    requests = [Request(prompt=("red circle",)), Request(prompt=("circle",)), Request(prompt=("red cat",), seed=3)]
+    prompts = ("red circle", "circle", "red cat", LONG)
+    requests = [Request(prompt=(prompt,), seed=number) for number, prompt in enumerate(prompts)]
     with fake_chat(answer) as fake, caplog.at_level(logging.INFO, logger="absl"):
         found = expand_requests(run, requests, f"{fake.url}#seer")
     assert found == requests, "the expansion is no part of what is asked for"
-    assert [one.shown for one in found] == [(LONG,), ("circle",), ("red cat",)]
-    assert len(fake.asked) == 3 + 2 + 2 + 2
+    assert [one.shown for one in found] == [(LONG,), ("circle",), ("red cat",), (LONG,)]
+    assert len(fake.asked) == 4 + 2 + 2 + 2
     assert fake.asked[0]["model"] == "seer"
     assert fake.asked[0]["temperature"] > 0
     system = fake.asked[0]["messages"][0]["content"]
     assert system.count("\n- a ") > 3, "captions that it was trained on"
     assert f"'red circle' becomes '{LONG}'" in caplog.text
+    assert f"'{LONG}' becomes" not in caplog.text
     assert "'red cat' stays as it is: 'red' is lost; the colour of 'cat' is blue, not red" in caplog.text
     assert "'circle' stays as it is: what was written has" in caplog.text
 
