@@ -54,8 +54,7 @@ class Trial:
         return Workdir(self.folder / "base")
 
     def config_of(self, file: str) -> Any:
-        """Returns a config with the clips and prompts of the trial: one world, told
-        without faults, nothing sampled on the way."""
+        """Returns a config with the clips and prompts of the trial: one world, no faults, no samples on the way."""
         config = load_config(file)
         changes = {
             "seed": self.seed,

@@ -38,8 +38,8 @@ _SCENES = 8_192
 def prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     """Returns the held-out prompts of a drawn world by the name of their set; none where nothing answers them.
 
-    `shapes` are about one object; where the world shows two `shapes_pairs` are about both; where captions leave things
-    out `shapes_open` do so too.
+    `shapes` are about one object; where the world shows two `shapes_pairs` are about both; where captions may have
+    faults `shapes_open` leave things out.
     """
     # A model that is shown frames makes nothing of a prompt alone.
     has_generator = bool(settings.stages_of(TEXT_TO_VIDEO)) and settings.shown is None
@@ -52,7 +52,7 @@ def prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
     if settings.shapes.max_objects == 2:
         sets["shapes_pairs"] = heldout_pair_prompts(count) * draws
     if settings.shapes.caption_faults is not None:
-        # Fewer: they are judged by less.
+        # A third as many: an evaluation is to take seconds.
         sets["shapes_open"] = open_prompts(-(-count // 3)) * draws
     return sets
 

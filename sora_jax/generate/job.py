@@ -32,7 +32,7 @@ from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
 from sora_jax.generate.request import Request
 from sora_jax.generate.showing import check_shown, size_of_area
-from sora_jax.generate.tracks import Tracks, read_tracks
+from sora_jax.generate.tracks import read_tracks
 
 _GB = 1e9
 # Read of a video before it is made: one more than an image has.
@@ -108,7 +108,8 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
     tracks = None if request.boxes is None else read_tracks(request.boxes)
     # Whether the video is as long as the tracks is not known yet: they are looked at as if it were.
     longest = 1 if tracks is None or tracks.frames is None else tracks.frames
-    _drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=longest)
+    _check_duration(longest, limits, size=size, fps=fps)
+    drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=longest)
     before, frames = _settle_frames(request, limits, clips, fps, default=limits.frames)
     adds = request.task in ("extend", "loop", "connect")
     if adds:
@@ -142,7 +143,9 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
     check_controls(controls, size=size, fps=fps, frames=frames)
     if request.fps is None and not rates and frames > 1:
         check_rates(controls, limits)
-    controls += _drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=frames)
+    if tracks is not None:
+        _check_duration(frames, limits, size=size, fps=fps)  # before so many are drawn
+    controls += drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=frames)
     if request.enlarges:
         fps, frames = _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     job = Job(
@@ -169,22 +172,6 @@ def reworded(job: Job, request: Request, limits: ModelLimits) -> Job:
     """Returns a job whose request differs in how its prompts are worded alone; raises UserError as `read_job`."""
     prompts, negative = _texts(request, limits)
     return dataclasses.replace(job, request=request, prompts=prompts, negative=negative)
-
-
-def _drawn_beside(
-    request: Request,
-    limits: ModelLimits,
-    read: Read,
-    tracks: Tracks | None,
-    *,
-    size: tuple[int, int],
-    fps: float,
-    frames: int,
-) -> tuple[GivenControl, ...]:
-    """Returns `drawn_beside`; raises UserError for more frames than any video has, of which none is drawn."""
-    if tracks is not None:
-        _check_duration(frames, limits, size=size, fps=fps)
-    return drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=frames)
 
 
 def _texts(request: Request, limits: ModelLimits) -> tuple[tuple[str, ...], str]:
