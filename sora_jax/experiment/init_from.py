@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 
 from sora_jax.checkpoints import leaves, manifest
-from sora_jax.checkpoints.frozen import WeightSource, find_params, load_params
+from sora_jax.checkpoints.frozen import FROZEN, WeightSource, find_params, load_params
 from sora_jax.checkpoints.reading import trusted_step
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core.config import differences
@@ -155,8 +155,11 @@ def take_autoencoder(workdir: Workdir, config: AutoencoderConfig, path: str) -> 
     step = trusted_step(source.checkpoints(measured["stage"]))
     target = workdir.checkpoints(_TAKEN) / step.name
     try:
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(step, target)
+        shutil.rmtree(target.parent, ignore_errors=True)
+        # What its last stage froze lies beside the steps.
+        for part in [step, step.parent / FROZEN]:
+            if part.exists():
+                shutil.copytree(part, target.parent / part.name)
     except OSError as error:
         raise StorageError(f"{step} cannot be copied to {target}: {error}") from error
     track = measured.get("track", track_name(saved["ema"]["widths"][0]))

@@ -16,6 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sora_jax.checkpoints.checkpoint import Checkpointer
+from sora_jax.checkpoints.frozen import FROZEN, load_params, save_frozen
 from sora_jax.checkpoints.reading import load_tree
 from sora_jax.core.config import to_json
 from sora_jax.core.errors import StorageError, UserError
@@ -260,6 +261,22 @@ def test_an_autoencoder_is_copied_once_with_its_statistics(trained, settings, tm
     restored = load_tree(here.checkpoints(found["stage"]), wanted)
     assert restored.step == 8
     np.testing.assert_array_equal(restored.state["ema"]["width_0.1"]["w"], np.arange(3.0))
+
+
+def test_an_autoencoder_is_copied_with_what_its_last_stage_froze(trained, settings, tmp_path):
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here, stage = Workdir(tmp_path / "here"), trained.checkpoints("autoencoder")
+    note = save_frozen(stage, {"v": jnp.ones(2)}, CONFIG)
+    with Checkpointer(stage, settings.checkpoint) as saver:
+        saver.save(16, {"ema": {"width_0.1": {"w": jnp.arange(3.0)}}}, {FROZEN: note}, CONFIG)
+    with here:
+        take_autoencoder(here, settings.autoencoder, str(trained.path))
+        shutil.rmtree(trained.path)
+        folder = here.checkpoints(here.read_json("latents.json")["stage"])
+    wanted = {name: jax.ShapeDtypeStruct((size,), jnp.float32, sharding=place) for name, size in (("w", 3), ("v", 2))}
+    params, step = load_params(folder, "ema/width_0.1", wanted)
+    assert step == 16
+    jax.tree.map(np.testing.assert_array_equal, params, {"w": np.arange(3.0), "v": np.ones(2)})
 
 
 def test_an_autoencoder_that_is_not_there_or_another_is_refused(trained, settings, tmp_path):
