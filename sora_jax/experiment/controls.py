@@ -9,7 +9,6 @@ from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.cascade import Refiner
 from sora_jax.generate.control import MadeControl, MakeControl
-from sora_jax.preparation.boxes import draw_boxes
 from sora_jax.preparation.context import Control, continued, made_beside
 from sora_jax.video import shapes
 
@@ -42,11 +41,6 @@ def rates_of(settings: Settings) -> tuple[float, float] | None:
         # Slower clips than `data.fps` keep their own rate.
         found += settings.shapes.fps if data.source == "shapes" else (0.0, data.fps)
     return min(found), max(found)
-
-
-def drawn_outlines(boxes_NT4: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns `draw_boxes` of outlines."""
-    return draw_boxes(boxes_NT4, size, form="outline")
 
 
 @dataclasses.dataclass(frozen=True)

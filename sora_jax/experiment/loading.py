@@ -18,7 +18,7 @@ from sora_jax.core.sharding import param_shardings, put_whole, replicated, ways
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.experiment.base_weights import source_of, transformer_of
-from sora_jax.experiment.controls import controls_of, drawn_outlines, rates_of, refiner_of
+from sora_jax.experiment.controls import controls_of, rates_of, refiner_of
 from sora_jax.experiment.posthoc import load_average
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
@@ -35,6 +35,7 @@ from sora_jax.models.interop.wan_autoencoder import latent_statistics, load_wan_
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.vision.clip import ImageEncoder, load_image_encoder
 from sora_jax.models.vision.shown import Shower
+from sora_jax.preparation.boxes import draw_boxes
 from sora_jax.train.state import track_name
 from sora_jax.train.workdir import Workdir
 
@@ -253,7 +254,7 @@ def limits_of(settings: Settings) -> ModelLimits:
         by_area=settings.shown is not None or settings.public is not None,
         controls=controls_of(settings),
         rates=rates_of(settings),
-        draw_boxes=drawn_outlines,
+        draw_boxes=draw_boxes,
     )
 
 

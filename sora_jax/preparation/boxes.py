@@ -14,9 +14,8 @@ from sora_jax.data.clips import Clip
 from sora_jax.preparation.context import Drawn
 from sora_jax.preparation.edges import flooded
 
-FORMS = ("outline", "filled")
 # Of boxes, in the order of their tracks; none says how the thing looks.
-_COLOURS = np.array([(255, 255, 255), (255, 150, 0), (0, 150, 255)], np.uint8)
+_COLOURS = np.array([(255, 255, 255), (255, 150, 0), (0, 150, 255)], np.float32)
 _PLAIN, _NEAR = 0.6, 24  # share of the rim that is of one colour, and how near to it, of 255
 _STRENGTH = 36.0  # of chroma, over noise
 _HUES, _HUE_REACH = 36, 2  # bins of a turn, and how many to each side are the same thing
@@ -29,14 +28,13 @@ _SEEN = 0.2  # of a thing's largest area, under which it is not seen in a frame
 
 
 def half_boxes(clip: Clip, generator: np.random.Generator) -> tuple[Clip, Drawn] | None:
-    """Returns boxes on black at half the size, with the form drawn, outlines or filled; None where nothing is found."""
-    form = str(generator.choice(FORMS))
+    """Returns boxes on black at half the size; None where nothing is found. Nothing is drawn by lot."""
     boxes_NT4 = find_boxes(clip.pixels_THWC)
     if not len(boxes_NT4):
         return None
     height, width = clip.pixels_THWC.shape[1:3]
-    pixels_THWC = draw_boxes(boxes_NT4 / 2, (height // 2, width // 2), form=form)
-    return dataclasses.replace(clip, pixels_THWC=pixels_THWC), {"form": form, "boxes": len(boxes_NT4)}
+    pixels_THWC = draw_boxes(boxes_NT4 / 2, (height // 2, width // 2))
+    return dataclasses.replace(clip, pixels_THWC=pixels_THWC), {"boxes": len(boxes_NT4)}
 
 
 def find_boxes(pixels_THWC: np.ndarray) -> np.ndarray:
@@ -50,27 +48,27 @@ def find_boxes(pixels_THWC: np.ndarray) -> np.ndarray:
     return np.stack(tracks) if tracks else np.zeros((0, len(pixels_THWC), 4), np.float32)
 
 
-def draw_boxes(boxes_NT4: np.ndarray, size: tuple[int, int], *, form: str) -> np.ndarray:
+def draw_boxes(boxes_NT4: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns uint8 (T, H, W, 3), the boxes of up to three tracks on black, in pixels of `size` (height, width).
 
-    `form` is one of `FORMS`; an outline is one pixel wide. A box is at least a pixel and ends at the rim; where it is
-    NaN there is none. The first track lies on top.
+    They are filled, and a pixel that a box covers in part has that share of its colour: so a small raster says more
+    than its pixels where a box ends. A box is at least a pixel and ends at the rim; where it is NaN there is none. The
+    last track lies on top.
     """
-    frames = boxes_NT4.shape[1]
-    pixels_THWC = np.zeros((frames, *size, 3), np.uint8)
-    for colour, boxes_T4 in reversed(list(zip(_COLOURS, boxes_NT4, strict=False))):
-        for frame_HWC, box in zip(pixels_THWC, boxes_T4, strict=True):
-            if np.isnan(box).any():
-                continue
-            top, left, bottom, right = np.rint(box).astype(int)
-            top, left = np.clip((top, left), 0, np.array(size) - 1)
-            inside_HWC = frame_HWC[top : max(bottom, top + 1), left : max(right, left + 1)]
-            if form == "filled":
-                inside_HWC[:] = colour
-            else:
-                inside_HWC[[0, -1]] = colour
-                inside_HWC[:, [0, -1]] = colour
-    return pixels_THWC
+    pixels_THWC = np.zeros((boxes_NT4.shape[1], *size, 3), np.float32)
+    for colour_C, boxes_T4 in zip(_COLOURS, boxes_NT4, strict=False):
+        cover_TH, cover_TW = (_covered(boxes_T4[:, axis::2], side) for axis, side in enumerate(size))
+        pixels_THWC += cover_TH[:, :, None, None] * cover_TW[:, None, :, None] * (colour_C - pixels_THWC)
+    return np.rint(pixels_THWC).astype(np.uint8)
+
+
+def _covered(ends_T2: np.ndarray, side: int) -> np.ndarray:
+    """Returns for each of `side` pixels the share of it between both ends, float32 (T, side); 0 where these are NaN."""
+    start_T1 = np.clip(ends_T2[:, :1], 0, side - 1)
+    end_T1 = np.clip(ends_T2[:, 1:], start_T1 + 1, side)
+    pixel_P = np.arange(side)
+    share_TP = np.clip(np.minimum(end_T1, pixel_P + 1) - np.maximum(start_T1, pixel_P), 0, 1)
+    return np.nan_to_num(share_TP).astype(np.float32)
 
 
 def _of_one_hue(difference_THWC: np.ndarray) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 import functools
 
-from sora_jax.preparation.boxes import FORMS, half_boxes
+from sora_jax.preparation.boxes import half_boxes
 from sora_jax.preparation.colours import BLOCKS, BLURS, half_blur, half_grey, half_palette
 from sora_jax.preparation.context import Control
 from sora_jax.preparation.degrade import LowConfig, degraded
@@ -37,9 +37,7 @@ CONTROLS: dict[str, Control] = {
     "palette": Control(
         make=half_palette, role="palette", scale=2, recipe=f"{_range(BLOCKS)} blocks along the short side, at 1/2"
     ),
-    "boxes": Control(
-        make=half_boxes, role="boxes", scale=2, recipe=f"up to 3 things by hue or motion, {'/'.join(FORMS)}, at 1/2"
-    ),
+    "boxes": Control(make=half_boxes, role="boxes", scale=2, recipe="up to 3 things by hue or motion, filled, at 1/2"),
     "reference": Control(make=half_frame, role="reference", scale=2, recipe="any frame, of videos, at 1/2"),
     "flow": Control(
         make=half_flow,

@@ -12,9 +12,9 @@ from sora_jax.data.sources.shapes_prompts import case_of, heldout_prompts
 from sora_jax.data.sources.shapes_world import PALETTE, ShapesWorld, coverage, render
 from sora_jax.evaluation import controlling
 from sora_jax.evaluation.tasks import opposite_colour
-from sora_jax.experiment.controls import drawn_outlines
 from sora_jax.generate.control import MadeControl
 from sora_jax.generate.scheduler import Made
+from sora_jax.preparation.boxes import draw_boxes
 from tests import small
 from tests.generate.test_tasks import LIMITS as SMALL
 
@@ -33,9 +33,7 @@ class Beside:
 
 
 KINDS = {kind: Beside(kind) for kind in ("edges", "boxes")}
-LIMITS = dataclasses.replace(
-    SMALL, stride=(4, 8, 8), size=(32, 32), frames=9, controls=KINDS, draw_boxes=drawn_outlines
-)
+LIMITS = dataclasses.replace(SMALL, stride=(4, 8, 8), size=(32, 32), frames=9, controls=KINDS, draw_boxes=draw_boxes)
 WORLD = ShapesWorld(
     small.world_config(
         seed=0, num_clips=3, sides=((32, 32),), frames=(9,), image_share=0.0, fps=(8.0,), split="heldout"

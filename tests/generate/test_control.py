@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sora_jax.core.errors import UserError
-from sora_jax.experiment import controls
 from sora_jax.generate.control import MadeControl
 from sora_jax.generate.given import GivenArrays
 from sora_jax.generate.job import check_request, read_job
 from sora_jax.generate.request import Request, read_requests
+from sora_jax.preparation.boxes import draw_boxes
 from tests.generate.test_tasks import LIMITS, make, video
 
 RED = ("a red circle",)
@@ -32,9 +32,7 @@ class Halved:
 
 
 KINDS = {kind: Halved(kind) for kind in ("grey", "boxes", "reference")}
-KNOWING = dataclasses.replace(
-    LIMITS, controls={**KINDS, "nothing": lambda *_, **__: None}, draw_boxes=controls.drawn_outlines
-)
+KNOWING = dataclasses.replace(LIMITS, controls={**KINDS, "nothing": lambda *_, **__: None}, draw_boxes=draw_boxes)
 GIVEN = {
     "a": video(*range(20)),
     "other": video(*range(100, 120)),

@@ -156,17 +156,20 @@ def test_what_moves_before_a_still_ground_has_a_box_and_a_moving_camera_none():
     assert make("boxes", a_clip(np.full((9, 32, 32, 3), 77))) is None
 
 
-def test_boxes_are_drawn_as_outlines_or_filled_and_nowhere_where_they_are_unknown():
-    boxes_NT4 = np.array([[(1, 2, 4, 6), (np.nan,) * 4]], np.float32)
-    filled, outline = (draw_boxes(boxes_NT4, (6, 8), form=form) for form in ("filled", "outline"))
-    assert filled[0].any(axis=-1).sum() == 12
-    assert outline[0].any(axis=-1).sum() == 10
-    assert not filled[1].any()
-    assert (filled[0, 1:4, 2:6] == 255).all()
-    assert {(make("boxes", WORLD[0], seed) or pytest.fail("none"))[1]["form"] for seed in range(8)} == {
-        "outline",
-        "filled",
-    }
+def test_boxes_are_filled_by_the_share_that_they_cover_and_nowhere_where_they_are_unknown():
+    boxes_NT4 = np.array([[(1, 2, 4.25, 5.5), (np.nan,) * 4, (-9, 20, -8, 30)]], np.float32)
+    drawn_THWC = draw_boxes(boxes_NT4, (6, 8))
+    share_HW = np.outer([0, 1, 1, 1, 0.25, 0], [0, 0, 1, 1, 1, 0.5, 0, 0])
+    np.testing.assert_array_equal(drawn_THWC[0], np.rint(255 * share_HW[..., None]).repeat(3, axis=-1))
+    assert not drawn_THWC[1].any()
+    # Beyond the rim a box still shows, as a pixel of it.
+    assert np.argwhere(drawn_THWC[2, ..., 0]).tolist() == [[0, 7]]
+
+
+def test_the_smaller_of_two_boxes_is_seen_on_the_larger():
+    drawn_HWC = draw_boxes(np.array([[(0, 0, 6, 8)], [(2, 2, 4, 4)]], np.float32), (6, 8))[0]
+    np.testing.assert_array_equal(drawn_HWC[2:4, 2:4], np.broadcast_to((255, 150, 0), (2, 2, 3)))
+    assert (drawn_HWC == 255).all(axis=-1).sum() == 6 * 8 - 4
 
 
 @pytest.mark.parametrize("step", [(0, 2), (-1.5, 0), (1, -3)])

@@ -11,10 +11,12 @@ import numpy as np
 
 Point = tuple[float, float]
 
-# Points that say a curve, its ends among them: 2 are a straight way at any angle.
-_FEWEST, _MOST = 2, 5
-# Those between the ends, which a curve only leans to, may lie so much of the room outside of it.
-_BEYOND = 0.75
+# Raise when curves would be drawn otherwise: it enters the fingerprint of worlds that have some.
+CURVES = 2
+# Points that say a curve, its ends among them.
+_FEWEST, _MOST = 3, 6
+# Those between the ends, which a curve only leans to, may lie so much of the room beside it.
+_BEYOND = 1.5
 # Of the short side, what a curve gets ahead at least.
 _AHEAD = 0.2
 # Where a curve must lie in its room.
@@ -40,17 +42,19 @@ def draw_curve(
 ) -> tuple[Point, ...]:
     """Returns the points of a curve on which an object stays whole inside the frame, by rejection.
 
-    From its start to its end it leads nearer to `direction`, one of an axis, than to any other. `radius` is a fraction
-    of the short side, `side` (height, width) in px.
+    From its start to its end it leads nearer to `direction`, one of an axis, than to any other; it never turns back
+    there, and bends across. `radius` is a fraction of the short side, `side` (height, width) in px.
     """
     short = min(side)
     reach_2 = radius * short / np.array(side)
     # As of straight ways, the largest object has room for the shortest.
     room_2 = 1 - 2 * reach_2
     count = int(generator.integers(_FEWEST, _MOST + 1))
+    axis = int(direction[0] == 0)
     while True:
         points = generator.uniform(-_BEYOND, 1 + _BEYOND, (count, 2))
         points[[0, -1]] = generator.uniform(0, 1, (2, 2))
+        points[:, axis] = np.sort(generator.uniform(0, 1, count))[:: direction[axis]]
         way_2 = (points[-1] - points[0]) * room_2 * side
         ahead = float(way_2 @ np.array(direction))
         if ahead < _AHEAD * short or ahead < np.abs(way_2).max():

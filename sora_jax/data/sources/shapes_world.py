@@ -20,7 +20,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.clips import Clip
 from sora_jax.data.sources import shapes_wordings
 from sora_jax.data.sources.shapes_captions import compose, compose_spoiled
-from sora_jax.data.sources.shapes_paths import along, draw_curve
+from sora_jax.data.sources.shapes_paths import CURVES, along, draw_curve
 from sora_jax.data.sources.shapes_scene import Attributes, ObjectSpec, Scene
 
 # Six hues about 60 degrees apart, so that a blurred or faded sample still has one nearest name.
@@ -114,7 +114,7 @@ class ShapesWorld:
         if config.caption_faults is not None:
             tables += ("caption faults", config.caption_faults)
         if config.curved_share is not None:
-            tables += ("curves", config.curved_share, _TOLD)
+            tables += ("curves", config.curved_share, _TOLD, CURVES)
         endless = dataclasses.replace(config, num_clips=1)
         self._origin = hashlib.sha256(repr((endless, tables)).encode()).hexdigest()[:16]
 

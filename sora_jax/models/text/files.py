@@ -20,7 +20,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.models.interop.weights import listed, read_shapes
 from sora_jax.models.text.pieces import JsonPieces, Pieces, SentencePieces
 
-_GIVE = "give text.weights a folder with model.safetensors, config.json and tokenizer.json, or a .safetensors file"
+_GIVE = "give a folder with model.safetensors, config.json and tokenizer.json, or a .safetensors file"
 # Where the weights lie in a folder, and where a model's root has its text encoder.
 _WEIGHTS = ("model.safetensors", "text_encoder/model.safetensors")
 _TOKENIZER_FOLDERS = (".", "tokenizer", "../tokenizer", "google/umt5-xxl")
