@@ -347,7 +347,7 @@ def get_config() -> ConfigDict:
     sampling.refiner = refiner = ConfigDict()  # of runs with context.kinds ("low",), which see the small, slow video
     # (of `refine`, upscale, interpolate) as they make the large one; others start from it under noise
     refiner.level = 0.15  # of noise on the small one, in [0, 1]: more changes what it shows
-    refiner.steps = placeholder(int)  # of the solver, 1 or more; None: sampling.steps
+    refiner.steps = placeholder(int)  # of the solver, 1 or more; None: sampling.context_steps
     refiner.tile = placeholder(int)  # px, height and width of what is made at once: larger frames in tiles that overlap
     # by a quarter, which take less memory and more time (untried); None: whole frames
     sampling.captioner = placeholder(
@@ -361,6 +361,8 @@ def get_config() -> ConfigDict:
     guidance.rescale = 0.0  # share of the correction of contrast, in [0, 1] (untried)
     sampling.low_guidance = placeholder(float)  # scale below the boundary of a public model with two experts
     sampling.known_guidance = 4.0  # scale where a part is given, which guidance leaves out with the text
+    sampling.context_steps = placeholder(int)  # of the solver where clips are beside, 1 or more: in many steps what is
+    # made drifts away from them; None: sampling.steps
     sampling.forget_context = False  # whether it leaves out clips beside with the text too, and so leads towards them
 
     c.scaling = scaling = ConfigDict()  # a study of how the loss falls with compute (docs/scaling.md): the runs of

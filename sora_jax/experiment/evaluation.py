@@ -77,6 +77,8 @@ DRAWN = "shapes"
 def changed(settings: Settings, *, draws: int | None = None, guidance: float | None = None, **solver: Any) -> Settings:
     """Returns the settings with other samples: draws of each prompt, scale of the guidance; other keys of sampling."""
     given = {name: value for name, value in solver.items() if value is not None}
+    if "steps" in given:
+        given["context_steps"] = None
     sampling, evaluation = dataclasses.replace(settings.sampling, **given), settings.evaluation
     if guidance is not None:
         sampling = dataclasses.replace(sampling, guidance=dataclasses.replace(sampling.guidance, scale=guidance))

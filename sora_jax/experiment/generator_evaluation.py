@@ -132,6 +132,7 @@ class GeneratorJudge:
         self._sampler = models.sampler(solver)
         self._exact = models.sampler(dataclasses.replace(solver, cache=0.0))
         self._facts = {**models.facts(), "solver": f"{sampling.solver} {sampling.steps}"}
+        self._facts_beside = {**self._facts, "solver": f"{sampling.solver} {sampling.context_steps or sampling.steps}"}
         self._folder = models.workdir.path / "samples" / "evaluation"
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -182,13 +183,13 @@ class GeneratorJudge:
         """Returns how much is won by refining, on `count` held-out clips and as many prompts."""
         world = self._world(limits, count=count)
         judged = judge_refining(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
-        return self._show_each("refine", judged) | self._facts
+        return self._show_each("refine", judged) | self._facts_beside
 
     def control(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns how well controls are followed, on `count` held-out clips and as many prompts."""
         world = self._world(limits, count=count)
         judged = judge_control(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
-        return self._show_each("control", judged) | self._facts
+        return self._show_each("control", judged) | self._facts_beside
 
     def expansion(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns what the captioner makes of short prompts, of `count` cases at most, and how that is followed.

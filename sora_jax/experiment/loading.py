@@ -341,6 +341,7 @@ def solver_config(settings: Settings) -> SolverConfig:
         experts=_experts(settings),
         keeps_known=settings.model is not None,
         forgets_context=sampling.forget_context,
+        context_steps=sampling.context_steps,
     )
 
 

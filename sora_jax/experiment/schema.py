@@ -156,6 +156,7 @@ class SamplingConfig:
     low_guidance: float | None
     known_guidance: float
     forget_context: bool
+    context_steps: int | None
     refine: tuple[tuple[str, int], ...] | None
     refiner: RefinerConfig
     cache: float
@@ -173,6 +174,8 @@ class SamplingConfig:
         if self.cache < 0:
             raise UserError(f"cache {self.cache:g} is negative; 0 is none")
         check_refinements(self.refine or ())
+        if self.context_steps is not None:
+            at_least_one(self, "context_steps")
         if self.known_guidance < 0:
             raise UserError(f"known_guidance {self.known_guidance:g} is negative; 1 is no guidance")
         if self.low_guidance is not None and self.low_guidance < 0:

@@ -137,6 +137,8 @@ class Session:
         """Returns the configured solver but for what is given; raises UserError for what no solver can be."""
         given = {"method": solver, "steps": steps, "cache": cache}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if steps is not None:
+            changes["context_steps"] = None
         if solver not in (None, *METHODS):
             raise UserError(f"solver {solver!r} is not one of: {', '.join(METHODS)}")
         return dataclasses.replace(solver_config(self.settings), **changes)

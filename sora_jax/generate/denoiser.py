@@ -36,6 +36,7 @@ class SolverConfig:
       experts: The boundary and the scale of guidance below it, where two models share the levels; None: there is one.
       keeps_known: Whether guidance leaves out the text alone, and not what is given with it.
       forgets_context: Whether it leaves out clips beside with the text.
+      context_steps: Of the solver where clips are beside; None: `steps`.
     """
 
     steps: int
@@ -48,6 +49,7 @@ class SolverConfig:
     experts: tuple[float, float] | None = dataclasses.field(default=None, repr=False)
     keeps_known: bool = dataclasses.field(default=False, repr=False)
     forgets_context: bool = dataclasses.field(default=False, repr=False)
+    context_steps: int | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         if self.experts is not None and (self.cache > 0 or self.method == "heun" or self.grid is None):
@@ -57,8 +59,9 @@ class SolverConfig:
             )
 
     def facts(self) -> dict[str, Any]:
-        """Returns how it solves, as the flags of `sample` say it."""
-        return {"solver": self.method, "steps": self.steps, **({"cache": self.cache} if self.cache else {})}
+        """Returns how it solves, as the flags of `sample` and keys of `sampling` say it."""
+        beside = {"context_steps": self.context_steps} if self.context_steps is not None else {}
+        return {"solver": self.method, "steps": self.steps, **beside, **({"cache": self.cache} if self.cache else {})}
 
     def schedule(self, tokens: jax.Array | int, *, start: jax.Array | float = 1.0) -> jax.Array:
         """Returns the noise levels of canvases of so many tokens; where guidance begins and ends there is one.

@@ -78,7 +78,8 @@ class ExpertsSampler(Sampler):
     def _solve_all(self, params: Params, batches: list[CanvasBatch], steps: int) -> list[np.ndarray]:
         del params
         if steps != self._config.steps:
-            raise UserError(f"two experts take {self._config.steps} steps: leave out refiner.steps {steps}")
+            said = "leave out sampling.context_steps and refiner.steps, of which one says"
+            raise UserError(f"two experts take {self._config.steps} steps: {said} {steps}")
         start = float(min(np.min(batch.strength_BS) for batch in batches))  # of absent canvases it is 1
         turn = self._grid.above(self._boundary, steps, start=start)
         carries: list[Any] = [None] * len(batches)

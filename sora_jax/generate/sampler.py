@@ -153,7 +153,8 @@ class Sampler:
         """Returns the normalised latent (T, H, W, C), float32, of each canvas, in order."""
         found: dict[int, np.ndarray] = {}
         # Rows of canvases with clips beside are another program, as are other steps: the others keep theirs.
-        kinds = [(bool(canvas.context), canvas.steps or self._config.steps) for canvas in canvases]
+        usual = {False: self._config.steps, True: self._config.context_steps or self._config.steps}
+        kinds = [(beside := bool(canvas.context), canvas.steps or usual[beside]) for canvas in canvases]
         for kind in sorted({*kinds}):
             numbers = [number for number, one in enumerate(kinds) if one == kind]
             parts = max(len(canvases[number].context) for number in numbers)

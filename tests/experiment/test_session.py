@@ -1,10 +1,13 @@
 """A run from Python: two calls to a clip, and everything else that a command does."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +18,9 @@ import sora_jax
 from sora_jax.core.errors import UserError
 from sora_jax.data.media.guarded import GuardedReader
 from sora_jax.data.media.writer import write_clip
-from sora_jax.experiment import models
+from sora_jax.experiment import evaluation, models
 from sora_jax.experiment.sample_files import write_samples
+from sora_jax.experiment.session import Session
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request, make_requests, read_requests
 from sora_jax.video import latents
@@ -234,6 +238,16 @@ def test_what_only_a_whole_video_tells_is_said_with_its_line(run, tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(UserError, match=r"late.jsonl, line 2: .*short.gif has 3 frames and loop needs 5 or more"):
         write_samples(run, read_requests(path), solver=run.solver(steps=1), source=str(path))
+
+
+def test_steps_that_are_asked_for_count_beside_clips_as_well(run):
+    session: Any = Session
+    sampling = dataclasses.replace(run.settings.sampling, context_steps=4)
+    one = types.SimpleNamespace(settings=dataclasses.replace(run.settings, sampling=sampling))
+    assert session.solver(one).facts() == {**run.solver().facts(), "context_steps": 4}
+    assert session.solver(one, steps=9).facts() == {**run.solver().facts(), "steps": 9}
+    assert evaluation.changed(one.settings, steps=9).sampling.context_steps is None
+    assert evaluation.changed(one.settings, guidance=2.0).sampling.context_steps == 4
 
 
 def test_a_name_that_is_no_utf_8_is_written_out(run, tmp_path, monkeypatch):

@@ -211,6 +211,7 @@ def test_what_a_model_can_make_is_what_it_was_trained_on(toy_config):
         ({"sampling.window": 0}, "window 0 must be at least 1, or None"),
         ({"sampling.known_guidance": -1.0}, "known_guidance -1 is negative"),
         ({"sampling.cache": -1.0}, "cache -1 is negative"),
+        ({"sampling.context_steps": 0}, "context_steps is 0: it must be at least 1"),
         ({"evaluation.tasks": 1}, "evaluation.tasks 1 must be 0, or 2 to 72"),
     ],
 )

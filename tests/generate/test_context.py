@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sora_jax.core.tree import abstract_model
+from sora_jax.generate import sampler as sampler_module
 from sora_jax.generate.apart import set_apart
 from sora_jax.generate.canvas import ContextPart, lay_out
 from sora_jax.generate.sampler import Sampler, make_solver
@@ -137,6 +139,19 @@ def test_guidance_sees_clips_beside_at_their_own_level():
     (batch,), _ = lay_out([SEEING], PARTS, rows=2)
     keeping = solver_of(dataclasses.replace(WITHOUT_TEXT, keeps_known=True))(seeing()[1], batch)
     np.testing.assert_allclose(keeping, solved(SEEING)[1], atol=1e-5)
+
+
+def test_canvases_with_clips_beside_may_have_other_steps_but_for_those_that_say_their_own(monkeypatch):
+    def make(structure, config, *, dtype):
+        return lambda params, batch: np.full_like(batch.pack["tokens_BLP"], config.steps)
+
+    monkeypatch.setattr(sampler_module, "make_solver", make)
+    codec: Any = None
+    canvases = [SEEING, OTHERS[1], dataclasses.replace(SEEING, steps=7)]
+    for context_steps, wanted in ((5, [5, 3, 7]), (None, [3, 3, 7])):
+        config = dataclasses.replace(SOLVER, steps=3, context_steps=context_steps)
+        maker = Sampler(None, codec, LAYOUT, rows=2, config=config, dtype=jnp.dtype(jnp.float32))
+        assert [float(latent.mean()) for latent in maker.latents({}, canvases)] == wanted
 
 
 @pytest.mark.slow
