@@ -13,7 +13,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from absl import app, flags, logging
 
-from sora_jax.core.config_files import define_config, given_config
+from sora_jax.core.config_files import define_config, given_config, settle_none
 from sora_jax.core.errors import UserError, report
 from sora_jax.core.paths import expanded
 from sora_jax.core.platforms import leave_out_tpu
@@ -216,9 +216,9 @@ def _parse_flags(argv: Sequence[str], renamed: dict[str, str]) -> list[str]:
             if name in renamed:
                 raise UserError(f"--{name} is now --{renamed[name]}: pass that")
         rest = flags.FLAGS(list(argv))
-        if "config" in flags.FLAGS:
-            # A file that cannot be read says so only when it is looked into.
-            _ = "run" in (flags.FLAGS["config"].value or ())
+        # A file that cannot be read says so only when it is looked into.
+        if "config" in flags.FLAGS and "run" in (flags.FLAGS["config"].value or ()):
+            settle_none("config")
         return rest
     except SystemExit:  # after --help, which absl ends as if it had failed
         sys.exit(0)

@@ -16,6 +16,29 @@ flags.disclaim_key_flags()
 _PLACES = (Path(__file__).parents[1] / "shipped", Path(__file__).parents[2])
 
 
+class _OrNone(flags.ArgumentParser[Any]):
+    """What another parser reads; `None` is None, which configs say for what is off."""
+
+    def __init__(self, parser: flags.ArgumentParser[Any]):
+        self._parser = parser
+
+    def parse(self, argument: Any) -> Any:
+        """Returns the value; raises as the other parser."""
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        """Returns what the flag takes, as in helps of absl."""
+        return self._parser.flag_type()
+
+
+# How a key of one value is read. A key of several is read by ml_collections; see `settle_none`.
+_OR_NONE = {
+    int: _OrNone(flags.IntegerParser()),
+    float: _OrNone(flags.FloatParser()),
+    str: _OrNone(flags.ArgumentParser[str]()),
+}
+
+
 def define_config(name: str, default: str, help_: str) -> Any:
     """Returns the flag `--name` of a config file, whose keys are flags as well, for `core.commands`.
 
@@ -24,7 +47,21 @@ def define_config(name: str, default: str, help_: str) -> Any:
     """
     _make_importable()
     sys.argv[1:] = found_in(sys.argv[1:], flag=name)
+    for kind, parser in _OR_NONE.items():
+        config_flags.register_flag_parser_for_type(kind, parser)
     return config_flags.DEFINE_config_file(name, find_config(default), help_)
+
+
+def settle_none(name: str) -> None:
+    """Sets keys to None whose value on the command line is `None`, of the flag `--name` of a config file.
+
+    Those of one value are read so; those of several come as a tuple of one.
+    """
+    config: Any = flags.FLAGS[name].value
+    overrides = config_flags.get_override_values(flags.FLAGS[name])
+    for key in [key for key, value in overrides.items() if value == (None,)]:
+        overrides[key] = None
+        config.update_from_flattened_dict({key: None})
 
 
 def find_config(name: str, places: Sequence[Path] = _PLACES) -> str:

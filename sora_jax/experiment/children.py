@@ -43,7 +43,7 @@ class Child:
 
     Attributes:
       name: Of its folder.
-      changes: Values, by full names of keys, that are not the study's; none is None, which a command line cannot say.
+      changes: Values, by full names of keys, that are not the study's.
       until: The last kind of stage that it runs; None: all, and it is evaluated.
     """
 

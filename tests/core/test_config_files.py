@@ -61,3 +61,26 @@ def test_commands_find_their_configs_from_another_folder(tmp_path):
         command = [sys.executable, "-c", script, *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
         assert done.stdout.strip() == said, done.stderr
+
+
+def test_the_command_line_says_none_of_keys_of_any_type(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from configs import base\n\ndef get_config():\n    c = base.get_config()\n"
+        "    c.data.update(path='x', fps=8.0)\n    c.shapes.seed = 3\n    return c\n"
+    )
+    script = (
+        "import sys; sys.argv = ['x', *sys.argv[1:]]\n"
+        "from sora_jax.core.commands import Flags, run_command\nflags = Flags()\n"
+        "flag = flags.config('config', 'configs/base.py', '')\n"
+        "run_command(lambda _: print([flag.value.data.path, flag.value.data.fps, flag.value.shapes.seed, "
+        "flag.value.shapes.caption_faults], [*flag.given.values()]), flags)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    keys = ("data.path", "data.fps", "shapes.seed", "shapes.caption_faults")
+    for word, said in (
+        ("None", "[None, None, None, None] [None, None, None, None]"),
+        ("7", "['7', 7.0, 7, (7,)] ['7', 7.0, 7, (7,)]"),
+    ):
+        command = [sys.executable, "-c", script, "--config=mine.py", *(f"--config.{key}={word}" for key in keys)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == said, done.stderr
