@@ -27,7 +27,7 @@ from sora_jax.core.errors import StorageError, UserError
 from sora_jax.experiment.stage_settings import TrainStage, read_rules
 from sora_jax.models.autoencoder import AutoencoderConfig
 from sora_jax.models.roles import VECTORS
-from sora_jax.nn.lora import is_factor
+from sora_jax.nn.lora import LoraConfig, is_factor
 from sora_jax.train.state import StateMaker, TrainState, track_name
 from sora_jax.train.workdir import Workdir
 
@@ -50,6 +50,7 @@ class InitialWeights:
       track: The average.
       names: Of each parameter, its name there; None: it begins as initialised.
       prediction: What a generator there outputs (`diffusion.path.prediction`); None: its config does not say.
+      adapter_scale: What the adapters that are taken from there are multiplied by; None: none are.
     """
 
     folder: epath.Path
@@ -57,6 +58,7 @@ class InitialWeights:
     track: str
     names: dict[str, str | None]
     prediction: str | None
+    adapter_scale: float | None
 
 
 def find_source(
@@ -96,8 +98,18 @@ def find_source(
             f"stages.{name} cannot start from {directory}: {leaves.first_lines(problems)}; say in "
             f"stages.{name}.start_rules where to find a parameter, 'REGEX -> NAME', or to leave it, 'REGEX -> {_FRESH}'"
         )
+    taken, lora = set(names.values()), config.get("transformer", {}).get("lora")
+    if lost := [theirs for theirs in there if is_factor(theirs) and theirs not in taken and theirs not in params]:
+        raise UserError(
+            f"stages.{name} cannot start from {directory}: it has adapters that this config has not, and without them "
+            f"its weights are not what was trained ({leaves.first_lines(lost)}): give transformer.lora what it says "
+            f"there, {lora}, or start from the run that the adapters were trained on"
+        )
     prediction = config.get("diffusion", {}).get("path", {}).get("prediction")
-    return InitialWeights(folder=folder, step=step, track=track, names=names, prediction=prediction)
+    scale = LoraConfig(**lora).scale if lora and any(map(is_factor, filter(None, taken))) else None
+    return InitialWeights(
+        folder=folder, step=step, track=track, names=names, prediction=prediction, adapter_scale=scale
+    )
 
 
 def inherit(name: str, stage: TrainStage, maker: StateMaker, key: jax.Array) -> TrainState:

@@ -58,6 +58,13 @@ def _check_sources(run: Run) -> None:
                     f"stages.{name}.start_from: the network in {source.folder} outputs {there} and that of this config "
                     f"{here}: pass --config.diffusion.path.prediction={there}"
                 )
+            scale, lora = source.adapter_scale, run.settings.transformer.lora
+            if scale is not None and lora is not None and scale != lora.scale:
+                alpha = scale * (lora.rank or 1)
+                raise UserError(
+                    f"stages.{name}.start_from: the adapters in {source.folder} are multiplied by {scale:g}, and those "
+                    f"of this config by {lora.scale:g}: pass --config.transformer.lora.alpha={alpha:g}"
+                )
 
 
 def _is_done(run: Run, name: str, until: str | None) -> bool:

@@ -212,6 +212,26 @@ def test_stages_of_a_run_begin_with_what_their_config_names(toy_config, tmp_path
 
 
 @one_device()
+def test_adapters_of_the_other_run_are_taken_as_they_were_trained_or_the_stage_is_refused(toy_config, tmp_path):
+    def with_lora(**lora):
+        config = toy_config()
+        config.stages.images.start_from = str(tmp_path / "adapters")
+        config.transformer.lora.update(lora)
+        return a_run(config, tmp_path / "run")
+
+    config = toy_config()
+    config.transformer.lora.update(rank=2, alpha=4.0)
+    config.stages.images.update(start_from="weights", trainable=".*")
+    save_stage(config, "images", tmp_path / "adapters")
+    stages._check_sources(with_lora(rank=2, alpha=4.0))
+    with pytest.raises(UserError, match=r"multiplied by 2, and .* by 1: pass --config.transformer.lora.alpha=4$"):
+        stages._check_sources(with_lora(rank=2))
+    for lora in ({}, {"rank": 2, "alpha": 4.0, "targets": "mlp_in"}):
+        with pytest.raises(UserError, match=r"attn1.*lora_a.* give transformer.lora .*'rank': 2.* or start from"):
+            stages._check_sources(with_lora(**lora))
+
+
+@one_device()
 def test_a_stage_with_another_optimizer_keeps_weights_and_averages_and_begins_with_new_moments(toy_config, tmp_path):
     config = toy_config()
     config.stages.videos.optimizer.name = "adamw"
