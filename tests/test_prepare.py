@@ -16,6 +16,7 @@ from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment import run as runs
 from sora_jax.experiment.kinds.prepare import _check_cut_alike
 from sora_jax.experiment.settings import read_settings
+from sora_jax.preparation.encode import Share
 from sora_jax.train.workdir import Workdir
 from tests.small import one_device
 
@@ -228,6 +229,17 @@ def test_what_is_wrong_with_a_collection_is_told(two_collections, key, value, sa
     two_collections.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=said.replace("(", r"\(")):
         read_settings(two_collections)
+
+
+def test_a_run_that_prepares_no_clips_has_no_share_of_them_and_no_captions_to_write(toy_config, tmp_path):
+    config = toy_config()
+    config.run = ("autoencoder",)
+    said = "no stage of the run autoencoder prepares clips: name one in config.run, such as prepare"
+    with pytest.raises(UserError, match=said):
+        runs.prepare_share(config, tmp_path, Share(index=0, count=2))
+    with pytest.raises(UserError, match=said):
+        runs.rewrite_captions(config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["main", "a/b", "Stills"])

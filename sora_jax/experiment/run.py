@@ -22,7 +22,13 @@ from sora_jax.experiment.evaluation import evaluate
 from sora_jax.experiment.heldout import count_heldout
 from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.kinds.base import Run
-from sora_jax.experiment.kinds.prepare import PrepareKind, clips_of_share, encode_share, reword_all
+from sora_jax.experiment.kinds.prepare import (
+    PrepareKind,
+    check_prepares,
+    clips_of_share,
+    encode_share,
+    reword_all,
+)
 from sora_jax.experiment.machine import fit_to_machine
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.preflight import check_start
@@ -136,9 +142,10 @@ def _train_and_evaluate(run: Run, *, until: str | None, evaluated: bool, began: 
 def prepare_share(config: ConfigDict, path: str | os.PathLike[str], share: Share, *, fresh_data: bool = False) -> None:
     """Encodes the clips of one process's share, beside other processes; `run(..., until="prepare")` ends the stage.
 
-    `fresh_data` as there. Raises UserError while the autoencoder is not trained.
+    `fresh_data` as there. Raises UserError while the autoencoder is not trained, and where no stage prepares clips.
     """
     settings = read_settings(config)
+    check_prepares(settings)
     collections = open_collections(settings)
     cache = use_compilation_cache()
     with Workdir(path, part=share.name) as workdir:
@@ -159,9 +166,10 @@ def rewrite_captions(config: ConfigDict, path: str | os.PathLike[str]) -> None:
     """Writes captions that changed since clips were prepared into the shards, with the latents that are there.
 
     Stages in progress then go on with them. Raises UserError where nothing is prepared, where clips are new, gone or of
-    another size, and where no caption changed and no file of captions is named.
+    another size, where no caption changed and no file of captions is named, and where no stage prepares clips.
     """
     settings = read_settings(config)
+    check_prepares(settings)
     collections = open_collections(settings)
     use_compilation_cache()
     with Workdir(path) as workdir:

@@ -254,6 +254,16 @@ def prepare_stages(settings: Settings) -> list[PrepareStage]:
     return [stage for stage in stages if isinstance(stage, PrepareStage)]
 
 
+def check_prepares(settings: Settings) -> None:
+    """Raises UserError where no stage of the run encodes clips."""
+    if not prepare_stages(settings):
+        named = ", ".join(name for name, stage in settings.stages.items() if isinstance(stage, PrepareStage))
+        raise UserError(
+            f"no stage of the run {', '.join(settings.run)} prepares clips: name one in config.run"
+            f"{f', such as {named}' if named else ', of the kind prepare'}"
+        )
+
+
 def prepare_names(settings: Settings) -> list[str]:
     """Returns the names of these stages."""
     return [name for name in settings.run if isinstance(settings.stages[name], PrepareStage)]
