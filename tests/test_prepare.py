@@ -14,7 +14,8 @@ from sora_jax.core.errors import UserError
 from sora_jax.data.media.writer import write_clip
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment import run as runs
-from sora_jax.experiment.kinds.prepare import _check_cut_alike
+from sora_jax.experiment.datasets import open_collections
+from sora_jax.experiment.kinds.prepare import _check_cut_alike, _take_over
 from sora_jax.experiment.settings import read_settings
 from sora_jax.preparation.encode import Share
 from sora_jax.train.workdir import Workdir
@@ -214,6 +215,14 @@ def test_clips_that_were_cut_otherwise_are_not_taken_over(two_collections, tmp_p
     two_collections.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=said):
         _check_cut_alike(read_settings(two_collections), other)
+
+
+def test_a_collection_that_the_other_run_has_not_is_left_to_be_encoded(two_collections, toy_workdir, tmp_path):
+    two_collections.autoencoder.start_from = two_collections.stages.prepare.start_from = str(toy_workdir)
+    settings, here = read_settings(two_collections), Workdir(tmp_path / "run")
+    _take_over(settings, here, open_collections(settings), settings.text_encoder.tokenizer.recipe)
+    assert len(list(here.prepared().glob("*.arrayrecord"))) == 3
+    assert not here.prepared("stills").exists()
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from sora_jax.preparation.captions import prepare_captions
 from sora_jax.preparation.encode import Share, finish, header, prepare
 from sora_jax.preparation.sharing import take_prepared
 from sora_jax.train.progress import Part
-from sora_jax.train.workdir import Workdir
+from sora_jax.train.workdir import MAIN, Workdir
 
 # Of a collection: what its clips are cut to before they are encoded.
 _CUT = ("max_frames", "fps", "min_tokens", "max_tokens", "square_crop")
@@ -169,7 +169,10 @@ def encode_share(
 def _take_over(
     settings: Settings, workdir: Workdir, collections: Sequence[Collection], made_with: Mapping[str, object]
 ) -> None:
-    """Takes over what the run that the stage names prepared, if it names one; see `preparation.sharing`."""
+    """Takes over what the run that the stage names prepared, if it names one; see `preparation.sharing`.
+
+    Collections that it has not are left to be encoded.
+    """
     stage = prepare_stages(settings)[0]
     if stage.start_from is None:
         return
@@ -177,8 +180,9 @@ def _take_over(
 
     def take() -> None:
         _check_cut_alike(settings, start)
-        for one in collections:
-            take_prepared(start.prepared(one.name), workdir.prepared(one.name), made_with)
+        there = {MAIN, *start.config().get("more_data", {})}
+        for name in (one.name for one in collections if one.name in there):
+            take_prepared(start.prepared(name), workdir.prepared(name), made_with)
 
     from_first("clips that another run prepared", take)
 
