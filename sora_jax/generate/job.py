@@ -29,7 +29,7 @@ from sora_jax.generate.control import (
 )
 from sora_jax.generate.given import Read, in_time, read_file
 from sora_jax.generate.limits import ModelLimits
-from sora_jax.generate.masks import check_mask_size, mask_as_long, whiter
+from sora_jax.generate.masks import check_mask_size, mask_as_long, mask_of_size
 from sora_jax.generate.request import Request
 from sora_jax.generate.showing import check_shown, size_of_area
 from sora_jax.generate.tracks import read_tracks
@@ -137,7 +137,8 @@ def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> J
         clips = [covering(clip, size) for clip in clips]
         image, last = (None if one is None else covering(one, size) for one in (image, last))
         _check_room(request, limits, clips, rates, fps)
-        mask = None if mask is None else in_time(whiter(covering(mask, size)), rates[0], fps)
+        if request.mask is not None and mask is not None:
+            mask = mask_of_size(request.mask, mask, size, rate=rates[0], fps=fps)
         clips = [in_time(clip, rate, fps) for clip, rate in zip(clips, rates, strict=True)]
     before, frames = _settle_frames(request, limits, clips, fps, default=frames_of(controls, limits, tracks))
     check_controls(controls, size=size, fps=fps, frames=frames)

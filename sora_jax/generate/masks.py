@@ -6,6 +6,8 @@ Letters: T H W C frames, rows, columns, colours of pixels.
 import numpy as np
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.clips import covering
+from sora_jax.generate.given import in_time
 
 # A mask is white where its mean over colours is over this.
 _WHITE = 127
@@ -30,6 +32,20 @@ def mask_as_long(path: str, pixels_THWC: np.ndarray, clip: np.ndarray) -> np.nda
     if not whiter(pixels_THWC).any():
         raise UserError(f"the mask {path} is black: nothing would be made; white says where to fill in")
     return np.broadcast_to(pixels_THWC, clip.shape)
+
+
+def mask_of_size(path: str, pixels_THWC: np.ndarray, size: tuple[int, int], *, rate: float, fps: float) -> np.ndarray:
+    """Returns bool (T, H, W): where a mask at `rate` is white once it is scaled and cut to `size`, at `fps`.
+
+    Raises UserError where that is nowhere.
+    """
+    mask_THW = in_time(whiter(covering(pixels_THWC, size)), rate, fps)
+    if not mask_THW.any():
+        raise UserError(
+            f"the mask {path} is black where the video is scaled and cut to {size[0]}x{size[1]} px, at {fps:g} frames "
+            "per second: nothing would be made; give another --size or --fps, or another mask"
+        )
+    return mask_THW
 
 
 def whiter(pixels_THWC: np.ndarray) -> np.ndarray:

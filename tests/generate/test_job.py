@@ -289,6 +289,15 @@ def test_what_the_first_frames_tell_is_said_before_the_whole_video_is_read(files
         check_request(Request(task=task, prompt=RED, video=(str(files / "a.gif"),), **asked), LIMITS)
 
 
+def test_a_mask_of_which_no_white_is_left_is_refused(files):
+    write_clip(files / "rim.png", np.pad(np.full((1, 8, 1, 3), 255, np.uint8), ((0, 0), (0, 0), (0, 7), (0, 0))), fps=1)
+    with pytest.raises(UserError, match=r"rim.png is black where the video is scaled and cut to 8x4 px, at 5 frames"):
+        read(files, "fill", video=("a.gif",), mask="rim.png", size="8x4")
+    mask_THW = read(files, "fill", video=("a.gif",), mask="rim.png").mask_THW
+    assert mask_THW is not None
+    assert mask_THW.any()
+
+
 def test_what_comes_out_is_known_from_the_first_frames(files):
     given = {"prompt": RED, "video": (str(files / "a.gif"),)}
     assert check_request(Request(task="upscale", frames=1, **given), LIMITS) == (True, (16, 16))
