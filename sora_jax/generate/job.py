@@ -111,6 +111,8 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
     _check_duration(longest, limits, size=size, fps=fps)
     drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=longest)
     before, frames = _settle_frames(request, limits, clips, fps, default=limits.frames)
+    if request.enlarges:
+        _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     adds = request.task in ("extend", "loop", "connect")
     if adds:
         _check_duration(before + frames, limits, size=size, fps=fps)
@@ -274,10 +276,17 @@ def _check_room(
 
 
 def _settle_rate(request: Request, *, frames: int, fps: float) -> tuple[float, int]:
-    """Returns (frames per second, frames) of a video of `frames` at `fps` that keeps its duration."""
+    """Returns (frames per second, frames) of a video of `frames` at `fps` that keeps its duration.
+
+    Raises UserError where several frames are asked for of one.
+    """
     intervals = frames - 1
+    if request.frames is not None and request.frames > 1 and not intervals:
+        raise UserError(
+            f"{request.video[0]} has one frame, which has no duration to keep, and {request.frames} frames are asked "
+            "for: leave out --frames, or animate it"
+        )
     if request.frames is not None and intervals:
-        # One frame has no duration to keep.
         return (fps * (request.frames - 1) / intervals if request.frames > 1 else fps), request.frames
     if request.fps is not None:
         return request.fps, 1 + round(intervals * request.fps / fps)

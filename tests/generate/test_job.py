@@ -289,6 +289,14 @@ def test_what_the_first_frames_tell_is_said_before_the_whole_video_is_read(files
         check_request(Request(task=task, prompt=RED, video=(str(files / "a.gif"),), **asked), LIMITS)
 
 
+@pytest.mark.parametrize("task", ["upscale", "interpolate"])
+def test_of_one_frame_no_more_are_made_in_the_same_time(files, task):
+    said = r"image.png has one frame, .* and 5 frames are asked for: leave out --frames, or animate it"
+    with pytest.raises(UserError, match=said):
+        check_request(Request(task=task, video=(str(files / "image.png"),), frames=5), LIMITS)
+    assert read(files, task, video=("image.png",), fps=24.0).frames == 1
+
+
 def test_a_mask_of_which_no_white_is_left_is_refused(files):
     write_clip(files / "rim.png", np.pad(np.full((1, 8, 1, 3), 255, np.uint8), ((0, 0), (0, 0), (0, 7), (0, 0))), fps=1)
     with pytest.raises(UserError, match=r"rim.png is black where the video is scaled and cut to 8x4 px, at 5 frames"):
