@@ -17,6 +17,8 @@ from sora_jax.data.sources.folder_captions import read_captions
 from sora_jax.data.sources.remote import is_remote, place, reaching, read_whole
 
 T = TypeVar("T")
+# Rates of a video and of what lies beside it are the same within this share: forms of files round them differently.
+_SAME_RATE = 0.1
 
 
 class Source(Protocol):
@@ -114,10 +116,14 @@ class FolderSource(DecodedSource):
         # What only looks at a clip, small, has no use for them.
         files = {} if "short_side" in options else self._beside.get(name, {})
         for kind, file in files.items():
-            beside[kind], _ = self._decoded(file, **{key: value for key, value in options.items() if key != "tell"})
+            shared = {key: value for key, value in options.items() if key != "tell"}
+            beside[kind], rate = self._decoded(file, **shared)
             if beside[kind].shape != pixels_THWC.shape:
                 sizes = [" x ".join(map(str, one.shape[:3])) for one in (beside[kind], pixels_THWC)]
                 raise BadClip(name, f"is {sizes[1]} and {file} beside it {sizes[0]} (frames x height x width)")
+            # Of long videos the first frames alone are read: that there are as many says nothing of their times.
+            if len(pixels_THWC) > 1 and abs(rate - fps) > _SAME_RATE * fps:
+                raise BadClip(name, f"has {fps:g} frames per second and {file} beside it {rate:g}")
         return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=captions, weights=weights, source_id=name, beside=beside)
 
     def _decoded(self, name: str, **options: Any) -> tuple[np.ndarray, float]:

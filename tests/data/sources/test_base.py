@@ -186,6 +186,9 @@ def test_what_lies_beside_a_clip_is_read_with_it_and_is_no_clip(folder):
     assert again.origin(4) != origin
     with pytest.raises(BadClip, match=r"z\.gif: is 4 x 16 x 24 and z_depth\.gif beside it 3 x 16 x 24"):
         again[4]
+    write_clip(folder / "z_depth.gif", drawn(6, 120), fps=5.0)
+    with pytest.raises(BadClip, match=r"z\.gif: has 10 frames per second and z_depth\.gif beside it 5"):
+        again[4]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
