@@ -40,7 +40,10 @@ def export_transformer(models: RunModels, output: str, layout: Layout, *, dtype:
     Raises UserError where other programs would not compute what this one does, and as `save_wan`.
     """
     settings = models.settings
-    if problems := inexpressible(settings.transformer):
+    problems = inexpressible(settings.transformer)
+    if kinds := settings.context.kinds:
+        problems.append(f"Wan sees no clips beside a clip, and this one was trained with {', '.join(kinds)}")
+    if problems:
         raise UserError(f"Wan's weights cannot express this transformer: {'; '.join(problems)}")
     text_dim = settings.text_encoder.width
     shape = WanShape.of(settings.transformer, patch_width=settings.patch_width, text_dim=text_dim, layout=layout)
