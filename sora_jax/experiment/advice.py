@@ -53,6 +53,8 @@ def _of_frames(workdir: Workdir, settings: Settings) -> Iterator[str]:
         whole = 1 + (longest - 1) // time
         videos_N = latent_N > 1
         ends_N = videos_N & (latent_N == whole)
+        if (there_N := prepared.file_frames_N) is not None:
+            ends_N &= (there_N == 0) | (there_N > data.max_frames)  # or nothing follows
         share = _used_share(prepared, stride=time)
         if whole > 1 and ends_N.sum() >= _LONG * max(videos_N.sum(), 1):
             key = "data" if name not in settings.more_data else f"more_data.{name}"

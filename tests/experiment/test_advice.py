@@ -142,6 +142,16 @@ def test_windows_over_whole_files_are_not_cut_off(workdir, toy_config):
     assert advice(workdir) == []
 
 
+def test_files_that_are_read_to_their_end_are_not_cut_off(workdir):
+    (workdir.path / "prepared").rename(workdir.path / "before")
+    write_clips(workdir, [(3, PROMPT, 9), (3, PROMPT, 10), (3, PROMPT, 11)])
+    assert advice(workdir) == []
+    (workdir.path / "prepared").rename(workdir.path / "shorter")
+    write_clips(workdir, [(3, PROMPT, 9), (3, PROMPT, 11), (3, PROMPT, 0)])
+    (said,) = advice(workdir)
+    assert said.startswith("2 of 3 videos are read up to data.max_frames 10")
+
+
 def test_words_are_those_of_all_shards_and_unknown_in_older_ones(workdir):
     known = read_words(workdir.prepared())
     assert known == {"a", "red", "circle", "moves", "right", "cat", "dog"}
