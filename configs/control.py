@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     c.diffusion.noise.mean = 0.9
     c.context.kinds = ("edges", "boxes", "low")
     c.sampling.forget_context = True  # edges are followed better
-    c.sampling.context_steps = 8
+    c.sampling.context_steps = 6
     with c.unlocked():
         c.run = ("decoder", "prepare", "control")
         decoder = base.autoencoder_stage(
