@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
         )
         decoder.freeze = "encoder"
         decoder.start_from = "runs/base/checkpoints/autoencoder"
-        control = base.diffusion_stage(
+        control: Any = base.diffusion_stage(
             steps=2300,
             schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.8, final_share=0.02),
             images=0.2,
