@@ -37,8 +37,13 @@ name=${NAME:-sora-jax} zone=${ZONE:-us-east5-b} type=${TYPE:-v6e-16} runtime=${R
 read -ra options <<<"${OPTIONS:-}"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+errors=$(mktemp) archive=$(mktemp --suffix=.tar.gz)
+trap 'rm -f "$errors" "$archive"' EXIT
+
 state() {
-  gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format='value(state.state)' 2>/dev/null || true
+  gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format='value(state.state)' 2>"$errors" && return
+  # Before it is asked for there is none, which is no error.
+  grep --quiet NOT_FOUND "$errors" || cat "$errors" >&2
 }
 
 on_all() {
@@ -80,8 +85,6 @@ until now=$(state) && [[ $now == ACTIVE ]]; do
   esac
 done
 
-archive=$(mktemp --suffix=.tar.gz)
-trap 'rm -f "$archive"' EXIT
 git ls-files -z | tar --null --files-from=- --create --gzip --file="$archive"
 gcloud compute tpus tpu-vm scp "$archive" "$name:sora_jax.tar.gz" --zone="$zone" --worker=all
 

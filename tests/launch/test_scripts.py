@@ -104,6 +104,17 @@ def test_a_slice_is_asked_for_once_and_every_worker_gets_the_same_command(tmp_pa
     assert calls[-1].count("--worker=all") == 1
 
 
+@pytest.mark.parametrize(("error", "told"), [("NOT_FOUND: no such resource", False), ("you are not logged in", True)])
+def test_what_gcloud_says_against_a_question_is_told(tmp_path, error, told):
+    (tmp_path / "gcloud").write_text(f"#!/bin/sh\necho '{error}' >&2\nexit 1\n")
+    (tmp_path / "gcloud").chmod(0o755)
+    command = [LAUNCH / "tpu" / "queued.sh", "--workdir=/runs/a"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    # Once by what is asked first, where that is told, and once by the command that then fails.
+    assert (done.returncode, done.stderr.count(error)) == (1, 1 + told)
+
+
 @pytest.mark.parametrize(
     ("flags", "codes", "ends", "last"),
     [
