@@ -64,7 +64,7 @@ def clips_of_tasks(settings: Settings, part: str, count: int | None) -> int:
     if part == "tasks" and not possible:
         raise UserError("tasks need a run whose samples are videos, trained with known tokens; this is none")
     if part == "tasks":
-        return max(2, count or settings.evaluation.tasks)
+        return _two_or_more(count, settings.evaluation.tasks)
     return settings.evaluation.tasks if part == "all" and possible else 0
 
 
@@ -85,7 +85,14 @@ def clips_of_refining(settings: Settings, part: str, count: int | None) -> int:
     if part != "refine":
         return 0
     _check_videos(settings, "refining")
-    return max(2, count or settings.evaluation.clips)
+    return _two_or_more(count, settings.evaluation.clips)
+
+
+def _two_or_more(count: int | None, usual: int) -> int:
+    """Returns how many clips are judged where one is too few; UserError where one is asked for."""
+    if count == 1:
+        raise UserError("--clips=1 is too few to judge by: pass 2 or more")
+    return count or max(2, usual)
 
 
 def clips_of_expansion(settings: Settings, part: str, count: int | None) -> int:
