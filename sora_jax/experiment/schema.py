@@ -163,7 +163,7 @@ class SamplingConfig:
     captioner: str | None
 
     def __post_init__(self):
-        at_least_one(self, "steps")
+        at_least_one(self, "steps", *(["context_steps"] if self.context_steps is not None else []))
         if self.solver not in METHODS:
             raise UserError(f"solver {self.solver!r} is not one of: {', '.join(METHODS)}")
         for name, frames in (("window", self.window), ("overlap", self.overlap)):
@@ -174,12 +174,9 @@ class SamplingConfig:
         if self.cache < 0:
             raise UserError(f"cache {self.cache:g} is negative; 0 is none")
         check_refinements(self.refine or ())
-        if self.context_steps is not None:
-            at_least_one(self, "context_steps")
-        if self.known_guidance < 0:
-            raise UserError(f"known_guidance {self.known_guidance:g} is negative; 1 is no guidance")
-        if self.low_guidance is not None and self.low_guidance < 0:
-            raise UserError(f"low_guidance {self.low_guidance:g} is negative; 1 is no guidance")
+        for name, scale in (("known_guidance", self.known_guidance), ("low_guidance", self.low_guidance)):
+            if scale is not None and scale < 0:
+                raise UserError(f"{name} {scale:g} is negative; 1 is no guidance")
         if (self.grid is None) != (self.shift is None):
             raise UserError(f"grid {self.grid!r} with shift {self.shift}: give both, or neither")
         if self.fps <= 0:
