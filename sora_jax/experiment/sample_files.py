@@ -52,7 +52,8 @@ def write_samples(
     # All that can be said against a request of the command line is said before models are loaded.
     jobs = [read_job(request, limits) for request in requests] if file is None else []
     facts = models.facts()
-    book = None if file is None else _book(file, requests, paths, {**facts, "solver": repr(solver)}, codec)
+    made_by = {**facts, "solver": repr(solver), **solver.beside}
+    book = None if file is None else _book(file, requests, paths, made_by, codec)
     todo = _left(book, requests)
     asked = reword_requests(session, [requests[number] for number in todo], expand)
     jobs = [reworded(job, request, limits) for job, request in zip(jobs, asked, strict=False)]

@@ -60,8 +60,13 @@ class SolverConfig:
 
     def facts(self) -> dict[str, Any]:
         """Returns how it solves, as the flags of `sample` and keys of `sampling` say it."""
-        beside = {"context_steps": self.context_steps} if self.context_steps is not None else {}
-        return {"solver": self.method, "steps": self.steps, **beside, **({"cache": self.cache} if self.cache else {})}
+        cache = {"cache": self.cache} if self.cache else {}
+        return {"solver": self.method, "steps": self.steps, **self.beside, **cache}
+
+    @property
+    def beside(self) -> dict[str, int]:
+        """`context_steps` by its name, where it is set; its representation is without, as in books of older runs."""
+        return {} if self.context_steps is None else {"context_steps": self.context_steps}
 
     def schedule(self, tokens: jax.Array | int, *, start: jax.Array | float = 1.0) -> jax.Array:
         """Returns the noise levels of canvases of so many tokens; where guidance begins and ends there is one.

@@ -250,6 +250,15 @@ def test_steps_that_are_asked_for_count_beside_clips_as_well(run):
     assert evaluation.changed(one.settings, guidance=2.0).sampling.context_steps == 4
 
 
+def test_requests_of_a_file_are_made_again_in_other_steps_beside_clips(run, workdir, tmp_path):
+    path = tmp_path / "again.jsonl"
+    path.write_text(json.dumps({"prompt": "red", "frames": 1}))
+    for context_steps, books in ((None, 1), (2, 2), (2, 2)):
+        solver = dataclasses.replace(run.solver(steps=1), context_steps=context_steps)
+        write_samples(run, read_requests(path), solver=solver, source=str(path))
+        assert len((workdir / "samples" / "again" / "done.jsonl").read_text().splitlines()) == books
+
+
 def test_a_name_that_is_no_utf_8_is_written_out(run, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr("tqdm.tqdm.write", lambda _, text: told.append(text))
