@@ -1,7 +1,8 @@
 """Where things are: a box around each in every frame.
 
-Before a plain ground, as of the drawn world, a thing is what has one hue; it may be partly hidden. Before any other
-ground that stands still, it is the largest part of a frame that is not as the clip mostly is there.
+Before a plain ground, as of the drawn world, a thing is what has one hue; it may be partly hidden. Where nothing has
+one, and before any other ground that stands still, it is the largest part of a frame that is not as the clip mostly is
+there.
 
 Letters: N things, T H W C pixels, 4: top, left, bottom, right in px, the last two behind the box.
 """
@@ -43,7 +44,8 @@ def find_boxes(pixels_THWC: np.ndarray) -> np.ndarray:
     rim = np.concatenate([edge.reshape(-1, 3) for edge in edges])
     ground_C = np.median(rim, axis=0)
     plain = np.mean(np.all(np.abs(rim - ground_C) <= _NEAR, axis=-1)) >= _PLAIN
-    masks = _of_one_hue(pixels_THWC - ground_C.astype(np.float32)) if plain else _moving(pixels_THWC)
+    coloured = _of_one_hue(pixels_THWC - ground_C.astype(np.float32)) if plain else []
+    masks = coloured or _moving(pixels_THWC)
     tracks = [_around(mask_THW) for mask_THW in masks]
     return np.stack(tracks) if tracks else np.zeros((0, len(pixels_THWC), 4), np.float32)
 

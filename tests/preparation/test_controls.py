@@ -151,6 +151,11 @@ def test_what_moves_before_a_still_ground_has_a_box_and_a_moving_camera_none():
     boxes_NT4 = find_boxes(pixels.astype(np.uint8))
     assert boxes_NT4.shape == (1, 9, 4)
     np.testing.assert_allclose(boxes_NT4[0, 4], (8, 16, 20, 24), atol=2)
+    grey = np.full_like(pixels, 90)
+    for frame in range(9):
+        grey[frame, 8:20, 4 * frame : 4 * frame + 8] = 220
+    # What has no hue is found by its motion on a plain ground as well.
+    np.testing.assert_array_equal(find_boxes(grey.astype(np.uint8)), boxes_NT4)
     assert make("boxes", a_clip(textured(frames=9, step=(3, 5)))) is None
     assert make("boxes", a_clip(textured(frames=9))) is None
     assert make("boxes", a_clip(np.full((9, 32, 32, 3), 77))) is None
