@@ -52,8 +52,7 @@ def write_samples(
     # All that can be said against a request of the command line is said before models are loaded.
     jobs = [read_job(request, limits) for request in requests] if file is None else []
     facts = models.facts()
-    made_by = {**facts, "solver": repr(solver), **solver.beside}
-    book = None if file is None else _book(file, requests, paths, made_by, codec)
+    book = None if file is None else _book(file, requests, paths, facts, solver, codec)
     todo = _left(book, requests)
     asked = reword_requests(session, [requests[number] for number in todo], expand)
     jobs = [reworded(job, request, limits) for job, request in zip(jobs, asked, strict=False)]
@@ -94,10 +93,16 @@ def paths_of(
 
 
 def _book(
-    file: Path, requests: Sequence[Request], paths: Sequence[Path], facts: dict[str, Any], codec: str | None
+    file: Path,
+    requests: Sequence[Request],
+    paths: Sequence[Path],
+    facts: dict[str, Any],
+    solver: SolverConfig,
+    codec: str | None,
 ) -> Book:
     """Returns the book beside the files of requests; raises UserError where one would replace another file's."""
-    book = Book(paths[0].with_name("done.jsonl"), file, facts, codec=codec)
+    made_by = {**facts, "solver": repr(solver), **solver.beside}
+    book = Book(paths[0].with_name("done.jsonl"), file, made_by, codec=codec)
     for request, path in zip(requests, paths, strict=True):
         if request.output is not None:
             with line_named(request, file):
