@@ -32,7 +32,8 @@ def take_prepared(source: Path, target: Path, made_with: Mapping[str, Any]) -> i
             f"stages.prepare.start_from: {source} holds no clips that were prepared to the end: name a run that has "
             "done so, or None"
         )
-    check_same(source, read_header(source), made_with)
+    remedy = "leave stages.prepare.start_from out, and all clips are encoded, or go back to what it was prepared with"
+    check_same(source, read_header(source), made_with, remedy=remedy)
     files = sorted((path for path in source.iterdir() if path.is_file()), key=lambda path: path.suffix != _RECORDS)
     # The catalogue is of the clips there, which may be fewer: the stage writes its own.
     missing = [path for path in files if path.name != CATALOGUE_FILE and not (target / path.name).exists()]

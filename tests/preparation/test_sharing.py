@@ -60,7 +60,8 @@ def test_an_interrupted_call_is_done_again(prepared, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(prepared, tmp_path):
-    with pytest.raises(UserError, match="was prepared with something else: the autoencoder changed from a to b"):
+    said = "was prepared with something else: the autoencoder changed from a to b: leave stages.prepare.start_from out"
+    with pytest.raises(UserError, match=said):
         take_prepared(prepared, tmp_path / "second", header(Codec("b"), BYTE_TOKENIZER))
     (prepared / "catalogue.npz").unlink()
     for folder in (prepared, tmp_path / "none"):

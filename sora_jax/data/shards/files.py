@@ -210,8 +210,14 @@ def read_empty_text(directory: Path) -> Text | None:
         ) from error
 
 
-def check_same(directory: Path, header: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
-    """Raises `UserError` naming everything in `expect` that differs, such as the autoencoder."""
+def check_same(
+    directory: Path,
+    header: Mapping[str, Any],
+    expect: Mapping[str, Any],
+    *,
+    remedy: str = "prepare into a new directory, or go back to what it was prepared with",
+) -> None:
+    """Raises `UserError` naming everything in `expect` that differs, such as the autoencoder, and the remedy."""
     assert expect.keys() <= HEADER_KEYS, expect.keys()
     asked = json.loads(json.dumps(dict(expect)))
     changes = [
@@ -220,10 +226,7 @@ def check_same(directory: Path, header: Mapping[str, Any], expect: Mapping[str, 
         if key in asked and header.get(key) != asked[key]
     ]
     if changes:
-        raise UserError(
-            f"{directory} was prepared with something else: {'; '.join(changes)}: "
-            "prepare into a new directory, or go back to what it was prepared with"
-        )
+        raise UserError(f"{directory} was prepared with something else: {'; '.join(changes)}: {remedy}")
 
 
 def commit(temporary: Path, path: Path) -> None:
