@@ -27,6 +27,7 @@ from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.captioning import EncodedClip
 from sora_jax.preparation.caption_filters import DraftFilters
+from sora_jax.preparation.caption_rows import CaptionRows
 from sora_jax.preparation.drafts import Draft, Drafts
 from sora_jax.preparation.recaption import ClipDescriber, RecaptionSummary, recaption
 from sora_jax.preparation.remote_captions import RemoteDescriber
@@ -69,34 +70,36 @@ def caption_anew(request: RecaptionRequest, config: Any, changes: Mapping[str, A
       config: What counts where there is no workdir.
       changes: Values by the names of keys, which take the place of those of the workdir's config.
 
-    Raises UserError for what does not go together, `Preempted` after a signal, and as `preparation.recaption`.
+    Raises UserError for what does not go together, `Preempted` after a signal, and as `CaptionRows` and `recaption`.
     """
     _check(request)
     check_writable(request.output)
     workdir = None if request.workdir is None else Workdir(request.workdir)
     settings = read_settings(_told(request, config if workdir is None else _changed(workdir.config(), changes)))
-    collection = _clips(settings, request.output)
-    describer = _describer(request, settings, workdir, collection.limits)
-    filters = DraftFilters(
-        settings.recaption, tokenizer=settings.text_encoder.tokenizer, max_tokens=settings.text.max_tokens
-    )
-    total = min(len(collection.source), request.count or len(collection.source))
-    with StopSignal() as stop, contextlib.closing(Progress("captions", total=total, unit="clips")) as bar:
-
-        def show(done: int) -> None:
-            bar.update(done)
-            stop.check(f"captions of {done} of {total} clips are saved")
-
-        return recaption(
-            collection,
-            describer,
-            filters,
-            settings.recaption,
-            request.output,
-            count=request.count,
-            retry_failed=request.retry_failed,
-            progress=show,
+    # Before what takes its time, so that no other process writes the same file meanwhile.
+    with CaptionRows(request.output) as rows:
+        collection = _clips(settings, request.output)
+        describer = _describer(request, settings, workdir, collection.limits)
+        filters = DraftFilters(
+            settings.recaption, tokenizer=settings.text_encoder.tokenizer, max_tokens=settings.text.max_tokens
         )
+        total = min(len(collection.source), request.count or len(collection.source))
+        with StopSignal() as stop, contextlib.closing(Progress("captions", total=total, unit="clips")) as bar:
+
+            def show(done: int) -> None:
+                bar.update(done)
+                stop.check(f"captions of {done} of {total} clips are saved")
+
+            return recaption(
+                collection,
+                describer,
+                filters,
+                settings.recaption,
+                rows,
+                count=request.count,
+                retry_failed=request.retry_failed,
+                progress=show,
+            )
 
 
 def _check(request: RecaptionRequest) -> None:

@@ -31,21 +31,22 @@ CaptionRow = dict[str, Any]
 class CaptionRows:
     """The file of captions at `output`, and that of failures beside it; holds a lock between enter and exit.
 
-    Raises UserError where `output` has lines that are not of its kind, or captions of the same writer that were chosen
-    in another way, and where another process is writing it; StorageError where the disk refuses.
+    What writes them may be known later than that they are written: `begin` says who it is, before all else.
+
+    Raises UserError where `output` is no .jsonl, and on enter where another process is writing it; StorageError where
+    the disk refuses.
 
     Attributes:
       done: Names of the clips that `by` has written captions of.
       failed: Names of the clips that `by` failed at, with the reason.
     """
 
-    def __init__(self, output: Path, by: Mapping[str, str]):
+    def __init__(self, output: Path):
         if output.suffix != ".jsonl":
             raise UserError(f"--output={output} must end in .jsonl, not {output.suffix!r}")
         self.path, self.failures = output, output.with_suffix(".failed.jsonl")
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
-        self._by = dict(by)
         self._files = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -53,7 +54,18 @@ class CaptionRows:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._rows = opened.enter_context(self.path.open("a+b"))
             _lock(self._rows, self.path)
-            self._failures = opened.enter_context(self.failures.open("a+b"))
+            self._files = opened.pop_all()
+        return self
+
+    def begin(self, by: Mapping[str, str]) -> None:
+        """Reads what is there, and notes `by` with each row from now on.
+
+        Raises UserError where the file has lines that are not of its kind, or captions of the same writer that were
+        chosen in another way.
+        """
+        self._by = dict(by)
+        with _storage(self.path):
+            self._failures = self._files.enter_context(self.failures.open("a+b"))
             for row in _whole_rows(self._rows, self.path):
                 if self._is_own(row):
                     self.done.add(str(row["file"]))
@@ -61,8 +73,6 @@ class CaptionRows:
                 if row.get("by") == self._by and row.get("file") not in self.done:
                     self.failed[str(row["file"])] = str(row.get("reason"))
             _sync_folder(self.path.parent)
-            self._files = opened.pop_all()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._files.close()

@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NoReturn, Protocol
 
 from absl import logging
@@ -93,13 +92,13 @@ def recaption(
     describer: ClipDescriber,
     filters: DraftFilters,
     config: RecaptionConfig,
-    output: Path,
+    rows: CaptionRows,
     *,
     count: int | None = None,
     retry_failed: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> RecaptionSummary:
-    """Returns what was done so that each clip has its captions in `output`, or is named with the reason it has none.
+    """Returns what was done so that each clip has its captions in `rows`, or is named with the reason it has none.
 
     Clips are read in the background while others are described. What is there already, and with the same `by`, stays.
 
@@ -108,32 +107,32 @@ def recaption(
       describer: What writes.
       filters: What is good enough.
       config: Of the batches and the mix.
-      output: The file of captions; see `preparation.caption_rows`.
+      rows: The file of captions, between its enter and exit.
       count: How many clips, from the first; None: all.
       retry_failed: Whether those that failed before are tried again.
       progress: Called after each batch, when it is on the disk, with how many clips are done; it may raise.
 
-    Raises `DataError` where a larger share of the clips than is allowed has failed.
+    Raises `DataError` where a larger share of the clips than is allowed has failed, and as `CaptionRows.begin`.
     """
     source = collection.source
     numbers = range(len(source) if count is None else min(count, len(source)))
     # A table tells clips of one name not apart.
     by_name = {source.source_id(index): index for index in reversed(numbers)}
-    with CaptionRows(output, {**describer.by, CHOICE: config.choice}) as rows:
-        if retry_failed:
-            rows.forget_failed()
-        there = {*rows.done, *rows.failed}
-        todo = sorted(index for name, index in by_name.items() if name not in there)
-        summary = RecaptionSummary(clips=len(by_name), already_done=sum(name in rows.done for name in by_name))
-        work = _Work(collection, describer, filters, config, rows, summary)
-        try:
-            for done in work.batches(todo):
-                progress(len(by_name) - len(todo) + done)
-        finally:
-            summary.failed = sum(name in rows.failed for name in by_name)
-            summary.refused, summary.openings = filters.refused, filters.openings
-            print("\n".join(summary.lines(rows)), flush=True)
-        summary.check(rows, allowed=collection.limits.max_bad_share)
+    rows.begin({**describer.by, CHOICE: config.choice})
+    if retry_failed:
+        rows.forget_failed()
+    there = {*rows.done, *rows.failed}
+    todo = sorted(index for name, index in by_name.items() if name not in there)
+    summary = RecaptionSummary(clips=len(by_name), already_done=sum(name in rows.done for name in by_name))
+    work = _Work(collection, describer, filters, config, rows, summary)
+    try:
+        for done in work.batches(todo):
+            progress(len(by_name) - len(todo) + done)
+    finally:
+        summary.failed = sum(name in rows.failed for name in by_name)
+        summary.refused, summary.openings = filters.refused, filters.openings
+        print("\n".join(summary.lines(rows)), flush=True)
+    summary.check(rows, allowed=collection.limits.max_bad_share)
     return summary
 
 

@@ -8,6 +8,7 @@ from configs import base
 from sora_jax.core.errors import UserError
 from sora_jax.experiment import recaptioning
 from sora_jax.experiment.recaptioning import RecaptionRequest
+from sora_jax.preparation.caption_rows import CaptionRows
 
 REQUEST = RecaptionRequest(
     output=None, workdir=None, data=None, server="http://localhost:1", model=None, count=None, retry_failed=False
@@ -25,3 +26,11 @@ def test_a_table_is_not_written_where_it_would_be_read_before_it_is_whole(tmp_pa
     else:
         told = recaptioning._told(request, base.get_config())
         assert (told.data.source, told.data.path) == ("folder", str(tmp_path))
+
+
+def test_a_table_that_another_process_writes_is_refused_before_clips_are_listed(tmp_path):
+    folder, output = tmp_path / "clips", tmp_path / "new.jsonl"
+    folder.mkdir()  # where there is no clip, so that listing them would be refused as well
+    request = dataclasses.replace(REQUEST, data=str(folder), output=output)
+    with CaptionRows(output), pytest.raises(UserError, match="another process is writing"):
+        recaptioning.caption_anew(request, base.get_config(), {})

@@ -84,7 +84,8 @@ class Toy:
 def write(output, source, describer, *, config=CONFIG, limits=LIMITS, **options):
     filters = DraftFilters(config, tokenizer=BYTE_TOKENIZER, max_tokens=12)
     collection = Collection(name="main", source=source, limits=limits, readers=1)
-    return recaption(collection, describer, filters, config, output, **options)
+    with CaptionRows(output) as rows:
+        return recaption(collection, describer, filters, config, rows, **options)
 
 
 def rows(path):
@@ -204,7 +205,7 @@ def test_files_of_others_are_left_alone(tmp_path):
 
 def test_two_processes_do_not_write_one_file(tmp_path):
     output = tmp_path / "captions.jsonl"
-    with CaptionRows(output, {"model": "a"}), pytest.raises(UserError, match=r"another process is writing"):
+    with CaptionRows(output), pytest.raises(UserError, match=r"another process is writing"):
         write(output, Numbered(2), Toy())
 
 
