@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from sora_jax.checkpoints.frozen import params_fingerprint
 from sora_jax.core.errors import UserError
-from sora_jax.core.paths import check_writable
+from sora_jax.core.paths import check_writable, expanded
 from sora_jax.core.stop import StopSignal
 from sora_jax.data.clips import Clip
 from sora_jax.data.fitting import ClipBudget, Collection
@@ -130,11 +130,11 @@ def _told(request: RecaptionRequest, config: Any) -> Any:
         told.more_data = ConfigDict()
     told.data.prefix = None
     captions = told.data.captions
-    if captions is not None and Path(captions).absolute() == request.output.absolute():
+    if captions is not None and Path(expanded(captions)).resolve() == request.output.resolve():
         raise UserError(f"--output={request.output} is data.captions, which the clips have now: give another file")
-    folder = Path(told.data.path or ".").absolute()
+    folder = Path(expanded(told.data.path or ".")).resolve()
     is_table = told.data.source == "folder" and request.output.name.lower() in TABLE_NAMES
-    if is_table and request.output.absolute().is_relative_to(folder):
+    if is_table and request.output.parent.resolve().is_relative_to(folder):
         raise UserError(
             f"--output={request.output} would be read as the table of the folder {folder} before it is whole: give "
             "another name, such as recaptioned.jsonl, or another place"

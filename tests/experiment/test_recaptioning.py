@@ -28,6 +28,24 @@ def test_a_table_is_not_written_where_it_would_be_read_before_it_is_whole(tmp_pa
         assert (told.data.source, told.data.path) == ("folder", str(tmp_path))
 
 
+@pytest.mark.parametrize("known", ["mine.jsonl", "clips/../mine.jsonl", "link.jsonl", "~/mine.jsonl"])
+def test_the_table_that_clips_have_now_is_known_however_it_is_spelt(tmp_path, monkeypatch, known):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "mine.jsonl").touch()
+    (tmp_path / "link.jsonl").symlink_to("mine.jsonl")
+    config = base.get_config()
+    config.update_from_flattened_dict({"data.source": "folder", "data.path": "clips", "data.captions": known})
+    request = dataclasses.replace(REQUEST, output=tmp_path / "mine.jsonl")
+    with pytest.raises(UserError, match=r"is data\.captions, which the clips have now"):
+        recaptioning.caption_anew(request, config, {})
+    (tmp_path / "other").symlink_to("clips")
+    request = dataclasses.replace(REQUEST, output=tmp_path / "other" / "captions.jsonl")
+    with pytest.raises(UserError, match="would be read as the table of the folder"):
+        recaptioning.caption_anew(request, config, {})
+
+
 def test_a_table_that_another_process_writes_is_refused_before_clips_are_listed(tmp_path):
     folder, output = tmp_path / "clips", tmp_path / "new.jsonl"
     folder.mkdir()  # where there is no clip, so that listing them would be refused as well
