@@ -187,13 +187,17 @@ def _folder(settings: Settings, path: str, *, captioned: bool) -> Collection:
 
 
 def _is_trained_on(settings: Settings, path: str) -> bool:
-    """Returns whether a folder is, or lies in, one that the run was trained on, after warning of it."""
+    """Returns whether the run was trained on clips of a folder, or of one that it lies in, after warning of it."""
     folder = Path(path).resolve()
-    trained = [Path(one.path).resolve() for one in settings.collections.values() if one.path is not None]
-    found = any(folder == one or one in folder.parents for one in trained)
+    trained = [(Path(one.path).resolve(), one.source) for one in settings.collections.values() if one.path is not None]
+    # Clips in tars or records, which a folder of files may hold as well, are not read from it.
+    found = any(
+        one in (folder, *folder.parents) or (kind == "folder" and folder in one.parents) for one, kind in trained
+    )
     if found:
         logging.warning(
-            "the run was trained on %s: samples that copy it come out best, so give clips that it never saw", path
+            "the run was trained on clips of %s: samples that copy them come out best, so give clips that it never saw",
+            path,
         )
     return found
 

@@ -95,9 +95,18 @@ def test_clips_that_were_trained_on_are_told(toy_config, tmp_path, caplog):
     config.data.source, config.data.path = "folder", str(place)
     caplog.set_level(logging.WARNING)
     assert not real(read_settings(config), tmp_path, place).held_out
-    assert "samples that copy it come out best" in caplog.text
+    assert "samples that copy them come out best" in caplog.text
     with pytest.raises(UserError, match=r"no clips are held out: .* or give --reference=DIR"):
         real(read_settings(config), tmp_path)
+
+
+@pytest.mark.parametrize(("source", "told"), [("folder", True), ("webdataset", False)])
+def test_a_folder_around_clips_that_were_trained_on_is_told(toy_config, tmp_path, source, told):
+    place = folder(tmp_path / "real", 5, 5, 5)
+    (place / "more").mkdir()
+    config = toy_config()
+    config.data.source, config.data.path = source, str(place / "more")
+    assert real(read_settings(config), tmp_path, place).held_out is not told
 
 
 @pytest.mark.parametrize(
