@@ -120,8 +120,8 @@ def judge_distribution(
             made = _measured("samples", maker.read(real_clips.cases), judges, total=len(real_clips.cases))
         else:
             assert given is not None
-            facts["samples_from"] = folder
             made = _measured("samples", given.read(facts["clips"]), judges, total=min(facts["clips"], len(given)))
+            facts |= {"samples_from": folder, "samples_left_out": given.left_out}
     warnings = warnings_of(real, made, judges)
     for warning in warnings:
         logging.warning("%s", warning)

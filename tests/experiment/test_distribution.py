@@ -82,12 +82,13 @@ def test_what_a_model_made_needs_no_captions(settings, tmp_path):
 
 
 def test_as_many_given_samples_are_judged_as_there_are_real_clips(settings, tmp_path):
-    reference, made = folder(tmp_path / "real", 5, 5, 5), folder(tmp_path / "made", 5, 5, 5, 5, 5)
+    reference, made = folder(tmp_path / "real", 5, 5, 5, 3), folder(tmp_path / "made", 5, 5, 5, 3, 3)
     asked = SetComparison(reference=str(reference), samples_from=str(made))
     workdir = Workdir(tmp_path / "run")
     workdir.path.mkdir()
     found = judge_distribution(RunModels(workdir, settings), settings, asked)["distribution"]
     assert (found["clips"], found["fvd_random"]["samples"], found["drift_2"]["samples"]) == (3, 3, 3)
+    assert (found["left_out"], found["samples_left_out"]) == (1, 2)
 
 
 def test_clips_that_were_trained_on_are_told(toy_config, tmp_path, caplog):
