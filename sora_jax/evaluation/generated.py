@@ -41,6 +41,9 @@ CLIP_SCORES: dict[str, Callable[[np.ndarray, float], float | None]] = {
     },
 }
 
+# Between what each of these lies; that of any other is 0 or more.
+_RANGES = {name: (0.0, 1.0) for name in CLIP_SCORES if name != "dynamic_flow"} | {SIMILARITY: (-1.0, 1.0)}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judges:
@@ -178,7 +181,9 @@ def compare_sets(real: SetMeasures, made: SetMeasures, judges: Judges) -> dict[s
         here, there = (values[np.isfinite(values)] for values in (made_N, real.scores[name]))
         if len(here) < 2:
             continue
-        found[name] = {**mean_interval(here).facts(), "samples": len(here), "weights": digest.get(name)}
+        least, most = _RANGES.get(name, (0.0, np.inf))
+        mean = mean_interval(here, least=least, most=most)
+        found[name] = {**mean.facts(), "samples": len(here), "weights": digest.get(name)}
         if len(there):
             found[name] |= {"real": float(there.mean()), "apart": earth_mover(there, here)}
     return found

@@ -24,15 +24,18 @@ class Interval:
         return dataclasses.asdict(self)
 
 
-def around(value: float, deviation: float, *, least: float = -np.inf) -> Interval:
-    """Returns the interval of a value with a standard error; its lower end is `least` or more."""
+def around(value: float, deviation: float, *, least: float = -np.inf, most: float = np.inf) -> Interval:
+    """Returns the interval of a value with a standard error; its ends are cut to `least` and `most`.
+
+    What is cut off cannot be the value of any clips, so that the interval holds 95 % as before.
+    """
     reach = _DEVIATIONS * deviation
-    return Interval(value=value, low=max(least, value - reach), high=value + reach)
+    return Interval(value=value, low=max(least, value - reach), high=min(most, value + reach))
 
 
-def mean_interval(values_N: np.ndarray) -> Interval:
-    """Returns the mean of two values or more, one of each clip."""
-    return around(float(values_N.mean()), float(values_N.std(ddof=1)) / np.sqrt(len(values_N)))
+def mean_interval(values_N: np.ndarray, *, least: float = -np.inf, most: float = np.inf) -> Interval:
+    """Returns the mean of two values or more, one of each clip, each from `least` to `most`, with its interval."""
+    return around(float(values_N.mean()), float(values_N.std(ddof=1)) / np.sqrt(len(values_N)), least=least, most=most)
 
 
 def earth_mover(first_N: np.ndarray, second_M: np.ndarray) -> float:

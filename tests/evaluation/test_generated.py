@@ -128,6 +128,21 @@ def test_small_sets_repeats_and_other_sizes_are_told():
     assert compare_sets(real, made, PLAIN).keys() == {"fid_plain", "kid_plain"}
 
 
+def test_no_interval_leaves_the_range_of_its_score(monkeypatch):
+    monkeypatch.delitem(generated.CLIP_SCORES, "dynamic_flow")
+    still, fading = (np.zeros((6, 8, 8, 3), np.uint8) for _ in range(2))
+    fading[1::2] = 200
+    fading[3:] += 50
+    judges = dataclasses.replace(PLAIN, text=Captions())
+    clips = [(still, "1"), (still, "1"), (fading, "0.8")]
+    made = measure_set([JudgedClip(clip_THWC=one, fps=8.0, caption=caption) for one, caption in clips], judges)
+    scores = compare_sets(made, made, judges)
+    highest = ("temporal_flickering", "smoothness_blend", "clip_similarity")
+    assert [scores[name]["high"] for name in highest] == [1.0] * 3
+    assert [scores[f"drift_{distance}"]["low"] for distance in (2, 5)] == [0.0] * 2
+    assert all(one["low"] < one["value"] < one["high"] for name, one in scores.items() if "plain" not in name)
+
+
 def test_latents_drift_where_an_autoencoder_looks():
     clips = [np.random.default_rng(seed).integers(0, 200, (5, 4, 4, 3), np.uint8) for seed in range(3)]
     looking = dataclasses.replace(PLAIN, encode=lambda clip: clip[::4] / np.float32(100), stride=4)
