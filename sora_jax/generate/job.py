@@ -111,13 +111,22 @@ def check_request(request: Request, limits: ModelLimits, read: Read = read_file)
     _check_duration(longest, limits, size=size, fps=fps)
     drawn_beside(request, limits, read, tracks, size=size, fps=fps, frames=longest)
     before, frames = _settle_frames(request, limits, clips, fps, default=limits.frames)
-    if request.enlarges:
-        _settle_rate(request, frames=len(clips[0]), fps=rates[0])
     adds = request.task in ("extend", "loop", "connect")
     if adds:
         _check_duration(before + frames, limits, size=size, fps=fps)
     _check_knows(request, limits, slides=False)
-    return Outcome(not adds and (len(clips[0]) == 1 or (request.enlarges and request.frames == 1)), size)
+    return Outcome(not adds and _keeps_one(request, read, clips[0], rates[0]), size)
+
+
+def _keeps_one(request: Request, read: Read, clip: np.ndarray, rate: float) -> bool:
+    """Returns whether one frame comes of a video that begins with `clip`; raises UserError as `_settle_rate`."""
+    fps = request.fps or rate
+    if fps < rate and request.frames is None and len(clip) > 1:
+        # Of more frames than these at least two are kept.
+        clip, _ = read(request.video[0], max_frames=math.ceil(1.5 * rate / fps) + 1)
+    if request.enlarges:
+        return _settle_rate(request, frames=len(clip), fps=rate)[1] == 1
+    return len(in_time(clip, rate, fps)) == 1
 
 
 def read_job(request: Request, limits: ModelLimits, read: Read = read_file) -> Job:

@@ -313,6 +313,16 @@ def test_what_comes_out_is_known_from_the_first_frames(files):
     assert check_request(Request(prompt=RED, frames=1), LIMITS) == (True, (4, 4))
 
 
+@pytest.mark.parametrize("task", ["upscale", "interpolate", "edit", "fill"])
+@pytest.mark.parametrize("fps", [1e-9, 0.3, 0.32, 0.8, 0.84, 4.9])
+def test_a_rate_that_leaves_one_frame_makes_an_image(files, task, fps):
+    mask = {"mask": str(files / "mask.png")} if task == "fill" else {}
+    request = Request(task=task, prompt=RED, video=(str(files / "a.gif"),), fps=fps, **mask)
+    job = read_job(request, LIMITS)
+    made = job.frames if request.enlarges else len(job.clips[0])
+    assert check_request(request, LIMITS).image == (made == 1)
+
+
 def test_a_size_off_the_strides_is_refused_or_told(files, caplog):
     with pytest.raises(UserError, match=r"odd.gif: height 7 is not divisible by 2 .*; crop it first, or upscale it"):
         read(files, "interpolate", video=("odd.gif",), fps=10.0)
