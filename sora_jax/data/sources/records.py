@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -228,6 +229,8 @@ def _reader(path: AnyPath) -> ArrayRecordReader:
     if not isinstance(path, Path):
         return _open(path)
     state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError("it is no file")  # a pipe would be waited for
     return _open(path, state.st_size, state.st_mtime_ns)
 
 

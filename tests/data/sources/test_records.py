@@ -175,6 +175,15 @@ def test_a_file_that_disappears_gives_a_bad_clip(tmp_path, samples):
         source[0]
 
 
+def test_a_pipe_is_not_waited_for(tmp_path, samples):
+    write_records(tmp_path / "r" / "a.arrayrecord", samples)
+    os.mkfifo(tmp_path / "r" / "b.arrayrecord")
+    source = RecordSource(tmp_path / "r")
+    assert (len(source), source.damaged) == (3, ["b.arrayrecord holds no record that can be read: it is no file"])
+    with pytest.raises(UserError, match=r"hold no captioned clip \(the first problem: b.arrayrecord holds no record"):
+        RecordSource(tmp_path / "r" / "b.arrayrecord")
+
+
 def test_mistakes_are_one_sentence(tmp_path, samples):
     (tmp_path / "empty").mkdir()
     write_records(tmp_path / "none" / "a.arrayrecord", [])
