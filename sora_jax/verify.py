@@ -17,7 +17,7 @@ from sora_jax.checkpoints.retention import read_record
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.errors import StorageError
 from sora_jax.data.shards.prepared import PreparedSet
-from sora_jax.experiment.audit import checkpoint_faults, record_faults, shard_folders
+from sora_jax.experiment.audit import checkpoint_faults, open_shards, record_faults, shard_folders
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.progress import Progress
 from sora_jax.train.workdir import Workdir
@@ -38,7 +38,11 @@ def main(_: Sequence[str]) -> None:
         by = "unknown versions" if record is None else ", ".join(f"{n} {v}" for n, v in record.versions.items())
         print("\n".join(f"checkpoint {name}: {line}" for line in found or [f"whole, saved by {by}"]), flush=True)
     for what, folder in shard_folders(workdir, settings):
-        prepared = PreparedSet(folder)
+        prepared = open_shards(folder)
+        if not isinstance(prepared, PreparedSet):
+            faults += len(prepared)
+            print("\n".join([f"{what}: no record can be read", *prepared]), flush=True)
+            continue
         with contextlib.closing(Progress("verify", total=len(prepared), unit="records")) as progress:
             found = record_faults(prepared, progress=progress.update)
         faults += len(found)

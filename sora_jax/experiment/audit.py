@@ -17,6 +17,8 @@ from sora_jax.checkpoints.disk_space import state_bytes
 from sora_jax.checkpoints.reading import read_step, saved_leaves
 from sora_jax.core.errors import CommandError, DataError
 from sora_jax.core.mesh import MeshConfig, make_mesh
+from sora_jax.data.shards import files
+from sora_jax.data.shards.catalogue import read_catalogue
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.kinds import training
 from sora_jax.experiment.schema import Settings
@@ -99,6 +101,28 @@ def shard_folders(workdir: Workdir, settings: Settings) -> Iterator[tuple[str, P
         # The folder of one collection lies in that of the first, which need not hold any out.
         if folder.exists() and any(path.is_file() for path in folder.iterdir()):
             yield f"held-out shards of {name}", folder
+
+
+def open_shards(folder: Path) -> PreparedSet | list[str]:
+    """Returns the shards in a folder, or all that keeps their records from being read.
+
+    Raises UserError where there are none yet.
+    """
+    reads: list[tuple[Callable[[Path], object], Path]]
+    reads = [(read, folder) for read in (files.read_header, files.read_empty_text, read_catalogue)]
+    reads += [(files.read_index, path) for path in files.index_paths(folder)]
+    found = []
+    for read, path in reads:
+        try:
+            read(path)
+        except CommandError as error:
+            found.append(str(error))
+    if found:
+        return found
+    try:
+        return PreparedSet(folder)
+    except DataError as error:  # an index that the catalogue names is gone
+        return [str(error)]
 
 
 def record_faults(prepared: PreparedSet, *, progress: Callable[[int], None] = lambda done: None) -> list[str]:

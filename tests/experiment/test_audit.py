@@ -69,6 +69,24 @@ def test_one_flipped_bit_is_named(workdir, python):
     assert "where shards are damaged prepare in a new --workdir" in done.stderr
 
 
+def test_all_damage_is_named_also_where_no_record_can_be_read(workdir, python):
+    first, *_, last = sorted(workdir.prepared().glob("*.index.npz"))
+    for path in (workdir.prepared() / "header.json", first, last):
+        path.write_bytes(path.read_bytes()[:9])
+    (index,) = workdir.heldout().glob("*.index.npz")
+    index.unlink()
+    shutil.rmtree(workdir.path / "checkpoints")
+    done = python("-m", "sora_jax.verify", f"--workdir={workdir.path}")
+    assert done.returncode == 74, done.stderr
+    damaged = re.findall(r"^(?:the index )?(\S+) is damaged", done.stdout, re.MULTILINE)
+    assert damaged == [str(path) for path in (workdir.prepared() / "header.json", first, last, index)]
+    assert re.findall("^(.*): no record can be read$", done.stdout, re.MULTILINE) == [
+        "shards of main",
+        "held-out shards of main",
+    ]
+    assert "4 parts of" in done.stderr
+
+
 def test_shards_are_those_of_all_collections_that_have_some(tmp_path):
     workdir, settings = Workdir(tmp_path), types.SimpleNamespace(collections=("main", "more"))
     assert list(shard_folders(workdir, settings)) == []
