@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sora_jax.checkpoints.manifest import MANIFEST
 from sora_jax.core.config import differences
 
 # How often it reports, saves and shows, what it samples, how it is judged, where and in which pieces it computes, when
@@ -72,6 +73,11 @@ _LATER = {
 }
 # Keys of an earlier version that are gone, by their group: where they said None, nothing is lost.
 _GONE = {"transformer": ("embedding",), "diffusion": ("embedding_dropout",)}
+# On what hang the shapes of the weights of a network, or what they mean: under other values no stage starts from them.
+_NETWORK = (
+    *("autoencoder.", "transformer.", "captioner."),
+    *("text.encoder", "text.width", "text.depth", "text.heads", "diffusion.path.prediction"),
+)
 # Differences listed in the message about a workdir of another config; a typical mistake changes one or two keys.
 _MOST_LISTED = 5
 
@@ -98,7 +104,9 @@ def bound(saved: Mapping[str, Any], config: Mapping[str, Any], *, begun: Collect
     return [line for line in differences(saved, config) if not _is_free(_key(line), saved, config, begun)]
 
 
-def refusal(path: Path, lines: Sequence[str], *, saved: Mapping[str, Any], begun: Sequence[str]) -> str:
+def refusal(
+    path: Path, lines: Sequence[str], *, saved: Mapping[str, Any], config: Mapping[str, Any], begun: Sequence[str]
+) -> str:
     """Returns what to say of a workdir of another config, and how to begin another run with what is trained there."""
     listed = "; ".join(lines[:_MOST_LISTED])
     more = f" and {len(lines) - _MOST_LISTED} more" if len(lines) > _MOST_LISTED else ""
@@ -106,8 +114,8 @@ def refusal(path: Path, lines: Sequence[str], *, saved: Mapping[str, Any], begun
     # What trains after the clips were prepared goes on from these clips.
     trains = [_trains(saved["stages"][name]) for name in begun]
     prepare = trains.index(False) if False in trains else len(begun)
-    later = [name for name, one in zip(begun[prepare:], trains[prepare:], strict=True) if one]
-    if not later or any(line.startswith("autoencoder.") for line in lines):
+    later = [name for name in begun[prepare:] if any((path / "checkpoints" / name).glob(f"*/{MANIFEST}"))]
+    if not later or not {begun[prepare], later[-1]} <= config["stages"].keys() or _is_other_network(lines, saved):
         return said
     last = later[-1]
     flags = [
@@ -117,6 +125,12 @@ def refusal(path: Path, lines: Sequence[str], *, saved: Mapping[str, Any], begun
     if saved["autoencoder"].get("weights") is None:
         flags.append(f"--config.autoencoder.start_from={path}")
     return f"{said}, to which {shlex.join(flags)} gives what is trained here"
+
+
+def _is_other_network(lines: Sequence[str], saved: Mapping[str, Any]) -> bool:
+    """Returns whether differences make weights useless; adapters may be added to a network that has none."""
+    kept = "transformer.lora." if saved["transformer"]["lora"]["rank"] is None else ()
+    return any(line.startswith(_NETWORK) and not line.startswith(kept) for line in lines)
 
 
 def with_optimizers(tree: Mapping[str, Any]) -> dict[str, Any]:

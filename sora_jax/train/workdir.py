@@ -109,7 +109,7 @@ class Workdir:
         if not begun and not any((self.path / name).exists() for name in ("prepared", "latents.json")):
             return  # a start that failed before it made anything
         if lines := changes.bound(known, new, begun=begun):
-            raise UserError(changes.refusal(self.path, lines, saved=known, begun=begun))
+            raise UserError(changes.refusal(self.path, lines, saved=known, config=new, begun=begun))
         if fresh_data:
             return
         before = self._clips()

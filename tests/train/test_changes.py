@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sora_jax.checkpoints.manifest import MANIFEST
 from sora_jax.core.config import differences, to_json
 from sora_jax.train import changes
 
@@ -104,26 +105,77 @@ def test_places_are_told_by_collection():
     assert changes.moved([told], main="main") == {"main": told}
 
 
-def test_a_refusal_says_how_to_begin_with_what_is_trained(trees):
-    saved, _ = trees
-    steps = ["stages.videos.steps: 8 -> 99"]
-    said = changes.refusal(Path("/my runs/a"), steps, saved=saved, begun=BEGUN)
+@pytest.fixture
+def place(tmp_path):
+    """Returns a workdir whose stages that train have been saved."""
+    for name in ("autoencoder", "videos"):
+        (tmp_path / "my runs" / "checkpoints" / name / "8").mkdir(parents=True)
+        (tmp_path / "my runs" / "checkpoints" / name / "8" / MANIFEST).touch()
+    return tmp_path / "my runs"
+
+
+STEPS = ["stages.videos.steps: 8 -> 99"]
+
+
+def test_a_refusal_says_how_to_begin_with_what_is_trained(trees, place):
+    saved, config = trees
+    said = changes.refusal(place, STEPS, saved=saved, config=config, begun=BEGUN)
     assert said == (
-        "/my runs/a belongs to another config (stages.videos.steps: 8 -> 99): restore the old values, or give another "
+        f"{place} belongs to another config (stages.videos.steps: 8 -> 99): restore the old values, or give another "
         """--workdir, to which '--config.run=("prepare","videos")' """
-        "'--config.stages.videos.start_from=/my runs/a/checkpoints/videos' "
-        "'--config.autoencoder.start_from=/my runs/a' gives what is trained here"
+        f"'--config.stages.videos.start_from={place}/checkpoints/videos' "
+        f"'--config.autoencoder.start_from={place}' gives what is trained here"
     )
-    plain = "restore the old values, or give another --workdir"
-    assert changes.refusal(Path("/a"), ["autoencoder.width: 1 -> 2"], saved=saved, begun=BEGUN).endswith(plain)
-    assert changes.refusal(Path("/a"), steps, saved=saved, begun=("autoencoder", "prepare")).endswith(plain)
+    added = ["transformer.lora.alpha: null -> 2.0", "transformer.lora.rank: null -> 2"]
+    assert "gives what" in changes.refusal(place, added, saved=saved, config=config, begun=BEGUN)
     saved["autoencoder"]["weights"] = "wan.safetensors"
-    assert "autoencoder.start_from" not in changes.refusal(Path("/a"), steps, saved=saved, begun=BEGUN)
+    assert "autoencoder.start_from" not in changes.refusal(place, STEPS, saved=saved, config=config, begun=BEGUN)
+
+
+PLAIN = "restore the old values, or give another --workdir"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "autoencoder.width",
+        "transformer.width",
+        "text.depth",
+        "captioner.depth",
+        "text.encoder",
+        "diffusion.path.prediction",
+    ],
+)
+def test_weights_that_do_not_fit_are_not_offered(trees, place, key):
+    saved, config = trees
+    assert changes.refusal(place, [f"{key}: 1 -> 2"], saved=saved, config=config, begun=BEGUN).endswith(PLAIN)
+
+
+def test_adapters_that_do_not_fit_are_not_offered(trees, place):
+    saved, config = trees
+    saved["transformer"]["lora"]["rank"] = 2
+    lines = ["transformer.lora.rank: 2 -> 4"]
+    assert changes.refusal(place, lines, saved=saved, config=config, begun=BEGUN).endswith(PLAIN)
+
+
+def test_what_is_not_there_is_not_offered(trees, place):
+    saved, config = trees
+    assert changes.refusal(place, STEPS, saved=saved, config=config, begun=BEGUN[:2]).endswith(PLAIN)
+    (place / "checkpoints" / "videos" / "8" / MANIFEST).unlink()  # killed before its first save
+    assert changes.refusal(place, STEPS, saved=saved, config=config, begun=BEGUN).endswith(PLAIN)
+
+
+def test_stages_that_the_other_config_has_not_are_not_offered(trees, place):
+    saved, config = trees
+    del config["stages"]["videos"]
+    assert changes.refusal(place, STEPS, saved=saved, config=config, begun=BEGUN).endswith(PLAIN)
 
 
 def test_a_config_that_differs_in_much_is_not_listed_in_full(trees):
     lines = [f"key{number}: 0 -> 1" for number in range(9)]
-    assert "key4: 0 -> 1 and 4 more)" in changes.refusal(Path("/a"), lines, saved=trees[0], begun=())
+    saved, config = trees
+    said = changes.refusal(Path("/a"), lines, saved=saved, config=config, begun=())
+    assert "key4: 0 -> 1 and 4 more)" in said
 
 
 def test_a_key_that_is_gone_is_forgotten_where_it_said_nothing(trees):
