@@ -7,7 +7,7 @@ After 75 (another process was lost), after a signal that the runtime or the kern
 SIGSEGV, SIGBUS, SIGKILL), which counts as 75, and after 85 (stopped and saved) the command is started again, at first
 after 5 s, then after longer and longer pauses, up to 5 min, until it makes progress. SIGTERM and Ctrl-C are passed on
 to it, and then it is not started again. It ends with the code of the command; each decision is a line on stderr. Give
-the command's workdir as --workdir=DIR, so that its progress can be seen.
+the command's workdir as --workdir=DIR, so that its progress can be seen; that of recaption is its table's.
 """
 
 import re
@@ -26,7 +26,7 @@ from sora_jax.core.paths import expanded
 _FLAGS = Flags()
 _RESTARTS = _FLAGS.integer("restarts", None, "Most restarts in all; default: as many as needed.", least=0)
 _PATIENCE = _FLAGS.integer(
-    "patience", 5, "Restarts in a row without a newer checkpoint, shard or stage; then it gives up.", least=0
+    "patience", 5, "Restarts in a row without a newer checkpoint, shard or row of captions; then it gives up.", least=0
 )
 
 # Between an end and the next start, while there is no progress: seconds, doubled each time.
@@ -41,7 +41,7 @@ class Supervisor:
 
     def __init__(self, command: Sequence[str], *, restarts: int | None, patience: int):
         self._command = list(command)
-        self._workdir = workdir_of(command)
+        self._workdir, self._table = workdir_of(command), table_of(command)
         self._restarts, self._patience = restarts, patience
         self._stop: int | None = None
         self._stopped = threading.Event()
@@ -52,10 +52,10 @@ class Supervisor:
         for number in _OF_A_STOP:
             signal.signal(number, self._pass_on)
         restarts = in_vain = 0
-        reached = progress(self._workdir)
+        reached = progress(self._workdir, self._table)
         while True:
             ended, code = self._start()
-            before, reached = reached, progress(self._workdir)
+            before, reached = reached, progress(self._workdir, self._table)
             in_vain = 0 if got_on(before, reached) else in_vain
             if self._stop is not None:
                 return _say(f"{ended} after {signal.Signals(self._stop).name}: not started again", code)
@@ -110,20 +110,44 @@ def meaning(status: int) -> tuple[str, int]:
 
 def workdir_of(command: Sequence[str]) -> Path | None:
     """Returns the last --workdir among the words of a command, as the command reads it; None if there is none."""
-    found = re.findall(r"^--?workdir[=\n](.+)$", "\n".join(command), re.MULTILINE)
+    return _path_of(command, "workdir")
+
+
+def table_of(command: Sequence[str]) -> Path | None:
+    """Returns the table that a command of recaption writes; None of another command."""
+    if "sora_jax.recaption" not in command:
+        return None
+    return _path_of(command, "output") or Path("captions.jsonl")  # the default there
+
+
+def _path_of(command: Sequence[str], flag: str) -> Path | None:
+    found = re.findall(rf"^--?{flag}[=\n](.+)$", "\n".join(command), re.MULTILINE)
     return Path(expanded(found[-1])) if found else None
 
 
-def progress(workdir: Path | None) -> dict[str, int]:
-    """Returns what a run has on the disk: the newest committed step of each stage, and how many shards there are."""
-    if workdir is None:
-        return {}
-    reached = {"shards": sum(1 for _ in workdir.glob("prepared/**/*.arrayrecord"))}
-    for manifest in workdir.glob("checkpoints/*/*/manifest.json"):
-        step, stage = manifest.parent.name, manifest.parents[1].name
-        if step.isdecimal():
-            reached[f"step of {stage}"] = max(reached.get(f"step of {stage}", 0), int(step))
+def progress(workdir: Path | None, table: Path | None) -> dict[str, int]:
+    """Returns what a command has on the disk, also of the runs of a study.
+
+    These are the newest committed step of each stage, how many shards there are, and rows of captions and of failures.
+    """
+    reached: dict[str, int] = {}
+    if table is not None:
+        reached["rows"] = sum(map(_lines, (table, table.with_suffix(".failed.jsonl"))))
+    if workdir is not None:
+        runs = (workdir, *workdir.glob("*/"))
+        reached["shards"] = sum(1 for run in runs for _ in run.glob("prepared/**/*.arrayrecord"))
+        for manifest in (one for run in runs for one in run.glob("checkpoints/*/*/manifest.json")):
+            step, stage = manifest.parent.name, str(manifest.parents[1].relative_to(workdir))
+            if step.isdecimal():
+                reached[stage] = max(reached.get(stage, 0), int(step))
     return reached
+
+
+def _lines(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def got_on(before: dict[str, int], now: dict[str, int]) -> bool:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from sora_jax import supervise
-from sora_jax.supervise import Supervisor, got_on, meaning, progress, workdir_of
+from sora_jax.supervise import Supervisor, got_on, meaning, progress, table_of, workdir_of
 
-# Ends with the next of the codes in a file; a word of letters is a signal to itself, "+" a checkpoint before.
+# Ends with the next of the codes in a file; a word of letters is a signal to itself, "+" a checkpoint before, "=" a
+# row of captions.
 CHILD = """
 import os, pathlib, signal, sys
 workdir = pathlib.Path(sys.argv[1].partition("=")[2])
@@ -22,6 +23,10 @@ if code.startswith("+"):
     step = workdir / "checkpoints" / "videos" / str(100 - len(codes))
     step.mkdir(parents=True)
     (step / "manifest.json").write_text("{}")
+    code = code[1:]
+if code.startswith("="):
+    with (workdir / "rows.jsonl").open("a") as rows:
+        rows.write("{}\\n")
     code = code[1:]
 if code.isdecimal():
     os._exit(int(code))
@@ -35,9 +40,9 @@ def supervised(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(supervise, "_FIRST_PAUSE", 0.001)
     old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def run(codes, *, restarts=None, patience=3):
+    def run(codes, *, restarts=None, patience=3, words=()):
         (tmp_path / "codes").write_text(codes)
-        command = [sys.executable, "-c", CHILD, f"--workdir={tmp_path}"]
+        command = [sys.executable, "-c", CHILD, f"--workdir={tmp_path}", *words]
         code = Supervisor(command, restarts=restarts, patience=patience).run()
         return code, (tmp_path / "codes").read_text().split(), capfd.readouterr().err.splitlines()
 
@@ -78,6 +83,12 @@ def test_a_newer_checkpoint_is_getting_on(supervised):
     assert pauses == [0.001, 0.002, 0.001, 0.002, 0.004]
 
 
+def test_another_row_of_captions_is_getting_on(supervised, tmp_path):
+    words = ["sora_jax.recaption", f"--output={tmp_path / 'rows.jsonl'}"]
+    assert supervised("=75 =75 =75 =75 0", patience=2, words=words)[:2] == (0, [])
+    assert supervised("75 75 75 0", patience=2, words=words)[:2] == (75, ["0"])
+
+
 def test_restarts_are_bounded_when_told_so(supervised):
     done, left, said = supervised("+75 +75 +75 0", restarts=2)
     assert (done, left) == (75, ["0"])
@@ -105,11 +116,11 @@ def test_the_workdir_is_read_from_the_flags():
     assert workdir_of(["a", "-workdir=runs/a", "--workdirs=no"]) == Path("runs/a")
     assert workdir_of(["a", "--workdir", "~/runs/a"]) == Path.home() / "runs/a"
     assert workdir_of(["a", "--config=x"]) is None
-    assert progress(None) == {}
+    assert progress(None, None) == {}
 
 
 def test_getting_on_is_more_of_anything(tmp_path):
-    assert progress(tmp_path / "not yet") == {"shards": 0}
+    assert progress(tmp_path / "not yet", None) == {"shards": 0}
     for name in ("checkpoints/videos/8/manifest.json", "checkpoints/videos/12/manifest.json"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("{}")
@@ -117,9 +128,36 @@ def test_getting_on_is_more_of_anything(tmp_path):
     for folder in ("prepared", "prepared/other"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.arrayrecord").write_text("")
-    assert progress(tmp_path) == {"shards": 2, "step of videos": 12}
-    assert got_on({"shards": 2}, progress(tmp_path))
-    assert not got_on(progress(tmp_path), {"shards": 2, "step of videos": 8})
+    assert progress(tmp_path, None) == {"shards": 2, "checkpoints/videos": 12}
+    assert got_on({"shards": 2}, progress(tmp_path, None))
+    assert not got_on(progress(tmp_path, None), {"shards": 2, "checkpoints/videos": 8})
+
+
+def test_runs_of_a_study_are_its_progress(tmp_path):
+    for name in ("native/checkpoints/videos/8", "square/checkpoints/videos/12"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "manifest.json").write_text("{}")
+    (tmp_path / "native" / "prepared").mkdir()
+    (tmp_path / "native" / "prepared" / "a.arrayrecord").write_text("")
+    reached = {"shards": 1, "native/checkpoints/videos": 8, "square/checkpoints/videos": 12}
+    assert progress(tmp_path, None) == reached
+
+
+def test_rows_of_captions_and_failures_are_the_progress_of_recaption(tmp_path):
+    table = tmp_path / "new.jsonl"
+    assert progress(None, table) == {"rows": 0}
+    table.write_text('{"file": "a.mp4"}\n')
+    began = progress(None, table)
+    (tmp_path / "new.failed.jsonl").write_text('{"file": "b.mp4"}\n')
+    assert (began, progress(None, table)) == ({"rows": 1}, {"rows": 2})
+    assert got_on(began, progress(None, table))
+
+
+def test_the_table_is_that_of_recaption_alone():
+    recaption = ["python", "-m", "sora_jax.recaption", "--workdir=runs/captions"]
+    assert table_of([*recaption, "--output=a.jsonl", "--output", "b.jsonl"]) == Path("b.jsonl")
+    assert table_of(recaption) == Path("captions.jsonl")
+    assert table_of(["python", "-m", "sora_jax.sample", "--output=a.mp4"]) is None
 
 
 def start(*arguments):
