@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.compiling import use_compilation_cache
-from sora_jax.core.errors import NumericsError
+from sora_jax.core.errors import NumericsError, UserError
 from sora_jax.core.stop import StopSignal
+from sora_jax.data.fitting import Collection
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.datasets import curate_all, open_collections
 from sora_jax.experiment.kinds.base import Run
@@ -54,14 +55,25 @@ def main(_: Sequence[str]) -> None:
         progress=RunProgress([]),
     )
     kind = train_kind(settings, _STAGE.value)  # or it is refused, before clips are looked for
-    if not _FAILED.value:
-        collections = curate_all(open_collections(settings), settings, workdir, writes=False)
-        run = dataclasses.replace(run, collections=collections)
+    if not _FAILED.value and settings.stages[_STAGE.value].reads_clips:
+        run = dataclasses.replace(run, collections=_clips(run, _STAGE.value))
     with compiling_told(f"replay of {_STAGE.value}", kind.compiling, settings, cache):
         if _FAILED.value:
             _diagnose(run, _STAGE.value)
         else:
             _compare(replay(run, _STAGE.value, step=step, steps=_STEPS.value), _STAGE.value)
+
+
+def _clips(run: Run, stage: str) -> list[Collection]:
+    """Returns the clips of a run, for a stage that reads them and not what was prepared of them."""
+    try:
+        collections = open_collections(run.settings)
+    except UserError as error:
+        raise UserError(
+            f"{stage} trains on the clips themselves, not on what was prepared of them: put them back where "
+            f"{run.workdir.path} read them ({error})"
+        ) from error
+    return curate_all(collections, run.settings, run.workdir, writes=False)
 
 
 def _compare(replayed: Iterable[Replayed], stage: str) -> None:

@@ -38,6 +38,23 @@ def test_the_first_wrong_step_is_named(python, toy_workdir, tmp_path):
     )
 
 
+def test_clips_that_are_gone_are_asked_for_by_a_stage_that_reads_them_alone(python, toy_workdir, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(toy_workdir, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"] |= {"source": "folder", "path": str(tmp_path / "gone")}
+    (workdir / "config.json").write_text(json.dumps(config))
+    done = replay(python, workdir, "--stage=images", "--checkpoint=3", "--steps=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("1 steps, ")
+    done = replay(python, workdir, "--stage=autoencoder", "--checkpoint=6")
+    assert done.returncode == 2
+    assert (
+        "UserError: autoencoder trains on the clips themselves, not on what was prepared of them: put them back where "
+        f"{workdir} read them (the folder {tmp_path / 'gone'} does not exist"
+    ) in done.stderr
+
+
 @pytest.mark.slow
 def test_the_step_at_which_a_run_gave_up_is_run_again(python, toy_workdir, tmp_path):
     workdir = tmp_path / "run"
