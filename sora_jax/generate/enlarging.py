@@ -59,11 +59,8 @@ def _slower(low_THWC: np.ndarray, start: int, length: int, *, frames: int, every
 
 def _encoded(scene: VideoBuilder, part_THWC: np.ndarray, *, space: int, every: int) -> ContextClip:
     """Returns the clip beside, its last frame, rows and columns repeated up to whole tokens as in training."""
-    limits, (_, height, width, _) = scene.limits, part_THWC.shape
-    _, rows, columns = (stride * patch for stride, patch in zip(limits.stride, limits.patch, strict=True))
-    padding = ((0, 0), (0, -height % rows), (0, -width % columns), (0, 0))
-    latent_THWC = scene.encode(np.pad(scene.filled(part_THWC), padding, "edge"))
-    return ContextClip(latent_THWC=latent_THWC, fps=scene.job.fps / every, role="low", scale=space)
+    made = scene.limits.controls["low"](part_THWC, scene.job.fps / every, as_is=True)
+    return ContextClip(latent_THWC=scene.encode(made.pixels_THWC), fps=made.fps, role=made.role, scale=space)
 
 
 def _in_tiles(

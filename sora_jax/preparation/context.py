@@ -49,7 +49,8 @@ def made_beside(
 ) -> tuple[Clip, int, Drawn] | None:
     """Returns the clip beside a fitted clip, of whole tokens, its scale, and what was drawn; None where it has none.
 
-    `stride` are frames, rows and columns of one token. What is drawn depends on the names of control and clip alone.
+    It has the fewest tokens that cover the clip, also where its scale is smaller than `control.scale`. `stride` are
+    frames, rows and columns of one token. What is drawn depends on the names of control and clip alone.
     """
     whole = continued(clip, (1, control.scale * stride[1], control.scale * stride[2]))
     found = control.make(whole, rng.generator(0, f"{name} of {clip.source_id}"))
@@ -63,7 +64,10 @@ def made_beside(
             f"{name} of {clip.source_id} has {rows}x{columns} px for {height}x{width}: it must be smaller by one whole "
             f"number up to {control.scale}"
         )
-    return continued(made, stride), int(scale), drawn
+    sides = zip(clip.pixels_THWC.shape[1:3], stride[1:], strict=True)
+    rows, columns = (-(-side // (int(scale) * step)) * step for side, step in sides)
+    covering = with_pixels(made, lambda pixels_THWC: pixels_THWC[:, :rows, :columns])
+    return continued(covering, stride), int(scale), drawn
 
 
 def continued(clip: Clip, stride: tuple[int, int, int]) -> Clip:

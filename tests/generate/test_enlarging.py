@@ -9,15 +9,32 @@ import numpy as np
 import pytest
 
 from sora_jax.core.errors import UserError
+from sora_jax.data.clips import Clip
 from sora_jax.generate.cascade import Refiner, RefinerConfig
+from sora_jax.generate.control import MadeControl
 from sora_jax.generate.tasks import MAKERS
 from sora_jax.generate.tiling import tiles_of
 from sora_jax.generate.video_builder import VideoBuilder
+from sora_jax.preparation.context import continued, made_beside
+from sora_jax.preparation.controls import low_control
+from sora_jax.preparation.degrade import LowConfig
 from tests.generate.test_tasks import LIMITS, Averages, job, make, video
 
 CONFIG = RefinerConfig(level=0.15, steps=7, tile=None)
 REFINER = Refiner(space=(1, 2), time=(1, 2, 4), config=CONFIG)
-REFINES = dataclasses.replace(LIMITS, refiner=REFINER)
+
+
+def of_pixels(pixels_THWC, fps, name="given"):
+    return Clip(pixels_THWC=pixels_THWC, fps=fps, captions=(), source_id=name)
+
+
+def as_given(pixels_THWC, fps, *, as_is):
+    """What is beside, of whole tokens."""
+    assert as_is
+    return MadeControl(continued(of_pixels(pixels_THWC, fps), LIMITS.stride).pixels_THWC, fps, "low", 2)
+
+
+REFINES = dataclasses.replace(LIMITS, refiner=REFINER, controls={"low": as_given})
 
 
 def faster(frames, *values, **given):
@@ -59,6 +76,20 @@ def test_a_small_video_stands_beside_the_large_one():
     assert (part.clip.scale, part.clip.fps, part.level) == (2, 8.0, 0.3)
     assert part.clip.latent_THWC.shape == (2, 1, 1, 1)
     assert part.clip.latent_THWC.ravel().tolist() == [10, 35]
+
+
+@pytest.mark.parametrize("space", REFINER.space)
+def test_of_odd_sizes_the_clip_beside_has_the_tokens_that_it_has_in_training(space):
+    control = low_control(LowConfig(space=REFINER.space, time=(1,)))
+    clip = np.zeros((5, 6, 10, 3), np.uint8)
+    trained = [made_beside(of_pixels(clip, 8.0, str(n)), "low", control, LIMITS.stride) for n in range(20)]
+    (grid,) = {one[0].pixels_THWC.shape for one in trained if one is not None and one[1] == space}
+    one = job("upscale", frames=5, clips=(clip[:, ::space, ::space],), request={"frames": 5})
+    given = dataclasses.replace(one, size=(6, 10))
+    _, (canvas,), _ = make(given, limits=REFINES)
+    (part,) = canvas.context
+    assert part.clip.scale == space
+    assert tuple(2 * side for side in part.clip.latent_THWC.shape[1:3]) == grid[1:3] == {1: (6, 10), 2: (4, 6)}[space]
 
 
 def test_a_window_too_short_for_a_rate_has_more_of_the_slow_frames():
