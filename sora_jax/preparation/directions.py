@@ -17,9 +17,14 @@ _GOES = (
     r"(?:mov|com|driv|glid|slid|driv|chas|rac)(?:e|es|ing)|(?:go|cross)(?:es|ing)?|(?:run)(?:s|ning)?|(?:swim)(?:s|ming)?|"
     r"(?:travel|drift|float|walk|roll|head|shift|jump|fall|sail|crawl|turn|point)(?:s|ing)?|fl(?:y|ies|ying)"
 )
-# "right" alone may also be a side, or a hand.
+# These words alone may also be a side, a hand, "exactly", a verb, or along a way.
+_ALONE = (
+    r"right(?!\s+(?:past|after|before|at|next|beside|by|in\s+front|off|away|back|now)\b)|left(?!\s+the\b)|"
+    r"(?:up|down)(?!\s+(?:the|a|an)\s+(?:\w+\s+)?(?:street|road|path|hall|hallway|corridor|aisle|lane|sidewalk|river)\b)"
+)
 _SAID = re.compile(
-    rf"\b(?:{_GOES})\s+(?:\w+\s+)?(?:to(?:wards?)?\s+the\s+|to\s+(?:its|his|her|their)\s+)?(up|down|left|right)\b|"
+    rf"\b(?:{_GOES})\s+(?:\w+\s+)?"
+    rf"(?:to(?:wards?)?\s+(?:the|its|his|her|their)\s+(up|down|left|right)\b|({_ALONE})\b)|"
     r"\b(up|down|left|right)wards?\b",
     re.IGNORECASE,
 )
@@ -37,7 +42,7 @@ def directions_said(text: str) -> list[str]:
     """Returns which of up, down, left and right a caption says that something in the clip goes, each once."""
     clauses = (clause for clause in _CLAUSE.split(text) if not _CAMERA.search(clause))
     found = (match for clause in clauses for match in _SAID.finditer(clause))
-    return list(dict.fromkeys((match[1] or match[2]).lower() for match in found))
+    return list(dict.fromkeys(match[match.lastindex or 0].lower() for match in found))
 
 
 def shares_of_motion(pixels_THWC: np.ndarray) -> dict[str, float] | None:

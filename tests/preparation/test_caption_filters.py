@@ -112,6 +112,29 @@ def test_what_is_said_of_directions():
     assert directions_said("a dog on the right holds up its left paw") == []
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a car drives right past the house", []),
+        ("a car drives to the right past the house", ["right"]),
+        ("a car drives right", ["right"]),
+        ("a dog runs right after the ball and comes right at the door", []),
+        ("a dog walks right in front of a bus", []),
+        ("a dog walks right in the rain", ["right"]),
+        ("a circle moves right behind a bar", ["right"]),
+        ("a circle moves left behind a bar", ["left"]),
+        ("the car she was driving left the road", []),
+        ("a man walks down the busy street and up a path", []),
+        ("a ball rolls down the hill", ["down"]),
+        ("a ball goes quickly up on a dark background", ["up"]),
+        ("a bird flies towards its left past a tree", ["left"]),
+        ("a circle moves upright", []),
+    ],
+)
+def test_a_word_that_may_be_a_direction_is_none_where_the_next_one_says_so(text, said):
+    assert directions_said(text) == said
+
+
 @pytest.mark.parametrize(("step", "way"), [((0, 1), "right"), ((0, -1), "left"), ((1, 0), "down"), ((-1, 0), "up")])
 def test_motion_is_measured(step, way):
     shares = shares_of_motion(square(step=step).pixels_THWC)
