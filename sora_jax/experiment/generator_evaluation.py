@@ -139,7 +139,6 @@ class GeneratorJudge:
         self._sampler = models.sampler(solver)
         self._exact = models.sampler(dataclasses.replace(solver, cache=0.0))
         self._facts = {**models.facts(), "solver": f"{sampling.solver} {sampling.steps}"}
-        self._facts_beside = {**self._facts, "solver": f"{sampling.solver} {sampling.context_steps or sampling.steps}"}
         self._folder = models.workdir.path / "samples" / "evaluation"
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -190,13 +189,20 @@ class GeneratorJudge:
         """Returns how much is won by refining, on `count` held-out clips and as many prompts."""
         world = self._world(limits, count=count)
         judged = judge_refining(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
-        return self._show_each("refine", judged) | self._facts_beside
+        # Without a refiner nothing is beside.
+        facts = self._facts if limits.refiner is None else self._facts_beside(limits.refiner.config.steps)
+        return self._show_each("refine", judged) | facts
 
     def control(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns how well controls are followed, on `count` held-out clips and as many prompts."""
         world = self._world(limits, count=count)
         judged = judge_control(self._sampler, self._params, limits, world, cases[:count], seed=_EVALUATION_SEED)
-        return self._show_each("control", judged) | self._facts_beside
+        return self._show_each("control", judged) | self._facts_beside()
+
+    def _facts_beside(self, steps: int | None = None) -> dict[str, Any]:
+        """Returns facts of what is made where clips are beside, in so many steps; None: in as many as are usual."""
+        sampling = self._settings.sampling
+        return {**self._facts, "solver": f"{sampling.solver} {steps or sampling.context_steps or sampling.steps}"}
 
     def expansion(self, cases: list[PromptCase], limits: ModelLimits, *, count: int) -> dict[str, Any]:
         """Returns what the captioner makes of short prompts, of `count` cases at most, and how that is followed.
