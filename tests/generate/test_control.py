@@ -188,6 +188,17 @@ def test_boxes_say_how_long_a_video_is_and_are_drawn_as_in_training(tmp_path):
         read(asked(control=(), control_video=(), boxes=path), limits=LIMITS)
 
 
+def test_a_track_keeps_its_colour_through_the_video_whichever_box_is_larger(tmp_path):
+    grows, shrinks = ([0, 0, 2, 2], [0, 0, 6, 6]), ([6, 6, 12, 12], [10, 10, 12, 12])
+    tracks = [{"keys": [{"frame": 16 * n, "box": box} for n, box in enumerate(boxes)]} for boxes in (grows, shrinks)]
+    path = tmp_path / "tracks.json"
+    path.write_text(json.dumps({"tracks": tracks}))
+    limits = dataclasses.replace(KNOWING, window=5, row_tokens=600)
+    (control,) = read(asked(control=(), control_video=(), boxes=str(path), size="12x12"), limits=limits).controls
+    corners = control.clip_THWC[:, 0, 0], control.clip_THWC[:, -1, -1]
+    assert [np.unique(corner, axis=0).tolist() for corner in corners] == [[[255, 255, 255]], [[255, 150, 0]]]
+
+
 def test_a_reference_is_one_picture_for_every_window():
     limits = dataclasses.replace(KNOWING, window=13, overlap=5)
     job = read(asked(control=(), control_video=(), reference="large", frames=17), limits=limits)
