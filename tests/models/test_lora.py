@@ -148,6 +148,18 @@ def test_the_alpha_of_peft_lies_beside_its_file(ours, tmp_path, name, caplog):
     assert "no adapter_config.json with its alpha, which is taken as the rank" in record.getMessage()
 
 
+def test_the_config_of_another_adapter_in_the_same_folder_is_refused(ours, tmp_path):
+    tensors = {key.replace("diffusion_model.", "base_model.model."): value for key, value in load_file(ours).items()}
+    save_file(tensors, tmp_path / "second.safetensors")
+    config = {"lora_alpha": 2 * RANK, "r": RANK + 1}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    said = rf"of rank {RANK}, and the adapter_config\.json beside it says {RANK + 1}, .* a folder of its own"
+    with pytest.raises(UserError, match=said):
+        read_lora(tmp_path / "second.safetensors", shapes_of())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "rank_pattern": {r".*\..*": RANK}}))
+    same_products(read_lora(tmp_path / "second.safetensors", shapes_of()), times=2 * SCALE)
+
+
 def test_what_lies_beside_a_file_in_other_names_is_not_its_own(ours, tmp_path, caplog):
     save_file(load_file(ours), tmp_path / "mine.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2 * RANK, "r": RANK}))

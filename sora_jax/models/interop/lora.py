@@ -232,13 +232,20 @@ def _scale_of(file: Path, metadata: Mapping[str, str], keys: Collection[str]) ->
             "%s: PEFT wrote it, and %s has no %s with its alpha, which is taken as the rank: lay that file there",
             *(file, where, _CONFIG),
         )
-    root = bool(config.get("use_rslora"))
+    root, beside = bool(config.get("use_rslora")), "lora_adapter_metadata" not in metadata
+
+    def told(module: str, usual: str, patterns: str) -> Any:
+        known = config.get(patterns) or {}
+        own = [value for pattern, value in known.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)]
+        return own[-1] if own else config.get(usual)
 
     def scale(module: str, rank: int) -> float:
-        alpha = config.get("lora_alpha")
-        for pattern, one in (config.get("alpha_pattern") or {}).items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", module):
-                alpha = one
+        alpha, known = told(module, "lora_alpha", "alpha_pattern"), told(module, "r", "rank_pattern")
+        if beside and known not in (None, rank):
+            raise UserError(
+                f"{file}: {module} is of rank {rank}, and the {_CONFIG} beside it says {known}, as it is of another "
+                "adapter: lay each adapter in a folder of its own, with its config"
+            )
         if alpha is None:
             return 1.0
         return float(alpha) / (math.sqrt(rank) if root else rank)
