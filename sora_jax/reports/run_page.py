@@ -23,6 +23,7 @@ from sora_jax.train.metrics import read_metrics
 
 REPORT_FILE = "report.html"
 _MOST_SKIPPED = 50  # names listed
+_RATES = ("seconds_per_step", "tokens_per_second", "fill", "data_wait", "mfu")
 # Keys of metrics that have charts of their own; the others, with few exceptions, go into the folded part.
 _CHARTED = {"stage", "step", "loss", "tokens_per_second", "fill", "data_wait", "mfu"}
 _NO_CURVES = {"digest"}  # it tells replicas of the weights apart, and means nothing as a number
@@ -133,7 +134,7 @@ def _tiles(run: RunFacts, stages: dict[str, RunFacts], *, skipped: int) -> str:
 def _stages(
     config: RunFacts, run: RunFacts, metrics: dict[str, list[RunFacts]], order: Sequence[str]
 ) -> dict[str, RunFacts]:
-    """Facts by stage, those of the run in `order`: from run.json if it is done, else from its last metrics."""
+    """Facts by stage, those of the run in `order`: from run.json, and what that has not from its last metrics."""
     configured, done = config.get("stages"), run.get("stages")
     configured = configured if isinstance(configured, dict) else {}
     done = done if isinstance(done, dict) else {}
@@ -143,12 +144,13 @@ def _stages(
         settings = configured.get(name)
         settings = settings if isinstance(settings, dict) else {}
         facts = {"kind": settings["kind"]} if "kind" in settings else {}
+        lines = metrics.get(name, [])
+        # Of a stage that had no step left when it was started last run.json has none of these.
+        facts |= {key: line[key] for line in lines for key in _RATES if line.get(key) is not None}
         if isinstance(done.get(name), dict):
             facts |= done[name]
-        elif name in metrics:
-            last = metrics[name][-1]
-            facts |= {key: last[key] for key in ("tokens_per_second", "fill", "data_wait", "mfu") if key in last}
-            facts["steps"] = f"{last['step']} of {settings.get('steps', '?')}"
+        elif lines:
+            facts["steps"] = f"{lines[-1]['step']} of {settings.get('steps', '?')}"
         stages[name] = facts
     return stages
 

@@ -317,3 +317,16 @@ def test_stages_that_a_run_leaves_out_have_no_row():
     assert list(run_page._stages(config, {}, {}, ["then"])) == ["then"]
     done = {"stages": {"more": {"kind": "diffusion"}}}
     assert list(run_page._stages(config, done, {}, ["then"])) == ["then", "more"], "of an earlier config"
+
+
+def test_rates_that_run_json_has_not_are_those_of_the_last_metrics():
+    """As of a stage that was started again with no step left."""
+    lines = [{"stage": "videos", "step": 8, "tokens_per_second": 90.0, "fill": 0.9}]
+    lines.append({"stage": "videos", "step": 8, "heldout_loss": 0.5})
+    config = {"run": ["videos"], "stages": {"videos": {"kind": "diffusion", "steps": 8}}}
+    for own in ({}, {"tokens_per_second": 70.0}):
+        done = {"stages": {"videos": {"steps": 8, **own}}}
+        (facts,) = run_page._stages(config, done, {"videos": lines}, ["videos"]).values()
+        assert facts == {"kind": "diffusion", "steps": 8, "tokens_per_second": 90.0, "fill": 0.9, **own}
+    (facts,) = run_page._stages(config, {}, {"videos": lines}, ["videos"]).values()
+    assert (facts["steps"], facts["fill"]) == ("8 of 8", 0.9)
