@@ -38,12 +38,12 @@ def main(_: Sequence[str]) -> None:
     study = Study(folder=Path(_WORKDIR.value).absolute(), file=_CONFIG.file, given=_CONFIG.given)
     first, runs = framing_runs(study)
     if _DO.value == "print":
-        for child in (first, *runs):
+        for child in (*first, *runs):
             print(shlex.join(study.command(child)))
         return
     if _DO.value == "run":
         # Before anything here takes a device: each run needs them all.
-        run_children(study, [first, *runs])
+        run_children(study, [*first, *runs])
     if missing := [child.name for child in runs if not study.is_done(child)]:
         raise UserError(f"{study.folder} lacks the run {missing[0]}: leave out --do=report to make it")
     write_framing(study, draws=_DRAWS.value)

@@ -110,20 +110,41 @@ class Study:
         return {**self.given, **(child.changes if child else {})}
 
 
-def shared_child(study: Study, *, prepared: bool) -> tuple[Child, dict[str, Any]]:
+def shared_child(study: Study) -> tuple[Child, dict[str, Any]]:
     """Returns (the run that makes what all others share, the changes by which they take it).
 
-    That is the autoencoder, unless public weights are given, and where `prepared` the clips as well, which must then be
-    the same for all: it is done first.
+    That is the autoencoder, unless public weights are given, and the clips, which must then be the same for all: it is
+    done first.
     """
     settings = study.settings()
+    name = _prepares(study, settings)
+    child, folder = _shared(study, settings, name)
+    taken = {} if settings.autoencoder_weights is not None else {"autoencoder.start_from": folder}
+    return child, {**taken, f"stages.{name}.start_from": folder}
+
+
+def shared_autoencoder(study: Study) -> tuple[list[Child], dict[str, Any]]:
+    """Returns the same of runs that share their autoencoder alone, as their clips differ; no run where it is given."""
+    settings = study.settings()
+    before = settings.run[: settings.run.index(_prepares(study, settings))]
+    if not before:
+        return [], {}
+    child, folder = _shared(study, settings, before[-1])
+    return [child], {"autoencoder.start_from": folder}
+
+
+def _prepares(study: Study, settings: Settings) -> str:
+    """Returns the stage that prepares clips; UserError where there is none."""
     names = prepare_names(settings)
     if not names:
         raise UserError(f"the run {', '.join(settings.run)} of {study.file} prepares no clips: a study needs videos")
-    child = Child(name="shared", changes={}, until=settings.stages[names[0]].kind)
-    folder = str(study.folder / child.name)
-    taken = {} if settings.autoencoder_weights is not None else {"autoencoder.start_from": folder}
-    return child, taken | ({f"stages.{names[0]}.start_from": folder} if prepared else {})
+    return names[0]
+
+
+def _shared(study: Study, settings: Settings, last: str) -> tuple[Child, str]:
+    """Returns the run up to a stage that others go on from, and its folder."""
+    child = Child(name="shared", changes={}, until=settings.stages[last].kind)
+    return child, str(study.folder / child.name)
 
 
 def run_children(

@@ -19,7 +19,7 @@ from sora_jax.data.sources.shapes_prompts import PromptCase, heldout_prompts
 from sora_jax.data.sources.shapes_world import ShapesWorld
 from sora_jax.evaluation.framing import Framing, calibrate, read_framing
 from sora_jax.evaluation.paired import gap_of, mean_of
-from sora_jax.experiment.children import Child, Study, shared_child
+from sora_jax.experiment.children import Child, Study, shared_autoencoder
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
@@ -35,8 +35,8 @@ _SHOWN = 12  # prompts whose first samples are on the page, the first ones
 _CUTS = {"native": False, "square": True}  # values of data.square_crop by the name of the run
 
 
-def framing_runs(study: Study) -> tuple[Child, list[Child]]:
-    """Returns (the run that makes the autoencoder for both, the two: `native` and `square`).
+def framing_runs(study: Study) -> tuple[list[Child], list[Child]]:
+    """Returns (the run that trains the autoencoder of both, none where it is given; the two: `native` and `square`).
 
     Raises UserError where the config draws no clips whose subject a square crop could cut, or makes no videos of them
     from prompts alone.
@@ -57,7 +57,7 @@ def framing_runs(study: Study) -> tuple[Child, list[Child]]:
             f"shapes.sides {settings.shapes.sides} are all square, and square crops leave them as they are: add one "
             "such as (24, 40)"
         )
-    first, taken = shared_child(study, prepared=False)
+    first, taken = shared_autoencoder(study)
     runs = [Child(name=name, changes={**taken, "data.square_crop": cut}) for name, cut in _CUTS.items()]
     return first, runs
 

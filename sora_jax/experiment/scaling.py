@@ -68,7 +68,7 @@ def ladder(study: Study) -> tuple[Child, list[Rung]]:
     """
     settings = study.settings()
     config = scaling_of(settings)
-    first, taken = shared_child(study, prepared=True)
+    first, taken = shared_child(study)
     unit = sum(_stage_flops(settings).values())
     rungs = []
     for compute in config.compute:

@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from sora_jax.core.errors import Preempted, UserError
 from sora_jax.experiment import children
-from sora_jax.experiment.children import Child, ChildFailed, Study, run_children, shared_child
+from sora_jax.experiment.children import Child, ChildFailed, Study, run_children, shared_autoencoder, shared_child
 from tests.conftest import TOY
 
 GIVEN = {"shapes.sides": ((16, 16), (24, 16)), "optimizer.name": "adamw", "stages.videos.steps": 9, "shapes.seed": 3}
@@ -48,20 +48,27 @@ def test_the_command_of_a_run_says_its_config(study):
 
 
 def test_what_all_share_is_made_first_and_taken_by_the_others(study):
-    first, taken = shared_child(study, prepared=True)
+    first, taken = shared_child(study)
     assert study.command(first)[-1] == "--until=prepare"
     folder = str(study.folder / "shared")
     assert taken == {"autoencoder.start_from": folder, "stages.prepare.start_from": folder}
-    assert shared_child(study, prepared=False)[1] == {"autoencoder.start_from": folder}
     settings = study.settings(Child(name="other", changes=taken))
     assert settings.run == ("prepare", "images", "videos"), "it trains no autoencoder of its own"
     bare = Study(folder=study.folder, file=TOY, given={"run": ("autoencoder",)})
     with pytest.raises(UserError, match="prepares no clips: a study needs videos"):
-        shared_child(bare, prepared=True)
+        shared_child(bare)
+
+
+def test_of_an_autoencoder_alone_no_clips_are_prepared_and_nothing_is_made_where_it_is_given(study, tmp_path):
+    (first,), taken = shared_autoencoder(study)
+    assert study.command(first)[-1] == "--until=autoencoder"
+    assert taken == {"autoencoder.start_from": str(study.folder / "shared")}
+    given = {**GIVEN, "autoencoder.start_from": str(tmp_path / "other")}
+    assert shared_autoencoder(Study(folder=study.folder, file=TOY, given=given)) == ([], {})
 
 
 def test_a_run_is_done_when_it_is_judged_or_when_it_came_as_far_as_it_should(study):
-    first, _ = shared_child(study, prepared=True)
+    first, _ = shared_child(study)
     assert not study.is_done(CHILD)
     finish(study, CHILD)
     assert study.is_done(CHILD)

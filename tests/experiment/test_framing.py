@@ -64,7 +64,7 @@ def painted(study, monkeypatch):
 
 
 def test_two_runs_differ_in_square_crops_alone(study):
-    first, runs = framing_runs(study)
+    (first,), runs = framing_runs(study)
     assert (first.name, [child.name for child in runs]) == ("shared", ["native", "square"])
     native, square = (study.config(child).to_dict() for child in runs)
     assert (native["data"].pop("square_crop"), square["data"].pop("square_crop")) == (False, True)
@@ -141,7 +141,7 @@ def test_pictures_of_prompts_that_are_no_more_judged_are_gone(study, painted):
 def test_a_study_is_made_from_its_config_to_its_page(tmp_path):
     study = Study(folder=tmp_path, file=TOY, given={"evaluation.prompts": 4})
     first, runs = framing_runs(study)
-    run_children(study, [first, *runs])
+    run_children(study, [*first, *runs])
     result = write_framing(study, draws=1)
     assert result["native"]["samples"] == result["square"]["samples"] == 4
     assert {name: run["stage"] for name, run in result["runs"].items()} == {"native": "videos", "square": "videos"}
