@@ -266,10 +266,12 @@ def get_config() -> ConfigDict:
     c.optimizer = optimizer()  # of diffusion stages, each of which may set keys of its own otherwise
 
     c.stages = stages = ConfigDict()
+    # Frames far behind the first look otherwise to the autoencoder: without the 13 a grid lay over the 10th and later.
+    short = (1, 24, 24, 24), (5, 24, 24, 16)
     stages.autoencoder = autoencoder_stage(
         steps=1800,
         schedule=schedule(8e-3, warmup_steps=50, decay_share=0.6, final_share=0.02),
-        buckets=((1, 24, 24, 24), (5, 24, 24, 16), (9, 24, 24, 8)),
+        buckets=(*short, (9, 24, 24, 8)) * 2 + (*short, (13, 24, 24, 8)),
         faster=0.7,
     )
 

@@ -21,15 +21,13 @@ def get_config() -> ConfigDict:
     """Returns the config that trains the generator of the base run with controls."""
     c: Any = base.get_config()
     c.shapes.curved_share = 0.8
-    # Where things go is decided where there is much noise.
-    c.diffusion.noise.mean = 0.9
     c.context.kinds = ("edges", "boxes", "low")
     c.sampling.forget_context = True  # edges are followed better
     c.sampling.context_steps = 6
     with c.unlocked():
         c.run = ("decoder", "prepare", "control")
         decoder = base.autoencoder_stage(
-            steps=400,
+            steps=600,
             schedule=base.schedule(2e-3, warmup_steps=30, decay_share=0.7, final_share=0.02),
             buckets=c.stages.autoencoder.crops.buckets,
         )
@@ -42,7 +40,7 @@ def get_config() -> ConfigDict:
         )
         control.optimizer = base.as_in(c.optimizer)
         control.start_from = "runs/base/checkpoints/videos"
-        control.context = ConfigDict({"none": 0.3, "edges": 0.25, "boxes": 0.4, "low": 0.05})
+        control.context = ConfigDict({"none": 0.35, "edges": 0.15, "boxes": 0.45, "low": 0.05})
         # Where a part is given too, it says where things go, and boxes teach little.
         control.known.update(none=0.76, first=0.09, last=0.09, ends=0.04, random_frames=0.01, region=0.01)
         c.update(stages={"decoder": decoder, "control": control})

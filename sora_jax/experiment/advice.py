@@ -11,6 +11,7 @@ from sora_jax.core.errors import CommandError
 from sora_jax.data.shards.files import index_paths
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.caption_words import CaptionWords
+from sora_jax.experiment.kinds.autoencoder import AutoencoderStage
 from sora_jax.experiment.prompt_advice import prompt_advice
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
@@ -32,6 +33,7 @@ def advice(workdir: Workdir) -> list[str]:
         settings = read_settings(workdir.config())
         evaluation = workdir.read_json("evaluation.json") if (workdir.path / "evaluation.json").exists() else {}
         found = [*_of_frames(workdir, settings), *_of_autoencoder(settings, evaluation)]
+        found += _of_windows(workdir, settings)
         found += _of_loss(workdir, settings)
         prompts = prompt_advice(CaptionWords(workdir, settings), settings.sampling.prompts)
         return [*found, *(f"sampling.prompts: {said}" for said in prompts)]
@@ -89,6 +91,21 @@ def _of_autoencoder(settings: Settings, evaluation: dict[str, Any]) -> Iterator[
         f"the autoencoder gives clips back at {psnr:.1f} dB, and scaling them down to as few numbers and up again at "
         f"{plain:.1f} dB: no sample can be better than it gives back, so {remedy}"
     )
+
+
+def _of_windows(workdir: Workdir, settings: Settings) -> Iterator[str]:
+    stages = settings.stages_of(AUTOENCODER)
+    folders = [workdir.prepared(name) for name in settings.collections if index_paths(workdir.prepared(name))]
+    latent = max((int(PreparedSet(folder).grid_N3[:, 0].max()) for folder in folders), default=1)
+    encoded = 1 + (latent - 1) * settings.stride[0]
+    trained = [stage for name in stages if isinstance(stage := settings.stages[name], AutoencoderStage)]
+    seen = max((bucket[0] for stage in trained for bucket in stage.crops.buckets), default=encoded)
+    if encoded > seen:
+        yield (
+            f"clips of up to {encoded} frames were encoded, and the autoencoder was trained on windows of at most "
+            f"{seen}: what is further from the first frame comes back worse, often under a grid, so give "
+            f"stages.{stages[-1]}.crops.buckets windows of {encoded} frames"
+        )
 
 
 def _of_loss(workdir: Workdir, settings: Settings) -> Iterator[str]:

@@ -53,6 +53,7 @@ def workdir(toy_config, tmp_path):
     config = toy_config()
     config.data.source, config.data.path, config.data.max_frames = "folder", "/clips", 10
     config.sampling.prompts = (PROMPT,)
+    config.stages.autoencoder.crops.buckets = ((9, 16, 16, 8),)
     run = Workdir(tmp_path / "run")
     (tmp_path / "run").mkdir()
     (run.path / "config.json").write_text(to_json(config))
@@ -105,6 +106,17 @@ def test_overfitting_is_told_instead_of_advice_to_train_on(workdir):
     path.write_text(path.read_text().replace("0.52", "0.505"))
     (said,) = advice(workdir)
     assert said.startswith("the loss of videos still fell"), "so little is no rise"
+
+
+def test_clips_longer_than_what_the_autoencoder_was_trained_on_are_told(workdir):
+    config = workdir.config()
+    config["stages"]["autoencoder"]["crops"]["buckets"] = [[1, 16, 16, 8], [5, 16, 16, 8]]
+    (workdir.path / "config.json").write_text(json.dumps(config))
+    (windows,) = advice(workdir)
+    assert windows.startswith(
+        "clips of up to 9 frames were encoded, and the autoencoder was trained on windows of at most 5: what is"
+    )
+    assert windows.endswith("so give stages.autoencoder.crops.buckets windows of 9 frames")
 
 
 def test_everything_is_told_in_a_sentence_and_what_matters_most_first(workdir, toy_config):
