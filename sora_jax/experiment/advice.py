@@ -103,7 +103,7 @@ def _of_windows(workdir: Workdir, settings: Settings) -> Iterator[str]:
     if encoded > seen:
         yield (
             f"clips of up to {encoded} frames were encoded, and the autoencoder was trained on windows of at most "
-            f"{seen}: what is further from the first frame comes back worse, often under a grid, so give "
+            f"{seen}: what is further from the first frame may come back worse, as under a grid: give "
             f"stages.{stages[-1]}.crops.buckets windows of {encoded} frames"
         )
 

@@ -116,7 +116,7 @@ def test_clips_longer_than_what_the_autoencoder_was_trained_on_are_told(workdir)
     assert windows.startswith(
         "clips of up to 9 frames were encoded, and the autoencoder was trained on windows of at most 5: what is"
     )
-    assert windows.endswith("so give stages.autoencoder.crops.buckets windows of 9 frames")
+    assert windows.endswith("grid: give stages.autoencoder.crops.buckets windows of 9 frames")
 
 
 def test_everything_is_told_in_a_sentence_and_what_matters_most_first(workdir, toy_config):
