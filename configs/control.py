@@ -6,7 +6,7 @@
 It begins with the autoencoder and the averaged weights of the finished run in runs/base. Most of what moves goes along
 curves here, or no box would lead anywhere but along the axes; the decoder, which never drew such clips, is trained on
 them first, and latents stay what they are. Of a run that lies elsewhere:
-  --config.stages.decoder.start_from=DIR/checkpoints/autoencoder
+  --config.stages.decoder.start_from=DIR/checkpoints/decoder
   --config.stages.control.start_from=DIR/checkpoints/videos
 """
 
@@ -26,13 +26,9 @@ def get_config() -> ConfigDict:
     c.sampling.context_steps = 6
     with c.unlocked():
         c.run = ("decoder", "prepare", "control")
-        decoder = base.autoencoder_stage(
-            steps=600,
-            schedule=base.schedule(2e-3, warmup_steps=30, decay_share=0.7, final_share=0.02),
-            buckets=c.stages.autoencoder.crops.buckets,
-        )
-        decoder.freeze = "encoder"
-        decoder.start_from = "runs/base/checkpoints/autoencoder"
+        c.stages.decoder.steps = 450
+        c.stages.decoder.crops.buckets = ((5, 24, 24, 16), (9, 24, 24, 8), (5, 24, 24, 16), (13, 24, 24, 8))
+        c.stages.decoder.start_from = "runs/base/checkpoints/decoder"
         control: Any = base.diffusion_stage(
             steps=2300,
             schedule=base.schedule(4e-3, warmup_steps=60, decay_share=0.8, final_share=0.02),
@@ -43,5 +39,5 @@ def get_config() -> ConfigDict:
         control.context = ConfigDict({"none": 0.35, "edges": 0.15, "boxes": 0.45, "low": 0.05})
         # Where a part is given too, it says where things go, and boxes teach little.
         control.known.update(none=0.76, first=0.09, last=0.09, ends=0.04, random_frames=0.01, region=0.01)
-        c.update(stages={"decoder": decoder, "control": control})
+        c.update(stages={"control": control})
     return c

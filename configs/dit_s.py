@@ -23,6 +23,7 @@ _CHAIN = {
     "precision": "bfloat16",
     "mesh.data": 1,
     "mesh.fsdp": None,
+    "run": ("autoencoder", "prepare", "images", "videos"),
     "data.source": "webdataset",
     "data.fps": 16.0,
     "data.min_tokens": 64,

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     c = base.get_config()
     c.update_from_flattened_dict(
         {
-            "run": ("autoencoder", "prepare", "videos"),
+            "run": ("autoencoder", "decoder", "prepare", "videos"),
             "shapes.seed": 0,  # the clips are those of all runs
             "shapes.num_clips": 8192,
             "shapes.caption_faults": None,

@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     c = base.get_config()
     c.update_from_flattened_dict(
         {
+            "run": ("autoencoder", "prepare", "images", "videos"),
             "data.max_tokens": 320,
             "shapes.num_clips": 16384,
             "shapes.caption_faults": None,

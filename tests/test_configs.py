@@ -178,7 +178,8 @@ def test_a_config_is_read(name):
         config.data.path = "clips"
     settings = read_settings(config)
     before = {"folder.py": ("warmup",), "scaling.py": (), "worlds.py": ()}.get(name, ("images",))
-    whole = ("autoencoder", "prepare", *before, "videos")
+    decoder = ("decoder",) if name in ("base.py", "scaling.py") else ()
+    whole = ("autoencoder", *decoder, "prepare", *before, "videos")
     if name == "captions.py":
         whole = ("autoencoder", "prepare", "caption_images", "caption_videos")
         assert settings.captioner_loss.expand_share, "what sample --expand needs"

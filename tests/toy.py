@@ -10,6 +10,7 @@ def get_config() -> ConfigDict:
     c = base.get_config()
     c.update_from_flattened_dict(
         {
+            "run": ("autoencoder", "prepare", "images", "videos"),
             "shapes.num_clips": 96,
             "shapes.sides": ((16, 16), (16, 24)),
             "shapes.frames": (5,),

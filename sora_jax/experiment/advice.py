@@ -11,7 +11,6 @@ from sora_jax.core.errors import CommandError
 from sora_jax.data.shards.files import index_paths
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.caption_words import CaptionWords
-from sora_jax.experiment.kinds.autoencoder import AutoencoderStage
 from sora_jax.experiment.prompt_advice import prompt_advice
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
@@ -98,8 +97,7 @@ def _of_windows(workdir: Workdir, settings: Settings) -> Iterator[str]:
     folders = [workdir.prepared(name) for name in settings.collections if index_paths(workdir.prepared(name))]
     latent = max((int(PreparedSet(folder).grid_N3[:, 0].max()) for folder in folders), default=1)
     encoded = 1 + (latent - 1) * settings.stride[0]
-    trained = [stage for name in stages if isinstance(stage := settings.stages[name], AutoencoderStage)]
-    seen = max((bucket[0] for stage in trained for bucket in stage.crops.buckets), default=encoded)
+    seen = max((settings.stages[name].most_frames for name in stages), default=encoded)
     if encoded > seen:
         yield (
             f"clips of up to {encoded} frames were encoded, and the autoencoder was trained on windows of at most "

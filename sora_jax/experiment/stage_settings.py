@@ -29,6 +29,11 @@ class Stage:
     reads_captions: ClassVar[bool] = False
 
     @property
+    def most_frames(self) -> int:
+        """Frames of the longest windows of clips that it trains on; 0: on none."""
+        return 0
+
+    @property
     def cache_mb(self) -> int:
         """Megabytes of decoded clips that it keeps in memory at most."""
         return 0

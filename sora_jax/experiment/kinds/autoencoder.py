@@ -73,6 +73,11 @@ class AutoencoderStage(TrainStage):
         return self.trainable if self.freeze is None else _DECODER
 
     @property
+    def most_frames(self) -> int:
+        """Frames of the longest windows of clips that it trains on."""
+        return max(frames for frames, *_ in self.crops.buckets)
+
+    @property
     def cache_mb(self) -> int:
         """Megabytes of decoded clips that it keeps in memory at most."""
         return self.crops.cache_mb
