@@ -23,7 +23,15 @@ from orbax.checkpoint import future
 from sora_jax.checkpoints import leaves, manifest
 from sora_jax.checkpoints.disk_space import check_room
 from sora_jax.checkpoints.reading import Restored, newest_trusted, read_step, saved_leaves
-from sora_jax.checkpoints.retention import RECORD, CheckpointConfig, Record, Retention, find_steps, read_record
+from sora_jax.checkpoints.retention import (
+    RECORD,
+    CheckpointConfig,
+    Record,
+    Retention,
+    find_steps,
+    read_record,
+    remove_step,
+)
 from sora_jax.core.distributed import from_first, is_first, wait_for_all
 from sora_jax.core.errors import StorageError
 from sora_jax.core.tree import PyTree
@@ -55,10 +63,10 @@ class _Items(ocp.args.Composite):
 class Checkpointer:
     """Saves and restores the checkpoints of one run; use it as a context manager.
 
-    `directory` is made absolute and created; what an interrupted save left there is removed. Committed steps stay as
-    `policy` says, and with `rewind_steps` those that `rewind` may be asked for, as `retention.steps_to_keep` says:
-    others go only after a newer one is committed. With several processes every process makes every call; process 0
-    alone cleans and prunes, and what is read to verify is shared out.
+    `directory` is made absolute and created; what an interrupted save or removal left there is removed. Committed
+    steps stay as `policy` says, and with `rewind_steps` those that `rewind` may be asked for, as
+    `retention.steps_to_keep` says: others go only after a newer one is committed. With several processes every process
+    makes every call; process 0 alone cleans and prunes, and what is read to verify is shared out.
 
     A save that fails is told, what it wrote is removed, and the next step that asks `due` is to save again: at once,
     after 2 s, after 10 s; then StorageError. Where there are several processes the first failure of one ends it with
@@ -223,7 +231,7 @@ class Checkpointer:
             self._retention.wait()  # or it could remove the one that is gone back to
             for step in find_steps(self._directory):
                 if step > at_most:
-                    (self._directory / str(step)).rmtree(missing_ok=True)
+                    remove_step(self._directory, step)
 
         from_first(f"checkpoints after step {at_most}", remove)
         self._saved = None
@@ -300,6 +308,6 @@ def _create_and_clean(directory: epath.Path) -> None:
         for path in directory.iterdir():
             if ocp.utils.TMP_DIR_SUFFIX in path.name and path.is_dir() and not os.path.islink(path):
                 path.rmtree()
-                logging.warning("removed %s: a save that was never finished", path)
+                logging.warning("removed %s: a save, or a removal of an old one, that was never finished", path)
     except OSError as error:
         raise StorageError(f"checkpoints cannot be written in {directory}: {error}") from error

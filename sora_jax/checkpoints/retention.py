@@ -7,6 +7,7 @@ from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
@@ -159,7 +160,7 @@ class Retention:
             stay = self._stay(records.values())
         for step in sorted(records.keys() - stay):
             try:
-                (self._directory / str(step)).rmtree(missing_ok=True)
+                remove_step(self._directory, step)
             except OSError as error:
                 logging.warning("the old checkpoint of step %d was not removed: %s", step, error)
 
@@ -175,3 +176,13 @@ def find_steps(directory: epath.Path) -> list[int]:
         return []
     names = [path.name for path in directory.iterdir() if path.is_dir()]
     return [int(name) for name in names if name.isdecimal() and str(int(name)) == name]
+
+
+def remove_step(directory: epath.Path, step: int) -> None:
+    """Removes a checkpoint, if it is there: its name first, so that what a kill leaves of it goes at the next start."""
+    gone = directory / f"{step}{ocp.utils.TMP_DIR_SUFFIX}-removed"
+    try:
+        (directory / str(step)).rename(gone)
+    except FileNotFoundError:
+        return
+    gone.rmtree()

@@ -16,7 +16,7 @@ from etils import epath
 
 from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.checkpoints.disk_space import check_room
-from sora_jax.checkpoints.retention import CheckpointConfig, find_steps
+from sora_jax.checkpoints.retention import CheckpointConfig, find_steps, remove_step
 from sora_jax.core.distributed import from_first, to_host
 from sora_jax.train.state import TrainState
 
@@ -69,7 +69,7 @@ class Snapshots:
         def remove() -> None:
             for later in self._steps():
                 if later > step:
-                    (self._folder / str(later)).rmtree(missing_ok=True)
+                    remove_step(self._folder, later)
 
         from_first(f"averages after step {step}", remove)
 

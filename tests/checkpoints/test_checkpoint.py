@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from sora_jax.checkpoints import leaves, manifest
 from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.checkpoints.reading import load_tree
-from sora_jax.checkpoints.retention import CheckpointConfig
+from sora_jax.checkpoints.retention import CheckpointConfig, find_steps
 from sora_jax.core.errors import NumericsError, StorageError, UserError
 
 # Names of folders, as `check_names` allows them.
@@ -201,6 +201,19 @@ def test_foreign_directories_are_ignored_and_unfinished_saves_removed(directory,
     assert restored_step(directory, state) == 30
     left = {path.name for path in directory.iterdir()}
     assert left == {"10", "20", "30", "notes", "010", "40.backup", "999", "60", "70", "80"}
+
+
+def test_a_removal_that_was_cut_short_leaves_nothing_after_the_next_start(directory, state, monkeypatch):
+    def cut_short(path, **_):
+        (path / manifest.MANIFEST).unlink()
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, Checkpointer(directory, policy(1)) as checkpointer:
+        patch.setattr(type(epath.Path(directory)), "rmtree", cut_short)
+        checkpointer.save(40, state, {"row": 40}, CONFIG)
+    assert find_steps(epath.Path(directory)) == [40], "no step that is half there"
+    assert restored_step(directory, state) == 40
+    assert {path.name for path in directory.iterdir()} == {"40"}
 
 
 def test_nothing_saved_is_none(tmp_path, state):
