@@ -4,6 +4,7 @@ Letters: B rows, L tokens, P patch width, S segments of a row.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,8 @@ class GuidanceConfig:
 
     def __post_init__(self):
         low, high = self.interval
-        if self.scale < 0:
-            raise UserError(f"guidance scale {self.scale} is negative; 1 is no guidance")
+        if not 0 <= self.scale < math.inf:
+            raise UserError(f"guidance scale {self.scale} is not 0 or more and finite; 1 is no guidance")
         if not 0 <= low <= high <= 1:
             raise UserError(f"guidance interval ({low}, {high}) is not an ordered pair inside [0, 1]")
         if not 0 <= self.rescale <= 1:

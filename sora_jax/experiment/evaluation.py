@@ -100,6 +100,8 @@ def check_asked(
         if value is not None and part in _UNUSED[name]:
             how = "; --samples is how many it takes" if (name, part) == ("clips", "distribution") else ""
             raise UserError(f"--{name} changes nothing of --part={part}: leave it out{how}")
+    if (clips := given.get("clips")) is not None and clips < 1:
+        raise UserError(f"--clips={clips} must be at least 1")
     if part == "autoencoder" and weights != "ema":
         raise UserError(
             f"--weights={weights} are of the transformer: the autoencoder is an average, judge another part"

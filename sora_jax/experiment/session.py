@@ -49,7 +49,7 @@ from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.wording import word_jobs, word_requests
 from sora_jax.generate.captioning import Describer, EncodedClip, WrittenCaption
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.given import GivenArrays, as_clip
+from sora_jax.generate.given import GivenArrays, as_clip, as_latent
 from sora_jax.generate.job import Job, read_job
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.generate.request import Request, Task, make_requests
@@ -263,8 +263,8 @@ class Session:
         return self.models.encode(as_clip("the clip", clip_THWC))
 
     def decode(self, latent_THWC: np.ndarray) -> np.ndarray:
-        """Returns the uint8 clip (T, H, W, 3) of a latent as of `encode`."""
-        return self.models.codec.decode(np.asarray(latent_THWC)[None])[0]
+        """Returns the uint8 clip (T, H, W, 3) of a latent as of `encode`; raises UserError for what is none."""
+        return self.models.codec.decode(as_latent(latent_THWC, self.settings.autoencoder.channels)[None])[0]
 
     def evaluate(
         self,

@@ -52,6 +52,8 @@ class SolverConfig:
     context_steps: int | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
+        if not self.cache >= 0:
+            raise UserError(f"cache {self.cache:g} must be 0 or more; 0 is none")
         if self.experts is not None and (self.cache > 0 or self.method == "heun" or self.grid is None):
             raise UserError(
                 f"solver {self.method} with cache {self.cache:g} on {self.grid}: two experts take turns at one step, "

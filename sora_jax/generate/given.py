@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Protocol, Unpack
 
+import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.core.errors import UserError
@@ -71,6 +72,23 @@ def as_clip(name: str, array: np.ndarray) -> np.ndarray:
             "the colours"
         )
     return array if array.ndim == 4 else array[None]
+
+
+def as_latent(array: np.ndarray, channels: int) -> np.ndarray:
+    """Returns an array as a latent, float32 (t, h, w, channels); raises UserError for what is none."""
+    array = np.asarray(array)
+    wanted = f"give finite floats (t, h, w, {channels}), as encode returns them"
+    if (
+        not jnp.issubdtype(array.dtype, jnp.floating)
+        or array.ndim != 4
+        or array.shape[-1] != channels
+        or not array.size
+    ):
+        raise UserError(f"the latent is {array.dtype} {array.shape}: {wanted}")
+    latent_THWC = array.astype(np.float32)
+    if unknown := np.count_nonzero(~np.isfinite(latent_THWC)):
+        raise UserError(f"{unknown} of {latent_THWC.size} numbers of the latent are not finite: {wanted}")
+    return latent_THWC
 
 
 def between(clip: np.ndarray, position_T: np.ndarray) -> np.ndarray:

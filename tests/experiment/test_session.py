@@ -150,12 +150,41 @@ def test_any_sequence_serves_several_prompts(jobs, several):
         ({"task": "edit", "video": CLIP[..., 0]}, r"video 1 is uint8 \(5, 16, 16\): give uint8"),
         ({"task": "edit", "video": "no.mp4"}, "no.mp4 does not exist"),
         ({"steps": 0}, "steps"),
+        ({"cache": -1.0}, "cache -1 must be 0 or more"),
+        ({"cache": float("nan")}, "cache nan must be 0 or more"),
         ({"solver": "magic"}, "solver 'magic' is not one of: euler"),
     ],
 )
 def test_what_cannot_be_made_is_told(run, asked, said):
     with pytest.raises(UserError, match=said):
         run.sample(**{"prompt": RED} | asked)
+
+
+@pytest.mark.parametrize(
+    ("latent", "said"),
+    [
+        (np.zeros((1, 2, 4, 4, 4), np.float32), r"the latent is float32 \(1, 2, 4, 4, 4\): .* \(t, h, w, 4\)"),
+        (np.zeros((2, 4, 4, 3), np.float32), r"the latent is float32 \(2, 4, 4, 3\)"),
+        (np.zeros((2, 4, 4, 4), int), r"the latent is int64 \(2, 4, 4, 4\)"),
+        (np.zeros((0, 4, 4, 4), np.float32), r"the latent is float32 \(0, 4, 4, 4\)"),
+        (np.full((2, 4, 4, 4), np.nan), "128 of 128 numbers of the latent are not finite"),
+    ],
+)
+def test_what_is_no_latent_is_told(run, latent, said):
+    with pytest.raises(UserError, match=said):
+        run.decode(latent)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"part": "autoencoder", "clips": 0}, "--clips=0 must be at least 1"),
+        ({"part": "generator", "guidance": float("nan")}, "guidance scale nan"),
+    ],
+)
+def test_numbers_that_judge_nothing_are_told(run, asked, said):
+    with pytest.raises(UserError, match=said):
+        run.evaluate(**asked)
 
 
 @pytest.mark.parametrize("checkpoint", ["newest", -1, 2.5])
