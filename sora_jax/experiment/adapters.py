@@ -134,15 +134,19 @@ NO_ADAPTERS = Adapters()
 
 
 def read_adapters(given: Mapping[Any, float] | Sequence[str]) -> Adapters:
-    """Returns the adapters of a mapping of files, or `own`, to weights, or of texts "FILE:WEIGHT".
+    """Returns the adapters of a mapping of files, or `own`, to weights, or of texts "FILE:WEIGHT", or one.
 
-    Raises UserError for a weight that is no number, or no finite one.
+    Raises UserError for a weight that is no number, or no finite one, and for a name that is given twice.
     """
-    pairs = given.items() if isinstance(given, Mapping) else map(_pair, given)
-    weights = {str(name): weight for name, weight in pairs}
-    for name, weight in weights.items():
+    weights: dict[str, float] = {}
+    several = [given] if isinstance(given, str) else given
+    for key, weight in several.items() if isinstance(several, Mapping) else map(_pair, several):
+        name = str(key)
         if not math.isfinite(weight):
             raise UserError(f"--lora={name}:{weight}: a weight must be finite; give one such as 0.8")
+        if name in weights:
+            raise UserError(f"--lora={name} is given with weights {weights[name]:g} and {weight:g}: give it once")
+        weights[name] = weight
     own = weights.pop(OWN, 1.0)
     return Adapters(own=own, files=tuple(weights.items()))
 

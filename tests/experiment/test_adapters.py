@@ -39,6 +39,7 @@ def test_a_stage_without_weights_to_adapt_is_refused(toy_config):
     [
         ((), Adapters()),
         (["a.safetensors:0.5", "own:0", "b"], Adapters(own=0.0, files=(("a.safetensors", 0.5), ("b", 1.0)))),
+        ("own:0.5", Adapters(own=0.5)),
         ({"own": 0.25, "c": 2}, Adapters(own=0.25, files=(("c", 2),))),
     ],
 )
@@ -52,6 +53,12 @@ def test_what_is_no_weight_is_told():
     for given in (["a.safetensors:nan"], ["own:-inf"], {"a.safetensors": float("inf")}):
         with pytest.raises(UserError, match="a weight must be finite; give one such as"):
             read_adapters(given)
+
+
+@pytest.mark.parametrize("given", [["a:0.5", "b", "a:0.25"], ["a:0.25", "a:0.25"], ["a", "a"], ["own:0", "own"]])
+def test_an_adapter_is_given_once(given):
+    with pytest.raises(UserError, match=r"--lora=(a|own) is given with weights .* and .*: give it once"):
+        read_adapters(given)
 
 
 def test_files_are_added_with_their_weights_and_weight_0_changes_no_bit(toy_workdir, tmp_path):
