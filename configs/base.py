@@ -485,7 +485,7 @@ def autoencoder_stage(
     crops.faster = FieldReference(faster, field_type=float)  # share, in [0, 1], of windows of several frames that take
     # every second one, of clips long enough: things then move twice as far between frames. None: none
     s.start_from = placeholder(str)  # runs/a/checkpoints/autoencoder, or /STEP in it, of another run: the
-    # averaged weights that the stage starts from (docs/checkpoints.md; untried); None: as `kind` says
+    # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
     s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
     # is initialised; the first that matches counts, and where none does the name is the same
     s.trainable = placeholder(
@@ -494,7 +494,7 @@ def autoencoder_stage(
     # are trained, all others frozen, without moments and averages (docs/checkpoints.md); None: all are trained
     s.frozen_dtype = placeholder(str)  # "float32" or "bfloat16": what frozen ones are kept in; None: float32
     s.freeze = placeholder(str)  # "encoder": the decoder alone is trained, as Video LDM does (arXiv 2304.08818), and
-    # latents stay as they are; a stage must come before, or start_from be given (untried); None: both are trained
+    # latents stay as they are; a stage must come before, or start_from be given; None: both are trained
     s.adversarial = adversarial  # length of the discriminator's gradient, share of the other terms'; 0: none (untried)
     s.optimizer = optimizer()
     return s
@@ -521,7 +521,7 @@ def diffusion_stage(*, steps: int, schedule: ConfigDict, images: float) -> Confi
     s.accumulate = 1  # micro-batches per step
     s.schedule = schedule  # of the learning rate
     s.start_from = placeholder(str)  # runs/a/checkpoints/videos, or /STEP in it, of another run: the
-    # averaged weights that the stage starts from (docs/checkpoints.md; untried); None: as `kind` says
+    # averaged weights that the stage starts from (docs/checkpoints.md); None: as `kind` says
     s.start_rules = ()  # "REGEX -> NAME" gives the name there of a parameter here, "REGEX -> fresh" leaves it as it
     # is initialised; the first that matches counts, and where none does the name is the same
     s.trainable = placeholder(
