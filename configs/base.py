@@ -162,7 +162,7 @@ def get_config() -> ConfigDict:
 
     c.context = context = ConfigDict()  # clips given beside the one that is made (docs/decisions/016), to train with
     context.kinds = ()  # controls that prepare makes of every clip and encodes beside it, of the table in
-    # docs/control.md; stages name in `context` how often each is given (untried)
+    # docs/control.md; stages name in `context` how often each is given
     context.dropout = 0.1  # chance, in [0, 1), that a clip beside is left out again, each by itself
     context.max_level = 0.05  # clips beside carry a noise level uniform in [0, max_level], less than 1
     context.low = low = ConfigDict()  # of the kind "low": smaller, slower, spoiled forms, of which a refiner makes
