@@ -11,6 +11,7 @@ from sora_jax.core.errors import CommandError
 from sora_jax.data.shards.files import index_paths
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.caption_words import CaptionWords
+from sora_jax.experiment.kinds import training
 from sora_jax.experiment.prompt_advice import prompt_advice
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
@@ -84,8 +85,9 @@ def _of_autoencoder(settings: Settings, evaluation: dict[str, Any]) -> Iterator[
     psnr, plain = scores.get("psnr"), scores.get("psnr_resampled")
     if psnr is None or plain is None or psnr >= plain:
         return
-    stages = settings.stages_of(AUTOENCODER)
-    remedy = f"train it longer, stages.{stages[-1]}.steps" if stages else "take a better one, or train one here"
+    steps = {name: training(settings)[name].of(settings, name).steps for name in settings.stages_of(AUTOENCODER)}
+    longest = max(steps, key=lambda name: steps[name], default=None)
+    remedy = "take a better one, or train one here" if longest is None else f"train it longer, stages.{longest}.steps"
     yield (
         f"the autoencoder gives clips back at {psnr:.1f} dB, and scaling them down to as few numbers and up again at "
         f"{plain:.1f} dB: no sample can be better than it gives back, so {remedy}"

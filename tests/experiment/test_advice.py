@@ -108,6 +108,17 @@ def test_overfitting_is_told_instead_of_advice_to_train_on(workdir):
     assert said.startswith("the loss of videos still fell"), "so little is no rise"
 
 
+def test_of_several_stages_of_the_autoencoder_the_longest_is_to_be_longer(workdir):
+    config = workdir.config()
+    config["run"] = ["autoencoder", "decoder", *config["run"][1:]]
+    config["stages"]["decoder"] |= {"steps": config["stages"]["autoencoder"]["steps"] - 1}
+    config["stages"]["decoder"]["crops"]["buckets"] = [[9, 16, 16, 8]]
+    (workdir.path / "config.json").write_text(json.dumps(config))
+    workdir.write_json("evaluation.json", {"autoencoder": {"psnr": 22.13, "psnr_resampled": 25.9}})
+    (said,) = advice(workdir)
+    assert said.endswith("so train it longer, stages.autoencoder.steps")
+
+
 def test_clips_longer_than_what_the_autoencoder_was_trained_on_are_told(workdir):
     config = workdir.config()
     config["stages"]["autoencoder"]["crops"]["buckets"] = [[1, 16, 16, 8], [5, 16, 16, 8]]
