@@ -100,7 +100,7 @@ def _of_windows(workdir: Workdir, settings: Settings) -> Iterator[str]:
     latent = max((int(PreparedSet(folder).grid_N3[:, 0].max()) for folder in folders), default=1)
     encoded = 1 + (latent - 1) * settings.stride[0]
     seen = max((settings.stages[name].most_frames for name in stages), default=encoded)
-    if encoded > seen:
+    if encoded > seen and settings.stages_of(TEXT_TO_VIDEO):  # else nothing decodes
         yield (
             f"clips of up to {encoded} frames were encoded, and the autoencoder was trained on windows of at most "
             f"{seen}: what is further from the first frame may come back worse, as under a grid: give "

@@ -128,6 +128,9 @@ def test_clips_longer_than_what_the_autoencoder_was_trained_on_are_told(workdir)
         "clips of up to 9 frames were encoded, and the autoencoder was trained on windows of at most 5: what is"
     )
     assert windows.endswith("grid: give stages.autoencoder.crops.buckets windows of 9 frames")
+    config["run"] = ["autoencoder", "prepare"]
+    (workdir.path / "config.json").write_text(json.dumps(config))
+    assert not any("windows of at most" in said for said in advice(workdir)), "nothing is made"
 
 
 def test_everything_is_told_in_a_sentence_and_what_matters_most_first(workdir, toy_config):
