@@ -63,6 +63,9 @@ def test_the_work_of_a_stage_follows_from_its_config(parts, settings):
     larger = dataclasses.replace(stage, crops=dataclasses.replace(stage.crops, buckets=twice))
     before, after = parts(), parts(stages={**settings.stages, "autoencoder": larger})
     assert after["autoencoder"].each == pytest.approx(2 * before["autoencoder"].each)
+    frozen = dataclasses.replace(stage, freeze="encoder", start_from="runs/a/checkpoints/autoencoder")
+    tuned = parts(stages={**settings.stages, "autoencoder": frozen})["autoencoder"]
+    assert before["autoencoder"].each / 3 < tuned.each < before["autoencoder"].each
     deeper = dataclasses.replace(settings.transformer, depth=9)
     after = parts(transformer=deeper)
     assert after["videos"].each > 2 * before["videos"].each

@@ -164,8 +164,10 @@ class AutoencoderKind(TrainKind[AutoencoderStage]):
 
     def step_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
         """Returns how long a step takes, on average over the buckets."""
-        both = 3 * (costs.encode + costs.decode)  # the backward pass multiplies twice where the forward pass does
-        buckets = self.of(settings, name).crops.buckets
+        # The backward pass multiplies twice where the forward pass does; a frozen encoder has none.
+        stage = self.of(settings, name)
+        both = (3 if stage.freeze is None else 1) * costs.encode + 3 * costs.decode
+        buckets = stage.crops.buckets
         return sum(costs.speed.seconds(both * math.prod(one), CONVOLUTIONS_TRAINED) for one in buckets) / len(buckets)
 
     def show(self, run: Run, name: str) -> Show:
