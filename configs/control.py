@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     c.shapes.curved_share = 0.8
     c.context.kinds = ("edges", "boxes", "low")
     c.sampling.forget_context = True  # edges are followed better
-    c.sampling.context_steps = 6
+    c.sampling.context_steps = 4
     with c.unlocked():
         c.run = ("decoder", "prepare", "control")
         c.stages.decoder.steps = 450
