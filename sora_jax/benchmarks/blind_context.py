@@ -26,8 +26,9 @@ from sora_jax.experiment.loading import build_generator, pack_layout, solver_con
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.apart import set_apart
-from sora_jax.generate.canvas import Canvas, CanvasBatch, ContextPart, lay_out, longer_rows
+from sora_jax.generate.canvas import Canvas, CanvasBatch, ContextPart, lay_out
 from sora_jax.generate.request import read_size
+from sora_jax.generate.row_sizes import RowSize, longer_rows, of_length
 from sora_jax.generate.sampler import make_solver
 from sora_jax.video import shapes
 from sora_jax.video.parts import ContextClip
@@ -109,7 +110,7 @@ def batches_of(settings: Settings, canvases: list[Canvas], *, blind: bool) -> li
     layout = dataclasses.replace(pack_layout(settings), parts=len(canvases[0].context))
     tokens = canvases[0].tokens(layout.patch)
     if tokens > layout.budget.tokens:
-        layout, _ = longer_rows(layout, tokens, rows=1)
+        layout = of_length(layout, longer_rows(RowSize(1, layout.budget.tokens), tokens).tokens)
     each = min(layout.budget.tokens // tokens, layout.budget.segments)
     batches, places = lay_out(canvases, layout, rows=-(-len(canvases) // each))
     return set_apart(batches, places)[0] if blind and layout.parts else batches

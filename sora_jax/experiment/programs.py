@@ -23,10 +23,11 @@ from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.experiment import activations
 from sora_jax.experiment.loading import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
 from sora_jax.experiment.schema import Settings
-from sora_jax.generate.canvas import CanvasBatch, longer_rows
+from sora_jax.generate.canvas import CanvasBatch
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request, read_size
+from sora_jax.generate.row_sizes import RowSize, longer_rows
 from sora_jax.generate.sampler import make_solver
 from sora_jax.models import flops
 from sora_jax.models.codec import programs_of
@@ -211,6 +212,7 @@ def canvas_shapes(settings: Settings, rows: int, place: NamedSharding) -> Canvas
         negative=texts_of(pack),
         turned=None,
         share_BL=None,
+        row_tokens=jax.ShapeDtypeStruct((), np.int32, sharding=place),
     )
 
 
@@ -235,8 +237,8 @@ def sampling_program(
     grid = (windows[0], *limits.grid(limits.first, job.size)[1:])
     if shapes.count(grid) > packing.tokens:
         parts = sharding.ways("batch", mesh)
-        layout, rows = longer_rows(pack_layout(settings), shapes.count(grid), rows=packing.rows, parts=parts)
-        packing = dataclasses.replace(packing, tokens=layout.budget.tokens, rows=rows)
+        longer = longer_rows(RowSize(packing.rows, packing.tokens), shapes.count(grid), parts=parts)
+        packing = dataclasses.replace(packing, tokens=longer.tokens, rows=longer.rows)
         settings = dataclasses.replace(settings, packing=packing)
     batch = canvas_shapes(settings, packing.rows, sharding.replicated(mesh))
     work = work_of_rows(settings, segment_tokens=shapes.count(grid))

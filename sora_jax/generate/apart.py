@@ -62,7 +62,6 @@ def _split(batch: CanvasBatch, made_BL: np.ndarray, beside_BL: np.ndarray, lengt
             pack={n: of_beside(a) for n, a in along.items()} | {n: rest[n] for n in told},
             noise_BLP=of_beside(batch.noise_BLP),
             sigma_BSA=batch.context_sigma_BSA,
-            row_tokens=np.int32(made_BL.shape[1]),
         ),
     )
 

@@ -8,6 +8,7 @@ A clips beside one at most.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +17,12 @@ import numpy as np
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.data.packing.packs import PackLayout, Row, stack_rows, texts_of
-from sora_jax.data.packing.plan import plan_window
+from sora_jax.data.packing.plan import WindowPlan, plan_window
 from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
 from sora_jax.video.parts import ContextClip
 from sora_jax.video.patches import patchify
 from sora_jax.video.shown import Shown
-
-# Longer rows are multiples of it: blocks of attention, and devices that split a row, come out even.
-ROW_UNIT = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,26 +151,12 @@ Array = Any
 Texts = dict[str, Array]
 
 
-def longer_rows(layout: PackLayout, tokens: int, *, rows: int, parts: int = 1) -> tuple[PackLayout, int]:
-    """Returns (a layout whose rows hold `tokens`, rows of a batch), of no more tokens in all where that is possible.
-
-    A canvas that training's rows do not hold is solved in such rows: `rows` of `layout` become as many as come out even
-    over `parts`.
-    """
-    length = -(-tokens // ROW_UNIT) * ROW_UNIT
-    fewer = max(1, rows * layout.budget.tokens // length)
-    return dataclasses.replace(layout, budget=dataclasses.replace(layout.budget, tokens=length)), -(
-        -fewer // parts
-    ) * parts
-
-
 class ContextRows(NamedTuple):
     """Clips beside the canvases of a batch, in rows of their own, with the segments and parts that they have there."""
 
     pack: dict[str, Array]  # without texts and the tokens of what is made
     noise_BLP: Array  # float32
     sigma_BSA: Array  # float32, their levels
-    row_tokens: Array  # int32: of a row that would hold both
 
 
 class CanvasBatch(NamedTuple):
@@ -186,6 +170,7 @@ class CanvasBatch(NamedTuple):
     negative: Texts  # the negative prompts
     turned: Texts | None  # the second prompts, the first ones where there is none; None: nobody has one
     share_BL: Array | None  # float32, the share of the second prompt
+    row_tokens: Array  # int32: of a row that was not made shorter, by which steps take over earlier work
     context_sigma_BSA: Array | None = None  # float32, of clips beside; None: the layout has none
     apart: ContextRows | None = None  # clips beside that are not in `pack`; None: what there is is there
 
@@ -249,15 +234,22 @@ class _Filling:
             start = end
 
 
-def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[list[CanvasBatch], list[Placement]]:
-    """Returns batches of `rows` rows, and where each canvas is; `layout` has as many `parts` as any has clips beside.
-
-    Raises UserError when a canvas or one of its texts does not fit a row.
-    """
-    budget = layout.budget
+def plan_rows(canvases: Sequence[Canvas], layout: PackLayout) -> WindowPlan:
+    """Returns which canvases share a row."""
     tokens_N = np.array([canvas.tokens(layout.patch) for canvas in canvases])
     text_N = np.array([canvas.text_tokens(layout.tokenizer) for canvas in canvases])
-    plan = plan_window(tokens_N, text_N, budget, seed=0, window=0)
+    return plan_window(tokens_N, text_N, layout.budget, seed=0, window=0)
+
+
+def lay_out(
+    canvases: Sequence[Canvas], layout: PackLayout, *, rows: int, row_tokens: int | None = None
+) -> tuple[list[CanvasBatch], list[Placement]]:
+    """Returns batches of `rows` rows, and where each canvas is; `layout` has as many `parts` as any has clips beside.
+
+    `row_tokens` are those of a row that was not made shorter; None: these were not. Raises UserError when a canvas or
+    one of its texts does not fit a row.
+    """
+    plan = plan_rows(canvases, layout)
     if plan.rejected:
         first = plan.rejected[0]
         raise UserError(f"video {first.sample + 1} of {len(canvases)} cannot be sampled: {first.reason}")
@@ -269,11 +261,12 @@ def lay_out(canvases: list[Canvas], layout: PackLayout, *, rows: int) -> tuple[l
             places[index] = Placement(batch=number // rows, row=number % rows, tokens=there)
         filled.append(filling)
     filled += [_Filling(layout) for _ in range(-len(filled) % rows)]
-    batches = [_stack(filled[start : start + rows]) for start in range(0, len(filled), rows)]
+    whole = layout.budget.tokens if row_tokens is None else row_tokens
+    batches = [_stack(filled[start : start + rows], whole) for start in range(0, len(filled), rows)]
     return batches, [places[index] for index in range(len(canvases))]
 
 
-def _stack(filled: list[_Filling]) -> CanvasBatch:
+def _stack(filled: list[_Filling], row_tokens: int) -> CanvasBatch:
     def texts(rows: list[Row]) -> Texts:
         return texts_of(stack_rows(rows))
 
@@ -287,5 +280,6 @@ def _stack(filled: list[_Filling]) -> CanvasBatch:
         negative=texts([filling.negative for filling in filled]),
         turned=texts([filling.turned for filling in filled]) if turns else None,
         share_BL=np.stack([filling.share_L for filling in filled]) if turns else None,
+        row_tokens=np.int32(row_tokens),
         context_sigma_BSA=np.stack([filling.context_sigma_SA for filling in filled]) if beside else None,
     )

@@ -114,8 +114,7 @@ class Predictor:
         self._is_guided_BS = (scale_BS != 1) & (batch.pack["grid_BS3"][..., 0] > 0)
         self._scale_BL = known.per_token(scale_BS, batch.pack["segment_BL"])
         if config.cache > 0:
-            tokens = level_BL.shape[1] if batch.apart is None else batch.apart.row_tokens
-            self._taken_over_I = taken_over(model.transformer, config, tokens=tokens)
+            self._taken_over_I = taken_over(model.transformer, config, tokens=batch.row_tokens)
 
     def memory(self) -> Memory:
         """Returns what the first evaluation is handed."""

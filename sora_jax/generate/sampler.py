@@ -7,7 +7,7 @@ P patch width, T H W C pixels or latent.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,8 +22,9 @@ from sora_jax.core.tree import Params, merge_model
 from sora_jax.data.packing.packs import PackLayout
 from sora_jax.diffusion import known, solvers
 from sora_jax.generate.apart import set_apart
-from sora_jax.generate.canvas import Canvas, CanvasBatch, lay_out, longer_rows
+from sora_jax.generate.canvas import Canvas, CanvasBatch, lay_out
 from sora_jax.generate.denoiser import Predictor, SolverConfig
+from sora_jax.generate.row_sizes import RowSize, RowSizes, longer_rows, of_length
 from sora_jax.models.codec import Codec
 from sora_jax.models.text_to_video import TextToVideo
 from sora_jax.models.vision.shown import Shower
@@ -112,7 +113,7 @@ class Sampler:
       structure: Of the generator, from `core.tree`.
       codec: What decodes.
       layout: Of rows. Canvases that are longer have longer rows, and a program of their own.
-      rows: Of a batch; always this many, so one program serves every call.
+      rows: Of a batch at most: fewer, and shorter ones, where the first that is made of a kind is far less.
       config: The solver.
       dtype: Of the computation.
       mesh: Devices that share the batch and hold the weights; None: where the weights lie.
@@ -135,6 +136,7 @@ class Sampler:
     ):
         self._structure, self._config, self._dtype = structure, config, dtype
         self._solvers: dict[int, Callable[[Params, CanvasBatch], jax.Array]] = {}
+        self._sizes: dict[tuple[int, int, RowSize], RowSizes] = {}  # by clips beside one at most, steps, the largest
         self._blind = blind
         self.codec, self.shower = codec, shower
         self._layout = layout
@@ -156,31 +158,37 @@ class Sampler:
         usual = {False: self._config.steps, True: self._config.context_steps or self._config.steps}
         kinds = [(beside := bool(canvas.context), canvas.steps or usual[beside]) for canvas in canvases]
         for kind in sorted({*kinds}):
-            numbers = [number for number, one in enumerate(kinds) if one == kind]
-            parts = max(len(canvases[number].context) for number in numbers)
+            chosen = {number: canvases[number] for number, one in enumerate(kinds) if one == kind}
+            parts = max(len(canvas.context) for canvas in chosen.values())
             layout = dataclasses.replace(self._layout, parts=parts)
-            found |= self._of_parts(params, canvases, numbers, layout, steps=kind[1])
+            found |= self._of_parts(params, chosen, layout, steps=kind[1])
         return [found[number] for number in range(len(canvases))]
 
     def _of_parts(
-        self, params: Params, canvases: Sequence[Canvas], numbers: Sequence[int], layout: PackLayout, *, steps: int
+        self, params: Params, chosen: dict[int, Canvas], layout: PackLayout, *, steps: int
     ) -> dict[int, np.ndarray]:
-        """Returns the latents of some canvases by number: in rows of `layout`, or in longer ones."""
-        lengths = {number: canvases[number].tokens(layout.patch) for number in numbers}
-        fitting = [number for number, length in lengths.items() if length <= layout.budget.tokens]
-        found = self._solved(params, canvases, fitting, layout, self.rows, steps) if fitting else {}
-        if len(fitting) < len(lengths):
-            parts = 1 if self._mesh is None else ways("batch", self._mesh)
-            longer, rows = longer_rows(layout, max(lengths.values()), rows=self.rows, parts=parts)
-            found |= self._solved(params, canvases, [n for n in numbers if n not in found], longer, rows, steps)
+        """Returns the latents of canvases by number: in rows as those of `layout`, or in longer ones."""
+        usual = RowSize(rows=self.rows, tokens=layout.budget.tokens)
+        lengths = {number: canvas.tokens(layout.patch) for number, canvas in chosen.items()}
+        fitting = {number: canvas for number, canvas in chosen.items() if lengths[number] <= usual.tokens}
+        found = self._solved(params, fitting, layout, usual, steps) if fitting else {}
+        if rest := {number: canvas for number, canvas in chosen.items() if number not in fitting}:
+            longer = longer_rows(usual, max(lengths.values()), parts=self._split)
+            found |= self._solved(params, rest, layout, longer, steps)
         return found
 
+    @property
+    def _split(self) -> int:
+        """In how many parts devices have the rows of a batch."""
+        return 1 if self._mesh is None else ways("batch", self._mesh)
+
     def _solved(
-        self, params: Params, canvases: Sequence[Canvas], numbers: list[int], layout: PackLayout, rows: int, steps: int
+        self, params: Params, chosen: dict[int, Canvas], layout: PackLayout, most: RowSize, steps: int
     ) -> dict[int, np.ndarray]:
-        """Returns the latents of some canvases by number, solved in rows of one layout."""
-        chosen = [canvases[number] for number in numbers]
-        batches, places = lay_out(chosen, layout, rows=rows)
+        """Returns the latents of canvases by number, solved in batches of one size, `most` or less."""
+        sizes = self._sizes.setdefault((layout.parts, steps, most), RowSizes(most, parts=self._split))
+        rows, tokens = sizes.choose([*chosen.values()], layout)
+        batches, places = lay_out([*chosen.values()], of_length(layout, tokens), rows=rows, row_tokens=most.tokens)
         if self._blind and layout.parts:
             batches, places = set_apart(batches, places)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
@@ -188,7 +196,7 @@ class Sampler:
         patch, channels = layout.patch, layout.channels
         return {
             number: unpatchify(solved[at.batch][at.row, at.tokens], grid=canvas.grid, patch=patch, channels=channels)
-            for number, canvas, at in zip(numbers, chosen, places, strict=True)
+            for (number, canvas), at in zip(chosen.items(), places, strict=True)
         }
 
     def _solve_all(self, params: Params, batches: list[CanvasBatch], steps: int) -> list[np.ndarray]:

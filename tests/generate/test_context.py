@@ -210,4 +210,4 @@ def test_clips_beside_are_set_apart_with_all_that_is_theirs():
     np.testing.assert_array_equal(apart.noise_BLP[inside], whole.noise_BLP[part_BL > 0])
     assert apart.pack["role_BSA"] is whole.pack["role_BSA"]
     assert apart.sigma_BSA is whole.context_sigma_BSA
-    assert (split.context_sigma_BSA, int(apart.row_tokens)) == (None, PARTS.budget.tokens)
+    assert (split.context_sigma_BSA, int(split.row_tokens)) == (None, PARTS.budget.tokens)

@@ -19,7 +19,7 @@ from sora_jax.data.packing.plan import Budget
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.diffusion import known, noise_levels
 from sora_jax.generate import sampler as sampler_module
-from sora_jax.generate.canvas import Canvas, Turn, lay_out, longer_rows
+from sora_jax.generate.canvas import Canvas, Turn, lay_out
 from sora_jax.generate.denoiser import SolverConfig, taken_over
 from sora_jax.generate.sampler import Sampler, fresh_noise, make_solver
 from sora_jax.models.autoencoder import Autoencoder
@@ -111,16 +111,6 @@ def test_a_canvas_that_rows_do_not_hold_has_rows_of_its_own():
         dtype=jnp.dtype(jnp.float32),
     )
     assert np.abs(mixed[1].astype(int) - roomy(params, [long])[0]).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("tokens", "rows", "parts", "expected"),
-    [(25, 8, 1, (128, 1)), (129, 64, 1, (256, 6)), (129, 64, 4, (256, 8)), (1000, 2, 2, (1024, 2))],
-)
-def test_longer_rows_are_fewer_and_come_out_even(tokens, rows, parts, expected):
-    layout, found = longer_rows(LAYOUT, tokens, rows=rows, parts=parts)
-    assert (layout.budget.tokens, found) == expected
-    assert dataclasses.replace(layout, budget=LAYOUT.budget) == LAYOUT
 
 
 def test_the_same_call_gives_the_same_bytes():
