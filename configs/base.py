@@ -352,13 +352,14 @@ def get_config() -> ConfigDict:
     sampling.refine = placeholder(
         tuple
     )  # (("space", 2), ("time", 4)): a video of a prompt is made small, with half the
-    # height and width and a fourth of the frames, then larger, then faster (docs/sampling.md; untried); None: at once
+    # height and width and a fourth of the frames, then larger, then faster (docs/sampling.md); None: at once
     sampling.refiner = refiner = ConfigDict()  # of runs with context.kinds ("low",), which see the small, slow video
     # (of `refine`, upscale, interpolate) as they make the large one; others start from it under noise
     refiner.level = 0.15  # of noise on the small one, in [0, 1]: more changes what it shows
     refiner.steps = placeholder(int)  # of the solver, 1 or more; None: sampling.context_steps
     refiner.tile = placeholder(int)  # px, height and width of what is made at once: larger frames in tiles that overlap
-    # by a quarter, which take less memory and more time (untried); None: whole frames
+    # by a quarter, which take less memory and more time; None: whole frames, in which things repeat that training never
+    # showed so large
     sampling.captioner = placeholder(
         str
     )  # runs/captions: the run whose captioner expands prompts, of `sample --expand`

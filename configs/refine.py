@@ -5,8 +5,9 @@
   python -m sora_jax.evaluate --workdir=runs/refine --part=refine
   python -m sora_jax.sample --workdir=runs/refine --refine=space:2 --prompt="a red circle moves right"
 
-Weights and autoencoder are those of the base run, which never saw clips of this size: one stage
-teaches them. For clips of your own take over `context` and the stage, and start from what you have trained.
+Weights and autoencoder are those of the base run, which never saw clips of 48 px: one stage teaches them, and small
+ones as well, of which the first pass makes one. For clips of your own take over `context` and the stage, and start from
+what you have trained.
 """
 
 from ml_collections import ConfigDict
@@ -44,11 +45,15 @@ def get_config() -> ConfigDict:
             "stages.refine.known.region": 0.02,
             "data.max_tokens": 144,
             "shapes.num_clips": 2048,
-            "shapes.sides": ((48, 48),),
+            "shapes.sides": ((24, 24), (48, 48), (48, 48)),
             "shapes.image_share": 0.2,
             "packing.tokens": 288,
             "packing.rows": 4,
             "sampling.size": (48, 48),
+            "sampling.refiner.level": 0.05,
+            "sampling.refiner.steps": 4,
+            # Frames larger than those of training are made in tiles of their size: at once things repeat in them.
+            "sampling.refiner.tile": 48,
             "evaluation.tasks": 0,
         }
     )
