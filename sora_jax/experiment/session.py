@@ -228,7 +228,8 @@ class Session:
     def rounds(self, *, most: int = 64, **solver: Any) -> Rounds:
         """Returns what makes jobs that join and leave at any time, up to `most` at once; `solver` as of `solver`.
 
-        `generate.job.read_job` makes a job of a request.
+        `generate.job.read_job` makes a job of a request. A batch is as large as what is under way needs: the first of
+        each size, of which there are few, compiles a program.
         """
         return Rounds(self.models.sampler(self.solver(**solver)), self.models.params, self.limits, most=most)
 
