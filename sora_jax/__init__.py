@@ -25,7 +25,7 @@ def open_run(
     weights: Literal["ema", "params"] = "ema",
     ema: float | None = None,
     devices: Sequence[Any] | None = None,
-    lora: Mapping[Any, float] | Sequence[str] = (),
+    lora: Mapping[Any, float] | Sequence[Any] | os.PathLike[str] = (),
 ) -> "Session":
     """Returns a run that was trained; its models load when they are first needed.
 
@@ -52,7 +52,7 @@ def open_model(
     *,
     changes: Mapping[str, Any] = types.MappingProxyType({}),
     devices: Sequence[Any] | None = None,
-    lora: Mapping[Any, float] | Sequence[str] = (),
+    lora: Mapping[Any, float] | Sequence[Any] | os.PathLike[str] = (),
 ) -> "Session":
     """Returns a public Wan model as it was downloaded; its parts load when they are first needed.
 

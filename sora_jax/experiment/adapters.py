@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from absl import logging
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.tree import Params
+from sora_jax.core.typed import typed
 from sora_jax.experiment.schema import Settings
 from sora_jax.models.interop.lora import LoraFile, described_adapter, read_lora
 from sora_jax.models.roles import VECTORS
@@ -133,15 +135,16 @@ class Added:
 NO_ADAPTERS = Adapters()
 
 
-def read_adapters(given: Mapping[Any, float] | Sequence[str]) -> Adapters:
+def read_adapters(given: Mapping[Any, float] | Sequence[Any] | os.PathLike[str]) -> Adapters:
     """Returns the adapters of a mapping of files, or `own`, to weights, or of texts "FILE:WEIGHT", or one.
 
     Raises UserError for a weight that is no number, or no finite one, and for a name that is given twice.
     """
     weights: dict[str, float] = {}
-    several = [given] if isinstance(given, str) else given
-    for key, weight in several.items() if isinstance(several, Mapping) else map(_pair, several):
-        name = str(key)
+    pairs = given.items() if isinstance(given, Mapping) else map(_pair, _texts(given))
+    for key, number in pairs:
+        name = typed("lora", key, str)
+        weight = typed(f"--lora={name}: the weight", number, float)
         if not math.isfinite(weight):
             raise UserError(f"--lora={name}:{weight}: a weight must be finite; give one such as 0.8")
         if name in weights:
@@ -149,6 +152,11 @@ def read_adapters(given: Mapping[Any, float] | Sequence[str]) -> Adapters:
         weights[name] = weight
     own = weights.pop(OWN, 1.0)
     return Adapters(own=own, files=tuple(weights.items()))
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    one = isinstance(given, str | os.PathLike)
+    return typed("lora", (given,) if one else given, tuple[str, ...])
 
 
 def _pair(text: str) -> tuple[str, float]:

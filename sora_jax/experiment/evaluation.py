@@ -11,6 +11,7 @@ from absl import logging
 
 from sora_jax.core.distributed import is_first
 from sora_jax.core.errors import UserError
+from sora_jax.core.typed import typed_arguments
 from sora_jax.data.clips import BadClip, Clip
 from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.data.media.writer import write_clip
@@ -74,10 +75,21 @@ _UNUSED: Mapping[str, tuple[EvaluationPart, ...]] = {
 DRAWN = "shapes"
 
 
-def changed(settings: Settings, *, draws: int | None = None, guidance: float | None = None, **solver: Any) -> Settings:
+@typed_arguments
+def changed(
+    settings: Settings,
+    *,
+    draws: int | None = None,
+    guidance: float | None = None,
+    captioner: str | None = None,
+    solver: str | None = None,
+    steps: int | None = None,
+    cache: float | None = None,
+) -> Settings:
     """Returns the settings with other samples: draws of each prompt, scale of the guidance; other keys of sampling."""
-    given = {name: value for name, value in solver.items() if value is not None}
-    if "steps" in given:
+    asked = {"captioner": captioner, "solver": solver, "steps": steps, "cache": cache}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if steps is not None:
         given["context_steps"] = None
     sampling, evaluation = dataclasses.replace(settings.sampling, **given), settings.evaluation
     if guidance is not None:

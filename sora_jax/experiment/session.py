@@ -10,6 +10,7 @@ Commands, notebooks and servers stand on it. Models are loaded when they are fir
 
 import dataclasses
 import functools
+import math
 import os
 import types
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.paths import check_writable
 from sora_jax.core.tree import Params
+from sora_jax.core.typed import typed, typed_arguments
 from sora_jax.diffusion.solvers import METHODS
 from sora_jax.experiment import evaluation
 from sora_jax.experiment.adapters import read_adapters
@@ -45,23 +47,21 @@ from sora_jax.experiment.machine import free_memory
 from sora_jax.experiment.model_settings import warn_of_unheard
 from sora_jax.experiment.models import RunModels, step_of
 from sora_jax.experiment.public_models import PublicModels
+from sora_jax.experiment.session_jobs import AskedSize, jobs_asked
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.wording import word_jobs, word_requests
 from sora_jax.generate.captioning import Describer, EncodedClip, WrittenCaption
 from sora_jax.generate.denoiser import SolverConfig
-from sora_jax.generate.given import GivenArrays, as_clip, as_latent
-from sora_jax.generate.job import Job, read_job
+from sora_jax.generate.given import as_clip, as_latent
 from sora_jax.generate.limits import ModelLimits
-from sora_jax.generate.request import Request, Task, make_requests
+from sora_jax.generate.request import Request, Task
 from sora_jax.generate.scheduler import Rounds, make_all
 from sora_jax.train.workdir import Workdir
 
-# A size in px as (height, width) or "HEIGHTxWIDTH".
-AskedSize = tuple[int, int] | str
 # A file, or an array of pixels.
 Media = str | os.PathLike[str] | np.ndarray
 # Adapters as files, or "own", with their weights, or as texts "FILE:WEIGHT".
-Lora = Mapping[Any, float] | Sequence[str]
+Lora = Mapping[Any, float] | Sequence[Any] | os.PathLike[str]
 
 
 def open_session(
@@ -77,9 +77,10 @@ def open_session(
     step = step_of(checkpoint)
     if weights not in WEIGHTS:
         raise UserError(f"weights {weights!r} is not one of: {', '.join(WEIGHTS)}")
+    ema = typed("ema", ema, float | None)
     check_ema(ema, weights)
     adapters = read_adapters(lora)
-    opened = Workdir(workdir)
+    opened = Workdir(typed("workdir", workdir, str))
     settings = read_settings(opened.config())
     cache = use_compilation_cache()
     models = RunModels(opened, settings, step=step, weights=weights, ema=ema, mesh=_mesh(devices), adapters=adapters)
@@ -95,7 +96,7 @@ def open_public(
 ) -> "Session":
     """Returns a public model; see `sora_jax.open_model`."""
     config = load_config("configs/base.py")
-    config.model = os.fspath(model)
+    config.model = typed("the model", model, str)
     try:
         config.update_from_flattened_dict(dict(changes))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -110,7 +111,13 @@ def _mesh(devices: Sequence[Any] | None) -> Mesh | None:
     """Returns the mesh over which weights and work are split; None where there is one device, and none is chosen."""
     if devices is None and jax.device_count() == 1:
         return None
+    if not (devices is None or _are_devices(devices)):
+        raise UserError(f"devices {devices} are none of jax: give some of jax.devices(), or None for all")
     return make_mesh(MeshConfig(data=1, fsdp=None, sequence=1, tensor=1), devices)
+
+
+def _are_devices(given: Any) -> bool:
+    return isinstance(given, Sequence) and bool(given) and all(isinstance(one, jax.Device) for one in given)
 
 
 class Session:
@@ -131,6 +138,7 @@ class Session:
         """What the run's model can make, what it makes where nothing is asked for, and the memory there is for it."""
         return dataclasses.replace(limits_of(self.settings), room=free_memory())
 
+    @typed_arguments
     def solver(
         self, *, solver: str | None = None, steps: int | None = None, cache: float | None = None
     ) -> SolverConfig:
@@ -215,24 +223,28 @@ class Session:
 
         Raises UserError for what the model cannot make, and for files that cannot be read.
         """
-        asked = {"size": _sizes(size), "frames": frames, "seconds": seconds, "seed": seed}
+        asked = {"task": task, "size": size, "frames": frames, "seconds": seconds, "seed": seed, **options}
         given = {"image": image, "last_image": last_image, "video": video, "mask": mask, "reference": reference}
         given["control_video"] = control_video
         config, limits = self.solver(solver=solver, steps=steps, cache=cache), self.limits
-        jobs = _read_jobs(limits, _several(prompt), given, task=task, **asked, **options)
+        jobs = jobs_asked(limits, prompt, given, **asked)
         jobs = word_jobs(self._caption_words, jobs, limits)
         self.models.read_texts(text for job in jobs for text in (*job.prompts, job.negative))
         sampler = self.models.sampler(config, videos=len(jobs))
         return [made.clip for made in make_all(sampler, self.models.params, jobs, limits)]
 
+    @typed_arguments
     def rounds(self, *, most: int = 64, **solver: Any) -> Rounds:
         """Returns what makes jobs that join and leave at any time, up to `most` at once; `solver` as of `solver`.
 
         `generate.job.read_job` makes a job of a request. A batch is as large as what is under way needs: the first of
         each size, of which there are few, compiles a program.
         """
+        if most < 1:
+            raise UserError(f"most is {most}: it must be at least 1")
         return Rounds(self.models.sampler(self.solver(**solver)), self.models.params, self.limits, most=most)
 
+    @typed_arguments
     def describe(
         self, clips: Sequence[np.ndarray], *, fps: float | None = None, prefix: str = "", seed: int = 0
     ) -> list[WrittenCaption]:
@@ -246,6 +258,8 @@ class Session:
 
         Raises UserError where the run has no captioner, and for clips that no row holds.
         """
+        if fps is not None and not 0 < fps < math.inf:
+            raise UserError(f"{fps:g} frames per second must be more than 0")
         params, describer = self._captioner
         rate = self.settings.sampling.fps if fps is None else fps
         seen = [EncodedClip(latent_THWC=self.encode(clip_THWC), fps=rate) for clip_THWC in clips]
@@ -267,6 +281,7 @@ class Session:
         """Returns the uint8 clip (T, H, W, 3) of a latent as of `encode`; raises UserError for what is none."""
         return self.models.codec.decode(as_latent(latent_THWC, self.settings.autoencoder.channels)[None])[0]
 
+    @typed_arguments
     def evaluate(
         self,
         part: evaluation.EvaluationPart = "all",
@@ -317,45 +332,3 @@ class Session:
             return evaluation.evaluate_data(self.models, settings, data, **asked)
         work = compiling_told("evaluation", COMPILING, settings, self.cache)
         return evaluation.evaluate(self.models, settings, part=part, work=work, **asked)
-
-
-def _read_jobs(limits: ModelLimits, prompts: list[str], given: Mapping[str, Any], **asked: Any) -> list[Job]:
-    """Returns the jobs of prompts; `given` are media by name, `asked` what `make_requests` takes or lists of it."""
-    arrays: dict[str, np.ndarray] = {}
-
-    def named(kind: str) -> list[str]:
-        names = []
-        for number, one in enumerate(_several(given[kind]), start=1):
-            name = f"<{kind} {number}>"
-            if isinstance(one, str | os.PathLike):
-                name = os.fspath(one)
-            else:
-                arrays[name] = as_clip(f"{kind} {number}", one)
-            names.append(name)
-        return names
-
-    single = {name: next(iter(named(name)), None) for name in ("image", "last_image", "mask", "reference")}
-    given_videos = {"video": tuple(named("video")), "control_video": tuple(named("control_video"))}
-    for name in ("control", "strength_of_control"):
-        asked[name] = tuple(_several(asked.get(name)))
-    for name in ("frames", "seconds", "seed"):
-        asked[name] = _several(asked[name])
-    asked["seconds"] = [str(one) for one in asked["seconds"]]
-    requests = make_requests(prompts, **single, **given_videos, **asked)
-    faster = asked["task"] in ("upscale", "interpolate")  # whose array has not the rate that is asked for
-    read = GivenArrays(arrays, fps=limits.fps if faster else asked.get("fps") or limits.fps)
-    return [read_job(request, limits, read) for request in requests]
-
-
-def _several(value: Any) -> list[Any]:
-    """Returns a list of what is one, none or several: a sequence that is no text, or an array of one axis."""
-    if isinstance(value, np.ndarray) and value.ndim == 1:
-        return value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return list(value)
-    return [] if value is None else [value]
-
-
-def _sizes(size: AskedSize | list[AskedSize] | None) -> list[str]:
-    sizes = size if isinstance(size, list) else _several(size and [size])
-    return [one if isinstance(one, str) else f"{one[0]}x{one[1]}" for one in sizes]

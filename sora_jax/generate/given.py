@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +63,7 @@ def as_clip(name: str, array: np.ndarray) -> np.ndarray:
     Takes an image (H, W, 3) and a video (T, H, W, 3) of uint8, and a mask (H, W) or (T, H, W) of bool, white where it
     is true.
     """
-    array = np.asarray(array)
+    array = _as_array(name, array)
     if array.dtype == np.bool_ and array.ndim in (2, 3):
         array = np.repeat(np.where(array, np.uint8(255), np.uint8(0))[..., None], 3, axis=-1)
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or not array.size:
@@ -76,7 +76,7 @@ def as_clip(name: str, array: np.ndarray) -> np.ndarray:
 
 def as_latent(array: np.ndarray, channels: int) -> np.ndarray:
     """Returns an array as a latent, float32 (t, h, w, channels); raises UserError for what is none."""
-    array = np.asarray(array)
+    array = _as_array("the latent", array)
     wanted = f"give finite floats (t, h, w, {channels}), as encode returns them"
     if (
         not jnp.issubdtype(array.dtype, jnp.floating)
@@ -89,6 +89,13 @@ def as_latent(array: np.ndarray, channels: int) -> np.ndarray:
     if unknown := np.count_nonzero(~np.isfinite(latent_THWC)):
         raise UserError(f"{unknown} of {latent_THWC.size} numbers of the latent are not finite: {wanted}")
     return latent_THWC
+
+
+def _as_array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"{name} is no array: {error}") from error
 
 
 def between(clip: np.ndarray, position_T: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
 """What a user asks for: one video to make, as flags or a line of JSON say it."""
 
 import dataclasses
+import functools
 import math
 import os
 import re
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.paths import expanded
+from sora_jax.core.typed import typed_all
 from sora_jax.data.sources.caption_tables import parse_json, read_text
 from sora_jax.generate.cascade import Refinement, read_refinements
 
@@ -31,7 +32,6 @@ GIVEN_FILES = (*_FILES, "video", "control_video")
 DEFAULT_STRENGTH: dict[Task, float] = {"edit": 0.6, "loop": 0.2, "connect": 0.1, "upscale": 0.4, "interpolate": 0.4}
 _DURATION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _SEEDS = 2**32  # of 32 bits
-_LARGEST = 2**53  # whole number that is a float, too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,7 +234,7 @@ def make_requests(
     task: Task = "text",
     size: Sequence[str] = (),
     frames: Sequence[int] = (),
-    seconds: Sequence[str] = (),
+    seconds: Sequence[str | float] = (),
     seed: Sequence[int] = (0,),
     output: Sequence[str] = (),
     **common: Any,
@@ -242,7 +242,7 @@ def make_requests(
     """Returns a request for each prompt; a task with a picture or a video makes one of all prompts.
 
     Of the sequences one serves all requests and as many as requests go in pairs; none leaves it open. `common` are
-    attributes that all share. Raises UserError for any other number, and as `Request`.
+    attributes that all share. Raises UserError for any other number, for another type, and as `Request`.
     """
     if not prompts and task == "text":
         raise UserError('nothing to sample: pass --prompt="..."')
@@ -252,7 +252,7 @@ def make_requests(
     of_each = {"size": size, "frames": frames, "seconds": seconds, "seed": seed, "output": output}
     columns = [_for_each(name, list(values) or [None], len(grouped)) for name, values in of_each.items()]
     return [
-        Request(task=task, prompt=prompt, **dict(zip(of_each, row, strict=True)), **common)
+        Request(**_typed({"task": task, "prompt": prompt, **dict(zip(of_each, row, strict=True)), **common}))
         for prompt, row in zip(grouped, zip(*columns, strict=True), strict=True)
     ]
 
@@ -304,20 +304,11 @@ def _read_line(line: str, folder: Path) -> Request:
         raise UserError(f"is not JSON: {error}") from error
     if not isinstance(given, Mapping):
         raise UserError('is not an object such as {"prompt": "a red circle"}')
-    hints = typing.get_type_hints(Request)
-    kinds = {field.name: hints[field.name] for field in dataclasses.fields(Request) if field.compare}
-    unknown = sorted(given.keys() - kinds.keys())
-    if unknown:
-        raise UserError(f"{', '.join(map(repr, unknown))} is none of {', '.join(kinds)}")
     values = dict(given)
-    for name in (name for name, kind in kinds.items() if typing.get_origin(kind) is tuple):
+    for name in (name for name, kind in _kinds().items() if typing.get_origin(kind) is tuple):
         if name in values:
             values[name] = tuple(values[name]) if isinstance(values[name], list) else (values[name],)
-    if isinstance(values.get("seconds"), int | float):
-        values["seconds"] = str(values["seconds"])
-    for name, value in values.items():
-        if not _is_a(value, kinds[name]):
-            raise UserError(f"{name} {value!r} is not {_in_words(kinds[name])}")
+    values = _typed(values, nothing="null")
     for name in GIVEN_FILES:
         if "\0" in "".join(values.get(name) or ()):
             raise UserError(f"{name} {values[name]!r} is no name of a file")
@@ -329,28 +320,21 @@ def _read_line(line: str, folder: Path) -> Request:
     return Request(**values)
 
 
-def _is_a(value: Any, kind: Any) -> bool:
-    if typing.get_origin(kind) is tuple:
-        return all(_is_a(one, typing.get_args(kind)[0]) for one in value)
-    if typing.get_origin(kind) is Literal:
-        return isinstance(value, str)
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if isinstance(value, bool):
-        return bool in options
-    if isinstance(value, int) and abs(value) > _LARGEST:
-        return False
-    return isinstance(value, options) or (float in options and isinstance(value, int))
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    """Returns the types of what may be asked for, by attribute; seconds may be a number."""
+    hints = typing.get_type_hints(Request)
+    return {field.name: hints[field.name] for field in dataclasses.fields(Request) if field.compare} | {
+        "seconds": str | float | None
+    }
 
 
-def _in_words(kind: Any) -> str:
-    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
-    if typing.get_origin(kind) is tuple:
-        one = _in_words(typing.get_args(kind)[0])
-        return f"{one} or a list of {one.removeprefix('a ')}s"
-    if typing.get_origin(kind) is Literal:
-        return "text"
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    return " or ".join(words[option] for option in options)
+def _typed(values: Mapping[str, Any], *, nothing: str = "None") -> dict[str, Any]:
+    """Returns attributes of a request in the types that it has; raises UserError for unknown and for other ones."""
+    found = typed_all(values, _kinds(), nothing=nothing)
+    if found.get("seconds") is not None:
+        found["seconds"] = str(found["seconds"])
+    return found
 
 
 def _count(name: str, given: Sequence[str], wanted: int, task: str) -> None:

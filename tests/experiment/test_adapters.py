@@ -1,5 +1,7 @@
 """Adapters in a run: what its stages train, what is added to its weights, and what it gives back."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -45,6 +47,12 @@ def test_a_stage_without_weights_to_adapt_is_refused(toy_config):
 )
 def test_weights_are_read(given, expected):
     assert read_adapters(given) == expected
+
+
+def test_a_file_may_be_a_path():
+    assert (
+        read_adapters([Path("a.safetensors")]) == read_adapters(Path("a.safetensors")) == read_adapters("a.safetensors")
+    )
 
 
 def test_what_is_no_weight_is_told():

@@ -135,6 +135,14 @@ def test_what_is_made_faster_has_the_rate_of_the_run_before(run, jobs):
     assert (len(job.clips[0]), job.fps) == (5, 2 * usual)
 
 
+def test_numbers_of_numpy_and_jax_are_numbers(jobs):
+    asked = {"size": np.array([16, 24]), "frames": np.int64(5), "seed": jax.numpy.array(3), "fps": np.float32(4)}
+    (job,) = jobs(RED, **asked)
+    assert (job.size, job.fps) == ((16, 24), 4)
+    facts = {"task": "text", "prompt": [RED], "size": "16x24", "frames": 5, "fps": 4.0, "seed": 3}
+    assert json.loads(json.dumps(job.request.facts())) == facts
+
+
 @pytest.mark.parametrize("several", [range(2), np.arange(2), (0, 1)])
 def test_any_sequence_serves_several_prompts(jobs, several):
     found = jobs([RED, RED], seed=several, frames=(1, 5))
@@ -153,6 +161,19 @@ def test_any_sequence_serves_several_prompts(jobs, several):
         ({"cache": -1.0}, "cache -1 must be 0 or more"),
         ({"cache": float("nan")}, "cache nan must be 0 or more"),
         ({"solver": "magic"}, "solver 'magic' is not one of: euler"),
+        ({"frames": 5.0}, "frames 5.0 is not a whole number"),
+        ({"seed": 1.5}, "seed 1.5 is not a whole number"),
+        ({"seed": True}, "seed True is not a whole number"),
+        ({"steps": 2.5}, "steps 2.5 is not a whole number"),
+        ({"prompt": [None]}, r"prompt \(None,\) is not text"),
+        ({"fps": "8"}, "fps '8' is not a number"),
+        ({"size": 24}, "size 24 has 1 numbers: give height and width"),
+        ({"size": (16, 16, 3)}, r"size \(16, 16, 3\) has 3 numbers"),
+        ({"size": (16.0, 16)}, r"size \(16.0, 16\) is not a whole number"),
+        ({"task": "animate", "image": [CLIP[0], CLIP[1]]}, "2 of image: give one"),
+        ({"task": "edit", "video": [[[1], [1, 2]]]}, "video 1 is no array"),
+        ({"output": "a.mp4"}, "no file is written: leave output out"),
+        ({"colour": "red"}, "'colour' is none of task, prompt"),
     ],
 )
 def test_what_cannot_be_made_is_told(run, asked, said):
@@ -180,11 +201,44 @@ def test_what_is_no_latent_is_told(run, latent, said):
     [
         ({"part": "autoencoder", "clips": 0}, "--clips=0 must be at least 1"),
         ({"part": "generator", "guidance": float("nan")}, "guidance scale nan"),
+        ({"clips": 2.5}, "clips 2.5 is not a whole number"),
+        ({"draws": "2"}, "draws '2' is not a whole number"),
+        ({"steps": 2.5}, "steps 2.5 is not a whole number"),
+        ({"part": "autoencoder", "data": 3}, "data 3 is not text"),
     ],
 )
 def test_numbers_that_judge_nothing_are_told(run, asked, said):
     with pytest.raises(UserError, match=said):
         run.evaluate(**asked)
+
+
+def test_a_folder_to_judge_may_be_a_path(run, tmp_path):
+    write_clip(tmp_path / "a.png", CLIP[:1], fps=1)
+    assert run.evaluate("autoencoder", data=tmp_path, clips=1)["autoencoder"]["data"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"workdir": None}, "workdir None is not text"),
+        ({"ema": "0.1"}, "ema '0.1' is not a number"),
+        ({"devices": []}, r"devices \[\] are none of jax"),
+        ({"devices": 1}, "devices 1 are none of jax"),
+        ({"lora": None}, "lora None is not text or a list of texts"),
+        ({"lora": [("a.safetensors", 0.5)]}, "is not text or a list of texts"),
+        ({"lora": {"a.safetensors": "0.5"}}, "--lora=a.safetensors: the weight '0.5' is not a number"),
+    ],
+)
+def test_what_opens_no_run_is_told(workdir, asked, said):
+    with pytest.raises(UserError, match=said):
+        sora_jax.open_run(**{"workdir": workdir} | asked)
+
+
+def test_rounds_and_captions_have_numbers_that_they_can_go_by(run):
+    with pytest.raises(UserError, match="most is 0: it must be at least 1"):
+        run.rounds(most=0)
+    with pytest.raises(UserError, match="0 frames per second must be more than 0"):
+        run.describe([CLIP], fps=0)
 
 
 @pytest.mark.parametrize("checkpoint", ["newest", -1, 2.5])
