@@ -11,7 +11,10 @@ from safetensors.numpy import load_file, save_file
 from sora_jax.core.errors import UserError
 from sora_jax.models.interop.model_folder import find_model
 from sora_jax.models.interop.wan import save_wan
+from sora_jax.models.interop.wan_autoencoder import latent_statistics
+from sora_jax.models.interop.wan_files import describe_wan
 from sora_jax.models.interop.weights import WEIGHTS_FILE
+from sora_jax.models.text.files import EncoderFiles
 from tests import public_model
 
 
@@ -160,6 +163,44 @@ def test_pickles_are_refused_with_what_to_use_instead(original):
     (original / "Wan2.1_VAE.pth").write_bytes(b"PK")
     assert "models_t5_umt5-xxl-enc-bf16.pth is a pickle" in found.lacks("text")
     assert "put vae/ of the model's diffusers folder, or wan_2.1_vae.safetensors" in found.lacks("autoencoder")
+
+
+def test_a_folder_may_have_the_sign_before_a_variant_in_its_name(pipeline, tmp_path):
+    pipeline = pipeline.rename(tmp_path / "wan #2")
+    assert find_model(pipeline).folder == pipeline
+    assert find_model(f"{pipeline}#t2v_14b").name == "t2v_14b"
+
+
+@pytest.mark.parametrize("heads", [0, "2", [2], 2.0, 5])
+def test_heads_that_cannot_be_are_told(pipeline, heads):
+    file = pipeline / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_attention_heads": heads}))
+    with pytest.raises(UserError, match="heads, which do not divide the width 24"):
+        find_model(pipeline)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "[" * 100_000])
+@pytest.mark.parametrize(
+    ("part", "read"),
+    [
+        ("transformer", describe_wan),
+        ("vae", lambda folder: latent_statistics(folder, 16)),
+        ("text_encoder", lambda folder: EncoderFiles(folder).config.get("feed_forward_proj")),
+    ],
+)
+def test_a_config_that_is_no_object_is_told(pipeline, part, read, text):
+    (pipeline / part / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        read(pipeline / part)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_tensors_without_numbers_are_told(pipeline, part):
+    weights = load_file(pipeline / part / WEIGHTS_FILE)
+    name = "patch_embedding.weight" if part == "transformer" else "encoder.conv_in.weight"
+    save_file(weights | {name: weights[name][:0]}, pipeline / part / WEIGHTS_FILE)
+    with pytest.raises(UserError, match=rf"lacks {name}"):
+        find_model(pipeline)
 
 
 def test_what_is_no_model_is_refused(tmp_path):

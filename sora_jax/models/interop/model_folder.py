@@ -6,7 +6,6 @@ taken.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sora_jax.core.errors import UserError
+from sora_jax.models.interop.json_files import read_config
 from sora_jax.models.interop.variants import VARIANTS, Variant
 from sora_jax.models.interop.wan_autoencoder import config_of
 from sora_jax.models.interop.wan_files import described
@@ -86,8 +86,8 @@ def find_model(path: str | Path) -> ModelFiles:
     Weights of one shape belong to several variants: the folder's name tells them apart, or FOLDER#VARIANT does, with a
     key of `VARIANTS`. Raises UserError for a folder that holds no whole model, or two that do not go together.
     """
-    folder, _, asked = str(path).partition("#")
-    place = Path(folder)
+    folder, _, asked = (str(path), "", "") if Path(path).is_dir() else str(path).rpartition("#")
+    place = Path(folder or path)
     if not place.is_dir():
         raise UserError(f"the model {place} is no folder: give the one that holds all files of the model")
     if asked and asked not in VARIANTS:
@@ -122,12 +122,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
     file = folder / _INDEX
     if not file.is_file():
         return {}
-    try:
-        index = json.loads(file.read_text())
-        if not isinstance(index, dict) or not index:
-            raise ValueError("it is no object")
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}); download it again") from error
+    if not (index := read_config(file)):
+        raise UserError(f"{file} is damaged (it is empty); download it again")
     return index
 
 

@@ -21,6 +21,7 @@ from sora_jax.core.errors import StorageError, UserError
 from sora_jax.core.rng import Rngs
 from sora_jax.core.tree import abstract_model
 from sora_jax.models.autoencoder import Autoencoder, AutoencoderConfig, encoder_dims
+from sora_jax.models.interop.json_files import read_config
 from sora_jax.models.interop.wan_names import LAYOUTS, Layout
 from sora_jax.models.interop.weights import WEIGHTS_FILE, HostParams, check_names, listed, read_shapes, read_weights
 
@@ -108,10 +109,8 @@ def latent_statistics(path: str | Path, channels: int) -> tuple[np.ndarray, np.n
     """
     path = Path(path)
     file = (path.parent if path.suffix == ".safetensors" else path) / "config.json"
-    if not file.is_file():
-        return None
+    known = read_config(file, remedy="download it again, or remove it")
     try:
-        known = json.loads(file.read_text())
         mean_C, scale_C = (np.array(known[key], np.float64) for key in ("latents_mean", "latents_std"))
     except KeyError:
         return None
@@ -183,7 +182,7 @@ def _inferred(found: Shapes, path: str | Path) -> AutoencoderConfig:
         "decoder": f"decoder.{norm_out}.gamma",
         "latent": f"{_PARTS[layout]['decoder.post_quant_conv']}.weight",
     }
-    missing = [name for name in needed.values() if len(found.get(name, ())) < 2]
+    missing = [name for name in needed.values() if len(found.get(name, ())) < 2 or 0 in found[name]]
     if missing:
         raise UserError(f"{path} lacks {listed(missing)}; {_REMEDY}")
     first, last, decoder, latent = (found[name] for name in needed.values())

@@ -1,6 +1,5 @@
 """What a Wan transformer on disk is, from the heads of its files alone; what cannot be read is refused there."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sora_jax.core.errors import UserError
+from sora_jax.models.interop.json_files import check_heads, read_config
 from sora_jax.models.interop.variants import HEAD_DIM
 from sora_jax.models.interop.wan_names import Layout, rest_names
 from sora_jax.models.interop.wan_shape import CLASSES, FIXED, WanShape
@@ -100,7 +100,7 @@ def _inferred(path: Path, found: Mapping[str, tuple[int, ...]], foreign: Mapping
         "time": (theirs[f"{embedder}.time_in.kernel"], 2),
         "text": (theirs[f"{embedder}.text_in.kernel"], 2),
     }
-    if missing := [name for name, dims in needed.values() if len(found.get(name, ())) != dims]:
+    if missing := [name for name, dims in needed.values() if len(found.get(name, ())) != dims or 0 in found[name]]:
         raise UserError(f"{path} is no whole Wan transformer: it lacks {listed(missing)}; {_GIVE}")
     sizes = {what: found[name] for what, (name, _) in needed.items()}
     width, in_channels, *patch = sizes["patch"]
@@ -127,13 +127,8 @@ def _inferred(path: Path, found: Mapping[str, tuple[int, ...]], foreign: Mapping
 def _foreign_config(path: Path) -> dict[str, Any]:
     """Returns the config.json of the transformer beside the weights, or nothing."""
     file = (path.parent if path.is_file() else path) / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        known = json.loads(file.read_text())
-        name = known.get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({error}); download it again, or remove it") from error
+    known = read_config(file, remedy="download it again, or remove it")
+    name = known.get("_class_name")
     if path.is_file() and name not in CLASSES:
         return {}  # of something else that lies there
     if name not in (None, *CLASSES):
@@ -151,7 +146,9 @@ def _heads(path: Path, width: int, foreign: Mapping[str, Any]) -> int:
             f"{path}: the width {width} is no multiple of {HEAD_DIM}, the width of a head of Wan: put the config.json "
             "of the transformer beside the weights"
         )
-    return width // HEAD_DIM if heads is None else heads
+    heads = width // HEAD_DIM if heads is None else heads
+    check_heads(heads, width=width, what=str(path))
+    return heads
 
 
 def _compare(path: Path, shape: WanShape, foreign: Mapping[str, Any]) -> None:

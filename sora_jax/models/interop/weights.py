@@ -192,7 +192,7 @@ def _files(path: Path) -> list[Path]:
     if path.suffix == ".safetensors" or path.is_file():
         return [path]
     if (index := path / f"{WEIGHTS_FILE}.index.json").is_file():
-        return [path / name for name in _named(index)]
+        return files_named(index)
     if not (path / WEIGHTS_FILE).is_file():
         return [_only_one(path)]
     return [path / WEIGHTS_FILE]
@@ -212,8 +212,8 @@ def _only_one(folder: Path) -> Path:
     return found[0] if found else folder / WEIGHTS_FILE
 
 
-def _named(index: Path) -> list[str]:
-    """Returns the files that an index names, sorted, without their folders: they lie beside it, or nowhere."""
+def files_named(index: Path) -> list[Path]:
+    """Returns the files that an index names, sorted, whatever their folders: they lie beside it, or nowhere."""
     try:
         names = {Path(name).name for name in json.loads(index.read_text())["weight_map"].values()}
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -222,4 +222,4 @@ def _named(index: Path) -> list[str]:
         raise UserError(f"{index} names no file; download it again")
     if pickles := sorted(name for name in names if Path(name).suffix.lower() in _PICKLES):
         raise UserError(_refusal(index.parent / pickles[0]))
-    return sorted(names)
+    return [index.parent / name for name in sorted(names)]

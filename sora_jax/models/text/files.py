@@ -17,7 +17,8 @@ import ml_dtypes
 import numpy as np
 
 from sora_jax.core.errors import UserError
-from sora_jax.models.interop.weights import listed, read_shapes
+from sora_jax.models.interop.json_files import read_config
+from sora_jax.models.interop.weights import files_named, listed, read_shapes
 from sora_jax.models.text.pieces import JsonPieces, Pieces, SentencePieces
 
 _GIVE = "give a folder with model.safetensors, config.json and tokenizer.json, or a .safetensors file"
@@ -69,13 +70,13 @@ class EncoderFiles:
     @functools.cached_property
     def config(self) -> Mapping[str, Any]:
         """The config.json beside the weights; empty where there is none. UserError where it is damaged."""
-        return _read_json(self.files[0].with_name("config.json"))
+        return read_config(self.files[0].with_name("config.json"))
 
     @functools.cached_property
     def tokenizer_config(self) -> Mapping[str, Any]:
         """The tokenizer_config.json; empty where there is none. UserError where it is damaged."""
         for folder in self._tokenizer_folders():
-            if found := _read_json(folder / "tokenizer_config.json"):
+            if found := read_config(folder / "tokenizer_config.json"):
                 return found
         return {}
 
@@ -132,8 +133,7 @@ def _weights(path: Path) -> list[Path]:
         return [path]
     for name in _WEIGHTS:
         if (path / f"{name}.index.json").is_file():
-            names = _read_json(path / f"{name}.index.json").get("weight_map", {})
-            return sorted({(path / name).with_name(Path(str(file)).name) for file in names.values()})
+            return files_named(path / f"{name}.index.json")
         if (path / name).is_file():
             return [path / name]
     found = sorted(path.glob("*t5*.safetensors")) or sorted(path.glob("*.safetensors"))
@@ -169,10 +169,3 @@ def _tensors(files: list[Path]) -> dict[str, StoredTensor]:
             raise UserError(f"{file.parent} holds {listed(sorted(twice))} in two files; keep one set of weights there")
         result |= part
     return result
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        return json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); download it again") from error

@@ -8,6 +8,7 @@ import jax
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.rng import Rngs
+from sora_jax.core.typed import typed
 from sora_jax.models.interop.weights import listed
 from sora_jax.models.text.cleaning import PLAIN, WAN
 from sora_jax.models.text.files import EncoderFiles, StoredTensor, text_weights_needed
@@ -61,6 +62,9 @@ def read_t5(files: EncoderFiles, *, bias_in_each: bool) -> TextWeights:
     first = {ours: tensors[_BLOCK.format(0) + theirs].shape for ours, theirs in _IN_BLOCK.items()}
     vocabulary, width = tensors[_TABLE].shape
     buckets, heads = first["bias"]
+    far = typed("relative_attention_max_distance", files.config.get("relative_attention_max_distance", 128), int)
+    if not 1 <= buckets // 4 < far:
+        raise UserError(f"{files.path} has {buckets} biases of distances up to {far}: give weights and config of one")
     config = T5Config(
         vocabulary=vocabulary,
         width=width,
@@ -69,9 +73,9 @@ def read_t5(files: EncoderFiles, *, bias_in_each: bool) -> TextWeights:
         head_width=first["to_q"][0] // heads,
         depth=depth,
         buckets=buckets,
-        max_distance=files.config.get("relative_attention_max_distance", 128),
+        max_distance=far,
         bias_in_each=bias_in_each,
-        eps=files.config.get("layer_norm_epsilon", 1e-6),
+        eps=typed("layer_norm_epsilon", files.config.get("layer_norm_epsilon", 1e-6), float),
     )
     names = {ours: _BLOCK + theirs for ours, theirs in _IN_BLOCK.items()}
     if not bias_in_each:
@@ -115,6 +119,9 @@ def _check_kind(files: EncoderFiles, tensors: Mapping[str, StoredTensor], *, bia
     wanted = [_TABLE, _NORM, *(_BLOCK.format(0) + theirs for theirs in _IN_BLOCK.values())]
     if missing := [name for name in wanted if name not in tensors]:
         raise UserError(f"{files.path} is no encoder of the T5 family: {listed(missing)} missing")
+    shapes = {name: tensors[name].shape for name in (_TABLE, _BLOCK.format(0) + _BIAS)}
+    if wrong := [f"{name} is {shape}" for name, shape in shapes.items() if len(shape) != 2 or 0 in shape]:
+        raise UserError(f"{files.path} is no encoder of the T5 family: {listed(wrong)}")
     if (act := files.config.get("feed_forward_proj", "gated-gelu")) != "gated-gelu":
         raise UserError(f"{files.path} has feed-forwards of {act}, and only gated-gelu is read")
     several = _BLOCK.format(1) + _BIAS in tensors

@@ -6,7 +6,6 @@ Shapes: B images, H W C pixels, M tokens of an image (the class, then the patche
 import dataclasses
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -25,6 +24,7 @@ from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.rng import Rngs
 from sora_jax.core.sharding import put_whole
 from sora_jax.core.tree import Params, abstract_model, merge_model
+from sora_jax.models.interop.json_files import check_heads, read_config
 from sora_jax.models.interop.weights import HostParams, listed, read_shapes, read_weights
 from sora_jax.nn.linear import Linear, truncated_normal
 from sora_jax.nn.norm import LayerNorm
@@ -217,15 +217,17 @@ def describe_image_encoder(path: str | Path, *, activation: str = "gelu") -> Ima
     width, _, patch, _ = shapes[needed[0]]
     said = _said(file.parent / "config.json")
     activation = said.get("hidden_act", activation)
-    if activation not in _ACTIVATIONS:
+    if activation not in tuple(_ACTIVATIONS):
         raise UserError(
             f"{file.parent / 'config.json'}: hidden_act {activation!r} is none of {', '.join(_ACTIVATIONS)}"
         )
     head = _WIDEST_HEAD if width % _WIDEST_HEAD == 0 and width > 1024 else 64
+    heads = said.get("num_attention_heads", max(1, width // head))
+    check_heads(heads, width=width, what=str(file.parent))
     return ImageTowerConfig(
         width=width,
         depth=max(layers),  # the last of them is not used
-        heads=said.get("num_attention_heads", max(1, width // head)),
+        heads=heads,
         mlp_width=shapes[f"{prefix}encoder.layers.0.mlp.fc1.weight"][0],
         patch=patch,
         side=round((shapes[needed[1]][0] - 1) ** 0.5) * patch,
@@ -315,10 +317,8 @@ def image_tower_file(path: Path) -> Path:
 
 def _said(path: Path) -> dict[str, Any]:
     """Returns what a config says of the image tower; that of a whole CLIP has it in a group of its own."""
-    if not path.is_file():
-        return {}
-    try:
-        said = json.loads(path.read_text())
-        return {**said, **said.get("vision_config", {})}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); download it again") from error
+    said = read_config(path)
+    tower = said.get("vision_config", {})
+    if not isinstance(tower, dict):
+        raise UserError(f"{path} is damaged (vision_config is {tower!r}); download it again")
+    return said | tower

@@ -1,6 +1,7 @@
 """The T5 family: files of several makers read alike, refusals; with transformers (marker parity), the same states."""
 
 import json
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -38,6 +39,22 @@ def test_states_have_the_true_length_with_the_end_and_are_bfloat16(umt5, expecte
     assert {text["text_BKE"].dtype for text in expected} == {np.dtype(ml_dtypes.bfloat16)}
     assert tokenizer.arrays == {"text_BKE": (16, np.dtype(ml_dtypes.bfloat16))}
     assert tokenizer.stored
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"relative_attention_max_distance": None}, "relative_attention_max_distance None is not a whole number"),
+        ({"relative_attention_max_distance": 0}, "32 biases of distances up to 0"),
+        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon 'small' is not a number"),
+    ],
+)
+def test_a_config_of_which_no_network_comes_is_told(umt5, tmp_path, change, said):
+    folder = shutil.copytree(umt5, tmp_path / "umt5")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=said):
+        encoder(folder).encode(TEXTS)
 
 
 def wan_names(weights):

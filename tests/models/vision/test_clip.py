@@ -76,6 +76,12 @@ def test_a_folder_says_its_shape_and_gives_the_states_before_the_last_block(tmp_
     assert describe_image_encoder(path).heads == 1
 
 
+@pytest.mark.parametrize("change", [{"num_attention_heads": "2"}, {"num_attention_heads": 0}, {"hidden_act": []}])
+def test_a_config_of_which_no_tower_comes_is_told(tmp_path, change):
+    with pytest.raises(UserError, match=r"heads, which do not divide|hidden_act .* is none of"):
+        describe_image_encoder(folder(tmp_path, config=CONFIG | change))
+
+
 def test_names_without_the_old_prefix_are_the_same_tower(tmp_path):
     before = load_image_encoder(folder(tmp_path)).encode(image())
     save_file({name.removeprefix(PREFIX): value for name, value in weights().items()}, tmp_path / "model.safetensors")
