@@ -11,6 +11,7 @@ import jax
 from absl import logging
 
 from sora_jax.core.errors import UserError
+from sora_jax.core.paths import expanded
 from sora_jax.core.tree import Params
 from sora_jax.core.typed import typed
 from sora_jax.experiment.schema import Settings
@@ -143,7 +144,7 @@ def read_adapters(given: Mapping[Any, float] | Sequence[Any] | os.PathLike[str])
     weights: dict[str, float] = {}
     pairs = given.items() if isinstance(given, Mapping) else map(_pair, _texts(given))
     for key, number in pairs:
-        name = typed("lora", key, str)
+        name = expanded(typed("lora", key, str))
         weight = typed(f"--lora={name}: the weight", number, float)
         if not math.isfinite(weight):
             raise UserError(f"--lora={name}:{weight}: a weight must be finite; give one such as 0.8")

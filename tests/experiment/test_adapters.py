@@ -55,6 +55,11 @@ def test_a_file_may_be_a_path():
     )
 
 
+def test_a_file_may_be_in_a_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/homes/me")
+    assert read_adapters(["~/a.safetensors:0.5"]) == Adapters(files=(("/homes/me/a.safetensors", 0.5),))
+
+
 def test_what_is_no_weight_is_told():
     with pytest.raises(UserError, match="'much' is no weight; give FILE:WEIGHT"):
         read_adapters(["a.safetensors:much"])

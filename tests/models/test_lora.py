@@ -236,6 +236,49 @@ def test_what_does_not_belong_is_refused(ours, tmp_path, change, said):
         read_lora(tmp_path / "a.safetensors", shapes_of())
 
 
+def test_a_file_without_an_adapter_is_refused(tmp_path):
+    save_file({}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="holds nothing"):
+        read_lora(tmp_path / "a.safetensors", shapes_of())
+
+
+def test_a_map_is_changed_by_one_pair_of_factors_alone(ours, tmp_path):
+    save_file(
+        load_file(ours) | load_file(save(tmp_path / "b.safetensors", layout="diffusers")), tmp_path / "a.safetensors"
+    )
+    with pytest.raises(UserError, match="twice, by names of two forms"):
+        read_lora(tmp_path / "a.safetensors", shapes_of())
+
+
+@pytest.mark.parametrize(
+    ("alpha", "said"),
+    [([1.0, 2.0], r"the alpha of .* is \(2,\)"), (np.nan, "numbers that are not finite"), (np.inf, "not finite")],
+)
+def test_an_alpha_is_one_finite_number(ours, tmp_path, alpha, said):
+    more = {"diffusion_model.blocks.0.self_attn.q.alpha": np.array(alpha, np.float32)}
+    save_file(load_file(ours) | more, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=said):
+        read_lora(tmp_path / "a.safetensors", shapes_of())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"lora_alpha": "much"}, {"alpha_pattern": {"(": 2}}, {"alpha_pattern": ["a"]}, {"r": [3]}, [], "[" * 100_000],
+)
+def test_a_damaged_config_of_peft_is_told(ours, tmp_path, config):
+    tensors = {key.replace("diffusion_model.", "base_model.model."): value for key, value in load_file(ours).items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    text = config if isinstance(config, str) else json.dumps(config)
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(UserError, match=r"onfig.* is damaged"):
+        read_lora(tmp_path / "a.safetensors", shapes_of())
+
+
+def test_an_expert_that_is_none_is_no_reason_to_leave_an_adapter_out(ours, tmp_path):
+    save_file(load_file(ours), tmp_path / "a.safetensors", metadata={"expert": "both"})
+    assert read_lora(tmp_path / "a.safetensors", shapes_of()).expert is None
+
+
 def test_image_keys_belong_where_the_model_sees_images():
     variant = VARIANTS["i2v_14b_480p"]
     assert variant.image_dim is not None

@@ -12,7 +12,6 @@ Of our own files one key more is read, `diffusion_model.roles.vectors`, of adapt
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -24,6 +23,7 @@ from absl import logging
 from safetensors import safe_open
 
 from sora_jax.core.errors import UserError
+from sora_jax.models.interop.json_files import parse_config, read_config
 from sora_jax.models.interop.lora_names import AdaptedPlace, places_of
 from sora_jax.models.interop.weights import listed, read_weights
 from sora_jax.models.roles import VECTORS
@@ -48,6 +48,7 @@ _SCALED = {"down", "up", "bias of up", "alpha"}
 _KEY = re.compile(rf"(?P<module>.+?)\.(?P<part>{'|'.join(_PARTS)})")
 # Of adapters that are no product of two factors.
 _OTHERS = re.compile(r"\.(dora_scale|lora_magnitude_vector|lora_mid|hada_|lokr_|oft_|set_weight|w_norm|b_norm)")
+_EXPERTS = ("high", "low")
 _EXPERT = re.compile(r"(high|low)[_-]?noise", re.IGNORECASE)
 
 
@@ -85,6 +86,8 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFi
     """
     file = _file(Path(path))
     tensors = read_weights(file, remedy=_GIVE)
+    if not tensors:
+        raise UserError(f"{file} holds nothing: {_GIVE}")
     if others := [key for key in tensors if _OTHERS.search(key)]:
         raise UserError(f"{file} is no plain LoRA, as {others[0]} shows, which is not read here: {_GIVE}")
     metadata = _metadata(file)
@@ -100,14 +103,18 @@ def read_lora(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFi
         place = places[module]
         if parts.keys() & _SCALED:
             layers = factors.setdefault(place.ours, {})
+            if (place.layer or 0) in layers:
+                raise UserError(f"{file} has {module} twice, by names of two forms: {_GIVE}")
             layers[place.layer or 0], times = _factors(file, module, parts, shapes[place.ours], scale)
             if "bias of up" in parts:
                 parts["bias of up"] = parts["bias of up"] * np.float32(times)
         for kind in ("weight", "bias", "bias of up"):
             if kind in parts:
                 _add(file, f"{module}, {kind}", differences, place.of(kind), parts[kind], shapes)
+    _check_finite(file, factors, differences)
     stacked = {ours: _stack(layers, shapes[ours]) for ours, layers in factors.items()}
-    told = metadata.get("expert") or next((one[1].lower() for one in [_EXPERT.search(file.name)] if one), None)
+    named = _EXPERT.search(file.name)
+    told = metadata["expert"] if metadata.get("expert") in _EXPERTS else named and named[1].lower()
     return LoraFile(
         factors=stacked, differences=differences, roles=roles, expert=told, metadata=metadata, matched=count
     )
@@ -186,6 +193,8 @@ def _factors(
             f"{file}: the factors of {module} are {down.shape} and {up.shape}, and the map is {in_dim} to {out_dim} "
             f"wide in this model: {_GIVE}"
         )
+    if "alpha" in parts and parts["alpha"].size != 1:
+        raise UserError(f"{file}: the alpha of {module} is {parts['alpha'].shape}, and one number is one: {_GIVE}")
     times = float(parts["alpha"].reshape(())) / len(down) if "alpha" in parts else scale(module, len(down))
     return (down.T, up.T * np.float32(times)), times
 
@@ -222,6 +231,17 @@ def _add(
     whole[() if place.layer is None else place.layer] += value
 
 
+def _check_finite(
+    file: Path,
+    factors: Mapping[str, Mapping[int, tuple[np.ndarray, np.ndarray]]],
+    differences: Mapping[str, np.ndarray],
+) -> None:
+    """Raises UserError for an adapter of which nothing but noise would come."""
+    both = [one for layers in factors.values() for pair in layers.values() for one in pair]
+    if not all(np.isfinite(one).all() for one in (*both, *differences.values())):
+        raise UserError(f"{file} holds numbers that are not finite: {_GIVE}")
+
+
 def _scale_of(file: Path, metadata: Mapping[str, str], keys: Collection[str]) -> Callable[[str, int], float]:
     """Returns a function of (module, rank) that gives alpha / rank where the file has no tensor of alpha."""
     peft = any(key.startswith(_PEFT) for key in keys)
@@ -234,21 +254,25 @@ def _scale_of(file: Path, metadata: Mapping[str, str], keys: Collection[str]) ->
         )
     root, beside = bool(config.get("use_rslora")), "lora_adapter_metadata" not in metadata
 
-    def told(module: str, usual: str, patterns: str) -> Any:
-        known = config.get(patterns) or {}
-        own = [value for pattern, value in known.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)]
-        return own[-1] if own else config.get(usual)
+    def told(module: str, usual: str, patterns: str) -> float | None:
+        try:
+            known = dict(config.get(patterns) or {})
+            own = [value for pattern, value in known.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)]
+            value = own[-1] if own else config.get(usual)
+            return None if value is None else float(value)
+        except (TypeError, ValueError, re.error) as error:
+            raise UserError(f"{file}: its LoraConfig is damaged ({error}); download it again") from error
 
     def scale(module: str, rank: int) -> float:
         alpha, known = told(module, "lora_alpha", "alpha_pattern"), told(module, "r", "rank_pattern")
         if beside and known not in (None, rank):
             raise UserError(
-                f"{file}: {module} is of rank {rank}, and the {_CONFIG} beside it says {known}, as it is of another "
+                f"{file}: {module} is of rank {rank}, and the {_CONFIG} beside it says {known:g}, as it is of another "
                 "adapter: lay each adapter in a folder of its own, with its config"
             )
         if alpha is None:
             return 1.0
-        return float(alpha) / (math.sqrt(rank) if root else rank)
+        return alpha / (math.sqrt(rank) if root else rank)
 
     return scale
 
@@ -259,15 +283,10 @@ def _adapter_config(file: Path, metadata: Mapping[str, str], *, peft: bool) -> d
     What lies beside is of a file that has PEFT's keys, or its name.
     """
     beside = (file if file.is_dir() else file.parent) / _CONFIG
-    try:
-        if "lora_adapter_metadata" in metadata:
-            config = json.loads(metadata["lora_adapter_metadata"])
-            return {name.removeprefix("transformer."): value for name, value in config.items()}
-        if beside.is_file() and (peft or file.is_dir() or file.name == _FILES[1]):
-            return dict(json.loads(beside.read_text()))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{file}: its LoraConfig is damaged ({error}); download it again") from error
-    return {}
+    if "lora_adapter_metadata" in metadata:
+        config = parse_config(metadata["lora_adapter_metadata"], what=f"{file}: its LoraConfig")
+        return {name.removeprefix("transformer."): value for name, value in config.items()}
+    return read_config(beside) if peft or file.is_dir() or file.name == _FILES[1] else {}
 
 
 def described_adapter(file: LoraFile) -> str:
