@@ -331,7 +331,9 @@ def _check_limits(job: Job, limits: ModelLimits) -> None:
     shortest = limits.first + limits.step
     for name, clip in zip(job.request.video, job.clips, strict=True):
         if len(clip) < shortest and task in ("extend", "loop", "connect"):
-            raise UserError(f"{name} has {len(clip)} frames and {task} needs {shortest} or more: animate its first one")
+            own = len(clip) == 1 or (job.request.fps is None and clip is job.clips[0])  # rate, or none
+            way = "animate its first one" + ("" if own else f", or give a larger --fps than {job.fps:g}")
+            raise UserError(f"{name} has {len(clip)} frames and {task} needs {shortest} or more: {way}")
     _check_knows(job.request, limits, slides=whole > limits.window_tokens((height, width)))
 
 

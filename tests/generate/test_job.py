@@ -221,6 +221,7 @@ KNOWLESS = dataclasses.replace(LIMITS, knows=False)
         ("loop", {"video": ("a" * 300 + ".gif",)}, ".gif does not exist"),
         ("extend", {"video": ("short.gif",)}, "has 3 frames and extend needs 5 or more: animate its first one"),
         ("extend", {"video": ("mask.png",)}, "has 1 frames and extend needs 5 or more"),
+        ("extend", {"video": ("a.gif",), "fps": 1.0}, "animate its first one, or give a larger --fps than 1"),
         ("connect", {"video": ("a.gif", "b.gif")}, "the videos to connect are 8x8 and 8x4 px: pass --size"),
         ("upscale", {"video": ("a.gif",), "seconds": "2"}, "for more frames in it pass --fps or --frames"),
         ("edit", {"video": ("a.gif",), "frames": 5}, "task edit keeps the duration of its video"),
