@@ -31,6 +31,8 @@ CaptionRow = dict[str, Any]
 class CaptionRows:
     """The file of captions at `output`, and that of failures beside it; holds a lock between enter and exit.
 
+    A file that was made and got no row is removed on exit.
+
     What writes them may be known later than that they are written: `begin` says who it is, before all else.
 
     Raises UserError where `output` is no .jsonl, and on enter where another process is writing it; StorageError where
@@ -52,6 +54,7 @@ class CaptionRows:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opened, _storage(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._made = not self.path.exists()
             self._rows = opened.enter_context(self.path.open("a+b"))
             _lock(self._rows, self.path)
             self._files = opened.pop_all()
@@ -75,7 +78,9 @@ class CaptionRows:
             _sync_folder(self.path.parent)
 
     def __exit__(self, *_: object) -> None:
-        self._files.close()
+        with self._files, _storage(self.path):
+            if self._made and not os.fstat(self._rows.fileno()).st_size:
+                self.path.unlink(missing_ok=True)
 
     def forget_failed(self) -> None:
         """Takes what `by` failed at off the list, so that it is tried again."""
@@ -152,6 +157,8 @@ def _line(row: CaptionRow) -> bytes:
 def _lock(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(file.fileno()).st_nlink:
+            raise BlockingIOError("it was removed by the process that made it")
     except BlockingIOError as error:
         raise UserError(f"another process is writing {path}: wait for it, or give another --output") from error
 

@@ -46,6 +46,18 @@ def test_the_table_that_clips_have_now_is_known_however_it_is_spelt(tmp_path, mo
         recaptioning.caption_anew(request, config, {})
 
 
+def test_nothing_is_left_where_no_caption_was_written(tmp_path):
+    folder, output = tmp_path / "clips", tmp_path / "new.jsonl"
+    folder.mkdir()  # without a clip
+    request = dataclasses.replace(REQUEST, data=str(folder), output=output)
+    for known in (False, True):
+        if known:
+            output.touch()
+        with pytest.raises(UserError):
+            recaptioning.caption_anew(request, base.get_config(), {})
+        assert output.exists() == known
+
+
 def test_a_table_that_another_process_writes_is_refused_before_clips_are_listed(tmp_path):
     folder, output = tmp_path / "clips", tmp_path / "new.jsonl"
     folder.mkdir()  # where there is no clip, so that listing them would be refused as well
