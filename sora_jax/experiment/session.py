@@ -133,6 +133,10 @@ class Session:
         self.models, self.settings, self.cache = models, models.settings, cache
         self._caption_words = CaptionWords(models.workdir, models.settings)
 
+    def __reduce__(self) -> str:
+        """Raises UserError: models and compiled programs do not go to another process, nor into a file."""
+        raise UserError("an opened run cannot be pickled or copied: open it again where it is needed")
+
     @property
     def limits(self) -> ModelLimits:
         """What the run's model can make, what it makes where nothing is asked for, and the memory there is for it."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,11 @@ def test_two_calls_make_clips_and_models_load_once(run, loads):
 def test_what_is_not_said_is_as_in_the_config(run):
     (clip,) = run.sample(RED, steps=1)
     assert clip.shape == (run.limits.frames, *run.limits.size, 3)
+
+
+def test_an_opened_run_is_not_pickled(run):
+    with pytest.raises(UserError, match="cannot be pickled or copied: open it again"):
+        pickle.dumps(run)
 
 
 def test_arrays_are_taken_as_files_are(run, tmp_path):
