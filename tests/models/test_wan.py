@@ -128,6 +128,13 @@ def test_there_and_back_and_there_again_is_exact(tmp_path, shape, layout):
     assert index["metadata"]["total_size"] == sum(value.nbytes for value in params.values())
 
 
+def test_weights_are_not_written_beside_the_config_of_another_model(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds a config\.json already, of another model: give an empty folder"):
+        save_wan(tmp_path, params_of(FRAMES), FRAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_one_file_is_what_the_library_of_the_format_writes(tmp_path):
     params = params_of(FRAMES)
     (file,) = save_wan(tmp_path / "model.safetensors", params, FRAMES, dtype=jnp.bfloat16)

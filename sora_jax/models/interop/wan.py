@@ -19,7 +19,7 @@ from sora_jax.models.interop.wan_files import described
 from sora_jax.models.interop.wan_names import Form, their_shape, to_ours, to_theirs
 from sora_jax.models.interop.wan_shape import WanShape, foreign_config
 from sora_jax.models.interop.weights import Stored, check_names, listed
-from sora_jax.models.interop.writing import SHARD_BYTES, Tensor, write_weights
+from sora_jax.models.interop.writing import SHARD_BYTES, Tensor, check_empty, write_weights
 
 # Columns that are turned at once: their lines of both arrays stay in a core's cache.
 _COLUMNS = 64
@@ -120,8 +120,8 @@ def save_wan(
     Names and config.json are those of `shape.layout`; `dataclasses.replace` it to write the other. Tensors are read
     and written one after the other.
 
-    Raises UserError where parameters are missing, where Wan has none such, or weights are there already; StorageError
-    where they cannot be written.
+    Raises UserError where parameters are missing, where Wan has none such, or weights or a config.json are there
+    already; StorageError where they cannot be written.
 
     Args:
       path: A folder, made if it is not there, for one file or several with an index; or a name that ends in
@@ -131,8 +131,11 @@ def save_wan(
       dtype: Of all; None: as they are.
       shard_bytes: Largest size of a file in a folder, unless one tensor is larger; None: one file.
     """
-    path = Path(path)
-    files = write_weights(path, _tensors(params, shape, dtype), shard_bytes=shard_bytes)
+    path, tensors = Path(path), _tensors(params, shape, dtype)
+    if (path / "config.json").exists():
+        check_empty(path)
+        raise UserError(f"{path} holds a config.json already, of another model: give an empty folder, or another name")
+    files = write_weights(path, tensors, shard_bytes=shard_bytes)
     config = files[0].parent / "config.json"
     try:
         if not config.exists():

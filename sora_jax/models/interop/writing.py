@@ -51,8 +51,7 @@ def write_weights(
     """
     alone = path.suffix == ".safetensors"
     folder, name = (path.parent, path.name) if alone else (path, WEIGHTS_FILE)
-    if path.is_file() or (not alone and any(path.glob("*.safetensors*"))):
-        raise UserError(f"{path} holds weights already: give an empty folder, or another name")
+    check_empty(path)
     shards = _shards(tensors, None if alone else shard_bytes)
     files = [name]
     if len(shards) > 1:
@@ -69,6 +68,12 @@ def write_weights(
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
     return [folder / file for file in files]
+
+
+def check_empty(path: Path) -> None:
+    """Raises UserError where weights are there already; `path` is as of `write_weights`."""
+    if path.is_file() or (path.suffix != ".safetensors" and any(path.glob("*.safetensors*"))):
+        raise UserError(f"{path} holds weights already: give an empty folder, or another name")
 
 
 def _shards(tensors: Mapping[str, Tensor], most: int | None) -> list[list[str]]:
