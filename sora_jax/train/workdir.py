@@ -193,8 +193,11 @@ class Workdir:
     def read_json(self, name: str) -> dict[str, Any]:
         """Returns the object in a JSON file of the workdir; raises StorageError if it is damaged."""
         try:
-            return json.loads((self.path / name).read_text())
-        except ValueError as error:
+            found = json.loads((self.path / name).read_text())
+            if not isinstance(found, dict):
+                raise ValueError("it is no object")
+            return found
+        except (ValueError, RecursionError) as error:
             raise StorageError(f"{self.path / name} is damaged ({error}): restore or remove it") from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:

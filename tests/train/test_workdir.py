@@ -151,8 +151,9 @@ def test_a_place_that_cannot_be_written_is_a_fault_of_storage(tmp_path):
         pytest.fail("it was made")
 
 
-def test_a_damaged_file_is_named(tmp_path):
-    (tmp_path / "config.json").write_text('{"seed": ')
+@pytest.mark.parametrize("text", ['{"seed": ', "[]", "[" * 100_000])
+def test_a_damaged_file_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
     with pytest.raises(StorageError, match=r"config\.json is damaged"):
         Workdir(tmp_path).config()
 
