@@ -38,7 +38,7 @@ class Family:
     Attributes:
       name: A key of `models.text.ENCODERS`.
       width: E of the weights that most people use: what is planned with where none are given.
-      positions: Tokens of a text at most; None where the network sets no limit.
+      positions: Tokens of a text at most by its usual weights; None where the network sets no limit.
       cleaning: Of texts.
       before: Special tokens that a text begins with.
       after: Those that it ends with.
@@ -139,7 +139,7 @@ class FrozenTokenizer:
             new = [text for text in dict.fromkeys(texts) if text not in self._kept]
             found = {text: self._kept[text] for text in texts if text in self._kept}
             if new:
-                states = self._loaded().states([self._numbers(text) for text in new], positions=self._family.positions)
+                states = self._loaded().states([self._numbers(text) for text in new], positions=self._weights.positions)
                 found |= {text: {"text_BKE": states_KE} for text, states_KE in zip(new, states, strict=True)}
             for text in reversed(found):
                 self._kept[text] = found[text]
@@ -180,7 +180,11 @@ class FrozenTokenizer:
 
     @functools.cached_property
     def _weights(self) -> TextWeights:
-        return self._family.weights(self._files)
+        weights = self._family.weights(self._files)
+        if weights.positions is not None and self._max_tokens > weights.positions:
+            most = f"the {weights.positions} tokens that {self._files.path} takes"
+            raise UserError(f"text.max_tokens {self._max_tokens} exceeds {most}")
+        return weights
 
     @functools.cached_property
     def _pieces(self) -> Pieces:

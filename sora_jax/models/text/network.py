@@ -40,6 +40,7 @@ class TextWeights:
       tensors: Of the files, by these names.
       unused: What the names of further tensors may begin with.
       vocabulary: Pieces that the network knows.
+      positions: Tokens of a text at most; None where the network sets no limit.
       width: E.
       place: The files, for messages.
     """
@@ -49,6 +50,7 @@ class TextWeights:
     tensors: Mapping[str, StoredTensor]
     unused: str
     vocabulary: int
+    positions: int | None
     width: int
     place: str
 

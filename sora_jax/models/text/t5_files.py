@@ -86,6 +86,7 @@ def read_t5(files: EncoderFiles, *, bias_in_each: bool) -> TextWeights:
         tensors=tensors,
         unused=r"decoder\.|lm_head\.",
         vocabulary=vocabulary,
+        positions=None,
         width=width,
         place=str(files.path),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from sora_jax.core.errors import UserError
 from sora_jax.core.rng import Rngs
+from sora_jax.models.interop.json_files import check_heads
 from sora_jax.models.interop.weights import listed
 from sora_jax.models.text.bert import BertConfig, BertEncoder
 from sora_jax.models.text.cleaning import PLAIN
@@ -65,7 +66,7 @@ def read_bert(files: EncoderFiles) -> TextWeights:
         kinds=shapes["kind"][0],
         width=width,
         mlp_width=shapes["mlp_in.bias"][0],
-        heads=_need(files, files.config, "num_attention_heads"),
+        heads=_heads(files, files.config, width),
         depth=_depth(tensors, "encoder.layer."),
         eps=files.config.get("layer_norm_eps", 1e-12),
     )
@@ -75,6 +76,7 @@ def read_bert(files: EncoderFiles) -> TextWeights:
         tensors=tensors,
         unused=r"pooler\.|cls\.",
         vocabulary=vocabulary,
+        positions=config.positions,
         width=width,
         place=str(files.path),
     )
@@ -93,7 +95,7 @@ def read_clip_text(files: EncoderFiles) -> TextWeights:
         positions=shapes["place"][0],
         width=width,
         mlp_width=shapes["mlp_in.bias"][0],
-        heads=_need(files, tree, "num_attention_heads"),
+        heads=_heads(files, tree, width),
         depth=_depth(tensors, "text_model.encoder.layers."),
         activation=tree.get("hidden_act", "quick_gelu"),
         eps=tree.get("layer_norm_eps", 1e-5),
@@ -104,6 +106,7 @@ def read_clip_text(files: EncoderFiles) -> TextWeights:
         tensors=tensors,
         unused=r"vision_model\.|visual_projection\.|text_projection\.|logit_scale",
         vocabulary=vocabulary,
+        positions=config.positions,
         width=width,
         place=str(files.path),
     )
@@ -132,10 +135,12 @@ def _depth(tensors: Mapping[str, StoredTensor], before: str) -> int:
     return 1 + max(int(name.removeprefix(before).split(".")[0]) for name in tensors if name.startswith(before))
 
 
-def _need(files: EncoderFiles, tree: Mapping[str, Any], key: str) -> int:
-    if key not in tree:
-        raise UserError(f"{files.path} has no config.json that says {key}: put it beside the weights")
-    return tree[key]
+def _heads(files: EncoderFiles, tree: Mapping[str, Any], width: int) -> int:
+    """Returns the heads that config.json says; UserError where it says none, or what does not divide the width."""
+    if (heads := tree.get("num_attention_heads")) is None:
+        raise UserError(f"{files.path} has no config.json that says num_attention_heads: put it beside the weights")
+    check_heads(heads, width=width, what=str(files.path))
+    return heads
 
 
 def _check(files: EncoderFiles, tree: Mapping[str, Any], **read: tuple[str, ...]) -> None:

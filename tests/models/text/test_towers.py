@@ -62,6 +62,34 @@ def test_longer_texts_than_the_tower_takes_are_refused(tmp_path):
         build_encoder(text_config("clip", tmp_path, max_tokens=78))
 
 
+@pytest.mark.parametrize(("name", "write"), [("clip", write_clip), ("minilm", write_bert)])
+def test_as_many_tokens_are_read_as_the_weights_have_places(name, write, tmp_path):
+    folder = write(tmp_path, positions=24)
+    tokenizer = build_encoder(text_config(name, folder, max_tokens=24)).tokenizer
+    long = tokenizer.cut("red " * 30, 24)
+    assert tokenizer.encode([long])[0]["text_BKE"].shape == (24, 16)
+    tokenizer = build_encoder(text_config(name, folder, max_tokens=25)).tokenizer
+    with pytest.raises(UserError, match=rf"text.max_tokens 25 exceeds the 24 tokens that {folder} takes"):
+        tokenizer.encode(["red"])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("config.json", "[]", "is damaged .it is no object.; download it again"),
+        ("config.json", "[" * 100_000, "is damaged"),
+        ("config.json", '{"num_attention_heads": 3}', "has 3 heads, which do not divide the width 16"),
+        ("config.json", '{"num_attention_heads": "2"}', "has '2' heads, which do not divide the width 16"),
+        ("model.safetensors.index.json", '{"weight_map": null}', "is damaged"),
+        ("model.safetensors.index.json", '{"weight_map": {}}', "names no file; download it again"),
+    ],
+)
+def test_damaged_descriptions_of_weights_are_named(file, text, said, tmp_path):
+    (write_bert(tmp_path) / file).write_text(text)
+    with pytest.raises(UserError, match=said):
+        build_encoder(text_config("minilm", tmp_path)).tokenizer.encode(["red"])
+
+
 def test_minilm_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(towers, "_MINILM_PACKAGE", "no_such_package")
     tokenizer = build_encoder(text_config("minilm")).tokenizer
