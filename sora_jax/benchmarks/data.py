@@ -14,19 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from sora_jax.benchmarks.decoding import decoding_figures
+from sora_jax.benchmarks.decoding import decoding_figures, readable
 from sora_jax.benchmarks.figures import Figure, publish
 from sora_jax.benchmarks.made_up_data import prepare_noise, seconds_of_step
 from sora_jax.core.commands import Flags, run_command
+from sora_jax.data.media.guarded import GuardedReader
 from sora_jax.data.packing.pipeline import RowDataset
 from sora_jax.data.packing.plan import Budget, balance_order, plan_window
 from sora_jax.data.packing.rows import Lengths, Pool, RowPlan
 from sora_jax.experiment.settings import Settings, read_settings
 
 _FLAGS = Flags()
-_JSON = _FLAGS.string("json", None, "Where to write the figures.")
+_JSON = _FLAGS.path("json", None, "Where to write the figures.")
 _CONFIG = _FLAGS.config("config", "configs/base.py", "Whose step loading is compared with.")
-_CLIPS = _FLAGS.string("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
+_CLIPS = _FLAGS.path("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
 _OPENS = _FLAGS.integer("opens", 10_000, "Clips that are opened while memory is watched.", least=100)
 _SAMPLES = _FLAGS.integer("samples", 100_000_000, "Samples of the largest plan.", least=1_000)
 _FLAGS.rename("step_config", "config")
@@ -38,6 +39,9 @@ _WINDOW, _DEVICES, _ROWS_PER_DEVICE = 16_384, 64, 8
 def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
     settings = read_settings(_CONFIG.value)
+    if _CLIPS.value is not None:
+        with GuardedReader() as reader:
+            readable(reader, Path(_CLIPS.value))  # before all that takes minutes
     figures = [*packing_figures(8_192), *packing_figures(32_768), *plan_figures(_SAMPLES.value)]
     with tempfile.TemporaryDirectory() as folder:
         figures += loading_figures(settings, Path(folder) / "shards")

@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from sora_jax.benchmarks.figures import Figure
+from sora_jax.core.errors import UserError
 from sora_jax.data.clips import BadClip
 from sora_jax.data.media.file_kinds import DEMUXERS
 from sora_jax.data.media.guarded import GuardedReader
@@ -28,7 +29,7 @@ def decoding_figures(clips: str | None, scratch: Path, *, opens: int) -> list[Fi
     """
     folder = draw_videos(scratch / "large", side=256, frames=64, count=4) if clips is None else Path(clips)
     with GuardedReader() as reader:
-        files = [path for path in sorted(folder.iterdir()) if path.suffix in DEMUXERS and _decodes(reader, path)]
+        files = readable(reader, folder)
         bare = sum(_seconds(lambda path=path: decode_bare(path)) for path in files)
         guarded = sum(_seconds(lambda path=path: reader.read_clip(path, max_frames=_FRAMES)) for path in files)
     return [
@@ -40,6 +41,14 @@ def decoding_figures(clips: str | None, scratch: Path, *, opens: int) -> list[Fi
         ),
         memory_figure(draw_videos(scratch / "small", side=32, frames=9, count=1), opens=opens),
     ]
+
+
+def readable(reader: GuardedReader, folder: Path) -> list[Path]:
+    """Returns the videos of a folder that can be decoded; UserError where there is none."""
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    if files := [path for path in there if path.suffix in DEMUXERS and _decodes(reader, path)]:
+        return files
+    raise UserError(f"{folder} holds no video that can be decoded: give a folder of videos, or leave out --clips")
 
 
 def memory_figure(folder: Path, *, opens: int) -> Figure:

@@ -24,13 +24,13 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.files import write_atomically
 
 _FLAGS = Flags()
-_JSON = _FLAGS.string("json", None, "Where to write the figures.")
+_JSON = _FLAGS.path("json", None, "Where to write the figures.")
 _QUICK = _FLAGS.switch("quick", False, "A few trials of each drill; the table in the documentation stays.")
 _ONLY = _FLAGS.words("only", "Names of drills; all by default.")
 _COUNTS = _FLAGS.words("counts", "NAME=TRIALS of drills that are to be tried more or less often.")
 _SEED = _FLAGS.integer("seed", 0, "Of the moments, bits and files that drills choose.", least=0)
 _CONFIG = _FLAGS.string("config", find_config("configs/base.py"), "The base config, which is run at a small size.")
-_CLIPS = _FLAGS.string("clips", None, "Folder with real/ and damaged/ clips; by default some are drawn.")
+_CLIPS = _FLAGS.path("clips", None, "Folder with real/ and damaged/ clips; by default some are drawn.")
 _RENEW = _FLAGS.switch("renew", None, "Renew the table in the documentation. By default unless --quick.")
 
 

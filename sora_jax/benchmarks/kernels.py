@@ -19,7 +19,7 @@ from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.errors import UserError
 
 _FLAGS = Flags()
-_PROFILE = _FLAGS.string("profile", None, "The folder of the profile.")
+_PROFILE = _FLAGS.path("profile", None, "The folder of the profile.")
 _ROWS = _FLAGS.integer("rows", 30, "Kernels that are shown, those of most time first.", least=1)
 _FLAGS.rename("kernels_profile", "profile")
 _FLAGS.rename("kernels_rows", "rows")

@@ -61,7 +61,7 @@ _RATIOS = (
 _MASKING: dict[str, Masking] = {"packed": "segments", "padded": "keys", "bucketed": "none", "equal": "none"}
 
 _FLAGS = Flags()
-_JSON = _FLAGS.string("json", None, "Where to write the figures.")
+_JSON = _FLAGS.path("json", None, "Where to write the figures.")
 _CLOCK = _FLAGS.choice(
     "clock", "wall", CLOCKS, "`process` counts this process's seconds on a CPU that others use, too."
 )
@@ -77,7 +77,7 @@ _ROUNDS = _FLAGS.integer("rounds", 3, "Passes of each contestant; the fastest co
 _REMAT = _FLAGS.choice("remat", "none", list(REMAT_POLICIES), "What our backward pass keeps.")
 _PAD = _FLAGS.integer("text_pad_to", None, "Text tokens that ours pads each text to, as Wan does: 512.", least=1)
 _COMPILE = _FLAGS.switch("compile", None, "Whether torch compiles; by default on a GPU only.")
-_PROFILE = _FLAGS.string("profile", None, "Where to write a profile of one pass of ours, for `benchmarks.kernels`.")
+_PROFILE = _FLAGS.path("profile", None, "Where to write a profile of one pass of ours, for `benchmarks.kernels`.")
 _FLAGS.rename("stream_clips", "clips")
 _FLAGS.rename("passes", "rounds")
 

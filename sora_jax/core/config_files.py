@@ -10,6 +10,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from sora_jax.core.errors import UserError
+
 # The flags that are defined here belong to the command that asks for them, in its --help too.
 flags.disclaim_key_flags()
 # The folder that holds `configs`: within an installed package, beside one in a checkout.
@@ -73,9 +75,14 @@ def find_config(name: str, places: Sequence[Path] = _PLACES) -> str:
 
 
 def load_config(name: str) -> Any:
-    """Returns the config of a file, found as `find_config` says, as it is before the command line changes it."""
+    """Returns the config of a file, found as `find_config` says, as it is before the command line changes it.
+
+    UserError where there is no such file.
+    """
     _make_importable()
     path, colon, word = find_config(name).partition(":")
+    if not os.path.isfile(path):
+        raise UserError(f"there is no config {path}: give a file such as configs/base.py")
     spec = importlib.util.spec_from_file_location("config", path)
     assert spec is not None
     assert spec.loader is not None

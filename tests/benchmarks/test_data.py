@@ -35,6 +35,15 @@ def test_it_runs_as_a_user_runs_it(python, tmp_path):
         assert f"\n{name} " in f"\n{done.stdout}"
 
 
+def test_a_folder_without_videos_is_refused_before_all_else(python, tmp_path):
+    (tmp_path / "broken.mp4").write_text("no video")
+    for folder in (tmp_path, tmp_path / "nothing"):
+        done = python("-m", "sora_jax.benchmarks.data", f"--clips={folder}")
+        assert done.returncode == 2
+        assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+        assert f"{folder} holds no video that can be decoded: give a folder of videos" in done.stderr
+
+
 def test_balance_is_measured_against_the_mean():
     costs = np.ones(512)
     assert values(data.balance_figures(costs)) == {"imbalance_64_unbalanced": 1.0, "imbalance_64": 1.0}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sora_jax.core.config_files import find_config, found_in
+from sora_jax.core.config_files import find_config, found_in, load_config
+from sora_jax.core.errors import UserError
 from tests.conftest import ROOT
 
 
@@ -31,6 +32,11 @@ def test_a_config_is_that_of_the_working_folder_or_of_the_package(places):
     assert find_config("/configs/a.py", places) == "/configs/a.py"
     (Path("configs") / "a.py").touch()
     assert find_config("configs/a.py", places) == "configs/a.py"
+
+
+def test_a_config_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"there is no config nothing\.py: give a file such as configs/base\.py"):
+        load_config("nothing.py:small")
 
 
 def test_only_the_value_of_the_flag_is_looked_for(places):
