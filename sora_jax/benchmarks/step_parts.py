@@ -71,7 +71,9 @@ def main(_: Sequence[str]) -> None:
 def stage_of(settings: Settings, name: str | None) -> str:
     """Returns the name of a diffusion stage, by default the last one of the run; UserError where there is none such."""
     found = settings.stages_of(TEXT_TO_VIDEO)
-    if not found or (name is not None and name not in found):
+    if not found:
+        raise UserError("the config has no diffusion stage: give one that trains a transformer")
+    if name is not None and name not in found:
         raise UserError(f"--stage={name} is none of the diffusion stages of the config: {', '.join(found)}")
     return name or found[-1]
 

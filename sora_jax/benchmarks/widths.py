@@ -142,7 +142,10 @@ def main(_: Sequence[str]) -> None:
 
 
 def study_of_flags() -> WidthStudy:
-    """Returns what the flags say; raises UserError where the run has no prepared clips."""
+    """Returns what the flags say; raises UserError for widths that tell nothing and a run without prepared clips."""
+    asked = {"sizes": _SIZES.value, "rates": _TRAINED.value}
+    for part in asked if _PART.value == "all" else (_PART.value,):
+        check_widths(part, asked[part], head_width=_HEAD.value)
     workdir = Workdir(_WORKDIR.value)
     settings = read_settings(workdir.config())
     if not settings.stages_of(TEXT_TO_VIDEO):
@@ -157,6 +160,14 @@ def study_of_flags() -> WidthStudy:
         optimizer=_OPTIMIZER.value,
         batches=read_batches(workdir, settings, count),
     )
+
+
+def check_widths(part: str, widths: Sequence[int], *, head_width: int) -> None:
+    """Raises UserError for widths that cannot be compared."""
+    if part == "sizes" and len({*widths}) < 2:
+        raise UserError(f"one --width={widths[0]} has no slope: give two or more")
+    if bad := [width for width in widths if width % head_width]:
+        raise UserError(f"a width of {bad[0]} is no multiple of --head_width={head_width}: give one that is")
 
 
 def read_batches(workdir: Workdir, settings: Settings, count: int) -> list[HostBatch]:

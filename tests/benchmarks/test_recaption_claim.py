@@ -41,6 +41,11 @@ def test_another_seed_trains_anew_on_the_same_clips_and_prompts(tmp_path):
     assert worlds[0].source_id(0) == worlds[1].source_id(0)
 
 
+def test_without_a_folder_no_run_of_another_command_is_written_into(python):
+    done = python("-m", "sora_jax.benchmarks.recaption_claim", "--help")
+    assert "(default: 'runs/claim')" in done.stdout.partition("--workdir: ")[2].partition("--")[0]
+
+
 @pytest.mark.slow
 def test_the_claim_is_measured_as_a_user_runs_it(python, tmp_path):
     path, folder = tmp_path / "claim.json", tmp_path / "claim"

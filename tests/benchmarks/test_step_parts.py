@@ -1,5 +1,6 @@
 """The benchmark of a step's parts measures each of them, on the stage that is asked for."""
 
+import dataclasses
 import json
 
 import pytest
@@ -33,3 +34,6 @@ def test_the_last_diffusion_stage_is_taken_and_no_other_kind():
     assert step_parts.stage_of(settings, None) == settings.run[-1]
     with pytest.raises(UserError, match="--stage=autoencoder is none of the diffusion stages of the config: "):
         step_parts.stage_of(settings, "autoencoder")
+    settings = dataclasses.replace(settings, run=("autoencoder",))
+    with pytest.raises(UserError, match="^the config has no diffusion stage: give one that trains a transformer$"):
+        step_parts.stage_of(settings, None)

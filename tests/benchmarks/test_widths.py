@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sora_jax.benchmarks import widths
+from sora_jax.core.errors import UserError
 from sora_jax.experiment.settings import read_settings
 from sora_jax.train.optimizer import ScheduleConfig
 from sora_jax.train.workdir import Workdir
@@ -16,6 +17,14 @@ def test_the_slope_of_a_power_is_its_exponent():
     slopes = widths.slopes_of((64, 128, 512), logarithms)
     assert slopes["flat"] == pytest.approx(0, abs=1e-12)
     assert slopes["root"] == pytest.approx(0.5)
+
+
+def test_widths_that_cannot_be_compared_are_refused():
+    with pytest.raises(UserError, match="one --width=64 has no slope: give two or more"):
+        widths.check_widths("sizes", [64, 64], head_width=16)
+    with pytest.raises(UserError, match="a width of 8 is no multiple of --head_width=16: give one that is"):
+        widths.check_widths("rates", [64, 8], head_width=16)
+    widths.check_widths("rates", [64], head_width=16)
 
 
 @pytest.fixture(scope="module")
