@@ -28,6 +28,7 @@ from sora_jax.experiment.generator_evaluation import (
     GeneratorJudge,
     clips_of_parts,
     prompt_sets,
+    without_prompts,
 )
 from sora_jax.experiment.heldout import make_loss_grid
 from sora_jax.experiment.judged_clips import heldout_of
@@ -158,7 +159,7 @@ def evaluate(
     """
     workdir, codec, sets = models.workdir, models.codec, prompt_sets(settings)
     if part in _OF_PROMPTS and not sets:
-        raise UserError("only of a drawn world can be told how prompts are followed: pass --part=heldout")
+        raise UserError(without_prompts(settings))
     counts = clips_of_parts(settings, part, count, prompts=bool(sets))
     known = workdir.read_json("evaluation.json") if (workdir.path / "evaluation.json").exists() else {}
     result: dict[str, Any] = {} if part == "all" else known

@@ -25,7 +25,7 @@ from sora_jax.experiment.expanders import OWN_CAPTIONER, trained_expander
 from sora_jax.experiment.loading import limits_of, solver_config
 from sora_jax.experiment.models import RunModels
 from sora_jax.experiment.schema import Settings
-from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
+from sora_jax.experiment.stage_settings import CAPTIONER, TEXT_TO_VIDEO
 from sora_jax.generate.limits import ModelLimits
 from sora_jax.video import shapes
 
@@ -55,6 +55,20 @@ def prompt_sets(settings: Settings) -> dict[str, list[PromptCase]]:
         # A third as many: an evaluation is to take seconds.
         sets["shapes_open"] = open_prompts(-(-count // 3)) * draws
     return sets
+
+
+def without_prompts(settings: Settings) -> str:
+    """Returns why there are no `prompt_sets`, and what to do."""
+    if not settings.stages_of(TEXT_TO_VIDEO):
+        part = "captions" if settings.stages_of(CAPTIONER) else "autoencoder"
+        return f"this run trains no transformer, which makes videos of prompts: pass --part={part}"
+    if settings.shown is not None:
+        return "a model that is shown frames makes nothing of a prompt alone: pass --part=heldout"
+    if settings.data.source == "shapes" and settings.shapes.worlds is None:
+        return (
+            "evaluation.prompts is 0, and so no prompt is judged: give this run's `main` --config.evaluation.prompts=24"
+        )
+    return "only of a drawn world can be told how prompts are followed: pass --part=heldout"
 
 
 def clips_of_tasks(settings: Settings, part: str, count: int | None) -> int:

@@ -1,6 +1,7 @@
 """What of a run can be judged, before anything is made."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,22 @@ def test_what_is_judged_on_videos_is_not_asked_of_a_run_of_images(part, what):
     config.sampling.frames = 1
     with pytest.raises(UserError, match=f"{what} is judged on videos, and the samples of this run are images"):
         clips_of_parts(read_settings(config), part, 4, prompts=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"run": ("autoencoder",)}, "this run trains no transformer, .*: pass --part=autoencoder"),
+        ({"evaluation.prompts": 0}, "evaluation.prompts is 0, .* `main` --config.evaluation.prompts=24"),
+        ({"data.source": "folder", "data.path": "clips"}, "only of a drawn world .*: pass --part=heldout"),
+    ],
+)
+def test_why_no_prompt_is_judged_is_said(changes, why):
+    config = toy.get_config()
+    config.update_from_flattened_dict(changes)
+    settings = read_settings(config)
+    assert generator_evaluation.prompt_sets(settings) == {}
+    assert re.fullmatch(why, generator_evaluation.without_prompts(settings))
 
 
 @pytest.mark.parametrize("part", ["tasks", "refine"])
