@@ -36,9 +36,11 @@ _FLAGS = Flags()
 _JSON = _FLAGS.path("json", None, "Where to write the figures.")
 _ONLY = _FLAGS.choice("only", "all", _PARTS, "What to measure.")
 _WIDTHS = _FLAGS.integers(
-    "peer_width", [_PUBLIC_WIDTH, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one."
+    "peer_width", [_PUBLIC_WIDTH, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one.", least=1
 )
-_FRAMES = _FLAGS.integer("clip_frames", 9, "Frames of the clip whose speed is compared, 1 plus a multiple of 4.")
+_FRAMES = _FLAGS.integer(
+    "clip_frames", 9, "Frames of the clip whose speed is compared, 1 plus a multiple of 4.", least=1
+)
 _SIDE = _FLAGS.integer("clip_side", 128, "Px, its height and width.", least=16)
 _CHILD = _FLAGS.integer("memory_of", None, "Frames; used by this program to measure itself.")
 

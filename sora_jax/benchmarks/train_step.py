@@ -70,8 +70,8 @@ _SIZE = _FLAGS.choice("model", None, list(SIZES), "Of the transformer; by defaul
 _SCALE = _FLAGS.integer(
     "side_scale", None, "Times rows and columns of every token grid; by default 1 on a CPU, else 4.", least=1
 )
-_ROW_TOKENS = _FLAGS.integer("row_tokens", None, "Of a packed row; by default 1,024 x side_scale squared.")
-_ROWS = _FLAGS.integer("rows", 1, "Packed rows of a batch; other batches have at most as many tokens.")
+_ROW_TOKENS = _FLAGS.integer("row_tokens", None, "Of a packed row; by default 1,024 x side_scale squared.", least=1)
+_ROWS = _FLAGS.integer("rows", 1, "Packed rows of a batch; other batches have at most as many tokens.", least=1)
 _CLIPS = _FLAGS.integer("clips", 96, "Of the stream, one pass over which is timed.", least=1)
 _ROUNDS = _FLAGS.integer("rounds", 3, "Passes of each contestant; the fastest counts.", least=1)
 _REMAT = _FLAGS.choice("remat", "none", list(REMAT_POLICIES), "What our backward pass keeps.")

@@ -35,5 +35,5 @@ def test_the_last_diffusion_stage_is_taken_and_no_other_kind():
     with pytest.raises(UserError, match="--stage=autoencoder is none of the diffusion stages of the config: "):
         step_parts.stage_of(settings, "autoencoder")
     settings = dataclasses.replace(settings, run=("autoencoder",))
-    with pytest.raises(UserError, match="^the config has no diffusion stage: give one that trains a transformer$"):
+    with pytest.raises(UserError, match=r"^the config has no diffusion stage: give one that trains a transformer$"):
         step_parts.stage_of(settings, None)

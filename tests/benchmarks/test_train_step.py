@@ -124,6 +124,21 @@ def test_a_row_shorter_than_a_clip_is_refused():
         train_step.arrange(dataclasses.replace(TINY, row_tokens=64), "packed", short_tail=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("train_step", "--rows=0"),
+        ("train_step", "--row_tokens=0"),
+        ("autoencoder", "--peer_width=0"),
+        ("autoencoder", "--clip_frames=0"),
+    ],
+)
+def test_a_size_of_nothing_is_refused_at_once(python, name, flag):
+    done = python("-m", f"sora_jax.benchmarks.{name}", flag)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"flag {flag}: 0 is not" in done.stderr
+
+
 def test_an_unknown_contestant_ends_in_a_sentence(python):
     done = python("-m", "sora_jax.benchmarks.train_step", "--contestants=ours_packed,theirs")
     assert done.returncode == 2

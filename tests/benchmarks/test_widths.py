@@ -22,7 +22,7 @@ def test_the_slope_of_a_power_is_its_exponent():
 def test_widths_that_cannot_be_compared_are_refused():
     with pytest.raises(UserError, match="one --width=64 has no slope: give two or more"):
         widths.check_widths("sizes", [64, 64], head_width=16)
-    with pytest.raises(UserError, match="a width of 8 is no multiple of --head_width=16: give one that is"):
+    with pytest.raises(UserError, match=r"a width of 8 is no multiple of --head_width=16: give one that is"):
         widths.check_widths("rates", [64, 8], head_width=16)
     widths.check_widths("rates", [64], head_width=16)
 
