@@ -16,7 +16,7 @@ import numpy as np
 
 from sora_jax.benchmarks.decoding import decoding_figures, readable
 from sora_jax.benchmarks.figures import Figure, publish
-from sora_jax.benchmarks.made_up_data import prepare_noise, seconds_of_step
+from sora_jax.benchmarks.made_up_data import last_stage, prepare_noise, seconds_of_step
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.data.media.guarded import GuardedReader
 from sora_jax.data.packing.pipeline import RowDataset
@@ -39,9 +39,10 @@ _WINDOW, _DEVICES, _ROWS_PER_DEVICE = 16_384, 64, 8
 def main(_: Sequence[str]) -> None:
     """Measures and publishes."""
     settings = read_settings(_CONFIG.value)
+    last_stage(settings)  # refused before all that takes minutes, as clips are
     if _CLIPS.value is not None:
         with GuardedReader() as reader:
-            readable(reader, Path(_CLIPS.value))  # before all that takes minutes
+            readable(reader, Path(_CLIPS.value))
     figures = [*packing_figures(8_192), *packing_figures(32_768), *plan_figures(_SAMPLES.value)]
     with tempfile.TemporaryDirectory() as folder:
         figures += loading_figures(settings, Path(folder) / "shards")

@@ -17,11 +17,10 @@ import jax
 from jax.sharding import Mesh
 
 from sora_jax.benchmarks.figures import Figure, publish
-from sora_jax.benchmarks.made_up_data import Steps, noise_pack
+from sora_jax.benchmarks.made_up_data import Steps, last_stage, noise_pack
 from sora_jax.benchmarks.turns import CLOCKS, fewest_seconds
 from sora_jax.checkpoints.disk_space import state_bytes
 from sora_jax.core.commands import Flags, run_command
-from sora_jax.core.errors import UserError
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model, count_parameters
@@ -30,7 +29,6 @@ from sora_jax.experiment.kinds.diffusion import DiffusionKind
 from sora_jax.experiment.recipes import recipe_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
-from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.nn.lora import LoraConfig
 from sora_jax.train.loop import to_device
 from sora_jax.train.step import make_step
@@ -74,10 +72,7 @@ def figures_of(
 
     With `lora` the frozen one has adapters.
     """
-    stages = settings.stages_of(TEXT_TO_VIDEO)
-    if not stages:
-        raise UserError("the config has no diffusion stage")
-    name = stages[-1]
+    name = last_stage(settings)
     recipes, mesh = recipes_of(settings, name, frozen, lora=lora), _mesh()
     pack, _ = noise_pack(settings, name, clips=clips)
     calls, memory = {}, {}

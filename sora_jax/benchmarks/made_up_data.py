@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from sora_jax.core import rng
+from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import make_mesh
 from sora_jax.core.tree import abstract_model
 from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
@@ -21,10 +22,19 @@ from sora_jax.experiment.kinds.base import Recipe
 from sora_jax.experiment.kinds.diffusion import DiffusionKind
 from sora_jax.experiment.recipes import recipe_of
 from sora_jax.experiment.schema import Settings
+from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.train.loop import to_device
 from sora_jax.train.state import TrainState
 from sora_jax.train.step import make_step
 from sora_jax.video import shapes
+
+
+def last_stage(settings: Settings) -> str:
+    """Returns the last diffusion stage of the run; UserError where there is none."""
+    found = settings.stages_of(TEXT_TO_VIDEO)
+    if not found:
+        raise UserError("the config has no diffusion stage: give one that trains a transformer")
+    return found[-1]
 
 
 def prepare_noise(settings: Settings, folder: Path, *, count: int) -> PreparedSet:
@@ -81,8 +91,8 @@ class Steps:
 
 
 def seconds_of_step(settings: Settings, packs: list[dict[str, np.ndarray]]) -> float:
-    """Returns the seconds of one step of the last stage, the median over the packs but the first few."""
-    recipe = recipe_of(settings, settings.run[-1], make_mesh(settings.mesh))
+    """Returns the seconds of one step of `last_stage`, the median over the packs but the first few."""
+    recipe = recipe_of(settings, last_stage(settings), make_mesh(settings.mesh))
     maker, config = recipe.maker, dataclasses.replace(recipe.step, steps=len(packs), accumulate=1)
     structure, _, axes = abstract_model(maker.build)
     step = make_step(recipe.objective, structure, maker.optimizer(axes), config)

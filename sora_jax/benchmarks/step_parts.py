@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sora_jax.benchmarks.figures import Figure, publish
-from sora_jax.benchmarks.made_up_data import Steps, noise_pack
+from sora_jax.benchmarks.made_up_data import Steps, last_stage, noise_pack
 from sora_jax.benchmarks.turns import CLOCKS, fewest_seconds
 from sora_jax.core import rng
 from sora_jax.core.commands import Flags, run_command
@@ -70,12 +70,10 @@ def main(_: Sequence[str]) -> None:
 
 def stage_of(settings: Settings, name: str | None) -> str:
     """Returns the name of a diffusion stage, by default the last one of the run; UserError where there is none such."""
-    found = settings.stages_of(TEXT_TO_VIDEO)
-    if not found:
-        raise UserError("the config has no diffusion stage: give one that trains a transformer")
+    last, found = last_stage(settings), settings.stages_of(TEXT_TO_VIDEO)
     if name is not None and name not in found:
         raise UserError(f"--stage={name} is none of the diffusion stages of the config: {', '.join(found)}")
-    return name or found[-1]
+    return name or last
 
 
 def figures_of(settings: Settings, stage: str, *, clips: int, rounds: int, clock: str) -> list[Figure]:

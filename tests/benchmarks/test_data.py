@@ -44,6 +44,13 @@ def test_a_folder_without_videos_is_refused_before_all_else(python, tmp_path):
         assert f"{folder} holds no video that can be decoded: give a folder of videos" in done.stderr
 
 
+def test_a_config_without_a_transformer_is_refused_before_all_else(python):
+    run = "--config.run=('autoencoder','prepare')"
+    done = python("-m", "sora_jax.benchmarks.data", "--config=tests/toy.py", run)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "UserError: the config has no diffusion stage: give one that trains a transformer\n"
+
+
 def test_balance_is_measured_against_the_mean():
     costs = np.ones(512)
     assert values(data.balance_figures(costs)) == {"imbalance_64_unbalanced": 1.0, "imbalance_64": 1.0}
