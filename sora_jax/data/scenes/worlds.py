@@ -49,10 +49,10 @@ class WorldsSpec:
     def __post_init__(self):
         _check(self.seed >= 0, f"world seed must be 0 or more, got {self.seed}")
         _check(self.num_clips >= 1, f"num_clips must be at least 1, got {self.num_clips}")
-        _check(len(self.kinds) > 0, f"kinds must name at least one of {', '.join(WORLDS)}")
+        _check(len(self.kinds) > 0, f"worlds must name at least one of {', '.join(WORLDS)}")
         for kind in self.kinds:
-            _check(kind in WORLDS, f"kinds are of {', '.join(WORLDS)}, got {kind!r}")
-        _check(len(set(self.kinds)) == len(self.kinds), f"kinds name a world twice: {', '.join(self.kinds)}")
+            _check(kind in WORLDS, f"worlds are of {', '.join(WORLDS)}, got {kind!r}")
+        _check(len(set(self.kinds)) == len(self.kinds), f"worlds name one twice: {', '.join(self.kinds)}")
         _check(len(self.sides) > 0, "sides must name at least one (height, width)")
         for side in self.sides:
             fits = len(side) == 2 and _LEAST_SIDE <= side[0] <= side[1]

@@ -120,8 +120,9 @@ def test_balls_keep_to_their_laws():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"kinds": ("permanence", "magic")}, "got 'magic'"),
-        ({"kinds": ("game", "game")}, "a world twice"),
+        ({"kinds": ("permanence", "magic")}, "^worlds are of permanence, .*, got 'magic'$"),
+        ({"kinds": ("game", "game")}, "^worlds name one twice: game, game$"),
+        ({"kinds": ()}, "^worlds must name at least one of permanence, "),
         ({"sides": ((40, 24),)}, "no taller than wide"),
         ({"frames": (16,)}, "steps of 4, got 16"),
         ({"fps": (0.0,)}, "fps must be over 0"),
