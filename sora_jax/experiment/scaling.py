@@ -64,10 +64,13 @@ def scaling_of(settings: Settings) -> ScalingConfig:
 def ladder(study: Study) -> tuple[Child, list[Rung]]:
     """Returns (the run that all others share, the others: budgets rising, of each all widths, of each all seeds).
 
-    Raises UserError for a width that the heads do not divide, or that a budget pays too few steps for.
+    Raises UserError for a run without a transformer, a width that the heads do not divide, or that a budget pays too
+    few steps for.
     """
     settings = study.settings()
     config = scaling_of(settings)
+    if not settings.stages_of(TEXT_TO_VIDEO):
+        raise UserError(f"the run {', '.join(settings.run)} trains no transformer: a study of scale needs one")
     first, taken = shared_child(study)
     unit = sum(_stage_flops(settings).values())
     rungs = []

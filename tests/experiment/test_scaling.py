@@ -113,6 +113,7 @@ def test_the_ladder_that_comes_with_the_package_stands():
         ({"scaling.depths": (1,)}, r"2 widths and 1 depths: give one depth for each width"),
         ({"scaling.compute": (4.0, 2.0, 8.0)}, r"must be three budgets or more, rising, of more than 0"),
         ({"scaling.held_back": 8.0}, r"held_back 8 of the budgets .*: leave two or more below it"),
+        ({"run": ("autoencoder", "prepare")}, r"the run autoencoder, prepare trains no transformer: a study"),
         ({"scaling.seeds": (1, 1)}, r"seeds \(1, 1\): give each once"),
     ],
 )
