@@ -86,8 +86,9 @@ def find_model(path: str | Path) -> ModelFiles:
     Weights of one shape belong to several variants: the folder's name tells them apart, or FOLDER#VARIANT does, with a
     key of `VARIANTS`. Raises UserError for a folder that holds no whole model, or two that do not go together.
     """
-    folder, _, asked = (str(path), "", "") if Path(path).is_dir() else str(path).rpartition("#")
-    place = Path(folder or path)
+    named = str(path)
+    folder, _, asked = (named, "", "") if Path(named).is_dir() else named.rpartition("#")
+    place = Path(folder or named)
     if not place.is_dir():
         raise UserError(f"the model {place} is no folder: give the one that holds all files of the model")
     if asked and asked not in VARIANTS:
