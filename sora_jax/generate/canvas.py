@@ -17,7 +17,7 @@ import numpy as np
 from sora_jax.core import rng
 from sora_jax.core.errors import UserError
 from sora_jax.data.packing.packs import PackLayout, Row, stack_rows, texts_of
-from sora_jax.data.packing.plan import WindowPlan, plan_window
+from sora_jax.data.packing.plan import plan_window
 from sora_jax.data.tokens import Text, Tokenizer
 from sora_jax.video import shapes
 from sora_jax.video.parts import ContextClip
@@ -234,11 +234,10 @@ class _Filling:
             start = end
 
 
-def plan_rows(canvases: Sequence[Canvas], layout: PackLayout) -> WindowPlan:
-    """Returns which canvases share a row."""
+def lengths_of(canvases: Sequence[Canvas], layout: PackLayout) -> tuple[np.ndarray, np.ndarray]:
+    """Returns tokens_N and text_N: how many tokens of a row, and of its texts, each takes."""
     tokens_N = np.array([canvas.tokens(layout.patch) for canvas in canvases])
-    text_N = np.array([canvas.text_tokens(layout.tokenizer) for canvas in canvases])
-    return plan_window(tokens_N, text_N, layout.budget, seed=0, window=0)
+    return tokens_N, np.array([canvas.text_tokens(layout.tokenizer) for canvas in canvases])
 
 
 def lay_out(
@@ -249,7 +248,7 @@ def lay_out(
     `row_tokens` are those of a row that was not made shorter; None: these were not. Raises UserError when a canvas or
     one of its texts does not fit a row.
     """
-    plan = plan_rows(canvases, layout)
+    plan = plan_window(*lengths_of(canvases, layout), layout.budget, seed=0, window=0)
     if plan.rejected:
         first = plan.rejected[0]
         raise UserError(f"video {first.sample + 1} of {len(canvases)} cannot be sampled: {first.reason}")

@@ -9,8 +9,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from sora_jax.data.packing.packs import PackLayout
-from sora_jax.generate.canvas import Canvas, plan_rows
+from sora_jax.data.packing.plan import Budget, plan_window
+from sora_jax.generate.canvas import Canvas, lengths_of
 
 # Rows of other lengths are multiples of it: blocks of attention, and devices that split a row, come out even.
 ROW_UNIT = 128
@@ -59,8 +62,9 @@ class RowSizes:
 
     def choose(self, canvases: Sequence[Canvas], layout: PackLayout) -> RowSize:
         """Returns the size of a batch that holds all canvases; where none does, the largest, for several batches."""
-        least = next(_holding(self._all(), canvases, layout), self._largest)
-        made = next(_holding(self._made, canvases, layout), least)
+        lengths = lengths_of(canvases, layout)
+        least = next(_holding(self._all(), *lengths, layout.budget), self._largest)
+        made = next(_holding(self._made, *lengths, layout.budget), least)
         chosen = made if made.total < _SPARE * least.total else least
         self._made.add(chosen)
         return chosen
@@ -71,15 +75,14 @@ class RowSizes:
         return itertools.starmap(RowSize, itertools.product([*fewer, rows], [*_doublings(ROW_UNIT, tokens), tokens]))
 
 
-def _holding(sizes: Iterable[RowSize], canvases: Sequence[Canvas], layout: PackLayout) -> Iterator[RowSize]:
+def _holding(sizes: Iterable[RowSize], tokens_N: np.ndarray, text_N: np.ndarray, budget: Budget) -> Iterator[RowSize]:
     """Yields the sizes of which one batch holds all canvases, those of the fewest tokens first.
 
     Of as many tokens in all the longer rows come first: they waste less at their ends.
     """
-    tokens = sum(canvas.tokens(layout.patch) for canvas in canvases)
     for size in sorted(sizes, key=lambda size: (size.total, size.rows)):
-        if tokens <= size.total:
-            plan = plan_rows(canvases, of_length(layout, size.tokens))
+        if tokens_N.sum() <= size.total:
+            plan = plan_window(tokens_N, text_N, dataclasses.replace(budget, tokens=size.tokens), seed=0, window=0)
             if not plan.rejected and len(plan) <= size.rows:
                 yield size
 
