@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 
 from sora_jax.core.tree import merge_model
+from sora_jax.generate import sampler as sampler_module
 from sora_jax.generate.canvas import lay_out
 from sora_jax.generate.denoiser import taken_over
 from sora_jax.generate.row_sizes import RowSize, RowSizes, longer_rows, of_length
@@ -77,11 +78,19 @@ def _pair(**changes):
     return [Sampler(structure, usual.codec, of_length(LAYOUT, 256), **options) for _ in range(2)], params
 
 
-def test_a_clip_is_the_same_in_smaller_rows():
+def test_a_clip_is_the_same_in_smaller_rows(monkeypatch):
     (alone, among), params = _pair()
+    sizes = []
+
+    def noted(chosen, layout, *, rows, row_tokens):
+        sizes.append((rows, layout.budget.tokens))
+        return lay_out(chosen, layout, rows=rows, row_tokens=row_tokens)
+
+    monkeypatch.setattr(sampler_module, "lay_out", noted)
     company = [dataclasses.replace(FIRST, grid=(4, 8, 8), seed=seed) for seed in (1, 2, 3)]
     (small,) = alone(params, [FIRST])
     first, *_ = among(params, [FIRST, *company])
+    assert sizes == [(1, 128), (4, 256)]
     assert np.abs(small.astype(int) - first).max() <= 1
     assert len(np.unique(small)) > 20
 
