@@ -39,7 +39,7 @@ _SEGMENT_TOKENS = _FLAGS.integer(
 _SIZE = _FLAGS.string("size", None, "HEIGHTxWIDTH, in px, of what is sampled, or coded; default: sampling.size.")
 _SECONDS = _FLAGS.number("seconds", None, "Duration of what is sampled; default: that of sampling.frames.")
 _HBM_GB = _FLAGS.number("hbm_gb", None, "GB of a chip that the program may use; default: all that there are.")
-_JSON = _FLAGS.path("json", None, "File to write everything to as well.")
+_JSON = _FLAGS.figures("File to write everything to as well.")
 _HLO = _FLAGS.path("hlo", None, "Folder to write the compiled programs to, as XLA prints them.")
 
 

@@ -36,7 +36,7 @@ from sora_jax.nn.attention import attend
 from sora_jax.nn.kernels import cudnn, pallas_gpu
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _CLOCK = _FLAGS.choice(
     "clock", "wall", CLOCKS, "`process` counts this process's seconds on a CPU that others use, too."
 )

@@ -33,7 +33,7 @@ from sora_jax.train.clock import peak_memory_gb
 _PARTS = ("all", "speed", "memory")
 _PUBLIC_WIDTH = 96
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _ONLY = _FLAGS.choice("only", "all", _PARTS, "What to measure.")
 _WIDTHS = _FLAGS.integers(
     "peer_width", [_PUBLIC_WIDTH, 32], "Widths of f8t4c16 whose speed is compared; 96 is the public one.", least=1

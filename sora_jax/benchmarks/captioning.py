@@ -40,7 +40,7 @@ from sora_jax.video.shapes import latent_grid
 _FLAGS = Flags()
 _WORKDIR = _FLAGS.path("workdir", None, "The folder of a run that trained a captioner; default: random weights.")
 _CONFIG = _FLAGS.string("config", "configs/captions.py", "Of the captioner with random weights.")
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _CLIPS = _FLAGS.integer("clips", 512, "How many clips are captioned.", least=1)
 _ROUNDS = _FLAGS.integer("rounds", 3, "How often each way goes over them; the median counts.", least=1)
 _CLOCK = _FLAGS.choice("clock", "wall", ["wall", "process"], "process: seconds of all cores, where others compute too.")

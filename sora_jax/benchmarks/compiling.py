@@ -32,7 +32,7 @@ from sora_jax.train.loop import to_device
 from sora_jax.train.step import mean_gradient
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _CONFIG = _FLAGS.config("config", "configs/base.py", "Whose stages are compiled.")
 _ROUNDS = _FLAGS.integer("rounds", 15, "Turns of each program; the fastest counts.", least=1)
 _FLAGS.rename("compiling_config", "config")

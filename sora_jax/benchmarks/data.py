@@ -25,7 +25,7 @@ from sora_jax.data.packing.rows import Lengths, Pool, RowPlan
 from sora_jax.experiment.settings import Settings, read_settings
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _CONFIG = _FLAGS.config("config", "configs/base.py", "Whose step loading is compared with.")
 _CLIPS = _FLAGS.path("clips", None, "Folder of the videos that are decoded; by default some are drawn.")
 _OPENS = _FLAGS.integer("opens", 10_000, "Clips that are opened while memory is watched.", least=100)

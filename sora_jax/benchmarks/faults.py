@@ -24,7 +24,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.files import write_atomically
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _QUICK = _FLAGS.switch("quick", False, "A few trials of each drill; the table in the documentation stays.")
 _ONLY = _FLAGS.words("only", "Names of drills; all by default.")
 _COUNTS = _FLAGS.words("counts", "NAME=TRIALS of drills that are to be tried more or less often.")

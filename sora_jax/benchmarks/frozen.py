@@ -34,7 +34,7 @@ from sora_jax.train.loop import to_device
 from sora_jax.train.step import make_step
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _CLOCK = _FLAGS.choice(
     "clock", "wall", CLOCKS, "`process` counts this process's seconds on a CPU that others use, too."
 )

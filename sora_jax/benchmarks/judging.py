@@ -17,7 +17,7 @@ from sora_jax.evaluation.features import load_image_features, load_video_feature
 from sora_jax.evaluation.generated import JudgedClip, Judges, compare_sets, measure_set
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _CLIPS = _FLAGS.integer("clips", 256, "Of each set.", least=3)
 _FRAMES = _FLAGS.integer("frames", 9, "Of a clip.", least=2)
 _SIDE = _FLAGS.integer("side", 32, "Height and width, px.", least=16)

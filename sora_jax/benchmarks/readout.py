@@ -24,7 +24,7 @@ from sora_jax.experiment.settings import read_settings
 
 _FLAGS = Flags()
 _CONFIG = _FLAGS.config("config", "configs/base.py", "Whose text encoder is read; it must be a frozen one.")
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 
 _COLOURS, _SHAPES, *_ = shapes_wordings.TABLES
 # (what is read, the sentence, words of captions, words that none has)

@@ -31,7 +31,7 @@ from sora_jax.train.workdir import Workdir
 
 _FLAGS = Flags()
 _WORKDIR = _FLAGS.path("workdir", "runs/claim", "Where the parts stay.")
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _CONFIG = _FLAGS.string("config", "configs/base.py", "Of autoencoder and generators.")
 _CAPTIONER = _FLAGS.string("captioner", "configs/captions.py", "Of the captioner, with the same autoencoder.")
 _CLIPS = _FLAGS.integer("clips", 8192, "Clips of the generators.", least=16)

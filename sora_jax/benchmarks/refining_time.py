@@ -26,7 +26,7 @@ _FRAMES = _FLAGS.integer("frames", None, "Of it; default: as the run's samples."
 _STEPS = _FLAGS.integer("steps", None, "Of a pass that refines; default: as sampling.refiner.steps says.", least=1)
 _VIDEOS = _FLAGS.integer("videos", 1, "Made at once.", least=1)
 _ROUNDS = _FLAGS.integer("rounds", 3, "Turns of each; the fastest counts.", least=1)
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _PROMPT = "a red circle moves right on a dark background"
 
 

@@ -17,7 +17,7 @@ from sora_jax.evaluation.evaluator import judge_clips
 from sora_jax.experiment.session import Session, open_session
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _WORKDIRS = _FLAGS.paths("workdir", "Run of the drawn world; given several times, these are compared.")
 _PROMPTS = _FLAGS.integer("prompts", MOST_PROMPTS, f"Held-out prompts, at most {MOST_PROMPTS}.", least=1)
 _SEED = _FLAGS.integer("seed", 1_000, "Of the noise of the first prompt.", least=0)

@@ -35,7 +35,7 @@ from sora_jax.train.state import update_ema
 from sora_jax.train.step import digest_and_norm, make_step, mean_gradient
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _CLOCK = _FLAGS.choice(
     "clock", "wall", CLOCKS, "`process` counts this process's seconds on a CPU that others use, too."
 )

@@ -46,7 +46,7 @@ from sora_jax.models.interop.variants import FREQUENCY_DIM, PATCH, ROPE_THETA, T
 from sora_jax.train.workdir import Workdir
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _FOLDER = _FLAGS.path("folder", None, "Where the parts stay; default: a temporary folder.")
 _BASE = _FLAGS.path("base", None, "A run that this command has made; default: it makes one.")
 _BASE_CLIPS = _FLAGS.integer("base_clips", 1536, "Clips of the run.", least=16)

@@ -61,7 +61,7 @@ _RATIOS = (
 _MASKING: dict[str, Masking] = {"packed": "segments", "padded": "keys", "bucketed": "none", "equal": "none"}
 
 _FLAGS = Flags()
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _CLOCK = _FLAGS.choice(
     "clock", "wall", CLOCKS, "`process` counts this process's seconds on a CPU that others use, too."
 )

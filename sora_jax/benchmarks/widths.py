@@ -55,7 +55,7 @@ _CALLED = "called"
 
 _FLAGS = Flags()
 _WORKDIR = _FLAGS.workdir("The folder of a run whose clips are prepared.")
-_JSON = _FLAGS.path("json", None, "Where to write the figures.")
+_JSON = _FLAGS.figures()
 _PART = _FLAGS.choice("part", "all", ["sizes", "rates", "all"], "What is measured.")
 _BASE = _FLAGS.integer("base_width", 64, "At which a rate is given; 0: each width has the rate as it is.", least=0)
 _SIZES = _FLAGS.integers("width", [64, 128, 256, 512], "Whose activations are looked at.", least=1)

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 
 from sora_jax.core.config_files import define_config, given_config, settle_none
 from sora_jax.core.errors import UserError, report
-from sora_jax.core.paths import expanded
+from sora_jax.core.paths import check_writable, expanded
 from sora_jax.core.platforms import leave_out_tpu
 
 # The flags that are defined here belong to the command that runs, in its --help too.
@@ -119,6 +119,11 @@ class Flags:
         how = flags.ArgumentSerializer()
         return self._noted(name, lambda: flags.DEFINE_multi(_PathParser(), how, name, [], help_))
 
+    def figures(self, help_: str = "Where to write the figures.") -> Flag[str | None]:
+        """Returns the flag --json of every command that measures: a file, which must be one that can be written."""
+        how = flags.ArgumentSerializer()
+        return self._noted("json", lambda: flags.DEFINE(_OutputParser(), "json", None, help_, serializer=how))
+
     def config(self, name: str, default: str, help_: str) -> ConfigFlag:
         """Returns a flag of a config file, whose keys are flags as well; see `core.config_files`."""
         self._definitions.append(lambda: define_config(name, default, help_))
@@ -169,6 +174,16 @@ class _PathParser(flags.ArgumentParser[str]):
     def flag_type(self) -> str:
         """Returns what the flag takes, as in helps of absl."""
         return "path"
+
+
+class _OutputParser(_PathParser):
+    """Paths of files that are written after long work."""
+
+    def parse(self, argument: str) -> str:
+        """Returns the path; raises UserError as `expanded`, and StorageError before the work."""
+        path = super().parse(argument)
+        check_writable(path)
+        return path
 
 
 def run_command(main: Callable[[Sequence[str]], None], own: Flags, *, takes_words: bool = False) -> NoReturn:

@@ -163,7 +163,7 @@ def take_autoencoder(workdir: Workdir, config: AutoencoderConfig, path: str) -> 
             f"autoencoder.start_from: {source.path} has another autoencoder than this config ({'; '.join(problems)}): "
             "give the config its values"
         )
-    measured = source.read_json("latents.json")
+    measured = source.read_json("latents.json", "stage", "mean", "scale")
     step = trusted_step(source.checkpoints(measured["stage"]))
     target = workdir.checkpoints(_TAKEN) / step.name
     try:

@@ -76,7 +76,7 @@ def load_codec(workdir: Workdir, settings: Settings, *, mesh: Mesh | None = None
     mean_C, scale_C = _statistics(workdir, settings)
     if settings.autoencoder_weights is not None:
         return given_codec(settings, mean_C, scale_C, mesh=mesh)
-    measured = workdir.read_json("latents.json")
+    measured = workdir.read_json("latents.json", "stage")
     _, shapes, _ = abstract_model(functools.partial(build_autoencoder, settings))
     places = None if mesh is None else dict.fromkeys(shapes, replicated(mesh))
     track = measured.get("track", track_name(settings.ema.widths[0]))  # that of another run may be another
@@ -137,7 +137,7 @@ def _statistics(workdir: Workdir, settings: Settings) -> tuple[np.ndarray, np.nd
         raise UserError(f"{workdir.path} has no statistics of its latents yet: run main --until=autoencoder first")
     if not (workdir.path / "latents.json").exists():
         raise UserError(f"{workdir.path} has no trained autoencoder yet: run main until that stage is done")
-    measured = workdir.read_json("latents.json")
+    measured = workdir.read_json("latents.json", "mean", "scale")
     return np.array(measured["mean"]), np.array(measured["scale"])
 
 

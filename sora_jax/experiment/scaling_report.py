@@ -89,4 +89,6 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
             f"predicted for {what} at {said['compute']:g}x: {said['loss']:.4f} ({said['low']:.4f} to "
             f"{said['high']:.4f}), measured {came['loss']:.4f}, {off}"
         )
+    if none := [name for name in ("compute", "size") if result["law"][name] is None]:
+        lines.append(f"too few budgets and widths for a law of {' and of '.join(none)}")
     return lines + ([result["falsified_by"]] if result["falsified_by"] else [])

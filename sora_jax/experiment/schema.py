@@ -77,6 +77,10 @@ class DataConfig:
             raise UserError(f"max_bad_share {self.max_bad_share} is outside [0, 1]")
 
 
+# What further worlds know nothing of, and what says that there is none of it.
+_OF_SHAPES = dict(image_share=0.0, max_objects=1, occluder=False, wordings=None, caption_faults=None, curved_share=None)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShapesConfig:
     """What is drawn; see `data.sources.shapes_world.WorldConfig`, and with `worlds` `data.scenes.worlds.WorldsSpec`."""
@@ -109,11 +113,9 @@ class ShapesConfig:
     def worlds_spec(self, *, seed: int, split: WorldSplit, num_clips: int | None = None) -> WorldsSpec:
         """Returns what further worlds, of which there must be some, draw in one split; `num_clips` as of `world`."""
         assert self.worlds is not None
-        if self.image_share:
-            raise UserError(f"image_share {self.image_share:g} with worlds: their clips are videos, set 0")
-        for name in ("caption_faults", "curved_share"):
-            if getattr(self, name) is not None:
-                raise UserError(f"{name} with worlds: it is of shapes that move alone, set None")
+        for name, nothing in _OF_SHAPES.items():
+            if (value := getattr(self, name)) != nothing:
+                raise UserError(f"{name} {value} with worlds: these have none such, set {nothing}")
         return WorldsSpec(
             seed=self._own_seed(seed),
             num_clips=self.num_clips if num_clips is None else num_clips,

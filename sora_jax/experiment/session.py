@@ -25,7 +25,7 @@ from sora_jax.core.compiling import use_compilation_cache
 from sora_jax.core.config_files import load_config
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
-from sora_jax.core.paths import check_writable
+from sora_jax.core.paths import check_writable, expanded
 from sora_jax.core.tree import Params
 from sora_jax.core.typed import typed, typed_arguments
 from sora_jax.diffusion.solvers import METHODS
@@ -80,7 +80,7 @@ def open_session(
     ema = typed("ema", ema, float | None)
     check_ema(ema, weights)
     adapters = read_adapters(lora)
-    opened = Workdir(typed("workdir", workdir, str))
+    opened = Workdir(expanded(typed("workdir", workdir, str)))
     settings = read_settings(opened.config())
     cache = use_compilation_cache()
     models = RunModels(opened, settings, step=step, weights=weights, ema=ema, mesh=_mesh(devices), adapters=adapters)

@@ -190,12 +190,14 @@ class Workdir:
         known["stages"][name] = facts
         self.write_json("run.json", known)
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Returns the object in a JSON file of the workdir; raises StorageError if it is damaged."""
+    def read_json(self, name: str, *keys: str) -> dict[str, Any]:
+        """Returns the object in a JSON file of the workdir; StorageError if it is damaged, or one of `keys` lacks."""
         try:
             found = json.loads((self.path / name).read_text())
             if not isinstance(found, dict):
                 raise ValueError("it is no object")
+            if missing := [key for key in keys if key not in found]:
+                raise ValueError(f"{', '.join(missing)} missing")
             return found
         except (ValueError, RecursionError) as error:
             raise StorageError(f"{self.path / name} is damaged ({error}): restore or remove it") from error

@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 from sora_jax.core.commands import Flags
+from sora_jax.core.errors import StorageError
 
 SCRIPT = """
 import logging as standard
@@ -112,6 +113,17 @@ def test_paths_are_expanded(parse, monkeypatch):
     assert (one.value, none.value, several.value) == ("/homes/me/a", None, ["/homes/me/b", "c"])
     with pytest.raises(flags.IllegalFlagValueError, match="names no home"):
         parse(own, "--workdir=~nobody-here/a")
+
+
+def test_figures_go_to_where_a_file_can_be_written(parse, tmp_path):
+    own = Flags()
+    flag = own.figures()
+    parse(own)
+    assert flag.value is None
+    parse(own, f"--json={tmp_path}/new/a.json")
+    assert (flag.value, list(tmp_path.iterdir())) == (f"{tmp_path}/new/a.json", [])
+    with pytest.raises(StorageError, match=f"cannot write {tmp_path}: Is a directory"):
+        parse(own, f"--json={tmp_path}")
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,13 @@ def test_what_probes_cannot_judge_is_refused():
     with pytest.raises(UserError, match=r"probes need a run on further worlds.*train configs/worlds\.py"):
         clips_of_probes(base, "probes", None)
     config = load("worlds.py")
-    config.update_from_flattened_dict({"shapes.image_share": 0.5})
-    with pytest.raises(UserError, match=r"image_share 0\.5 with worlds"):
-        read_settings(config)
-    config.update_from_flattened_dict({"shapes.image_share": 0.0, "shapes.worlds": ("permanence", "magic")})
+    for key, value in {"image_share": 0.5, "max_objects": 2, "occluder": True, "wordings": 2}.items():
+        of_worlds = config.shapes[key]
+        config.shapes[key] = value
+        with pytest.raises(UserError, match=f"{key} {value} with worlds: these have none such, set {of_worlds}"):
+            read_settings(config)
+        config.shapes[key] = of_worlds
+    config.update_from_flattened_dict({"shapes.worlds": ("permanence", "magic")})
     with pytest.raises(UserError, match="got 'magic'"):
         read_settings(config)
 

@@ -168,6 +168,7 @@ def test_a_study_is_written_whole(study, rungs, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "predicted for the best width by the law of size at 32x" in said
     assert f"report: {study.folder}/scaling.html" in said
+    assert "too few" not in said
 
     text = (study.folder / "scaling.html").read_text()
     page = Page(text)
@@ -196,12 +197,13 @@ def test_a_loss_below_the_floor_is_said_to_be(study, rungs, monkeypatch, capsys)
     assert "below the floor" in Page((study.folder / "scaling.html").read_text()).words
 
 
-def test_a_study_that_is_not_done_is_written_as_far_as_it_is(study, rungs, monkeypatch):
+def test_a_study_that_is_not_done_is_written_as_far_as_it_is(study, rungs, monkeypatch, capsys):
     monkeypatch.setattr(budgets, "_DRAWS", 2)
     for rung in rungs[:3]:
         finish(study, rung)
     result = write_study(study, rungs[:3], missing=13)
     assert (result["law"], result["predicted"], result["falsified_by"]) == ({"compute": None, "size": None}, [], None)
+    assert "too few budgets and widths for a law of compute and of size\n" in capsys.readouterr().out
     page = Page((study.folder / "scaling.html").read_text())
     assert "3 runs, 13 are missing" in page.words
     assert "What would falsify it" not in page.headings

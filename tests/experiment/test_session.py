@@ -247,6 +247,11 @@ def test_rounds_and_captions_have_numbers_that_they_can_go_by(run):
         run.describe([CLIP], fps=0)
 
 
+def test_a_run_may_be_at_home(workdir, monkeypatch):
+    monkeypatch.setenv("HOME", str(workdir.parent))
+    assert sora_jax.open_run(f"~/{workdir.name}").models.workdir.path == workdir
+
+
 @pytest.mark.parametrize("checkpoint", ["newest", -1, 2.5])
 def test_a_checkpoint_is_a_step_or_the_latest(workdir, checkpoint):
     with pytest.raises(UserError, match=r"is neither a step nor latest"):

@@ -99,6 +99,14 @@ def test_a_run_of_before_stages_had_optimizers_goes_on_with_the_one_that_they_ha
             workdir.claim(config(stages={"videos": stage | {"optimizer": {"b1": 0.5}}}, optimizer=optimizer))
 
 
+def test_a_file_that_lacks_something_is_damaged(tmp_path):
+    with Workdir(tmp_path) as workdir:
+        workdir.write_json("latents.json", {"mean": [0.0]})
+        assert workdir.read_json("latents.json", "mean") == {"mean": [0.0]}
+        with pytest.raises(StorageError, match=r"latents\.json is damaged \(stage, scale missing\)"):
+            workdir.read_json("latents.json", "stage", "mean", "scale")
+
+
 def test_clips_may_move_but_must_be_the_same(tmp_path):
     def claim(path, clips, **options):
         workdir.claim(config(data={"path": path}), clips=lambda: clips, **options)
