@@ -178,7 +178,7 @@ def test_a_config_is_read(name):
         config.data.path = "clips"
     settings = read_settings(config)
     before = {"folder.py": ("warmup",), "scaling.py": (), "worlds.py": ()}.get(name, ("images",))
-    decoder = ("decoder",) if name in ("base.py", "scaling.py") else ()
+    decoder = ("decoder",) if name in ("base.py", "scaling.py", "shapes.py") else ()
     whole = ("autoencoder", *decoder, "prepare", *before, "videos")
     if name == "captions.py":
         whole = ("autoencoder", "prepare", "caption_images", "caption_videos")
