@@ -2,7 +2,7 @@
 
   python -m sora_jax.main --config=configs/shapes.py --workdir=runs/shapes
 
-About an hour on two CPU cores, minutes on a GPU. Results: docs/results.md.
+One to two hours on two CPU cores, minutes on a GPU. Results: docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -95,8 +95,8 @@ def main(_: Sequence[str]) -> None:
 
 
 def _check_flags() -> None:
-    for path in filter(None, (_JSON.value, _HLO.value and f"{_HLO.value}/program")):
-        check_writable(path)
+    if _HLO.value:
+        check_writable(f"{_HLO.value}/program")
     if _HBM_GB.value is not None and _HBM_GB.value <= 0:
         raise UserError(f"--hbm_gb={_HBM_GB.value:g} must be more than 0")
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from absl import app, flags, logging
 
 from sora_jax.core.config_files import define_config, given_config, settle_none
-from sora_jax.core.errors import UserError, report
+from sora_jax.core.errors import StorageError, UserError, report
 from sora_jax.core.paths import check_writable, expanded
 from sora_jax.core.platforms import leave_out_tpu
 
@@ -243,6 +243,8 @@ def _parse_flags(argv: Sequence[str], renamed: dict[str, str]) -> list[str]:
 
 def _end_with(error: Exception) -> NoReturn:
     """Ends the command with a mistake on its command line, or in its config, in a sentence."""
+    if isinstance(error, StorageError):
+        sys.exit(report(error))
     print(f"{UserError.__name__}: {_sentence(error)}; see --help", file=sys.stderr)
     sys.exit(UserError.exit_code)
 

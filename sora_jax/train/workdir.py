@@ -191,7 +191,7 @@ class Workdir:
         self.write_json("run.json", known)
 
     def read_json(self, name: str, *keys: str) -> dict[str, Any]:
-        """Returns the object in a JSON file of the workdir; StorageError if it is damaged, or one of `keys` lacks."""
+        """Returns the object in a JSON file of the workdir; StorageError if it is damaged or lacks one of `keys`."""
         try:
             found = json.loads((self.path / name).read_text())
             if not isinstance(found, dict):

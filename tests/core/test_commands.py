@@ -19,6 +19,7 @@ FLAGS = commands.Flags()
 KIND = FLAGS.string("kind", None, "Which error.")
 COUNT = FLAGS.integer("count", 0, "A number.")
 FLAGS.rename("number", "count")
+FLAGS.figures()
 
 def main(_):
     if KIND.value == "log":
@@ -75,6 +76,12 @@ def test_a_bad_flag_is_the_users(argument, said):
     assert done.stderr.startswith("UserError: ")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_figures_that_cannot_be_written_are_told_before_the_work(tmp_path):
+    done = run(f"--json={tmp_path}")
+    assert (done.returncode, done.stdout) == (74, "")
+    assert done.stderr == f"StorageError: cannot write {tmp_path}: Is a directory\n"
 
 
 def test_help_is_no_failure():
