@@ -282,7 +282,18 @@ def next_stage(maker: StateMaker, before: TrainState, key: jax.Array) -> TrainSt
     wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), maker.abstract())
     if wanted == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), before):
         return begin_stage(before)
-    return carry_over(maker.fresh(key), before, average=track_name(maker.ema.widths[0]))
+    # What compiles for seconds is not made where nothing of it would stay.
+    fresh = maker.fresh(key) if _has_more(maker.abstract(), before) else maker.abstract()
+    return carry_over(fresh, before, average=track_name(maker.ema.widths[0]))
+
+
+def _has_more(wanted: TrainState, before: TrainState) -> bool:
+    """Returns whether a state has anything that one before it lacks, or has in another shape."""
+    found = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(before.saved)}
+    leaves = jax.tree_util.tree_leaves_with_path(wanted.saved)
+    params = {**before.frozen, **before.params}
+    frozen = (name in params and params[name].shape == value.shape for name, value in wanted.frozen.items())
+    return any(found.get(path) != leaf.shape for path, leaf in leaves) or not all(frozen)
 
 
 def with_frozen(maker: StateMaker, restored: Restored, folder: str | os.PathLike[str]) -> TrainState:

@@ -208,6 +208,19 @@ def test_a_stage_freezes_averages_and_a_later_one_trains_them_on(maker):
     jax.tree.map(np.testing.assert_array_equal, kept, begin_stage(begun))
 
 
+def test_a_stage_initialises_nothing_that_would_not_stay(maker, monkeypatch):
+    before = seeded(maker)
+    partly = dataclasses.replace(maker, trainable=r"first\..*", frozen_dtype="bfloat16")
+    expected = carry_over(partly.fresh(jax.random.key(1)), before, average="width_0.1")
+    with monkeypatch.context() as patch:
+        patch.setattr(StateMaker, "fresh", lambda *_: pytest.fail("what is there already is initialised"))
+        begun = next_stage(partly, before, jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, begun, expected)
+    lacks = dataclasses.replace(before, params={n: v for n, v in before.params.items() if n != "second.bias"})
+    made = next_stage(maker, lacks, jax.random.key(1))
+    np.testing.assert_array_equal(made.params["second.bias"], maker.fresh(jax.random.key(1)).params["second.bias"])
+
+
 def shards(state):
     return [leaf.addressable_shards[0] for leaf in jax.tree.leaves([state.params, state.ema])]
 
