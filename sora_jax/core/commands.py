@@ -6,6 +6,7 @@ several commands can be imported side by side, and each calls its own what the o
 
 import logging as standard_logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from absl import app, flags, logging
 
 from sora_jax.core.config_files import define_config, given_config, settle_none
-from sora_jax.core.errors import StorageError, UserError, report
+from sora_jax.core.errors import StorageError, UserError, leave_if_busy, report
 from sora_jax.core.paths import check_writable, expanded
 from sora_jax.core.platforms import leave_out_tpu
 
@@ -201,7 +202,12 @@ def run_command(main: Callable[[Sequence[str]], None], own: Flags, *, takes_word
             leave_out_tpu()
             main(argv)
         except Exception as error:
-            return report(error)
+            code = report(error)
+            leave_if_busy(code)
+            return code
+        except KeyboardInterrupt:
+            leave_if_busy(128 + signal.SIGINT)
+            raise
         return 0
 
     try:

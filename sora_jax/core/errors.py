@@ -4,11 +4,17 @@ The codes are a contract with launchers: 0 done, 2 configuration, 3 does not fit
 70 internal, 74 storage, 75 peer lost, 85 preempted and saved.
 """
 
+import logging as standard_logging
+import os
 import signal
 import sys
+import threading
 import traceback
 
 from sora_jax.core.printable import printable
+
+# Name of a thread that Python cannot end, as it compiles a program.
+BUSY = "busy"
 
 
 class CommandError(Exception):
@@ -89,3 +95,12 @@ def report(error: Exception) -> int:
     else:
         traceback.print_exception(error)
     return exit_code(error)
+
+
+def leave_if_busy(code: int) -> None:
+    """Ends the process with a code where a thread called `BUSY` lives, in which Python cannot end by itself."""
+    if any(thread.name == BUSY for thread in threading.enumerate()):
+        standard_logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

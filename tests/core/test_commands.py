@@ -12,6 +12,8 @@ from sora_jax.core.errors import StorageError
 
 SCRIPT = """
 import logging as standard
+import threading
+import time
 from absl import logging
 from sora_jax.core import commands, errors
 
@@ -26,6 +28,10 @@ def main(_):
         logging.info("told by a library")
         logging.warning("warned by a library")
         return
+    if COUNT.value == 99:
+        threading.Thread(target=time.sleep, args=[300], name=errors.BUSY).start()
+    if KIND.value == "interrupt":
+        raise KeyboardInterrupt
     if KIND.value:
         raise getattr(errors, KIND.value, RuntimeError)("it broke:\\n  in two lines")
     print("done", COUNT.value)
@@ -51,6 +57,14 @@ def test_done_is_zero():
 def test_what_has_a_code_ends_in_one_line(kind, code):
     done = run(f"--kind={kind}")
     assert (done.returncode, done.stderr, done.stdout) == (code, f"{kind}: it broke: in two lines\n", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "said"), [("Preempted", 85, "Preempted: it broke: in two lines\n"), ("interrupt", 130, "")]
+)
+def test_a_command_that_still_compiles_ends_at_once(kind, code, said):
+    done = run(f"--kind={kind}", "--count=99")
+    assert (done.returncode, done.stderr, done.stdout) == (code, said, "")
 
 
 def test_what_has_none_is_ours_and_shows_where():

@@ -91,3 +91,32 @@ def test_a_process_may_be_limited_itself(tmp_path, monkeypatch):
 def test_this_machine_says():
     amount = available_memory()
     assert amount is None or amount > 1e8
+
+
+GIVES_BACK = """
+import re
+from pathlib import Path
+from sora_jax.core.host_memory import give_back
+
+def held():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+blocks = [bytearray(b"1") * 100_000 for _ in range(3000)]
+last = blocks[-1]  # so that the freed ones are not at the end, where glibc gives them back by itself
+del blocks
+before = held()
+give_back()
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps what is freed, and says how to ask for it")
+def test_what_was_freed_is_given_back():
+    done = subprocess.run([sys.executable, "-c", GIVES_BACK], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) > 200  # MB of 300
+
+
+def test_other_systems_have_nothing_to_give_back(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _: pytest.fail("there is no glibc"))
+    host_memory.give_back()
