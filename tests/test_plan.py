@@ -16,6 +16,7 @@ from sora_jax.core.config_files import load_config
 from sora_jax.core.errors import UserError
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.experiment import activations, programs
+from sora_jax.experiment.codec_programs import codec_programs
 from sora_jax.experiment.kinds.diffusion import DiffusionKind
 from sora_jax.experiment.settings import read_settings
 from sora_jax.models import flops
@@ -218,7 +219,7 @@ def test_nothing_is_computed_for_a_plan(settings):
     """On described devices nothing can be, and what is computed under their mesh goes there."""
     mesh = make_mesh(settings.mesh)
     found = steps.train_programs(settings, mesh, steps.largest_stages(settings), segment_tokens=12)
-    found += [programs.sampling_program(settings, mesh), *programs.codec_programs(settings, mesh)]
+    found += [programs.sampling_program(settings, mesh), *codec_programs(settings, mesh)]
     computed = []
 
     def listen(event: str, _: float, **about: object) -> None:

@@ -23,15 +23,14 @@ from sora_jax.checkpoints.disk_space import state_bytes
 from sora_jax.core.commands import Flags, run_command
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.mesh import MeshConfig, make_mesh
-from sora_jax.core.tree import abstract_model, count_parameters
-from sora_jax.experiment.kinds.base import Recipe
+from sora_jax.core.tree import count_parameters
 from sora_jax.experiment.kinds.diffusion import DiffusionKind
+from sora_jax.experiment.recipe import Recipe
 from sora_jax.experiment.recipes import recipe_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.nn.lora import LoraConfig
 from sora_jax.train.loop import to_device
-from sora_jax.train.step import make_step
 
 _FLAGS = Flags()
 _JSON = _FLAGS.figures()
@@ -118,9 +117,7 @@ def _mesh() -> Mesh:
 
 def _step(recipe: Recipe, pack: dict[str, jax.Array]) -> tuple[Callable[[], object], float]:
     """Returns a call that does a step and waits for it, once compiled, and the bytes that the device needs for it."""
-    structure, _, axes = abstract_model(recipe.maker.build)
-    step = make_step(recipe.objective, structure, recipe.maker.optimizer(axes), recipe.step)
-    compiled = step.lower(recipe.maker.abstract(), batch=pack, scalars=recipe.step.scalars).compile()
+    compiled = recipe.program.lower(recipe.maker.abstract(), batch=pack, scalars=recipe.step.scalars).compile()
     stats, call = compiled.memory_analysis(), functools.partial(_done, Steps(compiled, recipe, pack))
     call()
     return call, stats.argument_size_in_bytes + stats.temp_size_in_bytes

@@ -25,14 +25,14 @@ from sora_jax.core.errors import UserError
 from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import abstract_model
-from sora_jax.experiment.kinds.base import Recipe
+from sora_jax.experiment.recipe import Recipe
 from sora_jax.experiment.recipes import recipe_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.train.loop import to_device
 from sora_jax.train.state import update_ema
-from sora_jax.train.step import digest_and_norm, make_step, mean_gradient
+from sora_jax.train.step import digest_and_norm, mean_gradient
 
 _FLAGS = Flags()
 _JSON = _FLAGS.figures()
@@ -121,7 +121,7 @@ def _parts(recipe: Recipe, pack: dict[str, jax.Array]) -> dict[str, Callable[[],
         "optimizer": lambda: direct(made, state.opt_state, state.params),
         "averages": lambda: average(state.ema, state.params),
         "digest": lambda: digest(state.params),
-        "step": Steps(make_step(recipe.objective, structure, optimizer, recipe.step), recipe, pack),
+        "step": Steps(recipe.program, recipe, pack),
     }
     return {name: functools.partial(_done, call) for name, call in calls.items()}
 

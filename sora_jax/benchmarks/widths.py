@@ -44,7 +44,6 @@ from sora_jax.train.loop import to_device
 from sora_jax.train.optimizer import ScheduleConfig
 from sora_jax.train.reporter import HostBatch
 from sora_jax.train.state import TrainState
-from sora_jax.train.step import make_step
 from sora_jax.train.workdir import Workdir
 
 # Steps after which activations are looked at.
@@ -100,10 +99,8 @@ class Trainer:
         settings, kind = _at_width(study, width, name), DiffusionKind()
         self._mesh = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
         self._recipe = kind.recipe(settings, name, self._mesh)
-        maker = self._recipe.maker
-        structure, _, axes = abstract_model(maker.build)
-        self._named, _, _ = abstract_model(lambda key: _with_names(maker.build(key)))
-        self._step = make_step(self._recipe.objective, structure, maker.optimizer(axes), self._recipe.step)
+        build = self._recipe.maker.build
+        self._named, _, _ = abstract_model(lambda key: _with_names(build(key)))
         self._batches = study.batches
 
     def train(self, schedule: ScheduleConfig, *, steps: int, seed: int = 0) -> Iterator[tuple[TrainState, float]]:
@@ -113,7 +110,7 @@ class Trainer:
             state = self._recipe.maker.fresh(rng.key(seed, "widths"))
             for number in range(steps):
                 batch = to_device(self._batches[number % len(self._batches)], self._mesh)
-                state, metrics = self._step(state, batch, scalars)
+                state, metrics = self._recipe.program(state, batch, scalars)
                 yield state, float(metrics["loss"])
 
     def sizes(self, state: TrainState) -> dict[str, float]:

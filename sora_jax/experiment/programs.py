@@ -21,19 +21,16 @@ from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.packing.packs import texts_of
 from sora_jax.data.tokens import BYTE_TOKENIZER
 from sora_jax.experiment import activations
-from sora_jax.experiment.loading import build_autoencoder, build_generator, limits_of, pack_layout, solver_config
+from sora_jax.experiment.loading import build_generator, limits_of, pack_layout, solver_config
 from sora_jax.experiment.schema import Settings
 from sora_jax.generate.canvas import CanvasBatch
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import read_job
-from sora_jax.generate.request import Request, read_size
+from sora_jax.generate.request import Request
 from sora_jax.generate.row_sizes import RowSize, longer_rows
 from sora_jax.generate.sampler import make_solver
 from sora_jax.models import flops
-from sora_jax.models.codec import programs_of
 from sora_jax.models.text.network import MOST_TOKENS, pass_of
-from sora_jax.train.state import StateMaker
-from sora_jax.train.step import Objective, StepConfig, make_step
 from sora_jax.video import shapes
 
 BatchShapes = dict[str, jax.ShapeDtypeStruct]
@@ -153,32 +150,6 @@ def packed_batch(
     )
 
 
-def step_program(objective: Objective, maker: StateMaker, step: StepConfig, planned: StepBatch) -> Program:
-    """Returns the train step of a stage on a batch."""
-    structure, _, axes = abstract_model(maker.build)
-    # Before the mesh is set, on which nothing can be computed.
-    state, scalars = maker.abstract(), step.scalars
-    optimizer, parts = maker.optimizer(axes), step.accumulate
-    place = sharding.batch_sharding(maker.mesh)
-    batch = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in planned.shapes.items()}
-    micro = {n: jax.ShapeDtypeStruct((v.shape[0] // parts, *v.shape[1:]), v.dtype) for n, v in batch.items()}
-    params = {**state.frozen, **state.params}
-
-    def kept() -> float:
-        plain = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in params.items()}
-        return activations.kept_bytes(objective, structure, plain, micro, planned.ways(maker.mesh, state.params))
-
-    return Program(
-        name=f"{step.name}: train step{planned.title}",
-        lower=lambda: make_step(objective, structure, optimizer, step).lower(state, batch, scalars),
-        held={"parameters": params, "moments": state.opt_state, "ema": state.ema, "batch": batch},
-        kept=kept,
-        flops=planned.flops,
-        recomputed=planned.recomputed,
-        facts={**planned.facts, "micro-batches": parts},
-    )
-
-
 def pack_shapes(
     settings: Settings,
     rows: int,
@@ -269,58 +240,6 @@ def solver_evaluations(config: SolverConfig) -> int:
     """Returns how often the solver evaluates the model for a batch."""
     evaluations = 2 * config.steps - 1 if config.method == "heun" else config.steps
     return evaluations * 2 if config.guidance.scale != 1 else evaluations
-
-
-def codec_programs(settings: Settings, mesh: Mesh, *, size: str | None = None, clips: int = 1) -> list[Program]:
-    """Returns encoding and decoding of one chunk of frames that carries on from those before it.
-
-    Encoding takes so many `clips` at once, decoding one; frames have the `size`, by default
-    that of the samples, or that of a tile where frames are cut into tiles. Raises UserError for a size off the strides.
-    """
-    whole = settings.sampling.size if size is None else read_size(size)
-    shapes.clip_token_grid((1, *whole), stride=settings.stride, patch=(1, *settings.transformer.patch[1:]))
-    config, work = settings.autoencoder, settings.codec
-    _, params, _ = abstract_model(functools.partial(build_autoencoder, settings))
-    place = sharding.replicated(mesh)
-    shaped = {n: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place) for n, v in params.items()}
-    height, width = (side if work.tile is None else min(side, work.tile) for side in whole)
-    stride = settings.stride
-
-    def chunk(count: int, frames: int, dtype: Any, *, latent: bool) -> jax.ShapeDtypeStruct:
-        rows, columns = (height // stride[1], width // stride[2]) if latent else (height, width)
-        channels = config.channels if latent else 3
-        return jax.ShapeDtypeStruct((count, frames, rows, columns, channels), dtype, sharding=place)
-
-    functions = programs_of(config)
-    found = []
-    for name, run, first, later in (
-        (
-            f"encoding {clips} clips",
-            functions.encode,
-            chunk(clips, 1, jnp.uint8, latent=False),
-            chunk(clips, work.chunk_frames, jnp.uint8, latent=False),
-        ),
-        (
-            "decoding a clip",
-            functions.decode,
-            chunk(1, 1, jnp.float32, latent=True),
-            chunk(1, work.chunk_frames // stride[0], jnp.float32, latent=True),
-        ),
-    ):
-        _, left = jax.eval_shape(run, shaped, None, first)
-        kept = jax.tree.map(lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=place), left)
-        found.append(
-            Program(
-                name=f"{name}, {work.chunk_frames} frames of {height}x{width}",
-                lower=functools.partial(run.lower, shaped, kept, later),
-                held={"parameters": shaped, "batch": [later, kept]},
-                kept=None,
-                flops=None,
-                recomputed=0.0,
-                facts={"clips": later.shape[0], "frames": work.chunk_frames, "height": height, "width": width},
-            )
-        )
-    return found
 
 
 def text_program(settings: Settings, mesh: Mesh) -> Program | None:

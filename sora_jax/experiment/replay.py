@@ -23,7 +23,7 @@ from sora_jax.train import dump
 from sora_jax.train.loop import position_of, to_device
 from sora_jax.train.metrics import read_metrics
 from sora_jax.train.state import with_frozen
-from sora_jax.train.step import make_step, mean_gradient
+from sora_jax.train.step import mean_gradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,6 @@ def replay(run: Run, name: str, *, step: int | None, steps: int) -> Iterator[Rep
     Nothing is written. Raises UserError where there is no such stage or checkpoint, or no step after it.
     """
     recipe = recipe_of(run.settings, name, run.mesh)
-    structure, _, axes = abstract_model(recipe.maker.build)
-    step_function = make_step(recipe.objective, structure, recipe.maker.optimizer(axes), recipe.step)
     then = {line["step"]: line for line in read_metrics(run.workdir.path) if line["stage"] == name and "digest" in line}
     mesh = recipe.maker.mesh
     with jax.set_mesh(mesh):
@@ -70,7 +68,7 @@ def replay(run: Run, name: str, *, step: int | None, steps: int) -> Iterator[Rep
             raise UserError(f"step {last} is the last of {name}: pass --checkpoint of an earlier one")
         with contextlib.closing(stream.batches(position.step + position.left_out)) as batches:
             for done in range(position.step + 1, last + 1):
-                state, metrics = step_function(state, to_device(next(batches), mesh), recipe.step.scalars)
+                state, metrics = recipe.program(state, to_device(next(batches), mesh), recipe.step.scalars)
                 wrote = then.get(done, {}).get("digest")
                 yield Replayed(
                     done=done,

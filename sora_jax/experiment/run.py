@@ -9,6 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from sora_jax.core import failure
+from sora_jax.core.ahead import Ahead
 from sora_jax.core.compiling import holds_programs, use_compilation_cache
 from sora_jax.core.distributed import from_first, is_first, losses_named
 from sora_jax.core.errors import Preempted, UserError
@@ -74,7 +75,7 @@ def run(
                 speed = measure_speed(settings, mesh, compiled=compiled)
                 clips, held = sum(len(one.source) for one in collections), count_heldout(collections, settings)
                 parts = expected_parts(settings, mesh, workdir, speed, clips=clips, heldout=held, until=until)
-                with _progress(parts) as progress:
+                with _progress(parts) as progress, Ahead() as ahead:
                     this_run = Run(
                         settings=settings,
                         workdir=workdir,
@@ -83,6 +84,7 @@ def run(
                         collections=collections,
                         stop=stop,
                         progress=progress,
+                        ahead=ahead,
                         fresh_data=fresh_data,
                     )
                     _train_and_evaluate(this_run, until=until, evaluated=evaluated, began=began)

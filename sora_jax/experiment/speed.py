@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 from sora_jax.core.compiling import holds_programs
 from sora_jax.core.mesh import current_platform
 from sora_jax.core.precision import compute_dtype
+from sora_jax.experiment.codec_programs import codec_programs
 from sora_jax.experiment.loading import solver_config
-from sora_jax.experiment.programs import Program, codec_programs, solver_evaluations, work_of_rows
+from sora_jax.experiment.programs import Program, solver_evaluations, work_of_rows
 from sora_jax.experiment.schema import Settings
 from sora_jax.models import flops
 from sora_jax.video import shapes

@@ -28,7 +28,11 @@ def run_stages(run: Run, *, until: str | None = None) -> None:
     """
     _check_sources(run)
     take_given(run)
-    for name in names_until(run.settings, until):
+    names = names_until(run.settings, until)
+    for name in names:
+        if name not in run.workdir.facts()["stages"]:
+            KINDS[run.settings.stages[name].kind].compile_ahead(run, name)
+    for name in names:
         stage = run.settings.stages[name]
         if from_first(f"is {name} done", functools.partial(_is_done, run, name, until)):
             logging.info("stage %s is done", name)

@@ -3,9 +3,10 @@
 from jax.sharding import Mesh
 
 from sora_jax.core.errors import UserError
+from sora_jax.experiment.codec_programs import codec_programs
 from sora_jax.experiment.kinds import training
 from sora_jax.experiment.kinds.prepare import prepare_stages
-from sora_jax.experiment.programs import Program, codec_programs, sampling_program, text_program
+from sora_jax.experiment.programs import Program, sampling_program, text_program
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import AUTOENCODER
 

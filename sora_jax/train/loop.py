@@ -18,12 +18,12 @@ from sora_jax.checkpoints import frozen
 from sora_jax.checkpoints.checkpoint import Checkpointer
 from sora_jax.checkpoints.retention import CheckpointConfig
 from sora_jax.core import failure
+from sora_jax.core.ahead import Ahead
 from sora_jax.core.chips import peak_flops
 from sora_jax.core.distributed import from_first, together
 from sora_jax.core.errors import NumericsError
 from sora_jax.core.sharding import batch_sharding
 from sora_jax.core.stop import StopSignal
-from sora_jax.core.tree import abstract_model
 from sora_jax.data.packing.pipeline import check_resume
 from sora_jax.train import dump
 from sora_jax.train.clock import StepClock
@@ -32,8 +32,8 @@ from sora_jax.train.progress import RunProgress
 from sora_jax.train.reporter import HostBatch, LogConfig, Reporter, StepResult, Trouble
 from sora_jax.train.snapshots import Snapshots
 from sora_jax.train.state import StateMaker, TrainState, with_frozen
-from sora_jax.train.step import Objective, StepConfig, make_step
-from sora_jax.train.step_runner import StepRunner
+from sora_jax.train.step import StepConfig, StepProgram
+from sora_jax.train.step_runner import StepRunner, program_name
 from sora_jax.train.workdir import Workdir
 
 
@@ -74,7 +74,7 @@ class TrainJob:
     """What one stage trains.
 
     Attributes:
-      objective: `(model, batch, key) -> (loss, metrics)`.
+      program: The jitted step, of `make_step`.
       maker: Builds states.
       initial: The state to start from when nothing was saved yet.
       step: What fixes the step.
@@ -83,7 +83,7 @@ class TrainJob:
       validate: Returns what is measured of a state, every `log.validate_every` steps and at the end; None: nothing is.
     """
 
-    objective: Objective
+    program: StepProgram
     maker: StateMaker
     initial: Callable[[], TrainState]
     step: StepConfig
@@ -94,7 +94,10 @@ class TrainJob:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Where a run writes and how often, whether it was asked to stop, how far it is, whether other data will do."""
+    """Where a run writes and how often, whether it was asked to stop, how far it is, whether other data will do.
+
+    `ahead` compiles programs beside it.
+    """
 
     workdir: Workdir
     metrics: MetricsWriter
@@ -102,6 +105,7 @@ class RunContext:
     log: LogConfig
     stop: StopSignal
     progress: RunProgress
+    ahead: Ahead
     fresh_data: bool = False
 
 
@@ -187,11 +191,10 @@ def train(job: TrainJob, context: RunContext) -> tuple[TrainState, dict[str, Any
 
 def _runner(job: TrainJob, context: RunContext) -> StepRunner:
     """Returns what runs the step, which all processes compile together."""
-    structure, _, axes = abstract_model(job.maker.build)
-    step = make_step(job.objective, structure, job.maker.optimizer(axes), job.step)
     return StepRunner(
-        together(step, every_time=False),
+        together(job.program, every_time=False),
         job.step.scalars,
+        before=lambda batch: context.ahead.wait_for(program_name(job.step.name, batch)),
         mesh=job.maker.mesh,
         folder=context.workdir.profile(job.step.name),
         profile=context.log.profile_steps,

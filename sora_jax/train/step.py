@@ -38,6 +38,9 @@ class StepScalars:
     schedule: ScheduleConfig
 
 
+StepProgram = Callable[[TrainState, Batch, StepScalars], tuple[TrainState, Metrics]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepConfig:
     """What determines a stage's step besides the objective.
@@ -72,7 +75,7 @@ class StepConfig:
 
 def make_step(
     objective: Objective, structure: Any, optimizer: optax.GradientTransformation, config: StepConfig
-) -> Callable[[TrainState, Batch, StepScalars], tuple[TrainState, Metrics]]:
+) -> StepProgram:
     """Returns the jitted `(state, batch, config.scalars) -> (state, metrics)`; the state is donated.
 
     The order is: gradient, verdict of the guard, update, averages. A step that the guard does not apply changes

@@ -3,7 +3,7 @@
 WORKDIR/profile/STAGE/plugins/profile/TIME/   what TensorBoard and Perfetto show of the steps `log.profile_steps`
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,13 +15,15 @@ from sora_jax.core import debugging
 from sora_jax.core.distributed import is_first
 from sora_jax.core.sharding import put_whole
 
+# What stands for arrays by name.
+Shaped = Mapping[str, jax.Array | jax.ShapeDtypeStruct]
 State = TypeVar("State")
 Batch = TypeVar("Batch")
 Scalars = TypeVar("Scalars")
 
 
 class StepRunner(Generic[State, Batch, Scalars]):
-    """Calls `step(state, batch, scalars)` by its number, 1-based.
+    """Calls `step(state, batch, scalars)` by its number, 1-based, and `before(batch)` before it.
 
     Process 0 writes a trace of the steps from the first to the last of `profile`, once; None: of none. At the end of
     the last one the device is waited for, or its work would not be in the trace.
@@ -32,11 +34,12 @@ class StepRunner(Generic[State, Batch, Scalars]):
         step: Callable[[State, Batch, Scalars], tuple[State, dict[str, jax.Array]]],
         scalars: Scalars,
         *,
+        before: Callable[[Batch], None],
         mesh: Mesh,
         folder: Path,
         profile: tuple[int, int] | None,
     ):
-        self._step, self._folder = step, folder
+        self._step, self._before, self._folder = step, before, folder
         # Numbers of the host would be transferred at each call.
         self._scalars = jax.tree.map(lambda x: put_whole(x, mesh), scalars) if debugging.is_on() else scalars
         self._profile = profile if is_first() else None
@@ -47,6 +50,7 @@ class StepRunner(Generic[State, Batch, Scalars]):
         if self._profile is not None and not self._tracing and self._profile[0] <= number <= self._profile[1]:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._tracing = True
+        self._before(batch)
         with jax.profiler.StepTraceAnnotation("train", step_num=number), debugging.no_transfers():
             state, metrics = self._step(state, batch, self._scalars)
         if self._tracing and self._profile is not None and number >= self._profile[1]:
@@ -60,3 +64,8 @@ class StepRunner(Generic[State, Batch, Scalars]):
             jax.profiler.stop_trace()
             logging.info("a trace of steps %d to %d is in %s", *(self._profile or ()), self._folder)
             self._tracing, self._profile = False, None
+
+
+def program_name(stage: str, batch: Shaped) -> Hashable:
+    """Returns what the program of a stage's step on batches of these shapes is called."""
+    return stage, *((name, batch[name].shape) for name in sorted(batch))

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from sora_jax.experiment import estimate
 from sora_jax.experiment.datasets import open_collections
 from sora_jax.experiment.estimate import EVALUATION, expected_parts
 from sora_jax.experiment.heldout import count_heldout
@@ -129,6 +130,20 @@ def test_what_the_workdir_says_is_done_is_done(parts, tmp_path):
     assert (found["autoencoder"].took, found["autoencoder"].left) == (41.5, 0.0)
     assert (found["prepare"].done, found["videos"].done) == (64, 6)
     assert found["videos"].left == pytest.approx(found["videos"].once + 2 * found["videos"].each)
+
+
+def test_what_is_compiled_beside_an_earlier_stage_takes_little_of_its_own(parts, monkeypatch, tmp_path):
+    beside = parts()
+    monkeypatch.setattr(estimate, "is_possible", lambda: False)
+    alone = parts()
+    assert {name for name, part in beside.items() if part == alone[name]} == {"autoencoder", EVALUATION}
+    for name in ("prepare", "images", "videos"):
+        assert 0 < beside[name].compiling < alone[name].compiling / 2
+        assert 0 < alone[name].once - beside[name].once < alone[name].compiling
+    monkeypatch.undo()
+    (tmp_path / "run.json").write_text(json.dumps({"stages": {"autoencoder": {"seconds": 41.5}}}))
+    again = parts()
+    assert (again["prepare"], again["images"]) == (alone["prepare"], beside["images"]), "the first that is left waits"
 
 
 def test_clips_that_are_not_drawn_are_taken_to_be_as_large_as_samples(settings):

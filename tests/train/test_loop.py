@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +21,15 @@ from sora_jax.checkpoints.frozen import save_frozen
 from sora_jax.checkpoints.reading import load_tree, saved_leaves
 from sora_jax.checkpoints.retention import CheckpointConfig, find_steps, read_record
 from sora_jax.core import debugging, stop
+from sora_jax.core.ahead import Ahead
 from sora_jax.core.errors import NumericsError, Preempted, StorageError, UserError
 from sora_jax.core.mean import Mean
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.rng import Rngs
 from sora_jax.core.stop import StopSignal
+from sora_jax.core.tree import abstract_model
 from sora_jax.nn.linear import Linear
-from sora_jax.train import dump, loop
+from sora_jax.train import dump
 from sora_jax.train.guard import ONLY_FINITE
 from sora_jax.train.loop import RunContext, TrainJob, train
 from sora_jax.train.metrics import MetricsWriter, read_metrics
@@ -127,16 +128,13 @@ def fresh(trainable):
 STEPS_MADE = {}
 
 
-def make_once(trainable):
-    """Returns `make_step` for the loop, in which runs that train the same by equal steps share a program."""
-
-    def make(objective, structure, optimizer, config):
-        key = (trainable, objective, config, debugging.is_on())
-        if key not in STEPS_MADE:
-            STEPS_MADE[key] = make_step(objective, structure, optimizer, config)
-        return STEPS_MADE[key]
-
-    return make
+def made_once(trainable, config):
+    """Returns the step; runs that train the same by equal steps share a program."""
+    key = (trainable, config, debugging.is_on())
+    if key not in STEPS_MADE:
+        structure, _, axes = abstract_model(maker(trainable).build)
+        STEPS_MADE[key] = make_step(objective, structure, maker(trainable).optimizer(axes), config)
+    return STEPS_MADE[key]
 
 
 def run(
@@ -171,7 +169,7 @@ def run(
             guard=guarded,
         )
         job = TrainJob(
-            objective=objective,
+            program=made_once(trainable, step),
             maker=maker(trainable),
             initial=initial or (lambda: jax.tree.map(jnp.copy, fresh(trainable))),
             step=step,
@@ -198,10 +196,10 @@ def run(
                 ),
                 stop=asked,
                 progress=progress,
+                ahead=Ahead(),
                 fresh_data=fresh_data,
             )
-            with mock.patch.object(loop, "make_step", make_once(trainable)):
-                state, facts = train(job, context)
+            state, facts = train(job, context)
     return state, facts, show.steps
 
 

@@ -29,10 +29,12 @@ def test_what_is_traced(monkeypatch, tmp_path, profile, steps, expected):
             seen.append(batch)
         return state + scalars, {}
 
-    runner = StepRunner(step, 10, mesh=mesh, folder=tmp_path, profile=profile)
+    asked = []
+    runner = StepRunner(step, 10, before=asked.append, mesh=mesh, folder=tmp_path, profile=profile)
     state = 0
     for number in steps:
         state, _ = runner(number, state, number)
     runner.close()
     assert seen == expected
+    assert asked == steps
     assert state == 10 * len(steps)

@@ -21,7 +21,7 @@ from sora_jax.benchmarks.drills.bench import SMALL, STAGE
 from sora_jax.checkpoints import manifest
 from sora_jax.data.packing.packs import HostPack
 from sora_jax.data.packing.pipeline import RowDataset
-from sora_jax.train import loop
+from sora_jax.experiment import recipe
 
 
 def kill_in_save(step: int, moment: str) -> None:
@@ -58,7 +58,7 @@ def in_step(
     skip: bool = False,
 ) -> None:
     """Changes what the steps `first` to `first + count - 1` of the stage see, once each, or leaves them out."""
-    make = loop.make_step
+    make = recipe.make_step
 
     def disturbed(objective: Any, structure: Any, optimizer: Any, config: Any) -> Callable[..., Any]:
         step = make(objective, structure, optimizer, config)
@@ -80,7 +80,7 @@ def in_step(
 
         return one
 
-    loop.make_step = disturbed
+    recipe.make_step = disturbed
 
 
 def wild_batch(wanted: int) -> None:

@@ -19,6 +19,7 @@ from sora_jax.core.sharding import batch_part
 from sora_jax.core.tree import Params, abstract_model
 from sora_jax.data.crops import CropConfig
 from sora_jax.experiment import activations, sample_log
+from sora_jax.experiment.codec_programs import compile_halves_ahead, decoder_chunks, encoder_chunks
 from sora_jax.experiment.datasets import PixelBatches
 from sora_jax.experiment.init_from import take_autoencoder
 from sora_jax.experiment.kinds.base import Run, Show, TrainKind
@@ -161,6 +162,12 @@ class AutoencoderKind(TrainKind[AutoencoderStage]):
         del segment_tokens
         stage = self.of(settings, name)
         return [_batch_of(name, bucket, accumulate=stage.accumulate) for bucket in dict.fromkeys(stage.crops.buckets)]
+
+    def compile_ahead(self, run: Run, name: str) -> None:
+        """Lets `run.ahead` compile the train step on each bucket, and what shows clips of the drawn world."""
+        super().compile_ahead(run, name)
+        for half in (encoder_chunks, decoder_chunks):
+            compile_halves_ahead(run.ahead, half, run.settings, run.mesh, clips=1)
 
     def step_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
         """Returns how long a step takes, on average over the buckets."""

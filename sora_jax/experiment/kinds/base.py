@@ -19,13 +19,15 @@ from jax.sharding import Mesh
 from sora_jax.checkpoints.frozen import WeightSource
 from sora_jax.checkpoints.retention import find_steps
 from sora_jax.core import rng
+from sora_jax.core.ahead import Ahead
 from sora_jax.core.errors import UserError
 from sora_jax.core.sharding import ways
 from sora_jax.core.stop import StopSignal
 from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.experiment.init_from import inherit
 from sora_jax.experiment.loading import load_codec
-from sora_jax.experiment.programs import Program, StepBatch, step_program
+from sora_jax.experiment.programs import Program, StepBatch
+from sora_jax.experiment.recipe import Recipe
 from sora_jax.experiment.sample_log import SampleLog
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
@@ -37,6 +39,7 @@ from sora_jax.train.optimizer import make_optimizer
 from sora_jax.train.progress import Part, RunProgress
 from sora_jax.train.state import StateMaker, TrainState, next_stage
 from sora_jax.train.step import Objective, StepConfig
+from sora_jax.train.step_runner import program_name
 from sora_jax.train.workdir import Workdir
 
 S = TypeVar("S", bound=Stage)
@@ -59,6 +62,7 @@ class Run:
       collections: Its clips.
       stop: Whether it was asked to stop.
       progress: How far it is.
+      ahead: Compiles programs of later stages.
       fresh_data: Whether stages in progress go on with data that changed.
     """
 
@@ -69,6 +73,7 @@ class Run:
     collections: list[Collection]
     stop: StopSignal
     progress: RunProgress
+    ahead: Ahead = dataclasses.field(default_factory=Ahead)
     fresh_data: bool = False
 
     @property
@@ -81,6 +86,7 @@ class Run:
             log=self.settings.log,
             stop=self.stop,
             progress=self.progress,
+            ahead=self.ahead,
             fresh_data=self.fresh_data,
         )
 
@@ -90,6 +96,11 @@ class Run:
         return FittedSource(self.collections)
 
     @functools.cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipes of stages so far, each the only one, as its program may be compiled ahead."""
+        return {}
+
+    @functools.cached_property
     def codec(self) -> Codec:
         """The autoencoder, once no stage trains it any more; it decodes beside weights that lie on the mesh."""
         return load_codec(self.workdir, self.settings, mesh=self.mesh)
@@ -97,21 +108,6 @@ class Run:
     def sample_log(self, stage: str, step: int) -> SampleLog:
         """Returns where what a stage makes at a step is shown."""
         return SampleLog(workdir=self.workdir, metrics=self.metrics, stage=stage, step=step)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A stage that trains, without its data.
-
-    Attributes:
-      objective: `(model, batch, key) -> (loss, metrics)`.
-      maker: Builds states.
-      step: What fixes the step.
-    """
-
-    objective: Objective
-    maker: StateMaker
-    step: StepConfig
 
 
 class Kind(abc.ABC, Generic[S]):
@@ -159,6 +155,10 @@ class Kind(abc.ABC, Generic[S]):
         """Returns whether a stage that is done is to be run again; `until` as in `run_stages`."""
         del run, name, until
         return False
+
+    def compile_ahead(self, run: Run, name: str) -> None:
+        """Lets `run.ahead` compile what the stage will run; nothing."""
+        del run, name
 
     @abc.abstractmethod
     def expected(self, settings: Settings, name: str, costs: Costs, workdir: Workdir, *, clips: int) -> Part:
@@ -275,7 +275,21 @@ class TrainKind(Kind[T]):
         """Returns the train step on each kind of batch; arguments as of `batches`."""
         recipe = self.recipe(settings, name, mesh)
         planned = self.batches(settings, name, segment_tokens=segment_tokens)
-        return [step_program(recipe.objective, recipe.maker, recipe.step, batch) for batch in planned]
+        return [recipe.planned(batch) for batch in planned]
+
+    def _recipe_in(self, run: Run, name: str) -> Recipe:
+        """Returns the recipe of a stage, with its program: two threads would each make one of their own."""
+        if name not in run.recipes:
+            recipe = run.recipes[name] = self.recipe(run.settings, name, run.mesh)
+            _ = recipe.program
+        return run.recipes[name]
+
+    def compile_ahead(self, run: Run, name: str) -> None:
+        """Lets `run.ahead` compile the train step on each kind of batch."""
+        recipe, tokens = self._recipe_in(run, name), run.settings.data.max_tokens
+        # From the last on, as the loop itself compiles the first one meanwhile.
+        for batch in reversed(self.batches(run.settings, name, segment_tokens=tokens)):
+            run.ahead.add(program_name(name, batch.shapes), functools.partial(recipe.lower, batch), run.mesh)
 
     def begin(self, run: Run, name: str, before: Before) -> TrainState:
         """Returns the end of the stage before, with what is new in this one, its counters at zero; or a fresh state.
@@ -305,9 +319,9 @@ class TrainKind(Kind[T]):
 
     def run(self, run: Run, name: str, before: Before) -> dict[str, Any]:
         """Trains to the end of the stage; returns facts about the way there."""
-        recipe = self.recipe(run.settings, name, run.mesh)
+        recipe = self._recipe_in(run, name)
         job = TrainJob(
-            objective=recipe.objective,
+            program=recipe.program,
             maker=recipe.maker,
             initial=functools.partial(self.begin, run, name, before),
             step=recipe.step,

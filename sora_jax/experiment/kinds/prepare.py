@@ -18,6 +18,7 @@ from sora_jax.data.fitting import Collection
 from sora_jax.data.shards.catalogue import read_catalogue
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.sources.base import fingerprint
+from sora_jax.experiment.codec_programs import compile_halves_ahead, encoder_chunks
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.heldout import prepare_heldout
 from sora_jax.experiment.kinds.base import Before, Kind, Run
@@ -103,6 +104,11 @@ class PrepareKind(Kind[PrepareStage]):
             compiling=compiling,
             done=min(done, total),
         )
+
+    def compile_ahead(self, run: Run, name: str) -> None:
+        """Lets `run.ahead` compile encoding of the clips of the drawn world."""
+        clips = self.of(run.settings, name).batch
+        compile_halves_ahead(run.ahead, encoder_chunks, run.settings, run.mesh, clips=clips)
 
     def run(self, run: Run, name: str, before: Before) -> dict[str, Any]:
         """Encodes every clip of all collections once, and makes them the sets that later stages read."""
