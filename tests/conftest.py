@@ -117,6 +117,22 @@ def _programs() -> list[str]:
     return made
 
 
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """Returns the names of programs that are compiled from now on, or found in the cache on disk."""
+    import jax
+
+    seen: list[str] = []
+
+    def note(event: str, _: float, fun_name: str = "", **__: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            seen.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _drop_programs(_programs: list[str]) -> Iterator[None]:
     """Drops compiled programs once they are many.

@@ -25,7 +25,7 @@ from sora_jax.core.host_memory import use_huge_pages
 from sora_jax.core.mesh import MeshConfig, make_mesh
 from sora_jax.core.tree import count_parameters
 from sora_jax.experiment.kinds.diffusion import DiffusionKind
-from sora_jax.experiment.recipe import Recipe
+from sora_jax.experiment.kinds.recipe import Recipe
 from sora_jax.experiment.recipes import recipe_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings

@@ -19,7 +19,7 @@ from sora_jax.data.shards.prepared import Prepared, PreparedSet, ShardWriter
 from sora_jax.data.sources.shapes_world import ShapesWorld, describe
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.kinds.diffusion import DiffusionKind
-from sora_jax.experiment.recipe import Recipe
+from sora_jax.experiment.kinds.recipe import Recipe
 from sora_jax.experiment.recipes import recipe_of
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO

@@ -46,8 +46,9 @@ class Ahead:
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         with self._changed:
             self._programs.clear()
-        if error is None and self._thread is not None:
-            self._thread.join()
+            thread = self._thread  # it forgets itself as it ends
+        if error is None and thread is not None:
+            thread.join()
 
     def add(self, name: Hashable, lower: Callable[[], Any], mesh: Mesh) -> None:
         """Compiles what `lower` returns on a mesh once those added before are, unless `wait_for(name)` comes first.

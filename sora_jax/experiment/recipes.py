@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 from sora_jax.core.errors import UserError
 from sora_jax.experiment.kinds import KINDS, training
 from sora_jax.experiment.kinds.base import TrainKind
-from sora_jax.experiment.recipe import Recipe
+from sora_jax.experiment.kinds.recipe import Recipe
 from sora_jax.experiment.schema import Settings
 from sora_jax.train.state import StateMaker
 

@@ -279,11 +279,12 @@ def next_stage(maker: StateMaker, before: TrainState, key: jax.Array) -> TrainSt
 
     What it freezes is the first average of before, or was frozen then already; `key` initialises what is new.
     """
-    wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), maker.abstract())
-    if wanted == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), before):
+    abstract = maker.abstract()
+    wanted, there = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) for state in (abstract, before))
+    if wanted == there:
         return begin_stage(before)
     # What compiles for seconds is not made where nothing of it would stay.
-    fresh = maker.fresh(key) if _has_more(maker.abstract(), before) else maker.abstract()
+    fresh = maker.fresh(key) if _has_more(abstract, before) else abstract
     return carry_over(fresh, before, average=track_name(maker.ema.widths[0]))
 
 

@@ -1,15 +1,16 @@
 """Programs compiled ahead: calls find them, and nobody waits for what nobody compiles."""
 
 import threading
+import time
 
 import jax
-import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sora_jax.core import ahead as ahead_module
 from sora_jax.core.ahead import Ahead
+from sora_jax.core.errors import BUSY
 from sora_jax.core.mesh import MeshConfig, make_mesh
 
 MESH = make_mesh(MeshConfig(data=1, fsdp=1, sequence=1, tensor=1), jax.devices()[:1])
@@ -30,20 +31,6 @@ class Lowered:
         assert self.may_end.wait(30)
         if self.error is not None:
             raise self.error
-
-
-@pytest.fixture
-def compiled():
-    """Names of functions that jax compiled since."""
-    seen = []
-
-    def listen(event, _, **facts):
-        if event.endswith("backend_compile_duration"):
-            seen.append(facts.get("fun_name"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_a_call_finds_what_was_compiled_ahead(compiled):
@@ -100,20 +87,40 @@ def test_what_has_not_begun_is_left_to_who_needs_it():
 
 
 def test_leaving_drops_what_has_not_begun_and_waits_for_the_rest():
-    first, second = Lowered(), Lowered()
+    first, second, left = Lowered(), Lowered(), threading.Event()
+    second.may_end.set()
+
+    def leave():
+        with Ahead() as ahead:
+            ahead.add("first", first, MESH)
+            ahead.add("second", second, MESH)
+            assert first.began.wait(30)
+        left.set()
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    assert first.began.wait(30)
+    assert not left.wait(0.5)
+    first.may_end.set()
+    assert left.wait(30)
+    thread.join()
+    assert not second.began.is_set()
+
+
+def test_a_thread_that_has_ended_is_followed_by_another():
     with Ahead() as ahead:
-        ahead.add("first", first, MESH)
-        ahead.add("second", second, MESH)
-        assert first.began.wait(30)
-        first.may_end.set()
-        ahead.wait_for("first")
-        ahead.wait_for("second")
-        second.may_end.set()
-    with Ahead() as ahead:
-        again = Lowered()
-        ahead.add("again", again, MESH)
-        again.may_end.set()
-        assert again.began.wait(30)
+        for name in ("once", "again"):
+            program = Lowered()
+            program.may_end.set()
+            ahead.add(name, program, MESH)
+            assert program.began.wait(30)
+            ahead.wait_for(name)
+            for _ in range(300):
+                if not any(thread.name == BUSY for thread in threading.enumerate()):
+                    break
+                time.sleep(0.1)
+            else:
+                pytest.fail("it lives on without work, and commands would end by force")
 
 
 def test_an_error_is_left_to_who_calls_the_program():
@@ -147,4 +154,4 @@ def test_where_nothing_is_compiled_ahead(monkeypatch, where):
     program.may_end.set()
     with Ahead() as ahead:
         ahead.add("never", program, MESH)
-    assert not program.began.is_set()
+        assert not program.began.wait(0.5)

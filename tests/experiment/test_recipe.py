@@ -3,7 +3,6 @@
 import threading
 
 import jax
-import jax.monitoring
 import numpy as np
 import pytest
 
@@ -18,15 +17,10 @@ from sora_jax.train.loop import to_device
 from tests import toy
 
 
-class Noted:
+class AtOnce:
     """In the place of `Ahead`: compiles at once, in a thread."""
 
-    def __init__(self):
-        self.names = []
-
     def add(self, name, lower, mesh):
-        self.names.append(name)
-
         def work():
             with jax.set_mesh(mesh):
                 lower().compile()
@@ -41,7 +35,7 @@ class OnlyPrograms:
 
     def __init__(self, settings):
         self.settings, self.mesh = settings, make_mesh(settings.mesh)
-        self.recipes, self.ahead = {}, Noted()
+        self.recipes, self.ahead = {}, AtOnce()
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +46,6 @@ def run():
     for name in made.settings.run:
         KINDS[made.settings.stages[name].kind].compile_ahead(made, name)
     return made
-
-
-@pytest.fixture
-def compiled():
-    """Names of the functions that jax compiled since."""
-    seen = []
-
-    def listen(event, _, **facts):
-        if event.endswith("backend_compile_duration"):
-            seen.append(facts["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "images"])

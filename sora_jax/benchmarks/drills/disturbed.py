@@ -21,7 +21,7 @@ from sora_jax.benchmarks.drills.bench import SMALL, STAGE
 from sora_jax.checkpoints import manifest
 from sora_jax.data.packing.packs import HostPack
 from sora_jax.data.packing.pipeline import RowDataset
-from sora_jax.experiment import recipe
+from sora_jax.experiment.kinds import recipe
 
 
 def kill_in_save(step: int, moment: str) -> None:

@@ -25,9 +25,9 @@ from sora_jax.core.sharding import ways
 from sora_jax.core.stop import StopSignal
 from sora_jax.data.fitting import Collection, FittedSource
 from sora_jax.experiment.init_from import inherit
+from sora_jax.experiment.kinds.recipe import Recipe
 from sora_jax.experiment.loading import load_codec
 from sora_jax.experiment.programs import Program, StepBatch
-from sora_jax.experiment.recipe import Recipe
 from sora_jax.experiment.sample_log import SampleLog
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
@@ -97,7 +97,7 @@ class Run:
 
     @functools.cached_property
     def recipes(self) -> dict[str, Recipe]:
-        """The recipes of stages so far, each the only one, as its program may be compiled ahead."""
+        """The recipes of stages that are not finished, each the only one, as its program may be compiled ahead."""
         return {}
 
     @functools.cached_property
@@ -330,6 +330,7 @@ class TrainKind(Kind[T]):
             validate=self.validation(run, name) if run.settings.log.validate_every else None,
         )
         state, facts = train(job, run.context)
+        del run.recipes[name]  # and what is compiled of it
         self.finish(run, name, state)
         return facts
 
