@@ -72,7 +72,7 @@ def run(
             else:
                 began = time.monotonic()
                 collections = curate_all(collections, settings, workdir, writes=is_first())
-                speed = measure_speed(settings, mesh, compiled=compiled)
+                speed = measure_speed(settings, mesh.size, compiled=compiled)
                 clips, held = sum(len(one.source) for one in collections), count_heldout(collections, settings)
                 parts = expected_parts(settings, mesh, workdir, speed, clips=clips, heldout=held, until=until)
                 with _progress(parts) as progress, Ahead() as ahead:

@@ -1,7 +1,7 @@
 """Requests to files: each checked before any is made, written whole, and, of a file of requests, made once."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sora_jax.data.media.writer import first_file
 from sora_jax.experiment.compile_times import compiling_told
 from sora_jax.experiment.estimate import COMPILING
 from sora_jax.experiment.expansion import reword_requests
+from sora_jax.experiment.sampling_time import RoundsTold
 from sora_jax.experiment.session import Session
 from sora_jax.generate.denoiser import SolverConfig
 from sora_jax.generate.job import Job, check_request, read_job, reworded
@@ -58,21 +59,27 @@ def write_samples(
     jobs = [reworded(job, request, limits) for job, request in zip(jobs, asked, strict=False)]
     if session.settings.model is not None:
         print(session.described(solver, requests), flush=True)
-    own = limits.negative
-    models.read_texts(text for one in asked for text in (own if one.negative is None else one.negative, *one.shown))
+    models.read_texts(_texts(asked, limits))
     sampler = models.sampler(solver, videos=len(requests))
     with contextlib.ExitStack() as stack, tqdm(total=len(todo), disable=len(todo) < 2, unit="video") as progress:
         if todo:
             stack.enter_context(compiling_told("sampling", COMPILING, session.settings, session.cache))
-        told = {**facts, **solver.facts()}
-        files = OutputFiles(stack, asked, [paths[number] for number in todo], codec=codec, facts=told)
+        places = [paths[number] for number in todo]
+        files = OutputFiles(stack, asked, places, codec=codec, facts={**facts, **solver.facts()})
         waiting = jobs or (_read(request, limits, file) for request in asked)
-        for number, notes in run_jobs(sampler, models.params, waiting, limits, files.open):
+        told = RoundsTold(models, solver)
+        for number, notes in run_jobs(sampler, models.params, waiting, limits, files.open, before=told):
             path = files.close(number)
             if book is not None:
                 book.add(requests[todo[number]], path)
             progress.update()
             progress.write(f"{printable(str(path))}{''.join(f', {name} {value:.2f}' for name, value in notes.items())}")
+
+
+def _texts(requests: Sequence[Request], limits: ModelLimits) -> Iterator[str]:
+    """Yields all texts that requests are made by."""
+    for request in requests:
+        yield from (limits.negative if request.negative is None else request.negative, *request.shown)
 
 
 def paths_of(

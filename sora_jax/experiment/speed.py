@@ -63,8 +63,8 @@ class Speed:
         return (loading if self.compiled else compiling) / self.host
 
 
-def measure_speed(settings: Settings, mesh: Mesh, *, compiled: bool) -> Speed:
-    """Returns the speed of this machine; it takes some tenths of a second."""
+def measure_speed(settings: Settings, devices: int, *, compiled: bool) -> Speed:
+    """Returns the speed of so many devices of this machine; it takes some tenths of a second."""
     platform = current_platform() if current_platform() in _SIDE else "gpu"
     side = _SIDE[platform]
     matrix = jnp.ones((side, side), compute_dtype(settings.precision), device=jax.local_devices()[0])
@@ -72,7 +72,7 @@ def measure_speed(settings: Settings, mesh: Mesh, *, compiled: bool) -> Speed:
     product(matrix, matrix).block_until_ready()
     fastest = min(timeit.repeat(lambda: product(matrix, matrix).block_until_ready(), number=1, repeat=5))
     # The devices of a process on CPUs are threads of the same cores.
-    devices = jax.process_count() if platform == "cpu" else mesh.size
+    devices = jax.process_count() if platform == "cpu" else devices
     return Speed(
         platform=platform,
         product=devices * 2 * side**3 / fastest,

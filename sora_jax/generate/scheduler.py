@@ -56,10 +56,19 @@ class Rounds:
       params: Weights of the generator.
       limits: Of the model.
       most: Jobs that are under way at once; the others wait, in the order in which they were added.
+      before: Called with the canvases of each round; None: nobody asks.
     """
 
-    def __init__(self, sampler: Sampler, params: Params, limits: ModelLimits, *, most: int = 64):
-        self._sampler, self._params, self._limits, self._most = sampler, params, limits, most
+    def __init__(
+        self,
+        sampler: Sampler,
+        params: Params,
+        limits: ModelLimits,
+        *,
+        most: int = 64,
+        before: Callable[[list[Canvas]], None] | None = None,
+    ):
+        self._sampler, self._params, self._limits, self._most, self._before = sampler, params, limits, most, before
         self._ids = itertools.count()
         self._waiting: deque[tuple[int, Job, Sink]] = deque()
         self._running: dict[int, _Running] = {}
@@ -105,7 +114,10 @@ class Rounds:
         if not self._running:
             return done
         asked = list(self._running.items())
-        solved = self._sampler.latents(self._params, [one.canvas for _, one in asked])
+        canvases = [one.canvas for _, one in asked]
+        if self._before is not None:
+            self._before(canvases)
+        solved = self._sampler.latents(self._params, canvases)
         for (number, one), latent_THWC in zip(asked, solved, strict=True):
             done += self._advance(number, one.scene, one.making, latent_THWC)
         return done
@@ -140,13 +152,14 @@ def run_jobs(
     sink: Callable[[int, Job], Sink],
     *,
     most: int = 64,
+    before: Callable[[list[Canvas]], None] | None = None,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Yields (number of a job, figures about its video) as jobs are done.
 
     sink(number, job) is called before a job begins and takes its frames, in their order; up to `most` are under way,
-    and no more than these are asked for.
+    and no more than these are asked for. `before` as of `Rounds`.
     """
-    rounds = Rounds(sampler, params, limits, most=most)
+    rounds = Rounds(sampler, params, limits, most=most, before=before)
     waiting = iter(enumerate(jobs))
     while True:
         while not rounds.full and (following := next(waiting, None)) is not None:

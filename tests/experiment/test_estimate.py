@@ -155,7 +155,7 @@ def test_clips_that_are_not_drawn_are_taken_to_be_as_large_as_samples(settings):
 
 
 def test_this_machine_has_a_speed(settings):
-    speed = measure_speed(settings, check_start(settings), compiled=True)
+    speed = measure_speed(settings, check_start(settings).size, compiled=True)
     assert (speed.platform, speed.compiled) == ("cpu", True)
     assert speed.product > 1e8
     assert speed.host > 0
