@@ -336,12 +336,14 @@ def get_config() -> ConfigDict:
     sampling.shift = placeholder(float)  # of that grid, more than 0: more for larger videos
     sampling.shift_base_tokens = 2.0  # as noise.shift_base_tokens, for the schedule of the solver
     sampling.fps = 8.0  # frames per second of what is made
-    sampling.prompts = (  # sampled as training proceeds, at seed 0
+    shown = (
         "a red circle moves right on a dark background",
         "a blue square moves up on a light background",
         "a yellow triangle moves left on a grey background",
         "a green circle stays still on a dark background",
     )
+    sampling.prompts = FieldReference(shown, field_type=tuple)  # sampled as training proceeds, at seed 0; None: four
+    # captions of the clips that it trains on; (): none
     sampling.image = placeholder(str)  # the image that those samples begin with, where the model is shown frames; None:
     # such a model makes no samples as it trains
     sampling.last_image = placeholder(str)  # the one that they end with, where it is shown that as well

@@ -177,7 +177,7 @@ def test_a_config_is_read(name):
             read_settings(config)
         config.data.path = "clips"
     settings = read_settings(config)
-    before = {"folder.py": ("warmup",), "scaling.py": (), "worlds.py": ()}.get(name, ("images",))
+    before = () if name in ("folder.py", "scaling.py", "worlds.py") else ("images",)
     decoder = ("decoder",) if name in ("base.py", "scaling.py", "shapes.py") else ()
     whole = ("autoencoder", *decoder, "prepare", *before, "videos")
     if name == "captions.py":

@@ -95,6 +95,18 @@ def test_two_processes_have_the_losses_of_one(alone, together):
     assert got == pytest.approx(expected, rel=1e-4)
 
 
+def test_samples_are_of_four_captions_of_the_run_and_all_processes_take_the_same(alone, together):
+    """No prompts are configured."""
+    said, again = (
+        json.loads((one / "samples" / "videos" / "prompts.json").read_text()) for one in (alone, together[0])
+    )
+    captions = {text for number in range(48) for text in PreparedSet(alone / "prepared").raw(number).captions}
+    assert len(set(said.values())) == 4
+    assert set(said.values()) <= captions
+    assert again == said
+    assert len(list((together[0] / "samples" / "videos").glob("*/prompt_*.gif"))) == 4
+
+
 def test_each_process_writes_its_part_of_a_checkpoint_which_the_manifest_covers(together):
     step = together[0] / "checkpoints" / "videos" / "6"
     assert manifest.faults(epath.Path(step)) == []

@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
             "log.every_steps": 1,
             "log.samples_per_stage": 1,
             "sampling.steps": 1,
-            "sampling.prompts": ("a red circle moves right on a dark background",),
+            "sampling.prompts": None,
             "evaluation.prompts": 4,
             "evaluation.clips": 2,
         }

@@ -35,7 +35,7 @@ def advice(workdir: Workdir) -> list[str]:
         found = [*_of_frames(workdir, settings), *_of_autoencoder(settings, evaluation)]
         found += _of_windows(workdir, settings)
         found += _of_loss(workdir, settings)
-        prompts = prompt_advice(CaptionWords(workdir, settings), settings.sampling.prompts)
+        prompts = prompt_advice(CaptionWords(workdir, settings), settings.sampling.prompts or ())
         return [*found, *(f"sampling.prompts: {said}" for said in prompts)]
     except (CommandError, OSError, KeyError, TypeError, ValueError) as error:
         logging.warning("there is no advice on this run: %s", error)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -265,19 +265,19 @@ def _knows(settings: Settings) -> bool:
     return any(settings.stages[name].gives_known_tokens for name in settings.stages_of(TEXT_TO_VIDEO))
 
 
-def example_jobs(settings: Settings, *, frames: int) -> list[Job]:
-    """Returns the configured prompts as videos of `frames` frames, at seed 0, to be made as `sample` makes them.
+def example_jobs(settings: Settings, prompts: Sequence[str], *, frames: int) -> list[Job]:
+    """Returns prompts as videos of `frames` frames, at seed 0, to be made as `sample` makes them.
 
     A model that is shown frames animates the configured image with each, and has none where there is no image.
     Raises UserError as `read_job`.
     """
     limits, sampling = limits_of(settings), settings.sampling
     if settings.shown is None:
-        requests = [Request(prompt=(prompt,), frames=frames, refine="none") for prompt in sampling.prompts]
+        requests = [Request(prompt=(prompt,), frames=frames, refine="none") for prompt in prompts]
     else:
         given: Any = {"task": "animate", "image": sampling.image, "last_image": sampling.last_image}
-        prompts = sampling.prompts if sampling.image else ()
-        requests = [Request(prompt=(prompt,), frames=frames, **given) for prompt in prompts]
+        shown = prompts if sampling.image else ()
+        requests = [Request(prompt=(prompt,), frames=frames, **given) for prompt in shown]
     return [read_job(request, limits) for request in requests]
 
 

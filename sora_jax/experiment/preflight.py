@@ -34,7 +34,9 @@ def check_start(settings: Settings, devices: Sequence[Any] | None = None, *, sam
             f"{'; '.join(dict.fromkeys(problems))}"
         )
     if samples:
-        example_jobs(settings, frames=settings.sampling.frames)
+        # Captions of the run are not known yet: any prompt will do.
+        prompts = ("any",) if settings.sampling.prompts is None else settings.sampling.prompts
+        example_jobs(settings, prompts, frames=settings.sampling.frames)
     _check_tile(settings)
     return mesh
 

@@ -146,7 +146,7 @@ class SamplingConfig:
     shift: float | None
     shift_base_tokens: float | None
     fps: float
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...] | None
     image: str | None
     last_image: str | None
     size: tuple[int, int]

@@ -1,7 +1,7 @@
 """What a stage that trains the transformer shows: the same prompts as it trains, with its adapters and without."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,22 +22,32 @@ Other = Callable[[int], Params]
 
 
 class TrainingSamples:
-    """Samples of the configured prompts, the same at every moment.
+    """Samples of some prompts, the same at every moment.
 
     Args:
       settings: Of the run.
       codec: Decodes them.
       structure: Of the generator.
       mesh: Holds its weights.
+      prompts: What they show.
       frames: Of each sample.
       expert: Which of two transformers is trained.
       other: Gives the one that is not; of two both are then in memory while samples are made.
     """
 
     def __init__(
-        self, settings: Settings, codec: Codec, structure: Any, *, mesh: Mesh, frames: int, expert: int, other: Other
+        self,
+        settings: Settings,
+        codec: Codec,
+        structure: Any,
+        *,
+        mesh: Mesh,
+        prompts: Sequence[str],
+        frames: int,
+        expert: int,
+        other: Other,
     ):
-        self.jobs, self._limits = example_jobs(settings, frames=frames), limits_of(settings)
+        self.jobs, self._limits = example_jobs(settings, prompts, frames=frames), limits_of(settings)
         self._trained: Params = {}
         # Not kept from one expert to the next: what is trained changes.
         experts = Experts(lambda number: self._trained if number == expert else other(number))

@@ -131,7 +131,7 @@ def test_without_an_image_encoder_or_an_image_the_remedy_is_named(toy_config):
     settings = read_settings(config)
     assert settings.shown is not None
     assert settings.shown.tokens == 514, "as that of all public models makes them"
-    assert loading.example_jobs(settings, frames=5) == [], "no image is named to be animated"
+    assert loading.example_jobs(settings, ("a",), frames=5) == [], "no image is named to be animated"
     assert generator_evaluation.prompt_sets(settings) == {}, "no prompt alone is judged"
     assert generator_evaluation.prompt_sets(read_settings(toy_config()))
     codec: Any = SimpleNamespace()

@@ -20,12 +20,14 @@ from sora_jax.data.packing.context import ContextMix
 from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
 from sora_jax.evaluation.loss_grid import LEVELS
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
+from sora_jax.experiment.caption_words import CaptionWords
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.heldout import NONE_HELD_OUT, make_loss_grid
 from sora_jax.experiment.kinds.base import Run, Show, TrainKind, Validate, check_split, unknown_collections
 from sora_jax.experiment.kinds.prepare import heldout_clips, open_prepared, warn_of_left_out
-from sora_jax.experiment.loading import build_generator
+from sora_jax.experiment.loading import build_generator, limits_of
 from sora_jax.experiment.programs import StepBatch, packed_batch
+from sora_jax.experiment.sample_prompts import choose_prompts, count_prompts
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO, MixConfig, TrainStage
@@ -201,11 +203,11 @@ class DiffusionKind(TrainKind[DiffusionStage]):
 
     def once_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
         """Returns how long it takes to compile, and to make the samples."""
-        sampling = costs.sampling_seconds(len(settings.sampling.prompts))
+        sampling = costs.sampling_seconds(count_prompts(settings))
         return super().once_seconds(settings, name, costs) + settings.log.samples_per_stage * sampling
 
     def show(self, run: Run, name: str) -> Show:
-        """Shows samples of the configured prompts, the same at every moment, and beside them those without adapters."""
+        """Shows samples of the same prompts at every moment, and beside them those without adapters."""
         settings, maker = run.settings, self.maker(run.settings, name, run.mesh)
 
         def other(expert: int) -> Params:
@@ -218,6 +220,7 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             run.codec,
             abstract_model(maker.build)[0],
             mesh=run.mesh,
+            prompts=choose_prompts(settings, CaptionWords(run.workdir, settings), limits_of(settings)),
             frames=settings.sampling.frames if self.of(settings, name).mix.videos else 1,
             expert=self.lineage(settings, name) or 0,
             other=other,
