@@ -91,9 +91,9 @@ _STAGES = {
 
 
 def get_config(size: str = "full") -> ConfigDict:
-    """Returns the config of a run that trains the autoencoder alone, of `size` "full" or "toy"."""
+    """Returns the config of a run that trains the autoencoder alone, "full" or "toy"; ValueError for other words."""
     c = base.get_config()
-    c.update_from_flattened_dict({"full": _FULL, "toy": _TOY}[size])
+    c.update_from_flattened_dict(base.variant({"full": _FULL, "toy": _TOY}, size))
     c.update_from_flattened_dict(
         {
             "data.source": "folder",

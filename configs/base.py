@@ -9,6 +9,9 @@ change what they need. A key is overridden on the command line as --config.stage
 What is marked (untried) works and is tested; no run in docs/results.md or docs/reliability.md shows whether it helps.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
@@ -396,6 +399,13 @@ def get_config() -> ConfigDict:
     evaluation.probe_clips = 72  # clips of each of `shapes.worlds` that are gone on with from their first frames, and
     # judged by what must come (docs/evaluation.md); 0: none
     return c.lock()
+
+
+def variant(variants: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Returns the keys of a variant of a config, which is named as FILE:NAME; ValueError for a name that is none."""
+    if name not in variants:
+        raise ValueError(f"{name!r} is none of {', '.join(variants)}")
+    return variants[name]
 
 
 def collection() -> ConfigDict:

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from configs import base
 from sora_jax.core.errors import UserError
 from sora_jax.experiment.kinds import KINDS
+from sora_jax.experiment.kinds.autoencoder import AutoencoderStage
+from sora_jax.experiment.kinds.diffusion import DiffusionStage
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.settings import read_settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
@@ -188,6 +190,31 @@ def test_a_config_is_read(name):
     kinds = [settings.stages[stage].kind for stage in settings.run]
     assert settings.run == whole if not name.startswith("autoencoder") else set(kinds) == {"autoencoder"}
     assert read_settings(config.to_dict()) == settings, "as in config.json"
+
+
+@pytest.mark.parametrize("kind", ["videos", "both", "images"])
+def test_the_config_of_a_folder_is_for_what_the_folder_has(kind):
+    config = load("folder.py", kind)
+    config.data.path = "clips"
+    settings = read_settings(config)
+    stage = settings.stages["videos"]
+    assert isinstance(stage, DiffusionStage)
+    assert set(stage.mix.kinds) == {"videos": {"videos"}, "both": {"images", "videos"}, "images": {"images"}}[kind]
+    assert settings.sampling.prompts is None, "captions of the folder"
+    frames, most = (1, 1) if kind == "images" else (9, settings.data.max_frames)
+    assert settings.sampling.frames == frames
+    crops = settings.stages["autoencoder"]
+    assert isinstance(crops, AutoencoderStage)
+    assert crops.most_frames == most
+    size = (frames, *settings.sampling.size)
+    tokens = count(clip_token_grid(size, stride=settings.stride, patch=settings.transformer.patch))
+    assert 0.9 * settings.data.max_tokens < tokens <= settings.data.max_tokens, "samples are as large as clips"
+
+
+@pytest.mark.parametrize("name", ["folder.py", "autoencoder_f8t4c16.py"])
+def test_a_variant_that_is_none_is_refused_with_those_that_are(name):
+    with pytest.raises(ValueError, match=r"^'imges' is none of (videos, both, images|full, toy)$"):
+        load(name, "imges")
 
 
 @pytest.mark.parametrize("name", PUBLIC)
