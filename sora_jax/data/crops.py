@@ -120,6 +120,7 @@ class CropStream:
     def _window(self, number: int, slot: int, size: tuple[int, int, int]) -> tuple[str, np.ndarray]:
         """Returns the name of a clip, and a window of it."""
         generator, unusable = rng.generator(self._seed, "crops", number, slot), list[BadClip]()
+        largest = (0, 0, 0)
         for _ in range(_MOST_DRAWS):
             index = int(generator.integers(len(self._clips)))
             try:
@@ -129,19 +130,13 @@ class CropStream:
                 unusable.append(bad)
                 continue
             pixels = self._hastened(clip.pixels_THWC, size[0], generator)
+            largest = tuple(map(max, largest, clip.pixels_THWC.shape))
             spare = [have - want for have, want in zip(pixels.shape, size, strict=False)]
             if min(spare) >= 0:
                 corner = [int(generator.integers(room + 1)) for room in spare]
                 window = pixels[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))]
                 return clip.source_id, alter(window, generator) if generator.random() < self._altered else window
-        if len(unusable) == _MOST_DRAWS:
-            said = f"none of {_MOST_DRAWS} clips drawn can be used, such as {unusable[0]}"
-            raise DataError(f"{said}: repair or replace them")
-        damaged = f" ({len(unusable)} of them cannot be used, such as {unusable[0]})" if unusable else ""
-        raise DataError(
-            f"none of {_MOST_DRAWS} clips drawn{damaged} holds a window of {size[0]} frames of {size[1]}x{size[2]} px; "
-            "make the buckets smaller or the clips larger"
-        )
+        raise DataError(_no_window(size, largest, unusable))
 
     def _hastened(self, pixels_THWC: np.ndarray, frames: int, generator: np.random.Generator) -> np.ndarray:
         """Returns the frames that a window of so many is cut of: all, or of a share of the clips every second one."""
@@ -154,3 +149,17 @@ class CropStream:
         if bad.source_id not in self._bad:
             self._bad[bad.source_id] = bad.reason
             logging.warning("skipped %s", bad)
+
+
+def _no_window(size: tuple[int, ...], largest: tuple[int, ...], unusable: list[BadClip]) -> str:
+    """Returns why no clip drawn gave a window, of which the largest had so many frames, rows and columns."""
+    if len(unusable) == _MOST_DRAWS:
+        return f"none of {_MOST_DRAWS} clips drawn can be used, such as {unusable[0]}: repair or replace them"
+    damaged = f" ({len(unusable)} of them cannot be used, such as {unusable[0]})" if unusable else ""
+    frames, height, width = largest
+    images = ", and windows of 1 frame alone where all are images" if frames == 1 else ""
+    window = f"a window of {size[0]} frames of {size[1]}x{size[2]} px"
+    return (
+        f"none of {_MOST_DRAWS} clips drawn{damaged} holds {window}, they have up to {frames} of {height}x{width} px: "
+        f"make the buckets smaller or the clips larger{images}"
+    )

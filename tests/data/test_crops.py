@@ -95,8 +95,13 @@ def test_bad_clips_are_passed_over_and_named_once(caplog):
 
 
 def test_a_window_that_no_clip_holds_ends_the_run():
-    with pytest.raises(DataError, match="holds a window of 10 frames of 4x4 px; make the buckets smaller"):
+    said = (
+        "a window of 10 frames of 4x4 px, they have up to 9 of 8x12 px: make the buckets smaller or the clips larger$"
+    )
+    with pytest.raises(DataError, match=said):
         stream(buckets=((10, 4, 4, 1),))[0]
+    with pytest.raises(DataError, match=r"or the clips larger, and windows of 1 frame alone where all are images$"):
+        stream(shapes=[(1, 6, 8)], buckets=((2, 4, 4, 1),))[0]
 
 
 @pytest.mark.parametrize("buckets", [(), ((1, 4, 4),), ((0, 4, 4, 1),)])
