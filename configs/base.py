@@ -346,7 +346,7 @@ def get_config() -> ConfigDict:
         "a green circle stays still on a dark background",
     )
     sampling.prompts = FieldReference(shown, field_type=tuple)  # sampled as training proceeds, at seed 0; None: four
-    # captions of the clips that it trains on; (): none
+    # captions of the clips that it trains on, at the sizes of these; (): none
     sampling.image = placeholder(str)  # the image that those samples begin with, where the model is shown frames; None:
     # such a model makes no samples as it trains
     sampling.last_image = placeholder(str)  # the one that they end with, where it is shown that as well

@@ -20,6 +20,7 @@ from sora_jax.data.packing.packs import PackLayout
 from sora_jax.experiment.base_weights import source_of, transformer_of
 from sora_jax.experiment.controls import controls_of, rates_of, refiner_of
 from sora_jax.experiment.posthoc import load_average
+from sora_jax.experiment.sample_prompts import Example
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO
 from sora_jax.generate.denoiser import SolverConfig
@@ -265,19 +266,22 @@ def _knows(settings: Settings) -> bool:
     return any(settings.stages[name].gives_known_tokens for name in settings.stages_of(TEXT_TO_VIDEO))
 
 
-def example_jobs(settings: Settings, prompts: Sequence[str], *, frames: int) -> list[Job]:
-    """Returns prompts as videos of `frames` frames, at seed 0, to be made as `sample` makes them.
+def example_jobs(settings: Settings, examples: Sequence[Example], *, frames: int) -> list[Job]:
+    """Returns examples as videos of `frames` frames, at seed 0, to be made as `sample` makes them.
 
     A model that is shown frames animates the configured image with each, and has none where there is no image.
     Raises UserError as `read_job`.
     """
     limits, sampling = limits_of(settings), settings.sampling
     if settings.shown is None:
-        requests = [Request(prompt=(prompt,), frames=frames, refine="none") for prompt in prompts]
+        requests = [
+            Request(prompt=(prompt,), frames=frames, size="x".join(map(str, size)), refine="none")
+            for prompt, size in examples
+        ]
     else:
         given: Any = {"task": "animate", "image": sampling.image, "last_image": sampling.last_image}
-        shown = prompts if sampling.image else ()
-        requests = [Request(prompt=(prompt,), frames=frames, **given) for prompt in shown]
+        shown = examples if sampling.image else ()
+        requests = [Request(prompt=(prompt,), frames=frames, **given) for prompt, _ in shown]
     return [read_job(request, limits) for request in requests]
 
 

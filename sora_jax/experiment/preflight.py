@@ -10,6 +10,7 @@ from sora_jax.core.mesh import make_mesh
 from sora_jax.core.sharding import batch_part, ways
 from sora_jax.experiment.kinds import KINDS, training
 from sora_jax.experiment.loading import example_jobs
+from sora_jax.experiment.sample_prompts import configured_examples
 from sora_jax.experiment.schema import Settings
 
 
@@ -34,9 +35,7 @@ def check_start(settings: Settings, devices: Sequence[Any] | None = None, *, sam
             f"{'; '.join(dict.fromkeys(problems))}"
         )
     if samples:
-        # Captions of the run are not known yet: any prompt will do.
-        prompts = ("any",) if settings.sampling.prompts is None else settings.sampling.prompts
-        example_jobs(settings, prompts, frames=settings.sampling.frames)
+        example_jobs(settings, configured_examples(settings), frames=settings.sampling.frames)
     _check_tile(settings)
     return mesh
 

@@ -1,24 +1,64 @@
-"""The prompts that are sampled as training proceeds: those of the config, or captions of the run's own clips."""
+"""What is sampled as training proceeds: the prompts of the config, or captions of its clips at their sizes."""
+
+import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from sora_jax.experiment.caption_words import CaptionWords
+from sora_jax.core.errors import DataError
+from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.schema import Settings
 from sora_jax.generate.limits import ModelLimits
 
-# How many captions are taken, of clips spread over the run's.
-_CAPTIONS = 4
+# How many captions are taken, and of how many clips, spread over all, they are chosen.
+_CAPTIONS, _LOOKED_AT = 4, 64
 
 
-def count_prompts(settings: Settings) -> int:
+class Example(NamedTuple):
+    """A prompt, and the height and width of its video, px."""
+
+    prompt: str
+    size: tuple[int, int]
+
+
+def count_examples(settings: Settings) -> int:
     """Returns how many there are at most."""
     prompts = settings.sampling.prompts
     return _CAPTIONS if prompts is None else len(prompts)
 
 
-def choose_prompts(settings: Settings, words: CaptionWords, limits: ModelLimits) -> tuple[str, ...]:
-    """Returns the prompts; of the captions of a run those that training does not cut, the same ones each time."""
+def configured_examples(settings: Settings) -> list[Example]:
+    """Returns the prompts of the config; where it has none, one that stands for captions, which are not known yet."""
+    prompts = ("any",) if settings.sampling.prompts is None else settings.sampling.prompts
+    return [Example(prompt, settings.sampling.size) for prompt in prompts]
+
+
+def choose_examples(
+    settings: Settings, open_clips: Callable[[], PreparedSet], limits: ModelLimits, *, frames: int
+) -> list[Example]:
+    """Returns the prompts of videos of so many frames; prepared clips are opened where their captions are asked for.
+
+    Of these it is captions that training does not cut, of images only where `frames` is 1 or there are no videos; the
+    same ones each time.
+    """
     if settings.sampling.prompts is not None:
-        return settings.sampling.prompts
-    whole = [text for text in words.captions if limits.tokenizer.count(text) <= limits.text_tokens]
-    return tuple(whole[at] for at in np.unique(np.linspace(0, max(0, len(whole) - 1), _CAPTIONS).astype(int)) if whole)
+        return configured_examples(settings)
+    prepared = open_clips()
+    moving_N = np.flatnonzero(prepared.grid_N3[:, 0] > 1)
+    numbers = moving_N if frames > 1 and len(moving_N) else np.arange(len(prepared))
+    found: dict[str, Example] = {}
+    for number in _spread(numbers, _LOOKED_AT):
+        with contextlib.suppress(DataError):  # training and `verify` tell of it
+            text = next(iter(prepared.raw(number).captions), "")
+            if text and limits.tokenizer.count(text) <= limits.text_tokens:
+                _, rows, columns = map(int, prepared.grid_N3[number])
+                found.setdefault(text, Example(text, (rows * settings.stride[1], columns * settings.stride[2])))
+    whole = [*found.values()]
+    return [whole[at] for at in _spread(np.arange(len(whole)), _CAPTIONS)]
+
+
+def _spread(numbers_N: np.ndarray, count: int) -> list[int]:
+    """Returns up to so many of the numbers, from the first to the last."""
+    places = np.unique(np.linspace(0, len(numbers_N) - 1, min(count, len(numbers_N))).astype(int))
+    return numbers_N[places].tolist()

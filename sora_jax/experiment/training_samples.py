@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from sora_jax.core.tree import Params
 from sora_jax.experiment.loading import example_jobs, limits_of, make_sampler, solver_config
+from sora_jax.experiment.sample_prompts import Example
 from sora_jax.experiment.schema import Settings
 from sora_jax.generate.experts import Experts, ExpertsSampler
 from sora_jax.generate.sampler import Sampler
@@ -29,7 +30,7 @@ class TrainingSamples:
       codec: Decodes them.
       structure: Of the generator.
       mesh: Holds its weights.
-      prompts: What they show.
+      examples: What they show.
       frames: Of each sample.
       expert: Which of two transformers is trained.
       other: Gives the one that is not; of two both are then in memory while samples are made.
@@ -42,12 +43,12 @@ class TrainingSamples:
         structure: Any,
         *,
         mesh: Mesh,
-        prompts: Sequence[str],
+        examples: Sequence[Example],
         frames: int,
         expert: int,
         other: Other,
     ):
-        self.jobs, self._limits = example_jobs(settings, prompts, frames=frames), limits_of(settings)
+        self.jobs, self._limits = example_jobs(settings, examples, frames=frames), limits_of(settings)
         self._trained: Params = {}
         # Not kept from one expert to the next: what is trained changes.
         experts = Experts(lambda number: self._trained if number == expert else other(number))

@@ -16,6 +16,7 @@ from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment import datasets, generator_evaluation, loading
 from sora_jax.experiment.programs import sampling_program
 from sora_jax.experiment.run import run
+from sora_jax.experiment.sample_prompts import configured_examples
 from sora_jax.experiment.settings import read_settings
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request
@@ -131,7 +132,9 @@ def test_without_an_image_encoder_or_an_image_the_remedy_is_named(toy_config):
     settings = read_settings(config)
     assert settings.shown is not None
     assert settings.shown.tokens == 514, "as that of all public models makes them"
-    assert loading.example_jobs(settings, ("a",), frames=5) == [], "no image is named to be animated"
+    assert loading.example_jobs(settings, configured_examples(settings), frames=5) == [], (
+        "no image is named to be animated"
+    )
     assert generator_evaluation.prompt_sets(settings) == {}, "no prompt alone is judged"
     assert generator_evaluation.prompt_sets(read_settings(toy_config()))
     codec: Any = SimpleNamespace()

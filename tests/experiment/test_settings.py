@@ -10,6 +10,7 @@ from sora_jax.core.errors import UserError
 from sora_jax.experiment.kinds import KINDS
 from sora_jax.experiment.loading import example_jobs, limits_of
 from sora_jax.experiment.preflight import check_start
+from sora_jax.experiment.sample_prompts import configured_examples
 from sora_jax.experiment.settings import Settings, read_settings
 from sora_jax.generate.job import read_job
 from sora_jax.generate.request import Request
@@ -164,7 +165,7 @@ def test_what_the_devices_or_the_examples_cannot_do_is_told_at_the_start(toy_con
 def test_the_toy_run_may_start(toy_config):
     settings = read_settings(toy_config())
     assert dict(check_start(settings).shape) == {"data": 8, "fsdp": 1, "sequence": 1, "tensor": 1}
-    jobs = example_jobs(settings, settings.sampling.prompts, frames=5)
+    jobs = example_jobs(settings, configured_examples(settings), frames=5)
     assert [job.prompts for job in jobs] == [(prompt,) for prompt in settings.sampling.prompts]
     assert {(job.frames, job.size, job.request.seed, job.fps) for job in jobs} == {(5, (16, 16), 0, 8.0)}
 
@@ -177,7 +178,7 @@ def test_examples_may_be_larger_than_a_row_as_by_flags(toy_config, size, frames)
     check_start(settings)
     limits, (prompt, *_) = limits_of(settings), settings.sampling.prompts
     asked = Request(prompt=(prompt,), frames=frames, size=f"{size[0]}x{size[1]}")
-    (example,) = example_jobs(settings, (prompt,), frames=frames)
+    example = example_jobs(settings, configured_examples(settings), frames=frames)[0]
     flagged = read_job(asked, limits_of(read_settings(toy_config())))
     assert (example.size, example.frames, example.fps) == (flagged.size, flagged.frames, flagged.fps) != ((16, 16), 5)
     assert math.prod(limits.grid(frames, size)) > limits.row_tokens

@@ -20,14 +20,13 @@ from sora_jax.data.packing.context import ContextMix
 from sora_jax.diffusion.known import NOTHING_KNOWN, KnownConfig
 from sora_jax.evaluation.loss_grid import LEVELS
 from sora_jax.experiment.base_weights import expert_of, public_weights, source_of
-from sora_jax.experiment.caption_words import CaptionWords
 from sora_jax.experiment.datasets import PackedBatches
 from sora_jax.experiment.heldout import NONE_HELD_OUT, make_loss_grid
 from sora_jax.experiment.kinds.base import Run, Show, TrainKind, Validate, check_split, unknown_collections
 from sora_jax.experiment.kinds.prepare import heldout_clips, open_prepared, warn_of_left_out
 from sora_jax.experiment.loading import build_generator, limits_of
 from sora_jax.experiment.programs import StepBatch, packed_batch
-from sora_jax.experiment.sample_prompts import choose_prompts, count_prompts
+from sora_jax.experiment.sample_prompts import choose_examples, count_examples
 from sora_jax.experiment.schema import Settings
 from sora_jax.experiment.speed import Costs
 from sora_jax.experiment.stage_settings import TEXT_TO_VIDEO, MixConfig, TrainStage
@@ -203,12 +202,13 @@ class DiffusionKind(TrainKind[DiffusionStage]):
 
     def once_seconds(self, settings: Settings, name: str, costs: Costs) -> float:
         """Returns how long it takes to compile, and to make the samples."""
-        sampling = costs.sampling_seconds(count_prompts(settings))
+        sampling = costs.sampling_seconds(count_examples(settings))
         return super().once_seconds(settings, name, costs) + settings.log.samples_per_stage * sampling
 
     def show(self, run: Run, name: str) -> Show:
         """Shows samples of the same prompts at every moment, and beside them those without adapters."""
         settings, maker = run.settings, self.maker(run.settings, name, run.mesh)
+        frames = settings.sampling.frames if self.of(settings, name).mix.videos else 1
 
         def other(expert: int) -> Params:
             source = public_weights(settings, expert, frozen_dtype=self.of(settings, name).frozen_dtype)
@@ -220,8 +220,10 @@ class DiffusionKind(TrainKind[DiffusionStage]):
             run.codec,
             abstract_model(maker.build)[0],
             mesh=run.mesh,
-            prompts=choose_prompts(settings, CaptionWords(run.workdir, settings), limits_of(settings)),
-            frames=settings.sampling.frames if self.of(settings, name).mix.videos else 1,
+            examples=choose_examples(
+                settings, functools.partial(open_prepared, run), limits_of(settings), frames=frames
+            ),
+            frames=frames,
             expert=self.lineage(settings, name) or 0,
             other=other,
         )
