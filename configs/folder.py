@@ -9,8 +9,8 @@ captions of these clips.
 
 By itself the config is for videos: images serve the autoencoder alone. `:images` is for a folder of images alone, and
 `:both` trains on a fourth of images. The widths are those of the base config, so this runs on two CPU cores in some
-twenty minutes and shows the way, not quality: widen `autoencoder`, `transformer` and `data.max_tokens`, and lengthen
-the stages, for a model worth having.
+twenty minutes and shows the way, not quality (few clips are learnt by heart): widen `autoencoder`, `transformer` and
+`data.max_tokens`, and lengthen the stages, for a model worth having.
 """
 
 from ml_collections import ConfigDict
