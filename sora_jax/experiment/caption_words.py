@@ -4,13 +4,12 @@ import contextlib
 import functools
 from collections.abc import Mapping, Set
 
-import numpy as np
-
 from sora_jax.core.errors import DataError
 from sora_jax.data.shards.catalogue import read_spellings, read_words
 from sora_jax.data.shards.files import index_paths
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.data.words import words_of
+from sora_jax.experiment.sample_log import evenly
 from sora_jax.experiment.schema import Settings
 from sora_jax.train.workdir import Workdir
 
@@ -48,7 +47,7 @@ class CaptionWords:
         size = sum(file.stat().st_size for folder in self._folders for file in folder.glob("*.arrayrecord"))
         count = min(len(prepared), _MOST_CLIPS, 1 + _MOST_BYTES * len(prepared) // max(size, 1))
         found: dict[str, Set[str]] = {}
-        for number in np.unique(np.linspace(0, len(prepared) - 1, count).astype(int)).tolist():
+        for number in evenly(len(prepared), count):
             with contextlib.suppress(DataError):  # training and `verify` tell of it
                 found |= {text: words_of(text) for text in prepared.raw(number).captions if text}
         return found

@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from absl import logging
 
 from sora_jax.core.chat_server import ChatServer
 from sora_jax.core.printable import printable
 from sora_jax.data.shards.prepared import PreparedSet
 from sora_jax.experiment.expanders import PromptExpander, trained_expander
+from sora_jax.experiment.sample_log import evenly
 from sora_jax.experiment.session import Session
 from sora_jax.generate.remote_expansion import expand_by_server
 from sora_jax.generate.request import Request
@@ -78,5 +78,4 @@ def _examples(workdir: Workdir, collections: Sequence[str]) -> list[str]:
     if not all(Path(folder).exists() for folder in folders):
         return []
     prepared = PreparedSet(*folders)
-    places = np.unique(np.linspace(0, len(prepared) - 1, _EXAMPLES).astype(int)).tolist()
-    return list(dict.fromkeys(max(prepared[place].captions, key=len) for place in places))
+    return list(dict.fromkeys(max(prepared[at].captions, key=len) for at in evenly(len(prepared), _EXAMPLES)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from sora_jax.core.errors import DataError
 from sora_jax.data.shards.prepared import PreparedSet
+from sora_jax.experiment.sample_log import evenly
 from sora_jax.experiment.schema import Settings
 from sora_jax.generate.limits import ModelLimits
 
@@ -46,19 +47,13 @@ def choose_examples(
         return configured_examples(settings)
     prepared = open_clips()
     moving_N = np.flatnonzero(prepared.grid_N3[:, 0] > 1)
-    numbers = moving_N if frames > 1 and len(moving_N) else np.arange(len(prepared))
+    numbers_N = moving_N if frames > 1 and len(moving_N) else np.arange(len(prepared))
     found: dict[str, Example] = {}
-    for number in _spread(numbers, _LOOKED_AT):
+    for number in numbers_N[evenly(len(numbers_N), _LOOKED_AT)].tolist():
         with contextlib.suppress(DataError):  # training and `verify` tell of it
             text = next(iter(prepared.raw(number).captions), "")
             if text and limits.tokenizer.count(text) <= limits.text_tokens:
                 _, rows, columns = map(int, prepared.grid_N3[number])
                 found.setdefault(text, Example(text, (rows * settings.stride[1], columns * settings.stride[2])))
     whole = [*found.values()]
-    return [whole[at] for at in _spread(np.arange(len(whole)), _CAPTIONS)]
-
-
-def _spread(numbers_N: np.ndarray, count: int) -> list[int]:
-    """Returns up to so many of the numbers, from the first to the last."""
-    places = np.unique(np.linspace(0, len(numbers_N) - 1, min(count, len(numbers_N))).astype(int))
-    return numbers_N[places].tolist()
+    return [whole[at] for at in evenly(len(whole), _CAPTIONS)]
